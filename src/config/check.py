@@ -1,0 +1,172 @@
+"""check(cfg): types, ranges and combinations of a whole config, before any work starts."""
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, ValidationError, create_model
+
+from src.config import schema
+from src.config.combinations import combination_problems
+from src.config.locate import locate
+from src.errors import UserError, nearest, option_name
+
+# What a group's class must derive from, and what the run itself passes to it: not for a config to say.
+_KINDS: dict[str, tuple[str, type[schema.Option], set[str]]] = {
+    "model": ("src.models.base.Model", schema.ModelOption, {"spec"}),
+    "datamodule": ("src.datamodules.base.DataModule", schema.DataOption, set()),
+    "optimizer": ("torch.optim.Optimizer", schema.Option, {"params"}),
+    "scheduler": ("torch.optim.lr_scheduler.LRScheduler", schema.SchedulerOption, {"optimizer"}),
+}
+
+
+def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> schema.Config:
+    """Return the checked config of one run.
+
+    Args:
+        cfg: what Hydra composed, or a plain config read back from a run folder or checkpoint.
+        for_training: the files that the data are read from must be there.
+
+    Raises:
+        UserError: with every problem that was found, one a line.
+    """
+    raw = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(dict(cfg))
+    plain = _resolve(raw)
+    problems: list[str] = []
+    checked: dict[str, Any] = dict(plain)
+    for group, (_, base, _) in _KINDS.items():
+        try:
+            checked[group] = _check_option(group, plain.get(group))
+        except ValidationError as error:
+            problems += _problems(error, raw, plain[group], (group,))
+            checked[group] = base.model_construct()  # stands in, so that the rest is checked at the same time
+    try:
+        config = schema.Config.model_validate(checked)
+    except ValidationError as error:
+        problems += _problems(error, raw, plain, ())
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    for key, path in config.datamodule.files().items() if for_training else ():
+        if not path.is_file():
+            raise UserError(f"datamodule.{key}={path}: there is no such file")
+    if found := combination_problems(config):
+        raise UserError("\n".join(found))
+    return config
+
+
+def _resolve(raw: DictConfig) -> dict[str, Any]:
+    try:
+        missing = sorted(key for key in OmegaConf.missing_keys(raw) if not key.startswith("hydra."))
+        plain = OmegaConf.to_container(raw, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    if missing:
+        raise UserError("\n".join(f"{key} must be given: {key}=…" for key in missing))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key != "hydra"}
+
+
+def _check_option(group: str, option: Any) -> schema.Option:
+    if not isinstance(option, dict):
+        raise UserError(f"{group} must be chosen: {group}=…")
+    target = option.get("_target_") or ""
+    option.setdefault("name", option_name(target) or "none")
+    known = schema.SCHEMAS[group].get(target) or _schema_of_class(group, target)
+    return known.model_validate(option)
+
+
+def _schema_of_class(group: str, target: str) -> type[schema.Option]:
+    """Read the schema of a user's own class off the signature of its constructor."""
+    kind_name, base, given = _KINDS[group]
+    cls = locate(target, locate(kind_name, object), f"{group}._target_")
+    hints = get_type_hints(cls.__init__)
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if name not in given and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[name] = (hints.get(name, Any), default)
+    made: Any = create_model(cls.__name__, __base__=base, **fields)
+    made.model_config = ConfigDict(**{**made.model_config, "strict": False, "arbitrary_types_allowed": True})  # type: ignore[typeddict-item]
+    made.model_rebuild(force=True)
+    for fact in ("tasks", "inputs", "task"):
+        if hasattr(base, fact):
+            setattr(made, fact, getattr(cls, fact))
+    return made
+
+
+def _problems(error: ValidationError, raw: DictConfig, plain: Any, start: tuple[str, ...]) -> Iterator[str]:
+    """Put pydantic's findings into our words, one line a key."""
+    found: dict[str, list[tuple[str, Any, dict[str, Any]]]] = {}
+    for entry in error.errors(include_url=False):
+        path, node = list(start), plain
+        for part in entry["loc"]:  # beyond the keys of the config, loc names the branches of a union
+            if isinstance(node, dict) and part in node:
+                path.append(str(part))
+                node = node[part]
+            elif isinstance(node, list) and isinstance(part, int):
+                path[-1] += f"[{part}]"
+                node = node[part]
+            elif entry["type"] == "missing":
+                path.append(str(part))
+                node = None
+        key = _source(raw, ".".join(path))
+        found.setdefault(key, []).append((entry["type"], entry, {"value": node}))
+    for key, entries in found.items():
+        yield _describe(key, entries, raw)
+
+
+def _source(raw: DictConfig, key: str) -> str:
+    """Follow an interpolation to the key that a person would change."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(raw, parent) if parent else raw
+    if isinstance(node, DictConfig) and name in node and OmegaConf.is_interpolation(node, name):
+        text = str(OmegaConf.to_container(node, resolve=False)[name])  # type: ignore[index, call-overload]
+        if match := re.fullmatch(r"\$\{([\w.]+)\}", text):
+            return _source(raw, match[1])
+    return key
+
+
+def _describe(key: str, entries: list[tuple[str, Any, dict[str, Any]]], raw: DictConfig) -> str:
+    kind, entry, more = entries[0]
+    value = _shown(more["value"])
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind == "extra_forbidden":
+        parent, _, name = key.rpartition(".")
+        siblings = OmegaConf.select(raw, parent) if parent else raw
+        allowed = [k for k in _allowed_keys(raw, parent) if not k.startswith("_")] or [str(k) for k in siblings]
+        return f"{key}={value}: unknown key '{name}'. {nearest(name, allowed)}"
+    if kind == "literal_error" and len(entries) == 1:
+        options = [option.strip("' ") for option in re.split(r",| or ", entry["ctx"]["expected"])]
+        return f"{key}={value}: {nearest(str(more['value']), options)}"
+    if kind in ("path_not_file", "path_not_directory"):
+        return f"{key}={value}: there is no such {'file' if kind == 'path_not_file' else 'folder'}"
+    if kind == "value_error":
+        said = entry["msg"].removeprefix("Value error, ")
+        return f"{key}: {said}" if isinstance(more["value"], dict) else f"{key}={value}: {said}"
+    says = dict.fromkeys(_must(finding["msg"]) for _, finding, _ in entries)
+    return f"{key}={value}: must {' or '.join(says)}"
+
+
+def _must(message: str) -> str:
+    """Put what pydantic says, "Input should be …" or "List should have at least 2 items after …", behind "must"."""
+    said = message.partition(" should ")[2] or message.replace("Input is not", "not be")
+    return said.partition(" after validation")[0]
+
+
+def _allowed_keys(raw: DictConfig, group: str) -> list[str]:
+    if group in _KINDS:
+        target = OmegaConf.select(raw, f"{group}._target_") or ""
+        known = schema.SCHEMAS[group].get(target) or _schema_of_class(group, target)
+        return [name for name in known.model_fields if name != "target"]
+    if group in schema.Config.model_fields:
+        annotation = schema.Config.model_fields[group].annotation
+        return list(getattr(annotation, "model_fields", {}))
+    return list(schema.Config.model_fields) if not group else []
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

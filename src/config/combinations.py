@@ -1,0 +1,108 @@
+"""Which choices go together: checks across groups, without loading torch or data."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from src.config import schema
+from src.errors import nearest, option_name
+from src.tasks.catalogue import TASKS, direction
+
+
+def combination_problems(config: schema.Config) -> list[str]:
+    """Return one line for every pair of choices that does not go together, with the possible ones."""
+    return [
+        *model_and_data_problems(config, config.datamodule.task, config.datamodule.inputs),
+        *_knobs_of_the_model(config),
+        *_knobs_of_the_task(config),
+        *_optimization(config),
+        *_monitor(config),
+        *_trainer(config),
+    ]
+
+
+def monitor_of(config: schema.Config, task: str) -> tuple[str, str]:
+    """Return the metric that selects the best epoch, and whether it is to be ``min`` or ``max``."""
+    monitor = config.monitor or TASKS[task].monitor
+    return monitor, direction(task, monitor)
+
+
+def model_and_data_problems(config: schema.Config, task: str | None, inputs: str | None) -> Iterator[str]:
+    """Say why a model cannot serve data of a task and kind of input, and what could."""
+    model, data = config.model, config.datamodule
+    pair = f"model={model.name} with datamodule={data.name}"
+    models = f"Models for {task} of {inputs}: {_listed('model', lambda s: task in s.tasks and inputs in s.inputs)}."
+    others = _listed("datamodule", lambda s: s.task in model.tasks and s.inputs in model.inputs)
+    choices = f"{models} Data for {model.name}: {others}."
+    if task and task not in TASKS:
+        yield f"datamodule={data.name} declares the task '{task}'. {nearest(task, TASKS)}"
+    elif task and task not in model.tasks:
+        yield f"{pair}: the data ask for {task}, and {model.name} serves {', '.join(model.tasks)}. {choices}"
+    elif inputs and inputs not in model.inputs:
+        yield f"{pair}: one input is of the kind {inputs}, and {model.name} reads {', '.join(model.inputs)}. {choices}"
+
+
+def _has_field(name: str, option: type[schema.Option]) -> bool:
+    return name in option.model_fields
+
+
+def _listed(group: str, fits: Callable[[Any], bool]) -> str:
+    names = [option_name(target) for target, option in schema.SCHEMAS[group].items() if fits(option)]
+    return ", ".join(names) or "none yet"
+
+
+def _knobs_of_the_model(config: schema.Config) -> Iterator[str]:
+    """A knob that no layer of the model turns would be ignored silently."""
+    for knob in ("dropout", "spatial_dropout", "stochastic_depth", "batch_norm"):
+        takes = knob in type(config.model).model_fields or knob in config.model.built_in
+        if getattr(config.regularization, knob) and not takes:
+            fitting = _listed("model", partial(_has_field, knob))
+            yield f"regularization.{knob} has no place in model={config.model.name}. Models with it: {fitting}."
+
+
+def _knobs_of_the_task(config: schema.Config) -> Iterator[str]:
+    knobs, data = config.regularization, config.datamodule
+    if data.task is None or data.task not in TASKS:
+        return
+    facts = TASKS[data.task]
+    if knobs.label_smoothing and not facts.label_smoothing:
+        able = ", ".join(name for name, task in TASKS.items() if task.label_smoothing)
+        yield f"regularization.label_smoothing smooths classes, and {data.name} is {data.task}. Tasks with it: {able}."
+    if knobs.mixup_alpha and (not facts.mixing or data.inputs == "tokens"):
+        able = ", ".join(name for name, task in TASKS.items() if task.mixing)
+        yield f"regularization.mixup_alpha cannot mix {data.inputs} of {data.task}. It mixes numbers, for: {able}."
+    if knobs.cutmix_alpha and data.inputs != "image":
+        yield f"regularization.cutmix_alpha pastes parts of images, and one input of {data.name} is a {data.inputs}."
+    if knobs.augmentation.chosen() and data.inputs != "image":
+        yield f"regularization.augmentation transforms images, and one input of {data.name} is a {data.inputs}."
+
+
+def _optimization(config: schema.Config) -> Iterator[str]:
+    name = config.optimizer.name
+    if config.regularization.weight_decay and "weight_decay" not in type(config.optimizer).model_fields:
+        yield f"regularization.weight_decay={config.regularization.weight_decay}: optimizer={name} has no weight decay."
+    if config.scheduler.name == "inverse_sqrt" and not config.scheduler.warmup_steps:
+        yield "scheduler=inverse_sqrt is defined by its warm-up: scheduler.warmup_steps must be 1 or more."
+
+
+def _monitor(config: schema.Config) -> Iterator[str]:
+    task = config.datamodule.task
+    if config.monitor is None or task is None or task not in TASKS:
+        return
+    allowed = [f"{split}/{name}" for split in ("val", "train") for name in TASKS[task].metrics]
+    allowed = [name for name in allowed if name.startswith("val/") or name == "train/loss"]
+    if config.monitor not in allowed:
+        yield f"monitor={config.monitor}: {nearest(config.monitor, allowed)}"
+
+
+def _trainer(config: schema.Config) -> Iterator[str]:
+    trainer = config.trainer
+    if trainer.strategy == "fsdp" and trainer.accelerator == "cpu":
+        yield "trainer.strategy=fsdp needs GPUs. On a CPU: trainer.strategy=ddp or auto."
+    if trainer.strategy == "fsdp" and config.regularization.gradient_clip_norm is not None:
+        yield (
+            "trainer.strategy=fsdp cannot clip by norm, as each device holds a part of the gradient: "
+            "regularization.gradient_clip_norm=null, or gradient_clip_value"
+        )
+    if trainer.precision == "16-mixed" and trainer.accelerator == "cpu":
+        yield "trainer.precision=16-mixed needs a GPU. On a CPU: 32-true, bf16-mixed, 64-true."

@@ -1,0 +1,105 @@
+"""The command line of a run: help, composition, and errors for people."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from src.config.options import CONF, groups, search_roots
+from src.errors import JobsFailed, UserError
+
+
+@contextmanager
+def errors_for_people() -> Iterator[None]:
+    """Show a user's mistake in one screen, without a traceback, and leave with exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        print("error: " + str(error).replace("\n", "\n       "), file=sys.stderr)
+        raise SystemExit(2) from None
+    except JobsFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt as stop:
+        print(f"\ninterrupted; {stop}" if str(stop) else "\ninterrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def parser_of_a_run(command: str, description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of a command whose first word is a run."""
+    parser = argparse.ArgumentParser(
+        command, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="a run folder (its best weights are taken) or a checkpoint")
+    parser.add_argument("--json", action="store_true", help="JSON, one line an answer")
+    return parser
+
+
+def run_with_hydra(task: Callable[..., object], argv: Sequence[str]) -> None:
+    """Let Hydra compose the config of the command line and call a task with it, once or, with ``-m``, for a sweep.
+
+    Raises:
+        UserError: if the command line names what does not exist.
+    """
+    _refuse_dashes(argv)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print, and we explain it
+    import hydra
+
+    raised: list[BaseException] = []
+
+    @wraps(task)
+    def guarded(cfg: object) -> object:
+        try:
+            return task(cfg)
+        except BaseException as error:  # Hydra would print a line and its own frames around it
+            raised.append(error)
+            return None
+
+    try:
+        with TemporaryDirectory() as scratch:
+            os.environ["GRIDLIGHT_SCRATCH"] = scratch  # where a sweep's multirun.yaml goes, which Hydra insists on
+            hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(guarded)()
+    except Exception as error:
+        from src.config.compose import explain, refused
+
+        if not refused(error):
+            raise
+        raise explain(error, argv) from error
+    if raised:
+        raise raised[0]
+
+
+def _refuse_dashes(argv: Sequence[str]) -> None:
+    options = groups(search_roots(argv))
+    for word in argv:
+        key, equals, _ = word.lstrip("-").partition("=")
+        if word.startswith("-") and equals and (key.partition(".")[0] in options or "." in key):
+            raise UserError(f"{word}: overrides have no dashes: {word.lstrip('-')}")
+
+
+def help_text(argv: Sequence[str]) -> str:
+    """Return what ``--help`` shows: every group with its options, one line each."""
+    lines = [
+        "Train a model, measure it, record it.",
+        "",
+        "  python -m src.train model=transformer optimizer=adamw      choose an option of a group",
+        "  python -m src.train optimizer.lr=0.01 trainer.max_epochs=5  change a key",
+        "  python -m src.train regularization=[dropout,l2]             combine presets",
+        "  python -m src.train -m model=mlp,cnn optimizer.lr=1e-3,1e-2 a sweep over all pairs",
+        "  python -m src.train resume=outputs/runs/…                   go on with an interrupted run",
+        "  python -m src.train --cfg job model=lstm                    print the config and stop",
+        "",
+        "Groups and their options:",
+    ]
+    for group, options in groups(search_roots(argv)).items():
+        if group.startswith("hydra") and group != "hydra/launcher":
+            continue
+        lines += ["", group]
+        width = max(map(len, options))
+        lines += [f"  {name:<{width}}  {text}" for name, text in options.items()]
+    lines += ["", "Every key of the chosen options: python -m src.train --cfg job. Hydra's own flags: --hydra-help."]
+    return "\n".join(lines)

@@ -1,0 +1,235 @@
+"""From words on a command line to a config, with Hydra, and from Hydra's errors to errors for people."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from src.config.options import CONF, groups, search_roots
+from src.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from src.config.schema import Config
+    from src.tracking.run_folder import RunFolder
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """Compose the config of one run, from Python or a notebook.
+
+    Args:
+        overrides: as on the command line: ``["model=mlp", "optimizer.lr=0.01"]``.
+
+    Raises:
+        UserError: if an override names what does not exist.
+    """
+    try:
+        with _own_hydra():
+            return hydra_compose("train", overrides=list(overrides))
+    except Exception as error:
+        if not refused(error):
+            raise
+        raise explain(error, overrides) from error
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Let Hydra compose, also inside a command or a notebook that uses Hydra itself."""
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().clear()
+        if before is not None:
+            GlobalHydra.instance().hydra = before
+
+
+def refused(error: Exception) -> bool:
+    """Tell whether Hydra found fault with a command line; for ``model=null`` it raises a bare ValueError."""
+    return isinstance(error, (HydraException, OmegaConfBaseException)) or "Config group override" in str(error)
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> UserError:
+    """Say what is wrong with a command line that Hydra refused.
+
+    Args:
+        error: what Hydra raised.
+        overrides: the words of the command line, flags included.
+    """
+    roots = search_roots(overrides)
+    options = groups(roots)
+    words = [word for word in overrides if not word.startswith("-") and Path(word) not in roots]  # nor --config-dir's
+    parsed: list[Override] = []
+    for word in words:
+        try:
+            parsed.append(OverridesParser.create().parse_override(word))
+        except HydraException:
+            return UserError(f"cannot read '{word}': overrides are written key=value, such as optimizer.lr=0.01")
+    problems = [problem for override in parsed if (problem := _wrong_option(override, options))]
+    if not problems:
+        problems = _wrong_keys(parsed, options, roots)
+    cause = f": {error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
+    return UserError("\n".join(problems) or f"{error}{cause}".strip())
+
+
+def _values(override: Override) -> list[str]:
+    """Return every option that an override names: a choice, a list of them, or the points of a sweep."""
+    if override.is_sweep_override():
+        points = list(override.sweep_string_iterator()) if override.is_choice_sweep() else []
+        return [name.strip() for point in points for name in point.strip("[]").split(",")]
+    value = override.value()
+    return [str(name) for name in value] if isinstance(value, list) else [] if value is None else [str(value)]
+
+
+def _wrong_option(override: Override, options: dict[str, dict[str, str]]) -> str | None:
+    group = override.key_or_group
+    if override.type == OverrideType.DEL:
+        return None
+    if group not in options:
+        return None
+    if override.value() is None:
+        return f"{group} must be chosen. {nearest('', options[group])}"
+    for name in _values(override):
+        if name not in options[group]:
+            return f"{group}={name}: there is no such option. {nearest(name, options[group])}"
+    return None
+
+
+def _wrong_keys(parsed: Sequence[Override], options: dict[str, dict[str, str]], roots: Sequence[Path]) -> list[str]:
+    """Walk every dotted key down the config that the chosen groups make."""
+    searched = f"hydra.searchpath=[{','.join(f'file://{root.absolute()}' for root in roots if root != CONF)}]"
+    chosen = [o.input_line for o in parsed if o.key_or_group in options and not o.is_sweep_override() and o.input_line]
+    try:
+        with _own_hydra():
+            cfg = hydra_compose("train", overrides=[searched, *chosen])
+    except (HydraException, OmegaConfBaseException):
+        return []
+    problems = []
+    for override in parsed:
+        key = override.key_or_group
+        if key in options or override.type != OverrideType.CHANGE or key.startswith("hydra"):
+            continue
+        if problem := _wrong_key(override, cfg, options):
+            problems.append(problem)
+    return problems
+
+
+def _wrong_key(override: Override, cfg: DictConfig, options: dict[str, dict[str, str]]) -> str | None:
+    """Walk a dotted key down a config, and say where it leaves it."""
+    node: Any = cfg
+    parts = override.key_or_group.split(".")
+    for depth, part in enumerate(parts):
+        if not isinstance(node, DictConfig) or part not in node:
+            return _unknown(parts, depth, node, cfg, options, override)
+        node = node._get_node(part)
+    return None
+
+
+def _unknown(
+    parts: list[str], depth: int, node: Any, cfg: DictConfig, options: dict[str, dict[str, str]], override: Override
+) -> str:
+    shown = f"{override.key_or_group}={override.get_value_element_as_str()}"
+    parent = ".".join(parts[:depth])
+    if not isinstance(node, DictConfig):
+        return f"{shown}: '{parent}' is a value and has no keys below it"
+    if depth == 0:
+        same = [key for key in _leaves(cfg) if key.rpartition(".")[2] == parts[0]]
+        if same:
+            return f"{shown}: unknown key. Did you mean {' or '.join(repr(key) for key in same)}?"
+        top = [name for name in {*options, *map(str, cfg)} if not name.startswith("hydra")]
+        kind = "key or group"
+        return f"{shown}: unknown {kind} '{parts[0]}'. {nearest(parts[0], top)}"
+    allowed = [str(key) for key in node if not str(key).startswith("_")]
+    return f"{shown}: '{parent}' has no key '{parts[depth]}'. {nearest(parts[depth], allowed)}"
+
+
+def _leaves(cfg: DictConfig, prefix: str = "") -> list[str]:
+    keys = []
+    for name in cfg:
+        if prefix == "" and name == "hydra":
+            continue
+        node = cfg._get_node(name)
+        path = f"{prefix}{name!s}"
+        keys += _leaves(node, f"{path}.") if isinstance(node, DictConfig) else [path]
+    return keys
+
+
+def update(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Change single keys of a config that was read back; groups cannot be chosen anew.
+
+    Raises:
+        UserError: if a key does not exist, or if it names a group.
+    """
+    result = OmegaConf.create(OmegaConf.to_container(cfg))
+    OmegaConf.set_struct(result, True)
+    assert isinstance(result, DictConfig)
+    options = groups([CONF])
+    for word in overrides:
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException as error:
+            raise UserError(f"cannot read '{word}': overrides are written key=value") from error
+        key = override.key_or_group
+        if key in options:
+            raise UserError(f"{word}: a recorded run keeps its {key}; only single keys can change, such as {key}.…")
+        if problem := _wrong_key(override, result, options):
+            raise UserError(problem)
+        OmegaConf.update(result, key, override.value())
+    return result
+
+
+_MAY_CHANGE = (
+    "trainer.max_",
+    "trainer.devices",
+    "trainer.accelerator",
+    "trainer.log_every_n_steps",
+    "regularization.early_stopping_patience",
+    "callbacks.",
+    "logger",
+    "paths.",
+    "tags",
+    "notes",
+)
+"""Beginnings of the keys that a resumed run may change; the optimizer's state, for one, comes from the checkpoint."""
+
+
+def resumed(path: str, words: Sequence[str]) -> tuple["Config", "RunFolder"]:
+    """Return the recorded config of a run, with single keys changed, and its folder.
+
+    Args:
+        path: the run folder.
+        words: the command line; ``resume=…`` and Hydra's own words in it are left out.
+
+    Raises:
+        UserError: if there is no such run, if it is finished and nothing asks for more, or if a key is wrong.
+    """
+    from src.config.check import check
+    from src.tracking.run_folder import RunFolder
+
+    folder = RunFolder.open(Path(path))
+    if strange := [word for word in words if word.startswith(("+", "~"))]:
+        raise UserError(f"{strange[0]}: a recorded run has all its keys; change one as key=value")
+    changes = [w for w in words if not w.startswith(("-", "resume=", "hydra.", "hydra/")) and "=" in w]
+    if folder.record.get("status") == "finished" and not changes:
+        raise UserError(f"resume={path}: this run is finished. To train on, give trainer.max_epochs=… more epochs")
+    changed = update(OmegaConf.create(folder.config()), changes)
+    for word in changes:
+        key = word.partition("=")[0]
+        if not key.startswith(_MAY_CHANGE):
+            allowed = ", ".join(name.rstrip(".") for name in _MAY_CHANGE)
+            raise UserError(f"{word}: resuming goes on with the same experiment, in which only {allowed} may change")
+    config = check(changed)
+    done = 1 + max((row["epoch"] for row in folder.metrics() if "train/loss" in row), default=-1)
+    if config.trainer.max_epochs < done:
+        raise UserError(f"trainer.max_epochs={config.trainer.max_epochs}: this run has trained {done} epochs already")
+    return config, folder

@@ -1,0 +1,43 @@
+"""What can be chosen: the config groups, their options and the summary of each, read off the config folders."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlparse
+
+from src import ROOT
+
+CONF = ROOT / "conf"
+
+
+def search_roots(argv: Sequence[str]) -> list[Path]:
+    """Return the config folders of a command line: a user's own (``--config-dir``, ``hydra.searchpath``), then ours."""
+    roots: list[Path] = []
+    for position, word in enumerate(argv):
+        flag, _, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            roots.append(Path(value or next(iter(argv[position + 1 :]), "")))
+        if flag == "hydra.searchpath":
+            entries = (entry.strip(" '\"") for entry in value.strip("[]").split(","))
+            roots += [Path(urlparse(entry).netloc + urlparse(entry).path) for entry in entries if entry]
+    return [*roots, CONF]
+
+
+def groups(roots: Sequence[Path]) -> dict[str, dict[str, str]]:
+    """Return {group: {option: summary}}; options whose names start with an underscore are not for choosing."""
+    found: dict[str, dict[str, str]] = {}
+    for root in reversed(roots):
+        for path in sorted(root.glob("*/**/*.yaml")):
+            if not path.name.startswith("_"):
+                found.setdefault(path.parent.relative_to(root).as_posix(), {})[path.stem] = summary(path)
+    return found
+
+
+def summary(path: Path) -> str:
+    """Return the first comment of an option file, which says what the choice is."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("#") and "@package" not in line:
+                return line.lstrip("# ").strip()
+            if line.strip() and not line.startswith("#"):
+                break
+    return ""

@@ -1,0 +1,473 @@
+"""What may stand in a config: the type and range of every key of every shipped option.
+
+The values and the reasons for them are in conf/; here is what the command line is checked against, before torch is
+loaded. An option that is not listed here, such as a user's own model, is checked against the signature of its class.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    model_validator,
+)
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Activation = Literal["tanh", "relu", "sigmoid", "gelu", "silu", "leaky_relu", "elu"]
+Initialization = Literal["torch", "textbook", "glorot", "he"]
+
+
+class Section(BaseModel):
+    """A part of the config: no unknown keys, no silent conversions from text, nothing changed after the check."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False)
+
+
+class Option(Section):
+    """A choice within a config group: the class that it makes and the class's arguments."""
+
+    target: str | None = Field(alias="_target_")
+    name: str
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of the class."""
+        return {key: getattr(self, key) for key in self.__class__.model_fields if key not in ("target", "name")}
+
+
+# ---- models ------------------------------------------------------------------------------------------------------
+
+VECTORS = ("classification", "binary_classification", "regression", "forecasting")
+IMAGES = ("classification", "binary_classification", "regression")
+
+
+class ModelOption(Option):
+    """An architecture, the tasks that it serves and the kinds of input that it reads."""
+
+    tasks: ClassVar[tuple[str, ...]] = ()
+    inputs: ClassVar[tuple[str, ...]] = ()
+    built_in: ClassVar[tuple[str, ...]] = ()
+    """Knobs of regularization that are part of the architecture, whatever they say."""
+
+
+class MLP(ModelOption):
+    tasks = VECTORS
+    inputs = ("vector", "image", "sequence")
+    hidden_sizes: list[PositiveInt]
+    activation: Activation
+    initialization: Initialization
+    batch_norm: bool
+    dropout: Probability
+
+
+class CNN(ModelOption):
+    tasks = IMAGES
+    inputs = ("image",)
+    channels: Annotated[list[PositiveInt], Field(min_length=1)]
+    kernel_size: PositiveInt
+    stride: PositiveInt
+    padding: Count | Literal["same"]
+    pool: Literal["max", "average", "none"]
+    pool_size: PositiveInt
+    hidden_sizes: list[PositiveInt]
+    activation: Activation
+    initialization: Initialization
+    batch_norm: bool
+    dropout: Probability
+    spatial_dropout: Probability
+
+
+class ResNet(ModelOption):
+    tasks = IMAGES
+    inputs = ("image",)
+    built_in = ("batch_norm",)
+    blocks_per_stage: PositiveInt
+    widths: Annotated[list[PositiveInt], Field(min_length=1)]
+    activation: Activation
+    dropout: Probability
+    stochastic_depth: Probability
+
+
+class Recurrent(ModelOption):
+    tasks = (*VECTORS, "language_modelling")
+    inputs = ("image", "sequence", "tokens")
+    hidden_size: PositiveInt
+    num_layers: PositiveInt
+    bidirectional: bool
+    initial_state: Literal["zero", "learned"]
+    embedding_size: PositiveInt
+    dropout: Probability
+
+
+class Transformer(ModelOption):
+    tasks = (*VECTORS, "language_modelling", "translation")
+    inputs = ("image", "sequence", "tokens")
+    d_model: PositiveInt
+    num_heads: PositiveInt
+    num_layers: PositiveInt
+    d_ff: PositiveInt
+    norm_first: bool
+    activation: Activation
+    positions: Literal["sinusoidal", "learned"]
+    dropout: Probability
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "Transformer":
+        if self.d_model % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads} does not divide d_model={self.d_model}")
+        return self
+
+
+# ---- data --------------------------------------------------------------------------------------------------------
+
+
+def _leaves_training(test_fraction: float, info: ValidationInfo) -> float:
+    if (val_fraction := info.data.get("val_fraction", 0)) + test_fraction >= 1:
+        raise ValueError(
+            f"with val_fraction={val_fraction} nothing is left for training; together they must be below 1"
+        )
+    return test_fraction
+
+
+TestFraction = Annotated[Fraction, AfterValidator(_leaves_training)]
+
+
+class DataOption(Option):
+    """A data source, its task and the kind of its inputs; None where only loading tells."""
+
+    task: ClassVar[str | None] = None
+    inputs: ClassVar[str | None] = None
+    batch_size: PositiveInt = 64
+    default_epochs: PositiveInt = 30
+    seed: int = 0
+    shuffle: bool = True
+
+    def files(self) -> dict[str, Path]:
+        """Return the user's files that training reads, by key."""
+        return {}
+
+    def arguments(self) -> dict[str, Any]:
+        return {key: value for key, value in super().arguments().items() if key != "default_epochs"}
+
+
+class Split(DataOption):
+    """Data without a split of their own: parts are drawn once, with their own seed."""
+
+    split_seed: int
+    val_fraction: Fraction
+    test_fraction: TestFraction
+
+
+class Digits(Split):
+    task = "classification"
+    inputs = "image"
+
+
+class BreastCancer(Split):
+    task = "binary_classification"
+    inputs = "vector"
+
+
+class Wine(Split):
+    task = "classification"
+    inputs = "vector"
+
+
+class Diabetes(Split):
+    task = "regression"
+    inputs = "vector"
+
+
+class MackeyGlass(DataOption):
+    task = "forecasting"
+    inputs = "sequence"
+    length: PositiveInt
+    window: PositiveInt
+    horizon: PositiveInt
+    tau: PositiveInt
+    val_fraction: Fraction
+    test_fraction: TestFraction
+
+
+class Dates(DataOption):
+    task = "translation"
+    inputs = "tokens"
+    train_size: PositiveInt
+    val_size: PositiveInt
+    test_size: PositiveInt
+    languages: Annotated[list[str], Field(min_length=1)]
+    split_seed: int
+
+
+class Text(DataOption):
+    task = "language_modelling"
+    inputs = "tokens"
+    path: Annotated[Path, Field(strict=False)]
+    context: PositiveInt
+    val_fraction: Fraction
+    test_fraction: TestFraction
+
+    def files(self) -> dict[str, Path]:
+        return {"path": self.path}
+
+
+# ---- optimizers and schedules --------------------------------------------------------------------------------------
+
+
+class OptimizerOption(Option):
+    lr: PositiveFloat
+    weight_decay: NonNegative
+
+
+def _velocity_leads(nesterov: bool, info: ValidationInfo) -> bool:
+    if nesterov and not (info.data.get("momentum", 1) and info.data.get("dampening", 0) == 0):
+        raise ValueError("Nesterov's form needs optimizer.momentum above 0 and optimizer.dampening=0")
+    return nesterov
+
+
+class SGD(OptimizerOption):
+    momentum: Decay
+    dampening: Decay
+    nesterov: Annotated[bool, AfterValidator(_velocity_leads)]
+
+
+class Adagrad(OptimizerOption):
+    lr_decay: NonNegative
+    initial_accumulator_value: NonNegative
+    eps: PositiveFloat
+
+
+class RMSprop(OptimizerOption):
+    alpha: Decay
+    eps: PositiveFloat
+    momentum: Decay
+    centered: bool
+
+
+Betas = Annotated[list[Decay], Field(min_length=2, max_length=2)]
+
+
+class Adam(OptimizerOption):
+    betas: Betas
+    eps: PositiveFloat
+    amsgrad: bool
+
+
+class RAdam(OptimizerOption):
+    betas: Betas
+    eps: PositiveFloat
+    decoupled_weight_decay: bool
+
+
+class AdaBound(OptimizerOption):
+    betas: Betas
+    eps: PositiveFloat
+    final_lr: PositiveFloat
+    gamma: PositiveFloat
+    ams_bound: bool
+    weight_decouple: bool
+
+
+class SchedulerOption(Option):
+    """A schedule of the learning rate; `interval` is the unit of its own lengths, the warm-up always counts steps."""
+
+    interval: Literal["step", "epoch"]
+    warmup_steps: Count
+
+    def arguments(self) -> dict[str, Any]:
+        return {key: value for key, value in super().arguments().items() if key not in ("interval", "warmup_steps")}
+
+
+class Constant(SchedulerOption):
+    pass
+
+
+class StepDecay(SchedulerOption):
+    step_size: PositiveInt
+    gamma: Annotated[float, Field(gt=0, le=1)]
+
+
+class Plateau(SchedulerOption):
+    interval: Literal["epoch"]
+    factor: Fraction
+    patience: Count
+    cooldown: Count
+    threshold: NonNegative
+    min_lr: NonNegative
+
+
+class Exponential(SchedulerOption):
+    gamma: Annotated[float, Field(gt=0, le=1)]
+
+
+class Cosine(SchedulerOption):
+    T_max: PositiveInt | None
+    eta_min: NonNegative
+
+
+class CosineRestarts(SchedulerOption):
+    T_0: PositiveInt
+    T_mult: PositiveInt
+    eta_min: NonNegative
+
+
+class InverseSqrt(SchedulerOption):
+    interval: Literal["step"]
+    d_model: PositiveInt | None
+
+
+# ---- regularization, trainer and the rest ----------------------------------------------------------------------------
+
+
+class Augmentation(Section):
+    """Strength of each random change to training images; 0 is off. conf/train.yaml says what the numbers mean."""
+
+    rotation: Annotated[float, Field(ge=0, le=180)]
+    translate: Share
+    scale: Probability
+    shear: Annotated[float, Field(ge=0, lt=90)]
+    crop: Count
+    horizontal_flip: Share
+    vertical_flip: Share
+    colour_jitter: Share
+    trivial_augment: Share
+    rand_augment: Annotated[int, Field(ge=0, lt=30)]
+    auto_augment: Share
+    noise: NonNegative
+    erasing: Share
+
+    def chosen(self) -> dict[str, float]:
+        """Return the changes that are on."""
+        return {name: strength for name, strength in self if strength}
+
+
+def _one_kind_of_clipping(value: float | None, info: ValidationInfo) -> float | None:
+    if value is not None and info.data.get("gradient_clip_norm") is not None:
+        raise ValueError("gradients are clipped by norm or by value: set regularization.gradient_clip_norm=null")
+    return value
+
+
+class Regularization(Section):
+    """The flat set of knobs; what serves them is told in conf/regularization/."""
+
+    dropout: Probability
+    spatial_dropout: Probability
+    stochastic_depth: Probability
+    batch_norm: bool
+    weight_decay: NonNegative
+    decay_norms_and_biases: bool
+    label_smoothing: Probability
+    gradient_clip_norm: PositiveFloat | None
+    gradient_clip_value: Annotated[PositiveFloat | None, AfterValidator(_one_kind_of_clipping)]
+    early_stopping_patience: PositiveInt | None
+    mixup_alpha: NonNegative
+    cutmix_alpha: NonNegative
+    augmentation: Augmentation
+
+
+class TrainerOption(Section):
+    """The part of Lightning's Trainer that a run may set."""
+
+    name: str
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
+    devices: Literal["auto"] | PositiveInt | list[Count]
+    num_nodes: Literal[1]
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"]
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"]
+    max_epochs: PositiveInt
+    max_steps: Annotated[int, Field(ge=-1)]
+    max_time: str | None
+    accumulate_grad_batches: PositiveInt
+    check_val_every_n_epoch: PositiveInt
+    limit_train_batches: PositiveInt | Annotated[float, Field(gt=0, le=1)] | None
+    limit_val_batches: PositiveInt | Annotated[float, Field(gt=0, le=1)] | None
+    limit_test_batches: PositiveInt | Annotated[float, Field(gt=0, le=1)] | None
+    log_every_n_steps: Count
+    deterministic: bool | Literal["warn"]
+    detect_anomaly: bool
+    profiler: Literal["simple", "advanced", "pytorch"] | None
+    sync_batchnorm: bool
+
+
+class Paths(Section):
+    data: Annotated[Path, Field(strict=False)]
+    outputs: Annotated[Path, Field(strict=False)]
+
+
+class Sweep(Section):
+    name: str | None
+
+
+class Config(Section):
+    """A whole checked config."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    monitor: str | None
+    resume: str | None
+    tags: list[str]
+    notes: str | None
+    paths: Paths
+    sweep: Sweep
+    model: ModelOption
+    datamodule: DataOption
+    optimizer: Option
+    scheduler: SchedulerOption
+    regularization: Regularization
+    trainer: TrainerOption
+    logger: dict[str, dict[str, Any] | None]
+    callbacks: dict[str, dict[str, Any] | None]
+
+    def plain(self) -> dict[str, Any]:
+        """Return plain containers, as they stand in config.yaml and in a checkpoint."""
+        return self.model_dump(mode="json", by_alias=True, serialize_as_any=True)
+
+
+SCHEMAS: dict[str, dict[str, type[Option]]] = {
+    "model": {
+        "src.models.mlp.MLP": MLP,
+        "src.models.cnn.CNN": CNN,
+        "src.models.resnet.ResNet": ResNet,
+        "src.models.recurrent.RNN": Recurrent,
+        "src.models.recurrent.LSTM": Recurrent,
+        "src.models.recurrent.GRU": Recurrent,
+        "src.models.transformer.Transformer": Transformer,
+    },
+    "datamodule": {
+        "src.datamodules.digits.Digits": Digits,
+        "src.datamodules.tables.BreastCancer": BreastCancer,
+        "src.datamodules.tables.Wine": Wine,
+        "src.datamodules.tables.Diabetes": Diabetes,
+        "src.datamodules.mackey_glass.MackeyGlass": MackeyGlass,
+        "src.datamodules.dates.Dates": Dates,
+        "src.datamodules.text.Text": Text,
+    },
+    "optimizer": {
+        "torch.optim.SGD": SGD,
+        "torch.optim.Adagrad": Adagrad,
+        "torch.optim.RMSprop": RMSprop,
+        "torch.optim.Adam": Adam,
+        "torch.optim.AdamW": Adam,
+        "torch.optim.RAdam": RAdam,
+        "pytorch_optimizer.AdaBound": AdaBound,
+    },
+    "scheduler": {
+        "": Constant,
+        "torch.optim.lr_scheduler.StepLR": StepDecay,
+        "torch.optim.lr_scheduler.ReduceLROnPlateau": Plateau,
+        "torch.optim.lr_scheduler.ExponentialLR": Exponential,
+        "src.optim.schedules.CosineLR": Cosine,
+        "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts": CosineRestarts,
+        "src.optim.schedules.InverseSqrtLR": InverseSqrt,
+    },
+}
+"""For each group: the class that an option makes, and the schema of the option."""

@@ -1,0 +1,36 @@
+"""Errors for people: what is wrong, what is allowed, the nearest match."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from re import sub
+
+
+class UserError(ValueError):
+    """A mistake that the person at the keyboard can mend: shown without a traceback, exit code 2."""
+
+
+class JobsFailed(RuntimeError):
+    """Some jobs of a sweep failed; each was reported when it did, and the others are finished and recorded."""
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """Return the advice for a misspelled word.
+
+    Args:
+        word: what was typed.
+        allowed: what could have been typed.
+
+    Returns:
+        ``"Did you mean 'adam'? Possible: adam, sgd."``; the question is left out when nothing is near.
+    """
+    options = sorted(set(map(str, allowed)))
+    matches = get_close_matches(str(word), options, n=1, cutoff=0.5)
+    question = f"Did you mean '{matches[0]}'? " if matches else ""
+    return f"{question}Possible: {', '.join(options) or 'none'}."
+
+
+def option_name(target: str) -> str:
+    """Return the name of an option from the class that it makes: ``src.datamodules.tables.BreastCancer`` is
+    ``breast_cancer``, and an abbreviation stays one word.
+    """
+    return sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", target.rpartition(".")[2]).lower().replace("res_net", "resnet")
