@@ -1,0 +1,115 @@
+"""The base class of every data source: seeded loaders over tensors, and what a checkpoint keeps of the preparation."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+
+from src.batches import Batch
+from src.datamodules.baselines import trivial_scores
+from src.datamodules.loader import BatchLoader
+from src.spec import DataSpec
+
+
+class DataModule(L.LightningDataModule):
+    """A data source whose splits fit into memory.
+
+    A subclass declares `task` and `inputs`, takes its own settings as keyword arguments, and implements `load`,
+    `spec` and `encode`. What it fitted on the training split (means, vocabularies) it returns from `state_dict` as
+    plain containers and takes back in `load_state_dict`: that is how evaluation and prediction prepare data exactly
+    as training did. `load` must use a preparation that was loaded instead of fitting anew.
+
+    Args:
+        batch_size: examples a step; on several devices, on each of them.
+        seed: of the shuffling.
+        shuffle: draw a new order of the training examples in every epoch.
+    """
+
+    task: ClassVar[str]
+    """The task that the data ask for."""
+    inputs: ClassVar[str]
+    """The kind of one input: vector, image, sequence or tokens."""
+
+    def __init__(self, batch_size: int = 64, seed: int = 0, shuffle: bool = True) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.data_dir = Path("data")
+        self._splits: dict[str, Batch] | None = None
+
+    @abstractmethod
+    def load(self) -> dict[str, Batch]:
+        """Return each split, whole, as one batch: {"train": …, "val": …, "test": …}."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> DataSpec:
+        """The facts from which a model is built; may be asked for after `setup`."""
+
+    def baseline(self) -> dict[str, float]:
+        """Return what a trivial answer (majority class, mean, last value) scores on test, by the task's metrics."""
+        train, test = self.split("train"), self.split("test")
+        return trivial_scores(self.spec, train, test)
+
+    @abstractmethod
+    def encode(self, inputs: Sequence[str]) -> Batch:
+        """Turn what a person gives to `predict` into a batch; targets are filled with zeros.
+
+        Args:
+            inputs: one text an example: a file's path, a CSV row, a sentence. The class says which.
+
+        Raises:
+            UserError: with the file, row and column of what cannot be read.
+        """
+
+    def example_inputs(self, count: int = 3) -> list[str]:
+        """Return inputs in the form that `encode` takes, from the test split: for documentation and tests."""
+        return []
+
+    def answers(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Put a task's answers into the data's own units and words."""
+        return answers
+
+    def collate(self, batch: Batch) -> Batch:
+        """Finish a batch that was cut out of a split; overridden to cut away needless padding."""
+        return batch
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take a preparation back; a subclass calls this first, so that splits made with another one are made anew."""
+        if state_dict != self.state_dict():
+            self._splits = None
+
+    def setup(self, stage: str | None = None) -> None:
+        if self._splits is None:
+            self._splits = self.load()
+
+    def split(self, name: str) -> Batch:
+        """Return one split, whole."""
+        self.setup()
+        assert self._splits is not None
+        return self._splits[name]
+
+    def loader(self, name: str, shuffle: bool = False) -> BatchLoader:
+        """Return the batches of one split; on several devices only this one's share."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return BatchLoader(
+            self.split(name),
+            self.batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            collate=self.collate,
+        )
+
+    def train_dataloader(self) -> BatchLoader:
+        return self.loader("train", shuffle=self.shuffle)
+
+    def val_dataloader(self) -> BatchLoader:
+        return self.loader("val")
+
+    def test_dataloader(self) -> BatchLoader:
+        return self.loader("test")

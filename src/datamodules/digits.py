@@ -1,0 +1,111 @@
+"""Handwritten digits of scikit-learn, no download."""
+
+import logging
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from src.batches import Batch, LabelledBatch
+from src.datamodules.base import DataModule
+from src.datamodules.rows import looks_like_file, read_rows
+from src.datamodules.splitting import split_indices
+from src.datamodules.standardizing import Standardizer
+from src.errors import UserError
+from src.spec import DataSpec
+
+log = logging.getLogger(__name__)
+
+SIDE, BRIGHTEST = 8, 16.0
+
+
+class Digits(DataModule):
+    """1,797 images of digits, 8×8, ink bright on dark ground (0 to 16); standardised with one mean and deviation.
+
+    Args:
+        split_seed: draws the split, each class in the same proportion.
+        val_fraction, test_fraction: shares of the 1,797 examples.
+        common: arguments of `DataModule`.
+    """
+
+    task = "classification"
+    inputs = "image"
+
+    def __init__(
+        self, split_seed: int = 0, val_fraction: float = 0.15, test_fraction: float = 0.15, **common: Any
+    ) -> None:
+        super().__init__(**common)
+        self.split_seed = split_seed
+        self.fractions = (val_fraction, test_fraction)
+        self.scale: Standardizer | None = None
+
+    def load(self) -> dict[str, Batch]:
+        pixels, labels = load_digits(return_X_y=True)
+        parts = split_indices(len(labels), *self.fractions, self.split_seed, labels)
+        images = torch.tensor(pixels, dtype=torch.float32)
+        if self.scale is None:
+            self.scale = Standardizer.fit(images[parts["train"]].reshape(-1, 1))
+        images = self._standardize(images)
+        targets = torch.tensor(labels, dtype=torch.int64)
+        return {name: LabelledBatch(images[index], targets[index]) for name, index in parts.items()}
+
+    def _standardize(self, pixels: Tensor) -> Tensor:
+        assert self.scale is not None
+        return self.scale.apply(pixels.reshape(-1, 1, SIDE, SIDE, 1)).squeeze(-1)
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec(
+            self.task, self.inputs, (1, SIDE, SIDE), (10,), class_names=tuple(str(digit) for digit in range(10))
+        )
+
+    def encode(self, inputs: Sequence[str]) -> Batch:
+        """Each input is an image of any size (bright on dark ground), or 64 numbers (0 to 16) as CSV row or file."""
+        pixels = [_read_image(text) if _is_image(text) else _read_pixels(text) for text in inputs]
+        images = torch.tensor(np.concatenate(pixels), dtype=torch.float32)
+        return LabelledBatch(self._standardize(images), torch.zeros(len(images), dtype=torch.int64))
+
+    def example_inputs(self, count: int = 3) -> list[str]:
+        pixels, labels = load_digits(return_X_y=True)
+        test = split_indices(len(labels), *self.fractions, self.split_seed, labels)["test"][:count]
+        return [",".join(f"{value:g}" for value in row) for row in pixels[test]]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scale": self.scale.to_plain()} if self.scale else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.scale = Standardizer.from_plain(state_dict["scale"])
+
+
+def _is_image(text: str) -> bool:
+    return looks_like_file(text) and not text.lower().endswith((".csv", ".txt"))
+
+
+def _read_pixels(text: str) -> np.ndarray:
+    pixels = np.array(read_rows([text], SIDE * SIDE))
+    for number, value in enumerate(pixels.flat):
+        if not 0 <= value <= BRIGHTEST:
+            row, column = divmod(number, SIDE * SIDE)
+            raise UserError(f"'{text[:60]}', row {row + 1}, column {column + 1}: {value:g} is outside 0 to 16")
+    return pixels
+
+
+def _read_image(path: str) -> np.ndarray:
+    """Average over the fields of an 8×8 grid, as the data set's makers did with 4×4 pixels a field."""
+    try:
+        with Image.open(path) as image:
+            depth = 65535 if image.mode.startswith("I") else 255
+            grey = image.convert("F" if depth == 65535 else "L").convert("F")
+            small = grey.resize((SIDE, SIDE), Image.Resampling.BOX)
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: this is no image that can be read") from error
+    pixels = np.asarray(small, dtype=np.float64).reshape(1, -1) * (BRIGHTEST / depth)
+    if pixels.mean() > BRIGHTEST / 2:
+        log.warning(f"{path}: most of this image is bright; the model knows bright digits on dark ground: invert it")
+    return pixels

@@ -1,0 +1,90 @@
+"""BatchLoader: batches cut out of tensors by index, in an order that follows from seed and epoch alone."""
+
+from collections.abc import Callable, Iterator
+from math import ceil
+
+import torch
+
+from src.batches import Batch
+from src.errors import UserError
+
+
+class BatchLoader:
+    """Iterate over a split that is held in memory; no Python code runs per example.
+
+    Args:
+        split: all examples as one batch, every tensor [N, …].
+        batch_size: examples a batch; the last one may be smaller.
+        shuffle: draw a new order in every epoch.
+        seed: the order follows from it and the epoch, so that a resumed run sees the same batches.
+        rank, world_size: this process and the number of them. Each takes every world_size-th example, and all take
+            equally many steps, or they would wait for each other for ever: in a shuffled order, examples from its start
+            fill up the shares; otherwise, where no example may count twice, a last batch may be larger by one.
+        collate: finishes a batch, for example by cutting needless padding away.
+
+    Raises:
+        UserError: if an unshuffled split has fewer examples than there are processes.
+    """
+
+    def __init__(
+        self,
+        split: Batch,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        collate: Callable[[Batch], Batch] | None = None,
+    ) -> None:
+        size = len(split[0])
+        if not shuffle and size < world_size:
+            raise UserError(f"trainer.devices: a split of {size} examples cannot be shared by {world_size} processes")
+        self.split = split
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.collate = collate
+        self.epoch = 0
+
+    batch_sampler = None
+
+    @property
+    def sampler(self) -> "BatchLoader":
+        """Where Lightning looks for `set_epoch` at the start of every epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        batches = ceil(self._share() / self.batch_size)
+        lonely = self.shuffle and batches > 1 and self._share() % self.batch_size == 1 and self.batch_size > 1
+        return batches - lonely  # batch normalization cannot train on one example: it joins the batch before
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in self._indices():
+            batch = type(self.split)(*(tensor[index] for tensor in self.split))
+            yield self.collate(batch) if self.collate else batch
+
+    def _share(self) -> int:
+        """Return how many examples a process takes: all of them as many when shuffled, else some one more."""
+        size = len(self.split[0])
+        return -(-size // self.world_size) if self.shuffle else size // self.world_size
+
+    def _indices(self) -> list[torch.Tensor]:
+        chunks = list(self._order().split(self.batch_size))
+        if len(chunks) > len(self):
+            chunks[-2:] = [torch.cat(chunks[-2:])]
+        return chunks
+
+    def _order(self) -> torch.Tensor:
+        size = len(self.split[0])
+        if not self.shuffle:
+            return torch.arange(self.rank, size, self.world_size)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(size, generator=generator)
+        if self.world_size == 1:
+            return order
+        return order[torch.arange(self.rank, self._share() * self.world_size, self.world_size) % size]

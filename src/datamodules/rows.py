@@ -1,0 +1,85 @@
+"""Rows of numbers, as a person types or stores them: read strictly, refused with file, row and column."""
+
+import csv
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def read_rows(inputs: Sequence[str], columns: Sequence[str] | int) -> list[list[float]]:
+    """Read CSV rows, or files of them.
+
+    Args:
+        inputs: each a row such as ``5.1,3.5`` or the path of a CSV file, with a header or without. A header that names
+            every column may do so in another order; any other header is passed over, with a warning.
+        columns: the names of the expected columns, or their number.
+
+    Raises:
+        UserError: naming file, row (as an editor counts them, a header too) and column of what is no number, or a row
+            with too few or too many.
+    """
+    names = [f"column {i + 1}" for i in range(columns)] if isinstance(columns, int) else list(columns)
+    rows = []
+    for text in inputs:
+        path = Path(text)
+        if looks_like_file(text):
+            rows += _read_file(path, names)
+        elif "," not in text and len(names) > 1:
+            raise UserError(f"'{_short(text)}' is neither a file nor a row of {len(names)} numbers")
+        else:
+            rows.append(_numbers(next(csv.reader([text]), []), names, f"input '{_short(text)}'"))
+    return rows
+
+
+def looks_like_file(text: str) -> bool:
+    """Tell whether an input names a file; one that does not exist is refused."""
+    if os.path.isfile(text):  # False, not an error, for a text that no file can be named by
+        return True
+    if Path(text).suffix.lower() in (".csv", ".txt", ".tsv", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"):
+        raise UserError(f"{text}: there is no such file")
+    return False
+
+
+def _read_file(path: Path, names: list[str]) -> list[list[float]]:
+    try:
+        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: this is no text in UTF-8 (byte {error.start})") from error
+    except OSError as error:
+        raise UserError(f"{path}: this file cannot be read: {error.strerror}") from error
+    numbered = [(n, cells) for n, cells in enumerate(lines, 1) if any(cell.strip() for cell in cells)]
+    header = [] if not numbered or any(map(_is_number, numbered[0][1])) else [c.strip() for c in numbered.pop(0)[1]]
+    if not numbered:
+        raise UserError(f"{path}: there is no row of numbers in this file")
+    named = sorted(header) == sorted(names)
+    if header and not named:
+        log.warning(f"{path}: the header is passed over, columns are read in this order: {', '.join(names)}")
+    columns = header if named else names
+    rows = [_numbers(cells, columns, f"{path}, row {n}") for n, cells in numbered]
+    order = [columns.index(name) for name in names]
+    return [[row[i] for i in order] for row in rows]
+
+
+def _numbers(cells: list[str], names: list[str], where: str) -> list[float]:
+    if len(cells) != len(names):
+        raise UserError(f"{where}: {len(cells)} columns where {len(names)} are expected: {', '.join(names[:40])}")
+    for number, (cell, name) in enumerate(zip(cells, names, strict=True), 1):
+        if not _is_number(cell):
+            raise UserError(f"{where}, column {number} ({name}): '{_short(cell)}' is no number")
+    return [float(cell) for cell in cells]
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return abs(float(cell)) < float("inf")
+    except ValueError:
+        return False
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."

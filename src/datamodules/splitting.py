@@ -1,0 +1,41 @@
+"""Seeded, disjoint splits."""
+
+import numpy as np
+
+from src.errors import UserError
+
+
+def split_indices(
+    size: int, val_fraction: float, test_fraction: float, seed: int, classes: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Draw train, val and test, each class in the same proportion where classes are given.
+
+    Args:
+        size: number of examples.
+        val_fraction, test_fraction: shares in (0, 1), together below 1.
+        seed: the same seed draws the same split.
+        classes: [size] class of each example.
+
+    Returns:
+        {"train": indices, "val": indices, "test": indices}, together every example once.
+
+    Raises:
+        UserError: if a part would be empty.
+    """
+    generator = np.random.default_rng(seed)
+    groups = [np.arange(size)] if classes is None else [np.flatnonzero(classes == c) for c in np.unique(classes)]
+    parts: dict[str, list[np.ndarray]] = {"train": [], "val": [], "test": []}
+    for group in groups:
+        shuffled = generator.permutation(group)
+        val, test = (round(len(group) * fraction) for fraction in (val_fraction, test_fraction))
+        parts["val"].append(shuffled[:val])
+        parts["test"].append(shuffled[val : val + test])
+        parts["train"].append(shuffled[val + test :])
+    drawn = {name: np.sort(np.concatenate(indices)) for name, indices in parts.items()}
+    for name, indices in drawn.items():
+        if not len(indices):
+            raise UserError(
+                f"datamodule.val_fraction={val_fraction}, .test_fraction={test_fraction}: "
+                f"of {size} examples none is left for {name}"
+            )
+    return drawn

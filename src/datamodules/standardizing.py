@@ -1,0 +1,41 @@
+"""Standardisation that is fitted on training data and travels in the checkpoint."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Standardizer:
+    """Maps columns to mean 0 and deviation 1.
+
+    Args:
+        mean, deviation: one number a column; a constant column has deviation 1.
+    """
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, x: Tensor) -> "Standardizer":
+        """Fit on training data [N, columns]."""
+        deviation = x.double().std(0, correction=0)
+        deviation[deviation == 0] = 1
+        return cls(tuple(x.double().mean(0).tolist()), tuple(deviation.tolist()))
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Standardise [..., columns]."""
+        mean, deviation = (torch.tensor(row, dtype=torch.float64) for row in (self.mean, self.deviation))
+        return ((x.double() - mean) / deviation).float()
+
+    def undo(self, column: int, value: float) -> float:
+        """Return a value of one column in its own units."""
+        return value * self.deviation[column] + self.mean[column]
+
+    def to_plain(self) -> dict[str, list[float]]:
+        return {"mean": list(self.mean), "deviation": list(self.deviation)}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, list[float]]) -> "Standardizer":
+        return cls(tuple(plain["mean"]), tuple(plain["deviation"]))

@@ -1,0 +1,17 @@
+"""From a DataSpec to its task."""
+
+from src.spec import DataSpec
+from src.tasks.base import Task
+from src.tasks.classification import BinaryClassification, Classification
+from src.tasks.numbers import Forecasting, Regression
+from src.tasks.sequences import LanguageModelling, Translation
+
+_CLASSES: dict[str, type[Task]] = {
+    task.name: task
+    for task in (Classification, BinaryClassification, Regression, Forecasting, LanguageModelling, Translation)
+}
+
+
+def build_task(spec: DataSpec) -> Task:
+    """Return the task that the data ask for."""
+    return _CLASSES[spec.task](spec)
