@@ -1,0 +1,85 @@
+"""Multi-head attention over torch's fused scaled dot-product (textbook, Mathematical Foundation)."""
+
+import torch.nn.functional as F
+from torch import Tensor, cat, nn
+
+
+class KeyValueCache:
+    """Keys and values [B, h, T, d_k] that one attention has computed, for decoding token by token."""
+
+    def __init__(self) -> None:
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append along time and return all."""
+        self.keys = keys if self.keys is None else cat((self.keys, keys), 2)
+        self.values = values if self.values is None else cat((self.values, values), 2)
+        return self.keys, self.values
+
+
+class MultiHeadAttention(nn.Module):
+    """Concat(head_1, …, head_h) W^O, each head softmax(Q K^T / √d_k) V.
+
+    Args:
+        d_model: width of queries, keys, values and output.
+        num_heads: h; divides d_model.
+        dropout: probability to drop an attention weight.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        assert d_model % num_heads == 0
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(d_model, d_model)
+        self.key_value = nn.Linear(d_model, 2 * d_model)
+        self.output = nn.Linear(d_model, d_model)
+        for layer in (self.query, self.key_value):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Attend from x to memory, or to x itself.
+
+        Args:
+            x: [B, T, d_model].
+            memory: [B, S, d_model]; None is self-attention.
+            mask: [B, 1, 1 or T, S] bool, True where a query may look.
+            causal: query i sees keys j ≤ i (erratum E2).
+            cache: of earlier steps; self-attention appends to it (one token at a time, once it is filled), attention
+                to a memory computes the memory's keys once.
+
+        Returns:
+            [B, T, d_model].
+        """
+        query = self._heads(self.query(x))
+        if memory is not None and cache is not None and cache.keys is not None:
+            assert cache.values is not None
+            key, value = cache.keys, cache.values
+        else:
+            key, value = map(self._heads, self.key_value(x if memory is None else memory).chunk(2, -1))
+            if cache is not None:
+                # is_causal would align the first of several new queries with the first key of all
+                assert cache.keys is None or query.size(2) == 1
+                key, value = cache.extend(key, value)
+        attended = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=causal and query.size(2) > 1,
+        )
+        return self.output(attended.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """Split [B, T, d_model] into [B, h, T, d_k]."""
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)

@@ -1,0 +1,156 @@
+"""The base class of every architecture: all steps, measurement and optimizers; subclasses hold layers and `forward`."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from src.batches import Batch
+from src.models.meter import Meter
+from src.optim.build import build_optimization
+from src.optim.schedules import advance
+from src.spec import DataSpec
+from src.tasks.build import build_task
+
+
+class Model(L.LightningModule):
+    """An architecture that can be trained on any task that it declares.
+
+    A subclass declares `tasks` and `inputs`, takes its own settings as keyword arguments, calls
+    `super().__init__(spec)`, and implements `forward`, which takes the batch's `inputs` and returns outputs
+    shaped [B, *spec.output_shape] (with a time axis after B for tokens).
+
+    Args:
+        spec: what the datamodule says about its data; a plain dictionary when it comes from a checkpoint.
+    """
+
+    tasks: ClassVar[tuple[str, ...]]
+    """The tasks that the architecture can serve."""
+    inputs: ClassVar[tuple[str, ...]]
+    """The kinds of input that it reads: vector, image, sequence, tokens."""
+
+    training_config: Any
+    """How it is trained (`src.config.schema.Config`); set by `src.experiment.build`, absent after loading."""
+
+    def __init__(self, spec: DataSpec | dict[str, Any]) -> None:
+        super().__init__()
+        self.spec = spec if isinstance(spec, DataSpec) else DataSpec.from_plain(spec)
+        self.task = build_task(self.spec)
+        self.meters: dict[str, Meter] = {}
+        self.training_config = None
+        self.measured_split = "test"
+        self.batch_transform: Callable[[Batch], tuple[Batch, Any]] | None = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what rebuilds the model alone: its config, the facts about its data and their preparation."""
+        config = self.training_config
+        datamodule = getattr(self.trainer, "datamodule", None)
+        checkpoint["gridlight"] = {
+            "config": config.plain(),
+            "spec": self.spec.to_plain(),
+            "preparation": datamodule.state_dict() if datamodule is not None else {},
+        }
+        checkpoint["hyper_parameters"] = {"spec": self.spec.to_plain(), **config.model.arguments()}
+
+    # ---- one step ----------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch; Lightning does the rest."""
+        mixing = None
+        if self.batch_transform is not None:
+            batch, mixing = self.batch_transform(batch)
+        outputs = self(*batch.inputs)
+        targets = batch.targets
+        smoothing = self.training_config.regularization.label_smoothing
+        losses = self.task.losses(outputs, targets, smoothing)
+        if mixing is not None:  # the loss of the mixed label, as cross-entropy is linear in the label
+            losses = mixing.blend(losses, self.task.losses(outputs, targets[mixing.partner], smoothing))
+        loss = self._meter("train").add(losses, self.task.weights(targets))
+        if (every := self.training_config.trainer.log_every_n_steps) and (self.global_step + 1) % every == 0:
+            self._log_step(loss)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluation_step("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluation_step(self.measured_split, batch)
+
+    def _evaluation_step(self, split: str, batch: Batch) -> None:
+        meter = self._meter(split)
+        outputs = self(*batch.inputs)
+        meter.add(self.task.losses(outputs, batch.targets), self.task.weights(batch.targets))
+        meter.update(outputs, batch.targets)
+        if meter.decoded is not None:
+            meter.update_decoded(self.generate(batch.inputs[0]), batch.targets)
+
+    def generate(self, inputs: Tensor, max_new_tokens: int | None = None, temperature: float = 0.0) -> Tensor:
+        """Return generated tokens; only models that serve a task of sequences implement it.
+
+        Args:
+            inputs: source sentences [B, S], or a prompt [B, T] for language modelling.
+            max_new_tokens: the most tokens to generate; for translation by default the longest target known.
+            temperature: 0 takes the likeliest token, more samples from softmax(logits / temperature).
+
+        Returns:
+            [B, N] the generated tokens alone; after an end token, padding.
+        """
+        raise AssertionError(f"{type(self).__name__} does not generate sequences")
+
+    # ---- what was measured, once an epoch ----------------------------------------------------------------------
+
+    def on_train_epoch_end(self) -> None:
+        lr = cast(Optimizer, self.optimizers(use_pl_optimizer=False)).param_groups[0]["lr"]
+        self._report("train", {"lr": torch.tensor(float(lr), dtype=torch.float64)})
+
+    def on_validation_epoch_end(self) -> None:
+        self._report("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._report(self.measured_split)
+
+    def _meter(self, split: str) -> Meter:
+        if split not in self.meters:
+            testing = self.trainer.testing
+            self.meters[split] = Meter(self.task, detailed=testing or split != "train", decoded=testing)
+            self.meters[split].to(self.device)
+        return self.meters[split]
+
+    def _report(self, split: str, more: dict[str, Tensor] | None = None) -> None:
+        values = self._meter(split).compute(self.trainer.strategy)
+        self._meter(split).reset()
+        if not torch.isfinite(values["loss"]):
+            raise FloatingPointError(
+                f"{split}/loss is {float(values['loss'])} after epoch {self.current_epoch + 1}: the run diverged. "
+                "A smaller optimizer.lr or regularization=gradient_clipping helps; debug=anomaly finds the operation"
+            )
+        metrics = {f"{split}/{name}": value for name, value in values.items()} | (more or {})
+        self.log_dict(metrics, rank_zero_only=False)
+        if self.trainer.state.fn == "fit":
+            self._step_plateaus(metrics)
+
+    def _log_step(self, loss: Tensor) -> None:
+        for logger in self.loggers:
+            logger.log_metrics({"train/loss_step": loss.item(), "epoch": self.current_epoch}, step=self.global_step)
+
+    # ---- optimizer and schedule ----------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        return build_optimization(self, self.training_config, self.trainer)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a schedule after an optimizer step or an epoch, once the warm-up in front of it is over."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            advance(scheduler, self.global_step)
+
+    def _step_plateaus(self, metrics: dict[str, Tensor]) -> None:
+        """Show a plateau schedule its metric when it is measured: before the checkpoint of the epoch is saved, and not
+        after it as Lightning would, so that a resumed run goes on as an uninterrupted one.
+        """
+        for entry in self.trainer.lr_scheduler_configs:
+            if isinstance(entry.scheduler, ReduceLROnPlateau) and entry.monitor in metrics:
+                advance(entry.scheduler, self.global_step, metrics[entry.monitor])

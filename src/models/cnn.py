@@ -1,0 +1,97 @@
+"""Convolutional network: INPUT → [CONV → ACTIVATION → POOL]^N → [FC → ACTIVATION]^M → OUTPUT (textbook, CNN)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from src.errors import UserError
+from src.layers.activations import activation as make_activation
+from src.layers.initialization import initialize
+from src.models.base import Model
+from src.spec import DataSpec
+
+_POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+
+
+class CNN(Model):
+    """Blocks of convolution, activation and pooling, then fully connected layers.
+
+    Args:
+        spec: the data; inputs are images [C, H, W].
+        channels: output channels of each block.
+        kernel_size, stride: of every convolution.
+        padding: pixels at each border; ``same`` is (kernel_size - 1) / 2, which at stride 1 and for an odd kernel keeps
+            the size.
+        pool: ``max``, ``average`` or ``none``.
+        pool_size: side and stride of a pooling window.
+        hidden_sizes: widths of the fully connected layers before the output.
+        activation, initialization: by name.
+        batch_norm: normalise each convolution's output.
+        dropout: probability to drop a unit of the fully connected layers.
+        spatial_dropout: probability to drop a feature map after a block.
+
+    Raises:
+        UserError: if pooling and strides leave nothing of an image.
+    """
+
+    tasks = ("classification", "binary_classification", "regression")
+    inputs = ("image",)
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        channels: Sequence[int] = (16, 32),
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int | str = "same",
+        pool: str = "max",
+        pool_size: int = 2,
+        hidden_sizes: Sequence[int] = (128,),
+        activation: str = "relu",
+        initialization: str = "he",
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+        spatial_dropout: float = 0.0,
+    ) -> None:
+        super().__init__(spec)
+        if padding == "same":
+            padding = (kernel_size - 1) // 2
+        width, *size = self.spec.input_shape
+        blocks = []
+        for number, out in enumerate(channels, 1):
+            block: list[nn.Module] = [nn.Conv2d(width, out, kernel_size, stride, padding)]
+            size = [(side + 2 * int(padding) - kernel_size) // stride + 1 for side in size]
+            if batch_norm:
+                block.append(nn.BatchNorm2d(out))
+            block.append(make_activation(activation))
+            if pool != "none":
+                block.append(_POOLS[pool](pool_size))
+                size = [side // pool_size for side in size]
+            if min(size) < 1:
+                raise UserError(
+                    f"model=cnn: block {number} of {len(channels)} leaves {size[0]}×{size[1]} of images of "
+                    f"{self.spec.input_shape[1]}×{self.spec.input_shape[2]}: fewer model.channels, a smaller "
+                    "model.kernel_size, model.pool_size or model.stride, or model.pool=none"
+                )
+            if spatial_dropout:
+                block.append(nn.Dropout2d(spatial_dropout))
+            blocks.append(nn.Sequential(*block))
+            width = out
+        self.features = nn.Sequential(*blocks)
+        head: list[nn.Module] = [nn.Flatten()]
+        width *= size[0] * size[1]
+        for hidden in hidden_sizes:
+            head += [nn.Linear(width, hidden), make_activation(activation)]
+            if dropout:
+                head.append(nn.Dropout(dropout))
+            width = hidden
+        head.append(nn.Linear(width, self.spec.output_size))
+        self.head = nn.Sequential(*head)
+        initialize(self, initialization)
+        if torch.cuda.is_available():
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [B, C, H, W] to outputs [B, *output_shape]."""
+        return self.head(self.features(x)).reshape(x.size(0), *self.spec.output_shape)

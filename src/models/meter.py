@@ -1,0 +1,67 @@
+"""Meter: the running loss and metrics of one split, cheap in every step and computed once an epoch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from src.tasks.base import Task
+
+
+class Meter:
+    """Sums losses on the device and feeds the task's metrics.
+
+    Args:
+        task: what is measured.
+        detailed: measure the task's metrics too, not only the loss.
+        decoded: also measure generated sequences, if the task generates any.
+    """
+
+    def __init__(self, task: Task, detailed: bool = True, decoded: bool = False) -> None:
+        self.task = task
+        self.metrics: MetricCollection | None = task.metrics() if detailed else None
+        self.decoded: MetricCollection | None = task.decoded_metrics() if decoded else None
+        self._sum: Tensor | float = 0.0
+        self._count: Tensor | float = 0.0
+
+    def to(self, device: torch.device) -> "Meter":
+        for metrics in filter(None, (self.metrics, self.decoded)):
+            nn.Module.to(metrics, device)
+        return self
+
+    def add(self, losses: Tensor, weights: Tensor | None) -> Tensor:
+        """Add a batch of losses and return their weighted mean, with its graph."""
+        if losses.dtype in (torch.float16, torch.bfloat16):
+            losses = losses.float()
+        total = losses.sum()
+        count = losses.numel() if weights is None else weights.sum().clamp(min=1)
+        exact = torch.float32 if total.device.type == "mps" else torch.float64  # a long sum in less would stall
+        self._sum = self._sum + total.detach().to(exact)
+        self._count = self._count + count
+        return total / count
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        assert self.metrics is not None
+        self.task.update(self.metrics, outputs, targets)
+
+    def update_decoded(self, generated: Tensor, targets: Tensor) -> None:
+        assert self.decoded is not None
+        self.task.update_decoded(self.decoded, generated, targets)
+
+    def compute(self, strategy: Any) -> dict[str, Tensor]:
+        """Return every metric, over all devices."""
+        exact = torch.float32 if strategy.root_device.type == "mps" else torch.float64
+        total, count = (
+            strategy.reduce(torch.as_tensor(value, dtype=exact, device=strategy.root_device), reduce_op="sum")
+            for value in (self._sum, self._count)
+        )
+        values: dict[str, Tensor] = {"loss": total / count}
+        for metrics in filter(None, (self.metrics, self.decoded)):
+            values |= metrics.compute()
+        return values | self.task.derived(values)
+
+    def reset(self) -> None:
+        self._sum = self._count = 0.0
+        for metrics in filter(None, (self.metrics, self.decoded)):
+            metrics.reset()

@@ -1,0 +1,92 @@
+"""Residual network of the CIFAR family (He et al. 2016), the host of stochastic depth (textbook C6)."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from src.layers.activations import activation as make_activation
+from src.layers.drop import StochasticDepth
+from src.layers.initialization import initialize
+from src.models.base import Model
+from src.spec import DataSpec
+
+
+class ResidualBlock(nn.Module):
+    """activation(x + branch(x)): two 3×3 convolutions with batch norm; a shortcut without parameters where sizes
+    change, by striding and filling the new channels with zeros (the paper's option A).
+    """
+
+    def __init__(self, width_in: int, width: int, stride: int, activation: str, drop: float) -> None:
+        super().__init__()
+        self.stride = stride
+        self.new_channels = width - width_in
+        self.branch = nn.Sequential(
+            nn.Conv2d(width_in, width, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(width),
+            make_activation(activation),
+            nn.Conv2d(width, width, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        self.drop = StochasticDepth(drop)
+        self.activation = make_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x[:, :, :: self.stride, :: self.stride] if self.stride > 1 else x
+        if self.new_channels > 0:
+            shortcut = F.pad(shortcut, (0, 0, 0, 0, 0, self.new_channels))
+        elif self.new_channels < 0:
+            shortcut = shortcut[:, : self.new_channels]
+        return self.activation(shortcut + self.drop(self.branch(x)))
+
+
+class ResNet(Model):
+    """A 3×3 convolution, stages of residual blocks, global average pooling, one linear layer.
+
+    With three stages of widths 16, 32, 64 and n blocks each it is the paper's CIFAR ResNet of 6n + 2 layers.
+
+    Args:
+        spec: the data; inputs are images [C, H, W].
+        blocks_per_stage: n.
+        widths: channels of each stage; every stage but the first halves the image.
+        activation: by name; relu in the paper.
+        dropout: probability to drop a unit before the last layer.
+        stochastic_depth: probability to skip the last block; the l-th of L blocks is skipped with l/L of it.
+    """
+
+    tasks = ("classification", "binary_classification", "regression")
+    inputs = ("image",)
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        blocks_per_stage: int = 3,
+        widths: Sequence[int] = (16, 32, 64),
+        activation: str = "relu",
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+    ) -> None:
+        super().__init__(spec)
+        self.stem = nn.Sequential(
+            nn.Conv2d(self.spec.input_shape[0], widths[0], 3, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            make_activation(activation),
+        )
+        blocks: list[nn.Module] = []
+        total = blocks_per_stage * len(widths)
+        before = widths[0]
+        for stage, width in enumerate(widths):
+            for number in range(blocks_per_stage):
+                stride = 2 if stage and not number else 1
+                drop = stochastic_depth * (len(blocks) + 1) / total
+                blocks.append(ResidualBlock(before, width, stride, activation, drop))
+                before = width
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(before, self.spec.output_size)
+        )
+        initialize(self, "he")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [B, C, H, W] to outputs [B, *output_shape]."""
+        return self.head(self.blocks(self.stem(x))).reshape(x.size(0), *self.spec.output_shape)

@@ -1,0 +1,121 @@
+"""From a config to the optimizer and the schedules of a run, as Lightning's `configure_optimizers` returns them."""
+
+import inspect
+import logging
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from src.config.combinations import monitor_of
+from src.config.locate import locate
+from src.config.schema import Config, Option
+from src.errors import UserError
+from src.optim.groups import parameter_groups, weight_decays
+from src.optim.schedules import WarmUp, hold
+
+if TYPE_CHECKING:
+    from src.models.base import Model
+
+log = logging.getLogger(__name__)
+
+REST_OF_RUN = ("T_max", "total_steps", "total_iters")
+"""Arguments of schedules that, where they are null, become what the run has left after the warm-up."""
+
+
+def build_optimization(
+    model: "Model", config: Config, trainer: L.Trainer
+) -> tuple[list[Optimizer], list[dict[str, Any]]]:
+    """Make the optimizer and the schedules of a run.
+
+    Args:
+        model: whose parameters are trained.
+        config: a checked config.
+        trainer: of the run, which knows how many steps it has.
+
+    Returns:
+        The optimizer in a list, and Lightning's settings of each schedule: none, the chosen one, and a warm-up.
+
+    Raises:
+        UserError: if the optimizer or the schedule refuses its settings.
+    """
+    optimizer = build_optimizer(model, config)
+    return [optimizer], _schedules(optimizer, config, trainer, model.spec.task)
+
+
+def build_optimizer(model: nn.Module, config: Config) -> Optimizer:
+    """Make the optimizer, with a group of parameters for each weight decay.
+
+    Raises:
+        UserError: if it has no weight decay although one is asked for, or refuses its settings.
+    """
+    cls = locate(config.optimizer.target or "", Optimizer, "optimizer._target_")
+    settings = _settings(config.optimizer)
+    knobs = config.regularization
+    params: Any = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if "weight_decay" in settings:
+        decay = settings["weight_decay"] or 0.0
+        if knobs.weight_decay not in (0.0, decay):
+            raise UserError(
+                f"optimizer.weight_decay={decay} and regularization.weight_decay={knobs.weight_decay} contradict each "
+                "other: set both alike, or the first to ${regularization.weight_decay} in the option's file."
+            )
+        params = parameter_groups(model, weight_decays(model, decay, knobs.decay_norms_and_biases))
+    elif knobs.weight_decay:
+        raise UserError(
+            f"regularization.weight_decay={knobs.weight_decay}: optimizer={config.optimizer.name} has no weight decay."
+        )
+    return _make(cls, f"optimizer={config.optimizer.name}", params, settings)
+
+
+def _schedules(optimizer: Optimizer, config: Config, trainer: L.Trainer, task: str) -> list[dict[str, Any]]:
+    option, warmup = config.scheduler, config.scheduler.warmup_steps
+    if warmup and warmup >= trainer.estimated_stepping_batches:
+        log.warning(
+            "scheduler.warmup_steps=%d is as long as the whole run of %s steps: optimizer.lr is hardly reached",
+            warmup,
+            trainer.estimated_stepping_batches,
+        )
+    schedules: list[dict[str, Any]] = []
+    if option.target is not None:
+        cls = locate(option.target, LRScheduler, "scheduler._target_")
+        settings = _settings(option)
+        entry: dict[str, Any] = {"interval": option.interval}
+        takes = inspect.signature(cls).parameters
+        if "warmup_steps" in takes:  # it has a warm-up of its own
+            settings["warmup_steps"], warmup = warmup, 0
+        for name in REST_OF_RUN:
+            if name in takes and settings.get(name) is None:
+                settings[name] = _rest_of_run(trainer, option.interval, warmup)
+        if issubclass(cls, ReduceLROnPlateau):
+            entry["monitor"], settings["mode"] = monitor_of(config, task)
+            entry["reduce_on_plateau"] = False  # Lightning would step it after the checkpoint; see Model._report
+        scheduler = _make(cls, f"scheduler={option.name}", optimizer, settings)
+        hold(scheduler, warmup)
+        schedules.append(entry | {"scheduler": scheduler})
+    if warmup:
+        schedules.append({"scheduler": WarmUp(optimizer, warmup), "interval": "step"})
+    return schedules
+
+
+def _settings(option: Option) -> dict[str, Any]:
+    """Return the keyword arguments of an option's class, with tuples for lists: β is a pair to torch."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in option.arguments().items()}
+
+
+def _make(cls: Any, choice: str, first: Any, settings: dict[str, Any]) -> Any:
+    try:
+        return cls(first, **settings)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{choice}: {error}") from error
+
+
+def _rest_of_run(trainer: L.Trainer, interval: str, warmup: int) -> int:
+    """Return how many optimizer steps or epochs follow the warm-up, at least 1."""
+    steps = int(trainer.estimated_stepping_batches)
+    if interval == "step":
+        return max(steps - warmup, 1)
+    steps_an_epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
+    return max(-(-steps // int(steps_an_epoch)) - warmup // int(steps_an_epoch), 1)

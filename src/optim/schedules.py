@@ -1,0 +1,86 @@
+"""Schedules of the learning rate that torch lacks. Step t is the t-th optimizer step, counted from 1."""
+
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+
+
+class WarmUp(LRScheduler):
+    """Raises the learning rate linearly, lr = peak · t/steps, and leaves it alone from then on.
+
+    It is made after the schedule that follows it, which is held back with `hold` until the warm-up is over, so that
+    any schedule, in steps or in epochs, starts from its own beginning.
+
+    Args:
+        optimizer: whose learning rates it sets; the peak is what they are now.
+        steps: length in optimizer steps, 1 or more.
+    """
+
+    def __init__(self, optimizer: Optimizer, steps: int) -> None:
+        assert steps > 0
+        self.steps = steps
+        self.peaks = [group["lr"] for group in optimizer.param_groups]
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[Any]:
+        step = self.last_epoch + 1
+        if step > self.steps:
+            return [group["lr"] for group in self.optimizer.param_groups]
+        return [peak * step / self.steps for peak in self.peaks]
+
+
+def hold(scheduler: LRScheduler, steps: int) -> None:
+    """Let a schedule wait for the first optimizer steps; it remembers them in its state."""
+    scheduler.waits_for = steps  # type: ignore[attr-defined]
+
+
+def advance(scheduler: LRScheduler, steps_done: int, *metric: Any) -> None:
+    """Step a schedule unless it is still held back.
+
+    Args:
+        scheduler: any schedule.
+        steps_done: optimizer steps of the run so far.
+        metric: what a plateau schedule watches.
+    """
+    if getattr(scheduler, "waits_for", 0) < steps_done:
+        scheduler.step(*metric)
+
+
+class CosineLR(CosineAnnealingLR):
+    """torch's cosine annealing, η_min + ½(η - η_min)(1 + cos(πt/T)), computed from t alone and not from the rate before
+    it; so T may change when a run is resumed, as it does when more epochs are asked for.
+    """
+
+    def get_lr(self) -> list[Any]:
+        return self._get_closed_form_lr()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in super().state_dict().items() if key != "T_max"}
+
+
+class InverseSqrtLR(LRScheduler):
+    """Linear warm-up, then decay with the inverse square root of the step (textbook, Learning Rate Schedule;
+    Vaswani et al. 2017, 5.3).
+
+    Args:
+        optimizer: whose learning rates it sets.
+        warmup_steps: w, in optimizer steps.
+        d_model: None reaches the optimizer's lr at the end of the warm-up, lr · min(√w/√t, t/w); a width gives the
+            paper's formula, lr · d_model^-0.5 · min(t^-0.5, t·w^-1.5), where the paper's lr is 1.
+
+    Raises:
+        ValueError: if there is no warm-up.
+    """
+
+    def __init__(self, optimizer: Optimizer, warmup_steps: int, d_model: int | None = None) -> None:
+        if warmup_steps < 1:
+            raise ValueError(f"warmup_steps must be 1 or more, not {warmup_steps}")
+        self.warmup_steps = warmup_steps
+        self.scale = warmup_steps**0.5 if d_model is None else d_model**-0.5
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[Any]:
+        step = self.last_epoch + 1
+        factor = self.scale * min(step**-0.5, step * self.warmup_steps**-1.5)
+        return [lr * factor for lr in self.base_lrs]
