@@ -1,0 +1,112 @@
+"""Doctor: python -m src.doctor says what is installed, which devices there are, what is missing, and whether W&B is
+reachable. Exit code 1 if something that every run needs is missing.
+"""
+
+import os
+import platform
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlparse
+
+from src import ROOT
+from src.config.options import groups, search_roots
+
+REQUIRED = (
+    "torch",
+    "lightning",
+    "hydra-core",
+    "omegaconf",
+    "torchmetrics",
+    "pydantic",
+    "rich",
+    "scikit-learn",
+    "Babel",
+)
+OPTIONAL = {
+    "wandb": "Weights & Biases (logger=wandb)",
+    "kornia": "image augmentation (regularization=augmentation)",
+    "pytorch-optimizer": "optimizer=adabound",
+    "pytest": "the tests: pip install -c constraints.txt -e .[test]",
+}
+
+
+def findings() -> Iterator[tuple[bool, str]]:
+    """Yield (whether it is as it should be, one line)."""
+    from src.tracking.provenance import version
+
+    yield sys.version_info >= (3, 11), f"Python {platform.python_version()} (3.11 or newer is needed)"
+    for package in REQUIRED:
+        found = version(package)
+        yield found is not None, f"{package} {found or 'is missing: pip install -c constraints.txt -e .'}"
+    for package, purpose in OPTIONAL.items():
+        found = version(package)
+        yield True, f"{package} {found}" if found else f"{package} is not installed; needed for {purpose}"
+    yield from _devices()
+    yield from _folders()
+    yield True, _wandb()
+    options = groups(search_roots([]))
+    yield (
+        bool(options),
+        f"{sum(map(len, options.values()))} options in {len(options)} config groups, in {ROOT / 'conf'}",
+    )
+
+
+def _devices() -> Iterator[tuple[bool, str]]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield True, f"{cores} CPU cores"
+    try:
+        import torch
+    except ImportError as error:
+        yield False, f"torch does not import: {error}"
+        return
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(number)
+            yield True, f"GPU {number}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    elif torch.backends.mps.is_available():
+        yield True, "Apple GPU (trainer.accelerator=mps)"
+    else:
+        yield True, f"no GPU that torch {torch.__version__} can use; runs go to the CPU"
+
+
+def _folders() -> Iterator[tuple[bool, str]]:
+    for name, path in (
+        ("paths.outputs", Path("outputs")),
+        ("paths.data", Path(os.environ.get("GRIDLIGHT_DATA", "data"))),
+    ):
+        nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+        writable = os.access(nearest, os.W_OK)
+        state = "writable" if writable else "NOT writable"
+        yield writable or name == "paths.data", f"{name}: {path.absolute()} ({state})"
+
+
+def _wandb() -> str:
+    from src.tracking.weights_and_biases import key_is_configured
+
+    if os.environ.get("WANDB_MODE"):
+        return f"Weights & Biases: WANDB_MODE={os.environ['WANDB_MODE']}"
+    if not key_is_configured():
+        return "Weights & Biases: no key, so runs are kept offline (wandb login makes them go online)"
+    address = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        with socket.create_connection((address.hostname or "", port), timeout=3):
+            return f"Weights & Biases: a key is configured, {address.hostname} answers"
+    except OSError as error:
+        return (
+            f"Weights & Biases: a key is configured, {address.hostname} is not reachable ({error}); runs go on offline"
+        )
+
+
+def main() -> None:
+    """Print all findings."""
+    results = list(findings())
+    for good, line in results:
+        print(f"{'ok     ' if good else 'MISSING'} {line}")
+    raise SystemExit(0 if all(good for good, _ in results) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Evaluate: python -m src.evaluate <run folder or checkpoint> [split=test] [datamodule.path=other.txt …]
+
+Rebuilds model, data and preparation from the checkpoint alone and measures them again.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.config.command_line import errors_for_people, parser_of_a_run
+from src.errors import UserError, nearest
+from src.spec import SPLITS
+
+
+def evaluate(path: Path, split: str = "test", overrides: Sequence[str] = ()) -> dict[str, float]:
+    """Return the metrics of a trained model on one split.
+
+    Args:
+        path: a run folder or a checkpoint.
+        split: ``train``, ``val`` or ``test``.
+        overrides: keys of the recorded config to change, such as ``datamodule.path=other.txt``.
+
+    Raises:
+        UserError: if there is no such run, split or key.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split={split}: {nearest(split, SPLITS)}")
+    from src.experiment import load, measure
+
+    return measure(load(path, overrides), split)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = parser_of_a_run("python -m src.evaluate", __doc__)
+    parser.add_argument("changes", nargs="*", help="split=train|val|test, and keys of the recorded config")
+    words = parser.parse_args(argv)
+    with errors_for_people():
+        changes = [change for change in words.changes if not change.startswith("split=")]
+        split = next((change[6:] for change in words.changes if change.startswith("split=")), "test")
+        metrics = evaluate(words.run, split, changes)
+        if words.json:
+            print(json.dumps(metrics))
+        else:
+            width = max(map(len, metrics))
+            print("\n".join(f"{name:<{width}}  {value:.4f}" for name, value in metrics.items()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

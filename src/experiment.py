@@ -1,0 +1,321 @@
+"""The only place that ties the parts together: build(config) makes an experiment, run(…) trains and measures it."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from src.batches import Batch
+from src.config.check import check
+from src.config.combinations import model_and_data_problems, monitor_of
+from src.config.compose import compose, resumed, update
+from src.config.locate import locate
+from src.config.schema import Config
+from src.datamodules.base import DataModule
+from src.errors import UserError
+from src.models.base import Model
+from src.regularization.build import batch_transform
+from src.tasks.catalogue import TASKS
+from src.tracking import closing
+from src.tracking.best import best_epoch
+from src.tracking.callbacks import build_callbacks
+from src.tracking.checkpoints import AtomicCheckpointIO
+from src.tracking.load_checkpoint import load_checkpoint
+from src.tracking.run_folder import RunFolder, new_run_path
+from src.tracking.run_logger import build_loggers, close_loggers
+from src.tracking.summary import summarize
+
+log = logging.getLogger(__name__)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was stopped from outside; it can be resumed."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything of one run, ready to train."""
+
+    config: Config
+    datamodule: DataModule
+    model: Model
+    trainer: L.Trainer
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came out of a run.
+
+    Args:
+        folder: the run folder, with everything that was recorded.
+        status: ``finished``, ``failed`` or ``interrupted``.
+        monitor: the metric that selected the best epoch, and `mode` its direction.
+        value: the best value of it.
+        metrics: metrics of the best epoch and of the test split, by ``split/name``.
+        seconds: wall-clock time.
+    """
+
+    folder: Path
+    status: str
+    monitor: str
+    mode: str
+    value: float | None
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def build_data(config: Config) -> DataModule:
+    """Make the datamodule and load what it needs."""
+    datamodule = locate(config.datamodule.target or "", DataModule, "datamodule._target_")(  # type: ignore[type-abstract]
+        **config.datamodule.arguments()
+    )
+    datamodule.data_dir = config.paths.data
+    return datamodule
+
+
+def build_model(config: Config, spec: Any) -> Model:
+    """Make the model for the data.
+
+    Raises:
+        UserError: if the model cannot serve the data, where that could not be known before they were loaded.
+    """
+    if problems := list(model_and_data_problems(config, spec.task, spec.inputs)):
+        raise UserError("\n".join(problems))
+    model = locate(config.model.target or "", Model, "model._target_")(spec=spec, **config.model.arguments())
+    model.training_config = config
+    model.batch_transform = batch_transform(config, spec)
+    return model
+
+
+def build(
+    config: Config, folder: RunFolder | None = None, loggers: Sequence[Logger] = (), verbose: bool = True
+) -> Experiment:
+    """Make the datamodule, the model and the trainer of a run.
+
+    Args:
+        config: a checked config.
+        folder: where checkpoints go; None keeps none.
+        loggers: of the run.
+        verbose: show the progress.
+    """
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    datamodule = build_data(config)
+    datamodule.prepare_data()
+    datamodule.setup()
+    L.seed_everything(config.seed, workers=True, verbose=False)  # the same weights, however the data were made
+    model = build_model(config, datamodule.spec)
+    callbacks = build_callbacks(config, folder, datamodule.task, verbose) if folder else []
+    return Experiment(config, datamodule, model, build_trainer(config, callbacks, loggers))
+
+
+def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = ()) -> L.Trainer:
+    """Make Lightning's trainer."""
+    settings = config.trainer.model_dump(exclude={"name"})
+    clip_norm, clip_value = config.regularization.gradient_clip_norm, config.regularization.gradient_clip_value
+    clip = clip_norm if clip_norm is not None else clip_value
+    try:
+        return L.Trainer(
+            **settings,
+            gradient_clip_val=clip,
+            gradient_clip_algorithm=None if clip is None else "norm" if clip_norm is not None else "value",
+            callbacks=list(callbacks),
+            logger=list(loggers),
+            plugins=[AtomicCheckpointIO()],
+            enable_checkpointing=bool(callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except (L.pytorch.utilities.exceptions.MisconfigurationException, ValueError) as error:
+        raise UserError(f"trainer: {error}") from error
+
+
+def run(what: Config | DictConfig | Sequence[str], folder: Path | None = None, verbose: bool = True) -> RunResult:
+    """Train, test and record one run.
+
+    Args:
+        what: the words of a command line (``["model=mlp", "optimizer.lr=0.01"]``), a composed or a checked config.
+        folder: the run folder to make; by default a new one under ``paths.outputs``.
+        verbose: print what is trained, the progress and the results.
+
+    Raises:
+        UserError: if the config or the data are wrong; no run folder is left then.
+        Interrupted: after Ctrl-C; the run can be resumed.
+    """
+    config = what if isinstance(what, Config) else check(what if isinstance(what, DictConfig) else compose(what))
+    if config.resume is not None:
+        words = [] if isinstance(what, Config | DictConfig) else list(what)
+        return resume(*resumed(config.resume, words), verbose)
+    if _is_worker_rank():  # Lightning started this process for a run whose folder is there already
+        return _execute(config, RunFolder.open(Path(os.environ["GRIDLIGHT_RUN_FOLDER"])), False)
+    path = folder or new_run_path(config.paths.outputs, config.model.name, config.datamodule.name)
+    record = RunFolder.create(path, config.plain(), sys.orig_argv)
+    try:
+        return _execute(config, record, verbose)
+    except UserError as error:
+        if record.metrics() or record.has_checkpoint("last"):  # it had begun: what it has is kept
+            record.fail(error)
+        else:
+            record.discard()
+        raise
+
+
+def resume(config: Config, folder: RunFolder, verbose: bool = True) -> RunResult:
+    """Go on with an interrupted or failed run from its last checkpoint, in its own folder."""
+    if _is_worker_rank():
+        return _execute(config, folder, False)
+    folder.resume(config.plain())
+    try:
+        return _execute(config, folder, verbose)
+    except UserError:
+        folder.interrupt()
+        raise
+
+
+def _is_worker_rank() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") != "0" and "GRIDLIGHT_RUN_FOLDER" in os.environ
+
+
+def _execute(config: Config, folder: RunFolder, verbose: bool) -> RunResult:
+    os.environ["GRIDLIGHT_RUN_FOLDER"] = str(folder.path.resolve())
+    started = time.monotonic()
+    records = not _is_worker_rank()
+    loggers: list[Logger] = []
+    interrupt_handler = signal.getsignal(signal.SIGINT)
+    exit_code = 1
+    try:
+        with closing.log_to(folder.train_log if records else None, quiet=not records):
+            if records:
+                loggers = build_loggers(config.plain()["logger"], folder, config.plain())
+            experiment = build(config, folder, loggers, verbose)
+            result = _train_and_test(experiment, folder, started, verbose)
+        exit_code = 0
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
+        signal.signal(signal.SIGINT, interrupt_handler)
+        if records:
+            folder.interrupt()
+        raise Interrupted(f"resume with: python -m src.train resume={closing.shown(folder.path)}") from stop
+    except UserError:
+        raise
+    except BaseException as error:
+        if records:
+            folder.fail(error)
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            log.error("out of GPU memory: a smaller datamodule.batch_size or trainer.precision=bf16-mixed needs less")
+        raise
+    finally:
+        close_loggers(loggers, exit_code)
+    if records and verbose:
+        closing.show(experiment, result, folder, loggers)
+    return result
+
+
+def _train_and_test(experiment: Experiment, folder: RunFolder, started: float, verbose: bool) -> RunResult:
+    config, datamodule, model, trainer = (
+        experiment.config,
+        experiment.datamodule,
+        experiment.model,
+        experiment.trainer,
+    )
+    monitor, mode = monitor_of(config, datamodule.spec.task)
+    if trainer.is_global_zero:
+        summary = summarize(model, next(iter(datamodule.loader("train"))))
+        if verbose:
+            closing.announce(config, folder, summary, datamodule)
+        folder.update(parameters=summary.parameters, multiply_adds=summary.multiply_adds)
+    last = folder.last_checkpoint if folder.has_checkpoint("last") else None
+    trainer.fit(model, datamodule=datamodule, ckpt_path=last, weights_only=True if last else None)
+    best = folder.best_checkpoint if folder.has_checkpoint("best") else None
+    tested = trainer.test(
+        model, datamodule=datamodule, ckpt_path=best, weights_only=True if best else None, verbose=False
+    )
+    epoch, best_metrics = best_epoch(folder.metrics(), monitor, mode)
+    metrics = best_metrics | {name: float(value) for name, value in tested[0].items()}
+    seconds = time.monotonic() - started
+    value = metrics.get(monitor)
+    if trainer.is_global_zero:
+        folder.update(best_epoch=epoch, monitor=monitor, mode=mode, value=value, best=best_metrics)
+        folder.finish({name: value for name, value in metrics.items() if name.startswith("test/")})
+    return RunResult(folder.path, "finished", monitor, mode, value, metrics, seconds)
+
+
+# ---- from a run folder or checkpoint back to a model ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained model with the data preparation that it was trained with."""
+
+    config: Config
+    datamodule: DataModule
+    model: Model
+    checkpoint: Path
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
+    """Rebuild a trained model from its checkpoint alone.
+
+    Args:
+        path: a run folder (its best weights are taken) or a checkpoint.
+        overrides: keys of the recorded config to change, such as ``datamodule.path=other.txt``.
+
+    Raises:
+        UserError: if there is no such run, or if the file is no checkpoint of Gridlight.
+    """
+    file = path
+    if path.is_dir():
+        folder = RunFolder.open(path)
+        file = folder.best_checkpoint if folder.has_checkpoint("best") else folder.last_checkpoint
+    checkpoint = load_checkpoint(file)
+    recorded = checkpoint["gridlight"]
+    config = check(update(OmegaConf.create(recorded["config"]), overrides), for_training=False)
+    datamodule = build_data(config)
+    datamodule.load_state_dict(recorded["preparation"])
+    model = locate(config.model.target or "", Model, "model._target_")(
+        spec=recorded["spec"], **config.model.arguments()
+    )
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"{file}: the weights do not fit the model that the config describes: {error}") from error
+    model.training_config = config
+    model.eval()
+    return Loaded(config, datamodule, model, file)
+
+
+def measure(loaded: Loaded, split: str) -> dict[str, float]:
+    """Return the metrics of a trained model on one split of its data."""
+    loaded.datamodule.prepare_data()
+    loaded.datamodule.setup()
+    loaded.model.measured_split = split
+    with closing.log_to(None):
+        here = {"accelerator": "auto", "devices": 1, "strategy": "auto", "profiler": None, "detect_anomaly": False}
+        limit = getattr(loaded.config.trainer, f"limit_{split}_batches")
+        if limit is not None:
+            log.warning(f"measured as in training, on a part of the split: trainer.limit_{split}_batches={limit}")
+        settings = loaded.config.trainer.model_copy(update=here | {"limit_test_batches": limit})
+        trainer = build_trainer(loaded.config.model_copy(update={"trainer": settings}))
+        loader = loaded.datamodule.loader(split)
+        tested = trainer.test(loaded.model, dataloaders=loader, verbose=False)
+    return {name: float(value) for name, value in tested[0].items()}
+
+
+@torch.no_grad()
+def answer(loaded: Loaded, batch: Batch, **generation: Any) -> list[dict[str, Any]]:
+    """Return the model's answers to a batch, in the data's own units and words."""
+    model, datamodule = loaded.model, loaded.datamodule
+    generates = TASKS[model.spec.task].generates
+    outputs = model.generate(batch.inputs[0], **generation) if generates else model(*batch.inputs)
+    return datamodule.answers(model.task.answers(outputs))

@@ -1,0 +1,33 @@
+"""The callbacks of a run, from the dict-shaped config group."""
+
+import inspect
+
+from lightning.pytorch.callbacks import Callback
+
+from src.config.combinations import monitor_of
+from src.config.locate import locate
+from src.config.schema import Config
+from src.errors import UserError, nearest
+from src.tracking.run_folder import RunFolder
+
+
+def build_callbacks(config: Config, folder: RunFolder, task: str, verbose: bool = True) -> list[Callback]:
+    """Make every entry of the group that is not null.
+
+    A callback whose constructor takes `monitor`, `mode`, `dirpath` or `folder` is given the run's own, unless its
+    config says something else.
+    """
+    monitor, mode = monitor_of(config, task)
+    offered = {"monitor": monitor, "mode": mode, "dirpath": folder.checkpoints, "folder": folder}
+    callbacks = []
+    for key, entry in config.callbacks.items():
+        if entry is None or (key == "progress" and not verbose):
+            continue
+        settings = dict(entry)
+        cls = locate(settings.pop("_target_", ""), Callback, f"callbacks.{key}._target_")
+        takes = inspect.signature(cls).parameters
+        unknown = [name for name in settings if name not in takes]
+        if unknown:
+            raise UserError(f"callbacks.{key}.{unknown[0]}: unknown key. {nearest(unknown[0], takes)}")
+        callbacks.append(cls(**({name: value for name, value in offered.items() if name in takes} | settings)))
+    return callbacks

@@ -1,0 +1,64 @@
+"""Showing tables and numbers to people: in colour on a terminal, as plain text in a log."""
+
+import math
+import sys
+from io import StringIO
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+LOG_WIDTH = 200
+"""Columns of a table in a log, where nobody knows the width of the reader's window."""
+
+
+def on_terminal() -> bool:
+    """Whether a person watches standard output."""
+    return sys.stdout.isatty()
+
+
+def new_table(*columns: str, title: str | None = None, numbers: tuple[str, ...] = ()) -> Table:
+    """Return an empty table.
+
+    Args:
+        columns: the headings.
+        title: a line above it.
+        numbers: the columns that are aligned on the right.
+    """
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD if on_terminal() else None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return table
+
+
+def show(renderable: Any) -> None:
+    """Print a table or a text to standard output."""
+    if on_terminal():
+        Console(markup=False, emoji=False, highlight=False).print(renderable)
+        return
+    console = Console(file=StringIO(), width=LOG_WIDTH, color_system=None, markup=False, emoji=False, highlight=False)
+    with console.capture() as captured:
+        console.print(renderable)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
+
+
+def number(value: float | None) -> str:
+    """Return a number with four significant digits, or a dash where there is none."""
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a person says it: 0.4 s, 12 s, 3:07 min, 1:02:45 h."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d} h"

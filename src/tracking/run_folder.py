@@ -1,0 +1,364 @@
+"""The run folder: what a run leaves on disk, and the only code that knows its files.
+
+    run.json        the record: status, provenance, times, metrics, error; replaced as a whole, so never half written
+    config.yaml     the resolved config; rerunning needs nothing else
+    metrics.jsonl   one line a log; only ever appended to
+    checkpoints/    best.ckpt, last.ckpt
+    train.log, plots/, wandb/
+
+Epochs in these files count from 0, as Lightning counts them; what is shown to people counts from 1.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import secrets
+import shutil
+import traceback
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
+from src.errors import UserError
+from src.tracking.provenance import provenance
+
+log = logging.getLogger(__name__)
+
+_NO_INFLUENCE = (
+    "paths",
+    "resume",
+    "tags",
+    "notes",
+    "logger",
+    "sweep",
+    "callbacks.progress",
+    "trainer.profiler",
+    "trainer.detect_anomaly",
+    "trainer.log_every_n_steps",
+)
+"""Keys that change where and how a run is recorded, not what comes out."""
+
+
+class RunFolder:
+    """A run on disk. `create` makes a new one, `open` reads one back.
+
+    While a run works, it holds a lock on its folder, which the system releases even if the process is killed: so a
+    record that says "running" can be told from a run that is running (`alive`).
+    """
+
+    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+        self.path = path
+        self.record = record
+        self._made: list[Path] = []
+        self._lock: tuple[Callable[[], Any], int] | None = None
+        self._since = monotonic()
+
+    # ---- life of a run -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, path: Path, config: dict[str, Any], command: Sequence[str]) -> "RunFolder":
+        """Make the folder of a new run, with its config and a record that says "running".
+
+        Args:
+            path: where; it must not exist or be empty.
+            config: the resolved config, plain containers only.
+            command: the words of the command line.
+
+        Raises:
+            UserError: if there is something at the path, or if the folder cannot be made.
+        """
+        path = Path(path).absolute()
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot make the run folder: {error.strerror}") from error
+        folder = cls(path, {})
+        folder._made = missing
+        folder._acquire()
+        if any(path.iterdir()):
+            folder._release()
+            raise UserError(f"{path}: a new run needs a new or empty folder. To go on with a run: resume={path}")
+        _write(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain(config))))
+        folder.record = {
+            "status": "running",
+            "config_hash": config_hash(config),
+            "seed": config.get("seed"),
+            "started": _now(),
+            "ended": None,
+            "seconds": None,
+            "resumed": [],
+            **provenance(command),
+            "wandb": None,
+            "parameters": None,
+            "best_epoch": None,
+            "best": {},
+            "final": {},
+            "error": None,
+        }
+        folder.update()
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Read an existing run.
+
+        A missing or damaged run.json is warned about and read as the status "unknown", as long as the config is there.
+
+        Raises:
+            UserError: if this is no run folder.
+        """
+        path = Path(path).absolute()
+        if not path.is_dir():
+            siblings = [folder.name for folder in path.parent.iterdir()] if path.parent.is_dir() else []
+            near = get_close_matches(path.name, siblings, n=1)
+            raise UserError(f"{path}: there is no such run folder." + (f" Did you mean '{near[0]}'?" if near else ""))
+        if not (path / "config.yaml").is_file():
+            raise UserError(f"{path}: this is no run folder; one holds run.json, config.yaml and checkpoints/")
+        try:
+            record = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            if not isinstance(record, dict):
+                raise ValueError("not a record")
+        except (OSError, ValueError) as error:
+            log.warning("%s: cannot be read (%s); the run counts as of unknown status", path / "run.json", error)
+            record = {"status": "unknown"}
+        return cls(path, record)
+
+    def update(self, **changes: Any) -> None:
+        """Change entries of the record, and replace run.json as a whole."""
+        self.record.update(plain(changes))
+        _write(self.path / "run.json", json.dumps(self.record, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Record the end of a run.
+
+        Args:
+            metrics: the final metrics, such as those on the test split.
+        """
+        self._end("finished", final=dict(metrics), error=None)
+
+    def fail(self, exception: BaseException) -> None:
+        """Record that a run failed, with the whole traceback."""
+        self._end("failed", error="".join(traceback.format_exception(exception)))
+
+    def interrupt(self) -> None:
+        """Record that a run was stopped on request, and can be resumed."""
+        self._end("interrupted")
+
+    def resume(self, config: dict[str, Any] | None = None) -> None:
+        """Record that the run goes on, in this process.
+
+        Args:
+            config: the config that it goes on with, where keys of it were changed.
+
+        Raises:
+            UserError: if it is still running elsewhere.
+        """
+        self._acquire()
+        self._since = monotonic()
+        if config is not None:
+            _write(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain(config))))
+            self.record["config_hash"] = config_hash(config)
+        here = provenance([])
+        del here["command"]
+        resumed = [*self.record.get("resumed", []), _now()]
+        self.update(status="running", ended=None, error=None, resumed=resumed, **here)
+
+    def discard(self) -> None:
+        """Remove the folder, and the parents that were made for it if nothing else is in them."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._release()
+        for parent in self._made[1:]:
+            try:
+                parent.rmdir()
+            except OSError:
+                break
+
+    def _end(self, status: str, **changes: Any) -> None:
+        seconds = (self.record.get("seconds") or 0.0) + monotonic() - self._since
+        self.update(status=status, ended=_now(), seconds=round(seconds, 3), **changes)
+        self._release()
+
+    # ---- what is in it -------------------------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process works on this run now."""
+        if self._lock is not None:
+            return True
+        try:
+            self._acquire()
+        except UserError:
+            return True
+        self._release()
+        return False
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The weights of the best epoch; raises UserError if there are none."""
+        return self._checkpoint("best.ckpt")
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The state to go on from; raises UserError if there is none."""
+        return self._checkpoint("last.ckpt")
+
+    def has_checkpoint(self, name: str) -> bool:
+        """Tell whether there is a ``best`` or a ``last`` checkpoint."""
+        return (self.checkpoints / f"{name}.ckpt").is_file()
+
+    @property
+    def train_log(self) -> Path:
+        return self.path / "train.log"
+
+    def config(self) -> dict[str, Any]:
+        """Return the config of the run as plain containers.
+
+        Raises:
+            UserError: if config.yaml is missing or damaged.
+        """
+        file = self.path / "config.yaml"
+        try:
+            config = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        except (OSError, YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{file}: cannot be read: {error}") from error
+        if not isinstance(config, dict) or not config:
+            raise UserError(f"{file}: holds no config")
+        return {str(key): value for key, value in config.items()}
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return everything that was logged; see `read_metrics`."""
+        return read_metrics(self.path)
+
+    def _checkpoint(self, name: str) -> Path:
+        path = self.checkpoints / name
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such checkpoint; the run was stopped before its first epoch ended")
+        return path
+
+    # ---- the lock ------------------------------------------------------------------------------------------------
+
+    def _acquire(self) -> None:
+        try:
+            import fcntl
+
+            handle = os.open(self.path, os.O_RDONLY)
+        except (ImportError, OSError) as error:
+            log.debug("%s: no lock: %s", self.path, error)
+            return
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            if isinstance(error, BlockingIOError):
+                raise UserError(f"{self.path}: this run is still running") from None
+            log.debug("%s: no lock: %s", self.path, error)  # some network file systems lock no folders
+            return
+        self._lock = weakref.finalize(self, os.close, handle), handle
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            import fcntl
+
+            close, handle = self._lock
+            fcntl.flock(handle, fcntl.LOCK_UN)  # worker processes that were forked may still have it open
+            close()
+            self._lock = None
+
+
+def new_run_path(outputs: Path, model: str, datamodule: str) -> Path:
+    """Return a path for a new run that no other run has: runs/<date>/<time>-<model>-<datamodule>-<random id>.
+
+    The id comes from the system, so that neither the second nor the seed makes two runs meet.
+    """
+    now = datetime.now()
+    while True:
+        name = f"{now:%H%M%S}-{model}-{datamodule}-{secrets.token_hex(3)}"
+        path = Path(outputs) / "runs" / f"{now:%Y-%m-%d}" / name
+        if not path.exists():
+            return path
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Return 12 hexadecimal digits that two configs share when the same result is to be expected of them.
+
+    The order of keys does not count, nor do the keys that only say where and how a run is recorded.
+    """
+    relevant = json.loads(json.dumps(plain(config)))
+    for key in _NO_INFLUENCE:
+        *parents, last = key.split(".")
+        node = relevant
+        for parent in parents:
+            node = node.get(parent) if isinstance(node.get(parent), dict) else {}
+        node.pop(last, None)
+    text = json.dumps(relevant, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return what a run logged, in order: {"step", "epoch", "time", metrics…}; NaN where a number was not finite.
+
+    A line that a crash tore is left out. A resumed run repeats the steps after its last checkpoint; what they gave the
+    first time is left out too.
+
+    Args:
+        path: a run folder, or its metrics.jsonl.
+    """
+    file = path if path.suffix == ".jsonl" else path / "metrics.jsonl"
+    if not file.is_file():
+        return []
+    entries: list[dict[str, Any]] = []
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if not isinstance(entry, dict) or "step" not in entry:
+                continue
+            if entry.pop("resumed", False):
+                entries = [earlier for earlier in entries if earlier["step"] < entry["step"]]
+            entries.append({key: math.nan if value is None else value for key, value in entry.items()})
+    return entries
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON knows it: plain containers, null where a number is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    if isinstance(value, (str, bool, int)) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, "tolist"):  # tensors and numpy's arrays and scalars
+        return plain(value.tolist())
+    return str(value)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file as a whole: whoever reads it sees the old text or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,260 @@
+"""Weights & Biases beside a run: online where a key is configured, offline otherwise, and never in the way.
+
+A prompt, an unreachable server or an error inside wandb never stops a run, and the environment of the process is left
+alone (Lightning's own offline switch sets WANDB_MODE for every run that follows). wandb is imported by `start` only.
+"""
+
+import logging
+import os
+import secrets
+import shutil
+import string
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from src.tracking.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+_used_ids: set[str] = set()
+_unreachable: set[str] = set()
+"""Servers that failed a run of this process: the other runs of a sweep do not wait for them again."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _guarded(method: F) -> F:
+    """Let a method of the logger fail with a warning, once a method."""
+
+    @wraps(method)
+    def guard(self: "WeightsAndBiases", *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            self.warn_once(method.__name__.strip("_"), error)
+            return None
+
+    return cast(F, guard)
+
+
+class WeightsAndBiases(WandbLogger):
+    """Lightning's logger around a W&B run that `start` opened.
+
+    Args:
+        run: the W&B run.
+        folder: the folder of our run.
+        mode: ``online`` or ``offline``.
+        log_model: upload checkpoints as artifacts: True at the end, ``all`` at every save.
+    """
+
+    def __init__(self, run: Any, folder: RunFolder, mode: str, log_model: Any = False) -> None:
+        # Lightning's `offline` stays False: True would set WANDB_MODE.
+        super().__init__(
+            experiment=run,
+            project=run.settings.project,
+            save_dir=str(folder.path),
+            log_model=log_model if mode == "online" else False,
+        )
+        self.mode = mode
+        self._folder = folder
+        self._host = str(run.settings.base_url)
+        self._warned: set[str] = set()
+        self._incomplete = mode == "offline"
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+
+    log_metrics = _guarded(WandbLogger.log_metrics)
+    log_table = _guarded(WandbLogger.log_table)
+    log_text = _guarded(WandbLogger.log_text)
+    log_image = _guarded(WandbLogger.log_image)
+    log_audio = _guarded(WandbLogger.log_audio)
+    log_video = _guarded(WandbLogger.log_video)
+    watch = _guarded(WandbLogger.watch)
+    after_save_checkpoint = _guarded(WandbLogger.after_save_checkpoint)
+    finalize = _guarded(WandbLogger.finalize)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """Do nothing: the W&B run was opened with the whole config."""
+
+    def close(self, exit_code: int) -> None:
+        """Put the best values into the summary and end the W&B run, with its exit code."""
+        self._summarize()
+        try:
+            self._experiment.finish(exit_code=exit_code)  # type: ignore[union-attr]
+        except Exception as error:
+            self._incomplete = True
+            _unreachable.add(self._host)
+            self.warn_once("finish", error)
+
+    @_guarded
+    def _summarize(self) -> None:
+        record = self._folder.record
+        values = {f"best/{name}": value for name, value in record.get("best", {}).items()}
+        values |= {key: record[key] for key in ("best_epoch", "parameters") if record.get(key) is not None}
+        self._experiment.summary.update(values)  # type: ignore[union-attr]
+
+    def warn_once(self, what: str, error: Exception) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            log.warning("Weights & Biases: %s failed, and the run goes on: %s", what, _first_line(error))
+
+    def sync_hint(self) -> str | None:
+        """Return the command that uploads the run, if it is not there yet."""
+        if not self._incomplete:
+            return None
+        waiting = [path for path in _kept(self._folder) if not list(path.glob("*.synced"))]
+        return " ".join(["wandb sync", *map(_shown, waiting)]) if waiting else None
+
+
+def start(settings: Mapping[str, Any], folder: RunFolder, run_config: Mapping[str, Any]) -> WeightsAndBiases | None:
+    """Open a W&B run: online, else offline; None, with a warning, if neither can be had.
+
+    The id of the W&B run is in run.json before W&B hears of it, so that a resumed run goes on with the same one.
+
+    Args:
+        settings: conf/logger/wandb.yaml.
+        folder: the run's folder.
+        run_config: the resolved config, which W&B shows.
+    """
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return None
+    try:
+        import wandb
+
+        mode = _mode(wandb)
+        if mode == "disabled":
+            log.info("Weights & Biases is left out: WANDB_MODE=disabled")
+            return None
+        run_id = _run_id(folder)
+    except Exception as error:
+        log.warning("Weights & Biases is left out: %s", _first_line(error))
+        return None
+    for attempt in ("online", "offline") if mode == "online" else ("offline",):
+        before = set(_kept(folder))
+        try:
+            folder.update(wandb={"id": run_id, "mode": attempt, "url": None})
+            _quiet(wandb)
+            logger = _open(wandb, attempt, run_id, settings, folder, run_config)
+            if attempt == "online":
+                folder.update(wandb={"id": run_id, "mode": attempt, "url": logger.experiment.url})
+            return logger
+        except Exception as error:
+            _unreachable.add(_host(wandb))
+            follows = "the run is recorded offline" if attempt == "online" else "it is left out"
+            log.warning("Weights & Biases %s failed, %s: %s", attempt, follows, _first_line(error))
+            with suppress(Exception):
+                wandb.teardown()  # its service still holds the id
+            for empty in set(_kept(folder)) - before:
+                shutil.rmtree(empty, ignore_errors=True)
+    return None
+
+
+def _host(wandb: Any) -> str:
+    from wandb.sdk import wandb_setup
+
+    return str(wandb_setup.singleton().settings.base_url)
+
+
+def _kept(folder: RunFolder) -> list[Path]:
+    """Return the folders that W&B made for the sessions of a run."""
+    return sorted(path for path in (folder.path / "wandb").glob("*run-*") if path.is_dir() and not path.is_symlink())
+
+
+def _quiet(wandb: Any) -> None:
+    """Keep wandb from printing, and from waiting at exit for telemetry about itself that cannot be delivered."""
+    with suppress(Exception):
+        from wandb.analytics.opentelemetry import opentelemetry_proxy
+
+        opentelemetry_proxy.disable()
+    silent = wandb.Settings(silent=True)
+    wandb.setup(settings=silent)
+    wandb.termsetup(silent, None)
+
+
+def _open(
+    wandb: Any,
+    mode: str,
+    run_id: str,
+    settings: Mapping[str, Any],
+    folder: RunFolder,
+    run_config: Mapping[str, Any],
+) -> WeightsAndBiases:
+    run = wandb.init(
+        id=run_id,
+        dir=str(folder.path),
+        resume="allow",
+        config=dict(run_config),
+        name=settings.get("name") or folder.path.name,
+        **{key: settings.get(key) for key in ("project", "entity", "group", "job_type", "tags", "notes")},
+        settings=wandb.Settings(
+            mode=mode,
+            silent=True,
+            reinit="finish_previous",  # a run that was left open must not take the metrics of this one
+            init_timeout=settings.get("init_timeout", 10.0),
+            finish_timeout=settings.get("finish_timeout", 30.0),
+            finish_timeout_raises=True,
+        ),
+    )
+    return WeightsAndBiases(run, folder, mode, log_model=settings.get("log_model", False))
+
+
+def _mode(wandb: Any) -> str:
+    """Return ``online``, ``offline`` or ``disabled``: what is configured, as far as it is possible without a prompt."""
+    from wandb.sdk import wandb_setup
+
+    settings = wandb_setup.singleton().settings
+    mode = {"dryrun": "offline", "run": "online"}.get(settings.mode, settings.mode)
+    if mode in ("offline", "disabled"):
+        return mode
+    if settings.base_url in _unreachable:
+        log.info("Weights & Biases: %s failed an earlier run, this one is recorded offline", settings.base_url)
+        return "offline"
+    if key_is_configured():
+        return "online"
+    if os.environ.get("WANDB_MODE"):
+        log.warning("Weights & Biases: no key is configured for %s, the run is recorded offline", settings.base_url)
+    return "offline"
+
+
+def key_is_configured() -> bool:
+    """Whether runs can go online without a prompt. Looks where wandb looks: WANDB_API_KEY, an identity token, netrc,
+    wandb's own settings; a key in a wrong form is none.
+    """
+    try:
+        from wandb.sdk import wandb_setup
+        from wandb.sdk.lib import wbauth
+
+        host = wandb_setup.singleton().settings.base_url
+        found = wbauth.authenticate_session(host=host, source="gridlight", prompt=False, update_session=False)
+    except Exception as error:
+        log.warning("Weights & Biases: the key cannot be used: %s", _first_line(error))
+        return False
+    return found is not None
+
+
+def _run_id(folder: RunFolder) -> str:
+    """Return the id of the W&B run: the one it had before, the one a W&B agent gives, or a new one."""
+    known = (folder.record.get("wandb") or {}).get("id")
+    given = os.environ.get("WANDB_RUN_ID")
+    if known is None and given and given not in _used_ids:
+        known = given
+    if known is None:
+        known = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
+    _used_ids.add(known)
+    return known
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def _shown(path: Path) -> str:
+    """Return a path as it is typed from here."""
+    relative = os.path.relpath(path)
+    return relative if not relative.startswith("..") else str(path)

@@ -1,0 +1,41 @@
+"""Train: python -m src.train model=transformer optimizer=adamw
+
+With `-m`, a sweep over comma-separated values; with `resume=<run folder>`, the rest of an interrupted run.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from omegaconf import DictConfig
+
+from src.config.command_line import errors_for_people, help_text, run_with_hydra
+
+
+def job(cfg: DictConfig) -> float | None:
+    """Check a composed config and run it; the best value of the monitored metric goes back to Hydra."""
+    from src.config.check import check
+    from src.config.compose import resumed
+
+    if cfg.resume is not None:
+        config, folder = resumed(cfg.resume, sys.argv[1:])
+        from src.experiment import resume
+
+        return resume(config, folder).value
+    config = check(cfg)
+    from src.experiment import run
+
+    return run(config).value
+
+
+def main(argv: Sequence[str] = ()) -> None:
+    """Run the command line."""
+    words = list(argv) or sys.argv[1:]
+    with errors_for_people():
+        if {"-h", "--help"} & set(words):
+            print(help_text(words))
+        else:
+            run_with_hydra(job, words)
+
+
+if __name__ == "__main__":
+    main()
