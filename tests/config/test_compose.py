@@ -1,0 +1,88 @@
+"""From words to a config: choices, presets that combine, defaults that models bring, and changes to recorded runs."""
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+from src.config.compose import compose, update
+from src.config.options import CONF, groups, search_roots, summary
+from src.errors import UserError
+
+
+def test_a_model_brings_its_data_unless_some_are_given() -> None:
+    assert compose(["model=transformer"]).datamodule.name == "dates"
+    assert compose(["model=lstm"]).datamodule.name == "mackey_glass"
+    assert compose(["model=transformer", "datamodule=digits"]).datamodule.name == "digits"
+    assert compose(["datamodule=digits", "model=transformer"]).datamodule.name == "digits"
+
+
+def test_presets_of_regularization_combine_over_the_knobs() -> None:
+    knobs = compose(["regularization=[dropout,label_smoothing]"]).regularization
+    assert (knobs.dropout, knobs.label_smoothing, knobs.mixup_alpha) == (0.3, 0.1, 0.0)
+
+
+def test_the_command_line_has_the_last_word() -> None:
+    cfg = compose(["regularization.dropout=0.25", "regularization=[dropout]", "model=transformer"])
+    assert cfg.regularization.dropout == cfg.model.dropout == 0.25
+
+
+def test_a_preset_comes_after_what_the_model_asks_for() -> None:
+    assert compose(["model=transformer"]).model.dropout == 0.1
+    assert compose(["model=transformer", "regularization=none"]).model.dropout == 0.0
+    assert compose(["optimizer=adamw", "regularization=none"]).optimizer.weight_decay == 0.0
+
+
+def test_knobs_reach_what_turns_them() -> None:
+    cfg = compose(["regularization.weight_decay=0.5", "regularization.early_stopping_patience=7", "seed=3"])
+    assert cfg.optimizer.weight_decay == 0.5
+    assert cfg.callbacks.early_stopping.patience == 7
+    assert cfg.datamodule.seed == 3
+
+
+def test_callbacks_and_loggers_are_changed_key_by_key() -> None:
+    cfg = compose(["callbacks.progress=null", "+callbacks.mine._target_=my.Callback", "logger=[wandb,csv]"])
+    assert cfg.callbacks.progress is None and cfg.callbacks.mine._target_ == "my.Callback"
+    assert set(cfg.logger) == {"wandb", "csv"}
+    assert compose(["logger=none"]).logger == {}
+
+
+def test_composing_inside_a_hydra_program_leaves_it_alone() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert compose(["seed=5"]).seed == 5
+        assert hydra_compose("train", overrides=["seed=6"]).seed == 6
+
+
+def test_update_changes_keys_of_a_recorded_config_and_no_groups() -> None:
+    recorded = OmegaConf.create({"optimizer": {"lr": 0.1, "name": "sgd"}, "seed": 0})
+    assert update(recorded, ["optimizer.lr=0.2"]).optimizer.lr == 0.2
+    assert recorded.optimizer.lr == 0.1, "the recorded config stays as it was"
+    with pytest.raises(UserError, match=r"'lrr'.*'lr'"):
+        update(recorded, ["optimizer.lrr=0.2"])
+    with pytest.raises(UserError, match="keeps its optimizer"):
+        update(recorded, ["optimizer=adam"])
+    with pytest.raises(UserError, match="cannot read"):
+        update(recorded, ["optimizer.lr"])
+
+
+def test_own_config_folders_come_before_ours(tmp_path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("# My model\nname: mine\n")
+    (tmp_path / "model" / "mlp.yaml").write_text("# My MLP\nname: mine\n")
+    (tmp_path / "model" / "_parts.yaml").write_text("# Not for choosing\n")
+    for words in (
+        ["--config-dir", str(tmp_path)],
+        [f"--config-dir={tmp_path}"],
+        [f"hydra.searchpath=[file://{tmp_path}]"],
+    ):
+        models = groups(search_roots(words))["model"]
+        assert models["mine"] == "My model" and models["mlp"] == "My MLP" and "cnn" in models
+        assert "_parts" not in models
+
+
+def test_the_summary_is_the_first_comment_that_is_no_directive(tmp_path) -> None:
+    file = tmp_path / "option.yaml"
+    file.write_text("# @package _global_\n# What it is\n# More\nkey: 1  # other\n")
+    assert summary(file) == "What it is"
+    file.write_text("key: 1  # a value\n# late\n")
+    assert summary(file) == ""

@@ -1,0 +1,87 @@
+import logging
+import math
+from collections import Counter
+
+import pytest
+
+from src.datamodules.text import Text
+from src.errors import UserError
+
+BODY = "the quick brown fox jumps over the lazy dog\n" * 40
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to_file(content: str | bytes) -> Text:
+        path = tmp_path / "book.txt"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return Text(path, context=10, val_fraction=0.1, test_fraction=0.2)
+
+    return to_file
+
+
+def test_each_character_is_predicted_once_in_the_text_s_own_order(write):
+    data = write(BODY)
+    parts = {"train": BODY[: len(BODY) * 7 // 10], "val": None, "test": BODY[len(BODY) * 8 // 10 :]}
+    parts["val"] = BODY[len(parts["train"]) : len(BODY) - len(parts["test"])]
+    for name, part in parts.items():
+        windows = data.split(name)
+        count = (len(part) - 1) // 10
+        read = "".join(data.vocabulary.decode(row) for row in windows.inputs[0].tolist())
+        asked = "".join(data.vocabulary.decode(row) for row in windows.targets.tolist())
+        assert read == part[: 10 * count] and asked == part[1 : 10 * count + 1]
+
+
+def test_vocabulary_is_the_training_part_s(write):
+    data = write(BODY + "€" * 100)
+    data.setup()
+    assert set(data.vocabulary.characters) == set(BODY)
+    assert (data.split("test").targets == 3).sum() >= 90
+    assert data.spec.vocabulary_size == data.spec.output_shape[0] == len(set(BODY)) + 4
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "book.txt: 0 characters are too few"),
+        ("short", "book.txt: 5 characters are too few.*context=10"),
+        (BODY.encode() + b"\xc3(", r"book.txt: this is no text in UTF-8 \(byte 1760\)"),
+        ("é".encode("latin-1") + BODY.encode(), r"UTF-8 \(byte 0\)"),
+    ],
+)
+def test_a_text_that_cannot_be_used_is_named(write, content, says):
+    with pytest.raises(UserError, match=says):
+        write(content).setup()
+
+
+def test_a_missing_file_is_named(tmp_path):
+    for path in (tmp_path / "missing.txt", tmp_path):
+        with pytest.raises(UserError, match=f"{path}: this file cannot be read"):
+            Text(path).setup()
+
+
+def test_a_prompt_is_read_whole_and_continued(write, caplog):
+    data = write(BODY)
+    data.setup()
+    batch = data.encode(["the fox"])
+    assert data.vocabulary.decode(batch.inputs[0][0].tolist()) == "the fox"
+    assert data.answers([{"tokens": data.vocabulary.encode(" jumps")}]) == [{"prediction": " jumps"}]
+    with caplog.at_level(logging.WARNING):
+        data.encode(["the F0X"])
+    assert "'0', 'F', 'X'" in caplog.text.replace("' '", "', '")
+
+
+@pytest.mark.parametrize("prompts", [[], [""], ["the", "fox"]])
+def test_prompts_come_one_at_a_time(write, prompts):
+    data = write(BODY)
+    data.setup()
+    with pytest.raises(UserError, match="one prompt"):
+        data.encode(prompts)
+
+
+def test_frequencies_alone_have_the_perplexity_of_their_entropy(write):
+    data = write(BODY * 20)
+    found = data.baseline()
+    shares = {c: n / len(BODY) for c, n in Counter(BODY).items()}
+    assert found["test/perplexity"] == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares.values())), rel=0.01)
+    assert found["test/accuracy"] == pytest.approx(shares[" "], rel=0.01)

@@ -1,0 +1,114 @@
+"""Multi-head attention against the formula, against torch's own, and what its masks and caches promise."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from src.layers.attention import KeyValueCache, MultiHeadAttention
+
+B, T, S, D, H = 2, 5, 7, 12, 3
+
+
+@pytest.fixture
+def attention() -> MultiHeadAttention:
+    torch.manual_seed(0)
+    module = MultiHeadAttention(D, H).double().eval()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return module
+
+
+def numbers(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def by_formula(module: MultiHeadAttention, x: Tensor, memory: Tensor, allowed: Tensor) -> Tensor:
+    """Concat(head_1, …, head_h) W^O with e_ij = q_i·k_j/√d_k + M_ij, query by query (textbook, Multi-Head Attention).
+
+    allowed: [B, T, S], True where M_ij = 0.
+    """
+    module.requires_grad_(False)
+    q = x @ module.query.weight.T + module.query.bias
+    k, v = (memory @ module.key_value.weight.T + module.key_value.bias).split(D, -1)
+    d_k = D // H
+    out = torch.zeros_like(q)
+    for b in range(x.size(0)):
+        for head in range(H):
+            columns = slice(head * d_k, (head + 1) * d_k)
+            for i in range(x.size(1)):
+                keys = [j for j in range(memory.size(1)) if allowed[b, i, j]]
+                scores = [math.exp(float(q[b, i, columns] @ k[b, j, columns]) / math.sqrt(d_k)) for j in keys]
+                for j, score in zip(keys, scores, strict=True):
+                    out[b, i, columns] += score / sum(scores) * v[b, j, columns]
+    return out @ module.output.weight.T + module.output.bias
+
+
+@pytest.mark.req("T2")
+@pytest.mark.parametrize("kind", ["self", "causal", "cross", "cross with padding"])
+def test_attention_is_the_formula(attention: MultiHeadAttention, kind: str) -> None:
+    x = numbers(B, T, D)
+    memory = numbers(B, S, D, seed=2) if kind.startswith("cross") else x
+    allowed = torch.ones(B, T, memory.size(1), dtype=torch.bool)
+    mask = None
+    if kind == "causal":
+        allowed = torch.tensor([[[j <= i for j in range(T)] for i in range(T)]] * B)  # erratum E2
+    if kind == "cross with padding":
+        mask = (torch.arange(S) < torch.tensor([[4], [6]]))[:, None, None, :]
+        allowed = mask[:, 0].expand(B, T, S)
+    out = attention(x, memory if kind.startswith("cross") else None, mask=mask, causal=kind == "causal")
+    torch.testing.assert_close(out, by_formula(attention, x, memory, allowed), rtol=0, atol=1e-12)
+
+
+@pytest.mark.req("T2")
+def test_attention_equals_torch(attention: MultiHeadAttention) -> None:
+    theirs = nn.MultiheadAttention(D, H, batch_first=True).double().eval()
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat((attention.query.weight, attention.key_value.weight)))
+        theirs.in_proj_bias.copy_(torch.cat((attention.query.bias, attention.key_value.bias)))
+        theirs.out_proj.load_state_dict(attention.output.state_dict())
+    x, memory = numbers(B, T, D), numbers(B, S, D, seed=2)
+    padding = torch.arange(S) >= torch.tensor([[5], [2]])
+    mine = attention(x, memory, mask=~padding[:, None, None, :])
+    expected = theirs(x, memory, memory, key_padding_mask=padding, need_weights=False)[0]
+    torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.req("T2")
+def test_causal_attention_looks_back_only(attention: MultiHeadAttention) -> None:
+    """Query i depends on key j exactly where j ≤ i (erratum E2)."""
+    x = numbers(1, T, D)
+    jacobian = torch.autograd.functional.jacobian(lambda y: attention(y, causal=True).sum((0, 2)), x)
+    depends = jacobian[:, 0].abs().sum(-1) > 0
+    assert torch.equal(depends, torch.ones(T, T).tril().bool())
+
+
+@pytest.mark.req("T6")
+@pytest.mark.parametrize("prompt", [1, 3])
+def test_cached_attention_equals_attention_to_all(attention: MultiHeadAttention, prompt: int) -> None:
+    x = numbers(B, T, D)
+    cache = KeyValueCache()
+    parts = [attention(x[:, :prompt], causal=True, cache=cache)]
+    parts += [attention(x[:, i : i + 1], causal=True, cache=cache) for i in range(prompt, T)]
+    torch.testing.assert_close(torch.cat(parts, 1), attention(x, causal=True), rtol=0, atol=1e-12)
+
+
+def test_keys_of_a_memory_are_computed_once(attention: MultiHeadAttention) -> None:
+    calls: list[int] = []
+    attention.key_value.register_forward_hook(lambda *_: calls.append(1))
+    x, memory, cache = numbers(B, T, D), numbers(B, S, D, seed=2), KeyValueCache()
+    parts = [attention(x[:, i : i + 1], memory, cache=cache) for i in range(T)]
+    assert len(calls) == 1
+    torch.testing.assert_close(torch.cat(parts, 1), attention(x, memory), rtol=0, atol=1e-12)
+
+
+def test_dropout_of_attention_weights_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(D, H, dropout=0.3).double()
+    x = numbers(1, T, D).expand(20_000, T, D)
+    dropped = attention(x)
+    expected = attention.eval()(x[:1])
+    error = dropped.std(0) / math.sqrt(len(x))
+    assert (error > 0).all()
+    assert ((dropped.mean(0) - expected[0]).abs() < 5 * error).all()

@@ -1,0 +1,46 @@
+"""The multi-layer perceptron against the textbook's formula and parameter count."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from src.models.mlp import MLP
+from src.spec import DataSpec
+
+
+@pytest.mark.req("M5")
+def test_parameters_of_the_textbook() -> None:
+    """3072-128-128-10: 393,344 + 16,512 + 1,290 = 411,146 (textbook, Parameter Efficiency Analysis)."""
+    model = MLP(DataSpec("classification", "image", (3, 32, 32), (10,)), hidden_sizes=(128, 128))
+    layers = [layer for layer in model.layers if isinstance(layer, nn.Linear)]
+    assert [sum(p.numel() for p in layer.parameters()) for layer in layers] == [393_344, 16_512, 1_290]
+    assert sum(p.numel() for p in model.parameters()) == 411_146
+
+
+@pytest.mark.req("M1")
+@pytest.mark.parametrize("hidden_sizes", [(), (5,), (7, 3, 4)])
+@pytest.mark.parametrize(
+    ("activation", "formula"),
+    [("tanh", np.tanh), ("relu", lambda z: np.maximum(z, 0)), ("sigmoid", lambda z: 1 / (1 + np.exp(-z)))],
+)
+def test_forward_is_the_formula(hidden_sizes: tuple[int, ...], activation: str, formula: np.ufunc) -> None:
+    """A_l = σ(A_{l-1} W_l + b_l), the last layer without σ."""
+    torch.manual_seed(0)
+    model = MLP(DataSpec("regression", "vector", (6,), (2,)), hidden_sizes, activation).double()
+    x = np.random.default_rng(0).normal(size=(4, 6))
+    layers = [layer for layer in model.layers if isinstance(layer, nn.Linear)]
+    assert [layer.out_features for layer in layers] == [*hidden_sizes, 2]
+    a = x
+    for layer in layers:
+        z = a @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+        a = formula(z)
+    np.testing.assert_allclose(model(torch.from_numpy(x)).detach().numpy(), z, rtol=0, atol=1e-12)
+
+
+def test_batch_norm_stands_before_and_dropout_after_each_activation() -> None:
+    spec = DataSpec("classification", "vector", (6,), (3,))
+    model = MLP(spec, (5, 4), "relu", batch_norm=True, dropout=0.3)
+    block = ["Linear", "BatchNorm1d", "ReLU", "Dropout"]
+    assert [type(layer).__name__ for layer in model.layers] == ["Flatten", *block, *block, "Linear"]
+    assert {layer.p for layer in model.layers if isinstance(layer, nn.Dropout)} == {0.3}

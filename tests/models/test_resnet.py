@@ -1,0 +1,76 @@
+"""The residual network against the paper's sizes, and its blocks against their formula."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from src.models.resnet import ResidualBlock, ResNet
+from src.spec import DataSpec
+
+CIFAR = DataSpec("classification", "image", (3, 32, 32), (10,))
+
+
+@pytest.mark.req("C6")
+@pytest.mark.parametrize(
+    ("n", "layers", "millions"),
+    [(3, 20, "0.27"), (5, 32, "0.46"), (7, 44, "0.66"), (9, 56, "0.85"), (18, 110, "1.7")],
+)
+def test_layers_and_parameters_of_the_paper(n: int, layers: int, millions: str) -> None:
+    """He et al. 2016, table 6: ResNet-20 to ResNet-110 for CIFAR-10."""
+    with torch.device("meta"):
+        model = ResNet(CIFAR, blocks_per_stage=n)
+    assert sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in model.modules()) == layers
+    count = sum(p.numel() for p in model.parameters()) / 1e6
+    assert f"{count:.{len(millions) - 2}f}" == millions
+
+
+@pytest.mark.req("C6")
+def test_stages_halve_the_image() -> None:
+    model = ResNet(CIFAR, blocks_per_stage=2).eval()
+    shapes: list[tuple[int, ...]] = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda _, __, out: shapes.append(tuple(out.shape[1:])))
+    model(torch.randn(1, 3, 32, 32))
+    assert shapes == [(16, 32, 32)] * 2 + [(32, 16, 16)] * 2 + [(64, 8, 8)] * 2
+
+
+@pytest.mark.req("C6")
+@pytest.mark.parametrize(("width_in", "width", "stride"), [(4, 4, 1), (4, 7, 2), (4, 7, 1), (5, 3, 2)])
+@pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 1)])
+def test_block_is_its_formula(width_in: int, width: int, stride: int, size: tuple[int, int]) -> None:
+    """activation(shortcut + branch), new channels of the shortcut filled with zeros (option A)."""
+    torch.manual_seed(0)
+    block = ResidualBlock(width_in, width, stride, "relu", drop=0.0).double().eval()
+    x = torch.randn(2, width_in, *size, dtype=torch.float64)
+    layers: Any = block.branch
+    first, second = layers[0], layers[3]
+    scale = (1 + 1e-5) ** -0.5  # batch norm before any training
+    branch = F.conv2d(x, first.weight, stride=stride, padding=1) * scale
+    branch = F.conv2d(branch.clamp(min=0), second.weight, padding=1) * scale
+    shortcut = torch.zeros_like(branch)
+    for channel in range(min(width, width_in)):
+        for row in range(branch.size(2)):
+            for column in range(branch.size(3)):
+                shortcut[:, channel, row, column] = x[:, channel, row * stride, column * stride]
+    torch.testing.assert_close(block(x), (shortcut + branch).clamp(min=0), rtol=0, atol=1e-12)
+
+
+@pytest.mark.req("C6")
+def test_blocks_are_skipped_more_often_the_deeper_they_are() -> None:
+    """Block l of L is skipped with l/L of the last block's probability (Huang et al. 2016)."""
+    model = ResNet(CIFAR, blocks_per_stage=2, stochastic_depth=0.6)
+    blocks: Any = model.blocks
+    drops = [block.drop.drop for block in blocks]
+    torch.testing.assert_close(drops, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+
+
+@pytest.mark.req("C6")
+def test_a_skipped_block_passes_its_input_on() -> None:
+    torch.manual_seed(0)
+    block = ResidualBlock(4, 4, 1, "relu", drop=0.5)
+    x = torch.rand(400, 4, 5, 5)
+    same = (block(x) == x).flatten(1).all(1)
+    assert 150 < same.sum() < 250

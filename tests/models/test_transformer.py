@@ -1,0 +1,263 @@
+"""The transformer against nn.Transformer's stacks, and what it promises about masks, padding and decoding."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from src.errors import UserError
+from src.layers.attention import MultiHeadAttention
+from src.layers.positions import sinusoidal
+from src.layers.transformer_blocks import Block
+from src.models.transformer import Transformer
+from src.spec import DataSpec
+
+PADDING, START, END = 0, 1, 2
+TRANSLATION = DataSpec(
+    "translation",
+    "tokens",
+    (9,),
+    (12,),
+    vocabulary_size=15,
+    padding_id=PADDING,
+    start_id=START,
+    end_id=END,
+    target_length=8,
+)
+TEXT = DataSpec("language_modelling", "tokens", (10,), (11,), vocabulary_size=11)
+SERIES = DataSpec("forecasting", "sequence", (9, 3), (4, 2))
+TOKENS = DataSpec("classification", "tokens", (9,), (5,), vocabulary_size=15, padding_id=PADDING)
+NORMS = pytest.mark.parametrize("norm_first", [False, True], ids=["post-norm", "pre-norm"])
+POSITIONS = pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
+
+
+def made(spec: DataSpec, **settings: Any) -> Transformer:
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "num_heads": 4, "d_ff": 24, "num_layers": 2}
+    model = Transformer(spec, **(sizes | settings)).double().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    return model
+
+
+def numbers(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def sources(lengths: Tensor, width: int) -> Tensor:
+    tokens = torch.randint(3, 15, (len(lengths), width), generator=torch.Generator().manual_seed(2))
+    return tokens.masked_fill(torch.arange(width) >= lengths[:, None], PADDING)
+
+
+# ---- the whole model against torch's -----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def copied(mine: Block, theirs: Any) -> Any:
+    def attention(a: MultiHeadAttention, b: nn.MultiheadAttention) -> None:
+        b.in_proj_weight.copy_(torch.cat((a.query.weight, a.key_value.weight)))
+        b.in_proj_bias.copy_(torch.cat((a.query.bias, a.key_value.bias)))
+        b.out_proj.load_state_dict(a.output.state_dict())
+
+    theirs.double().eval()
+    attention(mine.attention, theirs.self_attn)
+    norms = [mine.attention_norm, mine.feed_forward_norm]
+    if mine.cross is not None and mine.cross_norm is not None:
+        attention(mine.cross, theirs.multihead_attn)
+        norms.insert(1, mine.cross_norm)
+    for number, norm in enumerate(norms, 1):
+        getattr(theirs, f"norm{number}").load_state_dict(norm.state_dict())
+    theirs.linear1.load_state_dict(mine.feed_forward[0].state_dict())  # type: ignore[operator, union-attr]
+    theirs.linear2.load_state_dict(mine.feed_forward[3].state_dict())  # type: ignore[operator, union-attr]
+    return theirs
+
+
+@pytest.mark.req("T1", "T2", "T5")
+@NORMS
+def test_encoder_decoder_is_the_papers(norm_first: bool) -> None:
+    model = made(TRANSLATION, norm_first=norm_first)
+    assert model.encoder is not None and model.decoder is not None
+    source, target = sources(torch.tensor([9, 3, 6]), 9), torch.randint(3, 12, (3, 7))
+    hidden = source == PADDING
+    future = torch.ones(7, 7).triu(1).bool()
+    sizes = {"d_model": 16, "nhead": 4, "dim_feedforward": 24, "batch_first": True, "norm_first": norm_first}
+    memory = F.embedding(source, model.embed.layer.weight) * math.sqrt(16) + sinusoidal(9, 16)  # type: ignore[arg-type]
+    for block in model.encoder.blocks:
+        layer = copied(block, nn.TransformerEncoderLayer(**sizes))  # type: ignore[arg-type]
+        memory = layer(memory, src_key_padding_mask=hidden)
+    memory = model.encoder.norm(memory)
+    x = F.embedding(target, model.target_embed.weight) * math.sqrt(16) + sinusoidal(7, 16)
+    for block in model.decoder.blocks:
+        layer = copied(block, nn.TransformerDecoderLayer(**sizes))  # type: ignore[arg-type]
+        x = layer(x, memory, tgt_mask=future, memory_key_padding_mask=hidden)
+    expected = model.decoder.norm(x) @ model.target_embed.weight.T + model.output.bias
+    torch.testing.assert_close(model(source, target), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.req("T5")
+@NORMS
+def test_decoder_alone_is_a_masked_encoder(norm_first: bool) -> None:
+    model = made(TEXT, norm_first=norm_first)
+    assert model.encoder is None and model.decoder is not None
+    tokens = torch.randint(0, 11, (3, 10))
+    future = torch.ones(10, 10).triu(1).bool()
+    x = F.embedding(tokens, model.embed.layer.weight) * math.sqrt(16) + sinusoidal(10, 16)  # type: ignore[arg-type]
+    for block in model.decoder.blocks:
+        layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, norm_first=norm_first)
+        x = copied(block, layer)(x, src_mask=future)  # type: ignore[arg-type]
+    expected = model.output(model.decoder.norm(x))
+    torch.testing.assert_close(model(tokens), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.req("T1")
+def test_parameters_of_the_papers_base_model() -> None:
+    """Stacks of 44,138,496, two embeddings of 37,000 × 512 of which the output layer shares one, and its bias."""
+    spec = DataSpec.from_plain(TRANSLATION.to_plain() | {"output_shape": [37_000], "vocabulary_size": 37_000})
+    with torch.device("meta"):
+        model = Transformer(spec, d_model=512, num_heads=8, num_layers=6, d_ff=2048)
+    assert sum(p.numel() for p in model.parameters()) == 44_138_496 + 2 * 37_000 * 512 + 37_000
+
+
+# ---- masks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("T2")
+@pytest.mark.parametrize("spec", [TEXT, TRANSLATION], ids=["text", "translation"])
+def test_logits_depend_on_earlier_tokens_only(spec: DataSpec) -> None:
+    """Position t is asked for token t + 1, and may see the tokens up to t (erratum E2)."""
+    model = made(spec)
+    tokens = torch.randint(3, 11, (2, 7))
+    given = (sources(torch.tensor([9, 4]), 9),) if spec is TRANSLATION else ()
+    changed = tokens.clone()
+    changed[:, 4:] = 3 + (changed[:, 4:] - 2) % 8
+    before, after = model(*given, tokens), model(*given, changed)
+    torch.testing.assert_close(before[:, :4], after[:, :4], rtol=0, atol=1e-12)
+    assert not torch.isclose(before[:, 4:], after[:, 4:]).all(-1).any()
+
+
+@pytest.mark.req("T2")
+@NORMS
+@POSITIONS
+def test_padding_of_a_source_never_changes_a_result(norm_first: bool, positions: str) -> None:
+    model = made(TRANSLATION, norm_first=norm_first, positions=positions)
+    lengths = torch.tensor([9, 1, 5])
+    source, target = sources(lengths, 9), torch.randint(3, 12, (3, 6))
+    together = model(source, target)
+    alone = [model(source[i : i + 1, :length], target[i : i + 1]) for i, length in enumerate(lengths.tolist())]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-12)
+    generated = model.generate(source)
+    for i, length in enumerate(lengths.tolist()):
+        answer = model.generate(source[i : i + 1, :length])[0]
+        assert torch.equal(generated[i, : len(answer)], answer)
+
+
+@pytest.mark.req("T2")
+@NORMS
+@POSITIONS
+@pytest.mark.parametrize("spec", [SERIES, TOKENS], ids=["series", "tokens"])
+def test_what_stands_behind_the_end_never_changes_a_result(spec: DataSpec, norm_first: bool, positions: str) -> None:
+    model = made(spec, norm_first=norm_first, positions=positions)
+    lengths = torch.tensor([4, 9, 1])
+    x = 1e3 * numbers(3, 9, 3) if spec is SERIES else torch.randint(1, 15, (3, 9))
+    together = model(x, lengths)
+    alone = torch.cat([model(x[i : i + 1, :length]) for i, length in enumerate(lengths.tolist())])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
+    if spec is TOKENS:
+        padded = x.masked_fill(torch.arange(9) >= lengths[:, None], PADDING)
+        torch.testing.assert_close(model(padded), alone, rtol=0, atol=1e-12)
+
+
+def test_an_image_is_read_row_by_row() -> None:
+    model = made(DataSpec("classification", "image", (2, 5, 4), (3,)))
+    rows = made(DataSpec("classification", "sequence", (5, 8), (3,)))
+    rows.load_state_dict(model.state_dict())
+    images = numbers(2, 2, 5, 4)
+    sequences = torch.stack([torch.stack([image[:, row].reshape(8) for row in range(5)]) for image in images])
+    torch.testing.assert_close(model(images), rows(sequences), rtol=0, atol=1e-12)
+
+
+# ---- decoding ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("T6")
+@NORMS
+@POSITIONS
+def test_cached_translation_equals_uncached(norm_first: bool, positions: str) -> None:
+    model = made(TRANSLATION, norm_first=norm_first, positions=positions)
+    source, target = sources(torch.tensor([9, 1, 5, 7]), 9), torch.randint(3, 12, (4, 7))
+    memory, mask = model._encode(source)
+    assert model.decoder is not None
+    caches = model.decoder.new_caches()
+    steps = [model._decode(target[:, t : t + 1], memory, mask, caches, t) for t in range(7)]
+    torch.testing.assert_close(torch.cat(steps, 1), model(source, target), rtol=0, atol=1e-10)
+    for temperature in (0.0, 1.0):
+        answers = []
+        for use_cache in (True, False):
+            torch.manual_seed(1)
+            answers.append(model.generate(source, temperature=temperature, use_cache=use_cache))
+        assert torch.equal(*answers)
+
+
+@pytest.mark.req("T6")
+@NORMS
+@POSITIONS
+def test_a_text_is_continued_as_if_it_were_read_anew_for_each_token(norm_first: bool, positions: str) -> None:
+    """Beyond the 10 tokens that training showed at once, the last 10 are looked at."""
+    model = made(TEXT, norm_first=norm_first, positions=positions)
+    prompt = torch.randint(0, 11, (5, 4))
+    tokens = prompt
+    for _ in range(14):
+        tokens = torch.cat((tokens, model(tokens[:, -10:])[:, -1].argmax(-1, keepdim=True)), 1)
+    for use_cache in (True, False):
+        generated = model.generate(prompt, max_new_tokens=14, use_cache=use_cache)
+        assert torch.equal(generated, tokens[:, 4:])
+    assert len(tokens.unique()) > 3
+    assert model.generate(prompt, max_new_tokens=0).shape == (5, 0)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_after_the_end_token_comes_padding(use_cache: bool) -> None:
+    model = made(TRANSLATION)
+    torch.manual_seed(3)
+    generated = model.generate(sources(torch.full((200,), 9), 9), temperature=3.0, use_cache=use_cache)
+    assert generated.shape == (200, 7)  # at most the longest target, without its start token
+    ended = 0
+    for row in generated.tolist():
+        if END in row[:-1]:
+            ended += 1
+            assert set(row[row.index(END) + 1 :]) == {PADDING}
+    assert 20 < ended < 180
+
+
+def test_decoding_stops_when_all_have_ended_or_enough_is_generated() -> None:
+    model, source = made(TRANSLATION), sources(torch.tensor([9, 4]), 9)
+    assert model.generate(source, max_new_tokens=3).shape[1] <= 3
+    model.output.bias.data[END] = 1e6
+    assert model.generate(source).tolist() == [[END], [END]]
+    model.output.bias.data[END] = -1e6
+    assert model.generate(source).shape == model.generate(source, max_new_tokens=100).shape == (2, 7)
+
+
+@pytest.mark.req("T5")
+@NORMS
+def test_a_translation_is_learned_and_decoded(norm_first: bool) -> None:
+    """Reversing: training with shifted targets and decoding by itself fit together."""
+    torch.manual_seed(0)
+    digits = torch.randint(3, 12, (64, 5))
+    ends = torch.full((64, 1), END)
+    target = torch.cat((torch.full((64, 1), START), digits.flip(1), ends), 1)
+    model = Transformer(TRANSLATION, 32, 4, 1, 64, norm_first, dropout=0.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(80):
+        optimizer.zero_grad()
+        F.cross_entropy(model(digits, target[:, :-1]).flatten(0, 1), target[:, 1:].flatten()).backward()
+        optimizer.step()
+    assert (model.eval().generate(digits) == target[:, 1:]).all(1).float().mean() > 0.95
+
+
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.num_heads=3 does not divide model\.d_model=16"):
+        Transformer(TEXT, d_model=16, num_heads=3)

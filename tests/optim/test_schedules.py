@@ -1,0 +1,273 @@
+"""Every schedule, with and without warm-up, against its closed form: the rate of each step of a real run."""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
+
+from src import ROOT
+from src.batches import LabelledBatch
+from src.config.check import check
+from src.config.compose import compose
+from src.config.schema import Config
+from src.datamodules.loader import BatchLoader
+from src.errors import UserError
+from src.models.mlp import MLP
+from src.spec import DataSpec
+
+SPEC = DataSpec("regression", "vector", (3,), (1,))
+LR, EPOCHS, STEPS = 0.2, 3, 5  # steps an epoch
+OPTIONS = sorted(path.stem for path in (ROOT / "conf" / "scheduler").glob("*.yaml"))
+WARM_UPS = [0, STEPS, 7]  # none, one that ends with an epoch, one that ends within one
+
+
+def config_of(*words: str) -> Config:
+    return _composed(f"optimizer.lr={LR}", f"trainer.max_epochs={EPOCHS}", *words)
+
+
+@cache
+def _composed(*words: str) -> Config:
+    return check(compose(["model=mlp", "datamodule=diabetes", "model.hidden_sizes=[]", "optimizer=sgd", *words]))
+
+
+class Recorder(Callback):
+    """Notes the rate that each optimizer step uses, and what is measured; dies in the middle of an epoch if told so."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.rates: list[float] = []
+        self.losses: list[float] = []
+        self.dies_at = dies_at
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: object) -> None:
+        if trainer.global_step == self.dies_at:
+            raise InterruptedError
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.losses.append(float(trainer.callback_metrics["val/loss"]))
+
+
+def train(config: Config, recorder: Recorder, folder: Path | None = None, resume: bool = False) -> MLP:
+    """Train for real; with a folder, keep checkpoints there, and with resume go on from the last one."""
+    torch.manual_seed(0)
+    model = MLP(SPEC, hidden_sizes=[])
+    model.training_config = config
+    data = LabelledBatch(torch.randn(4 * STEPS, 3), torch.randn(4 * STEPS, 1))
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=config.trainer.max_epochs,
+        accumulate_grad_batches=config.trainer.accumulate_grad_batches,
+        check_val_every_n_epoch=config.trainer.check_val_every_n_epoch,
+        callbacks=[recorder, *([ModelCheckpoint(folder, "epoch", save_last=True)] if folder else [])],
+        enable_checkpointing=folder is not None,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    size = 4 // config.trainer.accumulate_grad_batches
+    loader = BatchLoader(data, size)
+    checkpoint = folder / "last.ckpt" if folder and resume else None
+    trainer.fit(model, loader, BatchLoader(data, size), ckpt_path=checkpoint)
+    return model
+
+
+def closed_form(name: str, unit: str, warmup: int, epochs: int = EPOCHS) -> Callable[[int], float]:
+    """Return lr(t) of the shipped option, t = 1, 2, …; k counts the steps or epochs since the warm-up."""
+    unit_steps = {"step": 1, "epoch": STEPS}[unit]
+    total = epochs * STEPS
+
+    def behind(k: int) -> float:
+        match name:
+            case "none":
+                return LR
+            case "step":
+                return LR * 0.1 ** (k // 2)  # step_size=2
+            case "exponential":
+                return LR * 0.95**k
+            case "cosine":
+                length = total - warmup if unit == "step" else epochs - warmup // STEPS
+                return LR * (1 + math.cos(math.pi * k / length)) / 2
+            case "cosine_restarts":  # T_0=1, T_mult=2
+                cycle = 1
+                while k >= cycle:
+                    k, cycle = k - cycle, 2 * cycle
+                return LR * (1 + math.cos(math.pi * k / cycle)) / 2
+        raise AssertionError(f"write down the closed form of {name}")
+
+    def rate(t: int) -> float:
+        if name == "inverse_sqrt":
+            return LR * min(t**-0.5 * warmup**0.5, t / warmup)
+        if t <= warmup:
+            return LR * t / warmup
+        return behind((t - 1) // unit_steps - warmup // unit_steps)
+
+    return rate
+
+
+def plateau_form(
+    losses: list[float], warmup: int, patience: int, factor: float, cooldown: int, threshold: float
+) -> list[float]:
+    """Return lr(t) as torch documents ReduceLROnPlateau, from what was measured after each epoch."""
+    rates, lr, best, bad, cooling = [], LR, math.inf, 0, 0
+    for epoch, loss in enumerate(losses):
+        steps = range(epoch * STEPS + 1, (epoch + 1) * STEPS + 1)
+        rates += [lr if t > warmup else LR * t / warmup for t in steps]
+        if steps[-1] <= warmup:
+            continue
+        best, bad = (loss, 0) if loss < best * (1 - threshold) else (best, bad + 1)
+        if cooling:
+            cooling, bad = cooling - 1, 0
+        if bad > patience:
+            lr, cooling, bad = lr * factor, cooldown, 0
+    return rates
+
+
+CHANGES = {"step": ["scheduler.step_size=2"], "cosine_restarts": ["scheduler.T_0=1", "scheduler.T_mult=2"]}
+REQUIREMENTS = {"none": "S1", "step": "S2", "exponential": "S4", "cosine": "S5", "cosine_restarts": "S6"}
+CASES = [
+    pytest.param(name, unit, warmup, marks=[pytest.mark.req(REQUIREMENTS[name]), pytest.mark.req("S8")])
+    for name in OPTIONS
+    if name not in ("plateau", "inverse_sqrt")
+    for unit in ("step", "epoch")
+    for warmup in WARM_UPS
+] + [pytest.param("inverse_sqrt", "step", 7, marks=pytest.mark.req("S7"))]
+
+
+def scheduled(name: str, unit: str, warmup: int, *words: str) -> Config:
+    config = config_of(f"scheduler={name}", *CHANGES.get(name, []), *words)
+    changed = config.scheduler.model_copy(update={"interval": unit, "warmup_steps": warmup})
+    return config.model_copy(update={"scheduler": changed})
+
+
+@pytest.mark.parametrize(("name", "unit", "warmup"), CASES)
+def test_every_step_uses_the_closed_form(name: str, unit: str, warmup: int) -> None:
+    recorder = Recorder()
+    train(scheduled(name, unit, warmup), recorder)
+    rate = closed_form(name, unit, warmup)
+    assert recorder.rates == pytest.approx([rate(t) for t in range(1, EPOCHS * STEPS + 1)], rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(("name", "unit", "warmup"), [case for case in CASES if case.values[2] != STEPS])
+def test_an_interrupted_run_goes_on_with_the_same_rates(name: str, unit: str, warmup: int, tmp_path: Path) -> None:
+    config = scheduled(name, unit, warmup)
+    whole = train(config, Recorder())
+    with pytest.raises(InterruptedError):
+        train(config, Recorder(dies_at=STEPS + 2), tmp_path)
+    rest = Recorder()
+    resumed = train(config, rest, tmp_path, resume=True)
+    rate = closed_form(name, unit, warmup)
+    assert rest.rates == pytest.approx([rate(t) for t in range(STEPS + 1, EPOCHS * STEPS + 1)], rel=1e-9, abs=1e-12)
+    for mine, other in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+@pytest.mark.req("S3")
+@pytest.mark.parametrize("warmup", WARM_UPS)
+def test_plateau_follows_what_is_measured(warmup: int, tmp_path: Path) -> None:
+    words = ["scheduler=plateau", f"scheduler.warmup_steps={warmup}", "trainer.max_epochs=14"]
+    settings = ["patience=1", "factor=0.5", "cooldown=1", "threshold=0.2"]
+    config = config_of(*words, *(f"scheduler.{setting}" for setting in settings))
+    recorder = Recorder()
+    whole = train(config, recorder)
+    expected = plateau_form(recorder.losses, warmup, patience=1, factor=0.5, cooldown=1, threshold=0.2)
+    assert len(set(expected[warmup:])) >= 3, "the run must reach several plateaus"
+    assert recorder.rates == pytest.approx(expected, rel=1e-12)
+
+    drop = next(t for t in range(warmup + 1, 60) if expected[t] < expected[t - 1])  # right behind a reduction
+    with pytest.raises(InterruptedError):
+        train(config, Recorder(dies_at=drop + 2), tmp_path)
+    rest = Recorder()
+    resumed = train(config, rest, tmp_path, resume=True)
+    assert rest.rates == pytest.approx(expected[drop:], rel=1e-12)
+    for mine, other in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+@pytest.mark.req("S3")
+def test_plateau_counts_measurements_and_not_epochs() -> None:
+    words = ["scheduler=plateau", "trainer.max_epochs=12", "trainer.check_val_every_n_epoch=2"]
+    config = config_of(*words, "scheduler.patience=1", "scheduler.factor=0.5", "scheduler.threshold=0.5")
+    recorder = Recorder()
+    train(config, recorder)
+    halved = next(t for t, rate in enumerate(recorder.rates) if rate < LR)
+    assert halved == 6 * STEPS, "best after 2 epochs, not better after 4 and after 6"
+
+
+@pytest.mark.req("S3")
+@pytest.mark.parametrize(("monitor", "mode"), [("val/loss", "min"), ("val/r2", "max")])
+def test_plateau_takes_the_direction_of_its_metric(monitor: str, mode: str) -> None:
+    from src.optim.build import build_optimization
+
+    model = MLP(SPEC, hidden_sizes=[])
+    config = config_of("scheduler=plateau", f"monitor={monitor}")
+    _, (entry,) = build_optimization(model, config, L.Trainer(logger=False, enable_checkpointing=False))
+    assert (entry["monitor"], entry["scheduler"].mode) == (monitor, mode)
+
+
+@pytest.mark.req("S7")
+def test_paper_formula() -> None:
+    """d_model^-0.5 · min(t^-0.5, t · w^-1.5), times optimizer.lr."""
+    recorder = Recorder()
+    train(config_of("scheduler=inverse_sqrt", "scheduler.warmup_steps=7", "scheduler.d_model=512"), recorder)
+    expected = [LR * 512**-0.5 * min(t**-0.5, t * 7**-1.5) for t in range(1, EPOCHS * STEPS + 1)]
+    assert recorder.rates == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.req("S5")
+@pytest.mark.req("S8")
+@pytest.mark.parametrize("name", ["cosine", "exponential"])
+def test_warm_up_counts_optimizer_steps_when_gradients_accumulate(name: str) -> None:
+    recorder = Recorder()
+    train(scheduled(name, "step", 7, "trainer.accumulate_grad_batches=2"), recorder)
+    rate = closed_form(name, "step", 7)
+    assert recorder.rates == pytest.approx([rate(t) for t in range(1, EPOCHS * STEPS + 1)], rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.req("S5")
+def test_a_cosine_run_that_is_given_more_epochs_takes_the_longer_curve(tmp_path: Path) -> None:
+    train(config_of("scheduler=cosine"), Recorder(), tmp_path)
+    recorder = Recorder()
+    train(config_of("scheduler=cosine", f"trainer.max_epochs={2 * EPOCHS}"), recorder, tmp_path, resume=True)
+    rate, first = closed_form("cosine", "step", 0, 2 * EPOCHS), EPOCHS * STEPS + 1
+    assert recorder.rates[1:] == pytest.approx([rate(t) for t in range(first + 1, 2 * EPOCHS * STEPS + 1)])
+
+
+def test_a_warm_up_that_outlasts_the_run_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder()
+    train(config_of("scheduler=cosine", "scheduler.warmup_steps=100"), recorder)
+    assert recorder.rates == pytest.approx([LR * t / 100 for t in range(1, EPOCHS * STEPS + 1)])
+    assert "scheduler.warmup_steps=100" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["scheduler=plateau", "scheduler.interval=step"], "scheduler.interval=step"),
+        (["scheduler=inverse_sqrt", "scheduler.interval=epoch"], "scheduler.interval=epoch"),
+        (["scheduler=inverse_sqrt", "scheduler.warmup_steps=0"], "scheduler.warmup_steps"),
+    ],
+)
+def test_a_unit_that_a_schedule_cannot_count_in_is_refused(words: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        config_of(*words)
+
+
+def test_rates_are_recorded_per_group(tmp_path: Path) -> None:
+    """A schedule moves every group alike, also where biases stand apart."""
+    from src.optim.build import build_optimization
+
+    model = MLP(SPEC, hidden_sizes=[4])
+    config = config_of("scheduler=exponential", "regularization=[l2,spare_norms_and_biases]")
+    (optimizer,), (entry,) = build_optimization(model, config, L.Trainer(logger=False, enable_checkpointing=False))
+    optimizer.step()
+    entry["scheduler"].step()
+    rates: list[float | Tensor] = [group["lr"] for group in optimizer.param_groups]
+    assert rates == pytest.approx([0.95 * LR] * 2)

@@ -1,0 +1,301 @@
+"""One run from end to end: what it records, and that it can be measured, asked, repeated and resumed."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+import yaml
+
+from src import train
+from src.config.check import check
+from src.config.compose import compose, resumed
+from src.errors import UserError
+from src.evaluate import evaluate
+from src.experiment import Interrupted, RunResult, load, resume, run
+from src.predict import predict
+from src.tracking.run_folder import RunFolder
+
+Words = Callable[..., list[str]]
+
+
+@pytest.fixture
+def finished(fast: Words) -> RunResult:
+    return run(fast("trainer.max_epochs=2"), verbose=False)
+
+
+def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+# ---- what is recorded ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_records_itself(finished: RunResult, tmp_path: Path) -> None:
+    folder = finished.folder
+    assert folder.parent.parent == tmp_path / "outputs" / "runs"
+    assert {"run.json", "metrics.jsonl", "config.yaml", "checkpoints"} <= {path.name for path in folder.iterdir()}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "finished" and record["error"] is None and record["seed"] == 0
+    assert record["final"] == {name: v for name, v in finished.metrics.items() if name.startswith("test/")}
+    assert record["best"] | record["final"] == finished.metrics
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if "val/loss" in line] == [0, 1]
+    assert any("test/loss" in line for line in lines)
+    assert (
+        min(line["val/loss"] for line in lines if "val/loss" in line) == finished.metrics["val/loss"] == finished.value
+    )
+
+
+def test_the_recorded_config_is_resolved_and_gives_the_same_run(finished: RunResult) -> None:
+    text = (finished.folder / "config.yaml").read_text()
+    assert "${" not in text
+    again = run(check(yaml.safe_load(text)), verbose=False)
+    assert again.metrics == finished.metrics and again.folder != finished.folder
+
+
+def test_two_runs_of_one_second_have_two_folders(fast: Words) -> None:
+    assert run(fast(), verbose=False).folder != run(fast(), verbose=False).folder
+
+
+def test_a_seed_decides_everything_and_zero_is_one(fast: Words) -> None:
+    words = fast("regularization=dropout")
+    first, same, other = (run([*words, f"seed={seed}"], verbose=False).metrics for seed in (0, 0, 1))
+    assert first == same
+    assert first["train/loss"] != other["train/loss"] and first["test/loss"] != other["test/loss"]
+
+
+def test_a_failed_run_keeps_its_traceback(fast: Words, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match="diverged"):
+        run(fast("optimizer=sgd", "optimizer.lr=1e30", "datamodule=diabetes"), verbose=False)
+    (file,) = tmp_path.glob("outputs/runs/*/*/run.json")
+    record = json.loads(file.read_text())
+    assert record["status"] == "failed"
+    assert record["error"].startswith("Traceback") and "FloatingPointError" in record["error"]
+
+
+def test_a_mistake_that_only_loading_shows_leaves_no_folder(fast: Words, tmp_path: Path) -> None:
+    file = tmp_path / "short.txt"
+    file.write_text("too short")
+    with pytest.raises(UserError):
+        run(fast("model=lstm", "datamodule=text", f"datamodule.path={file}"), verbose=False)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_callback_of_another_kind_is_refused(fast: Words, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"callbacks\.mine\._target_"):
+        run(fast("+callbacks.mine._target_=os.system"), verbose=False)
+    assert not (tmp_path / "outputs").exists()
+
+
+# ---- from a run folder alone ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words", [["model=cnn"], ["model=gru"], ["model=transformer"], ["datamodule=diabetes"]], ids=str
+)
+def test_evaluate_agrees_with_what_training_printed(fast: Words, words: list[str]) -> None:
+    result = run(fast(*words), verbose=False)
+    for target in (result.folder, result.folder / "checkpoints" / "best.ckpt"):
+        found = evaluate(target)
+        assert found == {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+    validated = evaluate(result.folder, "val")
+    assert validated["val/loss"] == result.metrics["val/loss"]
+
+
+def test_evaluate_takes_other_data_but_no_wrong_words(finished: RunResult) -> None:
+    other = evaluate(finished.folder, overrides=["datamodule.split_seed=1"])
+    assert other["test/loss"] != finished.metrics["test/loss"]
+    with pytest.raises(UserError, match=r"split=tset.*'test'"):
+        evaluate(finished.folder, "tset")
+    with pytest.raises(UserError, match=r"'split_sed'.*'split_seed'"):
+        evaluate(finished.folder, overrides=["datamodule.split_sed=1"])
+    with pytest.raises(UserError, match="keeps its model"):
+        evaluate(finished.folder, overrides=["model=cnn"])
+    with pytest.raises(UserError, match="nowhere: there is no such"):
+        evaluate(finished.folder.with_name("nowhere"))
+
+
+@pytest.mark.parametrize("data", ["digits", "wine", "breast_cancer"])
+def test_predict_agrees_with_the_model_on_classes(fast: Words, data: str) -> None:
+    result = run(fast(f"datamodule={data}", "trainer.max_epochs=2"), verbose=False)
+    loaded = load(result.folder)
+    batch = loaded.datamodule.split("test")
+    with torch.no_grad():
+        logits = loaded.model(*batch.inputs).double()[:3]
+    shares = torch.stack([1 - logits.sigmoid(), logits.sigmoid()], 1) if logits.ndim == 1 else logits.softmax(1)
+    answers = predict(result.folder, loaded.datamodule.example_inputs(3))
+    names = list(loaded.datamodule.spec.class_names)
+    for answer, share in zip(answers, shares, strict=True):
+        assert answer["prediction"] == names[int(share.argmax())]
+        assert [answer["probabilities"][name] for name in names] == pytest.approx(share.tolist(), rel=1e-4, abs=1e-6)
+
+
+def test_predict_answers_in_the_unit_of_the_data(fast: Words) -> None:
+    result = run(fast("datamodule=diabetes"), verbose=False)
+    loaded = load(result.folder)
+    batch, rows = loaded.datamodule.split("test"), loaded.datamodule.example_inputs(3)
+    with torch.no_grad():
+        outputs = loaded.model(*batch.inputs)[:3].flatten()
+    from sklearn.datasets import load_diabetes
+
+    targets = load_diabetes().target  # the mean and deviation of the training part are near those of all
+    for answer, output in zip(predict(result.folder, rows), outputs.tolist(), strict=True):
+        expected = targets.mean() + targets.std() * output
+        assert float(answer["prediction"]) == pytest.approx(expected, rel=0.1)
+
+
+def test_predict_translates_as_the_model_does(fast: Words) -> None:
+    result = run(fast("model=transformer"), verbose=False)
+    loaded = load(result.folder)
+    answers = predict(result.folder, loaded.datamodule.example_inputs(3))
+    source = loaded.datamodule.split("test").inputs[0][:3]
+    tokens = loaded.model.generate(source)
+    expected = loaded.datamodule.answers(loaded.model.task.answers(tokens))
+    assert answers == expected
+
+
+def test_predict_refuses_what_it_cannot_read(finished: RunResult) -> None:
+    with pytest.raises(UserError):
+        predict(finished.folder, ["1,2,three"])
+    with pytest.raises(UserError, match="--length"):
+        predict(finished.folder, ["0"], length=3)
+
+
+class Evil:
+    """A pickle that runs a command when it is read."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.file}",)
+
+
+def test_a_checkpoint_that_runs_code_is_refused(finished: RunResult, tmp_path: Path) -> None:
+    path, trace = finished.folder / "checkpoints" / "best.ckpt", tmp_path / "executed"
+    checkpoint = torch.load(path, weights_only=True)
+    torch.save(checkpoint | {"gridlight": Evil(trace)}, path)
+    with pytest.raises(UserError, match=r"best\.ckpt"):
+        evaluate(finished.folder)
+    assert not trace.exists()
+
+
+def test_a_torn_or_foreign_checkpoint_is_refused(finished: RunResult, tmp_path: Path) -> None:
+    path = finished.folder / "checkpoints" / "best.ckpt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"best\.ckpt"):
+        evaluate(finished.folder)
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="not written by Gridlight"):
+        evaluate(tmp_path / "other.ckpt")
+
+
+def test_a_checkpoint_alone_rebuilds_the_model(finished: RunResult, tmp_path: Path) -> None:
+    alone = tmp_path / "moved.ckpt"
+    alone.write_bytes((finished.folder / "checkpoints" / "best.ckpt").read_bytes())
+    assert evaluate(alone)["test/loss"] == finished.metrics["test/loss"]
+
+
+# ---- interrupted and resumed ---------------------------------------------------------------------------------------
+
+
+class Stop(L.Callback):
+    """Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+def interrupted(words: list[str], epoch: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Run until an epoch, and return the folder of the interrupted run."""
+    from src import experiment
+
+    original, folder = experiment.build_callbacks, tmp_path / "interrupted"
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="resume="):
+        patch.setattr(experiment, "build_callbacks", lambda *args: [*original(*args), Stop(epoch)])
+        run(words, folder, verbose=False)
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+    return folder
+
+
+RESUMED = [
+    ["regularization=[dropout,mixup]", "scheduler=cosine", "scheduler.warmup_steps=4"],
+    ["model=cnn", "optimizer=momentum", "scheduler=plateau", "scheduler.patience=0", "regularization=augmentation"],
+    ["model=lstm", "optimizer=adabound", "scheduler=step", "scheduler.step_size=2"],
+    ["model=transformer", "optimizer=adamw", "scheduler=inverse_sqrt"],
+]
+
+
+@pytest.mark.parametrize("words", RESUMED, ids=lambda words: words[0])
+def test_resumed_is_uninterrupted_bit_for_bit(fast: Words, words: list[str], monkeypatch, tmp_path: Path) -> None:
+    words = fast(*words, "trainer.max_epochs=4", "trainer.limit_train_batches=3")
+    whole = run(words, verbose=False)
+    folder = interrupted(words, 2, monkeypatch, tmp_path)
+    config, record = resumed(str(folder), [])
+    result = resume(config, record, verbose=False)
+    assert result.status == "finished" and result.folder == folder
+    assert result.metrics == whole.metrics
+    for name, tensor in weights(whole.folder).items():
+        assert torch.equal(tensor, weights(folder)[name]), name
+    shown = ("train/loss", "val/loss", "lr")
+    curves = [
+        [{k: row[k] for k in shown if k in row} for row in RunFolder.open(path).metrics() if "val/loss" in row]
+        for path in (whole.folder, folder)
+    ]
+    assert curves[0] == curves[1] and len(curves[0]) == 4
+
+
+def test_the_command_line_resumes_and_trains_on(fast: Words, monkeypatch, tmp_path: Path) -> None:
+    words = fast("trainer.max_epochs=3")
+    folder = interrupted(words, 1, monkeypatch, tmp_path)
+    monkeypatch.setattr(sys, "argv", ["src.train", f"resume={folder}"])
+    train.main()
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "finished" and len(record["resumed"]) == 1
+    with pytest.raises(UserError, match="finished"):
+        resumed(str(folder), [])
+    monkeypatch.setattr(sys, "argv", ["src.train", f"resume={folder}", "trainer.max_epochs=5"])
+    train.main()
+    longer = run([*words, "trainer.max_epochs=5"], verbose=False)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["best"] | record["final"] == longer.metrics
+
+
+def test_a_run_that_is_resumed_keeps_its_groups(finished: RunResult, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["src.train", f"resume={finished.folder}", "model=cnn"])
+    with pytest.raises(SystemExit) as stop:
+        train.main()
+    assert stop.value.code == 2 and "keeps its model" in capsys.readouterr().err
+
+
+# ---- from Python ---------------------------------------------------------------------------------------------------
+
+
+def test_run_takes_words_a_composed_or_a_checked_config(fast: Words) -> None:
+    words = fast()
+    found = [run(what, verbose=False).metrics for what in (words, compose(words), check(compose(words)))]
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_run_says_what_it_does_and_how_to_go_on(fast: Words, capsys) -> None:
+    result = run(fast())
+    shown = capsys.readouterr().out
+    assert "mlp on digits" in shown and "finished" in shown and str(result.folder) in shown.replace("\n", "")
+    assert "parameters" in shown and "python -m src.evaluate" in shown
+
+
+def test_debug_overfit_learns_its_batch_by_heart(fast: Words) -> None:
+    words = [word for word in fast("debug=overfit") if not word.startswith(("trainer.limit", "trainer.max_epochs"))]
+    result = run([*words, "trainer.max_epochs=150", "optimizer.lr=0.01"], verbose=False)
+    losses = [row["train/loss"] for row in RunFolder.open(result.folder).metrics() if "train/loss" in row]
+    assert losses[-1] < 0.01 < losses[0]

@@ -1,0 +1,320 @@
+"""The run folder: whole files, honest status, no two runs in one place."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from src import ROOT
+from src.errors import UserError
+from src.tracking.run_folder import RunFolder, config_hash, new_run_path, plain, read_metrics
+
+CONFIG: dict[str, Any] = {
+    "seed": 0,
+    "tags": ["first"],
+    "notes": None,
+    "paths": {"data": "data", "outputs": "outputs"},
+    "model": {"name": "mlp", "hidden_sizes": [128, 64], "dropout": 0.0},
+    "optimizer": {"lr": 1e-5, "betas": [0.9, 0.999]},
+    "trainer": {"max_epochs": 3, "profiler": None, "log_every_n_steps": 50},
+    "callbacks": {"progress": {"_target_": "src.tracking.progress.Progress"}, "early_stopping": {"patience": 10}},
+    "logger": {"wandb": {"project": "gridlight"}},
+}
+
+
+def create(path: Path, config: dict[str, Any] = CONFIG) -> RunFolder:
+    return RunFolder.create(path, config, ["python", "-m", "src.train", "notes=two words"])
+
+
+def test_a_finished_run_read_back(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    assert json.loads((run.path / "run.json").read_text())["status"] == "running"
+    run.update(parameters=42, best={"val/loss": torch.tensor(0.25)}, best_epoch=np.int64(3))
+    run.finish({"test/accuracy": 0.5, "test/loss": float("nan")})
+
+    record = RunFolder.open(tmp_path / "run").record
+    assert record["status"] == "finished" and record["error"] is None
+    assert record["best"] == {"val/loss": 0.25} and record["best_epoch"] == 3 and record["parameters"] == 42
+    assert record["final"] == {"test/accuracy": 0.5, "test/loss": None}
+    assert record["command"] == "python -m src.train 'notes=two words'"
+    assert record["config_hash"] == config_hash(CONFIG) and record["seed"] == 0
+    assert record["pid"] == os.getpid() and record["host"] and record["hardware"]["cores"] >= 1
+    assert (
+        record["packages"]["torch"] == torch.__version__.split("+")[0]
+        or record["packages"]["torch"] == torch.__version__
+    )
+    started, ended = (datetime.fromisoformat(record[key]) for key in ("started", "ended"))
+    assert started.utcoffset() is not None and started.utcoffset().total_seconds() == 0  # type: ignore[union-attr]
+    assert 0 <= (ended - started).total_seconds() <= 60 and 0 <= record["seconds"] <= 60
+
+
+def test_the_config_comes_back_as_it_was(tmp_path: Path) -> None:
+    config = CONFIG | {"notes": "text with ${dollars}, 1e-3: and – dashes", "tags": ["1e-3", "true", "null", "08"]}
+    create(tmp_path / "run", config)
+    assert RunFolder.open(tmp_path / "run").config() == config
+
+
+def test_a_failure_keeps_its_traceback(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+
+    def inner() -> None:
+        raise ZeroDivisionError("the cause")
+
+    try:
+        try:
+            inner()
+        except ZeroDivisionError as cause:
+            raise RuntimeError("the failure") from cause
+    except RuntimeError as error:
+        run.fail(error)
+    record = RunFolder.open(run.path).record
+    assert record["status"] == "failed"
+    assert all(text in record["error"] for text in ("in inner", "the cause", "the failure", "direct cause"))
+
+
+def test_interrupt_and_resume_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = {"now": 1000.0}
+    monkeypatch.setattr("src.tracking.run_folder.monotonic", lambda: clock["now"])
+    run = create(tmp_path / "run")
+    clock["now"] += 10
+    run.interrupt()
+    assert RunFolder.open(run.path).record["status"] == "interrupted"
+    clock["now"] += 1000
+    again = RunFolder.open(run.path)
+    again.resume()
+    assert RunFolder.open(run.path).record["status"] == "running"
+    assert len(again.record["resumed"]) == 1 and again.record["command"].startswith("python")
+    clock["now"] += 5
+    again.finish({})
+    assert again.record["seconds"] == 15.0
+
+
+def test_a_used_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    create(tmp_path / "empty").finish({})
+    with pytest.raises(UserError, match="resume="):
+        create(tmp_path / "empty")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file"):
+        create(tmp_path / "file")
+
+
+def test_of_many_that_want_one_folder_one_gets_it(tmp_path: Path) -> None:
+    barrier = threading.Barrier(8)
+
+    def attempt(_: int) -> RunFolder | None:
+        barrier.wait()
+        try:
+            return create(tmp_path / "run")
+        except UserError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        made = [run for run in pool.map(attempt, range(8)) if run is not None]
+    assert len(made) == 1
+
+
+def test_a_running_run_is_told_from_a_killed_one(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    script = f"""
+import sys, time
+from pathlib import Path
+from src.tracking.run_folder import RunFolder
+run = RunFolder.create(Path({str(path)!r}), {{"seed": 0}}, [])
+print("made", flush=True)
+time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "made\n"
+        run = RunFolder.open(path)
+        assert run.record["status"] == "running" and run.alive
+        with pytest.raises(UserError, match="still running"):
+            run.resume()
+    finally:
+        process.kill()
+        process.wait()
+    assert run.record["status"] == "running" and not run.alive
+    run.resume()
+    assert run.alive
+
+
+def test_what_is_no_run_folder(tmp_path: Path) -> None:
+    create(tmp_path / "120000-mlp-digits-abc").finish({})
+    with pytest.raises(UserError, match="Did you mean '120000-mlp-digits-abc'"):
+        RunFolder.open(tmp_path / "120000-mlp-digits-abd")
+    with pytest.raises(UserError, match="no run folder; one holds"):
+        RunFolder.open(tmp_path)
+    with pytest.raises(UserError, match="no such checkpoint"):
+        RunFolder.open(tmp_path / "120000-mlp-digits-abc").best_checkpoint  # noqa: B018
+
+
+@pytest.mark.parametrize("text", [None, "", '{"status": "fini', "[]", "\x00\x00"])
+def test_a_damaged_record_does_not_hide_the_run(tmp_path: Path, text: str | None, caplog: Any) -> None:
+    run = create(tmp_path / "run")
+    (run.path / "run.json").unlink() if text is None else (run.path / "run.json").write_text(text)
+    opened = RunFolder.open(run.path)
+    assert opened.record["status"] == "unknown" and "run.json" in caplog.text
+    assert opened.config() == CONFIG
+
+
+def test_a_damaged_config_names_the_file(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    for text in ("", "a: [1,", "- 1\n"):
+        (run.path / "config.yaml").write_text(text)
+        with pytest.raises(UserError, match="config"):
+            run.config()
+
+
+def test_the_record_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """Who reads while another writes sees one record or the other."""
+    run = create(tmp_path / "run")
+    done = threading.Event()
+    seen: set[int] = set()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.add(len(json.loads((run.path / "run.json").read_text()).get("filler", "")))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for size in range(0, 200_000, 4000):
+        run.update(filler="x" * size)
+    done.set()
+    thread.join()
+    assert len(seen) > 1
+    assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "run.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = create(tmp_path / "run")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        run.update(status="finished")
+    monkeypatch.undo()
+    assert RunFolder.open(run.path).record["status"] == "running"
+
+
+def test_discard_takes_only_what_it_made(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    run = create(new_run_path(outputs, "mlp", "digits"))
+    run.discard()
+    assert outputs.is_dir() and not list(outputs.iterdir())
+    first = create(new_run_path(outputs, "mlp", "digits"))
+    second = create(new_run_path(outputs, "mlp", "digits"))
+    first.discard()
+    assert not first.path.exists() and second.path.is_dir()
+
+
+def test_run_paths_never_meet_whatever_the_seed(tmp_path: Path) -> None:
+    paths = set()
+    for _ in range(200):
+        np.random.seed(0), torch.manual_seed(0)
+        paths.add(new_run_path(tmp_path, "mlp", "digits"))
+    assert len(paths) == 200
+    path = paths.pop()
+    assert path.parent.parent == tmp_path / "runs" and "=" not in str(path.name) and "-mlp-digits-" in path.name
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(json.dumps(CONFIG))
+    *parents, last = key.split(".")
+    node = config
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tags", []),
+        ("notes", "x"),
+        ("paths.outputs", "elsewhere"),
+        ("logger", {}),
+        ("resume", "outputs/runs/x"),
+        ("sweep", {"name": "x"}),
+        ("trainer.profiler", "simple"),
+        ("trainer.log_every_n_steps", 1),
+        ("callbacks.progress", None),
+    ],
+)
+def test_the_hash_ignores_what_changes_no_result(key: str, value: Any) -> None:
+    assert config_hash(changed(key, value)) == config_hash(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 1),
+        ("model.dropout", 0.1),
+        ("model.hidden_sizes", [64, 128]),
+        ("optimizer.lr", 1.1e-5),
+        ("trainer.max_epochs", 4),
+        ("callbacks.early_stopping", None),
+    ],
+)
+def test_the_hash_tells_results_apart(key: str, value: Any) -> None:
+    assert config_hash(changed(key, value)) != config_hash(CONFIG)
+
+
+def test_the_hash_does_not_depend_on_order_or_process() -> None:
+    backwards = {key: CONFIG[key] for key in reversed(CONFIG)}
+    assert config_hash(backwards) == config_hash(CONFIG)
+    assert config_hash({"a": 1}) == "015abd7f5cc5"  # sha256 of {"a":1}, from sha256sum
+    assert CONFIG["logger"], "hashing changes nothing"
+
+
+def test_metrics_with_torn_lines_and_a_resume(tmp_path: Path) -> None:
+    lines = [
+        '{"step": 4, "epoch": 0, "val/loss": 3.0, "time": 1}',
+        '{"step": 4, "epoch": 0, "train/loss": null, "time": 1}',
+        '{"step": 8, "epoch": 1, "val/loss": 2.0, "time": 2}',
+        '{"step": 12, "epoch": 2, "val/lo',  # torn by a kill, the resumed run went on below
+        '{"step": 8, "epoch": 1, "val/loss": 2.5, "resumed": true, "time": 3}',
+        '{"step": 12, "epoch": 2, "val/loss": 1.0, "time": 4}',
+        '{"step": 16, "ep',
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    entries = read_metrics(tmp_path)
+    assert [(entry["step"], entry.get("val/loss")) for entry in entries] == [(4, 3.0), (4, None), (8, 2.5), (12, 1.0)]
+    assert math.isnan(entries[1]["train/loss"])
+    assert read_metrics(tmp_path / "nowhere") == []
+
+
+def test_plain_values_are_json() -> None:
+    values = {
+        "tensor": torch.tensor([1.0, float("inf")]),
+        "scalar": np.float32(0.5),
+        "path": Path("a/b"),
+        "tuple": (1, True, None),
+        2: {"set": {"b", "a"}},
+    }
+    expected = {"tensor": [1.0, None], "scalar": 0.5, "path": "a/b", "tuple": [1, True, None], "2": {"set": ["a", "b"]}}
+    assert plain(values) == expected
+    json.dumps(plain(values), allow_nan=False)
+
+
+def test_the_record_needs_no_torch() -> None:
+    """The command line and `compare` read run folders before, or without, torch."""
+    code = (
+        "import sys, src.tracking.run_folder, src.tracking.ranking, src.tracking.provenance;"
+        "assert not {'torch', 'lightning', 'wandb'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
