@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 ARGS ?=
 
-.PHONY: train test test-all lint bench doctor clean
+.PHONY: train test test-all lint bench coverage-of-the-textbook doctor clean
 
 train: .venv/installed
 	$(PY) -m src.train $(ARGS)
@@ -19,6 +19,9 @@ lint: .venv/tested
 
 bench: .venv/tested
 	$(PY) -m benchmarks.epoch_cost && $(PY) -m benchmarks.start_up
+
+coverage-of-the-textbook: .venv/tested
+	$(PY) -m docs.coverage
 
 doctor: .venv/installed
 	$(PY) -m src.doctor

@@ -1,7 +1,7 @@
 """Writes the tables of README.md that follow from the code: python -m docs.catalogue; a test compares them."""
 
 from src import ROOT
-from src.config.options import CONF, groups
+from src.config.options import CONF, groups, sweeps
 from src.config.schema import SCHEMAS, DataOption, ModelOption
 from src.errors import option_name
 from src.tasks.catalogue import TASKS
@@ -13,7 +13,7 @@ BEGIN, END = "<!-- {}: written by python -m docs.catalogue -->\n", "<!-- end -->
 def options_table() -> str:
     """Return every group with its options, one line each."""
     lines = []
-    for group, options in groups([CONF]).items():
+    for group, options in (groups([CONF]) | {"sweeps (`-m +sweeps=…`)": sweeps()}).items():
         lines += [f"**{group}**", "", "| option | |", "|---|---|"]
         lines += [f"| `{name}` | {text.replace('|', '/')} |" for name, text in options.items()]
         lines.append("")

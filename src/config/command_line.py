@@ -9,7 +9,7 @@ from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from src.config.options import CONF, groups, search_roots
+from src.config.options import CONF, groups, search_roots, sweeps
 from src.errors import JobsFailed, UserError
 
 
@@ -95,7 +95,8 @@ def help_text(argv: Sequence[str]) -> str:
         "",
         "Groups and their options:",
     ]
-    for group, options in groups(search_roots(argv)).items():
+    ranges = {"sweeps, added to a command with -m as +sweeps=learning_rate": sweeps()}
+    for group, options in (groups(search_roots(argv)) | ranges).items():
         if group.startswith("hydra") and group != "hydra/launcher":
             continue
         lines += ["", group]

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config.options import CONF, groups, search_roots
+from src.config.options import CONF, groups, search_roots, sweeps
 from src.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> UserError:
         overrides: the words of the command line, flags included.
     """
     roots = search_roots(overrides)
-    options = groups(roots)
+    options = {"sweeps": sweeps()} | groups(roots)
     words = [word for word in overrides if not word.startswith("-") and Path(word) not in roots]  # nor --config-dir's
     parsed: list[Override] = []
     for word in words:

@@ -7,6 +7,7 @@ from urllib.parse import urlparse
 from src import ROOT
 
 CONF = ROOT / "conf"
+SWEEPS = ROOT / "sweeps"
 
 
 def search_roots(argv: Sequence[str]) -> list[Path]:
@@ -30,6 +31,11 @@ def groups(roots: Sequence[Path]) -> dict[str, dict[str, str]]:
             if not path.name.startswith("_"):
                 found.setdefault(path.parent.relative_to(root).as_posix(), {})[path.stem] = summary(path)
     return found
+
+
+def sweeps() -> dict[str, str]:
+    """Return {name: summary} of the shipped sweeps, which ``+sweeps=name`` adds to a command with ``-m``."""
+    return {path.stem: summary(path) for path in sorted(SWEEPS.glob("*.yaml"))}
 
 
 def summary(path: Path) -> str:

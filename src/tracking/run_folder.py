@@ -18,7 +18,8 @@ import secrets
 import shutil
 import traceback
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -350,14 +351,23 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace a file as a whole: whoever reads it sees the old text or the new one."""
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a file to write that takes the place of another as a whole: whoever reads sees the old one or the new one."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _write(path: Path, text: str) -> None:
+    with replaced(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _now() -> str:

@@ -1,0 +1,13 @@
+"""Where Hydra finds sweeps/, beside conf/ and whatever search path a user gives."""
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from src import ROOT
+
+
+class GridlightSearchPath(SearchPathPlugin):
+    """Makes the repository's folder sweeps/ a config group: +sweeps=learning_rate."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("gridlight", f"file://{ROOT}")

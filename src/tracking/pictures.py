@@ -1,0 +1,34 @@
+"""Pictures of a run: a PNG in plots/ of its folder, and the same in Weights & Biases.
+
+A figure is made with ``matplotlib.figure.Figure`` and not with pyplot, which keeps figures alive and looks for a screen.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from src.tracking.run_folder import replaced
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def save_picture(folder: Path, name: str, figure: "Figure", loggers: Iterable[Logger] = ()) -> Path:
+    """Write a figure and return its file; an earlier picture of this name is replaced as a whole.
+
+    Args:
+        folder: the run's folder.
+        name: what it shows, such as ``schedule``: the file is plots/<name>.png.
+        figure: what to draw.
+        loggers: of the run; Weights & Biases gets the picture as ``plots/<name>``.
+    """
+    path = folder / "plots" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as partial:
+        figure.savefig(partial, dpi=120, bbox_inches="tight", format="png")
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(f"plots/{name}", [str(path)])
+    return path
