@@ -27,7 +27,7 @@ SETTINGS = {
     "group": "lr",
     "job_type": "train",
     "notes": "why",
-    "init_timeout": 20,
+    "init_timeout": 120,
 }
 
 
@@ -39,6 +39,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in list(os.environ):
         if name.startswith("WANDB_"):
             monkeypatch.delenv(name)
+    wandb.teardown()  # an earlier test of this process may have left a session, with the settings of its environment
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(weights_and_biases, "_unreachable", set())
