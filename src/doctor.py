@@ -32,8 +32,8 @@ OPTIONAL = {
 }
 
 
-def findings() -> Iterator[tuple[bool, str]]:
-    """Yield (whether it is as it should be, one line)."""
+def findings() -> Iterator[tuple[bool | None, str]]:
+    """Yield (whether it is as it should be, None for what is missing and can be done without; one line)."""
     from src.tracking.provenance import version
 
     yield sys.version_info >= (3, 11), f"Python {platform.python_version()} (3.11 or newer is needed)"
@@ -42,7 +42,7 @@ def findings() -> Iterator[tuple[bool, str]]:
         yield found is not None, f"{package} {found or 'is missing: pip install -c constraints.txt -e .'}"
     for package, purpose in OPTIONAL.items():
         found = version(package)
-        yield True, f"{package} {found}" if found else f"{package} is not installed; needed for {purpose}"
+        yield (True, f"{package} {found}") if found else (None, f"{package} is not installed; needed for {purpose}")
     yield from _devices()
     yield from _folders()
     yield True, _wandb()
@@ -104,8 +104,8 @@ def main() -> None:
     """Print all findings."""
     results = list(findings())
     for good, line in results:
-        print(f"{'ok     ' if good else 'MISSING'} {line}")
-    raise SystemExit(0 if all(good for good, _ in results) else 1)
+        print(f"{ {True: 'ok', None: 'without', False: 'MISSING'}[good]:<7} {line}")
+    raise SystemExit(1 if any(good is False for good, _ in results) else 0)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
         ``"Did you mean 'adam'? Possible: adam, sgd."``; the question is left out when nothing is near.
     """
     options = sorted(set(map(str, allowed)))
-    matches = get_close_matches(str(word), options, n=1, cutoff=0.5)
-    question = f"Did you mean '{matches[0]}'? " if matches else ""
+    lower = {option.lower(): option for option in options}
+    matches = get_close_matches(str(word).lower(), lower, n=1, cutoff=0.5)
+    question = f"Did you mean '{lower[matches[0]]}'? " if matches else ""
     return f"{question}Possible: {', '.join(options) or 'none'}."
 
 

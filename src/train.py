@@ -5,13 +5,15 @@ With `-m`, a sweep over comma-separated values; with `resume=<run folder>`, the 
 
 import sys
 from collections.abc import Sequence
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from src.config.command_line import errors_for_people, help_text, run_with_hydra
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
-def job(cfg: DictConfig) -> float | None:
+
+def job(cfg: "DictConfig") -> float | None:
     """Check a composed config and run it; the best value of the monitored metric goes back to Hydra."""
     from src.config.check import check
     from src.config.compose import resumed

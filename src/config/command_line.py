@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,14 +11,29 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from src.config.options import CONF, groups, search_roots, sweeps
+from src.config.words import readable
 from src.errors import JobsFailed, UserError
+
+_NEEDED = {"hydra", "omegaconf", "pydantic", "yaml", "torch", "lightning", "torchmetrics", "rich"}
+"""Packages without which nothing runs: where one is missing, it is the wrong Python."""
+
+_ONE_OPTION = ("model", "datamodule", "optimizer", "scheduler", "trainer")
+"""Groups of which a run has one option; the others combine."""
 
 
 @contextmanager
 def errors_for_people() -> Iterator[None]:
     """Show a user's mistake in one screen, without a traceback, and leave with exit code 2."""
+    if sys.stdout is None:  # it was closed by whoever started us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
     try:
         yield
+    except ModuleNotFoundError as error:
+        if error.name not in _NEEDED:
+            raise
+        message = f"error: {sys.executable} lacks '{error.name}'. First: source .venv/bin/activate (README, set-up)"
+        print(message, file=sys.stderr)
+        raise SystemExit(2) from None
     except UserError as error:
         print("error: " + str(error).replace("\n", "\n       "), file=sys.stderr)
         raise SystemExit(2) from None
@@ -34,6 +50,7 @@ def parser_of_a_run(command: str, description: str | None) -> argparse.ArgumentP
     parser = argparse.ArgumentParser(
         command, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser._negative_number_matcher = re.compile(r"-[.\d]")  # a row may begin with a negative number
     parser.add_argument("run", type=Path, help="a run folder (its best weights are taken) or a checkpoint")
     parser.add_argument("--json", action="store_true", help="JSON, one line an answer")
     return parser
@@ -45,7 +62,9 @@ def run_with_hydra(task: Callable[..., object], argv: Sequence[str]) -> None:
     Raises:
         UserError: if the command line names what does not exist.
     """
-    _refuse_dashes(argv)
+    argv = [readable(word) for word in argv]
+    _refuse_misuse(argv)
+    sys.argv[1:] = argv  # Hydra reads the command line from there
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print, and we explain it
     import hydra
 
@@ -73,12 +92,22 @@ def run_with_hydra(task: Callable[..., object], argv: Sequence[str]) -> None:
         raise raised[0]
 
 
-def _refuse_dashes(argv: Sequence[str]) -> None:
+def _refuse_misuse(argv: Sequence[str]) -> None:
+    """Refuse what Hydra would take in another sense than was meant, or answer in its own words."""
     options = groups(search_roots(argv))
+    many = {"-m", "--multirun"} & set(argv)
+    if many and {"--cfg", "-c"} & {word.partition("=")[0] for word in argv}:
+        raise UserError("--cfg shows the config of one run: leave out -m, and give one value a key")
+    for root in search_roots(argv)[:-1]:
+        if not root.is_dir():
+            raise UserError(f"{root}: there is no such config folder")
     for word in argv:
-        key, equals, _ = word.lstrip("-").partition("=")
+        key, equals, value = word.lstrip("-").partition("=")
         if word.startswith("-") and equals and (key.partition(".")[0] in options or "." in key):
             raise UserError(f"{word}: overrides have no dashes: {word.lstrip('-')}")
+        if equals and key in _ONE_OPTION and value.startswith("[") and "," in value:
+            listed = value.strip("[]")
+            raise UserError(f"{word}: a run has one {key}. To compare them: -m {key}={listed}")
 
 
 def help_text(argv: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.config.options import CONF, groups, search_roots, sweeps
+from src.config.words import readable
 from src.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     Raises:
         UserError: if an override names what does not exist.
     """
+    overrides = [readable(word) for word in overrides]
     try:
         with _own_hydra():
-            return hydra_compose("train", overrides=list(overrides))
+            return hydra_compose("train", overrides=overrides)
     except Exception as error:
         if not refused(error):
             raise
@@ -75,6 +77,10 @@ def explain(error: Exception, overrides: Sequence[str]) -> UserError:
             parsed.append(OverridesParser.create().parse_override(word))
         except HydraException:
             return UserError(f"cannot read '{word}': overrides are written key=value, such as optimizer.lr=0.01")
+    if not {"-m", "--multirun"} & set(overrides):
+        swept = [override.input_line for override in parsed if override.is_sweep_override()]
+        if swept:
+            return UserError(f"{swept[0]}: several values make a sweep: python -m src.train -m {' '.join(words)}")
     problems = [problem for override in parsed if (problem := _wrong_option(override, options))]
     if not problems:
         problems = _wrong_keys(parsed, options, roots)
@@ -176,7 +182,7 @@ def update(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     options = groups([CONF])
     for word in overrides:
         try:
-            override = OverridesParser.create().parse_override(word)
+            override = OverridesParser.create().parse_override(readable(word))
         except HydraException as error:
             raise UserError(f"cannot read '{word}': overrides are written key=value") from error
         key = override.key_or_group
@@ -216,13 +222,18 @@ def resumed(path: str, words: Sequence[str]) -> tuple["Config", "RunFolder"]:
     from src.config.check import check
     from src.tracking.run_folder import RunFolder
 
+    if not path.strip():
+        raise UserError("resume= must name a run folder: resume=outputs/runs/…")
     folder = RunFolder.open(Path(path))
     if strange := [word for word in words if word.startswith(("+", "~"))]:
         raise UserError(f"{strange[0]}: a recorded run has all its keys; change one as key=value")
     changes = [w for w in words if not w.startswith(("-", "resume=", "hydra.", "hydra/")) and "=" in w]
     if folder.record.get("status") == "finished" and not changes:
         raise UserError(f"resume={path}: this run is finished. To train on, give trainer.max_epochs=… more epochs")
-    changed = update(OmegaConf.create(folder.config()), changes)
+    recorded = folder.config()
+    if not (recorded.get("callbacks") or {}).get("checkpoints"):
+        raise UserError(f"resume={path}: this run kept no checkpoint to go on from (callbacks.checkpoints is off)")
+    changed = update(OmegaConf.create(recorded), changes)
     for word in changes:
         key = word.partition("=")[0]
         if not key.startswith(_MAY_CHANGE):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveFloat,
@@ -399,13 +400,28 @@ class TrainerOption(Section):
     sync_batchnorm: bool
 
 
+def _not_empty(path: Any) -> Any:
+    if not str(path).strip():
+        raise ValueError("a path must be given; . is this folder")
+    return path
+
+
+Folder = Annotated[Path, Field(strict=False), BeforeValidator(_not_empty)]
+
+
 class Paths(Section):
-    data: Annotated[Path, Field(strict=False)]
-    outputs: Annotated[Path, Field(strict=False)]
+    data: Folder
+    outputs: Folder
+
+
+def _one_folder(name: str | None) -> str | None:
+    if name is not None and (not name.strip() or name.startswith(".") or any(mark in name for mark in "/\\=")):
+        raise ValueError("it names one folder under sweeps/: letters and digits, no slash, '=' or dot in front")
+    return name
 
 
 class Sweep(Section):
-    name: str | None
+    name: Annotated[str | None, AfterValidator(_one_folder)]
 
 
 class Config(Section):

@@ -67,7 +67,8 @@ def _read_file(path: Path, names: list[str]) -> list[list[float]]:
 
 def _numbers(cells: list[str], names: list[str], where: str) -> list[float]:
     if len(cells) != len(names):
-        raise UserError(f"{where}: {len(cells)} columns where {len(names)} are expected: {', '.join(names[:40])}")
+        listed = "" if names[0] == "column 1" else f": {', '.join(names[:40])}"
+        raise UserError(f"{where}: {len(cells)} columns where {len(names)} are expected{listed}")
     for number, (cell, name) in enumerate(zip(cells, names, strict=True), 1):
         if not _is_number(cell):
             raise UserError(f"{where}, column {number} ({name}): '{_short(cell)}' is no number")

@@ -75,7 +75,8 @@ def announce(config: Config, folder: RunFolder, summary: Summary, datamodule: An
     sizes = " / ".join(f"{len(datamodule.split(name)[0]):,}" for name in SPLITS)
     console.print(
         f"[bold]{config.model.name}[/] on {config.datamodule.name} ({datamodule.spec.task}; {sizes} examples), "
-        f"{config.optimizer.name}, scheduler {config.scheduler.name}, seed {config.seed}"
+        f"{config.optimizer.name}, scheduler {config.scheduler.name}, seed {config.seed}",
+        soft_wrap=True,
     )
     console.print(summary.table())
     console.print(f"run folder: {shown(folder.path)}\n", soft_wrap=True)
@@ -100,7 +101,9 @@ def show(experiment: "Experiment", result: "RunResult", folder: RunFolder, logge
     console.print(table)
     console.print(f"\n{advice(experiment, folder, result)}", soft_wrap=True, markup=False)
     path = shown(folder.path)
-    lines = [f"recorded in {path}", f"  python -m src.evaluate {path} split=val"]
+    lines = [f"recorded in {path}"]
+    if folder.has_checkpoint("last"):
+        lines.append(f"  python -m src.evaluate {path} split=val")
     if hint := sync_hint(list(loggers)):
         lines.append(f"  {hint}")
     console.print("\n".join(lines), soft_wrap=True)

@@ -24,12 +24,15 @@ class Progress(Callback):
     Args:
         refresh: seconds between two drawings of the bar.
         pause: seconds between two lines in a log; epochs that end sooner are left out, the first and the last never.
+        patience: seconds after which an epoch that goes on says in a log how far it is.
     """
 
-    def __init__(self, refresh: float = 0.1, pause: float = 3.0) -> None:
+    def __init__(self, refresh: float = 0.1, pause: float = 3.0, patience: float = 30.0) -> None:
         assert refresh >= 0.1, "a bar that is drawn more often costs more than it tells"
         self.refresh = refresh
         self.pause = pause
+        self.patience = patience
+        self._said = 0.0
         self._bar: Bar | None = None
         self._drawn = 0.0
         self._printed: float | None = None
@@ -57,6 +60,14 @@ class Progress(Callback):
         if self._bar is not None and now - self._drawn >= self.refresh:
             loss = outputs["loss"] if isinstance(outputs, dict) else outputs
             self._draw(trainer, "train", batch_idx + 1, trainer.num_training_batches, now, loss)
+        elif (
+            self._bar is None and now - max(self._epoch_started, self._said) >= self.patience and trainer.is_global_zero
+        ):
+            print(
+                f"{_epoch(trainer, trainer.current_epoch)}  step {batch_idx + 1}/{trainer.num_training_batches:g}",
+                flush=True,
+            )
+            self._said = now
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._ended = trainer.current_epoch, time.monotonic() - self._epoch_started

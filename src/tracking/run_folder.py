@@ -119,6 +119,10 @@ class RunFolder:
             UserError: if this is no run folder.
         """
         path = Path(path).absolute()
+        if path.is_file():
+            raise UserError(
+                f"{path}: this is a file; a run is a folder that holds run.json, config.yaml and checkpoints/"
+            )
         if not path.is_dir():
             siblings = [folder.name for folder in path.parent.iterdir()] if path.parent.is_dir() else []
             near = get_close_matches(path.name, siblings, n=1)
@@ -247,7 +251,10 @@ class RunFolder:
     def _checkpoint(self, name: str) -> Path:
         path = self.checkpoints / name
         if not path.is_file():
-            raise UserError(f"{path}: there is no such checkpoint; the run was stopped before its first epoch ended")
+            reason = (
+                "kept none" if self.record.get("status") == "finished" else "was stopped before its first epoch ended"
+            )
+            raise UserError(f"{path}: there is no such checkpoint; the run {reason}")
         return path
 
     # ---- the lock ------------------------------------------------------------------------------------------------

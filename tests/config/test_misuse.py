@@ -1,0 +1,73 @@
+"""Command lines that mean something else than they say are answered before Hydra takes them at their word."""
+
+import subprocess
+import sys
+
+import pytest
+
+from src import ROOT
+from src.config.check import check
+from src.config.command_line import parser_of_a_run
+from src.config.compose import compose, resumed
+from src.errors import UserError
+from src.experiment import run
+
+
+def ask(*words: str, **more: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "src.train", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **more)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["datamodule=[digits,wine]"], "a run has one datamodule. To compare them: -m datamodule=digits,wine"),
+        (["-m", "model=mlp,cnn", "--cfg", "job"], "leave out -m"),
+        (["--config-dir", "/no/such/folder"], "/no/such/folder: there is no such config folder"),
+        (["optimizer.lr=1e-3,1e-2"], "several values make a sweep"),
+    ],
+)
+def test_misuse_is_answered_in_one_screen(words: list[str], says: str) -> None:
+    done = ask(*words)
+    assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("sweep.name=../../x", "it names one folder under sweeps/"),
+        ("sweep.name=.hidden", "it names one folder"),
+        ("paths.outputs=", "a path must be given"),
+        ("paths.data=", "a path must be given"),
+    ],
+)
+def test_paths_that_lead_astray_are_refused(word: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        check(compose([word]))
+
+
+def test_resume_must_name_a_folder(tmp_path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for path, says in (("", "must name a run folder"), (str(file), "this is a file")):
+        with pytest.raises(UserError, match=says):
+            resumed(path, [])
+
+
+def test_a_run_without_checkpoints_is_not_resumed(fast) -> None:
+    result = run(fast("callbacks=none"), verbose=False)
+    with pytest.raises(UserError, match="kept no checkpoint"):
+        resumed(str(result.folder), ["trainer.max_epochs=4"])
+
+
+def test_an_input_may_begin_with_a_negative_number() -> None:
+    parser = parser_of_a_run("predict", None)
+    parser.add_argument("inputs", nargs="+")
+    assert parser.parse_args(["RUN", "-1,0.5", "-.5,2", "--json"]).inputs == ["-1,0.5", "-.5,2"]
+
+
+def test_the_wrong_python_is_told_what_it_lacks(tmp_path) -> None:
+    (tmp_path / "hydra.py").write_text("raise ModuleNotFoundError('no hydra', name='hydra')")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from src.train import main; main(['model=mlp'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "source .venv/bin/activate" in done.stderr and "Traceback" not in done.stderr
