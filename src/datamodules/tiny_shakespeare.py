@@ -1,5 +1,6 @@
 """Tiny shakespeare: 1,115,394 characters of his plays, the usual first text of a language model (Karpathy 2015)."""
 
+from pathlib import Path
 from typing import Any
 
 from src.datamodules.public_files import PublicFile
@@ -23,7 +24,7 @@ class TinyShakespeare(Text):
     """
 
     def __init__(self, verify: bool = True, **common: Any) -> None:
-        super().__init__(path="", **common)
+        super().__init__(path=Path(FILE.path), **common)
         self.verify = verify
 
     def _read(self) -> str:
