@@ -12,6 +12,8 @@ os.environ["MKL_NUM_THREADS"] = "1"
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
+from tests.miniatures import PUBLIC, write_public
+
 ROOT = Path(__file__).resolve().parents[1]
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -38,6 +40,7 @@ COMPANIONS = {
     "regularization=stochastic_depth": ["model=resnet"],
     "datamodule=dates": ["model=transformer"],
     "datamodule=text": ["model=transformer"],
+    "datamodule=tiny_shakespeare": ["model=transformer"],
 }
 
 # What makes the slower data sources small.
@@ -61,6 +64,9 @@ def complete(tmp_path: Path) -> Callable[..., list[str]]:
             file = tmp_path / "text.txt"
             file.write_text("It was the best of times, it was the worst of times, it was the age of wisdom. " * 12)
             result.append(f"datamodule.path={file}")
+        if (name := str(compose(result).datamodule.name)) in PUBLIC:
+            write_public(name, tmp_path / "data")
+            result += [f"paths.data={tmp_path / 'data'}", "datamodule.verify=false"]
         return result
 
     return words

@@ -222,6 +222,32 @@ class Text(DataOption):
         return {"path": self.path}
 
 
+class ImageSet(DataOption):
+    task = "classification"
+    inputs = "image"
+    val_fraction: Fraction
+    split_seed: int
+    verify: bool
+
+
+class TinyShakespeare(DataOption):
+    task = "language_modelling"
+    inputs = "tokens"
+    context: PositiveInt
+    val_fraction: Fraction
+    test_fraction: TestFraction
+    verify: bool
+
+
+class ETT(DataOption):
+    task = "forecasting"
+    inputs = "sequence"
+    variant: Literal["h1", "h2", "m1", "m2"]
+    window: PositiveInt
+    horizon: PositiveInt
+    verify: bool
+
+
 # ---- optimizers and schedules --------------------------------------------------------------------------------------
 
 
@@ -466,6 +492,11 @@ SCHEMAS: dict[str, dict[str, type[Option]]] = {
         "src.datamodules.mackey_glass.MackeyGlass": MackeyGlass,
         "src.datamodules.dates.Dates": Dates,
         "src.datamodules.text.Text": Text,
+        "src.datamodules.image_sets.FashionMNIST": ImageSet,
+        "src.datamodules.image_sets.MNIST": ImageSet,
+        "src.datamodules.image_sets.CIFAR10": ImageSet,
+        "src.datamodules.tiny_shakespeare.TinyShakespeare": TinyShakespeare,
+        "src.datamodules.ett.ETT": ETT,
     },
     "optimizer": {
         "torch.optim.SGD": SGD,

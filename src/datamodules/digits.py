@@ -1,7 +1,6 @@
 """Handwritten digits of scikit-learn, no download."""
 
 import logging
-import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,8 @@ from torch import Tensor
 
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
-from src.datamodules.rows import looks_like_file, read_rows
+from src.datamodules.images import is_image, open_image
+from src.datamodules.rows import read_rows
 from src.datamodules.splitting import split_indices
 from src.datamodules.standardizing import Standardizer
 from src.errors import UserError
@@ -66,7 +66,7 @@ class Digits(DataModule):
 
     def encode(self, inputs: Sequence[str]) -> Batch:
         """Each input is an image of any size (bright on dark ground), or 64 numbers (0 to 16) as CSV row or file."""
-        pixels = [_read_image(text) if _is_image(text) else _read_pixels(text) for text in inputs]
+        pixels = [_read_image(text) if is_image(text) else _read_pixels(text) for text in inputs]
         images = torch.tensor(np.concatenate(pixels), dtype=torch.float32)
         return LabelledBatch(self._standardize(images), torch.zeros(len(images), dtype=torch.int64))
 
@@ -83,10 +83,6 @@ class Digits(DataModule):
         self.scale = Standardizer.from_plain(state_dict["scale"])
 
 
-def _is_image(text: str) -> bool:
-    return looks_like_file(text) and not text.lower().endswith((".csv", ".txt"))
-
-
 def _read_pixels(text: str) -> np.ndarray:
     pixels = np.array(read_rows([text], SIDE * SIDE))
     for number, value in enumerate(pixels.flat):
@@ -98,13 +94,10 @@ def _read_pixels(text: str) -> np.ndarray:
 
 def _read_image(path: str) -> np.ndarray:
     """Average over the fields of an 8×8 grid, as the data set's makers did with 4×4 pixels a field."""
-    try:
-        with Image.open(path) as image:
-            depth = 65535 if image.mode.startswith("I") else 255
-            grey = image.convert("F" if depth == 65535 else "L").convert("F")
-            small = grey.resize((SIDE, SIDE), Image.Resampling.BOX)
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: this is no image that can be read") from error
+    image = open_image(path)
+    depth = 65535 if image.mode.startswith("I") else 255
+    grey = image.convert("F" if depth == 65535 else "L").convert("F")
+    small = grey.resize((SIDE, SIDE), Image.Resampling.BOX)
     pixels = np.asarray(small, dtype=np.float64).reshape(1, -1) * (BRIGHTEST / depth)
     if pixels.mean() > BRIGHTEST / 2:
         log.warning(f"{path}: most of this image is bright; the model knows bright digits on dark ground: invert it")

@@ -12,7 +12,7 @@ def split_indices(
 
     Args:
         size: number of examples.
-        val_fraction, test_fraction: shares in (0, 1), together below 1.
+        val_fraction, test_fraction: shares in (0, 1), together below 1; 0 for a test set that exists already.
         seed: the same seed draws the same split.
         classes: [size] class of each example.
 
@@ -33,7 +33,7 @@ def split_indices(
         parts["train"].append(shuffled[val + test :])
     drawn = {name: np.sort(np.concatenate(indices)) for name, indices in parts.items()}
     for name, indices in drawn.items():
-        if not len(indices):
+        if not len(indices) and not (name == "test" and test_fraction == 0):
             raise UserError(
                 f"datamodule.val_fraction={val_fraction}, .test_fraction={test_fraction}: "
                 f"of {size} examples none is left for {name}"

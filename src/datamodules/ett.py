@@ -1,0 +1,155 @@
+"""Electricity Transformer Temperature, the usual benchmark of long forecasts (Zhou et al. 2021)."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.batches import Batch, LabelledBatch
+from src.datamodules.base import DataModule
+from src.datamodules.baselines import scores
+from src.datamodules.public_files import PublicFile
+from src.datamodules.rows import read_rows
+from src.datamodules.standardizing import Standardizer
+from src.errors import UserError
+from src.spec import DataSpec
+
+SERIES = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
+ROWS_A_MONTH = {"h": 30 * 24, "m": 30 * 24 * 4}
+MONTHS = {"train": 12, "val": 4, "test": 4}
+
+_BASE = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small"
+_SUMS = {"h1": "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066"}
+FILES = {
+    name: PublicFile(
+        f"{_BASE}/ETT{name}.csv", f"ett/ETT{name}.csv", _SUMS.get(name), also=(f"ETT-small/ETT{name}.csv",)
+    )
+    for name in ("h1", "h2", "m1", "m2")
+}
+
+
+class ETT(DataModule):
+    """Seven series, hourly (h1, h2) or every 15 minutes (m1, m2): the next `horizon` rows from `window` rows.
+
+    The usual split: 12, 4 and 4 months of 30 days; validation and test windows begin in the part before them, so that the
+    first forecast is of the first row. Standardised by the training part; metrics are on that scale, as in the papers.
+
+    Args:
+        variant: ``h1``, ``h2``, ``m1`` or ``m2``.
+        window: rows that a model sees.
+        horizon: rows that it forecasts, all seven series.
+        verify: refuse a file whose contents are not the published ones.
+        common: arguments of `DataModule`.
+    """
+
+    task = "forecasting"
+    inputs = "sequence"
+
+    def __init__(
+        self, variant: str = "h1", window: int = 96, horizon: int = 96, verify: bool = True, **common: Any
+    ) -> None:
+        super().__init__(**common)
+        self.variant, self.window, self.horizon, self.verify = variant, window, horizon, verify
+        self.scale: Standardizer | None = None
+
+    def load(self) -> dict[str, Batch]:
+        values = torch.from_numpy(self._read())
+        month = ROWS_A_MONTH[self.variant[0]]
+        ends = np.cumsum([months * month for months in MONTHS.values()])
+        if len(values) < ends[-1]:
+            raise UserError(f"{self._where()}: {len(values):,} rows, and the usual split needs {ends[-1]:,}")
+        if self.scale is None:
+            self.scale = Standardizer.fit(values[: ends[0]])
+        values = self.scale.apply(values)
+        starts = [0, ends[0] - self.window, ends[1] - self.window]
+        if starts[1] < self.horizon or ends[1] - ends[0] < self.horizon:
+            raise UserError(f"datamodule: window={self.window} and horizon={self.horizon} do not fit into four months")
+        return {
+            name: self._windows(values[start:end])
+            for name, start, end in zip(MONTHS, starts, ends.tolist(), strict=True)
+        }
+
+    def _windows(self, part: Tensor) -> LabelledBatch:
+        windows = part.unfold(0, self.window + self.horizon, 1).transpose(1, 2)  # [N, window + horizon, 7]
+        return LabelledBatch(windows[:, : self.window].contiguous(), windows[:, self.window :].contiguous())
+
+    def _read(self) -> np.ndarray:
+        """Return the seven series [rows, 7] float64."""
+        contents = FILES[self.variant].read(self.data_dir, self.verify)
+        lines = csv.reader(io.StringIO(contents.decode("utf-8-sig", errors="replace")))
+        header = next(lines, [])
+        if tuple(header[1:]) != SERIES:
+            raise UserError(
+                f"{self._where()}: the columns must be date,{','.join(SERIES)}, not {','.join(header)[:80]}"
+            )
+        rows = []
+        for number, cells in enumerate(lines, 2):
+            try:
+                row = [float(cell) for cell in cells[1:]]
+            except ValueError as error:
+                raise UserError(f"{self._where()}, row {number}: {error}") from error
+            if len(row) != len(SERIES) or not np.isfinite(row).all():
+                raise UserError(f"{self._where()}, row {number}: {len(SERIES)} numbers are expected after the date")
+            rows.append(row)
+        return np.array(rows)
+
+    def _where(self) -> Path:
+        file = FILES[self.variant]
+        return file.find(self.data_dir) or self.data_dir / file.path
+
+    @property
+    def spec(self) -> DataSpec:
+        shape = (self.window, len(SERIES)), (self.horizon, len(SERIES))
+        return DataSpec(self.task, self.inputs, *shape, feature_names=SERIES, target_names=SERIES)
+
+    def baseline(self) -> dict[str, float]:
+        """Return the scores of repeating the last row."""
+        test = self.split("test")
+        assert isinstance(test, LabelledBatch)
+        return scores(self.spec, test.x[:, -1:].expand_as(test.y), test.y)
+
+    def encode(self, inputs: Sequence[str]) -> Batch:
+        """Each input is a CSV file of the seven series without date, or such rows with line breaks between them; the last
+        rows are taken.
+        """
+        assert self.scale is not None
+        windows = []
+        for text in inputs:
+            rows = read_rows(text.splitlines() or [text], SERIES)
+            if len(rows) < self.window:
+                raise UserError(f"'{text[:60]}': {len(rows)} rows, and the model sees {self.window}")
+            windows.append(rows[-self.window :])
+        x = self.scale.apply(torch.tensor(windows, dtype=torch.float64))
+        return LabelledBatch(x, torch.zeros(len(x), self.horizon, len(SERIES)))
+
+    def example_inputs(self, count: int = 3) -> list[str]:
+        month = ROWS_A_MONTH[self.variant[0]]
+        first = (MONTHS["train"] + MONTHS["val"]) * month - self.window
+        values = self._read()
+        windows = [values[first + i : first + i + self.window] for i in range(count)]
+        return ["\n".join(",".join(f"{v:.9g}" for v in row) for row in window) for window in windows]
+
+    def answers(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        scale = self.scale
+        assert scale is not None
+        return [
+            {
+                "prediction": [
+                    {name: scale.undo(i, value) for i, (name, value) in enumerate(zip(SERIES, step, strict=True))}
+                    for step in answer["prediction"]
+                ]
+            }
+            for answer in answers
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scale": self.scale.to_plain()} if self.scale else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.scale = Standardizer.from_plain(state_dict["scale"])

@@ -1,0 +1,274 @@
+"""The public image sets: Fashion-MNIST, MNIST and CIFAR-10, with their own split of training and test."""
+
+import io
+import logging
+import pickle
+import tarfile
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.batches import Batch, LabelledBatch
+from src.datamodules.base import DataModule
+from src.datamodules.images import is_image, read_image
+from src.datamodules.public_files import PublicFile
+from src.datamodules.rows import read_rows
+from src.datamodules.splitting import split_indices
+from src.datamodules.standardizing import Standardizer
+from src.errors import UserError
+from src.spec import DataSpec
+
+log = logging.getLogger(__name__)
+
+Arrays = tuple[np.ndarray, np.ndarray]
+"""Images [N, C, H, W] uint8 and labels [N]."""
+
+
+class ImageSet(DataModule):
+    """Images of one size with classes; validation is drawn from the training images, each class in proportion.
+
+    Pixels are standardised by mean and deviation of each channel, over the training split.
+
+    Args:
+        val_fraction: share of the training images.
+        split_seed: draws the validation split.
+        verify: refuse files whose contents are not the published ones.
+        common: arguments of `DataModule`.
+    """
+
+    task = "classification"
+    inputs = "image"
+    shape: ClassVar[tuple[int, int, int]]
+    classes: ClassVar[tuple[str, ...]]
+
+    def __init__(self, val_fraction: float = 0.1, split_seed: int = 0, verify: bool = True, **common: Any) -> None:
+        super().__init__(**common)
+        self.val_fraction, self.split_seed, self.verify = val_fraction, split_seed, verify
+        self.scale: Standardizer | None = None
+
+    @abstractmethod
+    def read(self) -> tuple[Arrays, Arrays]:
+        """Return training and test images with their labels."""
+
+    def load(self) -> dict[str, Batch]:
+        (images, labels), (test_images, test_labels) = self.read()
+        parts = split_indices(len(labels), self.val_fraction, 0.0, self.split_seed, labels)
+        splits = {name: (images[parts[name]], labels[parts[name]]) for name in ("train", "val")}
+        splits["test"] = (test_images, test_labels)
+        if self.scale is None:
+            self.scale = pixel_scale(splits["train"][0])
+        return {
+            name: LabelledBatch(self._standardize(pixels), torch.from_numpy(y.astype(np.int64)))
+            for name, (pixels, y) in splits.items()
+        }
+
+    def _standardize(self, pixels: np.ndarray) -> Tensor:
+        """Map [N, C, H, W] bytes to standardised float32, without a second copy: some sets fill a gigabyte."""
+        assert self.scale is not None
+        x = torch.tensor(pixels).float()
+        mean, deviation = (torch.tensor(row).view(1, -1, 1, 1) for row in (self.scale.mean, self.scale.deviation))
+        return x.sub_(mean).div_(deviation)
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec(self.task, self.inputs, self.shape, (len(self.classes),), class_names=self.classes)
+
+    def encode(self, inputs: Sequence[str]) -> Batch:
+        """Each input is an image file of any size, which is converted and resized, or a CSV row or file of bytes, channel
+        by channel and row by row.
+        """
+        pixels = np.concatenate([self._pixels(text) for text in inputs])
+        return LabelledBatch(self._standardize(pixels), torch.zeros(len(pixels), dtype=torch.int64))
+
+    def _pixels(self, text: str) -> np.ndarray:
+        if is_image(text):
+            return read_image(text, self.shape)[None]
+        values = np.array(read_rows([text], self.spec.input_size))
+        for number, value in enumerate(values.flat):
+            if not 0 <= value <= 255:
+                row, column = divmod(number, self.spec.input_size)
+                raise UserError(f"'{text[:60]}', row {row + 1}, column {column + 1}: {value:g} is outside 0 to 255")
+        return values.round().astype(np.uint8).reshape(-1, *self.shape)
+
+    def example_inputs(self, count: int = 3) -> list[str]:
+        return [",".join(map(str, image.ravel())) for image in self.read()[1][0][:count]]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scale": self.scale.to_plain()} if self.scale else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.scale = Standardizer.from_plain(state_dict["scale"])
+
+
+def pixel_scale(pixels: np.ndarray) -> Standardizer:
+    """Return mean and deviation of each channel, exactly, from how often each of the 256 values occurs.
+
+    Args:
+        pixels: [N, C, H, W] uint8.
+    """
+    values = np.arange(256.0)
+    counts = [np.bincount(pixels[:, channel].ravel(), minlength=256) for channel in range(pixels.shape[1])]
+    means = [float((count * values).sum() / count.sum()) for count in counts]
+    pairs = zip(counts, means, strict=True)
+    deviations = [float(((count * (values - mean) ** 2).sum() / count.sum()) ** 0.5) or 1.0 for count, mean in pairs]
+    return Standardizer(tuple(means), tuple(deviations))
+
+
+# ---- the IDX format -------------------------------------------------------------------------------------------------
+
+
+def read_idx(contents: bytes, where: str) -> np.ndarray:
+    """Read an IDX file of bytes (LeCun): two zeros, the type 8, the number of dimensions, their sizes, the values.
+
+    Raises:
+        UserError: if it is none, or if values are missing or too many.
+    """
+    if len(contents) < 4 or contents[:3] != b"\x00\x00\x08":
+        raise UserError(f"{where}: this is no IDX file of bytes")
+    dimensions = contents[3]
+    start = 4 + 4 * dimensions
+    shape = tuple(int(n) for n in np.frombuffer(contents[4:start], ">u4"))
+    if len(shape) < dimensions or len(contents) - start != int(np.prod(shape, dtype=np.int64)):
+        raise UserError(f"{where}: {len(contents):,} bytes do not hold an array of shape {list(shape)}")
+    return np.frombuffer(contents, np.uint8, offset=start).reshape(shape)
+
+
+class IdxImages(ImageSet):
+    """Grey images of 28×28 in four IDX files."""
+
+    shape = (1, 28, 28)
+    files: ClassVar[dict[str, PublicFile]]
+
+    def read(self) -> tuple[Arrays, Arrays]:
+        train, test = (self._pair(part) for part in ("train", "t10k"))
+        return train, test
+
+    def _pair(self, part: str) -> Arrays:
+        images, labels = (
+            read_idx(self.files[f"{part}-{kind}"].read(self.data_dir, self.verify), self._where(f"{part}-{kind}"))
+            for kind in ("images-idx3", "labels-idx1")
+        )
+        where = self._where(f"{part}-images-idx3")
+        if images.ndim != 3 or images.shape[1:] != self.shape[1:]:
+            raise UserError(f"{where}: holds an array of shape {list(images.shape)}, not images of 28×28")
+        if labels.shape != images.shape[:1]:
+            raise UserError(f"{where}: {len(images):,} images, and {len(labels):,} labels beside them")
+        if labels.size and labels.max() >= len(self.classes):
+            raise UserError(
+                f"{self._where(f'{part}-labels-idx1')}: label {labels.max()} of {len(self.classes)} classes"
+            )
+        return images[:, None], labels
+
+    def _where(self, name: str) -> str:
+        return str(self.files[name].find(self.data_dir))
+
+
+def _idx_files(folder: str, base: str, torchvision: str, **sums: tuple[str, str]) -> dict[str, PublicFile]:
+    """Return the four files; `sums` has for each (which of the two checksums is known, its value)."""
+    files = {}
+    for key, (kind, value) in sums.items():
+        name = key.replace("_", "-")
+        file = f"{name}-ubyte.gz"
+        files[name] = PublicFile(
+            f"{base}/{file}",
+            f"{folder}/{file}",
+            also=(f"{torchvision}/raw/{file}",),
+            **{kind: value},  # type: ignore[arg-type]
+        )
+    return files
+
+
+class FashionMNIST(IdxImages):
+    """70,000 grey images 28×28 of clothes in 10 classes (Xiao, Rasul and Vollgraf 2017)."""
+
+    classes = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+    files = _idx_files(
+        "fashion_mnist",
+        "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion",
+        "FashionMNIST",
+        train_images_idx3=("sha256", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
+        train_labels_idx1=("sha256", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
+        t10k_images_idx3=("sha256", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
+        t10k_labels_idx1=("sha256", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+    )
+
+
+class MNIST(IdxImages):
+    """70,000 grey images 28×28 of handwritten digits (LeCun, Cortes and Burges)."""
+
+    classes = tuple(str(digit) for digit in range(10))
+    files = _idx_files(
+        "mnist",
+        "https://ossci-datasets.s3.amazonaws.com/mnist",
+        "MNIST",
+        train_images_idx3=("packed_sha256", "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+        train_labels_idx1=("packed_sha256", "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+        t10k_images_idx3=("packed_sha256", "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+        t10k_labels_idx1=("packed_sha256", "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+    )
+
+
+# ---- CIFAR-10 --------------------------------------------------------------------------------------------------------
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads pickles of dictionaries of NumPy arrays, and refuses every other class: such a file is data, not code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name in ("_reconstruct", "ndarray", "dtype") and module.partition(".")[0] == "numpy":
+            return {"_reconstruct": np._core.multiarray._reconstruct, "ndarray": np.ndarray, "dtype": np.dtype}[name]  # type: ignore[attr-defined]
+        raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
+
+
+class CIFAR10(ImageSet):
+    """60,000 colour images 32×32 of 10 classes (Krizhevsky 2009), from the archive "python version" or its folder."""
+
+    shape = (3, 32, 32)
+    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    archive = PublicFile(
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        "cifar10/cifar-10-python.tar.gz",
+        packed_sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+        also=("cifar-10-python.tar.gz",),
+    )
+    folder = "cifar-10-batches-py"
+
+    def read(self) -> tuple[Arrays, Arrays]:
+        parts = [self._batch(f"data_batch_{number}") for number in range(1, 6)]
+        images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return (images, labels), self._batch("test_batch")
+
+    def _batch(self, name: str) -> Arrays:
+        """Return one file of the archive; nothing is unpacked onto the disk."""
+        for place in (self.data_dir / "cifar10" / self.folder / name, self.data_dir / self.folder / name):
+            if place.is_file():
+                return self._arrays(place.read_bytes(), str(place))
+        where = f"{self.archive.find(self.data_dir) or self.data_dir / self.archive.path}, {self.folder}/{name}"
+        try:
+            member = self._archive().extractfile(f"{self.folder}/{name}")
+            contents = member.read() if member else b""
+        except (tarfile.TarError, KeyError, OSError) as error:
+            raise UserError(f"{where}: cannot be read from the archive: {error}") from error
+        return self._arrays(contents, where)
+
+    def _archive(self) -> tarfile.TarFile:
+        if not hasattr(self, "_tar"):
+            contents = self.archive.read(self.data_dir, self.verify)
+            self._tar = tarfile.open(fileobj=io.BytesIO(contents))  # noqa: SIM115 - in memory, for six reads
+        return self._tar
+
+    def _arrays(self, contents: bytes, where: str) -> Arrays:
+        try:
+            found = _ArraysOnly(io.BytesIO(contents), encoding="bytes").load()
+            images = np.asarray(found[b"data"], dtype=np.uint8).reshape(-1, *self.shape)
+            labels = np.asarray(found[b"labels"])
+        except (pickle.UnpicklingError, KeyError, ValueError, TypeError, EOFError, AttributeError, IndexError) as error:
+            raise UserError(f"{where}: this is no batch of CIFAR-10: {error}") from error
+        if len(images) != len(labels) or (len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes)):
+            raise UserError(f"{where}: {len(images):,} images with {len(labels):,} labels, which must be 0 to 9")
+        return images, labels

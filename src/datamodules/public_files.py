@@ -1,0 +1,154 @@
+"""Public files: found under paths.data, else downloaded, checked, and refused by name where they are wrong.
+
+A download is written beside its place and moved there when it is complete and right; what an interrupted one left is
+continued. What is checked is the contents, so that a file that was recompressed is as good as the original.
+"""
+
+import gzip
+import hashlib
+import logging
+import os
+import urllib.error
+import urllib.request
+import zlib
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+from src.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 1 << 16
+_TIMEOUT = 20.0
+"""Seconds without an answer after which a server counts as out of reach."""
+
+
+@dataclass(frozen=True)
+class PublicFile:
+    """One file of a public data set.
+
+    Args:
+        url: its public address.
+        path: where it belongs under ``paths.data``.
+        sha256: of the contents, decompressed where the name ends in ``.gz``; None where no sum is published, and the
+            reader's own checks must do.
+        packed_sha256: of the file as it is published, for a compressed one of which only that is known.
+        also: other places under ``paths.data`` where people keep it, with or without ``.gz``.
+    """
+
+    url: str
+    path: str
+    sha256: str | None = None
+    packed_sha256: str | None = None
+    also: tuple[str, ...] = ()
+
+    def read(self, data_dir: Path, verify: bool = True) -> bytes:
+        """Return the contents, after a download where the file is missing.
+
+        Args:
+            data_dir: ``paths.data``.
+            verify: refuse contents with another checksum.
+
+        Raises:
+            UserError: if the file is missing and cannot be had, cannot be read, or is not the published one.
+        """
+        found = self.find(data_dir) or self._download(data_dir)
+        try:
+            raw = found.read_bytes()
+            contents = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{found}: this file is damaged: {error}. Delete it, and it is fetched again") from error
+        if verify and not self._is_right(raw, contents):
+            raise UserError(
+                f"{found}: {len(contents):,} bytes of contents that are not those published at {self.url}. Delete the "
+                "file, and it is fetched again; datamodule.verify=false takes it as it is"
+            )
+        return contents
+
+    def find(self, data_dir: Path) -> Path | None:
+        """Return where the file lies, if it does."""
+        places = [data_dir / place for path in (self.path, *self.also) for place in (path, path.removesuffix(".gz"))]
+        return next((place for place in places if place.is_file()), None)
+
+    def _is_right(self, raw: bytes, contents: bytes) -> bool:
+        known = [
+            hashlib.sha256(data).hexdigest() == expected
+            for data, expected in ((contents, self.sha256), (raw, self.packed_sha256))
+            if expected is not None
+        ]
+        unpacked = raw is contents and self.sha256 is None  # only the packed sum is known, and the file was unpacked
+        return any(known) or not known or unpacked
+
+    def _download(self, data_dir: Path) -> Path:
+        target = data_dir / self.path
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fetch(self.url, partial)
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+            raise UserError(
+                f"{target}: this file is missing and cannot be downloaded ({reason}).\n"
+                f"Its address: {self.url}\nPut it there, or set paths.data (or GRIDLIGHT_DATA) to where it lies"
+            ) from error
+        os.replace(partial, target)
+        return target
+
+
+def fetch(url: str, partial: Path) -> None:
+    """Download a file, from where an earlier try ended, with a bar on a terminal.
+
+    Raises:
+        OSError, HTTPException: if the server cannot be reached, refuses, or breaks off; what has come is kept.
+    """
+    have = partial.stat().st_size if partial.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    log.info("downloading %s", url)
+    try:
+        answer = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # nothing is left to send
+            return
+        raise
+    with answer:
+        if answer.status != 206:  # the server sends the whole file
+            have = 0
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with (
+            partial.open("ab" if have else "wb") as file,
+            _bar(partial.name.strip(".").removesuffix(".partial")) as bar,
+        ):
+            while chunk := answer.read(_CHUNK):
+                file.write(chunk)
+                have += len(chunk)
+                bar(have, total)
+            file.flush()
+            os.fsync(file.fileno())
+    if total is not None and have < total:
+        raise OSError(f"the connection broke off after {have:,} of {total:,} bytes")
+
+
+class _bar:
+    """A progress bar of bytes on a terminal, nothing elsewhere; called with the bytes that are there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> "_bar":
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+        from src.tracking.console import on_terminal
+
+        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+        self.progress = Progress(*columns, transient=True, disable=not on_terminal())
+        self.task = self.progress.add_task(self.name, total=None)
+        self.progress.start()
+        return self
+
+    def __call__(self, have: int, total: int | None) -> None:
+        self.progress.update(self.task, completed=have, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()

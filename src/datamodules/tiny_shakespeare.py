@@ -1,0 +1,34 @@
+"""Tiny shakespeare: 1,115,394 characters of his plays, the usual first text of a language model (Karpathy 2015)."""
+
+from pathlib import Path
+from typing import Any
+
+from src.datamodules.public_files import PublicFile
+from src.datamodules.text import Text
+from src.errors import UserError
+
+FILE = PublicFile(
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    "tiny_shakespeare/input.txt",
+    sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    also=("tinyshakespeare/input.txt", "shakespeare_char/input.txt"),
+)
+
+
+class TinyShakespeare(Text):
+    """The text by characters; the usual split is the first 90 % and the last 10 %, here halved into val and test.
+
+    Args:
+        verify: refuse a file whose contents are not the published ones.
+        common: arguments of `Text` without its path.
+    """
+
+    def __init__(self, verify: bool = True, **common: Any) -> None:
+        super().__init__(path=Path(FILE.path), **common)
+        self.verify = verify
+
+    def _read(self) -> str:
+        try:
+            return FILE.read(self.data_dir, self.verify).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{FILE.find(self.data_dir)}: this is no text in UTF-8 (byte {error.start})") from error
