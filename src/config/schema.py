@@ -5,15 +5,17 @@ loaded. An option that is not listed here, such as a user's own model, is checke
 """
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     PositiveFloat,
     PositiveInt,
+    Tag,
     ValidationInfo,
     model_validator,
 )
@@ -70,15 +72,39 @@ class MLP(ModelOption):
     dropout: Probability
 
 
+class MlpScratch(ModelOption):
+    tasks = VECTORS
+    inputs = ("vector", "image", "sequence")
+    hidden_sizes: list[PositiveInt]
+    activation: Activation
+    initialization: Initialization
+
+
+def _one_a_block(setting: Any, info: ValidationInfo) -> Any:
+    blocks = len(info.data.get("channels", ()))
+    if isinstance(setting, list) and blocks and len(setting) != blocks:
+        raise ValueError(f"a list has one entry a block, and model.channels makes {blocks} blocks, not {len(setting)}")
+    return setting
+
+
+T = TypeVar("T")
+PerBlock = Annotated[
+    Annotated[T, Tag("one")] | Annotated[list[T], Tag("list")],
+    Discriminator(lambda setting: "list" if isinstance(setting, list) else "one"),
+    AfterValidator(_one_a_block),
+]
+
+
 class CNN(ModelOption):
     tasks = IMAGES
     inputs = ("image",)
     channels: Annotated[list[PositiveInt], Field(min_length=1)]
-    kernel_size: PositiveInt
-    stride: PositiveInt
-    padding: Count | Literal["same"]
-    pool: Literal["max", "average", "none"]
-    pool_size: PositiveInt
+    kernel_size: PerBlock[PositiveInt]
+    stride: PerBlock[PositiveInt]
+    padding: PerBlock[Count | Literal["same"]]
+    pool: PerBlock[Literal["max", "average", "none"]]
+    pool_size: PerBlock[PositiveInt]
+    pool_stride: PerBlock[PositiveInt] | None
     hidden_sizes: list[PositiveInt]
     activation: Activation
     initialization: Initialization
@@ -435,6 +461,7 @@ class Config(Section):
 SCHEMAS: dict[str, dict[str, type[Option]]] = {
     "model": {
         "src.models.mlp.MLP": MLP,
+        "src.models.mlp_scratch.MlpScratch": MlpScratch,
         "src.models.cnn.CNN": CNN,
         "src.models.resnet.ResNet": ResNet,
         "src.models.recurrent.RNN": Recurrent,
