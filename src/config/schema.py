@@ -199,6 +199,18 @@ class Digits(Split):
     inputs = "image"
 
 
+class Shapes(DataOption):
+    task = "classification"
+    inputs = "image"
+    side: Annotated[int, Field(ge=8)]
+    channels: Literal[1, 3]
+    train_size: Annotated[int, Field(ge=10)]
+    val_size: Annotated[int, Field(ge=10)]
+    test_size: Annotated[int, Field(ge=10)]
+    noise: NonNegative
+    split_seed: int
+
+
 class BreastCancer(Split):
     task = "binary_classification"
     inputs = "vector"
@@ -212,6 +224,24 @@ class Wine(Split):
 class Diabetes(Split):
     task = "regression"
     inputs = "vector"
+
+
+def _rises(interval: list[float]) -> list[float]:
+    if interval[0] >= interval[1]:
+        raise ValueError("the first number must be below the second")
+    return interval
+
+
+class Function(DataOption):
+    task = "regression"
+    inputs = "vector"
+    function: Literal["sine", "chirp", "absolute", "runge", "step", "square", "sawtooth"]
+    range: Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_rises)]
+    train_size: PositiveInt
+    val_size: PositiveInt
+    test_size: Annotated[int, Field(ge=2)]
+    noise: NonNegative
+    split_seed: int
 
 
 class MackeyGlass(DataOption):
@@ -471,9 +501,11 @@ SCHEMAS: dict[str, dict[str, type[Option]]] = {
     },
     "datamodule": {
         "src.datamodules.digits.Digits": Digits,
+        "src.datamodules.shapes.Shapes": Shapes,
         "src.datamodules.tables.BreastCancer": BreastCancer,
         "src.datamodules.tables.Wine": Wine,
         "src.datamodules.tables.Diabetes": Diabetes,
+        "src.datamodules.function.Function": Function,
         "src.datamodules.mackey_glass.MackeyGlass": MackeyGlass,
         "src.datamodules.dates.Dates": Dates,
         "src.datamodules.text.Text": Text,

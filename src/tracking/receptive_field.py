@@ -45,7 +45,8 @@ class ReceptiveFields(TorchDispatchMode):
         super().__init__()
         ones = (1,) * (images.dim() - 2)
         self._known: dict[int, tuple[Tensor, Field]] = {}  # with the tensor, so that no other takes over its identity
-        self._note(images, Field(ones, ones))
+        if ones:  # vectors have no neighbours
+            self._note(images, Field(ones, ones))
 
     def of(self, tensor: Any) -> Field | None:
         """Return the field of a tensor's units, if it is known."""
