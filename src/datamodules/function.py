@@ -80,8 +80,8 @@ class Function(DataModule):
 
     def points(self, name: str) -> tuple[NDArray, NDArray]:
         """Return x [N] in its own unit and y [N] of a split."""
-        assert self.scale is not None
         split = self.split(name)
+        assert self.scale is not None
         return np.array([self.scale.undo(0, x) for x in split.inputs[0][:, 0].tolist()]), split.targets[:, 0].numpy()
 
     def encode(self, inputs: Sequence[str]) -> Batch:
