@@ -38,6 +38,7 @@ def isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 COMPANIONS = {
     "regularization=spatial_dropout": ["model=cnn"],
     "regularization=stochastic_depth": ["model=resnet"],
+    "callbacks=fit": ["datamodule=function"],
     "datamodule=dates": ["model=transformer"],
     "datamodule=text": ["model=transformer"],
     "datamodule=tiny_shakespeare": ["model=transformer"],
@@ -47,6 +48,7 @@ COMPANIONS = {
 SMALL = {
     "dates": ["train_size=96", "val_size=16", "test_size=16", "languages=[en,de]"],
     "mackey_glass": ["length=400"],
+    "shapes": ["train_size=128", "val_size=20", "test_size=20"],
     "text": ["context=16", "batch_size=8", "val_fraction=0.2", "test_fraction=0.2"],
 }
 

@@ -5,16 +5,18 @@ loaded. An option that is not listed here, such as a user's own model, is checke
 """
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     PositiveFloat,
     PositiveInt,
+    Tag,
     ValidationInfo,
     model_validator,
 )
@@ -71,15 +73,39 @@ class MLP(ModelOption):
     dropout: Probability
 
 
+class MlpScratch(ModelOption):
+    tasks = VECTORS
+    inputs = ("vector", "image", "sequence")
+    hidden_sizes: list[PositiveInt]
+    activation: Activation
+    initialization: Initialization
+
+
+def _one_a_block(setting: Any, info: ValidationInfo) -> Any:
+    blocks = len(info.data.get("channels", ()))
+    if isinstance(setting, list) and blocks and len(setting) != blocks:
+        raise ValueError(f"a list has one entry a block, and model.channels makes {blocks} blocks, not {len(setting)}")
+    return setting
+
+
+T = TypeVar("T")
+PerBlock = Annotated[
+    Annotated[T, Tag("one")] | Annotated[list[T], Tag("list")],
+    Discriminator(lambda setting: "list" if isinstance(setting, list) else "one"),
+    AfterValidator(_one_a_block),
+]
+
+
 class CNN(ModelOption):
     tasks = IMAGES
     inputs = ("image",)
     channels: Annotated[list[PositiveInt], Field(min_length=1)]
-    kernel_size: PositiveInt
-    stride: PositiveInt
-    padding: Count | Literal["same"]
-    pool: Literal["max", "average", "none"]
-    pool_size: PositiveInt
+    kernel_size: PerBlock[PositiveInt]
+    stride: PerBlock[PositiveInt]
+    padding: PerBlock[Count | Literal["same"]]
+    pool: PerBlock[Literal["max", "average", "none"]]
+    pool_size: PerBlock[PositiveInt]
+    pool_stride: PerBlock[PositiveInt] | None
     hidden_sizes: list[PositiveInt]
     activation: Activation
     initialization: Initialization
@@ -174,6 +200,18 @@ class Digits(Split):
     inputs = "image"
 
 
+class Shapes(DataOption):
+    task = "classification"
+    inputs = "image"
+    side: Annotated[int, Field(ge=8)]
+    channels: Literal[1, 3]
+    train_size: Annotated[int, Field(ge=10)]
+    val_size: Annotated[int, Field(ge=10)]
+    test_size: Annotated[int, Field(ge=10)]
+    noise: NonNegative
+    split_seed: int
+
+
 class BreastCancer(Split):
     task = "binary_classification"
     inputs = "vector"
@@ -187,6 +225,24 @@ class Wine(Split):
 class Diabetes(Split):
     task = "regression"
     inputs = "vector"
+
+
+def _rises(interval: list[float]) -> list[float]:
+    if interval[0] >= interval[1]:
+        raise ValueError("the first number must be below the second")
+    return interval
+
+
+class Function(DataOption):
+    task = "regression"
+    inputs = "vector"
+    function: Literal["sine", "chirp", "absolute", "runge", "step", "square", "sawtooth"]
+    range: Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_rises)]
+    train_size: PositiveInt
+    val_size: PositiveInt
+    test_size: Annotated[int, Field(ge=2)]
+    noise: NonNegative
+    split_seed: int
 
 
 class MackeyGlass(DataOption):
@@ -477,6 +533,7 @@ class Config(Section):
 SCHEMAS: dict[str, dict[str, type[Option]]] = {
     "model": {
         "src.models.mlp.MLP": MLP,
+        "src.models.mlp_scratch.MlpScratch": MlpScratch,
         "src.models.cnn.CNN": CNN,
         "src.models.resnet.ResNet": ResNet,
         "src.models.recurrent.RNN": Recurrent,
@@ -486,9 +543,11 @@ SCHEMAS: dict[str, dict[str, type[Option]]] = {
     },
     "datamodule": {
         "src.datamodules.digits.Digits": Digits,
+        "src.datamodules.shapes.Shapes": Shapes,
         "src.datamodules.tables.BreastCancer": BreastCancer,
         "src.datamodules.tables.Wine": Wine,
         "src.datamodules.tables.Diabetes": Diabetes,
+        "src.datamodules.function.Function": Function,
         "src.datamodules.mackey_glass.MackeyGlass": MackeyGlass,
         "src.datamodules.dates.Dates": Dates,
         "src.datamodules.text.Text": Text,

@@ -66,13 +66,17 @@ class Model(L.LightningModule):
         outputs = self(*batch.inputs)
         targets = batch.targets
         smoothing = self.training_config.regularization.label_smoothing
-        losses = self.task.losses(outputs, targets, smoothing)
+        losses = self.losses(outputs, targets, smoothing)
         if mixing is not None:  # the loss of the mixed label, as cross-entropy is linear in the label
-            losses = mixing.blend(losses, self.task.losses(outputs, targets[mixing.partner], smoothing))
+            losses = mixing.blend(losses, self.losses(outputs, targets[mixing.partner], smoothing))
         loss = self._meter("train").add(losses, self.task.weights(targets))
         if (every := self.training_config.trainer.log_every_n_steps) and (self.global_step + 1) % every == 0:
             self._log_step(loss)
         return loss
+
+    def losses(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        """Return the training loss of every example or token; overridden by a model that differentiates it itself."""
+        return self.task.losses(outputs, targets, smoothing)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluation_step("val", batch)

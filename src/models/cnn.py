@@ -1,6 +1,7 @@
 """Convolutional network: INPUT → [CONV → ACTIVATION → POOL]^N → [FC → ACTIVATION]^M → OUTPUT (textbook, CNN)."""
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +14,34 @@ from src.spec import DataSpec
 
 _POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
+T = TypeVar("T")
+PerBlock: TypeAlias = T | Sequence[T]
+"""One value for all blocks, or one for each."""
+
+
+def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
+    """Return ⌊(H + 2P - K) / S⌋ + 1 (textbook, Output Size Calculation); below 1 if the kernel does not fit."""
+    return (size + 2 * padding - kernel) // stride + 1
+
+
+def _each(setting: Any, blocks: int) -> Sequence[Any]:
+    return [setting] * blocks if setting is None or isinstance(setting, int | str) else setting
+
 
 class CNN(Model):
     """Blocks of convolution, activation and pooling, then fully connected layers.
 
+    The settings of convolution and pooling are one value for all blocks, or a list with one a block.
+
     Args:
         spec: the data; inputs are images [C, H, W].
         channels: output channels of each block.
-        kernel_size, stride: of every convolution.
+        kernel_size, stride: of the convolution.
         padding: pixels at each border; ``same`` is (kernel_size - 1) / 2, which at stride 1 and for an odd kernel keeps
             the size.
         pool: ``max``, ``average`` or ``none``.
-        pool_size: side and stride of a pooling window.
+        pool_size: side of a pooling window.
+        pool_stride: distance of two windows; None: their side, so that they neither overlap nor leave gaps.
         hidden_sizes: widths of the fully connected layers before the output.
         activation, initialization: by name.
         batch_norm: normalise each convolution's output.
@@ -42,11 +59,12 @@ class CNN(Model):
         self,
         spec: DataSpec,
         channels: Sequence[int] = (16, 32),
-        kernel_size: int = 3,
-        stride: int = 1,
-        padding: int | str = "same",
-        pool: str = "max",
-        pool_size: int = 2,
+        kernel_size: PerBlock[int] = 3,
+        stride: PerBlock[int] = 1,
+        padding: PerBlock[int | str] = "same",
+        pool: PerBlock[str] = "max",
+        pool_size: PerBlock[int] = 2,
+        pool_stride: PerBlock[int] | None = None,
         hidden_sizes: Sequence[int] = (128,),
         activation: str = "relu",
         initialization: str = "he",
@@ -55,23 +73,28 @@ class CNN(Model):
         spatial_dropout: float = 0.0,
     ) -> None:
         super().__init__(spec)
-        if padding == "same":
-            padding = (kernel_size - 1) // 2
         width, *size = self.spec.input_shape
         blocks = []
-        for number, out in enumerate(channels, 1):
-            block: list[nn.Module] = [nn.Conv2d(width, out, kernel_size, stride, padding)]
-            size = [(side + 2 * int(padding) - kernel_size) // stride + 1 for side in size]
+        settings = (
+            _each(setting, len(channels)) for setting in (kernel_size, stride, padding, pool, pool_size, pool_stride)
+        )
+        for number, (out, kernel, step, border, kind, window, hop) in enumerate(
+            zip(channels, *settings, strict=True), 1
+        ):
+            border = (kernel - 1) // 2 if border == "same" else border
+            block: list[nn.Module] = [nn.Conv2d(width, out, kernel, step, border)]
+            size = [output_size(side, kernel, step, border) for side in size]
             if batch_norm:
                 block.append(nn.BatchNorm2d(out))
             block.append(make_activation(activation))
-            if pool != "none":
-                block.append(_POOLS[pool](pool_size))
-                size = [side // pool_size for side in size]
+            if kind != "none":
+                hop = window if hop is None else hop
+                block.append(_POOLS[kind](window, hop))
+                size = [output_size(side, window, hop) for side in size]
             if min(size) < 1:
                 raise UserError(
-                    f"model=cnn: block {number} of {len(channels)} leaves {size[0]}×{size[1]} of images of "
-                    f"{self.spec.input_shape[1]}×{self.spec.input_shape[2]}: fewer model.channels, a smaller "
+                    f"model=cnn: block {number} of {len(channels)} leaves {max(size[0], 0)}×{max(size[1], 0)} of images "
+                    f"of {self.spec.input_shape[1]}×{self.spec.input_shape[2]}: fewer model.channels, a smaller "
                     "model.kernel_size, model.pool_size or model.stride, or model.pool=none"
                 )
             if spatial_dropout:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from src.config.schema import Config
 from src.spec import SPLITS
+from src.tracking.console import show as show_table
 from src.tracking.run_folder import RunFolder
 from src.tracking.run_logger import sync_hint
 from src.tracking.summary import Summary
@@ -78,7 +79,7 @@ def announce(config: Config, folder: RunFolder, summary: Summary, datamodule: An
         f"{config.optimizer.name}, scheduler {config.scheduler.name}, seed {config.seed}",
         soft_wrap=True,
     )
-    console.print(summary.table())
+    show_table(summary.table())
     console.print(f"run folder: {shown(folder.path)}\n", soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""The summary of a model: what each layer gives out, its parameters, and the multiply-adds that it takes."""
+"""The summary of a model: what each layer gives out and sees, its parameters, and the multiply-adds that it takes."""
 
 import warnings
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from src.batches import Batch
 from src.tracking.console import new_table
+from src.tracking.receptive_field import Field, ReceptiveFields
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Row:
         output_shape: of its last call for a batch of one; None if it gives out no tensor or was not called.
         parameters: numbers to learn or frozen, with those of the layers in it.
         multiply_adds: for one example, with those of the layers in it; None if it was not called.
+        field: what one unit of its output sees of an image or series, until a layer sees all of it.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Row:
     output_shape: tuple[int, ...] | None
     parameters: int
     multiply_adds: int | None
+    field: Field | None = None
 
     @property
     def depth(self) -> int:
@@ -55,32 +58,30 @@ class Summary:
     trainable: int
     multiply_adds: int
 
-    def table(self, depth: int = 2, limit: int = 30) -> Table:
-        """Return a table of the upper layers.
+    def table(self, limit: int = 20) -> Table:
+        """Return a table of the layers; for images also their receptive field and jump, in pixels of a side.
 
         Args:
-            depth: how deep into the model.
-            limit: the most rows; the last one says how many are left out.
+            limit: the most rows. As many levels are shown as fit, at least two; a last row says how many layers are
+                left out.
         """
-        table = new_table(
-            "layer",
-            "type",
-            "output shape",
-            "parameters",
-            "multiply-adds",
-            title=self.headline(),
-            numbers=("parameters", "multiply-adds"),
-        )
-        shown = [row for row in self.rows if 0 < row.depth <= depth]
+        spatial = any(row.field and max(row.field.size) > 1 for row in self.rows)
+        numbers = ("parameters", "multiply-adds", *(("field", "jump") if spatial else ()))
+        table = new_table("layer", "type", "output shape", *numbers, title=self.headline(), numbers=numbers)
+        depths = sorted({row.depth for row in self.rows if row.depth > 2})
+        levels = ([row for row in self.rows if 0 < row.depth <= depth] for depth in (2, *depths))
+        shown = next(levels)
+        shown = max((level for level in levels if len(level) <= limit), key=len, default=shown)
         if len(shown) > limit:
             shown = shown[: limit - 1]
         for row in shown:
             shape = "-" if row.output_shape is None else "×".join(map(str, row.output_shape)) or "scalar"
             work = "-" if row.multiply_adds is None else f"{row.multiply_adds:,}"
-            table.add_row(row.name, row.type, shape, f"{row.parameters:,}", work)
+            seen = [_sides(row.field.size), _sides(row.field.jump)] if row.field else ["-", "-"]
+            table.add_row(row.name, row.type, shape, f"{row.parameters:,}", work, *(seen if spatial else ()))
         hidden = len(self.rows) - 1 - len(shown)
         if hidden:
-            table.add_row("…", f"{hidden} more layers", "", "", "")
+            table.add_row("…", f"{hidden} more layers")
         return table
 
     def headline(self) -> str:
@@ -103,8 +104,11 @@ def summarize(model: nn.Module, batch: Batch) -> Summary:
     example = type(batch)(*(tensor[:1] for tensor in batch))
     modules = dict(model.named_modules())
     shapes: dict[str, tuple[int, ...] | None] = {}
+    seen: dict[str, Field | None] = {}
     work: dict[str, int] = {}
-    with _undisturbed(model), _plain_kernels(), FlopCounterMode(display=False) as counter, ExitStack() as hooks:
+    fields = ReceptiveFields(example.inputs[0])
+    counter = FlopCounterMode(display=False)
+    with _undisturbed(model), _plain_kernels(), counter, fields, ExitStack() as hooks:
         for name, module in modules.items():
             before: list[int] = []
 
@@ -114,6 +118,7 @@ def summarize(model: nn.Module, batch: Batch) -> Summary:
             def leave(_m: Any, _i: Any, output: Any, name: str = name, before: list[int] = before) -> None:
                 work[name] = work.get(name, 0) + counter.get_total_flops() - before.pop()
                 shapes[name] = _shape(output)
+                seen[name] = fields.of(output)
 
             for handle in (module.register_forward_pre_hook(enter), module.register_forward_hook(leave)):
                 hooks.callback(handle.remove)
@@ -125,6 +130,7 @@ def summarize(model: nn.Module, batch: Batch) -> Summary:
             output_shape=shapes.get(name),
             parameters=sum(p.numel() for p in module.parameters()),
             multiply_adds=work[name] // 2 if name in work else None,
+            field=seen.get(name),
         )
         for name, module in modules.items()
     )
@@ -173,3 +179,8 @@ def _shape(output: Any) -> tuple[int, ...] | None:
     if isinstance(output, (tuple, list)):
         return next((shape for item in output if (shape := _shape(item)) is not None), None)
     return None
+
+
+def _sides(sides: tuple[int, ...]) -> str:
+    """Return ``3`` for a square of 3×3, else ``3×5``."""
+    return "×".join(map(str, dict.fromkeys(sides) if len(set(sides)) == 1 else sides))

@@ -1,12 +1,48 @@
 """The multi-layer perceptron against the textbook's formula and parameter count."""
 
+import json
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from torch import nn
 
+from src.experiment import run
+from src.layers.activations import ACTIVATIONS
 from src.models.mlp import MLP
 from src.spec import DataSpec
+
+FORMULAS = {
+    "tanh": lambda z: (np.exp(2 * z) - 1) / (np.exp(2 * z) + 1),
+    "relu": lambda z: np.where(z > 0, z, 0),
+    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    "gelu": lambda z: z * norm.cdf(z),
+    "silu": lambda z: z / (1 + np.exp(-z)),
+    "leaky_relu": lambda z: np.where(z > 0, z, 0.01 * z),
+    "elu": lambda z: np.where(z > 0, z, np.exp(z) - 1),
+}
+
+
+def test_every_activation_has_its_formula() -> None:
+    assert set(FORMULAS) == set(ACTIVATIONS)
+
+
+@pytest.mark.req("M5")
+def test_a_run_records_and_prints_the_layers_of_the_textbook_s_net(
+    fast: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run(fast("model=mlp", "model.hidden_sizes=[128,128]", "datamodule=shapes"))
+    record = json.loads((result.folder / "run.json").read_text())
+    assert record["parameters"] == 411_146
+    assert record["multiply_adds"] == 3072 * 128 + 128 * 128 + 128 * 10
+    shown = capsys.readouterr().out
+    assert "411,146 parameters, 410,880 multiply-adds" in shown
+    rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.startswith("layers.")}
+    assert rows["layers.1"] == ["Linear", "1×128", "393,344", "393,216"]
+    assert rows["layers.3"] == ["Linear", "1×128", "16,512", "16,384"]
+    assert rows["layers.5"] == ["Linear", "1×10", "1,290", "1,280"]
 
 
 @pytest.mark.req("M5")
@@ -20,11 +56,8 @@ def test_parameters_of_the_textbook() -> None:
 
 @pytest.mark.req("M1")
 @pytest.mark.parametrize("hidden_sizes", [(), (5,), (7, 3, 4)])
-@pytest.mark.parametrize(
-    ("activation", "formula"),
-    [("tanh", np.tanh), ("relu", lambda z: np.maximum(z, 0)), ("sigmoid", lambda z: 1 / (1 + np.exp(-z)))],
-)
-def test_forward_is_the_formula(hidden_sizes: tuple[int, ...], activation: str, formula: np.ufunc) -> None:
+@pytest.mark.parametrize("activation", FORMULAS)
+def test_forward_is_the_formula(hidden_sizes: tuple[int, ...], activation: str) -> None:
     """A_l = σ(A_{l-1} W_l + b_l), the last layer without σ."""
     torch.manual_seed(0)
     model = MLP(DataSpec("regression", "vector", (6,), (2,)), hidden_sizes, activation).double()
@@ -34,7 +67,7 @@ def test_forward_is_the_formula(hidden_sizes: tuple[int, ...], activation: str, 
     a = x
     for layer in layers:
         z = a @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
-        a = formula(z)
+        a = FORMULAS[activation](z)
     np.testing.assert_allclose(model(torch.from_numpy(x)).detach().numpy(), z, rtol=0, atol=1e-12)
 
 

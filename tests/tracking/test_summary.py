@@ -128,9 +128,9 @@ def test_the_table_stays_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None
     summary = summarize(deep, LabelledBatch(torch.randn(2, 4), torch.zeros(2)))
     show(summary.table())
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 1 + 29 + 1
+    assert len(lines) == 1 + 1 + 19 + 1
     assert lines[0] == "Sequential: 800 parameters, 640 multiply-adds an example"
-    assert f"{160 - 29} more layers" in lines[-1]
+    assert f"{160 - 19} more layers" in lines[-1]
     assert not any("0.1.0" in line for line in lines), "the third level"
     assert all(ord(character) < 0x2500 for line in lines for character in line), "no drawn lines in a log"
 
