@@ -37,6 +37,7 @@ COMPANIONS = {
     "regularization=spatial_dropout": ["model=cnn"],
     "regularization=stochastic_depth": ["model=resnet"],
     "datamodule=dates": ["model=transformer"],
+    "callbacks=attention_maps": ["model=transformer"],
     "datamodule=text": ["model=transformer"],
 }
 
@@ -46,6 +47,13 @@ SMALL = {
     "mackey_glass": ["length=400"],
     "text": ["context=16", "batch_size=8", "val_fraction=0.2", "test_fraction=0.2"],
 }
+
+
+# The paper's depth and heads, narrow enough for a test.
+SMALL_CHOICES = dict.fromkeys(
+    ("model=transformer_base", "experiment=transformer_paper"),
+    ["model.d_model=32", "model.d_ff=48"],
+)
 
 
 @pytest.fixture
@@ -80,6 +88,7 @@ def fast(tmp_path: Path, complete: Callable[..., list[str]]) -> Callable[..., li
         small = [
             *(word for word in ("trainer=smoke", "logger=none") if word.partition("=")[0] not in groups),
             *(f"datamodule.{word}" for word in SMALL.get(data, [])),
+            *(word for choice in result for word in SMALL_CHOICES.get(choice, [])),
             "trainer.max_epochs=1",
             "trainer.limit_train_batches=2",
             "trainer.limit_val_batches=2",
