@@ -1,5 +1,6 @@
 """The transformer against nn.Transformer's stacks, and what it promises about masks, padding and decoding."""
 
+import itertools
 import math
 from typing import Any
 
@@ -192,12 +193,13 @@ def test_cached_translation_equals_uncached(norm_first: bool, positions: str) ->
     assert model.decoder is not None
     caches = model.decoder.new_caches()
     steps = [model._decode(target[:, t : t + 1], memory, mask, caches, t) for t in range(7)]
-    torch.testing.assert_close(torch.cat(steps, 1), model(source, target), rtol=0, atol=1e-10)
-    for temperature in (0.0, 1.0):
+    logits = model(source, target)
+    torch.testing.assert_close(torch.cat(steps, 1), logits, rtol=1e-12, atol=1e-12 * float(logits.detach().abs().max()))
+    for choice in ({"temperature": 0.0}, {"temperature": 1.0}, {"beams": 3}, {"beams": 5, "length_penalty": 1.5}):
         answers = []
         for use_cache in (True, False):
             torch.manual_seed(1)
-            answers.append(model.generate(source, temperature=temperature, use_cache=use_cache))
+            answers.append(model.generate(source, use_cache=use_cache, **choice))  # type: ignore[arg-type]
         assert torch.equal(*answers)
 
 
@@ -215,7 +217,38 @@ def test_a_text_is_continued_as_if_it_were_read_anew_for_each_token(norm_first: 
         generated = model.generate(prompt, max_new_tokens=14, use_cache=use_cache)
         assert torch.equal(generated, tokens[:, 4:])
     assert len(tokens.unique()) > 3
+    searched = [model.generate(prompt, max_new_tokens=14, beams=3, use_cache=use_cache) for use_cache in (True, False)]
+    assert torch.equal(*searched) and searched[0].shape == (5, 14)
     assert model.generate(prompt, max_new_tokens=0).shape == (5, 0)
+
+
+@pytest.mark.req("T6")
+@pytest.mark.parametrize("length_penalty", [0.0, 0.6, 2.0])
+def test_a_search_with_beams_finds_the_likeliest_of_all_translations(length_penalty: float) -> None:
+    """Three letters and the end, at most four tokens: 1 + 3 + 9 + 27 translations, each scored by one forward pass."""
+    small = TRANSLATION.to_plain() | {"output_shape": [6], "target_length": 5}
+    model = made(DataSpec.from_plain(small))
+    source = sources(torch.tensor([9, 4, 7, 2, 5]), 9)
+    letters = [(3, 4, 5)] * 3
+    answers = [(*words, END) for n in range(4) for words in itertools.product(*letters[:n])]
+    chosen = set()
+    for _ in range(6):
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.4)
+        scores = []
+        for answer in answers:
+            logits = model(source, torch.tensor([[START, *answer[:-1]]]).expand(5, -1))
+            logits[:, :, [PADDING, START]] = -math.inf  # never written
+            tokens = torch.tensor(answer).expand(5, -1).unsqueeze(2)
+            score = logits.log_softmax(-1).gather(2, tokens).sum((1, 2))
+            scores.append(score / ((5 + len(answer)) / 6) ** length_penalty)
+        best = torch.stack(scores, 1).argmax(1).tolist()
+        found = model.generate(source, beams=27, length_penalty=length_penalty)
+        assert [tuple(t for t in row if t != PADDING) for row in found.tolist()] == [answers[i] for i in best]
+        chosen.update(best)
+    assert len(chosen) >= 3
+    model.beams, model.length_penalty = 27, length_penalty
+    assert torch.equal(model.generate(source), found), "the model's own settings are the default"
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
