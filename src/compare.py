@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 
 def rank(runs: "Sequence[RecordedRun]") -> None:
-    """Print one table for each metric, since losses of different tasks do not compare."""
+    """Print one table for each metric, since losses of different tasks do not compare, and which runs have none."""
     from src.tracking.ranking import print_ranking
 
-    for metric in dict.fromkeys(run.metric for run in runs):
+    for metric in dict.fromkeys(run.metric for run in runs if run.metric):
         same = [run for run in runs if run.metric == metric]
         print_ranking(same, same[0].mode)
+    for run in runs:
+        if not run.metric:
+            print(f"not measured: {run.status}  {run.folder}")
 
 
 def scaling(path: Path, runs: "Sequence[RecordedRun]", size: str) -> "list[PowerLaw]":
@@ -45,7 +48,9 @@ def scaling(path: Path, runs: "Sequence[RecordedRun]", size: str) -> "list[Power
     done = [run for run in runs if run.status == "finished" and run.value is not None]
     metrics = {run.metric for run in done}
     if len(metrics) != 1 or not next(iter(metrics)).endswith("/loss"):
-        raise UserError(f"--scaling fits one loss; these runs are measured by {', '.join(sorted(metrics)) or 'nothing'}")
+        raise UserError(
+            f"--scaling fits one loss; these runs are measured by {', '.join(sorted(metrics)) or 'nothing'}"
+        )
     x, loss = [run.size(size) for run in done], [float(run.value or 0.0) for run in done]
     laws = [fit(x, loss)]
     if len(set(x)) >= 5:

@@ -313,9 +313,7 @@ def measure(loaded: Loaded, split: str) -> dict[str, float]:
 
 
 @torch.no_grad()
-def answer(
-    loaded: Loaded, batch: Batch, pictures: Path | None = None, **generation: Any
-) -> list[dict[str, Any]]:
+def answer(loaded: Loaded, batch: Batch, pictures: Path | None = None, **generation: Any) -> list[dict[str, Any]]:
     """Return the model's answers to a batch, in the data's own units and words.
 
     Args:

@@ -50,10 +50,8 @@ SMALL = {
 
 
 # The paper's depth and heads, narrow enough for a test.
-SMALL_CHOICES = dict.fromkeys(
-    ("model=transformer_base", "experiment=transformer_paper"),
-    ["model.d_model=32", "model.d_ff=48"],
-)
+_NARROW = ["model.d_model=32", "model.d_ff=48"]
+SMALL_CHOICES = {"model=transformer_base": _NARROW, "experiment=transformer_paper": _NARROW}
 
 
 @pytest.fixture

@@ -108,7 +108,9 @@ def _labels(kind: str, datamodule: DataModule, batch: Batch, weights: Tensor) ->
     queries, keys = weights.shape[2:]
     if isinstance(batch, TranslationBatch):
         source = datamodule.token_names(batch.source[0].tolist())
-        read, written = (datamodule.token_names(tokens[0].tolist(), True) for tokens in (batch.inputs[1], batch.targets))
+        read, written = (
+            datamodule.token_names(tokens[0].tolist(), True) for tokens in (batch.inputs[1], batch.targets)
+        )
         if kind.startswith("encoder"):
             return source, source
         return (written, source) if kind.endswith("cross") else (read, read)
@@ -168,7 +170,9 @@ class AttentionMaps(Callback):
                     f"callbacks=attention_maps: {type(pl_module).__name__} has no attention; model=transformer has"
                 )
         if type(trainer.strategy).__name__ == "FSDPStrategy":
-            raise UserError("callbacks=attention_maps needs the whole model on one device: trainer.strategy=ddp or auto")
+            raise UserError(
+                "callbacks=attention_maps needs the whole model on one device: trainer.strategy=ddp or auto"
+            )
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:

@@ -46,7 +46,9 @@ class RecordedRun:
         """
         known = dict(word.split("=", 1) for word in self.overrides)
         if name not in known and name not in SIZES:
-            raise UserError(f"{name}: unknown size. {nearest(name, [*SIZES, *(k for k, v in known.items() if _number(v))])}")
+            raise UserError(
+                f"{name}: unknown size. {nearest(name, [*SIZES, *(k for k, v in known.items() if _number(v))])}"
+            )
         value = self.record.get(name) if name in SIZES else _number(known[name])
         if value is None:
             raise UserError(f"{self.folder}: {name} is no number")

@@ -164,7 +164,9 @@ def test_no_tokens_are_asked_for() -> None:
 
 
 @pytest.mark.req("T6")
-@pytest.mark.parametrize(("length", "alpha", "expected"), [(1, 0.6, 1.0), (7, 1.0, 2.0), (19, 0.5, 2.0), (30, 0.0, 1.0)])
+@pytest.mark.parametrize(
+    ("length", "alpha", "expected"), [(1, 0.6, 1.0), (7, 1.0, 2.0), (19, 0.5, 2.0), (30, 0.0, 1.0)]
+)
 def test_the_length_penalty_is_that_of_wu_and_others(length: int, alpha: float, expected: float) -> None:
     assert penalty(length, alpha) == pytest.approx(expected, rel=1e-15)
 

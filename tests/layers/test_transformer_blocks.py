@@ -49,7 +49,9 @@ def gradients(layer: nn.Module) -> dict[str, Tensor]:
                 parts = [found.pop(f"{name}.{part}.{kind}") for part in ("query", "key_value")]
                 found[f"{name}.in_proj_{kind}"] = torch.cat(parts)
                 found[f"{name}.out_proj.{kind}"] = found.pop(f"{name}.output.{kind}")
-        found = {f"{names[name.rpartition('.')[0].removesuffix('.out_proj')]}{rest(name)}": g for name, g in found.items()}
+        found = {
+            f"{names[name.rpartition('.')[0].removesuffix('.out_proj')]}{rest(name)}": g for name, g in found.items()
+        }
     assert all(gradient is not None for gradient in found.values())
     return found  # type: ignore[return-value]
 
@@ -145,6 +147,29 @@ def test_training_drops_and_evaluation_does_not(norm_first: bool) -> None:
     assert not torch.equal(block(x, memory=memory), block(x, memory=memory))
     block.eval()
     assert torch.equal(block(x, memory=memory), block(x, memory=memory))
+
+
+@pytest.mark.req("T4")
+def test_dropout_falls_inside_and_behind_the_feed_forward_network() -> None:
+    """With W_2 the identity each output is max(0, xW_1 + b_1)/(1 - p)² or nothing, where either of two dropouts fell."""
+    torch.manual_seed(0)
+    p, tokens = 0.2, 4000
+    block = Block(D, H, D, p, True, "relu", cross=False).double()
+    with torch.no_grad():
+        block.attention.output.weight.zero_()
+        block.attention.output.bias.zero_()
+        block.feed_forward[3].weight.copy_(torch.eye(D))
+        block.feed_forward[3].bias.zero_()
+        x = numbers(1, tokens, D)
+        first = block.feed_forward[0]
+        hidden = (block.feed_forward_norm(x) @ first.weight.T + first.bias).clamp(min=0)
+        added = block(x) - x
+        torch.testing.assert_close(block.eval()(x) - x, hidden, rtol=0, atol=1e-12)
+    active = hidden > 1e-3
+    kept = active & (added.abs() > 1e-9)
+    torch.testing.assert_close(added[kept], hidden[kept] / (1 - p) ** 2, rtol=1e-9, atol=1e-12)
+    count, share = int(active.sum()), (1 - p) ** 2
+    assert abs(int(kept.sum()) - share * count) < 5 * (count * share * (1 - share)) ** 0.5
 
 
 @pytest.mark.req("T1")

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from src.config.check import check
+from src.config.compose import compose
 from src.errors import UserError
 from src.layers.attention import MultiHeadAttention
 from src.layers.positions import sinusoidal
@@ -113,13 +115,38 @@ def test_decoder_alone_is_a_masked_encoder(norm_first: bool) -> None:
     torch.testing.assert_close(model(tokens), expected, rtol=0, atol=1e-10)
 
 
+def number_of_parameters(n: int, d: int, d_ff: int, source: int, target: int) -> int:
+    """Attention is four matrices d × d, the feed-forward network two d × d_ff, each with biases, and a LayerNorm has 2d;
+    the output layer shares the target's embedding and adds a bias.
+    """
+    attention, feed_forward, norm = 4 * (d * d + d), 2 * d * d_ff + d_ff + d, 2 * d
+    encoder = n * (attention + feed_forward + 2 * norm)
+    decoder = n * (2 * attention + feed_forward + 3 * norm)
+    return encoder + decoder + (source + target) * d + target
+
+
 @pytest.mark.req("T1")
 def test_parameters_of_the_papers_base_model() -> None:
-    """Stacks of 44,138,496, two embeddings of 37,000 × 512 of which the output layer shares one, and its bias."""
-    spec = DataSpec.from_plain(TRANSLATION.to_plain() | {"output_shape": [37_000], "vocabulary_size": 37_000})
+    config = check(compose(["model=transformer_base"])).model
+    sizes = (config.num_layers, config.d_model, config.num_heads, config.d_ff, config.dropout)  # type: ignore[attr-defined]
+    assert sizes == (6, 512, 8, 2048, 0.1) and not config.norm_first  # type: ignore[attr-defined]
+    for source, target in ((37_000, 37_000), (84, 15)):
+        facts = {"output_shape": [target], "vocabulary_size": source}
+        with torch.device("meta"):
+            model = Transformer(DataSpec.from_plain(TRANSLATION.to_plain() | facts), **config.arguments())
+        found = sum(p.numel() for p in model.parameters())
+        assert found == number_of_parameters(6, 512, 2048, source, target)
+    assert number_of_parameters(6, 512, 2048, 0, 0) == 44_138_496
+
+
+@pytest.mark.req("T1")
+def test_small_sizes_are_the_default() -> None:
+    config = check(compose(["model=transformer"])).model
     with torch.device("meta"):
-        model = Transformer(spec, d_model=512, num_heads=8, num_layers=6, d_ff=2048)
-    assert sum(p.numel() for p in model.parameters()) == 44_138_496 + 2 * 37_000 * 512 + 37_000
+        model = Transformer(TRANSLATION, **config.arguments())
+        four = Transformer(TRANSLATION, **(config.arguments() | {"d_ff": None}))
+    found = [sum(p.numel() for p in made.parameters()) for made in (model, four)]
+    assert found == [number_of_parameters(2, 128, d_ff, 15, 12) for d_ff in (256, 512)]
 
 
 # ---- masks -------------------------------------------------------------------------------------------------------
