@@ -58,9 +58,10 @@ def scaling(path: Path, runs: "Sequence[RecordedRun]", size: str) -> "list[Power
     (metric,) = metrics
     print(f"\n{metric} of {len(done)} runs against {size}:")
     print("\n".join(f"  {law}" for law in laws))
-    if len(laws) > 1 and not laws[1].has_constant:
-        print("  (these points do not tell the constant from none: the first law is what they show)")
-    print(f"drawn in {save_picture(path, f'scaling-{size}', draw(x, loss, laws, size, metric))}")
+    known = [law for law in laws if law.has_constant or law is laws[0]]
+    if len(known) < len(laws):
+        print("  (these points do not pin the constant down: the first law is what they show)")
+    print(f"drawn in {save_picture(path, f'scaling-{size}', draw(x, loss, known, size, metric))}")
     return laws
 
 

@@ -17,7 +17,7 @@ from src.tracking.recorded import read_runs
 def recorded(folder: Path, width: int, loss: float | None, status: str = "finished", metric: str = "val/loss") -> None:
     folder.mkdir(parents=True)
     config = {"seed": 0, "model": {"name": "transformer", "d_model": width}, "datamodule": {"train_size": 10 * width}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"paths": {"outputs": str(folder)}}))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"paths": {"outputs": str(folder)}}, sort_keys=False))
     measured = {} if loss is None else {"monitor": metric, "mode": "min", "value": loss}
     record = {"status": status, "seconds": 3.0, "parameters": 7 * width**2, "multiply_adds": None} | measured
     (folder / "run.json").write_text(json.dumps(record))

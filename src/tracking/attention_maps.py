@@ -134,6 +134,9 @@ def _figure(kind: str, weights: Tensor, queries: list[str], keys: list[str]) -> 
             axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8)
             _name_ticks(axes.xaxis, keys)
             _name_ticks(axes.yaxis, queries)
+            for label in axes.get_xticklabels():
+                if len(label.get_text()) > 2:  # it would run into its neighbours
+                    label.set_rotation("vertical")
     figure.colorbar(image, ax=fields, shrink=0.6, label="weight")
     figure.supxlabel("token looked at" if kind.endswith("cross") else "key")
     figure.supylabel("token written next" if kind.endswith("cross") else "query")

@@ -41,8 +41,8 @@ class PowerLaw:
 
     @property
     def has_constant(self) -> bool:
-        """Whether the points tell the constant from none at all."""
-        return self.constant_interval[0] > 0
+        """Whether the points pin a constant down: it is not none, and what remains beside it still falls."""
+        return self.constant_interval[0] > 0 and self.interval[0] > 0
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -139,6 +139,7 @@ def draw(x: Sequence[float], loss: Sequence[float], laws: Sequence[PowerLaw], na
         metric: of the losses.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -151,6 +152,8 @@ def draw(x: Sequence[float], loss: Sequence[float], laws: Sequence[PowerLaw], na
         axes.plot(line, law(line), style, label=label)
     axes.set_xlabel(name)
     axes.set_ylabel(metric)
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter())
     axes.grid(True, which="both", alpha=0.3)
     axes.legend()
     return figure

@@ -273,7 +273,7 @@ def test_a_search_with_beams_finds_the_likeliest_of_all_translations(length_pena
         found = model.generate(source, beams=27, length_penalty=length_penalty)
         assert [tuple(t for t in row if t != PADDING) for row in found.tolist()] == [answers[i] for i in best]
         chosen.update(best)
-    assert len(chosen) >= 3
+    assert len(chosen) >= (3 if length_penalty else 1), "without a penalty the empty translation wins here"
     model.beams, model.length_penalty = 27, length_penalty
     assert torch.equal(model.generate(source), found), "the model's own settings are the default"
 
