@@ -327,9 +327,23 @@ def measure(loaded: Loaded, split: str) -> dict[str, float]:
 
 
 @torch.no_grad()
-def answer(loaded: Loaded, batch: Batch, **generation: Any) -> list[dict[str, Any]]:
-    """Return the model's answers to a batch, in the data's own units and words."""
+def answer(loaded: Loaded, batch: Batch, pictures: Path | None = None, **generation: Any) -> list[dict[str, Any]]:
+    """Return the model's answers to a batch, in the data's own units and words.
+
+    Args:
+        loaded: the model with its data preparation.
+        batch: what `encode` made of a person's inputs.
+        pictures: the folder where to draw the attention behind each answer, which then names the files.
+        generation: arguments of the model's `generate`.
+    """
     model, datamodule = loaded.model, loaded.datamodule
     generates = TASKS[model.spec.task].generates
     outputs = model.generate(batch.inputs[0], **generation) if generates else model(*batch.inputs)
-    return datamodule.answers(model.task.answers(outputs))
+    answers = datamodule.answers(model.task.answers(outputs))
+    if pictures is not None:
+        from src.tracking.attention_maps import answered, draw_attention
+
+        shown = answered(batch, outputs, model.spec.start_id) if generates else batch
+        for found, paths in zip(answers, draw_attention(model, datamodule, shown, pictures, "attention"), strict=True):
+            found["attention"] = [str(path) for path in paths]
+    return answers

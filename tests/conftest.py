@@ -40,6 +40,7 @@ COMPANIONS = {
     "regularization=stochastic_depth": ["model=resnet"],
     "callbacks=fit": ["datamodule=function"],
     "datamodule=dates": ["model=transformer"],
+    "callbacks=attention_maps": ["model=transformer"],
     "datamodule=text": ["model=transformer"],
     "datamodule=tiny_shakespeare": ["model=transformer"],
 }
@@ -51,6 +52,11 @@ SMALL = {
     "shapes": ["train_size=128", "val_size=20", "test_size=20"],
     "text": ["context=16", "batch_size=8", "val_fraction=0.2", "test_fraction=0.2"],
 }
+
+
+# The paper's depth and heads, narrow enough for a test.
+_NARROW = ["model.d_model=32", "model.d_ff=48"]
+SMALL_CHOICES = {"model=transformer_base": _NARROW, "experiment=transformer_paper": _NARROW}
 
 
 @pytest.fixture
@@ -88,6 +94,7 @@ def fast(tmp_path: Path, complete: Callable[..., list[str]]) -> Callable[..., li
         small = [
             *(word for word in ("trainer=smoke", "logger=none") if word.partition("=")[0] not in groups),
             *(f"datamodule.{word}" for word in SMALL.get(data, [])),
+            *(word for choice in result for word in SMALL_CHOICES.get(choice, [])),
             "trainer.max_epochs=1",
             "trainer.limit_train_batches=2",
             "trainer.limit_val_batches=2",

@@ -142,10 +142,12 @@ class Transformer(ModelOption):
     d_model: PositiveInt
     num_heads: PositiveInt
     num_layers: PositiveInt
-    d_ff: PositiveInt
+    d_ff: PositiveInt | None
     norm_first: bool
     activation: Activation
     positions: Literal["sinusoidal", "learned"]
+    beams: PositiveInt
+    length_penalty: NonNegative
     dropout: Probability
 
     @model_validator(mode="after")

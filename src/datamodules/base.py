@@ -73,6 +73,10 @@ class DataModule(L.LightningDataModule):
         """Put a task's answers into the data's own units and words."""
         return answers
 
+    def token_names(self, tokens: Sequence[int], target: bool = False) -> list[str]:
+        """Return tokens as people read them, one by one; those of the answers, where they have their own vocabulary."""
+        return [str(token) for token in tokens]
+
     def collate(self, batch: Batch) -> Batch:
         """Finish a batch that was cut out of a split; overridden to cut away needless padding."""
         return batch

@@ -135,6 +135,11 @@ class Dates(DataModule):
     def answers(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{"prediction": self.target_vocabulary.decode(answer["tokens"])} for answer in answers]
 
+    def token_names(self, tokens: Sequence[int], target: bool = False) -> list[str]:
+        vocabulary = self.target_vocabulary if target else self.source_vocabulary
+        assert vocabulary is not None
+        return vocabulary.names(tokens)
+
     def state_dict(self) -> dict[str, Any]:
         if self.source_vocabulary is None:
             return {}

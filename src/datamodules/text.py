@@ -86,6 +86,10 @@ class Text(DataModule):
         assert self.vocabulary is not None
         return [{"prediction": self.vocabulary.decode(answer["tokens"])} for answer in answers]
 
+    def token_names(self, tokens: Sequence[int], target: bool = False) -> list[str]:
+        assert self.vocabulary is not None
+        return self.vocabulary.names(tokens)
+
     def state_dict(self) -> dict[str, Any]:
         return {"characters": self.vocabulary.characters} if self.vocabulary else {}
 

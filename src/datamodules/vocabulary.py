@@ -8,6 +8,7 @@ log = logging.getLogger(__name__)
 
 PADDING, START, END, UNKNOWN = range(4)
 SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
+_VISIBLE = str.maketrans({" ": "␣", "\u00a0": "␣", "\u202f": "␣", "\n": "⏎", "\t": "⇥"})
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Vocabulary:
             strange = sorted({c for c, t in zip(text, tokens, strict=True) if t == UNKNOWN})
             log.warning(f"characters that training has not seen are read as <unknown>: {' '.join(map(repr, strange))}")
         return tokens
+
+    def names(self, tokens: Iterable[int]) -> list[str]:
+        """Return each token as it can be seen: a space as ␣, a line's end as ⏎, special tokens by their names."""
+        known = (*SPECIAL, *self.characters)
+        return [known[token].translate(_VISIBLE) for token in tokens]
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the text of tokens, up to the first end or padding."""

@@ -1,5 +1,10 @@
 """Multi-head attention over torch's fused scaled dot-product (textbook, Mathematical Foundation)."""
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
@@ -17,6 +22,11 @@ class KeyValueCache:
         self.values = values if self.values is None else cat((self.values, values), 2)
         return self.keys, self.values
 
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows [N] of the batch, in this order; one may be kept several times."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[rows], self.values[rows]
+
 
 class MultiHeadAttention(nn.Module):
     """Concat(head_1, …, head_h) W^O, each head softmax(Q K^T / √d_k) V.
@@ -25,6 +35,8 @@ class MultiHeadAttention(nn.Module):
         d_model: width of queries, keys, values and output.
         num_heads: h; divides d_model.
         dropout: probability to drop an attention weight.
+
+    While `attention_weights` records, `weights` [B, h, T, S] are those of the last forward pass; else they are None.
     """
 
     def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -32,6 +44,8 @@ class MultiHeadAttention(nn.Module):
         assert d_model % num_heads == 0
         self.num_heads = num_heads
         self.dropout = dropout
+        self.records = False
+        self.weights: Tensor | None = None
         self.query = nn.Linear(d_model, d_model)
         self.key_value = nn.Linear(d_model, 2 * d_model)
         self.output = nn.Linear(d_model, d_model)
@@ -70,16 +84,42 @@ class MultiHeadAttention(nn.Module):
                 # is_causal would align the first of several new queries with the first key of all
                 assert cache.keys is None or query.size(2) == 1
                 key, value = cache.extend(key, value)
-        attended = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=causal and query.size(2) > 1,
-        )
+        causal = causal and query.size(2) > 1
+        if self.records:
+            attended = self._recorded(query, key, value, mask, causal)
+        else:
+            dropped = self.dropout if self.training else 0.0
+            attended = F.scaled_dot_product_attention(query, key, value, mask, dropped, causal)
         return self.output(attended.transpose(1, 2).flatten(2))
+
+    def _recorded(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """Attend step by step as the textbook writes it, and keep the weights that the values were summed with."""
+        scores = query @ key.transpose(2, 3) / math.sqrt(query.size(3))
+        if causal:
+            seen = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
+            mask = seen if mask is None else mask & seen
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf)
+        self.weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
+        return self.weights @ value
 
     def _heads(self, x: Tensor) -> Tensor:
         """Split [B, T, d_model] into [B, h, T, d_k]."""
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+
+@contextmanager
+def attention_weights(model: nn.Module) -> Iterator[dict[str, MultiHeadAttention]]:
+    """Let every attention of a model keep the weights of its last forward pass, until the block ends.
+
+    Yields:
+        the attention layers by their names in the model, such as ``decoder.blocks.0.cross``.
+    """
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, MultiHeadAttention)}
+    for layer in layers.values():
+        layer.records = True
+    try:
+        yield layers
+    finally:
+        for layer in layers.values():
+            layer.records, layer.weights = False, None

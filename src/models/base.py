@@ -32,6 +32,8 @@ class Model(L.LightningModule):
     """The tasks that the architecture can serve."""
     inputs: ClassVar[tuple[str, ...]]
     """The kinds of input that it reads: vector, image, sequence, tokens."""
+    searches: ClassVar[bool] = False
+    """Whether its `generate` takes ``beams`` and ``length_penalty``."""
 
     training_config: Any
     """How it is trained (`src.config.schema.Config`); set by `src.experiment.build`, absent after loading."""

@@ -1,13 +1,15 @@
 """Transformer (textbook, Attention Is All You Need): encoder-decoder, encoder or decoder, as the task asks."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from src.errors import UserError
+from src.layers.decoding import Caches, Reader, beam_search, sample
 from src.layers.positions import POSITIONS
-from src.layers.sampling import DEFAULT_NEW_TOKENS, next_token
+from src.layers.sampling import DEFAULT_NEW_TOKENS
 from src.layers.sequences import Embedded
 from src.layers.transformer_blocks import Stack
 from src.models.base import Model
@@ -22,11 +24,13 @@ class Transformer(Model):
 
     Args:
         spec: the data.
-        d_model, num_heads, d_ff: widths, and the number of heads.
+        d_model, num_heads, d_ff: widths, and the number of heads; d_ff None is 4·d_model.
         num_layers: N, of the encoder and of the decoder each.
         norm_first: pre-norm instead of the paper's post-norm.
         activation: of the feed-forward networks; relu in the paper.
         positions: ``sinusoidal`` or ``learned``.
+        beams: beginnings that a search keeps where it generates the likeliest sequence; 1 is greedy.
+        length_penalty: α of that search, see `src.layers.decoding.penalty`.
         dropout: on attention weights, feed-forward networks, sublayer outputs and embeddings.
 
     Raises:
@@ -42,6 +46,7 @@ class Transformer(Model):
         "translation",
     )
     inputs = ("image", "sequence", "tokens")
+    searches = True
 
     def __init__(
         self,
@@ -49,16 +54,20 @@ class Transformer(Model):
         d_model: int = 128,
         num_heads: int = 4,
         num_layers: int = 2,
-        d_ff: int = 256,
+        d_ff: int | None = 256,
         norm_first: bool = False,
         activation: str = "relu",
         positions: str = "sinusoidal",
+        beams: int = 1,
+        length_penalty: float = 0.6,
         dropout: float = 0.1,
     ) -> None:
         super().__init__(spec)
         if d_model % num_heads:
             raise UserError(f"model.num_heads={num_heads} does not divide model.d_model={d_model}")
         spec = self.spec
+        self.beams, self.length_penalty = beams, length_penalty
+        d_ff = 4 * d_model if d_ff is None else d_ff
         block = {"num_heads": num_heads, "d_ff": d_ff, "dropout": dropout, "activation": activation}
         self.scale = math.sqrt(d_model) if spec.inputs == "tokens" else 1.0
         self.dropout = nn.Dropout(dropout)
@@ -127,7 +136,7 @@ class Transformer(Model):
         return self.encoder(self._embedded(x), mask), mask
 
     def _decode(
-        self, target: Tensor, memory: Tensor, mask: Tensor | None, caches: list | None = None, start: int = 0
+        self, target: Tensor, memory: Tensor, mask: Tensor | None, caches: Caches | None = None, start: int = 0
     ) -> Tensor:
         assert self.decoder is not None
         embedded = self.dropout(self.target_positions(self.target_embed(target) * self.scale, start))
@@ -136,44 +145,63 @@ class Transformer(Model):
 
     @torch.no_grad()
     def generate(
-        self, inputs: Tensor, max_new_tokens: int | None = None, temperature: float = 0.0, use_cache: bool = True
+        self,
+        inputs: Tensor,
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        beams: int | None = None,
+        length_penalty: float | None = None,
+        use_cache: bool = True,
+        **sampling: Any,
     ) -> Tensor:
-        if self.spec.task == "translation":
-            return self._translate(inputs, max_new_tokens, temperature, use_cache)
-        count = DEFAULT_NEW_TOKENS if max_new_tokens is None else max_new_tokens
-        return self._continue(inputs, count, temperature, use_cache)
+        """Generate as `Model.generate` says; at temperature 0 with beams, by search.
 
-    def _translate(self, source: Tensor, most: int | None, temperature: float, use_cache: bool) -> Tensor:
-        spec = self.spec
-        assert self.decoder is not None and spec.target_length is not None
-        assert spec.start_id is not None and spec.end_id is not None and spec.padding_id is not None
-        memory, mask = self._encode(source)
-        caches = self.decoder.new_caches() if use_cache else None
-        tokens = torch.full((source.size(0), 1), spec.start_id, device=source.device)
-        ended = torch.zeros(source.size(0), dtype=torch.bool, device=source.device)
-        for step in range(spec.target_length - 1 if most is None else min(most, spec.target_length - 1)):
-            new = tokens[:, -1:] if use_cache else tokens
-            logits = self._decode(new, memory, mask, caches, step if use_cache else 0)[:, -1]
-            chosen = next_token(logits, temperature).masked_fill(ended, spec.padding_id)
-            tokens = torch.cat((tokens, chosen.unsqueeze(1)), 1)
-            ended |= chosen == spec.end_id
-            if ended.all():
-                break
-        return tokens[:, 1:]
-
-    def _continue(self, prompt: Tensor, count: int, temperature: float, use_cache: bool) -> Tensor:
-        """Continue a prompt, looking back as far as training did: positions beyond it were never seen, sinusoidal or not
-        (measured on text, context 64: 1.6 nats a character within a sliding window, 3.4 at positions 192 to 256).
+        Args:
+            inputs, max_new_tokens, temperature: as in `Model.generate`.
+            beams, length_penalty: of a beam search; None takes those of the model.
+            use_cache: keep keys and values of earlier tokens, which changes the time and nothing else.
+            sampling: more arguments of `next_token`.
         """
-        assert self.decoder is not None
-        tokens, context, cached = prompt, self.spec.input_shape[0], 0
-        caches = self.decoder.new_caches() if use_cache else None
-        for _ in range(count):
-            window = tokens[:, -context:]
-            if window.size(1) < tokens.size(1):  # the window moves on, and every token in it changes its position
-                caches, cached = None, 0
-            decoded = self.decoder(self._embedded(window[:, cached:], cached), causal=True, caches=caches)
-            if caches is not None:
-                cached = window.size(1)
-            tokens = torch.cat((tokens, next_token(self.output(decoded[:, -1]), temperature).unsqueeze(1)), 1)
-        return tokens[:, prompt.size(1) :]
+        spec = self.spec
+        beams = 1 if temperature else self.beams if beams is None else beams
+        padding = spec.padding_id or 0
+        if spec.task == "translation":
+            assert spec.target_length is not None and spec.start_id is not None
+            reader = self._translating(inputs, beams, use_cache)
+            tokens = torch.full((inputs.size(0), 1), spec.start_id, device=inputs.device)
+            longest = spec.target_length - 1
+            count = longest if max_new_tokens is None else min(max_new_tokens, longest)
+        else:
+            reader = self._continuing(use_cache)
+            tokens = inputs
+            count = DEFAULT_NEW_TOKENS if max_new_tokens is None else max_new_tokens
+        if beams == 1:
+            return sample(reader, tokens, count, spec.end_id, padding, temperature, **sampling)
+        alpha = self.length_penalty if length_penalty is None else length_penalty
+        return beam_search(reader, tokens, count, spec.end_id, padding, beams, alpha)[0]
+
+    def _translating(self, source: Tensor, beams: int, use_cache: bool) -> Reader:
+        """Return a reader of target tokens; every source is read by as many rows as there are beams."""
+        assert self.decoder is not None and self.spec.padding_id is not None and self.spec.start_id is not None
+        memory, mask = self._encode(source)
+        assert mask is not None
+        memory, mask = memory.repeat_interleave(beams, 0), mask.repeat_interleave(beams, 0)
+
+        def read(new: Tensor, start: int, caches: Caches | None) -> Tensor:
+            return self._decode(new, memory, mask, caches, start)[:, -1]
+
+        never = (self.spec.padding_id, self.spec.start_id)
+        return Reader(read, self.decoder.new_caches if use_cache else None, never=never)
+
+    def _continuing(self, use_cache: bool) -> Reader:
+        """Return a reader of text, which looks back as far as training did: positions beyond it were never seen,
+        sinusoidal or not (measured on text, context 64: 1.6 nats a character within a sliding window, 3.4 at positions
+        192 to 256).
+        """
+        decoder = self.decoder
+        assert decoder is not None
+
+        def read(new: Tensor, start: int, caches: Caches | None) -> Tensor:
+            return self.output(decoder(self._embedded(new, start), causal=True, caches=caches)[:, -1])
+
+        return Reader(read, decoder.new_caches if use_cache else None, self.spec.input_shape[0])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.layers.attention import KeyValueCache, MultiHeadAttention
+from src.layers.attention import KeyValueCache, MultiHeadAttention, attention_weights
 
 B, T, S, D, H = 2, 5, 7, 12, 3
 
@@ -101,6 +101,56 @@ def test_keys_of_a_memory_are_computed_once(attention: MultiHeadAttention) -> No
     parts = [attention(x[:, i : i + 1], memory, cache=cache) for i in range(T)]
     assert len(calls) == 1
     torch.testing.assert_close(torch.cat(parts, 1), attention(x, memory), rtol=0, atol=1e-12)
+
+
+@pytest.mark.req("T4")
+def test_dropout_falls_on_single_attention_weights() -> None:
+    """With values that are the unit vectors, the output is the matrix of weights: each is dropped, or α/(1 - p)."""
+    torch.manual_seed(0)
+    p, steps = 0.3, 12
+    attention = MultiHeadAttention(steps, 1, dropout=p).double()
+    x = numbers(1, steps, steps)
+    with torch.no_grad():
+        attention.key_value.weight[steps:] = torch.linalg.inv(x[0]).T
+        attention.output.weight.copy_(torch.eye(steps))
+        attention.output.bias.zero_()
+        weights = attention.eval()(x)[0]
+        attention.train()
+        torch.testing.assert_close(weights.sum(1), torch.ones(steps).double(), rtol=0, atol=1e-9)
+        kept = 0
+        for _ in range(100):
+            dropped = attention(x)[0]
+            alive = dropped.abs() > 1e-9
+            torch.testing.assert_close(dropped[alive], weights[alive] / (1 - p), rtol=1e-6, atol=1e-9)
+            kept += int(alive.sum())
+    count = 100 * steps * steps
+    assert abs(kept - (1 - p) * count) < 5 * math.sqrt(count * p * (1 - p))
+
+
+@pytest.mark.req("T7")
+@pytest.mark.parametrize("kind", ["self", "causal", "cross with padding"])
+def test_recorded_weights_are_those_that_are_used(attention: MultiHeadAttention, kind: str) -> None:
+    """Rows sum to one, masked entries are zero, and weights @ V, joined and projected, is the layer's output."""
+    x, memory = numbers(B, T, D), numbers(B, S, D, seed=2)
+    mask = (torch.arange(S) < torch.tensor([[4], [6]]))[:, None, None, :] if kind.startswith("cross") else None
+    given = (x, memory, mask) if kind.startswith("cross") else (x,)
+    expected = attention(*given, causal=kind == "causal")
+    with attention_weights(attention) as layers:
+        assert layers == {"": attention}
+        out = attention(*given, causal=kind == "causal")
+        weights = attention.weights
+    assert weights is not None and weights.shape == (B, H, T, S if mask is not None else T)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(B, H, T).double(), rtol=0, atol=1e-12)
+    if mask is not None:
+        assert not weights[~mask.expand_as(weights)].any()
+    if kind == "causal":
+        assert not weights[..., torch.ones(T, T).triu(1).bool()].any()
+    values = attention.key_value(memory if mask is not None else x)[..., D:]
+    heads = torch.stack(values.split(D // H, -1), 1)
+    joined = torch.cat((weights @ heads).unbind(1), -1)
+    torch.testing.assert_close(attention.output(joined), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+    assert attention.weights is None and not attention.records, "nothing is kept afterwards"
 
 
 def test_dropout_of_attention_weights_keeps_the_mean() -> None:

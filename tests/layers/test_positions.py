@@ -22,6 +22,9 @@ def test_sinusoidal_positions_are_the_formula(d_model: int) -> None:
 
 @pytest.mark.req("T3")
 def test_every_position_is_unique() -> None:
+    """The first pair (sin pos, cos pos) alone already differs, as π is irrational; all pairs keep a distance."""
+    first = sinusoidal(100_000, 2)
+    assert len(torch.unique(first, dim=0)) == len(first)
     table = sinusoidal(3000, 16)
     distances = torch.cdist(table, table, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(math.inf)
     assert distances.min() > 1e-2
@@ -37,8 +40,19 @@ def test_a_shift_is_one_linear_map_for_all_positions(k: int) -> None:
     for i in range(d_model // 2):
         angle = k / 10000 ** (2 * i / d_model)
         turn = [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
-        shift[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = torch.tensor(turn)
-    torch.testing.assert_close(table[:positions] @ shift.T, table[k:], rtol=0, atol=1e-6)
+        shift[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = torch.tensor(turn, dtype=torch.float64)
+    torch.testing.assert_close(table[:positions] @ shift.T, table[k:], rtol=0, atol=1e-12)
+
+
+@pytest.mark.req("T3")
+def test_cosines_are_the_real_and_sines_the_imaginary_parts() -> None:
+    """Erratum E4: the textbook's Re[e^{i·pos·ω}] alone would be the cosines."""
+    d_model, positions = 10, 300
+    rates = torch.tensor([10000 ** (-2 * i / d_model) for i in range(d_model // 2)], dtype=torch.float64)
+    phases = torch.exp(1j * torch.arange(positions, dtype=torch.float64)[:, None] * rates)
+    table = sinusoidal(positions, d_model)
+    torch.testing.assert_close(table[:, 1::2], phases.real, rtol=0, atol=1e-12)
+    torch.testing.assert_close(table[:, 0::2], phases.imag, rtol=0, atol=1e-12)
 
 
 @pytest.mark.req("T3")
@@ -50,6 +64,7 @@ def test_sinusoidal_positions_reach_beyond_the_length_given(start: int, dtype: t
     assert torch.equal(added[1], sinusoidal(start + 20, 6)[start:].to(dtype))
 
 
+@pytest.mark.req("T3")
 def test_learned_positions_are_added_and_trained() -> None:
     positions = LearnedPositions(4, length=6).double()
     x = torch.randn(3, 2, 4, dtype=torch.float64)
@@ -60,6 +75,7 @@ def test_learned_positions_are_added_and_trained() -> None:
     assert positions.table.grad.sum(1).tolist() == [0, 0, 0, 12, 12, 0]
 
 
+@pytest.mark.req("T3")
 def test_learned_positions_refuse_what_they_have_not_learned() -> None:
     with pytest.raises(UserError, match=r"9 steps, and 8 positions were learned.*sinusoidal"):
         LearnedPositions(4, length=8)(torch.zeros(1, 4, 4), start=5)

@@ -1,7 +1,8 @@
-"""Transformer blocks against torch's layers with the same weights, and the paper's size."""
+"""Transformer blocks against torch's layers with the same weights, forward and backward, and the paper's size."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.layers.attention import MultiHeadAttention
@@ -36,6 +37,56 @@ def copy_block(mine: Block, theirs: nn.Module) -> None:
     theirs.linear2.load_state_dict(mine.feed_forward[3].state_dict())  # type: ignore[operator, union-attr]
 
 
+def gradients(layer: nn.Module) -> dict[str, Tensor]:
+    """The gradients of a block of ours, or of a layer of torch, by torch's names of the parameters."""
+    found = {name: parameter.grad for name, parameter in layer.named_parameters()}
+    if isinstance(layer, Block):
+        names = {"attention": "self_attn", "cross": "multihead_attn", "feed_forward.0": "linear1"}
+        names |= {"feed_forward.3": "linear2", "attention_norm": "norm1"}
+        names |= {"cross_norm": "norm2", "feed_forward_norm": "norm2" if layer.cross is None else "norm3"}
+        for kind in ("weight", "bias"):
+            for name in ("attention", "cross") if layer.cross is not None else ("attention",):
+                parts = [found.pop(f"{name}.{part}.{kind}") for part in ("query", "key_value")]
+                found[f"{name}.in_proj_{kind}"] = torch.cat(parts)
+                found[f"{name}.out_proj.{kind}"] = found.pop(f"{name}.output.{kind}")
+        found = {
+            f"{names[name.rpartition('.')[0].removesuffix('.out_proj')]}{rest(name)}": g for name, g in found.items()
+        }
+    assert all(gradient is not None for gradient in found.values())
+    return found  # type: ignore[return-value]
+
+
+def rest(name: str) -> str:
+    return f"{'.out_proj' if '.out_proj.' in name else ''}.{name.rpartition('.')[2]}"
+
+
+def assert_same(
+    mine: Stack, theirs: nn.Module, outputs: tuple[Tensor, Tensor], inputs: tuple[list[Tensor], list[Tensor]]
+) -> None:
+    """Compare outputs, and after a loss that weighs each output differently, all gradients."""
+    tolerance = 1e-12 if outputs[0].dtype == torch.float64 else 1e-6
+    for output, given in zip(outputs, inputs, strict=True):
+        weights = numbers(*output.shape, seed=9).to(output.dtype)
+        (F.mse_loss(output, weights)).backward()
+        assert all(x.grad is not None for x in given)
+    pairs = [(outputs[0], outputs[1])]
+    pairs += [(a.grad, b.grad) for a, b in zip(*inputs, strict=True)]  # type: ignore[misc]
+    for a, b in zip(mine.blocks, theirs.layers, strict=True):  # type: ignore[arg-type]
+        ours, torchs = gradients(a), gradients(b)
+        assert ours.keys() == torchs.keys()
+        pairs += [(ours[name], torchs[name]) for name in ours]
+    for ours, torchs in pairs:  # type: ignore[assignment]
+        scale = float(torchs.detach().abs().max())  # type: ignore[attr-defined]
+        torch.testing.assert_close(ours, torchs, rtol=0, atol=tolerance * max(scale, 1.0))
+
+
+def leaves(*tensors: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    return tuple([x.clone().requires_grad_() for x in tensors] for _ in range(2))  # type: ignore[return-value]
+
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+
+
 def stack(num_layers: int, norm_first: bool, activation: str, cross: bool) -> Stack:
     torch.manual_seed(0)
     made = Stack(num_layers, D, norm_first, num_heads=H, d_ff=FF, dropout=0.1, activation=activation, cross=cross)
@@ -45,35 +96,38 @@ def stack(num_layers: int, norm_first: bool, activation: str, cross: bool) -> St
 @pytest.mark.req("T2")
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("norm_first", [False, True])
-def test_encoder_equals_torch(norm_first: bool, activation: str) -> None:
+@DTYPES
+def test_encoder_equals_torch(norm_first: bool, activation: str, dtype: torch.dtype) -> None:
     mine = stack(2, norm_first, activation, cross=False)
     layer = nn.TransformerEncoderLayer(D, H, FF, 0.1, activation, batch_first=True, norm_first=norm_first)
     final = nn.LayerNorm(D) if norm_first else None
     theirs = nn.TransformerEncoder(layer, 2, final, enable_nested_tensor=False).double().eval()
     for a, b in zip(mine.blocks, theirs.layers, strict=True):
         copy_block(a, b)  # type: ignore[arg-type]
-    x, lengths = numbers(B, T, D), torch.tensor([6, 1, 4])
-    valid = torch.arange(T) < lengths[:, None]
-    out = mine(x, mask=valid[:, None, None, :])
-    expected = theirs(x, src_key_padding_mask=~valid)
-    torch.testing.assert_close(out[valid], expected[valid], rtol=0, atol=1e-10)
+    mine, theirs = mine.to(dtype), theirs.to(dtype)
+    (x,), (y,) = inputs = leaves(numbers(B, T, D).to(dtype))
+    valid = torch.arange(T) < torch.tensor([[6], [1], [4]])
+    outputs = mine(x, mask=valid[:, None, None, :])[valid], theirs(y, src_key_padding_mask=~valid)[valid]
+    assert_same(mine, theirs, outputs, inputs)
 
 
 @pytest.mark.req("T2")
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("norm_first", [False, True])
-def test_decoder_equals_torch(norm_first: bool, activation: str) -> None:
+@DTYPES
+def test_decoder_equals_torch(norm_first: bool, activation: str, dtype: torch.dtype) -> None:
     mine = stack(2, norm_first, activation, cross=True)
     layer = nn.TransformerDecoderLayer(D, H, FF, 0.1, activation, batch_first=True, norm_first=norm_first)
     theirs = nn.TransformerDecoder(layer, 2, nn.LayerNorm(D) if norm_first else None).double().eval()
     for a, b in zip(mine.blocks, theirs.layers, strict=True):
         copy_block(a, b)  # type: ignore[arg-type]
-    x, memory = numbers(B, T, D), numbers(B, S, D, seed=2)
+    mine, theirs = mine.to(dtype), theirs.to(dtype)
+    (x, memory), (y, their_memory) = inputs = leaves(numbers(B, T, D).to(dtype), numbers(B, S, D, seed=2).to(dtype))
     valid = torch.arange(S) < torch.tensor([[7], [2], [5]])
     out = mine(x, causal=True, memory=memory, memory_mask=valid[:, None, None, :])
     forbidden = torch.ones(T, T).triu(1).bool()
-    expected = theirs(x, memory, tgt_mask=forbidden, memory_key_padding_mask=~valid)
-    torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
+    expected = theirs(y, their_memory, tgt_mask=forbidden, memory_key_padding_mask=~valid)
+    assert_same(mine, theirs, (out, expected), inputs)
 
 
 @pytest.mark.req("T6")
@@ -83,7 +137,7 @@ def test_cached_stack_equals_uncached(norm_first: bool) -> None:
     x, memory = numbers(B, T, D), numbers(B, S, D, seed=2)
     caches = decoder.new_caches()
     parts = [decoder(x[:, i : i + 1], causal=True, memory=memory, caches=caches) for i in range(T)]
-    torch.testing.assert_close(torch.cat(parts, 1), decoder(x, causal=True, memory=memory), rtol=0, atol=1e-10)
+    torch.testing.assert_close(torch.cat(parts, 1), decoder(x, causal=True, memory=memory), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
@@ -93,6 +147,29 @@ def test_training_drops_and_evaluation_does_not(norm_first: bool) -> None:
     assert not torch.equal(block(x, memory=memory), block(x, memory=memory))
     block.eval()
     assert torch.equal(block(x, memory=memory), block(x, memory=memory))
+
+
+@pytest.mark.req("T4")
+def test_dropout_falls_inside_and_behind_the_feed_forward_network() -> None:
+    """With W_2 the identity each output is max(0, xW_1 + b_1)/(1 - p)² or nothing, where either of two dropouts fell."""
+    torch.manual_seed(0)
+    p, tokens = 0.2, 4000
+    block = Block(D, H, D, p, True, "relu", cross=False).double()
+    with torch.no_grad():
+        block.attention.output.weight.zero_()
+        block.attention.output.bias.zero_()
+        block.feed_forward[3].weight.copy_(torch.eye(D))
+        block.feed_forward[3].bias.zero_()
+        x = numbers(1, tokens, D)
+        first = block.feed_forward[0]
+        hidden = (block.feed_forward_norm(x) @ first.weight.T + first.bias).clamp(min=0)
+        added = block(x) - x
+        torch.testing.assert_close(block.eval()(x) - x, hidden, rtol=0, atol=1e-12)
+    active = hidden > 1e-3
+    kept = active & (added.abs() > 1e-9)
+    torch.testing.assert_close(added[kept], hidden[kept] / (1 - p) ** 2, rtol=1e-9, atol=1e-12)
+    count, share = int(active.sum()), (1 - p) ** 2
+    assert abs(int(kept.sum()) - share * count) < 5 * (count * share * (1 - share)) ** 0.5
 
 
 @pytest.mark.req("T1")

@@ -1,5 +1,6 @@
 """The transformer against nn.Transformer's stacks, and what it promises about masks, padding and decoding."""
 
+import itertools
 import math
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from src.config.check import check
+from src.config.compose import compose
 from src.errors import UserError
 from src.layers.attention import MultiHeadAttention
 from src.layers.positions import sinusoidal
@@ -112,13 +115,38 @@ def test_decoder_alone_is_a_masked_encoder(norm_first: bool) -> None:
     torch.testing.assert_close(model(tokens), expected, rtol=0, atol=1e-10)
 
 
+def number_of_parameters(n: int, d: int, d_ff: int, source: int, target: int) -> int:
+    """Attention is four matrices d × d, the feed-forward network two d × d_ff, each with biases, and a LayerNorm has 2d;
+    the output layer shares the target's embedding and adds a bias.
+    """
+    attention, feed_forward, norm = 4 * (d * d + d), 2 * d * d_ff + d_ff + d, 2 * d
+    encoder = n * (attention + feed_forward + 2 * norm)
+    decoder = n * (2 * attention + feed_forward + 3 * norm)
+    return encoder + decoder + (source + target) * d + target
+
+
 @pytest.mark.req("T1")
 def test_parameters_of_the_papers_base_model() -> None:
-    """Stacks of 44,138,496, two embeddings of 37,000 × 512 of which the output layer shares one, and its bias."""
-    spec = DataSpec.from_plain(TRANSLATION.to_plain() | {"output_shape": [37_000], "vocabulary_size": 37_000})
+    config = check(compose(["model=transformer_base"])).model
+    sizes = (config.num_layers, config.d_model, config.num_heads, config.d_ff, config.dropout)  # type: ignore[attr-defined]
+    assert sizes == (6, 512, 8, 2048, 0.1) and not config.norm_first  # type: ignore[attr-defined]
+    for source, target in ((37_000, 37_000), (84, 15)):
+        facts = {"output_shape": [target], "vocabulary_size": source}
+        with torch.device("meta"):
+            model = Transformer(DataSpec.from_plain(TRANSLATION.to_plain() | facts), **config.arguments())
+        found = sum(p.numel() for p in model.parameters())
+        assert found == number_of_parameters(6, 512, 2048, source, target)
+    assert number_of_parameters(6, 512, 2048, 0, 0) == 44_138_496
+
+
+@pytest.mark.req("T1")
+def test_small_sizes_are_the_default() -> None:
+    config = check(compose(["model=transformer"])).model
     with torch.device("meta"):
-        model = Transformer(spec, d_model=512, num_heads=8, num_layers=6, d_ff=2048)
-    assert sum(p.numel() for p in model.parameters()) == 44_138_496 + 2 * 37_000 * 512 + 37_000
+        model = Transformer(TRANSLATION, **config.arguments())
+        four = Transformer(TRANSLATION, **(config.arguments() | {"d_ff": None}))
+    found = [sum(p.numel() for p in made.parameters()) for made in (model, four)]
+    assert found == [number_of_parameters(2, 128, d_ff, 15, 12) for d_ff in (256, 512)]
 
 
 # ---- masks -------------------------------------------------------------------------------------------------------
@@ -192,12 +220,13 @@ def test_cached_translation_equals_uncached(norm_first: bool, positions: str) ->
     assert model.decoder is not None
     caches = model.decoder.new_caches()
     steps = [model._decode(target[:, t : t + 1], memory, mask, caches, t) for t in range(7)]
-    torch.testing.assert_close(torch.cat(steps, 1), model(source, target), rtol=0, atol=1e-10)
-    for temperature in (0.0, 1.0):
+    logits = model(source, target)
+    torch.testing.assert_close(torch.cat(steps, 1), logits, rtol=1e-12, atol=1e-12 * float(logits.detach().abs().max()))
+    for choice in ({"temperature": 0.0}, {"temperature": 1.0}, {"beams": 3}, {"beams": 5, "length_penalty": 1.5}):
         answers = []
         for use_cache in (True, False):
             torch.manual_seed(1)
-            answers.append(model.generate(source, temperature=temperature, use_cache=use_cache))
+            answers.append(model.generate(source, use_cache=use_cache, **choice))  # type: ignore[arg-type]
         assert torch.equal(*answers)
 
 
@@ -215,7 +244,38 @@ def test_a_text_is_continued_as_if_it_were_read_anew_for_each_token(norm_first: 
         generated = model.generate(prompt, max_new_tokens=14, use_cache=use_cache)
         assert torch.equal(generated, tokens[:, 4:])
     assert len(tokens.unique()) > 3
+    searched = [model.generate(prompt, max_new_tokens=14, beams=3, use_cache=use_cache) for use_cache in (True, False)]
+    assert torch.equal(*searched) and searched[0].shape == (5, 14)
     assert model.generate(prompt, max_new_tokens=0).shape == (5, 0)
+
+
+@pytest.mark.req("T6")
+@pytest.mark.parametrize("length_penalty", [0.0, 0.6, 2.0])
+def test_a_search_with_beams_finds_the_likeliest_of_all_translations(length_penalty: float) -> None:
+    """Three letters and the end, at most four tokens: 1 + 3 + 9 + 27 translations, each scored by one forward pass."""
+    small = TRANSLATION.to_plain() | {"output_shape": [6], "target_length": 5}
+    model = made(DataSpec.from_plain(small))
+    source = sources(torch.tensor([9, 4, 7, 2, 5]), 9)
+    letters = [(3, 4, 5)] * 3
+    answers = [(*words, END) for n in range(4) for words in itertools.product(*letters[:n])]
+    chosen = set()
+    for _ in range(6):
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.4)
+        scores = []
+        for answer in answers:
+            logits = model(source, torch.tensor([[START, *answer[:-1]]]).expand(5, -1))
+            logits[:, :, [PADDING, START]] = -math.inf  # never written
+            tokens = torch.tensor(answer).expand(5, -1).unsqueeze(2)
+            score = logits.log_softmax(-1).gather(2, tokens).sum((1, 2))
+            scores.append(score / ((5 + len(answer)) / 6) ** length_penalty)
+        best = torch.stack(scores, 1).argmax(1).tolist()
+        found = model.generate(source, beams=27, length_penalty=length_penalty)
+        assert [tuple(t for t in row if t != PADDING) for row in found.tolist()] == [answers[i] for i in best]
+        chosen.update(best)
+    assert len(chosen) >= (3 if length_penalty else 1), "without a penalty the empty translation wins here"
+    model.beams, model.length_penalty = 27, length_penalty
+    assert torch.equal(model.generate(source), found), "the model's own settings are the default"
 
 
 @pytest.mark.parametrize("use_cache", [True, False])

@@ -1,0 +1,82 @@
+"""The transformer paper's recipe as it trains: smoothed targets and the schedule, against their formulas in float64."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from src.config.check import check
+from src.config.compose import compose
+from src.experiment import build
+from src.optim.build import build_optimization
+from src.spec import DataSpec
+from src.tasks.build import build_task
+
+PADDING = 0
+TRANSLATION = DataSpec(
+    "translation",
+    "tokens",
+    (9,),
+    (12,),
+    vocabulary_size=15,
+    padding_id=PADDING,
+    start_id=1,
+    end_id=2,
+    target_length=8,
+)
+TEXT = DataSpec("language_modelling", "tokens", (10,), (12,), vocabulary_size=12)
+
+
+def smoothed_by_hand(logits: Tensor, target: int, epsilon: float) -> tuple[float, list[float]]:
+    """-Σ q_i log p_i with q_i = 1 - ε + ε/V at the target and ε/V elsewhere, and its gradient p - q."""
+    size = len(logits)
+    total = sum(math.exp(value) for value in logits.tolist())
+    p = [math.exp(value) / total for value in logits.tolist()]
+    q = [epsilon / size + (1 - epsilon if i == target else 0) for i in range(size)]
+    assert sum(q) == pytest.approx(1)
+    return -sum(b * math.log(a) for a, b in zip(p, q, strict=True)), [a - b for a, b in zip(p, q, strict=True)]
+
+
+@pytest.mark.req("T4")
+@pytest.mark.parametrize("spec", [TRANSLATION, TEXT], ids=["translation", "text"])
+def test_smoothed_targets_are_the_formula(spec: DataSpec) -> None:
+    epsilon = check(compose(["regularization=transformer_paper", "model=transformer"])).regularization.label_smoothing
+    assert epsilon == 0.1
+    task = build_task(spec)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 6, 12, dtype=torch.float64, generator=generator).requires_grad_()
+    targets = torch.randint(1, 12, (3, 6), generator=generator)
+    targets[0, 4:] = PADDING
+    losses = task.losses(logits, targets, epsilon)
+    losses.sum().backward()
+    assert logits.grad is not None
+    for b in range(3):
+        for t in range(6):
+            if spec is TRANSLATION and targets[b, t] == PADDING:
+                assert losses[b, t] == 0 and not logits.grad[b, t].any(), "padding costs nothing and teaches nothing"
+                continue
+            expected, gradient = smoothed_by_hand(logits[b, t].detach(), int(targets[b, t]), epsilon)
+            assert float(losses[b, t]) == pytest.approx(expected, rel=1e-12)
+            assert logits.grad[b, t].tolist() == pytest.approx(gradient, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.req("T4")
+def test_the_papers_learning_rate_at_every_step(fast: Callable[..., list[str]]) -> None:
+    """d_model^-0.5 · min(t^-0.5, t · 4000^-1.5), from the recipe as it is composed, over 12,000 steps."""
+    whole = check(compose(["experiment=transformer_paper"]))
+    assert (whole.scheduler.warmup_steps, whole.model.d_model, whole.trainer.max_steps) == (4000, 512, 100_000)  # type: ignore[attr-defined]
+    assert whole.optimizer.betas == [0.9, 0.98] and whole.optimizer.eps == 1e-9  # type: ignore[attr-defined]
+    assert whole.regularization.dropout == whole.regularization.label_smoothing == 0.1
+    config = check(compose(fast("experiment=transformer_paper", "model.d_model=16", "model.num_layers=1")))
+    experiment = build(config)
+    (optimizer,), (schedule,) = build_optimization(experiment.model, config, experiment.trainer)
+    scheduler = schedule["scheduler"]
+    found = []
+    for _ in range(12_000):
+        found.append(optimizer.param_groups[0]["lr"])
+        scheduler.step()
+    expected = [16**-0.5 * min(t**-0.5, t * 4000**-1.5) for t in range(1, 12_001)]
+    assert found == pytest.approx(expected, rel=1e-12)
+    assert max(found) == found[3999]
