@@ -74,7 +74,12 @@ def explain(error: Exception, overrides: Sequence[str]) -> UserError:
         try:
             parsed.append(OverridesParser.create().parse_override(word))
         except HydraException:
-            return UserError(f"cannot read '{word}': overrides are written key=value, such as optimizer.lr=0.01")
+            advice = (
+                "within {…} keys stand without quotes"
+                if '{"' in word or "{'" in word
+                else "overrides are written key=value, such as optimizer.lr=0.01"
+            )
+            return UserError(f"cannot read '{word}': {advice}")
     problems = [problem for override in parsed if (problem := _wrong_option(override, options))]
     if not problems:
         problems = _wrong_keys(parsed, options, roots)

@@ -401,6 +401,7 @@ class Regularization(Section):
     stochastic_depth: Probability
     batch_norm: bool
     weight_decay: NonNegative
+    weight_decay_by_layer: dict[str, NonNegative] | None
     decay_norms_and_biases: bool
     label_smoothing: Probability
     gradient_clip_norm: PositiveFloat | None

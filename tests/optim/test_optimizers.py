@@ -289,6 +289,9 @@ def test_an_optimizer_without_decay_is_refused_where_decay_is_asked_for() -> Non
     option = _user_s(NoDecay, lr=0.1, pair=[0.0, 1.0])
     with pytest.raises(UserError, match=r"regularization.weight_decay=0.0001: optimizer=mine has no weight decay"):
         build_optimizer(Point(np.ones(6)), config.model_copy(update={"optimizer": option}))
+    config = config_of("optimizer=sgd", "regularization.weight_decay_by_layer={theta: 0.1}")
+    with pytest.raises(UserError, match=r"weight_decay_by_layer=\{'theta': 0.1\}: optimizer=mine has no weight decay"):
+        build_optimizer(Point(np.ones(6)), config.model_copy(update={"optimizer": option}))
     optimizer = build_optimizer(Point(np.ones(6)), config_of("optimizer=sgd").model_copy(update={"optimizer": option}))
     assert optimizer.param_groups[0]["lr"] == 0.1
 
