@@ -24,7 +24,10 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
         ``"Did you mean 'adam'? Possible: adam, sgd."``; the question is left out when nothing is near.
     """
     options = sorted(set(map(str, allowed)))
-    matches = get_close_matches(str(word), options, n=1, cutoff=0.5)
+    matches = get_close_matches(str(word), options, cutoff=0.5)
+    matches.sort(
+        key=lambda match: abs(len(match) - len(word)) > 1
+    )  # swapped letters are a likelier slip than missing ones
     question = f"Did you mean '{matches[0]}'? " if matches else ""
     return f"{question}Possible: {', '.join(options) or 'none'}."
 
