@@ -25,9 +25,7 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     """
     options = sorted(set(map(str, allowed)))
     matches = get_close_matches(str(word), options, cutoff=0.5)
-    matches.sort(
-        key=lambda match: abs(len(match) - len(word)) > 1
-    )  # swapped letters are a likelier slip than missing ones
+    matches.sort(key=lambda match: sorted(match) != sorted(word))  # swapped letters are the likeliest slip
     question = f"Did you mean '{matches[0]}'? " if matches else ""
     return f"{question}Possible: {', '.join(options) or 'none'}."
 
