@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from src.config.combinations import monitor_of
-from src.config.schema import Config, Plateau
+from src.config.schema import Config
 from src.experiment import build_data, build_model, build_trainer
 from src.models.base import Model
 from src.tracking import closing
@@ -22,10 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Curve:
-    """The learning rate of each optimizer step of a run, and the steps of its epochs."""
+    """What a schedule does in a run.
+
+    Args:
+        rates: the learning rate of each optimizer step.
+        steps_an_epoch: optimizer steps in an epoch.
+        watches: the metric that the schedule depends on, if any.
+    """
 
     rates: list[float] = field(default_factory=list)
     steps_an_epoch: int = 0
+    watches: str | None = None
 
 
 class _Rehearsal(L.LightningModule):
@@ -47,6 +55,10 @@ class _Rehearsal(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return self.model.configure_optimizers()
+
+    def on_train_start(self) -> None:
+        if any(isinstance(entry.scheduler, ReduceLROnPlateau) for entry in self.trainer.lr_scheduler_configs):
+            self.curve.watches = self.monitor
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         return None
@@ -85,15 +97,7 @@ def schedule_curve(config: Config, improving: bool = False) -> Curve:
     datamodule.prepare_data()
     datamodule.setup()
     model = build_model(config, datamodule.spec)
-    devices = config.trainer.devices
-    processes = (
-        len(devices)
-        if isinstance(devices, list)
-        else build_trainer(config).world_size
-        if devices == "auto"
-        else devices
-    )
-    datamodule.trainer = SimpleNamespace(global_rank=0, world_size=processes)  # type: ignore[assignment]
+    datamodule.trainer = SimpleNamespace(global_rank=0, world_size=_processes(config))  # type: ignore[assignment]
     here = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "precision": "32-true", "limit_val_batches": 1}
     quick = here | {"profiler": None, "detect_anomaly": False, "max_time": None, "sync_batchnorm": False}
     settings = config.trainer.model_copy(update=quick)
@@ -107,6 +111,13 @@ def schedule_curve(config: Config, improving: bool = False) -> Curve:
     return rehearsal.curve
 
 
+def _processes(config: Config) -> int:
+    devices = config.trainer.devices
+    if devices == "auto":
+        return build_trainer(config).world_size
+    return len(devices) if isinstance(devices, list) else devices
+
+
 def schedule_picture(config: Config) -> "Figure":
     """Draw the learning rate of every step of a run, on a linear and on a logarithmic scale.
 
@@ -117,14 +128,10 @@ def schedule_picture(config: Config) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    watches = isinstance(config.scheduler, Plateau)
-    curves = {"": schedule_curve(config)}
-    if watches:
-        metric = monitor_of(config, config.datamodule.task or "")[0]
-        curves = {f"if {metric} never improves after the first": curves[""]}
-        curves[f"if {metric} always improves"] = schedule_curve(config, improving=True)
-    first = next(iter(curves.values()))
-    epoch = first.steps_an_epoch
+    first = schedule_curve(config)
+    curves, epoch = {f"if {first.watches} never improves after the first": first}, first.steps_an_epoch
+    if first.watches:
+        curves[f"if {first.watches} always improves"] = schedule_curve(config, improving=True)
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     figure.suptitle(_title(config, first))
     for axes, scale in zip(figure.subplots(1, 2), ("linear", "log"), strict=True):
@@ -136,7 +143,7 @@ def schedule_picture(config: Config) -> "Figure":
         axes.grid(alpha=0.3)
         top = axes.secondary_xaxis("top", functions=(lambda step: step / epoch, lambda epochs: epochs * epoch))
         top.set_xlabel("epoch")
-    if watches:
+    if first.watches:
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 

@@ -155,8 +155,7 @@ def test_adagrad_s_regret_stays_below_its_bound(descend: Descend, steps: int) ->
     targets = np.random.default_rng(0).choice([-1.0, 1.0], size=steps + 1)
     path = descend("optimizer=adagrad", lambda t, theta: np.sign(theta - targets[t]), steps, 0.5)[:, 0]
     paid = np.abs(path[:-1] - targets[1:]).sum()
-    best = min(np.abs(fixed - targets[1:]).sum() for fixed in (-1.0, 1.0))
-    fixed = -1.0 if np.abs(-1.0 - targets[1:]).sum() == best else 1.0
+    best, fixed = min((np.abs(theta - targets[1:]).sum(), theta) for theta in (-1.0, 1.0))
     farthest = np.abs(path - fixed).max()
     bound = (farthest**2 / (2 * 0.05) + 0.05) * math.sqrt(steps)
     assert paid - best <= bound
