@@ -161,30 +161,37 @@ def keys(file: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def effect_table(page: Page) -> str:
-    """Return mean ± deviation over the seeds, and in how many of them the method was better; then the command."""
+    """Return mean ± deviation over the seeds, what each row differs from the first by, seed by seed, and the command."""
     known = results()
     if missing := [words for words in page.words if words not in known]:
         raise UserError(f"{page.name}: not measured yet: {missing[0]}")
     measured = [known[words]["seeds"] for words in page.words]
-    first, seeds = page.metrics[0], list(measured[0])
-    lines = ["| | " + " | ".join(f"`{name}`" for name in page.metrics) + " | better |"]
-    lines.append("|---|" + "---:|" * (len(page.metrics) + 1))
+    lines = ["| | " + " | ".join(f"`{name}`" for name in page.metrics) + f" | Δ `{page.metrics[0]}` | better |"]
+    lines.append("|---|" + "---:|" * (len(page.metrics) + 2))
     for label, runs in zip(page.labels, measured, strict=True):
-        numbers = [shown([runs[seed][name] for seed in seeds]) for name in page.metrics]
-        wins = sum(better(first, runs[seed][first], measured[0][seed][first]) for seed in seeds)
-        verdict = f"{wins} of {len(seeds)}" if runs is not measured[0] else ""
-        lines.append(f"| `{label}` | " + " | ".join(numbers) + f" | {verdict} |")
+        numbers = [shown([run[name] for run in runs.values()]) for name in page.metrics]
+        compared = ("", "") if runs is measured[0] else difference(page.metrics[0], runs, measured[0])
+        lines.append(f"| `{label}` | " + " | ".join([*numbers, *compared]) + " |")
     entry = known[page.words[-1]]
-    facts = f"{len(seeds)} seeds, mean ± deviation; better: seeds with a better `{first}` than the first row. "
+    facts = f"{len(measured[0])} seeds, mean ± deviation; Δ: what differs from the first row with the same seed. "
     facts += f"{entry['machine']}, torch {entry['torch']}, {entry['date']}."
     return "\n".join([*lines, "", facts, "", "```", command(page.words[-1]), "```"]) + "\n"
 
 
-def shown(values: Sequence[float]) -> str:
+def difference(metric: str, runs: dict[str, Any], others: dict[str, Any]) -> tuple[str, str]:
+    """Return the mean ± deviation of what a metric differs by from the others with the same seed, and in how many
+    seeds it is better.
+    """
+    pairs = [(runs[seed][metric], others[seed][metric]) for seed in others]
+    wins = sum(better(metric, one, other) for one, other in pairs)
+    return shown([one - other for one, other in pairs], sign="+"), f"{wins} of {len(pairs)}"
+
+
+def shown(values: Sequence[float], sign: str = "") -> str:
     """Return mean ± deviation, to the second digit of the deviation."""
     spread = stdev(values)
     digits = max(0, 1 - int(f"{spread:e}".partition("e")[2])) if spread else 3
-    return f"{mean(values):.{digits}f} ± {spread:.{digits}f}"
+    return f"{mean(values):{sign}.{digits}f} ± {spread:.{digits}f}"
 
 
 def better(metric: str, value: float, other: float) -> bool:
@@ -195,15 +202,13 @@ def better(metric: str, value: float, other: float) -> bool:
 
 
 def overview() -> str:
-    """Return one line a page, with the first metric without and with the method."""
-    known, lines = results(), ["| page | task | metric | without | with | better |", "|---|---|---|---:|---:|---:|"]
+    """Return one line a page: the first metric without the method, and what the last row differs by."""
+    known, lines = results(), ["| page | task | metric | without | Δ with | better |", "|---|---|---|---:|---:|---:|"]
     for page in pages():
-        name, entry = page.metrics[0], definitions()["pages"][page.name]
-        runs = [known[words]["seeds"] for words in (page.words[0], page.words[-1])]
-        without, with_ = (shown([run[name] for run in seeds.values()]) for seeds in runs)
-        wins = sum(better(name, runs[1][seed][name], runs[0][seed][name]) for seed in runs[0])
-        link = f"[{page.name}]({page.name}.md)"
-        lines.append(f"| {link} | {entry['task']} | `{name}` | {without} | {with_} | {wins} of {len(runs[0])} |")
+        metric, task = page.metrics[0], definitions()["pages"][page.name]["task"]
+        without, runs = known[page.words[0]]["seeds"], known[page.words[-1]]["seeds"]
+        numbers = " | ".join([shown([run[metric] for run in without.values()]), *difference(metric, runs, without)])
+        lines.append(f"| [{page.name}]({page.name}.md) | {task} | `{metric}` | {numbers} |")
     return "\n".join(lines) + "\n"
 
 

@@ -63,13 +63,22 @@ def test_the_numbers_are_means_of_what_was_measured(name: str) -> None:
     for words, label in zip(PAGES[name].words, PAGES[name].labels, strict=True):
         seeds = results()[words]["seeds"].values()
         assert len(seeds) == 5
-        row = re.search(rf"^\| `{re.escape(label)}` \| (.*) \| [^|]* \|$", text, re.M)
+        row = re.search(rf"^\| `{re.escape(label)}` \| (.*) \|$", text, re.M)
         assert row is not None
-        for metric, cell in zip(PAGES[name].metrics, row[1].split(" | "), strict=True):
-            values = np.array([seed[metric] for seed in seeds])
+        *cells, change, better_in = row[1].split(" | ")
+        first = PAGES[name].metrics[0]
+        values = [np.array([seed[metric] for seed in seeds]) for metric in PAGES[name].metrics]
+        if words != PAGES[name].words[0]:
+            cells.append(change)
+            before = np.array([seed[first] for seed in results()[PAGES[name].words[0]]["seeds"].values()])
+            values.append(values[0] - before)
+            gain = values[-1] if first.endswith("accuracy") else -values[-1]
+            assert better_in == f"{(gain > 0).sum()} of 5"
+        for cell, numbers in zip(cells, values, strict=True):
             mean, deviation = map(float, cell.split(" ± "))
-            assert mean == pytest.approx(values.mean(), abs=max(values.std(ddof=1) * 0.06, 1e-3))
-            assert deviation == pytest.approx(values.std(ddof=1), rel=0.06, abs=1e-9)
+            spread = numbers.std(ddof=1)
+            assert deviation == pytest.approx(spread, rel=0.06)
+            assert mean == pytest.approx(numbers.mean(), abs=0.06 * spread or 5e-4)
 
 
 @pytest.mark.parametrize("name", PAGES)
