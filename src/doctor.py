@@ -27,7 +27,7 @@ REQUIRED = (
 OPTIONAL = {
     "wandb": "Weights & Biases (logger=wandb)",
     "kornia": "image augmentation (regularization=augmentation)",
-    "pytorch-optimizer": "optimizer=adabound",
+    "pytorch-optimizer": "optimizer=adabound and lion",
     "pytest": "the tests: pip install -c constraints.txt -e .[test]",
 }
 

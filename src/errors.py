@@ -25,7 +25,8 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     """
     options = sorted(set(map(str, allowed)))
     lower = {option.lower(): option for option in options}
-    matches = get_close_matches(str(word).lower(), lower, n=1, cutoff=0.5)
+    matches = get_close_matches(typed := str(word).lower(), lower, cutoff=0.5)
+    matches.sort(key=lambda match: sorted(match) != sorted(typed))  # swapped letters are the likeliest slip
     question = f"Did you mean '{lower[matches[0]]}'? " if matches else ""
     return f"{question}Possible: {', '.join(options) or 'none'}."
 

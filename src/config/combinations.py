@@ -78,9 +78,11 @@ def _knobs_of_the_task(config: schema.Config) -> Iterator[str]:
 
 
 def _optimization(config: schema.Config) -> Iterator[str]:
-    name = config.optimizer.name
-    if config.regularization.weight_decay and "weight_decay" not in type(config.optimizer).model_fields:
-        yield f"regularization.weight_decay={config.regularization.weight_decay}: optimizer={name} has no weight decay."
+    name, knobs = config.optimizer.name, config.regularization
+    if "weight_decay" not in type(config.optimizer).model_fields:
+        for key in ("weight_decay", "weight_decay_by_layer"):
+            if value := getattr(knobs, key):
+                yield f"regularization.{key}={value}: optimizer={name} has no weight decay."
     if config.scheduler.name == "inverse_sqrt" and not config.scheduler.warmup_steps:
         yield "scheduler=inverse_sqrt is defined by its warm-up: scheduler.warmup_steps must be 1 or more."
 

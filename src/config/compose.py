@@ -76,7 +76,12 @@ def explain(error: Exception, overrides: Sequence[str]) -> UserError:
         try:
             parsed.append(OverridesParser.create().parse_override(word))
         except HydraException:
-            return UserError(f"cannot read '{word}': overrides are written key=value, such as optimizer.lr=0.01")
+            advice = (
+                "within {…} keys stand without quotes"
+                if '{"' in word or "{'" in word
+                else "overrides are written key=value, such as optimizer.lr=0.01"
+            )
+            return UserError(f"cannot read '{word}': {advice}")
     if not {"-m", "--multirun"} & set(overrides):
         swept = [override.input_line for override in parsed if override.is_sweep_override()]
         if swept:

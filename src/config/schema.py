@@ -363,6 +363,42 @@ class AdaBound(OptimizerOption):
     weight_decouple: bool
 
 
+class NAdam(OptimizerOption):
+    betas: Betas
+    eps: PositiveFloat
+    momentum_decay: NonNegative
+    decoupled_weight_decay: bool
+
+
+class Adamax(OptimizerOption):
+    betas: Betas
+    eps: PositiveFloat
+
+
+class Adadelta(OptimizerOption):
+    rho: Decay
+    eps: PositiveFloat
+
+
+class Lion(OptimizerOption):
+    betas: Betas
+    weight_decouple: bool
+
+
+class TextbookMomentum(OptimizerOption):
+    momentum: Decay
+    nesterov: bool
+
+
+class TextbookAdagrad(OptimizerOption):
+    eps: PositiveFloat
+
+
+class TextbookRMSprop(OptimizerOption):
+    alpha: Decay
+    eps: PositiveFloat
+
+
 class SchedulerOption(Option):
     """A schedule of the learning rate; `interval` is the unit of its own lengths, the warm-up always counts steps."""
 
@@ -450,6 +486,7 @@ class Regularization(Section):
     stochastic_depth: Probability
     batch_norm: bool
     weight_decay: NonNegative
+    weight_decay_by_layer: dict[str, NonNegative] | None
     decay_norms_and_biases: bool
     label_smoothing: Probability
     gradient_clip_norm: PositiveFloat | None
@@ -567,6 +604,13 @@ SCHEMAS: dict[str, dict[str, type[Option]]] = {
         "torch.optim.AdamW": Adam,
         "torch.optim.RAdam": RAdam,
         "pytorch_optimizer.AdaBound": AdaBound,
+        "torch.optim.NAdam": NAdam,
+        "torch.optim.Adamax": Adamax,
+        "torch.optim.Adadelta": Adadelta,
+        "pytorch_optimizer.Lion": Lion,
+        "src.optim.textbook.Momentum": TextbookMomentum,
+        "src.optim.textbook.Adagrad": TextbookAdagrad,
+        "src.optim.textbook.RMSprop": TextbookRMSprop,
     },
     "scheduler": {
         "": Constant,

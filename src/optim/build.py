@@ -62,11 +62,12 @@ def build_optimizer(model: nn.Module, config: Config) -> Optimizer:
                 f"optimizer.weight_decay={decay} and regularization.weight_decay={knobs.weight_decay} contradict each "
                 "other: set both alike, or the first to ${regularization.weight_decay} in the option's file."
             )
-        params = parameter_groups(model, weight_decays(model, decay, knobs.decay_norms_and_biases))
-    elif knobs.weight_decay:
-        raise UserError(
-            f"regularization.weight_decay={knobs.weight_decay}: optimizer={config.optimizer.name} has no weight decay."
-        )
+        decays = weight_decays(model, decay, knobs.decay_norms_and_biases, knobs.weight_decay_by_layer)
+        params = parameter_groups(model, decays)
+    elif knobs.weight_decay or knobs.weight_decay_by_layer:
+        key = "weight_decay" if knobs.weight_decay else "weight_decay_by_layer"
+        value = getattr(knobs, key)
+        raise UserError(f"regularization.{key}={value}: optimizer={config.optimizer.name} has no weight decay.")
     return _make(cls, f"optimizer={config.optimizer.name}", params, settings)
 
 

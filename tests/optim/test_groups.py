@@ -1,13 +1,28 @@
 """Which parameters decay, on models with every kind of parameter."""
 
+import re
+from collections.abc import Callable
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 
+from src import ROOT
+from src.config.check import check
+from src.config.compose import compose
+from src.config.schema import Config
+from src.errors import UserError
 from src.layers.positions import LearnedPositions
+from src.models.mlp import MLP
 from src.models.transformer import Transformer
+from src.optim.build import build_optimizer
 from src.optim.groups import parameter_groups, weight_decays
 from src.spec import DataSpec
+
+
+def config_of(*words: str) -> Config:
+    return check(compose(["model=mlp", *words]))
 
 
 class Mixed(nn.Module):
@@ -72,6 +87,68 @@ def test_every_layer_can_have_its_own_decay() -> None:
     groups = parameter_groups(model, {name: float(name[0]) for name, _ in model.named_parameters()})
     assert [group["weight_decay"] for group in groups] == [0.0, 1.0, 2.0]
     assert [group["params"] for group in groups] == [list(layer.parameters()) for layer in model]
+
+
+@pytest.mark.req("G1")
+def test_patterns_give_layers_their_own_decay_and_the_last_that_matches_counts() -> None:
+    model = MLP(DataSpec("regression", "vector", (3,), (1,)), hidden_sizes=[4, 4])
+    decays = weight_decays(model, 0.1, True, {"layers.*": 0.2, "layers.[13].*": 0.3, "*.3.bias": 0.0})
+    assert decays == {
+        "layers.1.weight": 0.3, "layers.1.bias": 0.3, "layers.3.weight": 0.3, "layers.3.bias": 0.0,
+        "layers.5.weight": 0.2, "layers.5.bias": 0.2,
+    }  # fmt: skip
+    spared = weight_decays(model, 0.1, False, {"layers.1.*": 0.3})
+    assert spared == {name: 0.0 if "bias" in name else 0.3 if ".1." in name else 0.1 for name in decays}
+
+
+@pytest.mark.req("G1")
+@pytest.mark.parametrize(
+    ("pattern", "sparing", "says"),
+    [
+        ("layer.1.weight", False, "names no parameter; * stands for anything. Did you mean 'layers.1.weight'"),
+        ("layers.1", False, "names no parameter"),
+        ("*.bias", True, "names only what regularization.decay_norms_and_biases=false spares"),
+    ],
+)
+def test_a_pattern_that_names_nothing_is_refused(pattern: str, sparing: bool, says: str) -> None:
+    model = MLP(DataSpec("regression", "vector", (3,), (1,)), hidden_sizes=[4])
+    with pytest.raises(UserError, match=re.escape(says)):
+        weight_decays(model, 0.1, not sparing, {pattern: 0.1})
+
+
+@pytest.mark.req("G1")
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "optimizer").glob("*.yaml")))
+def test_every_optimizer_decays_each_layer_as_if_it_stood_alone(name: str) -> None:
+    """Three layers with λ of their own, against three optimizers with one λ each."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)).double()
+    alone = [deepcopy(layer) for layer in model]
+    patterns = "regularization.weight_decay_by_layer={0.*: 0.1, 1.*: 0.01}"
+    together = build_optimizer(model, config_of(f"optimizer={name}", patterns, "regularization.weight_decay=0.0"))
+    apart = [
+        build_optimizer(layer, config_of(f"optimizer={name}", f"regularization.weight_decay={decay}"))
+        for layer, decay in zip(alone, (0.1, 0.01, 0.0), strict=True)
+    ]
+    for _ in range(20):
+        for one, other in zip(model.parameters(), (p for layer in alone for p in layer.parameters()), strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        together.step()
+        for optimizer in apart:
+            optimizer.step()
+    for one, other in zip(model.parameters(), (p for layer in alone for p in layer.parameters()), strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(model[0].weight, model[2].weight)
+
+
+@pytest.mark.req("G1")
+def test_a_run_takes_the_decay_of_its_patterns(fast: Callable[..., list[str]]) -> None:
+    from src.experiment import run
+
+    words = fast("model=mlp", "optimizer=sgd", "regularization.weight_decay_by_layer={layers.1.*: 0.5}")
+    checkpoint = run(words, verbose=False).folder / "checkpoints" / "last.ckpt"
+    (state,) = torch.load(checkpoint, weights_only=True)["optimizer_states"]
+    assert [(group["weight_decay"], len(group["params"])) for group in state["param_groups"]] == [(0.5, 2), (0.0, 4)]
 
 
 def test_shared_and_frozen_parameters() -> None:

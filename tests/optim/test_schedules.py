@@ -62,6 +62,7 @@ def train(config: Config, recorder: Recorder, folder: Path | None = None, resume
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=config.trainer.max_epochs,
+        max_steps=config.trainer.max_steps,
         accumulate_grad_batches=config.trainer.accumulate_grad_batches,
         check_val_every_n_epoch=config.trainer.check_val_every_n_epoch,
         callbacks=[recorder, *([ModelCheckpoint(folder, "epoch", save_last=True)] if folder else [])],
@@ -229,6 +230,85 @@ def test_warm_up_counts_optimizer_steps_when_gradients_accumulate(name: str) -> 
     train(scheduled(name, "step", 7, "trainer.accumulate_grad_batches=2"), recorder)
     rate = closed_form(name, "step", 7)
     assert recorder.rates == pytest.approx([rate(t) for t in range(1, EPOCHS * STEPS + 1)], rel=1e-9, abs=1e-12)
+
+
+def restarts(length: int, growth: int, floor: float) -> Callable[[int], float]:
+    """Return η(k) = η_min + ½(η_max - η_min)(1 + cos(π·T_cur/T_i)) of SGDR, T_i = length · growth^i."""
+
+    def rate(k: int) -> float:
+        cycle = length
+        while k >= cycle:
+            k, cycle = k - cycle, cycle * growth
+        return floor + (LR - floor) * (1 + math.cos(math.pi * k / cycle)) / 2
+
+    return rate
+
+
+LONG = {
+    "cosine_restarts": ("S6", ["T_0=2", "T_mult=1", "eta_min=0.01"], restarts(2, 1, 0.01)),
+    "cosine_restarts, growing": ("S6", ["T_0=2", "T_mult=2", "eta_min=0.01"], restarts(2, 2, 0.01)),
+    "cosine": ("S5", ["T_max=8", "eta_min=0.01"], lambda k: 0.01 + 0.19 * (1 + math.cos(math.pi * k / 8)) / 2),
+    "step": ("S2", ["step_size=3", "gamma=0.5"], lambda k: LR * 0.5 ** (k // 3)),
+    "exponential": ("S4", ["gamma=0.7"], lambda k: LR * 0.7**k),
+}
+
+
+@pytest.mark.parametrize("case", [pytest.param(name, marks=pytest.mark.req(LONG[name][0])) for name in LONG])
+def test_cycles_of_several_epochs_with_interruption(case: str, tmp_path: Path) -> None:
+    """Eight epochs of seven optimizer steps, of three batches each but the last; the run dies within its fifth epoch, and
+    the rest goes on as if it had not.
+    """
+    _, settings, form = LONG[case]
+    words = [f"scheduler={case.partition(',')[0]}", *(f"scheduler.{setting}" for setting in settings)]
+    lengths = ["scheduler.interval=epoch", "trainer.max_epochs=8", "trainer.accumulate_grad_batches=3"]
+    config, steps = config_of(*words, *lengths), 7
+    recorder = Recorder()
+    whole = train(config, recorder)
+    expected = [form(t // steps) for t in range(8 * steps)]
+    assert recorder.rates == pytest.approx(expected, rel=1e-9)
+    with pytest.raises(InterruptedError):
+        train(config, Recorder(dies_at=4 * steps + 2), tmp_path)
+    rest = Recorder()
+    resumed = train(config, rest, tmp_path, resume=True)
+    assert rest.rates == pytest.approx(expected[4 * steps :], rel=1e-9)
+    for mine, other in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+@pytest.mark.req("S5")
+def test_cosine_ends_with_max_steps() -> None:
+    recorder = Recorder()
+    train(config_of("scheduler=cosine", "trainer.max_steps=12"), recorder)
+    assert recorder.rates == pytest.approx([LR * (1 + math.cos(math.pi * k / 12)) / 2 for k in range(12)])
+
+
+@pytest.mark.req("S3")
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize(("patience", "cooldown"), [(0, 0), (1, 2), (3, 1), (2, 5)])
+def test_plateau_is_the_textbook_s_automaton(mode: str, patience: int, cooldown: int) -> None:
+    """On a random walk: after more than `patience` measurements without a relative improvement above `threshold` the
+    rate is multiplied by `factor`, not below `min_lr`, and `cooldown` measurements do not count.
+    """
+    from src.optim.build import build_optimization
+
+    settings = ["factor=0.5", "threshold=0.05", "min_lr=0.001", f"patience={patience}", f"cooldown={cooldown}"]
+    monitor = {"min": "val/loss", "max": "val/r2"}[mode]
+    config = config_of("scheduler=plateau", f"monitor={monitor}", *(f"scheduler.{setting}" for setting in settings))
+    trainer = L.Trainer(logger=False, enable_checkpointing=False)
+    (optimizer,), (entry,) = build_optimization(MLP(SPEC, hidden_sizes=[]), config, trainer)
+    walk = torch.randn(80, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cumsum(0).mul(0.05).exp()
+
+    lr, best, waited, cooling, reductions = LR, None, 0, 0, 0
+    for value in walk.tolist():
+        entry["scheduler"].step(value)
+        improved = best is None or (value < best * 0.95 if mode == "min" else value > best * 1.05)
+        best, waited = (value, 0) if improved else (best, waited + 1)
+        if cooling:
+            cooling, waited = cooling - 1, 0
+        elif waited > patience:
+            lr, waited, cooling, reductions = max(lr / 2, 0.001), 0, cooldown, reductions + 1
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(lr, rel=1e-12)
+    assert reductions >= 3
 
 
 @pytest.mark.req("S5")

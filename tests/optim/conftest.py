@@ -1,0 +1,47 @@
+"""A vector that any option of `optimizer` moves, for the facts that the textbook states."""
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from src.config.check import check
+from src.config.compose import compose
+from src.config.schema import Config
+from src.optim.build import build_optimizer
+
+Vector = np.ndarray
+Gradient = Callable[[int, Vector], Vector | float]
+Descend = Callable[..., Vector]
+
+
+@cache
+def _config(*words: str) -> Config:
+    return check(compose(["model=mlp", *words]))
+
+
+@pytest.fixture
+def descend() -> Descend:
+    """Return a function that moves θ in float64 for a number of steps, and returns θ [steps + 1, D] before and after
+    each. The gradient is a function of (t, θ), t counted from 1; `rates`, if given, are the learning rates of the steps.
+    """
+
+    def path(
+        words: str, gradient: Gradient, steps: int, start: Vector | float = 0.0, rates: Vector | None = None
+    ) -> Vector:
+        model = nn.Module()
+        model.theta = nn.Parameter(torch.tensor(np.atleast_1d(start), dtype=torch.float64))
+        optimizer = build_optimizer(model, _config(*words.split()))
+        thetas = [model.theta.detach().numpy().copy()]
+        for t in range(1, steps + 1):
+            if rates is not None:
+                optimizer.param_groups[0]["lr"] = rates[t - 1]
+            model.theta.grad = torch.tensor(np.broadcast_to(gradient(t, thetas[-1]), thetas[-1].shape).copy())
+            optimizer.step()
+            thetas.append(model.theta.detach().numpy().copy())
+        return np.array(thetas)
+
+    return path
