@@ -28,6 +28,7 @@ class Transformer(Model):
         activation: of the feed-forward networks; relu in the paper.
         positions: ``sinusoidal`` or ``learned``.
         dropout: on attention weights, feed-forward networks, sublayer outputs and embeddings.
+        stochastic_depth: probability to skip a sublayer of a stack's last block; the l-th of N blocks has l/N of it.
 
     Raises:
         UserError: if num_heads does not divide d_model.
@@ -54,12 +55,19 @@ class Transformer(Model):
         activation: str = "relu",
         positions: str = "sinusoidal",
         dropout: float = 0.1,
+        stochastic_depth: float = 0.0,
     ) -> None:
         super().__init__(spec)
         if d_model % num_heads:
             raise UserError(f"model.num_heads={num_heads} does not divide model.d_model={d_model}")
         spec = self.spec
-        block = {"num_heads": num_heads, "d_ff": d_ff, "dropout": dropout, "activation": activation}
+        block = {
+            "num_heads": num_heads,
+            "d_ff": d_ff,
+            "dropout": dropout,
+            "activation": activation,
+            "stochastic_depth": stochastic_depth,
+        }
         self.scale = math.sqrt(d_model) if spec.inputs == "tokens" else 1.0
         self.dropout = nn.Dropout(dropout)
         self.embed = Embedded(spec, d_model, project=True)
