@@ -47,9 +47,7 @@ class Averaging(WeightAveraging):
             trainer.precision_plugin.convert_module(self.average.module)
             self.average.to(trainer.strategy.root_device)
 
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take both sets of weights back to train on; a test after training wants the average alone, which Lightning
         would replace by the weights in training.
         """
