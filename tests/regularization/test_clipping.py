@@ -50,13 +50,13 @@ def by_value(gradient: Tensor, bound: float) -> Tensor:
 
 
 @pytest.mark.req("G4", "R5")
-@pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize(
-    ("knob", "bound", "clip"),
+    ("knob", "bound", "clip", "accumulate"),
     [
-        ("gradient_clip_norm", 0.5, by_norm),
-        ("gradient_clip_norm", 1e6, by_norm),
-        ("gradient_clip_value", 0.01, by_value),
+        ("gradient_clip_norm", 0.5, by_norm, 1),
+        ("gradient_clip_norm", 0.5, by_norm, 3),
+        ("gradient_clip_norm", 1e6, by_norm, 3),
+        ("gradient_clip_value", 0.01, by_value, 3),
     ],
 )
 def test_every_step_is_the_formula(

@@ -80,7 +80,7 @@ def test_the_loss_is_least_at_the_smoothed_label() -> None:
     loss = task.losses(logits, label, 0.1)
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     assert gradient.abs().max() < 1e-15
-    assert float(loss) == pytest.approx(-float((smoothed * smoothed.log()).sum()))
+    assert loss.item() == pytest.approx(-float((smoothed * smoothed.log()).sum()))
 
 
 @pytest.mark.req("G4")
