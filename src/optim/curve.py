@@ -1,0 +1,149 @@
+"""The learning rate of every step of a run before it trains: a rehearsal under Lightning's trainer, with the run's own
+optimizer and schedules, in which nothing is computed.
+"""
+
+import warnings
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+
+from src.config.combinations import monitor_of
+from src.config.schema import Config, Plateau
+from src.experiment import build_data, build_model, build_trainer
+from src.models.base import Model
+from src.tracking import closing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass
+class Curve:
+    """The learning rate of each optimizer step of a run, and the steps of its epochs."""
+
+    rates: list[float] = field(default_factory=list)
+    steps_an_epoch: int = 0
+
+
+class _Rehearsal(L.LightningModule):
+    """Stands for a model: without a loss there is no gradient, and steps change no weight.
+
+    Args:
+        model: whose optimizer and schedules are rehearsed.
+        monitor: the metric that a plateau schedule is shown.
+        factor: what it is multiplied with from one measurement to the next.
+    """
+
+    def __init__(self, model: Model, monitor: str, factor: float) -> None:
+        super().__init__()
+        self.model = model
+        self.monitor = monitor
+        self.factor = factor
+        self.value = 1.0
+        self.curve = Curve()
+
+    def configure_optimizers(self) -> Any:
+        return self.model.configure_optimizers()
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        return None
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        return None
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        self.curve.rates.append(float(optimizer.param_groups[0]["lr"]))
+        self.curve.steps_an_epoch += epoch == 0
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        self.model.lr_scheduler_step(scheduler, metric)
+
+    def on_train_epoch_end(self) -> None:
+        self._measure("train")
+
+    def on_validation_epoch_end(self) -> None:
+        self._measure("val")
+
+    def _measure(self, split: str) -> None:
+        if self.monitor.startswith(f"{split}/"):
+            self.model._step_plateaus({self.monitor: torch.tensor(self.value, dtype=torch.float64)})
+            self.value *= self.factor
+
+
+def schedule_curve(config: Config, improving: bool = False) -> Curve:
+    """Return the learning rates of a run.
+
+    Args:
+        config: a checked config.
+        improving: what a schedule that watches a metric sees: it improves at every measurement, or never after the first.
+    """
+    datamodule = build_data(config)
+    datamodule.prepare_data()
+    datamodule.setup()
+    model = build_model(config, datamodule.spec)
+    devices = config.trainer.devices
+    processes = (
+        len(devices)
+        if isinstance(devices, list)
+        else build_trainer(config).world_size
+        if devices == "auto"
+        else devices
+    )
+    datamodule.trainer = SimpleNamespace(global_rank=0, world_size=processes)  # type: ignore[assignment]
+    here = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "precision": "32-true", "limit_val_batches": 1}
+    quick = here | {"profiler": None, "detect_anomaly": False, "max_time": None, "sync_batchnorm": False}
+    settings = config.trainer.model_copy(update=quick)
+    monitor, mode = monitor_of(config, datamodule.spec.task)
+    factor = 1.0 if not improving else {"min": 0.75, "max": 1 / 0.75}[mode]
+    rehearsal = _Rehearsal(model, monitor, factor)
+    with closing.log_to(None):
+        warnings.filterwarnings("ignore", ".*returned `None`")
+        trainer = build_trainer(config.model_copy(update={"trainer": settings}))
+        trainer.fit(rehearsal, [0] * len(datamodule.train_dataloader()), [0])
+    return rehearsal.curve
+
+
+def schedule_picture(config: Config) -> "Figure":
+    """Draw the learning rate of every step of a run, on a linear and on a logarithmic scale.
+
+    A schedule that watches a metric is drawn at its fastest and at its slowest; the run's will lie between them.
+
+    Args:
+        config: a checked config.
+    """
+    from matplotlib.figure import Figure
+
+    watches = isinstance(config.scheduler, Plateau)
+    curves = {"": schedule_curve(config)}
+    if watches:
+        metric = monitor_of(config, config.datamodule.task or "")[0]
+        curves = {f"if {metric} never improves after the first": curves[""]}
+        curves[f"if {metric} always improves"] = schedule_curve(config, improving=True)
+    first = next(iter(curves.values()))
+    epoch = first.steps_an_epoch
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure.suptitle(_title(config, first))
+    for axes, scale in zip(figure.subplots(1, 2), ("linear", "log"), strict=True):
+        for label, curve in curves.items():
+            axes.plot(range(1, len(curve.rates) + 1), curve.rates, label=label, drawstyle="steps-mid")
+        axes.set_yscale(scale)
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel("learning rate")
+        axes.grid(alpha=0.3)
+        top = axes.secondary_xaxis("top", functions=(lambda step: step / epoch, lambda epochs: epochs * epoch))
+        top.set_xlabel("epoch")
+    if watches:
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def _title(config: Config, curve: Curve) -> str:
+    steps, epochs = len(curve.rates), -(-len(curve.rates) // curve.steps_an_epoch)
+    warmup = f" after {config.scheduler.warmup_steps} steps of warm-up" if config.scheduler.warmup_steps else ""
+    sooner = "; early stopping may end it sooner" if config.regularization.early_stopping_patience else ""
+    length = f"{steps} steps in {epochs} epochs of {curve.steps_an_epoch}"
+    return f"scheduler={config.scheduler.name}{warmup}: {length}{sooner}"

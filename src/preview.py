@@ -1,0 +1,64 @@
+"""Preview: python -m src.preview <what> [words of a run …], such as: schedule scheduler=cosine optimizer.lr=0.1
+
+Draws what a run would do, before it trains: the words are those of python -m src.train.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from src.config.command_line import errors_for_people
+from src.config.compose import compose
+from src.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from src.config.schema import Config
+
+PICTURES = {"schedule": ("src.optim.curve", "schedule_picture", "the learning rate of every step")}
+"""What can be drawn: the module and the function that draws it from a checked config, and what it shows."""
+
+
+def preview(what: str, words: Sequence[str]) -> "tuple[Figure, Path]":
+    """Draw a picture of a run before it trains, and return it with its file, preview/plots/<what>.png of the outputs.
+
+    Args:
+        what: a name in `PICTURES`.
+        words: as after ``python -m src.train``.
+
+    Raises:
+        UserError: if there is no such picture, or if the words make no run.
+    """
+    if what not in PICTURES:
+        raise UserError(f"{what}: there is no such picture. {nearest(what, PICTURES)}")
+    from src.config.check import check
+
+    config = check(compose(words))
+    module, name, _ = PICTURES[what]
+    draw: Callable[[Config], Figure] = getattr(import_module(module), name)
+    from src.tracking.pictures import save_picture
+
+    figure = draw(config)
+    return figure, save_picture(config.paths.outputs / "preview", what, figure)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        "python -m src.preview", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    shown = ", ".join(f"{name} ({text})" for name, (_, _, text) in PICTURES.items())
+    parser.add_argument("what", help=f"the picture: {shown}")
+    parser.add_argument("words", nargs="*", metavar="group=option", help="the run, as for python -m src.train")
+    arguments = parser.parse_args(argv)
+    with errors_for_people():
+        figure, path = preview(arguments.what, arguments.words)
+        print(f"{figure.get_suptitle()}\n{path}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
