@@ -1,6 +1,7 @@
 """Transformer (textbook, Attention Is All You Need): encoder-decoder, encoder or decoder, as the task asks."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class Transformer(Model):
         if d_model % num_heads:
             raise UserError(f"model.num_heads={num_heads} does not divide model.d_model={d_model}")
         spec = self.spec
-        block = {
+        block: dict[str, Any] = {
             "num_heads": num_heads,
             "d_ff": d_ff,
             "dropout": dropout,
