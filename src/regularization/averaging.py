@@ -23,17 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class Averaging(WeightAveraging):
-    """What both averages share.
-
-    Args:
-        more: settings of Lightning's callback.
-    """
+    """What both averages share."""
 
     off = False
     """Whether its knob says that there is nothing to do; the run then leaves the callback out."""
-
-    def __init__(self, **more: Any) -> None:
-        super().__init__(**more)
 
     @property
     def average(self) -> AveragedModel:

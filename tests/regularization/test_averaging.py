@@ -177,6 +177,30 @@ def test_resumed_is_uninterrupted(fast: Words, words: list[str], stop: int, monk
 
 
 @pytest.mark.slow
+def test_a_longer_run_keeps_its_average(fast: Words) -> None:
+    """More epochs move the start behind the average that is there; it goes on, over every epoch since its own start."""
+    words = fast("regularization=swa", "regularization.swa_start=0.5", "trainer.max_epochs=4")
+    folder = run(words, verbose=False).folder
+    assert saved(folder, "last")["averaging_state"]["n_averaged"] == 2
+    resume(*resumed(str(folder), ["trainer.max_epochs=8"]), verbose=False)
+    assert saved(folder, "last")["averaging_state"]["n_averaged"] == 6
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_average(command: Any, fast: Words, tmp_path: Path) -> None:
+    words = ["trainer=ddp", "trainer.accelerator=cpu", "regularization=[swa,batch_norm]", "trainer.max_epochs=4"]
+    words = fast(*words, "trainer.limit_val_batches=null", "trainer.limit_test_batches=null")
+    done = command("src.train", *words)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("outputs/runs/*/*/run.json")
+    record = json.loads(path.read_text())
+    for split, shown in (("test", record["final"]), ("val", record["best"])):
+        command_line = command("src.evaluate", str(path.parent), f"split={split}", "--json")
+        found = json.loads(command_line.stdout)[f"{split}/accuracy"]
+        assert found == pytest.approx(shown[f"{split}/accuracy"], abs=1e-6)
+
+
+@pytest.mark.slow
 def test_a_learning_rate_of_its_own_ends_the_schedule(fast: Words, monkeypatch) -> None:
     words = ("regularization=swa", "regularization.swa_start=0.5", "scheduler=cosine", "optimizer.lr=0.001")
     epochs = ("trainer.max_epochs=6", "trainer.limit_train_batches=2")
