@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
     from src.config.schema import Config
 
-PICTURES = {"schedule": ("src.optim.curve", "schedule_picture", "the learning rate of every step")}
+PICTURES = {
+    "schedule": ("src.optim.curve", "schedule_picture", "the learning rate of every step"),
+    "augmentation": ("src.regularization.preview", "augmentation_picture", "augmented and mixed training images"),
+}
 """What can be drawn: the module and the function that draws it from a checked config, and what it shows."""
 
 

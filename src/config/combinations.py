@@ -16,6 +16,7 @@ def combination_problems(config: schema.Config) -> list[str]:
         *_knobs_of_the_model(config),
         *_knobs_of_the_task(config),
         *_optimization(config),
+        *_averaging(config),
         *_monitor(config),
         *_trainer(config),
     ]
@@ -53,7 +54,7 @@ def _listed(group: str, fits: Callable[[Any], bool]) -> str:
 
 def _knobs_of_the_model(config: schema.Config) -> Iterator[str]:
     """A knob that no layer of the model turns would be ignored silently."""
-    for knob in ("dropout", "spatial_dropout", "stochastic_depth", "batch_norm"):
+    for knob in ("dropout", "drop_connect", "spatial_dropout", "stochastic_depth", "batch_norm"):
         takes = knob in type(config.model).model_fields or knob in config.model.built_in
         if getattr(config.regularization, knob) and not takes:
             fitting = _listed("model", partial(_has_field, knob))
@@ -85,6 +86,25 @@ def _optimization(config: schema.Config) -> Iterator[str]:
                 yield f"regularization.{key}={value}: optimizer={name} has no weight decay."
     if config.scheduler.name == "inverse_sqrt" and not config.scheduler.warmup_steps:
         yield "scheduler=inverse_sqrt is defined by its warm-up: scheduler.warmup_steps must be 1 or more."
+
+
+def _averaging(config: schema.Config) -> Iterator[str]:
+    knobs = config.regularization
+    asked = [("ema", f"ema_decay={knobs.ema_decay}")] if knobs.ema_decay else []
+    asked += [("swa", f"swa_start={knobs.swa_start}")] if knobs.swa_start is not None else []
+    for key, knob in asked:
+        if config.callbacks.get(key) is None:
+            yield f"regularization.{knob}: callbacks.{key} averages weights and is left out; callbacks=default has it."
+        if config.trainer.strategy == "fsdp":
+            yield (
+                f"regularization.{knob}: weights are averaged as a whole, and trainer.strategy=fsdp gives each device "
+                "a part of them. On several devices: trainer.strategy=ddp."
+            )
+        if config.trainer.precision == "bf16-true":
+            yield (
+                f"regularization.{knob}: small steps of an average are lost in the weights of trainer.precision=bf16-true, "
+                "which have three digits: bf16-mixed or 32-true."
+            )
 
 
 def _monitor(config: schema.Config) -> Iterator[str]:

@@ -71,6 +71,7 @@ class MLP(ModelOption):
     initialization: Initialization
     batch_norm: bool
     dropout: Probability
+    drop_connect: Probability
 
 
 class MlpScratch(ModelOption):
@@ -112,6 +113,7 @@ class CNN(ModelOption):
     batch_norm: bool
     dropout: Probability
     spatial_dropout: Probability
+    drop_connect: Probability
 
 
 class ResNet(ModelOption):
@@ -134,6 +136,7 @@ class Recurrent(ModelOption):
     initial_state: Literal["zero", "learned"]
     embedding_size: PositiveInt
     dropout: Probability
+    drop_connect: Probability
 
 
 class Transformer(ModelOption):
@@ -149,6 +152,7 @@ class Transformer(ModelOption):
     beams: PositiveInt
     length_penalty: NonNegative
     dropout: Probability
+    stochastic_depth: Probability
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "Transformer":
@@ -472,6 +476,18 @@ class Augmentation(Section):
         return {name: strength for name, strength in self if strength}
 
 
+def _one_kind_of_average(start: float | None, info: ValidationInfo) -> float | None:
+    if start is not None and info.data.get("ema_decay"):
+        raise ValueError("one average at a time: set regularization.ema_decay=0 or regularization.swa_start=null")
+    return start
+
+
+def _averages_at_all(lr: float | None, info: ValidationInfo) -> float | None:
+    if lr is not None and info.data.get("swa_start") is None:
+        raise ValueError("it is the learning rate of weight averaging: set regularization.swa_start, such as 0.75")
+    return lr
+
+
 def _one_kind_of_clipping(value: float | None, info: ValidationInfo) -> float | None:
     if value is not None and info.data.get("gradient_clip_norm") is not None:
         raise ValueError("gradients are clipped by norm or by value: set regularization.gradient_clip_norm=null")
@@ -482,6 +498,7 @@ class Regularization(Section):
     """The flat set of knobs; what serves them is told in conf/regularization/."""
 
     dropout: Probability
+    drop_connect: Probability
     spatial_dropout: Probability
     stochastic_depth: Probability
     batch_norm: bool
@@ -492,6 +509,9 @@ class Regularization(Section):
     gradient_clip_norm: PositiveFloat | None
     gradient_clip_value: Annotated[PositiveFloat | None, AfterValidator(_one_kind_of_clipping)]
     early_stopping_patience: PositiveInt | None
+    ema_decay: Decay
+    swa_start: Annotated[Decay | None, AfterValidator(_one_kind_of_average)]
+    swa_lr: Annotated[PositiveFloat | None, AfterValidator(_averages_at_all)]
     mixup_alpha: NonNegative
     cutmix_alpha: NonNegative
     augmentation: Augmentation

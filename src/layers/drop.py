@@ -1,7 +1,63 @@
-"""Dropping whole residual branches (textbook, Advanced Variants: stochastic depth)."""
+"""Dropping weights or whole residual branches (textbook, Advanced Variants); torch has dropout of units and of maps.
+
+Every probability here and in the configs is the probability to drop, as in torch. The textbook's section on dropout
+calls the probability to retain p, which is 1 minus ours (erratum E6). All variants are inverted: what is kept is divided
+by the probability to keep it, so that the expectation stays and evaluation changes nothing.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class DropConnect(nn.Linear):
+    """A fully connected layer whose weights are dropped, each on its own: y = ((M ⊙ W) / (1 - p)) x + b with
+    M_ij ~ Bernoulli(1 - p) (Wan et al. 2013, in the inverted form).
+
+    One mask serves a batch, where the paper draws one for every example: that would cost a matrix for each. The bias
+    is never dropped. Parameters and their initial values are those of ``nn.Linear``.
+
+    Args:
+        width_in, width_out: numbers in an input and in an output.
+        drop: p, the probability to drop a weight, in [0, 1).
+    """
+
+    def __init__(self, width_in: int, width_out: int, drop: float) -> None:
+        super().__init__(width_in, width_out)
+        assert 0 <= drop < 1
+        self.drop = drop
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., width_in] to [..., width_out]; in evaluation nothing is dropped."""
+        return F.linear(x, F.dropout(self.weight, self.drop, self.training), self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, drop={self.drop}"
+
+
+@contextmanager
+def dropped_state_weights(recurrent: nn.RNNBase, drop: float) -> Iterator[None]:
+    """Drop hidden-to-hidden weights of a recurrent network within a block: one mask for all time steps of a batch, so
+    that a connection is gone for a whole sequence (DropConnect of AWD-LSTM, Merity et al. 2018).
+
+    Args:
+        recurrent: one of torch's recurrent networks; in evaluation nothing is dropped.
+        drop: probability to drop a weight, in [0, 1).
+    """
+    assert 0 <= drop < 1
+    whole = recurrent._flat_weights
+    if recurrent.training and drop:
+        recurrent._flat_weights = [
+            F.dropout(weight, drop) if name.startswith("weight_hh") and weight is not None else weight
+            for name, weight in zip(recurrent._flat_weights_names, whole, strict=True)
+        ]
+    try:
+        yield
+    finally:
+        recurrent._flat_weights = whole
 
 
 class StochasticDepth(nn.Module):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from src.layers.activations import activation as make_activation
 from src.layers.attention import KeyValueCache, MultiHeadAttention
+from src.layers.drop import StochasticDepth
 
 
 class Block(nn.Module):
@@ -19,10 +20,19 @@ class Block(nn.Module):
         norm_first: pre-norm instead of post-norm.
         activation: of the feed-forward network; relu in the paper.
         cross: attend to a memory too (decoder of an encoder-decoder).
+        stochastic_depth: probability to skip each sublayer, for an example as a whole.
     """
 
     def __init__(
-        self, d_model: int, num_heads: int, d_ff: int, dropout: float, norm_first: bool, activation: str, cross: bool
+        self,
+        d_model: int,
+        num_heads: int,
+        d_ff: int,
+        dropout: float,
+        norm_first: bool,
+        activation: str,
+        cross: bool,
+        stochastic_depth: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm_first = norm_first
@@ -35,6 +45,7 @@ class Block(nn.Module):
         )
         self.feed_forward_norm = nn.LayerNorm(d_model)
         self.dropout = nn.Dropout(dropout)
+        self.skip = StochasticDepth(stochastic_depth)
 
     def forward(
         self,
@@ -55,18 +66,27 @@ class Block(nn.Module):
 
     def _residual(self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         if self.norm_first:
-            return x + self.dropout(sublayer(norm(x)))
-        return norm(x + self.dropout(sublayer(x)))
+            return x + self.skip(self.dropout(sublayer(norm(x))))
+        return norm(x + self.skip(self.dropout(sublayer(x))))
 
 
 class Stack(nn.Module):
-    """N blocks, and with pre-norm a last normalisation; arguments as in `Block`."""
+    """N blocks, and with pre-norm a last normalisation; arguments as in `Block`, where `stochastic_depth` is that of the
+    last block, and the l-th has l/N of it.
+    """
 
-    def __init__(self, num_layers: int, d_model: int, norm_first: bool, **block: object) -> None:
+    def __init__(
+        self, num_layers: int, d_model: int, norm_first: bool, stochastic_depth: float = 0.0, **block: object
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            Block(d_model=d_model, norm_first=norm_first, **block)  # type: ignore[arg-type]
-            for _ in range(num_layers)
+            Block(
+                d_model=d_model,
+                norm_first=norm_first,
+                stochastic_depth=stochastic_depth * number / num_layers,
+                **block,  # type: ignore[arg-type]
+            )
+            for number in range(1, num_layers + 1)
         )
         self.norm = nn.LayerNorm(d_model) if norm_first else nn.Identity()
 

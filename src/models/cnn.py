@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from src.errors import UserError
 from src.layers.activations import activation as make_activation
+from src.layers.drop import DropConnect
 from src.layers.initialization import initialize
 from src.models.base import Model
 from src.spec import DataSpec
@@ -47,6 +48,7 @@ class CNN(Model):
         batch_norm: normalise each convolution's output.
         dropout: probability to drop a unit of the fully connected layers.
         spatial_dropout: probability to drop a feature map after a block.
+        drop_connect: probability to drop a weight of the fully connected layers but the last.
 
     Raises:
         UserError: if pooling and strides leave nothing of an image.
@@ -71,6 +73,7 @@ class CNN(Model):
         batch_norm: bool = False,
         dropout: float = 0.0,
         spatial_dropout: float = 0.0,
+        drop_connect: float = 0.0,
     ) -> None:
         super().__init__(spec)
         width, *size = self.spec.input_shape
@@ -105,7 +108,8 @@ class CNN(Model):
         head: list[nn.Module] = [nn.Flatten()]
         width *= size[0] * size[1]
         for hidden in hidden_sizes:
-            head += [nn.Linear(width, hidden), make_activation(activation)]
+            head.append(DropConnect(width, hidden, drop_connect) if drop_connect else nn.Linear(width, hidden))
+            head.append(make_activation(activation))
             if dropout:
                 head.append(nn.Dropout(dropout))
             width = hidden

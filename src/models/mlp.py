@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from src.layers.activations import activation as make_activation
+from src.layers.drop import DropConnect
 from src.layers.initialization import initialize
 from src.models.base import Model
 from src.spec import DataSpec
@@ -20,6 +21,7 @@ class MLP(Model):
         initialization: a name from `src.layers.initialization`.
         batch_norm: normalise over the batch before each activation.
         dropout: probability to drop a hidden unit.
+        drop_connect: probability to drop a weight of a hidden layer.
     """
 
     tasks = ("classification", "binary_classification", "regression", "forecasting")
@@ -33,12 +35,13 @@ class MLP(Model):
         initialization: str = "torch",
         batch_norm: bool = False,
         dropout: float = 0.0,
+        drop_connect: float = 0.0,
     ) -> None:
         super().__init__(spec)
         layers: list[nn.Module] = [nn.Flatten()]
         width = self.spec.input_size
         for hidden in hidden_sizes:
-            layers.append(nn.Linear(width, hidden))
+            layers.append(DropConnect(width, hidden, drop_connect) if drop_connect else nn.Linear(width, hidden))
             if batch_norm:
                 layers.append(nn.BatchNorm1d(hidden))
             layers.append(make_activation(activation))

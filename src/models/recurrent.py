@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from src.errors import UserError
+from src.layers.drop import dropped_state_weights
 from src.layers.sampling import DEFAULT_NEW_TOKENS, next_token
 from src.layers.sequences import Embedded
 from src.models.base import Model
@@ -26,6 +27,7 @@ class Recurrent(Model):
         initial_state: ``zero`` or ``learned``.
         embedding_size: width of a token's embedding; numbers are read as they are.
         dropout: probability to drop a unit between layers and before the output.
+        drop_connect: probability to drop a hidden-to-hidden weight, for all steps of a batch alike.
 
     Raises:
         UserError: for a bidirectional language model, which would see the token that it predicts.
@@ -44,6 +46,7 @@ class Recurrent(Model):
         initial_state: str = "zero",
         embedding_size: int = 64,
         dropout: float = 0.0,
+        drop_connect: float = 0.0,
     ) -> None:
         super().__init__(spec)
         self.every_step = self.spec.task == "language_modelling"
@@ -64,6 +67,7 @@ class Recurrent(Model):
             states = 2 if isinstance(self.recurrent, nn.LSTM) else 1
             shape = (num_layers * directions, 1, hidden_size)
             self.start = nn.ParameterList(nn.Parameter(torch.zeros(shape)) for _ in range(states))
+        self.drop_connect = drop_connect
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size * directions, self.spec.output_size)
 
@@ -93,10 +97,11 @@ class Recurrent(Model):
         steps = self.embed(x)
         if state is None:
             state = self._initial(x.size(0))
-        if lengths is None:
-            return self.recurrent(steps, state)
-        packed = pack_padded_sequence(steps, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        outputs, state = self.recurrent(packed, state)
+        with dropped_state_weights(self.recurrent, self.drop_connect):
+            if lengths is None:
+                return self.recurrent(steps, state)
+            packed = pack_padded_sequence(steps, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            outputs, state = self.recurrent(packed, state)
         return pad_packed_sequence(outputs, batch_first=True, total_length=steps.size(1))[0], state
 
     def _initial(self, batch_size: int) -> Any:

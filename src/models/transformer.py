@@ -32,6 +32,7 @@ class Transformer(Model):
         beams: beginnings that a search keeps where it generates the likeliest sequence; 1 is greedy.
         length_penalty: α of that search, see `src.layers.decoding.penalty`.
         dropout: on attention weights, feed-forward networks, sublayer outputs and embeddings.
+        stochastic_depth: probability to skip a sublayer of a stack's last block; the l-th of N blocks has l/N of it.
 
     Raises:
         UserError: if num_heads does not divide d_model.
@@ -61,6 +62,7 @@ class Transformer(Model):
         beams: int = 1,
         length_penalty: float = 0.6,
         dropout: float = 0.1,
+        stochastic_depth: float = 0.0,
     ) -> None:
         super().__init__(spec)
         if d_model % num_heads:
@@ -68,7 +70,13 @@ class Transformer(Model):
         spec = self.spec
         self.beams, self.length_penalty = beams, length_penalty
         d_ff = 4 * d_model if d_ff is None else d_ff
-        block = {"num_heads": num_heads, "d_ff": d_ff, "dropout": dropout, "activation": activation}
+        block: dict[str, Any] = {
+            "num_heads": num_heads,
+            "d_ff": d_ff,
+            "dropout": dropout,
+            "activation": activation,
+            "stochastic_depth": stochastic_depth,
+        }
         self.scale = math.sqrt(d_model) if spec.inputs == "tokens" else 1.0
         self.dropout = nn.Dropout(dropout)
         self.embed = Embedded(spec, d_model, project=True)

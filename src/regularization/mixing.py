@@ -1,4 +1,10 @@
-"""Mixup and CutMix: two examples become one, on the device, a batch at a time (textbook, Advanced Techniques)."""
+"""Mixup and CutMix: two examples become one, on the device, a batch at a time (textbook, Advanced Techniques).
+
+Labels of classes are mixed through their losses, which are linear in the label, also when it is smoothed: train/loss is
+the loss of the mixed labels, and lies above that of the examples themselves. It is all that is measured in training, as
+an answer to a mixed example is neither right nor wrong; ``python -m src.evaluate RUN split=train`` measures the real ones.
+Targets of regression and forecasting are mixed themselves.
+"""
 
 from typing import NamedTuple
 

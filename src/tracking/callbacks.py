@@ -15,7 +15,7 @@ def build_callbacks(config: Config, folder: RunFolder, task: str, verbose: bool 
     """Make every entry of the group that is not null.
 
     A callback whose constructor takes `monitor`, `mode`, `dirpath` or `folder` is given the run's own, unless its
-    config says something else.
+    config says something else. One whose `off` is true, as its knob asks for nothing, is left out.
     """
     monitor, mode = monitor_of(config, task)
     offered = {"monitor": monitor, "mode": mode, "dirpath": folder.checkpoints, "folder": folder}
@@ -29,5 +29,7 @@ def build_callbacks(config: Config, folder: RunFolder, task: str, verbose: bool 
         unknown = [name for name in settings if name not in takes]
         if unknown:
             raise UserError(f"callbacks.{key}.{unknown[0]}: unknown key. {nearest(unknown[0], takes)}")
-        callbacks.append(cls(**({name: value for name, value in offered.items() if name in takes} | settings)))
+        callback = cls(**({name: value for name, value in offered.items() if name in takes} | settings))
+        if not getattr(callback, "off", False):
+            callbacks.append(callback)
     return callbacks

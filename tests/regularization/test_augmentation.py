@@ -1,9 +1,13 @@
 """Every image augmentation does what its name and number say, for each image apart."""
 
+import colorsys
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from src.batches import LabelledBatch
@@ -11,7 +15,7 @@ from src.config.check import check
 from src.config.compose import compose
 from src.config.schema import Augmentation
 from src.errors import UserError
-from src.regularization.augmentation import ImageAugmentation
+from src.regularization.augmentation import ImageAugmentation, InUnitRange
 from src.regularization.build import batch_transform
 from src.spec import DataSpec
 
@@ -87,6 +91,95 @@ def test_rotation_turns_about_the_middle_within_its_degrees() -> None:
     assert angles.abs().max() <= math.radians(30.5)
     assert angles.min() < math.radians(-20) and angles.max() > math.radians(20)
     assert torch.allclose(after.norm(dim=1), before.norm(dim=1), atol=0.15)
+
+
+def drawn(x: Tensor, **strengths: float) -> tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
+    """Return augmented images [B, C, H, W] and the numbers that kornia drew for each of them."""
+    augment = ImageAugmentation(strengths, tuple(x.shape[1:]))
+    y = augment(x).numpy()
+    step: Any = augment.steps[0]
+    parameters = (step.change if isinstance(step, InUnitRange) else step)._params
+    return y, {name: value.numpy() for name, value in parameters.items()}
+
+
+@pytest.mark.req("G6")
+def test_rotation_is_that_of_scipy() -> None:
+    x = torch.randn(16, 1, 9, 12)
+    y, numbers = drawn(x, rotation=50.0)
+    assert np.ptp(numbers["angle"]) > 60
+    for image, turned, degrees in zip(x.numpy(), y, numbers["angle"], strict=True):  # kornia's turn clockwise
+        expected = ndimage.rotate(image[0], -degrees, reshape=False, order=1, mode="nearest")
+        np.testing.assert_allclose(turned[0], expected, atol=1e-4)
+
+
+@pytest.mark.req("G6")
+def test_scale_translation_and_shear_are_the_affine_map_of_scipy() -> None:
+    """p' = c + t + s R (p - c) with the middle c and, in front of it all, a shear x' = x - tan(φ)·y along the rows."""
+    x = torch.randn(16, 1, 9, 12)
+    y, numbers = drawn(x, rotation=30.0, translate=0.2, scale=0.4, shear=20.0)
+    middle = np.array([5.5, 4.0])  # (x, y)
+    for i, (image, moved) in enumerate(zip(x.numpy(), y, strict=True)):
+        angle, shear = np.radians([numbers["angle"][i], numbers["shear_x"][i]])
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        forward = numbers["scale"][i][0] * turn @ np.array([[1, -np.tan(shear)], [0, 1]])
+        back = np.linalg.inv(forward)[::-1, ::-1]  # scipy wants (row, column), from the output to the input
+        offset = middle[::-1] - back @ (middle + numbers["translations"][i])[::-1]
+        expected = ndimage.affine_transform(image[0], back, offset, order=1, mode="nearest")
+        np.testing.assert_allclose(moved[0], expected, atol=1e-4)
+        assert (abs(numbers["translations"][i]) <= [0.2 * 12, 0.2 * 9]).all()
+        assert 0.6 <= numbers["scale"][i][0] == numbers["scale"][i][1] <= 1.4
+
+
+@pytest.mark.req("G6")
+def test_a_crop_is_a_window_of_the_image_with_its_border_repeated() -> None:
+    x = torch.randn(32, 2, 9, 12)
+    y, seen = augmented(x, crop=3).numpy(), set()
+    for image, cut in zip(x.numpy(), y, strict=True):
+        wide = np.pad(image, ((0, 0), (3, 3), (3, 3)), mode="edge")
+        fits = [
+            (top, left)
+            for top in range(7)
+            for left in range(7)
+            if np.allclose(wide[:, top : top + 9, left : left + 12], cut, atol=1e-4)
+        ]
+        assert len(fits) == 1
+        seen.add(fits[0])
+    assert len(seen) > 15
+
+
+@pytest.mark.req("G6")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colour_jitter_is_its_formulas(channels: int) -> None:
+    """In the order drawn: b·x for brightness, c·x + (1 - c)·mean of the luma for contrast, s·x + (1 - s)·luma for
+    saturation, each cut off at 0 and 1; and the standard library's hue, shifted.
+    """
+    x = torch.rand(24, channels, 5, 4, dtype=torch.float64)
+    x[0, :, 0, 0], x[0, :, 0, 1] = 0.0, 1.0  # the range of the batch is known
+    y, numbers = drawn(x, colour_jitter=0.4)
+    luma = torch.tensor([0.299, 0.587, 0.114] if channels == 3 else [1.0], dtype=torch.float64).reshape(-1, 1, 1)
+    factor = {
+        name: torch.as_tensor(numbers[f"{name}_factor"]).double().reshape(-1, 1, 1, 1)
+        for name in ("brightness", "contrast", "saturation", "hue")
+    }
+    expected = x
+    for step in numbers["order"].tolist():
+        grey = (luma * expected).sum(1, keepdim=True)
+        if step == 0:
+            expected = (expected * factor["brightness"]).clamp(0, 1)
+        elif step == 1:
+            share, mean = factor["contrast"], grey.mean((2, 3), keepdim=True)
+            expected = (share * expected + (1 - share) * mean).clamp(0, 1)
+        elif step == 2 and channels == 3:
+            expected = (factor["saturation"] * expected + (1 - factor["saturation"]) * grey).clamp(0, 1)
+        elif step == 3 and channels == 3:
+            for image, shift in zip(expected, factor["hue"].flatten().tolist(), strict=True):
+                for pixel in image.flatten(1).T:  # a view: the image itself changes
+                    hue, saturation, value = colorsys.rgb_to_hsv(*pixel.tolist())
+                    pixel.copy_(torch.tensor(colorsys.hsv_to_rgb((hue + shift) % 1, saturation, value)))
+    np.testing.assert_allclose(y, expected.numpy(), atol=1e-5)
+    for name in ("brightness", "contrast"):
+        assert 0.6 <= factor[name].min() < 0.75 and 1.25 < factor[name].max() <= 1.4
+    assert factor["hue"].abs().max() <= 0.1
 
 
 @pytest.mark.req("G6")

@@ -1,5 +1,6 @@
 """Early stopping in a real run whose monitor is given epoch by epoch."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from src import experiment
+from src.config.check import check
+from src.config.compose import compose
+from src.experiment import run
 from src.regularization.early_stopping import EarlyStopping
+from src.tracking.callbacks import build_callbacks
+from src.tracking.run_folder import RunFolder
 
 NAN = float("nan")
 
@@ -91,6 +98,49 @@ def test_a_resumed_run_counts_on_with_the_patience_of_its_config(tmp_path: Path)
     script = [5.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0]
     assert epochs(script, EarlyStopping("val/score", "min", 2), tmp_path) == 3
     assert epochs(script, EarlyStopping("val/score", "min", 4), tmp_path, resume=True) == 5
+
+
+@pytest.mark.req("G3")
+@pytest.mark.parametrize("interrupted", range(1, 6))
+def test_an_interruption_changes_nothing_about_the_wait(tmp_path: Path, interrupted: int) -> None:
+    script = [5.0, 6.0, 4.0, 6.0, 6.0, 6.0, 6.0, 1.0]
+    assert epochs(script[:interrupted], EarlyStopping("val/score", "min", 3), tmp_path) == interrupted
+    assert epochs(script, EarlyStopping("val/score", "min", 3), tmp_path, resume=True) == 6
+
+
+@pytest.mark.req("G3")
+def test_the_best_weights_are_restored_and_tested(
+    fast: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose second epoch is best: what is tested in the end are the weights of its end, and not the last ones."""
+    ends: list[dict[str, Tensor]] = []
+
+    class Ends(L.Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            ends.append({name: value.clone() for name, value in pl_module.state_dict().items()})
+
+    original = experiment.build_callbacks
+    monkeypatch.setattr(experiment, "build_callbacks", lambda *args: [*original(*args), Ends()])
+    words = fast("optimizer=sgd", "optimizer.lr=0.6", "trainer.max_epochs=9", "trainer.limit_train_batches=4")
+    result = run([*words, "regularization.early_stopping_patience=1"], verbose=False)
+    losses = [row["val/loss"] for row in RunFolder.open(result.folder).metrics() if "val/loss" in row]
+    assert len(ends) == len(losses) == 3 and losses[1] == min(losses) == result.value
+    loaded = experiment.load(result.folder)
+    assert all(torch.equal(value, ends[1][name]) for name, value in loaded.model.state_dict().items())
+    assert experiment.measure(loaded, "test")["test/loss"] == result.metrics["test/loss"]
+    loaded.model.load_state_dict(ends[2])
+    assert experiment.measure(loaded, "test")["test/loss"] != result.metrics["test/loss"]
+
+
+def test_patience_and_min_delta_are_set_on_the_command_line(tmp_path: Path) -> None:
+    words = ["regularization=early_stopping", "callbacks.early_stopping.min_delta=0.25", "monitor=val/accuracy"]
+    config = check(compose(words))
+    (stopping,) = [
+        callback
+        for callback in build_callbacks(config, RunFolder.create(tmp_path / "run", {}, []), "classification")
+        if isinstance(callback, EarlyStopping)
+    ]
+    assert (stopping.patience, stopping.min_delta, stopping.monitor, stopping.mode) == (5, 0.25, "val/accuracy", "max")
 
 
 @pytest.mark.req("G3")

@@ -1,13 +1,13 @@
 """Mixup and CutMix: the mixed input, the exact label, the distribution of λ."""
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from torch import Tensor
 
 from src.batches import LabelledBatch, SequenceBatch
@@ -15,6 +15,8 @@ from src.config.check import check
 from src.config.compose import compose
 from src.config.schema import Config
 from src.errors import UserError
+from src.experiment import run
+from src.regularization import mixing as mixing_module
 from src.regularization.build import batch_transform
 from src.regularization.mixing import Mixing, cutmix, draw_share, mixup
 from src.spec import DataSpec
@@ -54,14 +56,32 @@ def transform_of(config: Config, spec: DataSpec = IMAGES) -> Callable[..., Any]:
 @pytest.mark.req("G5")
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_the_share_is_beta_distributed(alpha: float) -> None:
-    """Mean ½, variance 1/(4(2α + 1)), and for α = 1 uniform."""
-    shares = torch.tensor([draw_share(alpha) for _ in range(4000)], dtype=torch.float64)
-    deviation = math.sqrt(1 / (4 * (2 * alpha + 1)))
-    assert float(shares.mean()) == pytest.approx(0.5, abs=4 * deviation / math.sqrt(len(shares)))
-    assert float(shares.var()) == pytest.approx(deviation**2, rel=0.1)
-    if alpha == 1:
-        quantiles = torch.quantile(shares, torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64))
-        assert quantiles.tolist() == pytest.approx([0.1, 0.5, 0.9], abs=0.03)
+    """By the test of Kolmogorov and Smirnov, which tells Beta(α, α) from one of another α."""
+    shares = [draw_share(alpha) for _ in range(4000)]
+    assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
+    assert stats.kstest(shares, stats.beta(1.5 * alpha, 1.5 * alpha).cdf).pvalue < 1e-6
+
+
+@pytest.mark.req("G5")
+def test_cutmix_cuts_a_share_of_the_area_that_is_beta_distributed() -> None:
+    """The rectangle has (1 - λ) of the area before it is cut off at the border, here of a large image; and its middle
+    is anywhere. What is cut off goes to λ, so that labels stay exact.
+    """
+    batch = LabelledBatch(torch.zeros(2, 1, 200, 200), torch.zeros(2))
+    shares, whole = [], []
+    original = mixing_module._clipped
+
+    def clipped(middle: float, length: float, end: int) -> tuple[int, int]:
+        whole.append((middle, length))
+        return original(middle, length, end)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mixing_module, "_clipped", clipped)
+        shares = [cutmix(batch, 1.0)[1].share for _ in range(2000)]
+    areas = [(whole[i][1] * whole[i + 1][1]) / 200**2 for i in range(0, len(whole), 2)]
+    assert stats.kstest([1 - area for area in areas], stats.uniform.cdf).pvalue > 1e-3
+    assert stats.kstest([middle / 200 for middle, _ in whole], stats.uniform.cdf).pvalue > 1e-3
+    assert all(share >= 1 - area - 0.02 for share, area in zip(shares, areas, strict=True)), "0.02: whole pixels"
 
 
 @pytest.mark.req("G5")
@@ -195,3 +215,52 @@ def test_what_cannot_be_mixed_is_refused(plain: Config) -> None:
         transform_of(with_knobs(plain, mixup_alpha=1.0), sequences)(
             SequenceBatch(ragged, torch.tensor([7, 3, 2]), torch.arange(3))
         )
+
+
+@pytest.mark.req("G5")
+@pytest.mark.parametrize("knob", ["mixup_alpha=0.4", "cutmix_alpha=1.0", "augmentation.rotation=20"])
+def test_only_training_batches_are_changed_and_measured_so(
+    fast: Callable[..., list[str]], knob: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation and test read the data as they are. In training only the loss is measured, that of the mixed labels: an
+    accuracy on mixed images would say nothing, and `python -m src.evaluate RUN split=train` tells it on real ones.
+    """
+    from src.models.base import Model
+
+    given: list[tuple[str, LabelledBatch]] = []
+    original = Model.training_step, Model._evaluation_step
+
+    def training_step(model: Model, batch: Any, batch_idx: int) -> Tensor:
+        changed, transform = [], model.batch_transform
+        assert transform is not None
+
+        def noted(batch: Any) -> Any:
+            changed.append(transform(batch))
+            return changed[-1]
+
+        model.batch_transform = noted
+        loss = original[0](model, batch, batch_idx)
+        model.batch_transform = transform
+        (new, mixing), task = changed[0], model.task
+        assert not torch.equal(new.x, batch.x) and torch.equal(new.y, batch.y)
+        losses = task.losses(model(new.x), new.y, 0.1)
+        if mixing is not None:
+            label = mixing.blend(*(F.one_hot(y, 10).float() for y in (batch.y, batch.y[mixing.partner])))
+            losses = -((0.9 * label + 0.01) * model(new.x).log_softmax(1)).sum(1)
+        torch.testing.assert_close(loss, losses.mean())
+        return loss
+
+    def evaluation_step(model: Model, split: str, batch: Any) -> None:
+        given.append((split, batch))
+        original[1](model, split, batch)
+
+    monkeypatch.setattr(Model, "training_step", training_step)
+    monkeypatch.setattr(Model, "_evaluation_step", evaluation_step)
+    result = run(fast("model=cnn", f"regularization.{knob}", "regularization.label_smoothing=0.1"), verbose=False)
+    assert {name for name in result.metrics if name.startswith("train/")} == {"train/loss"}
+    from src.experiment import load
+
+    data = load(result.folder).datamodule
+    for split in ("val", "test"):
+        found = torch.cat([batch.x for name, batch in given if name == split])
+        assert torch.equal(found, data.split(split).x[: len(found)])

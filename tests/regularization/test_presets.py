@@ -1,14 +1,20 @@
 """The presets: what each sets, that they combine, and what excludes each other."""
 
+from itertools import permutations
+from typing import Any
+
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
 from src import ROOT
 from src.config.check import check
 from src.config.compose import compose
+from src.config.schema import Regularization
 from src.errors import UserError
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "dropout": {"dropout": 0.3},
+    "drop_connect": {"drop_connect": 0.3},
     "spatial_dropout": {"spatial_dropout": 0.1},
     "stochastic_depth": {"stochastic_depth": 0.2},
     "batch_norm": {"batch_norm": True},
@@ -18,6 +24,8 @@ PRESETS = {
     "gradient_clipping": {"gradient_clip_norm": 1.0},
     "gradient_value_clipping": {"gradient_clip_value": 1.0},
     "early_stopping": {"early_stopping_patience": 5},
+    "ema": {"ema_decay": 0.999},
+    "swa": {"swa_start": 0.75, "early_stopping_patience": None},
     "mixup": {"mixup_alpha": 0.2},
     "cutmix": {"cutmix_alpha": 1.0},
     "augmentation": {"augmentation": {"rotation": 10, "translate": 0.1, "scale": 0.1}},
@@ -65,3 +73,49 @@ def test_gradients_are_clipped_in_one_way() -> None:
     with pytest.raises(UserError, match=r"^regularization.gradient_clip_value=0.5: gradients are clipped by"):
         check(compose(["model=rnn", "regularization.gradient_clip_value=0.5"]))
     assert chosen("model=rnn", "regularization=gradient_value_clipping") == {"gradient_clip_value": 1.0}
+
+
+MODELS = ("cnn", "transformer", "resnet", "mlp")
+NO_MODEL_HAS_BOTH = {("spatial_dropout", "stochastic_depth"), ("drop_connect", "stochastic_depth")}
+REFUSED = {
+    **{pair: "has no place in model=" for pair in NO_MODEL_HAS_BOTH},
+    ("ema", "swa"): "one average at a time: set regularization.ema_decay=0 or regularization.swa_start=null",
+}
+
+
+@pytest.fixture(scope="module")
+def bases() -> list[DictConfig]:
+    return [compose([f"model={model}", "datamodule=digits"]) for model in MODELS]
+
+
+def with_presets(bases: list[DictConfig], names: tuple[str, ...]) -> Regularization | list[str]:
+    """Return the knobs that presets make with the first model that takes them, or what every model answers."""
+    files = [OmegaConf.load(ROOT / "conf" / "regularization" / f"{name}.yaml") for name in names]
+    answers = []
+    for base in bases:
+        try:
+            return check(OmegaConf.merge(base, *({"regularization": file} for file in files))).regularization
+        except UserError as error:
+            answers.append(str(error))
+    return answers
+
+
+@pytest.mark.parametrize("pair", list(permutations(sorted(set(PRESETS) - {"default"}), 2)), ids="+".join)
+def test_any_two_presets_go_together_or_say_why_not(bases: list[DictConfig], pair: tuple[str, str]) -> None:
+    """Both do what they do alone, but that the second has the last word where they set the same knob."""
+    knobs = with_presets(bases, pair)
+    if excuse := REFUSED.get(tuple(sorted(pair))):
+        assert isinstance(knobs, list) and all(excuse in answer for answer in knobs), knobs
+        return
+    assert isinstance(knobs, Regularization), knobs
+    first, second = (PRESETS[name] for name in pair)
+    if pair[1] == "none":
+        assert knobs == with_presets(bases, ("none",))
+        return
+    expected = first | second
+    if "augmentation" in expected:
+        expected["augmentation"] = {**first.get("augmentation", {}), **second.get("augmentation", {})}
+    if set(pair) == {"gradient_clipping", "gradient_value_clipping"}:  # one kind at a time: the later
+        expected = second
+    found = knobs.model_dump() | {"augmentation": knobs.augmentation.chosen()}
+    assert {name: found[name] for name in expected} == expected
