@@ -433,6 +433,7 @@ class Augmentation(Section):
 class AudioAugmentation(Section):
     """Strength of each random change to training waveforms; 0 and null are off. conf/train.yaml says what they mean."""
 
+    probability: Share
     time_stretch: Annotated[float, Field(ge=0, le=0.9)]
     pitch_shift: Annotated[float, Field(ge=0, le=24)]
     noise_snr: Annotated[list[float], Field(min_length=2, max_length=2)] | None
@@ -445,7 +446,8 @@ class AudioAugmentation(Section):
 
     def chosen(self) -> list[str]:
         """Return the keys of the changes that are on."""
-        return [f"regularization.audio.{name}" for name, strength in self if strength]
+        changes = {"time_stretch": self.time_stretch, "pitch_shift": self.pitch_shift, "noise_snr": self.noise_snr}
+        return [f"regularization.audio.{name}" for name, strength in changes.items() if strength and self.probability]
 
 
 class Synonyms(Section):

@@ -26,13 +26,14 @@ class AudioAugmentation:
                 'regularization.audio needs the package audiomentations: pip install -c constraints.txt -e ".[audio]"'
             ) from error
         steps: list[Any] = []
+        p = knobs.probability
         if knobs.time_stretch:
             slowest, fastest = 1 - knobs.time_stretch, 1 + knobs.time_stretch
-            steps.append(audiomentations.TimeStretch(slowest, fastest, leave_length_unchanged=False, p=1.0))
+            steps.append(audiomentations.TimeStretch(slowest, fastest, leave_length_unchanged=False, p=p))
         if knobs.pitch_shift:
-            steps.append(audiomentations.PitchShift(-knobs.pitch_shift, knobs.pitch_shift, p=1.0))
+            steps.append(audiomentations.PitchShift(-knobs.pitch_shift, knobs.pitch_shift, p=p))
         if knobs.noise_snr is not None:
-            steps.append(audiomentations.AddGaussianSNR(*knobs.noise_snr, p=1.0))
+            steps.append(audiomentations.AddGaussianSNR(*knobs.noise_snr, p=p))
         self.steps = steps
 
     def __call__(self, wave: np.ndarray, sample_rate: int) -> np.ndarray:
