@@ -28,6 +28,7 @@ from src.datamodules.base import DataModule
 from src.errors import UserError
 from src.models.base import Model
 from src.regularization.build import batch_transform
+from src.regularization.examples import example_augmentation
 from src.tasks.catalogue import TASKS
 from src.tracking import closing
 from src.tracking.best import best_epoch
@@ -124,6 +125,7 @@ def build(
     """
     L.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = build_data(config)
+    datamodule.augmentation = example_augmentation(config.regularization, datamodule.raw)
     datamodule.prepare_data()
     datamodule.setup()
     L.seed_everything(config.seed, workers=True, verbose=False)  # the same weights, however the data were made

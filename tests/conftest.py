@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported, here and in the commands that tests start
@@ -43,6 +44,10 @@ COMPANIONS = {
     "callbacks=attention_maps": ["model=transformer"],
     "datamodule=text": ["model=transformer"],
     "datamodule=tiny_shakespeare": ["model=transformer"],
+    "datamodule=text_classification": ["model=lstm"],
+    "datamodule=parallel_text": ["model=transformer"],
+    "regularization=audio_augmentation": ["datamodule=audio_folder"],
+    "regularization=synonyms": ["model=lstm", "datamodule=text_classification"],
 }
 
 # What makes the slower data sources small.
@@ -51,6 +56,8 @@ SMALL = {
     "mackey_glass": ["length=400"],
     "shapes": ["train_size=128", "val_size=20", "test_size=20"],
     "text": ["context=16", "batch_size=8", "val_fraction=0.2", "test_fraction=0.2"],
+    "audio_folder": ["batch_size=8", "seconds=0.3", "sample_rate=8000", "n_fft=256", "n_mels=20"],
+    "fsdd": ["batch_size=8", "seconds=0.3", "n_mels=20"],
 }
 
 
@@ -59,8 +66,114 @@ _NARROW = ["model.d_model=32", "model.d_ff=48"]
 SMALL_CHOICES = {"model=transformer_base": _NARROW, "experiment=transformer_paper": _NARROW}
 
 
+# ---- tiny files of the kinds of data that a user brings ------------------------------------------------------------
+
+
+def write_tone(path: Path, hertz: float, seconds: float, rate: int = 8000, seed: int = 0) -> None:
+    """Write a tone with a little noise, 16 bits."""
+    import numpy as np
+    from scipy.io import wavfile
+
+    noise = np.random.default_rng(seed).normal(0, 0.01, round(rate * seconds))
+    tone = 0.5 * np.sin(2 * np.pi * hertz * np.arange(len(noise)) / rate) + noise
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wavfile.write(path, rate, (tone * 32767).astype(np.int16))
+
+
+def _book(folder: Path) -> list[str]:
+    file = folder / "text.txt"
+    file.write_text("".join(f"Line {i} of the book, {i * i} is its square.\n" for i in range(60)), encoding="utf-8")
+    return [f"datamodule.path={file}"]
+
+
+def _reviews(folder: Path) -> list[str]:
+    words = {"good": ("good", "great", "splendid"), "bad": ("bad", "awful", "dreary"), "so-so": ("usual", "plain")}
+    rows = [
+        f'"A {w}, {w} film, no. {i}",{label}' for label, choices in words.items() for w in choices for i in range(10)
+    ]
+    file = folder / "reviews.csv"
+    file.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    return [f"datamodule.path={file}"]
+
+
+def _pairs(folder: Path) -> list[str]:
+    file = folder / "pairs.tsv"
+    file.write_text("".join(f"number {i} is {i + 1}\tZahl {i} ist {i + 1}\n" for i in range(60)), encoding="utf-8")
+    return [f"datamodule.path={file}"]
+
+
+def _sounds(folder: Path) -> list[str]:
+    for number, name in enumerate(("high", "low", "middle")):
+        for i in range(12):
+            write_tone(folder / "sounds" / name / f"{i}.wav", 300 + 500 * number, 0.2 + 0.01 * i, seed=i)
+    return [f"datamodule.path={folder / 'sounds'}"]
+
+
+def _spoken_digits(folder: Path) -> list[str]:
+    for digit in range(10):
+        for i in range(9):
+            write_tone(folder / "fsdd" / "recordings" / f"{digit}_ann_{i}.wav", 200 + 100 * digit, 0.2, seed=i)
+    return [f"paths.data={folder}"]
+
+
+def _public(name: str, folder: Path) -> list[str]:
+    write_public(name, folder)
+    return [f"paths.data={folder}", "datamodule.verify=false"]
+
+
+USERS_FILES: dict[str, Callable[[Path], list[str]]] = {
+    "text": _book,
+    "text_classification": _reviews,
+    "parallel_text": _pairs,
+    "audio_folder": _sounds,
+    "fsdd": _spoken_digits,
+    **{name: partial(_public, name) for name in PUBLIC},
+}
+"""For each datamodule that needs files: what writes some into a folder and returns the words that name them."""
+
+
+@pytest.fixture(scope="session")
+def users_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
+    """Return a function that gives the words which a datamodule needs beside its name, with files that it writes once."""
+    return cache(lambda name: USERS_FILES[name](tmp_path_factory.mktemp(name)) if name in USERS_FILES else [])
+
+
+@pytest.fixture(scope="session")
+def tone() -> Callable[..., None]:
+    """Return the function that writes a WAV file of a tone."""
+    return write_tone
+
+
+WORDNET = {"good": ["good", "great", "fine"], "film": ["film", "movie", "moving picture"], "usual": ["usual", "plain"]}
+
+
+@pytest.fixture(scope="session")
+def wordnet(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Install a tiny WordNet, where no other test and no person looks for one, and return its name."""
+    import wn
+
+    folder = tmp_path_factory.mktemp("wordnet")
+    lemmas = {lemma: [s for s, others in WORDNET.items() if lemma in others] for x in WORDNET.values() for lemma in x}
+    entries = "".join(
+        f'<LexicalEntry id="w-{i}"><Lemma writtenForm="{lemma}" partOfSpeech="n"/>'
+        + "".join(f'<Sense id="w-{i}-{synset}" synset="w-{synset}"/>' for synset in synsets)
+        + "</LexicalEntry>"
+        for i, (lemma, synsets) in enumerate(lemmas.items())
+    )
+    synsets = "".join(f'<Synset id="w-{synset}" ili="" partOfSpeech="n"/>' for synset in WORDNET)
+    about = 'label="Tiny" language="en" email="tiny@example.org" license="none" version="1"'
+    (folder / "tiny.xml").write_text(
+        '<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE LexicalResource SYSTEM '
+        '"http://globalwordnet.github.io/schemas/WN-LMF-1.0.dtd">\n'
+        f'<LexicalResource><Lexicon id="tiny" {about}>{entries}{synsets}</Lexicon></LexicalResource>'
+    )
+    wn.config.data_directory = folder
+    wn.add(folder / "tiny.xml", progress_handler=None)
+    return "tiny:1"
+
+
 @pytest.fixture
-def complete(tmp_path: Path) -> Callable[..., list[str]]:
+def complete(users_files: Callable[[str], list[str]], request: pytest.FixtureRequest) -> Callable[..., list[str]]:
     """Return a function that adds to some words of a command line what makes them a whole one that works."""
     from src.config.compose import compose
 
@@ -68,14 +181,11 @@ def complete(tmp_path: Path) -> Callable[..., list[str]]:
         added = [word for choice in choices for word in COMPANIONS.get(choice, [])]
         groups = {word.partition("=")[0] for word in choices}
         result = [*choices, *(word for word in added if word.partition("=")[0] not in groups)]
-        if compose(result).datamodule.name == "text" and not any(w.startswith("datamodule.path=") for w in result):
-            file = tmp_path / "text.txt"
-            file.write_text("It was the best of times, it was the worst of times, it was the age of wisdom. " * 12)
-            result.append(f"datamodule.path={file}")
-        if (name := str(compose(result).datamodule.name)) in PUBLIC:
-            write_public(name, tmp_path / "data")
-            result += [f"paths.data={tmp_path / 'data'}", "datamodule.verify=false"]
-        return result
+        config = compose(result)
+        if config.regularization.synonyms.probability:
+            result.append(f"regularization.synonyms.lexicon={request.getfixturevalue('wordnet')}")
+        keys = {word.partition("=")[0] for word in result}
+        return [*result, *(w for w in users_files(config.datamodule.name) if w.partition("=")[0] not in keys)]
 
     return words
 

@@ -233,6 +233,8 @@ RESUMED = [
     ["model=cnn", "optimizer=momentum", "scheduler=plateau", "scheduler.patience=0", "regularization=augmentation"],
     ["model=lstm", "optimizer=adabound", "scheduler=step", "scheduler.step_size=2"],
     ["model=transformer", "optimizer=adamw", "scheduler=inverse_sqrt"],
+    ["datamodule=audio_folder", "regularization=audio_augmentation"],
+    ["model=gru", "datamodule=text_classification", "regularization=synonyms", "datamodule.batch_size=8"],
 ]
 
 

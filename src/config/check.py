@@ -52,6 +52,9 @@ def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> sch
     for key, path in config.datamodule.files().items() if for_training else ():
         if not path.is_file():
             raise UserError(f"datamodule.{key}={path}: there is no such file")
+    for key, path in config.datamodule.folders().items() if for_training else ():
+        if not path.is_dir():
+            raise UserError(f"datamodule.{key}={path}: there is no such folder")
     if found := combination_problems(config):
         raise UserError("\n".join(found))
     return config
@@ -91,7 +94,7 @@ def _schema_of_class(group: str, target: str) -> type[schema.Option]:
     made: Any = create_model(cls.__name__, __base__=base, **fields)
     made.model_config = ConfigDict(**{**made.model_config, "strict": False, "arbitrary_types_allowed": True})  # type: ignore[typeddict-item]
     made.model_rebuild(force=True)
-    for fact in ("tasks", "inputs", "task"):
+    for fact in ("tasks", "inputs", "task", "raw"):
         if hasattr(base, fact):
             setattr(made, fact, getattr(cls, fact))
     return made

@@ -47,6 +47,10 @@ def _has_field(name: str, option: type[schema.Option]) -> bool:
     return name in option.model_fields
 
 
+def _is_raw(kind: str, option: type[schema.DataOption]) -> bool:
+    return option.raw == kind
+
+
 def _listed(group: str, fits: Callable[[Any], bool]) -> str:
     names = [option_name(target) for target, option in schema.SCHEMAS[group].items() if fits(option)]
     return ", ".join(names) or "none yet"
@@ -76,6 +80,10 @@ def _knobs_of_the_task(config: schema.Config) -> Iterator[str]:
         yield f"regularization.cutmix_alpha pastes parts of images, and one input of {data.name} is a {data.inputs}."
     if knobs.augmentation.chosen() and data.inputs != "image":
         yield f"regularization.augmentation transforms images, and one input of {data.name} is a {data.inputs}."
+    for kind, keys in knobs.of_examples().items():
+        if keys and data.raw != kind:
+            able = _listed("datamodule", partial(_is_raw, kind))
+            yield f"{keys[0]} changes {kind} before it becomes numbers, and {data.name} has none. Data with it: {able}."
 
 
 def _optimization(config: schema.Config) -> Iterator[str]:

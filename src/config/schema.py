@@ -180,6 +180,8 @@ class DataOption(Option):
 
     task: ClassVar[str | None] = None
     inputs: ClassVar[str | None] = None
+    raw: ClassVar[str | None] = None
+    """What an example is before it becomes an input, where that can be augmented: text or audio."""
     batch_size: PositiveInt = 64
     default_epochs: PositiveInt = 30
     seed: int = 0
@@ -187,6 +189,10 @@ class DataOption(Option):
 
     def files(self) -> dict[str, Path]:
         """Return the user's files that training reads, by key."""
+        return {}
+
+    def folders(self) -> dict[str, Path]:
+        """Return the user's folders that training reads, by key."""
         return {}
 
     def arguments(self) -> dict[str, Any]:
@@ -308,6 +314,79 @@ class ETT(DataOption):
     window: PositiveInt
     horizon: PositiveInt
     verify: bool
+
+
+UserPath = Annotated[Path, Field(strict=False)]
+
+
+def _given(**paths: Path | None) -> dict[str, Path]:
+    return {key: path for key, path in paths.items() if path is not None}
+
+
+class TextClassification(Split):
+    task = "classification"
+    inputs = "tokens"
+    raw = "text"
+    path: UserPath
+    text_column: str
+    label_column: str
+    val_path: UserPath | None
+    test_path: UserPath | None
+    min_frequency: PositiveInt
+    max_length: PositiveInt
+    lowercase: bool
+
+    def files(self) -> dict[str, Path]:
+        return _given(path=self.path, val_path=self.val_path, test_path=self.test_path)
+
+
+class ParallelText(Split):
+    task = "translation"
+    inputs = "tokens"
+    path: UserPath
+    target_path: UserPath | None
+    tokens: Literal["characters", "words"]
+    lowercase: bool
+    min_frequency: PositiveInt
+    max_length: PositiveInt
+
+    def files(self) -> dict[str, Path]:
+        return _given(path=self.path, target_path=self.target_path)
+
+
+class Audio(DataOption):
+    task = "classification"
+    inputs = "image"
+    raw = "audio"
+    sample_rate: PositiveInt | None
+    seconds: PositiveFloat
+    features: Literal["log_mel", "waveform"]
+    n_fft: PositiveInt
+    hop: PositiveInt
+    n_mels: PositiveInt
+    split_seed: int
+    val_fraction: Fraction
+
+
+def _names_a_class(pattern: str | None) -> str | None:
+    if pattern is not None and pattern.count("{label}") != 1:
+        raise ValueError("a pattern has {label} once, such as '{label}_*.wav'")
+    return pattern
+
+
+class AudioFolder(Audio):
+    path: UserPath
+    pattern: Annotated[str | None, AfterValidator(_names_a_class)]
+    val_path: UserPath | None
+    test_path: UserPath | None
+    test_fraction: TestFraction
+
+    def folders(self) -> dict[str, Path]:
+        return _given(path=self.path, val_path=self.val_path, test_path=self.test_path)
+
+
+class FSDD(Audio):
+    pass
 
 
 # ---- optimizers and schedules --------------------------------------------------------------------------------------
@@ -488,6 +567,55 @@ def _averages_at_all(lr: float | None, info: ValidationInfo) -> float | None:
     return lr
 
 
+class AudioAugmentation(Section):
+    """Strength of each random change to training waveforms; 0 and null are off. conf/train.yaml says what they mean."""
+
+    probability: Share
+    time_stretch: Annotated[float, Field(ge=0, le=0.9)]
+    pitch_shift: Annotated[float, Field(ge=0, le=24)]
+    noise_snr: Annotated[list[float], Field(min_length=2, max_length=2)] | None
+
+    @model_validator(mode="after")
+    def _from_low_to_high(self) -> "AudioAugmentation":
+        if self.noise_snr is not None and self.noise_snr[0] > self.noise_snr[1]:
+            raise ValueError(f"noise_snr={self.noise_snr}: the lower end comes first")
+        return self
+
+    def chosen(self) -> list[str]:
+        """Return the keys of the changes that are on."""
+        changes = {"time_stretch": self.time_stretch, "pitch_shift": self.pitch_shift, "noise_snr": self.noise_snr}
+        return [f"regularization.audio.{name}" for name, strength in changes.items() if strength and self.probability]
+
+
+class Synonyms(Section):
+    """Synonyms in training texts."""
+
+    probability: Share
+    lexicon: str
+
+    def chosen(self) -> list[str]:
+        """Return the keys that are on."""
+        return ["regularization.synonyms.probability"] if self.probability else []
+
+
+class BackTranslation(Section):
+    """Paraphrases of training texts by two runs that translate there and back."""
+
+    probability: Share
+    forward: UserPath | None
+    backward: UserPath | None
+
+    @model_validator(mode="after")
+    def _there_and_back(self) -> "BackTranslation":
+        if (self.forward is None) != (self.backward is None):
+            raise ValueError("there and back: both forward and backward are runs, or neither")
+        return self
+
+    def chosen(self) -> list[str]:
+        """Return the keys that are on."""
+        return ["regularization.back_translation.forward"] if self.forward and self.probability else []
+
+
 def _one_kind_of_clipping(value: float | None, info: ValidationInfo) -> float | None:
     if value is not None and info.data.get("gradient_clip_norm") is not None:
         raise ValueError("gradients are clipped by norm or by value: set regularization.gradient_clip_norm=null")
@@ -515,6 +643,13 @@ class Regularization(Section):
     mixup_alpha: NonNegative
     cutmix_alpha: NonNegative
     augmentation: Augmentation
+    audio: AudioAugmentation
+    synonyms: Synonyms
+    back_translation: BackTranslation
+
+    def of_examples(self) -> dict[str, list[str]]:
+        """Return the keys that are on and change raw examples, by the kind of example."""
+        return {"audio": self.audio.chosen(), "text": self.synonyms.chosen() + self.back_translation.chosen()}
 
 
 class TrainerOption(Section):
@@ -615,6 +750,10 @@ SCHEMAS: dict[str, dict[str, type[Option]]] = {
         "src.datamodules.image_sets.CIFAR10": ImageSet,
         "src.datamodules.tiny_shakespeare.TinyShakespeare": TinyShakespeare,
         "src.datamodules.ett.ETT": ETT,
+        "src.datamodules.text_classification.TextClassification": TextClassification,
+        "src.datamodules.parallel_text.ParallelText": ParallelText,
+        "src.datamodules.audio_folder.AudioFolder": AudioFolder,
+        "src.datamodules.fsdd.FSDD": FSDD,
     },
     "optimizer": {
         "torch.optim.SGD": SGD,

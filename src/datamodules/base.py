@@ -1,13 +1,15 @@
 """The base class of every data source: seeded loaders over tensors, and what a checkpoint keeps of the preparation."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
+import torch
+from torch import Tensor
 
-from src.batches import Batch
+from src.batches import Batch, LabelledBatch
 from src.datamodules.baselines import trivial_scores
 from src.datamodules.loader import BatchLoader
 from src.spec import DataSpec
@@ -31,6 +33,8 @@ class DataModule(L.LightningDataModule):
     """The task that the data ask for."""
     inputs: ClassVar[str]
     """The kind of one input: vector, image, sequence or tokens."""
+    raw: ClassVar[str | None] = None
+    """What an example is before it becomes an input, where that can be augmented: text or audio."""
 
     def __init__(self, batch_size: int = 64, seed: int = 0, shuffle: bool = True) -> None:
         super().__init__()
@@ -38,6 +42,7 @@ class DataModule(L.LightningDataModule):
         self.seed = seed
         self.shuffle = shuffle
         self.data_dir = Path("data")
+        self.augmentation: Any = None  # of raw training examples; set by `src.experiment.build`, absent after loading
         self._splits: dict[str, Batch] | None = None
 
     @abstractmethod
@@ -77,6 +82,10 @@ class DataModule(L.LightningDataModule):
         """Return tokens as people read them, one by one; those of the answers, where they have their own vocabulary."""
         return [str(token) for token in tokens]
 
+    def augmented(self, index: Tensor) -> Tensor:
+        """Return the inputs of some training examples [B] as `augmentation` changes them, drawn anew in every call."""
+        raise AssertionError(f"{type(self).__name__} has no raw examples")
+
     def collate(self, batch: Batch) -> Batch:
         """Finish a batch that was cut out of a split; overridden to cut away needless padding."""
         return batch
@@ -96,21 +105,36 @@ class DataModule(L.LightningDataModule):
         assert self._splits is not None
         return self._splits[name]
 
-    def loader(self, name: str, shuffle: bool = False) -> BatchLoader:
-        """Return the batches of one split; on several devices only this one's share."""
+    def loader(self, name: str, shuffle: bool = False, augment: bool = False) -> BatchLoader:
+        """Return the batches of one split; on several devices only this one's share.
+
+        Args:
+            name: train, val or test.
+            shuffle: draw a new order in every epoch.
+            augment: change training examples by the `augmentation`, if there is one.
+        """
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        split = self.split(name)
+        collate: Callable[[Batch], Batch] = self.collate
+        if augment and self.augmentation is not None:
+            split = LabelledBatch(torch.arange(len(split.targets)), split.targets)
+            collate = self._augmented_batch
         return BatchLoader(
-            self.split(name),
+            split,
             self.batch_size,
             shuffle=shuffle,
             seed=self.seed,
             rank=rank,
             world_size=world_size,
-            collate=self.collate,
+            collate=collate,
         )
 
+    def _augmented_batch(self, examples: Batch) -> Batch:
+        assert isinstance(examples, LabelledBatch)
+        return self.collate(examples._replace(x=self.augmented(examples.x)))
+
     def train_dataloader(self) -> BatchLoader:
-        return self.loader("train", shuffle=self.shuffle)
+        return self.loader("train", shuffle=self.shuffle, augment=True)
 
     def val_dataloader(self) -> BatchLoader:
         return self.loader("val")

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from babel.dates import format_date
-from torch import Tensor
 
 from src.batches import Batch, TranslationBatch
 from src.datamodules.base import DataModule
-from src.datamodules.vocabulary import END, PADDING, START, Vocabulary
+from src.datamodules.vocabulary import END, PADDING, START, Vocabulary, cut_padding, padded
 from src.errors import UserError, nearest
 from src.spec import DataSpec
 
@@ -95,13 +94,12 @@ class Dates(DataModule):
         assert self.source_vocabulary is not None
         source = [[*self.source_vocabulary.encode(text, warn), END] for text, _ in pairs]
         target = [[START, *self.target_vocabulary.encode(iso), END] for _, iso in pairs]
-        return TranslationBatch(_padded(source), _padded(target))
+        return TranslationBatch(padded(source), padded(target))
 
     def collate(self, batch: Batch) -> Batch:
         """Cut the padding that no source of this batch needs."""
         assert isinstance(batch, TranslationBatch)
-        longest = int((batch.source != PADDING).sum(1).max())
-        return batch._replace(source=batch.source[:, :longest])
+        return batch._replace(source=cut_padding(batch.source))
 
     @property
     def spec(self) -> DataSpec:
@@ -149,11 +147,6 @@ class Dates(DataModule):
         super().load_state_dict(state_dict)
         self.source_vocabulary = Vocabulary(state_dict["characters"])
         self.source_length = state_dict["source_length"]
-
-
-def _padded(rows: list[list[int]]) -> Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([row + [PADDING] * (longest - len(row)) for row in rows], dtype=torch.int64)
 
 
 @cache

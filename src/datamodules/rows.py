@@ -40,7 +40,18 @@ def looks_like_file(text: str) -> bool:
     """Tell whether an input names a file; one that does not exist is refused."""
     if os.path.isfile(text):  # False, not an error, for a text that no file can be named by
         return True
-    if Path(text).suffix.lower() in (".csv", ".txt", ".tsv", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"):
+    if Path(text).suffix.lower() in (
+        ".csv",
+        ".txt",
+        ".tsv",
+        ".jsonl",
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".bmp",
+        ".gif",
+        ".webp",
+    ):
         raise UserError(f"{text}: there is no such file")
     return False
 

@@ -12,7 +12,7 @@ def split_indices(
 
     Args:
         size: number of examples.
-        val_fraction, test_fraction: shares in (0, 1), together below 1; 0 for a test set that exists already.
+        val_fraction, test_fraction: shares in [0, 1), together below 1; 0 where a part comes from elsewhere.
         seed: the same seed draws the same split.
         classes: [size] class of each example.
 
@@ -20,7 +20,7 @@ def split_indices(
         {"train": indices, "val": indices, "test": indices}, together every example once.
 
     Raises:
-        UserError: if a part would be empty.
+        UserError: if a part that is asked for would be empty.
     """
     generator = np.random.default_rng(seed)
     groups = [np.arange(size)] if classes is None else [np.flatnonzero(classes == c) for c in np.unique(classes)]
@@ -32,8 +32,9 @@ def split_indices(
         parts["test"].append(shuffled[val : val + test])
         parts["train"].append(shuffled[val + test :])
     drawn = {name: np.sort(np.concatenate(indices)) for name, indices in parts.items()}
+    asked = {"train": 1.0, "val": val_fraction, "test": test_fraction}
     for name, indices in drawn.items():
-        if not len(indices) and not (name == "test" and test_fraction == 0):
+        if asked[name] and not len(indices):
             raise UserError(
                 f"datamodule.val_fraction={val_fraction}, .test_fraction={test_fraction}: "
                 f"of {size} examples none is left for {name}"

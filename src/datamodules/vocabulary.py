@@ -1,8 +1,13 @@
 """Characters as tokens."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +31,10 @@ class Vocabulary:
         object.__setattr__(self, "_ids", {c: i for i, c in enumerate(self.characters, len(SPECIAL))})
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> "Vocabulary":
-        return cls("".join(sorted(set().union(*map(set, texts)))))
+    def of(cls, texts: Iterable[str], min_frequency: int = 1) -> "Vocabulary":
+        """Take the characters that occur `min_frequency` times or more."""
+        counts = Counter(character for text in texts for character in text)
+        return cls("".join(sorted(character for character, count in counts.items() if count >= min_frequency)))
 
     def __len__(self) -> int:
         return len(SPECIAL) + len(self.characters)
@@ -53,3 +60,21 @@ class Vocabulary:
                 break
             text.append("�" if token < len(SPECIAL) else self.characters[token - len(SPECIAL)])
         return "".join(text)
+
+    def to_plain(self) -> dict[str, Any]:
+        return {"characters": self.characters}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "Vocabulary":
+        return cls(plain["characters"])
+
+
+def padded(rows: list[list[int]], length: int | None = None) -> Tensor:
+    """Return rows of tokens [B, T], filled up at their ends to `length` or to the longest of them."""
+    longest = max(map(len, rows)) if length is None else length
+    return torch.tensor([row + [PADDING] * (longest - len(row)) for row in rows], dtype=torch.int64)
+
+
+def cut_padding(tokens: Tensor) -> Tensor:
+    """Cut the columns of [B, T] that are padding in every row."""
+    return tokens[:, : int((tokens != PADDING).sum(1).max())]

@@ -1,10 +1,12 @@
 """What holds for every shipped datamodule, with the values of its option file."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
@@ -14,28 +16,24 @@ from src.config.schema import SCHEMAS, DataOption
 from src.datamodules.base import DataModule
 from src.spec import SPLITS, DataSpec
 from src.tasks.catalogue import TASKS
-from tests.miniatures import PUBLIC, write_public
 
 CONF = Path(__file__).parents[2] / "conf" / "datamodule"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
-TEXTS = ("text", "tiny_shakespeare")
-REPEATING = (*TEXTS, "ett")  # lines of a text may occur twice, and a window of forecasts may begin in the split before
+WITH_A_VOCABULARY = ("dates", "parallel_text", "text", "text_classification", "tiny_shakespeare")
+REPEATING = ("text", "tiny_shakespeare", "ett")  # lines may occur twice; a window may begin in the split before
 
 
-@pytest.fixture(scope="module")
-def book(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "book.txt"
-    path.write_text("".join(f"Line {i} of the book, {i * i} is its square.\n" for i in range(200)), encoding="utf-8")
-    return path
+Files = Callable[[str], list[str]]
 
 
-def option(name: str, book: Path, **changes) -> DataOption:
+def option(name: str, files: Files, **changes) -> DataOption:
     raw = OmegaConf.load(CONF / f"{name}.yaml")
     raw["seed"] = 0
-    if name == "text":
-        raw["path"] = str(book)
-    if name in PUBLIC:
-        raw["verify"] = False
+    for word in files(name):
+        group, _, rest = word.partition(".")
+        if group == "datamodule":
+            key, _, value = rest.partition("=")
+            raw[key] = yaml.safe_load(value)
     if name == "shapes":  # here and below, the rest is as shipped; fewer to be quick
         raw["train_size"], raw["val_size"], raw["test_size"] = 200, 50, 50
     if name == "dates":
@@ -44,19 +42,19 @@ def option(name: str, book: Path, **changes) -> DataOption:
     return SCHEMAS["datamodule"][plain["_target_"]].model_validate(plain)
 
 
-def make(name: str, book: Path, **changes) -> DataModule:
-    chosen = option(name, book, **changes)
-    made = locate(chosen.target, DataModule)(**chosen.arguments())
-    made.data_dir = book.parent / "data"
-    if name in PUBLIC and not (made.data_dir / name).exists():
-        write_public(name, made.data_dir)
-    return made
+def make(name: str, files: Files, **changes) -> DataModule:
+    chosen = option(name, files, **changes)
+    datamodule = locate(chosen.target, DataModule)(**chosen.arguments())
+    for word in files(name):
+        if word.startswith("paths.data="):
+            datamodule.data_dir = Path(word.partition("=")[2])
+    return datamodule
 
 
 @pytest.fixture(scope="module")
-def data(book):
+def data(users_files):
     """Each datamodule, set up once."""
-    made = {name: make(name, book) for name in NAMES}
+    made = {name: make(name, users_files) for name in NAMES}
     for datamodule in made.values():
         datamodule.setup()
     return made
@@ -67,12 +65,12 @@ def equal(a: Batch, b: Batch) -> bool:
 
 
 def test_every_schema_has_its_option_file():
-    assert {option(name, CONF / "digits.yaml").target for name in NAMES} == set(SCHEMAS["datamodule"])
+    assert {OmegaConf.load(CONF / f"{name}.yaml")["_target_"] for name in NAMES} == set(SCHEMAS["datamodule"])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_class_schema_and_spec_agree(name, data, book):
-    schema, datamodule = option(name, book), data[name]
+def test_class_schema_and_spec_agree(name, data, users_files):
+    schema, datamodule = option(name, users_files), data[name]
     assert schema.task == datamodule.task == datamodule.spec.task in TASKS
     assert schema.inputs == datamodule.inputs == datamodule.spec.inputs
     assert (CONF / f"{name}.yaml").read_text().startswith("# ")
@@ -111,26 +109,26 @@ def test_no_example_is_in_two_splits(name, data):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_run_s_seed_changes_the_order_and_not_the_split(name, data, book):
-    other = make(name, book, seed=1)
+def test_the_run_s_seed_changes_the_order_and_not_the_split(name, data, users_files):
+    other = make(name, users_files, seed=1)
     assert all(equal(other.split(split), data[name].split(split)) for split in SPLITS)
     first, second = (next(iter(datamodule.train_dataloader())) for datamodule in (other, data[name]))
     assert not all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_training_is_shuffled_unless_it_is_switched_off(name, book):
-    still = make(name, book, shuffle=False, batch_size=8)
+def test_training_is_shuffled_unless_it_is_switched_off(name, users_files):
+    still = make(name, users_files, shuffle=False, batch_size=8)
     assert torch.equal(next(iter(still.train_dataloader()))[-1], still.split("train")[-1][:8])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_checkpoint_carries_the_preparation(name, data, book):
+def test_a_checkpoint_carries_the_preparation(name, data, users_files):
     original = data[name]
     file = io.BytesIO()
     torch.save(original.state_dict(), file)
     file.seek(0)
-    fresh = make(name, book)
+    fresh = make(name, users_files)
     fresh.load_state_dict(torch.load(file, weights_only=True))
     inputs = original.example_inputs(1)
     assert equal(fresh.encode(inputs), original.encode(inputs))
@@ -139,11 +137,11 @@ def test_a_checkpoint_carries_the_preparation(name, data, book):
     assert fresh.state_dict() == original.state_dict()
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("dates", *TEXTS)])
-def test_a_loaded_preparation_is_used_in_place_of_a_fitted_one(name, data, book):
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in WITH_A_VOCABULARY])
+def test_a_loaded_preparation_is_used_in_place_of_a_fitted_one(name, data, users_files):
     state = data[name].state_dict()
     state["scale"] = {"mean": state["scale"]["mean"], "deviation": [2 * d for d in state["scale"]["deviation"]]}
-    before, late = make(name, book), make(name, book)
+    before, late = make(name, users_files), make(name, users_files)
     before.load_state_dict(state)
     late.setup()
     late.load_state_dict(state)  # as Lightning does when a run is resumed
@@ -151,17 +149,26 @@ def test_a_loaded_preparation_is_used_in_place_of_a_fitted_one(name, data, book)
         torch.testing.assert_close(other.split("test").inputs[0], data[name].split("test").inputs[0] / 2)
 
 
-@pytest.mark.parametrize("name", ["dates", *TEXTS])
-def test_a_loaded_vocabulary_is_used_in_place_of_a_fitted_one(name, data, book):
+def shift(state: dict) -> None:
+    """Put something before the first character or word of a vocabulary: every id is one more."""
+    for kept in (state, *(value for value in state.values() if isinstance(value, dict))):
+        if "characters" in kept:
+            kept["characters"] = "\u0000" + kept["characters"]
+        if "words" in kept:
+            kept["words"] = ["\u0000", *kept["words"]]
+
+
+@pytest.mark.parametrize("name", WITH_A_VOCABULARY)
+def test_a_loaded_vocabulary_is_used_in_place_of_a_fitted_one(name, data, users_files):
     state = data[name].state_dict()
-    state["characters"] = "\u0000" + state["characters"]  # every id is one more
-    other = make(name, book)
+    shift(state)
+    other = make(name, users_files)
     other.load_state_dict(state)
     tokens, shifted = data[name].split("test").inputs[0], other.split("test").inputs[0]
     assert torch.equal(shifted, torch.where(tokens >= 4, tokens + 1, tokens))
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("mackey_glass", *TEXTS)])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("mackey_glass", "text", "tiny_shakespeare")])
 def test_example_inputs_encode_to_the_test_split(name, data):
     inputs = data[name].example_inputs(2)
     encoded, test = data[name].encode(inputs).inputs[0], data[name].split("test").inputs[0][:2]
@@ -177,8 +184,8 @@ def test_an_encoded_batch_has_targets_of_zeros(name, data):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_printed(name, book, capfd):
-    datamodule = make(name, book)
+def test_nothing_is_printed(name, users_files, capfd):
+    datamodule = make(name, users_files)
     datamodule.setup()
     datamodule.baseline()
     assert capfd.readouterr() == ("", "")
@@ -192,6 +199,6 @@ def test_the_trivial_answer_is_scored_by_metrics_of_the_task(name, data):
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if "test_fraction" in OmegaConf.load(CONF / f"{n}.yaml")])
-def test_fractions_that_leave_nothing_for_training_are_refused(name, book):
+def test_fractions_that_leave_nothing_for_training_are_refused(name, users_files):
     with pytest.raises(ValidationError, match=r"val_fraction=0\.5 nothing is left for training"):
-        option(name, book, val_fraction=0.5, test_fraction=0.5)
+        option(name, users_files, val_fraction=0.5, test_fraction=0.5)

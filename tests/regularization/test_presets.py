@@ -31,6 +31,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "augmentation": {"augmentation": {"rotation": 10, "translate": 0.1, "scale": 0.1}},
     "trivial_augment": {"augmentation": {"trivial_augment": 1.0}},
     "transformer_paper": {"dropout": 0.1, "label_smoothing": 0.1},
+    "audio_augmentation": {"audio": ["time_stretch", "pitch_shift", "noise_snr"]},
+    "synonyms": {"synonyms": ["probability"]},
     "default": {},
     "none": {"early_stopping_patience": None},
 }
@@ -40,9 +42,10 @@ def chosen(*words: str) -> dict[str, object]:
     """Return the knobs that differ from nothing at all; early stopping is on by default."""
     knobs = check(compose(list(words))).regularization
     nothing = {"decay_norms_and_biases": True, "early_stopping_patience": 10}
-    values = {name: getattr(knobs, name) for name in type(knobs).model_fields} | {
-        "augmentation": knobs.augmentation.chosen()
-    }
+    values = {name: getattr(knobs, name) for name in type(knobs).model_fields}
+    values["augmentation"] = knobs.augmentation.chosen()
+    for name in ("audio", "synonyms", "back_translation"):
+        values[name] = [key.rpartition(".")[2] for key in values[name].chosen()]
     return {name: value for name, value in values.items() if value != nothing.get(name, value if not value else None)}
 
 
@@ -51,9 +54,15 @@ def test_every_preset_is_listed_here() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_sets_its_own_knobs(name: str) -> None:
-    model = {"spatial_dropout": "cnn", "stochastic_depth": "resnet"}.get(name, "mlp")
-    assert chosen(f"model={model}", f"regularization={name}") == PRESETS[name]
+def test_a_preset_sets_its_own_knobs(name: str, users_files) -> None:
+    needs = {
+        "spatial_dropout": ["model=cnn"],
+        "stochastic_depth": ["model=resnet"],
+        "audio_augmentation": ["model=mlp", "datamodule=fsdd"],
+        "synonyms": ["model=lstm", "datamodule=text_classification", *users_files("text_classification")],
+    }
+    of_the_model = {"gradient_clip_norm": 1.0} if name == "synonyms" else {}
+    assert chosen(*needs.get(name, ["model=mlp"]), f"regularization={name}") == of_the_model | PRESETS[name]
 
 
 def test_presets_combine_and_the_command_line_has_the_last_word() -> None:

@@ -1,0 +1,90 @@
+"""Tables of texts, as people keep them: CSV, TSV or JSON lines with named columns, refused with file, row and column."""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from io import StringIO
+from pathlib import Path
+
+from src.errors import UserError, nearest
+
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+
+
+def read_text(path: Path) -> str:
+    """Return a text file in UTF-8, without a byte-order mark.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: this is no text in UTF-8 (byte {error.start})") from error
+    except OSError as error:
+        raise UserError(f"{path}: this file cannot be read: {error.strerror}") from error
+
+
+def read_records(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the named columns of every row, as texts without white space around them.
+
+    The ending of the file's name tells its kind: ``.jsonl``, ``.ndjson`` and ``.json`` hold an object a line, ``.tsv``
+    columns between tabs, and any other file columns between commas. Tables have a header; quotes may hold separators
+    and line ends.
+
+    Raises:
+        UserError: naming the file, the row (as an editor counts lines, where a record begins) and the column of what
+            is missing or empty.
+    """
+    rows = _json_rows(path) if path.suffix.lower() in JSON_LINES else _table_rows(path, columns)
+    found = []
+    for line, row in rows:
+        for column in columns:
+            if column not in row:
+                raise UserError(f"{path}, row {line}: there is no '{column}'. {nearest(column, row)}")
+            if not row[column].strip():
+                raise UserError(f"{path}, row {line}, column '{column}': this is empty")
+        found.append(tuple(row[column].strip() for column in columns))
+    if not found:
+        raise UserError(f"{path}: there are no rows in this file")
+    return found
+
+
+def _table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.reader(StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if not header:
+            raise UserError(f"{path}: this file is empty; it begins with a header such as {delimiter.join(columns)}")
+        for column in columns:
+            if column not in header:
+                raise UserError(f"{path}: the header has no column '{column}'. {nearest(column, header)}")
+            if header.count(column) > 1:
+                raise UserError(f"{path}: the header names '{column}' more than once")
+        line = reader.line_num + 1
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                if len(cells) != len(header):
+                    hint = "" if len(cells) < len(header) else "; a text that holds the separator is put in quotes"
+                    raise UserError(
+                        f"{path}, row {line}: {len(cells)} columns where the header has {len(header)}{hint}"
+                    )
+                yield line, dict(zip(header, cells, strict=True))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}, row {line}: this is no CSV: {error}") from error
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    for line, text in enumerate(read_text(path).split("\n"), 1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, row {line}, column {error.colno}: this is no JSON: {error.msg}") from error
+        if not isinstance(row, dict):
+            raise UserError(f'{path}, row {line}: a row is an object, such as {{"text": "…", "label": "…"}}')
+        yield line, {key: "" if value is None else str(value) for key, value in row.items()}

@@ -1,0 +1,169 @@
+"""A table of labelled texts of the user's: a class for each text, read word by word."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.batches import Batch, LabelledBatch
+from src.datamodules.base import DataModule
+from src.datamodules.labels import class_numbers, classes_of
+from src.datamodules.records import JSON_LINES, read_records, read_text
+from src.datamodules.rows import looks_like_file
+from src.datamodules.splitting import split_indices
+from src.datamodules.vocabulary import PADDING, cut_padding, padded
+from src.datamodules.words import Words
+from src.errors import UserError
+from src.spec import DataSpec
+
+TABLES = (".csv", ".tsv", *JSON_LINES)
+
+
+class TextClassification(DataModule):
+    """Texts with a class each, from a CSV, TSV or JSON lines file; two classes or more.
+
+    Words that occur in training often enough are tokens, and so are punctuation marks. Validation and test are files
+    of their own, or else drawn from the first file, each class in the same proportion.
+
+    Args:
+        path: the file; with `val_path` and `test_path` it is all training data.
+        text_column, label_column: the names of its columns.
+        val_path, test_path: files of the other splits.
+        split_seed: draws the splits that have no file.
+        val_fraction, test_fraction: their shares.
+        min_frequency: a word that occurs more rarely in training is unknown.
+        max_length: words that are read of a text, its first ones.
+        lowercase: read every text in small letters.
+        common: arguments of `DataModule`.
+    """
+
+    task = "classification"
+    inputs = "tokens"
+    raw = "text"
+
+    def __init__(
+        self,
+        path: Path,
+        text_column: str = "text",
+        label_column: str = "label",
+        val_path: Path | None = None,
+        test_path: Path | None = None,
+        split_seed: int = 0,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        min_frequency: int = 2,
+        max_length: int = 200,
+        lowercase: bool = True,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        self.paths = {"train": Path(path)}
+        self.paths |= {name: Path(file) for name, file in (("val", val_path), ("test", test_path)) if file}
+        self.columns = (text_column, label_column)
+        self.split_seed = split_seed
+        self.fractions = {"val": val_fraction, "test": test_fraction}
+        self.min_frequency = min_frequency
+        self.max_length = max_length
+        self.lowercase = lowercase
+        self.vocabulary: Words | None = None
+        self.classes: tuple[str, ...] = ()
+        self._training: list[str] = []
+
+    def load(self) -> dict[str, Batch]:
+        rows = self._rows()
+        if not self.classes:
+            self.classes = classes_of((label for _, label in rows["train"]), str(self.paths["train"]))
+        labels = {
+            name: class_numbers(
+                [label for _, label in part], self.classes, str(self.paths.get(name, self.paths["train"]))
+            )
+            for name, part in rows.items()
+        }
+        texts = {name: [text for text, _ in part] for name, part in rows.items()}
+        self._training = texts["train"]
+        if self.augmentation is not None:
+            self.augmentation.fit(self._training)
+        if self.vocabulary is None:
+            self.vocabulary = self._vocabulary(self._training)
+        return {name: LabelledBatch(self._tokens(texts[name]), labels[name]) for name in rows}
+
+    def _rows(self) -> dict[str, list[tuple[str, ...]]]:
+        """Return (text, label) of every example of each split."""
+        rows = {name: read_records(path, self.columns) for name, path in self.paths.items()}
+        drawn = {name: 0.0 if name in self.paths else share for name, share in self.fractions.items()}
+        if any(drawn.values()):
+            whole = rows["train"]
+            classes = np.array([label for _, label in whole])
+            parts = split_indices(len(whole), drawn["val"], drawn["test"], self.split_seed, classes)
+            rows |= {name: [whole[i] for i in index] for name, index in parts.items() if name not in rows}
+            rows["train"] = [whole[i] for i in parts["train"]]
+        return rows
+
+    def _vocabulary(self, texts: Sequence[str]) -> Words:
+        """Take the words of training, and those that augmentation may put in their place."""
+        if self.augmentation is None:
+            return Words.of(texts, self.min_frequency, self.lowercase)
+        words = Words.of([*texts, *self.augmentation.paraphrases(texts)], self.min_frequency, self.lowercase)
+        return words.extended(synonym for word in words.words for synonym in self.augmentation.synonyms(word))
+
+    def _tokens(self, texts: Sequence[str], warn: bool = False) -> Tensor:
+        """Return the tokens of texts [B, max_length], padded at the end."""
+        assert self.vocabulary is not None
+        rows = [self.vocabulary.encode(text, warn)[: self.max_length] for text in texts]
+        return padded(rows, self.max_length)
+
+    def collate(self, batch: Batch) -> Batch:
+        """Cut the padding that no text of this batch needs."""
+        assert isinstance(batch, LabelledBatch)
+        return batch._replace(x=cut_padding(batch.x))
+
+    def augmented(self, index: Tensor) -> Tensor:
+        return self._tokens([self.augmentation(self._training[i]) for i in index.tolist()])
+
+    @property
+    def spec(self) -> DataSpec:
+        assert self.vocabulary is not None
+        return DataSpec(
+            self.task,
+            self.inputs,
+            (self.max_length,),
+            (len(self.classes),),
+            vocabulary_size=len(self.vocabulary),
+            padding_id=PADDING,
+            class_names=self.classes,
+        )
+
+    def encode(self, inputs: Sequence[str]) -> Batch:
+        """Each input is a text, or a file of them: a table with the text column, or else one text a line."""
+        texts = [text for given in inputs for text in self._read(given)]
+        return LabelledBatch(self._tokens(texts, warn=True), torch.zeros(len(texts), dtype=torch.int64))
+
+    def _read(self, given: str) -> list[str]:
+        if os.path.isfile(given) or (not any(map(str.isspace, given)) and looks_like_file(given)):
+            path = Path(given)
+            if path.suffix.lower() in TABLES:
+                return [text for (text,) in read_records(path, self.columns[:1])]
+            texts = [line.strip() for line in read_text(path).split("\n") if line.strip()]
+            if not texts:
+                raise UserError(f"{path}: there is no text in this file")
+            return texts
+        if not given.strip():
+            raise UserError("an empty input is no text")
+        return [given]
+
+    def example_inputs(self, count: int = 3) -> list[str]:
+        return [text for text, _ in self._rows()["test"][:count]]
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.vocabulary is None:
+            return {}
+        return {"vocabulary": self.vocabulary.to_plain(), "classes": list(self.classes)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.vocabulary = Words.from_plain(state_dict["vocabulary"])
+        self.classes = tuple(state_dict["classes"])

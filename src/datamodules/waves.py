@@ -1,0 +1,74 @@
+"""WAV files as waveforms, refused by name where they cannot be used."""
+
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.io import wavfile
+from torch import Tensor
+
+from src.errors import UserError
+
+
+def read_wave(path: Path, sample_rate: int | None = None) -> tuple[np.ndarray, int]:
+    """Return a waveform [samples] float32, from -1 to 1, and its sample rate; channels are averaged.
+
+    Args:
+        path: of a WAV file: 8, 16, 24 or 32 bits of integers, or floating-point numbers.
+        sample_rate: resample to it, in Hz; None keeps the file's own.
+
+    Raises:
+        UserError: if the file is no such WAV, cut off, without samples, or if a sample is no number.
+    """
+    try:
+        with warnings.catch_warnings():  # scipy warns of a file that ends too soon, and of chunks that it passes over
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)
+            warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
+            rate, samples = wavfile.read(path)
+    except wavfile.WavFileWarning as error:
+        raise UserError(f"{path}: this WAV file is cut off: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: this file cannot be read: {error.strerror or error}") from error
+    except (
+        ValueError,
+        struct.error,
+        EOFError,
+        UnboundLocalError,
+        OverflowError,
+        MemoryError,
+        ZeroDivisionError,
+    ) as error:
+        raise UserError(
+            f"{path}: this is no WAV file that can be read ({error}); ffmpeg -i IN OUT.wav makes one"
+        ) from error
+    if not samples.size or not rate:
+        raise UserError(f"{path}: there is no sound in this WAV file")
+    wave = _to_unit(samples)
+    if not np.isfinite(wave).all():
+        raise UserError(f"{path}: a sample of this WAV file is no number")
+    if wave.ndim > 1:
+        wave = wave.mean(1)
+    if sample_rate is not None and rate != sample_rate:
+        from scipy.signal import resample_poly  # takes a second to import
+
+        wave, rate = resample_poly(wave, sample_rate, rate), sample_rate  # both divided by their common divisor
+    return wave.astype(np.float32), int(rate)
+
+
+def _to_unit(samples: np.ndarray) -> np.ndarray:
+    """Map integers to [-1, 1); 8 bits are unsigned, and 24 fill the upper part of 32."""
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float64) - 128) / 128
+    if np.issubdtype(samples.dtype, np.integer):
+        return samples / -float(np.iinfo(samples.dtype).min)
+    return samples.astype(np.float64)
+
+
+def fitted(waves: list[np.ndarray], length: int) -> Tensor:
+    """Return waveforms of one length [B, length]: longer ones are cut at their end, shorter ones filled with silence."""
+    result = torch.zeros(len(waves), length)
+    for row, wave in zip(result, waves, strict=True):
+        row[: len(wave)] = torch.from_numpy(wave[:length])
+    return result

@@ -1,0 +1,38 @@
+"""From the knobs to what happens to a raw training example, a text or a waveform, before it becomes numbers."""
+
+from typing import TYPE_CHECKING
+
+from src.config.schema import Regularization
+from src.errors import UserError
+
+if TYPE_CHECKING:
+    from src.regularization.audio import AudioAugmentation
+    from src.regularization.text import TextAugmentation
+
+WORKS_ON = {"audio": "waveforms", "text": "texts"}
+
+
+def example_augmentation(knobs: Regularization, raw: str | None) -> "AudioAugmentation | TextAugmentation | None":
+    """Return the augmentation of raw training examples, or None where none is asked for.
+
+    Args:
+        knobs: of regularization.
+        raw: what the examples are: ``audio``, ``text``, or None for anything else.
+
+    Raises:
+        UserError: if the examples are of another kind, where that could not be known before they were loaded, or if a
+            library, a WordNet or a run is missing.
+    """
+    asked = knobs.of_examples()
+    for kind, keys in asked.items():
+        if keys and kind != raw:
+            raise UserError(f"{keys[0]} changes {WORKS_ON[kind]}, and these data have none.")
+    if asked["audio"]:
+        from src.regularization.audio import AudioAugmentation
+
+        return AudioAugmentation(knobs.audio)
+    if asked["text"]:
+        from src.regularization.text import TextAugmentation
+
+        return TextAugmentation(knobs.synonyms, knobs.back_translation)
+    return None
