@@ -183,4 +183,4 @@ def _shape(output: Any) -> tuple[int, ...] | None:
 
 def _sides(sides: tuple[int, ...]) -> str:
     """Return ``3`` for a square of 3×3, else ``3×5``."""
-    return "×".join(map(str, dict.fromkeys(sides) if len(set(sides)) == 1 else sides))
+    return "×".join(map(str, sides[:1] if len(set(sides)) == 1 else sides))

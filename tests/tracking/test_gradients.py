@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from PIL import Image
 from torch import nn
 
@@ -199,3 +201,9 @@ def test_a_figure_has_a_panel_a_kind_and_a_curve_a_layer() -> None:
 def test_an_interval_that_is_none_is_refused(tmp_path: Path, interval: Any) -> None:
     with pytest.raises(UserError, match=r"callbacks\.gradients\.every_n_steps"):
         Gradients(RunFolder(tmp_path, {}), interval)
+
+
+def test_a_gradient_in_parts_is_refused(tmp_path: Path) -> None:
+    trainer = SimpleNamespace(strategy=FSDPStrategy())
+    with pytest.raises(UserError, match="each device has only a part"):
+        Gradients(RunFolder(tmp_path, {})).setup(trainer, nn.Linear(1, 1), "fit")  # type: ignore[arg-type]
