@@ -35,7 +35,7 @@ class Audio(DataModule):
         hop: samples from one frame to the next, for both features.
         n_mels: bands of the spectrogram.
         split_seed: draws the splits that are not given.
-        val_fraction, test_fraction: their shares.
+        val_fraction: share of a validation split that is drawn.
         common: arguments of `DataModule`.
     """
 
@@ -53,7 +53,6 @@ class Audio(DataModule):
         n_mels: int = 64,
         split_seed: int = 0,
         val_fraction: float = 0.15,
-        test_fraction: float = 0.15,
         **common: Any,
     ) -> None:
         super().__init__(**common)
@@ -63,7 +62,7 @@ class Audio(DataModule):
         self.features = features
         self.n_fft, self.hop, self.n_mels = n_fft, hop, n_mels
         self.split_seed = split_seed
-        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.val_fraction = val_fraction
         self.classes: tuple[str, ...] = ()
         self.scale: Standardizer | None = None
         self._training: list[np.ndarray] = []

@@ -1,13 +1,12 @@
 """A folder of sounds of the user's: WAV files in a folder a class, or with the class in their names."""
 
 import re
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from src.datamodules.audio import Audio, Labelled
-from src.datamodules.splitting import split_indices
+from src.datamodules.splitting import completed
 from src.errors import UserError
 
 
@@ -19,6 +18,7 @@ class AudioFolder(Audio):
         pattern: where the class stands in a file's path below the folder, such as ``{label}_*.wav``; ``*`` is anything
             within a name. None: a folder a class, with files at any depth.
         val_path, test_path: folders of the other splits.
+        test_fraction: share of a test split that is drawn.
         common: arguments of `Audio`.
     """
 
@@ -28,24 +28,18 @@ class AudioFolder(Audio):
         pattern: str | None = None,
         val_path: Path | None = None,
         test_path: Path | None = None,
+        test_fraction: float = 0.15,
         **common: Any,
     ) -> None:
         super().__init__(**common)
         self.pattern = pattern
+        self.test_fraction = test_fraction
         self.paths = {"train": Path(path)}
         self.paths |= {name: Path(folder) for name, folder in (("val", val_path), ("test", test_path)) if folder}
 
     def files(self) -> dict[str, list[Labelled]]:
-        found = {name: labelled_files(folder, self.pattern) for name, folder in self.paths.items()}
-        shares = {"val": self.val_fraction, "test": self.test_fraction}
-        drawn = {name: 0.0 if name in found else share for name, share in shares.items()}
-        if any(drawn.values()):
-            whole = found["train"]
-            classes = np.array([label for _, label in whole])
-            parts = split_indices(len(whole), drawn["val"], drawn["test"], self.split_seed, classes)
-            found |= {name: [whole[i] for i in index] for name, index in parts.items() if name not in found}
-            found["train"] = [whole[i] for i in parts["train"]]
-        return found
+        given = {name: labelled_files(folder, self.pattern) for name, folder in self.paths.items()}
+        return completed(given, self.val_fraction, self.test_fraction, self.split_seed, group=itemgetter(1))
 
 
 CLASS_FOLDERS = r"(?P<label>[^/]+)/.+\.wav"

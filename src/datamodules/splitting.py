@@ -1,8 +1,13 @@
 """Seeded, disjoint splits."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 
 from src.errors import UserError
+
+Example = TypeVar("Example")
 
 
 def split_indices(
@@ -40,3 +45,29 @@ def split_indices(
                 f"of {size} examples none is left for {name}"
             )
     return drawn
+
+
+def completed(
+    given: dict[str, list[Example]],
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    group: Callable[[Example], str],
+) -> dict[str, list[Example]]:
+    """Draw the splits that are not given out of the training examples.
+
+    Args:
+        given: the examples of ``train``, and of those other splits that have some of their own.
+        val_fraction, test_fraction: shares of a split that is drawn.
+        seed: the same seed draws the same split.
+        group: names the group of an example; each is drawn in the same proportion.
+
+    Raises:
+        UserError: if a part would be empty.
+    """
+    whole = given["train"]
+    shares = {"val": val_fraction, "test": test_fraction}
+    drawn = {name: 0.0 if name in given else share for name, share in shares.items()}
+    parts = split_indices(len(whole), drawn["val"], drawn["test"], seed, np.array([group(one) for one in whole]))
+    found = {name: [whole[i] for i in index] for name, index in parts.items()}
+    return {name: found[name] if name == "train" or drawn[name] else given[name] for name in found}

@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from src.datamodules.base import DataModule
 from src.datamodules.labels import class_numbers, classes_of
 from src.datamodules.records import JSON_LINES, read_records, read_text
 from src.datamodules.rows import looks_like_file
-from src.datamodules.splitting import split_indices
+from src.datamodules.splitting import completed
 from src.datamodules.vocabulary import PADDING, cut_padding, padded
 from src.datamodules.words import Words
 from src.errors import UserError
@@ -65,7 +65,7 @@ class TextClassification(DataModule):
         self.paths |= {name: Path(file) for name, file in (("val", val_path), ("test", test_path)) if file}
         self.columns = (text_column, label_column)
         self.split_seed = split_seed
-        self.fractions = {"val": val_fraction, "test": test_fraction}
+        self.fractions = (val_fraction, test_fraction)
         self.min_frequency = min_frequency
         self.max_length = max_length
         self.lowercase = lowercase
@@ -93,15 +93,8 @@ class TextClassification(DataModule):
 
     def _rows(self) -> dict[str, list[tuple[str, ...]]]:
         """Return (text, label) of every example of each split."""
-        rows = {name: read_records(path, self.columns) for name, path in self.paths.items()}
-        drawn = {name: 0.0 if name in self.paths else share for name, share in self.fractions.items()}
-        if any(drawn.values()):
-            whole = rows["train"]
-            classes = np.array([label for _, label in whole])
-            parts = split_indices(len(whole), drawn["val"], drawn["test"], self.split_seed, classes)
-            rows |= {name: [whole[i] for i in index] for name, index in parts.items() if name not in rows}
-            rows["train"] = [whole[i] for i in parts["train"]]
-        return rows
+        given = {name: read_records(path, self.columns) for name, path in self.paths.items()}
+        return completed(given, *self.fractions, self.split_seed, group=itemgetter(1))
 
     def _vocabulary(self, texts: Sequence[str]) -> Words:
         """Take the words of training, and those that augmentation may put in their place."""

@@ -1,5 +1,6 @@
 """Folders of sounds and the spoken digits: classes, splits, sample rates, features, and what is said when files are wrong."""
 
+import os
 import re
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from src.experiment import run
 from src.layers.log_mel import LogMel
 from src.predict import predict
 
+REAL = Path(os.environ.get("GRIDLIGHT_DATA", ROOT.parent / "shared" / "data"))
 SMALL = {"sample_rate": 8000, "seconds": 0.3, "n_fft": 256, "hop": 80, "n_mels": 20}
 
 
@@ -162,7 +164,7 @@ def test_the_test_set_is_index_0_to_4(recordings):
 
 def test_missing_recordings_are_named_with_their_home(recordings, tmp_path):
     home = "https://github.com/Jakobovski/free-spoken-digit-dataset"
-    with pytest.raises(UserError, match=f"no such folder(.|\n)*{home}") as none:
+    with pytest.raises(UserError, match=f"none is there(.|\n)*{home}") as none:
         digits(tmp_path / "elsewhere").setup()
     assert str(tmp_path / "elsewhere" / "fsdd" / "recordings") in str(none.value)
     (recordings / "fsdd" / "recordings" / "7_bob_3.wav").unlink()
@@ -171,9 +173,9 @@ def test_missing_recordings_are_named_with_their_home(recordings, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (ROOT.parent / "shared/data/fsdd").is_dir(), reason="the real recordings are not here")
+@pytest.mark.skipif(not (REAL / "fsdd").is_dir(), reason="the real recordings are not here")
 def test_the_real_recordings_have_their_usual_split():
-    data = digits(ROOT.parent / "shared" / "data", seconds=1.0, n_mels=40)
+    data = digits(REAL, seconds=1.0, n_mels=40)
     assert {name: len(part) for name, part in data.files().items()} == {"train": 2280, "val": 420, "test": 300}
     data.setup()
     assert torch.equal(torch.bincount(data.split("test").y), torch.full((10,), 30))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.datamodules.splitting import split_indices
+from src.datamodules.splitting import completed, split_indices
 from src.datamodules.standardizing import Standardizer
 from src.errors import UserError
 
@@ -54,3 +54,12 @@ def test_standardizer_comes_back_exactly_from_plain_lists():
     scale = Standardizer.fit(torch.tensor([[0.1, 1 / 3], [2.7, -5.1]], dtype=torch.float64))
     assert Standardizer.from_plain(scale.to_plain()) == scale
     assert all(isinstance(v, float) for row in scale.to_plain().values() for v in row)
+
+
+def test_splits_that_are_not_given_are_drawn_out_of_training():
+    examples = [f"{group}{i}" for group in "ab" for i in range(10)]
+    one = completed({"train": examples, "test": ["x"]}, 0.3, 0.5, seed=0, group=lambda example: example[0])
+    assert one["test"] == ["x"] and sorted(one["train"] + one["val"]) == sorted(examples)
+    assert [example[0] for example in one["val"]] == ["a"] * 3 + ["b"] * 3
+    all_given = {"train": examples, "val": ["y"], "test": ["x"]}
+    assert completed(all_given, 0.3, 0.5, seed=0, group=str) == all_given
