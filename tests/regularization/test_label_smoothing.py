@@ -98,10 +98,10 @@ def test_training_smooths_and_measuring_does_not() -> None:
         update={"trainer": config.trainer.model_copy(update={"log_every_n_steps": 0})}
     )
     assert torch.equal(model.training_step(batch, 0), smoothed)
-    assert float(meter._sum) == pytest.approx(float(smoothed) * len(batch.x), rel=1e-6)
+    assert float(meter._sum) == pytest.approx(smoothed.item() * len(batch.x), rel=1e-6)
     model.meters["val"] = Meter(model.task)
     model.validation_step(batch, 0)
-    assert float(model.meters["val"]._sum) == pytest.approx(float(plain) * len(batch.x), rel=1e-6)
+    assert float(model.meters["val"]._sum) == pytest.approx(plain.item() * len(batch.x), rel=1e-6)
 
 
 def test_numbers_have_no_label_to_smooth() -> None:
