@@ -1,7 +1,6 @@
 """Tiny shakespeare: 1,115,394 characters of his plays, the usual first text of a language model (Karpathy 2015)."""
 
 from pathlib import Path
-from typing import Any
 
 from src.datamodules.public_files import PublicFile
 from src.datamodules.text import Text
@@ -20,11 +19,21 @@ class TinyShakespeare(Text):
 
     Args:
         verify: refuse a file whose contents are not the published ones.
-        common: arguments of `Text` without its path.
+        context, val_fraction, test_fraction, batch_size, seed, shuffle: as for `Text`.
     """
 
-    def __init__(self, verify: bool = True, **common: Any) -> None:
-        super().__init__(path=Path(FILE.path), **common)
+    def __init__(
+        self,
+        verify: bool = True,
+        context: int = 64,
+        val_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+        batch_size: int = 64,
+        seed: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        common = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle}
+        super().__init__(Path(FILE.path), context, val_fraction, test_fraction, **common)
         self.verify = verify
 
     def _read(self) -> str:
