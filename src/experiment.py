@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -319,3 +319,14 @@ def answer(loaded: Loaded, batch: Batch, **generation: Any) -> list[dict[str, An
     generates = TASKS[model.spec.task].generates
     outputs = model.generate(batch.inputs[0], **generation) if generates else model(*batch.inputs)
     return datamodule.answers(model.task.answers(outputs))
+
+
+def continuation(loaded: Loaded, batch: Batch, **generation: Any) -> Iterator[str]:
+    """Yield a language model's continuation of a prompt piece by piece, as it is generated."""
+    tokens: list[int] = []
+    shown = ""
+    for chosen in loaded.model.generate_stream(batch.inputs[0], **generation):
+        tokens.append(int(chosen))
+        text = loaded.datamodule.answers([{"tokens": tokens}])[0]["prediction"]
+        yield text[len(shown) :]
+        shown = text

@@ -1,63 +1,135 @@
 """Predict: python -m src.predict <run folder or checkpoint> <input> [<input> …] [--json]
 
-An input is what the data are made of: an image file, a CSV row or file, a date, the past of a series, a prompt.
+An input is what the data are made of: an image file, a CSV row or file, a date, the past of a series, a prompt. A
+language model's text is shown while it is generated.
 """
 
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.config.command_line import errors_for_people, parser_of_a_run
 from src.errors import UserError
 from src.tasks.catalogue import TASKS
 
+if TYPE_CHECKING:
+    from src.experiment import Loaded
 
-def predict(
-    path: Path, inputs: Sequence[str], length: int | None = None, temperature: float | None = None
-) -> list[dict[str, Any]]:
+
+@dataclass(frozen=True)
+class Generation:
+    """How a model that generates chooses its tokens; None leaves it to the task.
+
+    Args:
+        length: the most tokens to generate; 200 for language models, the longest known target for translation.
+        temperature: of sampling; 0, the likeliest token, for translation, 0.8 for text.
+        top_k, top_p: sample from the likeliest tokens only.
+        seed: of the sampling.
+
+    Raises:
+        UserError: for a value out of range.
+    """
+
+    length: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, fits, must in (
+            ("length", lambda n: n >= 1, "be 1 or more"),
+            ("temperature", lambda t: 0 <= t < float("inf"), "be 0 or more"),
+            ("top_k", lambda k: k >= 1, "be 1 or more"),
+            ("top_p", lambda p: 0 < p <= 1, "be above 0 and at most 1"),
+            ("seed", lambda s: 0 <= s < 2**32, "be 0 or more"),
+        ):
+            if (value := getattr(self, name)) is not None and not fits(value):
+                raise UserError(f"{_flag(name)} {value}: must {must}")
+
+    def arguments(self, task: str) -> dict[str, Any]:
+        """Return the arguments of `Model.generate` for a task.
+
+        Raises:
+            UserError: if something is given that the task, or a temperature of 0, would ignore.
+        """
+        facts = TASKS[task]
+        given = [_flag(key) for key, value in asdict(self).items() if value is not None]
+        if not facts.generates:
+            if given:
+                raise UserError(f"{', '.join(given)}: for models that generate; this one does {task}")
+            return {}
+        temperature = facts.temperature if self.temperature is None else self.temperature
+        if temperature == 0 and (idle := [flag for flag in given if flag in ("--top-k", "--top-p", "--seed")]):
+            raise UserError(f"{', '.join(idle)}: the temperature is 0, which takes the likeliest token; --temperature 1")
+        return {
+            "max_new_tokens": self.length,
+            "temperature": temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+        }
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def predict(path: Path, inputs: Sequence[str], **generation: Any) -> list[dict[str, Any]]:
     """Return a trained model's answers, one dictionary each with ``prediction`` and, for classes, ``probabilities``.
 
     Args:
         path: a run folder or a checkpoint.
         inputs: in the form that the datamodule's `encode` takes.
-        length: tokens to generate, for language models; 200 unless told.
-        temperature: of sampling, for models that generate; 0, the likeliest token, for translation, 0.8 for text.
+        generation: arguments of `Generation`, for models that generate.
 
     Raises:
         UserError: if there is no such run, or if an input cannot be read.
     """
-    from src.experiment import answer, load
+    from src.experiment import answer
+
+    loaded, arguments = _ready(path, Generation(**generation))
+    return answer(loaded, loaded.datamodule.encode(inputs), **arguments)
+
+
+def _ready(path: Path, generation: Generation) -> tuple["Loaded", dict[str, Any]]:
+    import torch
+
+    from src.experiment import load
 
     loaded = load(path)
-    generation: dict[str, Any] = {}
-    task = TASKS[loaded.model.spec.task]
-    if task.generates:
-        generation = {
-            "max_new_tokens": length,
-            "temperature": task.temperature if temperature is None else temperature,
-        }
-    elif length is not None or temperature is not None:
-        raise UserError(
-            f"--length and --temperature are for models that generate; this one does {loaded.model.spec.task}"
-        )
-    return answer(loaded, loaded.datamodule.encode(inputs), **generation)
+    arguments = generation.arguments(loaded.model.spec.task)
+    if generation.seed is not None:
+        torch.manual_seed(generation.seed)
+    return loaded, arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = parser_of_a_run("python -m src.predict", __doc__)
     parser.add_argument("inputs", nargs="+", metavar="input")
-    parser.add_argument("--length", type=int, help="tokens to generate (language models)")
-    parser.add_argument("--temperature", type=float, help="of sampling; 0 takes the likeliest token")
+    generating = parser.add_argument_group("models that generate")
+    generating.add_argument("--length", type=int, help="the most tokens to generate")
+    generating.add_argument("--temperature", type=float, help="of sampling; 0 takes the likeliest token")
+    generating.add_argument("--top-k", type=int, help="sample from the k likeliest tokens only")
+    generating.add_argument("--top-p", type=float, help="sample from the likeliest tokens of this probability together")
+    generating.add_argument("--seed", type=int, help="of the sampling: another number, another text")
     words = parser.parse_args(argv)
     with errors_for_people():
-        if words.length is not None and words.length < 1:
-            raise UserError(f"--length {words.length}: must be 1 or more")
-        if words.temperature is not None and words.temperature < 0:
-            raise UserError(f"--temperature {words.temperature}: must be 0 or more")
-        answers = predict(words.run, words.inputs, words.length, words.temperature)
+        generation = Generation(words.length, words.temperature, words.top_k, words.top_p, words.seed)
+        from src.experiment import answer, continuation
+
+        loaded, arguments = _ready(words.run, generation)
+        batch = loaded.datamodule.encode(words.inputs)
+        if loaded.model.spec.task == "language_modelling" and not words.json:
+            print(words.inputs[0], end="", flush=True)
+            for piece in continuation(loaded, batch, **arguments):
+                print(piece, end="", flush=True)
+            print()
+            return
+        answers = answer(loaded, batch, **arguments)
         for number, found in enumerate(answers):
             if words.json:
                 print(json.dumps(found, ensure_ascii=False))

@@ -14,6 +14,7 @@ def combination_problems(config: schema.Config) -> list[str]:
     return [
         *model_and_data_problems(config, config.datamodule.task, config.datamodule.inputs),
         *_knobs_of_the_model(config),
+        *_carried_state(config),
         *_knobs_of_the_task(config),
         *_optimization(config),
         *_monitor(config),
@@ -75,6 +76,16 @@ def _knobs_of_the_task(config: schema.Config) -> Iterator[str]:
         yield f"regularization.cutmix_alpha pastes parts of images, and one input of {data.name} is a {data.inputs}."
     if knobs.augmentation.chosen() and data.inputs != "image":
         yield f"regularization.augmentation transforms images, and one input of {data.name} is a {data.inputs}."
+
+
+def _carried_state(config: schema.Config) -> Iterator[str]:
+    if not getattr(config.datamodule, "carry_state", False):
+        return
+    if not config.model.carries_state:
+        able = _listed("model", lambda s: s.carries_state)
+        yield f"datamodule.carry_state=true: model={config.model.name} has no state to carry. Models with one: {able}."
+    elif getattr(config.model, "bidirectional", False):
+        yield "datamodule.carry_state=true: model.bidirectional=true reads backwards too, and carries no state forward."
 
 
 def _optimization(config: schema.Config) -> Iterator[str]:

@@ -56,6 +56,7 @@ class ModelOption(Option):
 
     tasks: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
+    carries_state: ClassVar[bool] = False
     built_in: ClassVar[tuple[str, ...]] = ()
     """Knobs of regularization that are part of the architecture, whatever they say."""
 
@@ -99,8 +100,10 @@ class ResNet(ModelOption):
 
 
 class Recurrent(ModelOption):
-    tasks = (*VECTORS, "language_modelling")
+    tasks = (*VECTORS, "tagging", "language_modelling")
     inputs = ("image", "sequence", "tokens")
+    carries_state = True
+    cell: Literal["torch", "textbook"]
     hidden_size: PositiveInt
     num_layers: PositiveInt
     bidirectional: bool
@@ -214,6 +217,7 @@ class Text(DataOption):
     inputs = "tokens"
     path: Annotated[Path, Field(strict=False)]
     context: PositiveInt
+    carry_state: bool
     val_fraction: Fraction
     test_fraction: TestFraction
 

@@ -1,6 +1,7 @@
 """Transformer (textbook, Attention Is All You Need): encoder-decoder, encoder or decoder, as the task asks."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -136,14 +137,28 @@ class Transformer(Model):
 
     @torch.no_grad()
     def generate(
-        self, inputs: Tensor, max_new_tokens: int | None = None, temperature: float = 0.0, use_cache: bool = True
+        self,
+        inputs: Tensor,
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        use_cache: bool = True,
     ) -> Tensor:
         if self.spec.task == "translation":
-            return self._translate(inputs, max_new_tokens, temperature, use_cache)
-        count = DEFAULT_NEW_TOKENS if max_new_tokens is None else max_new_tokens
-        return self._continue(inputs, count, temperature, use_cache)
+            return self._translate(inputs, max_new_tokens, temperature, top_k, top_p, use_cache)
+        tokens = self.generate_stream(inputs, max_new_tokens, temperature, top_k, top_p, use_cache)
+        return torch.cat((inputs[:, :0], *(chosen.unsqueeze(1) for chosen in tokens)), 1)
 
-    def _translate(self, source: Tensor, most: int | None, temperature: float, use_cache: bool) -> Tensor:
+    def _translate(
+        self,
+        source: Tensor,
+        most: int | None,
+        temperature: float,
+        top_k: int | None,
+        top_p: float | None,
+        use_cache: bool,
+    ) -> Tensor:
         spec = self.spec
         assert self.decoder is not None and spec.target_length is not None
         assert spec.start_id is not None and spec.end_id is not None and spec.padding_id is not None
@@ -154,26 +169,36 @@ class Transformer(Model):
         for step in range(spec.target_length - 1 if most is None else min(most, spec.target_length - 1)):
             new = tokens[:, -1:] if use_cache else tokens
             logits = self._decode(new, memory, mask, caches, step if use_cache else 0)[:, -1]
-            chosen = next_token(logits, temperature).masked_fill(ended, spec.padding_id)
+            chosen = next_token(logits, temperature, top_k, top_p).masked_fill(ended, spec.padding_id)
             tokens = torch.cat((tokens, chosen.unsqueeze(1)), 1)
             ended |= chosen == spec.end_id
             if ended.all():
                 break
         return tokens[:, 1:]
 
-    def _continue(self, prompt: Tensor, count: int, temperature: float, use_cache: bool) -> Tensor:
+    @torch.no_grad()
+    def generate_stream(
+        self,
+        inputs: Tensor,
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        use_cache: bool = True,
+    ) -> Iterator[Tensor]:
         """Continue a prompt, looking back as far as training did: positions beyond it were never seen, sinusoidal or not
         (measured on text, context 64: 1.6 nats a character within a sliding window, 3.4 at positions 192 to 256).
         """
         assert self.decoder is not None
-        tokens, context, cached = prompt, self.spec.input_shape[0], 0
+        tokens, context, cached = inputs, self.spec.input_shape[0], 0
         caches = self.decoder.new_caches() if use_cache else None
-        for _ in range(count):
+        for _ in range(DEFAULT_NEW_TOKENS if max_new_tokens is None else max_new_tokens):
             window = tokens[:, -context:]
             if window.size(1) < tokens.size(1):  # the window moves on, and every token in it changes its position
                 caches, cached = None, 0
             decoded = self.decoder(self._embedded(window[:, cached:], cached), causal=True, caches=caches)
             if caches is not None:
                 cached = window.size(1)
-            tokens = torch.cat((tokens, next_token(self.output(decoded[:, -1]), temperature).unsqueeze(1)), 1)
-        return tokens[:, prompt.size(1) :]
+            chosen = next_token(self.output(decoded[:, -1]), temperature, top_k, top_p)
+            yield chosen
+            tokens = torch.cat((tokens, chosen.unsqueeze(1)), 1)
