@@ -38,12 +38,17 @@ COMPANIONS = {
     "regularization=stochastic_depth": ["model=resnet"],
     "datamodule=dates": ["model=transformer"],
     "datamodule=text": ["model=transformer"],
+    "datamodule=adding": ["model=gru"],
+    "datamodule=copy": ["model=lstm"],
+    "datamodule=series": ["model=gru"],
 }
 
 # What makes the slower data sources small.
 SMALL = {
     "dates": ["train_size=96", "val_size=16", "test_size=16", "languages=[en,de]"],
     "mackey_glass": ["length=400"],
+    "adding": ["lag=10", "train_size=96", "val_size=16", "test_size=16"],
+    "copy": ["lag=5", "symbols=3", "train_size=96", "val_size=16", "test_size=16"],
     "text": ["context=16", "batch_size=8", "val_fraction=0.2", "test_fraction=0.2"],
 }
 

@@ -202,6 +202,41 @@ class MackeyGlass(DataOption):
     test_fraction: TestFraction
 
 
+class Series(DataOption):
+    task = "forecasting"
+    inputs = "sequence"
+    path: Annotated[Path, Field(strict=False)]
+    column: str | None
+    window: PositiveInt
+    horizon: PositiveInt
+    val_fraction: Fraction
+    test_fraction: TestFraction
+
+    def files(self) -> dict[str, Path]:
+        return {"path": self.path}
+
+
+class Adding(DataOption):
+    task = "regression"
+    inputs = "sequence"
+    lag: PositiveInt
+    train_size: PositiveInt
+    val_size: PositiveInt
+    test_size: PositiveInt
+    split_seed: int
+
+
+class Copy(DataOption):
+    task = "tagging"
+    inputs = "tokens"
+    lag: Count
+    symbols: PositiveInt
+    train_size: PositiveInt
+    val_size: PositiveInt
+    test_size: PositiveInt
+    split_seed: int
+
+
 class Dates(DataOption):
     task = "translation"
     inputs = "tokens"
@@ -452,6 +487,9 @@ SCHEMAS: dict[str, dict[str, type[Option]]] = {
         "src.datamodules.tables.Wine": Wine,
         "src.datamodules.tables.Diabetes": Diabetes,
         "src.datamodules.mackey_glass.MackeyGlass": MackeyGlass,
+        "src.datamodules.series.Series": Series,
+        "src.datamodules.adding.Adding": Adding,
+        "src.datamodules.copying.Copy": Copy,
         "src.datamodules.dates.Dates": Dates,
         "src.datamodules.text.Text": Text,
     },

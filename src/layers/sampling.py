@@ -27,7 +27,7 @@ def next_token(logits: Tensor, temperature: float, top_k: int | None = None, top
 
 def distribution(logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None) -> Tensor:
     """Return the probabilities [B, V] that `next_token` draws from; of equally likely tokens the first ones stay."""
-    probabilities, tokens = (logits / temperature).softmax(-1).sort(-1, descending=True, stable=True)
+    probabilities, tokens = (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
     if top_k is not None:
         probabilities[:, top_k:] = 0
         probabilities = probabilities / probabilities.sum(-1, keepdim=True)
