@@ -95,24 +95,27 @@ class Recurrent(Model):
         """
         if lengths is None and self.spec.inputs == "tokens" and self.spec.padding_id is not None:
             lengths = (x != self.spec.padding_id).sum(1).clamp(min=1)
-        outputs, state = self.read(x, lengths)
+        return self.answer(*self.read(self.embed(x), lengths))
+
+    def answer(self, outputs: Tensor, state: Any) -> Tensor:
+        """Return what `forward` does, from what `read` returned."""
         if self.every_step:
             return self.output(self.dropout(outputs))
         hidden = state[0] if isinstance(state, tuple) else state
         last = torch.cat(tuple(hidden[-2:]), -1) if self.directions == 2 else hidden[-1]
-        return self.output(self.dropout(last)).reshape(x.size(0), *self.spec.output_shape)
+        return self.output(self.dropout(last)).reshape(outputs.size(0), *self.spec.output_shape)
 
-    def read(self, x: Tensor, lengths: Tensor | None = None, state: Any = None) -> tuple[Tensor, Any]:
+    def read(self, steps: Tensor, lengths: Tensor | None = None, state: Any = None) -> tuple[Tensor, Any]:
         """Return the top layer's states at every step [B, T, hidden_size · directions], and the state of each layer and
         direction after its last valid step [layers · directions, B, hidden_size] (for an LSTM with its cell state).
 
         Args:
-            x, lengths: as `forward` takes them.
+            steps: embedded inputs [B, T, F].
+            lengths: as `forward` takes them.
             state: where reading starts, shaped as what is returned; by default the initial state.
         """
-        steps = self.embed(x)
         if state is None:
-            state = self._initial(x.size(0))
+            state = self._initial(steps.size(0))
         if isinstance(self.recurrent, Layers):
             return self.recurrent(steps, state, lengths)
         if lengths is None:
@@ -136,9 +139,9 @@ class Recurrent(Model):
         before = self.carried.get(split)
         if before is not None:  # the last batch may be smaller: the streams at its end are over
             before = _each(before, lambda part: part[:, : x.size(0)].contiguous())
-        outputs, after = self.read(x, state=before)
+        outputs, after = self.read(self.embed(x), state=before)
         self.carried[split] = _each(after, Tensor.detach)
-        return self.output(self.dropout(outputs))
+        return self.answer(outputs, after)
 
     def on_train_epoch_start(self) -> None:
         self.carried.pop("train", None)
@@ -162,7 +165,7 @@ class Recurrent(Model):
     ) -> Iterator[Tensor]:
         tokens, state = inputs, None
         for _ in range(DEFAULT_NEW_TOKENS if max_new_tokens is None else max_new_tokens):
-            outputs, state = self.read(tokens, state=state)
+            outputs, state = self.read(self.embed(tokens), state=state)
             chosen = next_token(self.output(outputs[:, -1]), temperature, top_k, top_p)
             yield chosen
             tokens = chosen.unsqueeze(1)

@@ -126,7 +126,7 @@ def test_a_learned_initial_state_is_the_state_before_the_first_step(kind: type[R
     """After reading A it stands where a network starts whose initial state is the one that A leaves behind."""
     model, x = made(kind, SERIES, cell=cell, initial_state="learned"), numbers(1, 9, 3)
     assert model.start is not None
-    _, state = model.read(x[:, :4])
+    _, state = model.read(model.embed(x[:, :4]))
     expected = model(x)
     states = state if isinstance(state, tuple) else (state,)
     for parameter, value in zip(model.start, states, strict=True):
@@ -262,8 +262,8 @@ def test_gradients_end_at_the_border_of_a_window(kind: type[Recurrent], cell: st
     whole = plain(tokens[:, :-1])
     torch.testing.assert_close(windowed, whole[:, 4:], rtol=0, atol=1e-12)
     with torch.no_grad():
-        _, border = plain.read(tokens[:, :4])
-    fixed = plain.output(plain.read(tokens[:, 4:-1], state=border)[0])
+        _, border = plain.read(plain.embed(tokens[:, :4]))
+    fixed = plain.output(plain.read(plain.embed(tokens[:, 4:-1]), state=border)[0])
     names = [name for name, _ in plain.named_parameters()]
     gradients = [
         dict(zip(names, torch.autograd.grad(outputs.square().sum(), model.parameters(), allow_unused=True), strict=True))
