@@ -41,6 +41,7 @@ COMPANIONS = {
     "datamodule=adding": ["model=gru"],
     "datamodule=copy": ["model=lstm"],
     "datamodule=series": ["model=gru"],
+    "callbacks=gradient_through_time": ["model=rnn"],
 }
 
 # What makes the slower data sources small.
@@ -65,6 +66,10 @@ def complete(tmp_path: Path) -> Callable[..., list[str]]:
         if compose(result).datamodule.name == "text" and not any(w.startswith("datamodule.path=") for w in result):
             file = tmp_path / "text.txt"
             file.write_text("It was the best of times, it was the worst of times, it was the age of wisdom. " * 12)
+            result.append(f"datamodule.path={file}")
+        if compose(result).datamodule.name == "series" and not any(w.startswith("datamodule.path=") for w in result):
+            file = tmp_path / "series.csv"
+            file.write_text("x\n" + "".join(f"{(n % 24) ** 2 / 100 + n % 7}\n" for n in range(600)))
             result.append(f"datamodule.path={file}")
         return result
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
@@ -58,7 +57,7 @@ class Adding(DataModule):
         first = torch.randint(FIRST, (size, 1), generator=generator)
         second = FIRST + torch.randint(self.lag, (size, 1), generator=generator)
         marks = torch.zeros_like(values).scatter(1, first, 1.0).scatter(1, second, 1.0)
-        return _batch(values, marks)
+        return LabelledBatch(torch.stack((values, marks), -1), (values * marks).sum(1, keepdim=True))
 
     @property
     def spec(self) -> DataSpec:
@@ -79,12 +78,9 @@ class Adding(DataModule):
                 raise UserError(f"'{text[:60]}': {sum(marked):.0f} numbers are marked with a star; mark two")
             values.append(row)
             marks.append(marked)
-        return _batch(torch.tensor(values), torch.tensor(marks))
+        x = torch.stack((torch.tensor(values), torch.tensor(marks)), -1)
+        return LabelledBatch(x, torch.zeros(len(x), 1))
 
     def example_inputs(self, count: int = 3) -> list[str]:
         rows = self.split("test")[0][:count].tolist()
         return [",".join(f"{value:.4f}" + "*" * int(mark) for value, mark in row) for row in rows]
-
-
-def _batch(values: Tensor, marks: Tensor) -> LabelledBatch:
-    return LabelledBatch(torch.stack((values, marks), -1), (values * marks).sum(1, keepdim=True))

@@ -49,18 +49,22 @@ class Copy(DataModule):
     def load(self) -> dict[str, Batch]:
         generator = torch.Generator().manual_seed(self.split_seed)
         return {
-            name: self._asked(torch.randint(SYMBOLS, (size, self.symbols), generator=generator))
+            name: self._drawn(torch.randint(SYMBOLS, (size, self.symbols), generator=generator))
             for name, size in self.sizes.items()
         }
 
-    def _asked(self, symbols: Tensor) -> LabelledBatch:
+    def _drawn(self, symbols: Tensor) -> LabelledBatch:
+        x = self._sequences(symbols)
+        y = torch.full_like(x, UNASKED)
+        y[:, -self.symbols :] = symbols
+        return LabelledBatch(x, y)
+
+    def _sequences(self, symbols: Tensor) -> Tensor:
         """Return the sequences [N, 2 · symbols + lag + 1] that ask for symbols [N, symbols]."""
         x = torch.full((len(symbols), self.spec.input_shape[0]), BLANK)
         x[:, : self.symbols] = symbols
         x[:, self.symbols + self.lag] = CALL
-        y = torch.full_like(x, UNASKED)
-        y[:, -self.symbols :] = symbols
-        return LabelledBatch(x, y)
+        return x
 
     @property
     def spec(self) -> DataSpec:
@@ -73,7 +77,8 @@ class Copy(DataModule):
         for text in inputs:
             if len(text) != self.symbols or set(text) - set("12345678"):
                 raise UserError(f"'{text[:60]}': {self.symbols} digits from 1 to {SYMBOLS} are expected")
-        return self._asked(torch.tensor([[int(digit) - 1 for digit in text] for text in inputs]))
+        x = self._sequences(torch.tensor([[int(digit) - 1 for digit in text] for text in inputs]))
+        return LabelledBatch(x, torch.zeros_like(x))
 
     def example_inputs(self, count: int = 3) -> list[str]:
         rows = self.split("test")[0][:count, : self.symbols] + 1

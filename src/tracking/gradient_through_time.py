@@ -14,7 +14,7 @@ from src.tracking.closing import shown
 from src.tracking.console import show
 from src.tracking.pictures import save_picture
 from src.tracking.run_folder import RunFolder
-from src.tracking.siblings import show_table, siblings_with
+from src.tracking.siblings import in_sweep, show_table, siblings_with
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +83,7 @@ class GradientThroughTime(Callback):
             return
         name = pl_module.training_config.model.name
         save_picture(self.folder.path, KEY, _picture({name: self.folder.record[KEY]}), trainer.loggers)
-        if pl_module.training_config.sweep.name is not None:
+        if in_sweep(self.folder, pl_module.training_config):
             compare(self.folder)
 
     def _measure(self, trainer: L.Trainer, model: Recurrent, when: str) -> None:

@@ -14,7 +14,7 @@ from src.tracking.closing import shown
 from src.tracking.console import number, show
 from src.tracking.pictures import save_picture
 from src.tracking.run_folder import RunFolder
-from src.tracking.siblings import show_table, siblings_with
+from src.tracking.siblings import in_sweep, show_table, siblings_with
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,7 +86,7 @@ class RecurrentComparison(Callback):
         seconds = sorted(self.seconds)[len(self.seconds) // 2] if self.seconds else None
         found = {"seconds": seconds, "epochs": trainer.current_epoch, "test": metrics, "trivial": trivial}
         self.folder.update(**{KEY: self.folder.record[KEY] | found})
-        if pl_module.training_config.sweep.name is not None and trainer.is_global_zero:
+        if trainer.is_global_zero and in_sweep(self.folder, pl_module.training_config):
             compare(self.folder)
 
 

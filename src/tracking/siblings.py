@@ -3,8 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from src.config.schema import Config
 from src.tracking.console import new_table, show
 from src.tracking.run_folder import RunFolder, replaced
+
+
+def in_sweep(folder: RunFolder, config: Config) -> bool:
+    """Tell whether a run is a job of a sweep, and so has siblings."""
+    return folder.path.parent.name == config.sweep.name
 
 
 def siblings_with(folder: RunFolder, key: str) -> list[RunFolder]:
