@@ -64,7 +64,9 @@ class Generation:
             return {}
         temperature = facts.temperature if self.temperature is None else self.temperature
         if temperature == 0 and (idle := [flag for flag in given if flag in ("--top-k", "--top-p", "--seed")]):
-            raise UserError(f"{', '.join(idle)}: the temperature is 0, which takes the likeliest token; --temperature 1")
+            raise UserError(
+                f"{', '.join(idle)}: the temperature is 0, which takes the likeliest token; --temperature 1"
+            )
         return {
             "max_new_tokens": self.length,
             "temperature": temperature,

@@ -12,8 +12,9 @@ from src.tasks.tagging import UNASKED
 def trivial_scores(spec: DataSpec, train: Batch, test: Batch) -> dict[str, float]:
     """Return the test metrics of the best answer that never looks at the input.
 
-    Classes: the most frequent one, with the frequencies as probabilities, in every step for tagging. Numbers: the mean of training. Text: the same
-    as classes, for every character. Translation: in each position the most frequent token of the training targets.
+    Classes: the most frequent one, with the frequencies as probabilities, in every step for tagging. Numbers: the mean of
+    training. Text: the same as classes, for every character. Translation: in each position the most frequent token of the
+    training targets.
     Frequencies are counted from one, so that what training lacks is unlikely and not impossible.
 
     Args:

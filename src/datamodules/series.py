@@ -27,7 +27,7 @@ class Series(Windows):
         self.path, self.column = Path(path), column
 
     @property
-    def name(self) -> str:
+    def series_name(self) -> str:
         return self.column or "x"
 
     def values(self) -> Tensor:

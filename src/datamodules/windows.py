@@ -48,7 +48,7 @@ class Windows(DataModule):
         self.scale: Standardizer | None = None
 
     @property
-    def name(self) -> str:
+    def series_name(self) -> str:
         """What is forecast."""
         return "x"
 
@@ -76,7 +76,7 @@ class Windows(DataModule):
 
     @property
     def spec(self) -> DataSpec:
-        return DataSpec(self.task, self.inputs, (self.window, 1), (self.horizon, 1), target_names=(self.name,))
+        return DataSpec(self.task, self.inputs, (self.window, 1), (self.horizon, 1), target_names=(self.series_name,))
 
     def baseline(self) -> dict[str, float]:
         """Return the scores of repeating the last value."""
@@ -90,7 +90,7 @@ class Windows(DataModule):
         windows = []
         for text in inputs:
             if looks_like_file(text):
-                values = [row[0] for row in read_rows([str(Path(text))], [self.name])]
+                values = [row[0] for row in read_rows([str(Path(text))], [self.series_name])]
             else:
                 values = read_rows([text], text.count(",") + 1)[0]
             if len(values) < self.window:

@@ -1,5 +1,6 @@
 """How much of the last step's gradient reaches the steps before it (textbook, Vanishing and Exploding Gradient Problem)."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -132,7 +133,7 @@ def _picture(measured: dict[str, dict[str, list[float]]]) -> "Figure":
     axes: list[Axes] = list(figure.subplots(1, 2, sharey=True))
     for axis, when in zip(axes, ("before", "after"), strict=True):
         for name, norms in measured.items():
-            axis.plot(_shares(norms[when]), label=name)
+            axis.plot([share or math.nan for share in _shares(norms[when])], label=name)  # 0 has no logarithm
         axis.set(yscale="log", xlabel="lag k", title=f"{when} training")
         axis.grid(alpha=0.3)
         axis.legend()

@@ -24,7 +24,9 @@ NOTHING_FITTED = ("adding", "copy")
 @pytest.fixture(scope="module")
 def book(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("text") / "book.txt"
-    path.with_suffix(".csv").write_text("x\n" + "".join(f"{i * i % 97 + i / 600}\n" for i in range(600)), encoding="utf-8")
+    path.with_suffix(".csv").write_text(
+        "x\n" + "".join(f"{i * i % 97 + i / 600}\n" for i in range(600)), encoding="utf-8"
+    )
     path.write_text("".join(f"Line {i} of the book, {i * i} is its square.\n" for i in range(200)), encoding="utf-8")
     return path
 

@@ -1,14 +1,15 @@
 """The order of streams: row b of each batch is what comes after row b of the batch before, and nothing is lost."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
+from src.batches import LanguageBatch
 from src.datamodules.loader import BatchLoader
 from src.datamodules.streams import in_streams
 from src.datamodules.text import Text
-from src.batches import LanguageBatch
 
 
 @pytest.mark.req("R3")
@@ -18,7 +19,7 @@ def test_each_row_goes_on_where_it_was(count: int, batch_size: int) -> None:
     windows = torch.arange(count).unsqueeze(1)
     batches = [b.tokens[:, 0] for b in BatchLoader(LanguageBatch(in_streams(windows, batch_size)), batch_size)]
     assert sorted(torch.cat(batches).tolist()) == list(range(count))
-    for before, after in zip(batches, batches[1:], strict=False):
+    for before, after in pairwise(batches):
         assert len(after) <= len(before)
         assert torch.equal(after, before[: len(after)] + 1)
 
@@ -30,7 +31,7 @@ def test_each_process_keeps_its_streams(count: int) -> None:
     split, seen = LanguageBatch(in_streams(windows, 2, 3)), []
     for rank in range(3):
         batches = [b.tokens[:, 0] for b in BatchLoader(split, 2, rank=rank, world_size=3)]
-        for before, after in zip(batches, batches[1:], strict=False):
+        for before, after in pairwise(batches):
             assert torch.equal(after, before[: len(after)] + 1)
         seen += torch.cat(batches).tolist()
     assert len(set(seen)) == len(seen) == count - count % 3
@@ -50,4 +51,4 @@ def test_a_text_is_read_on_from_batch_to_batch(tmp_path: Path) -> None:
                 streams[b] += data.vocabulary.decode(row)
         text = path.read_text()
         assert all(stream in text for stream in streams)
-        assert max(map(len, streams)) - min(map(len, streams)) <= 10 if len(streams) > 1 else True
+        assert max(map(len, streams)) - min(map(len, streams)) <= 10

@@ -231,7 +231,12 @@ def test_the_loss_over_windows_is_that_of_one_long_sequence(
     carrying: Callable[..., Experiment], kind: str, cell: str
 ) -> None:
     """Evaluated twice: the second pass starts anew and finds the same."""
-    words = [f"model.cell={cell}", "model.num_layers=2", "model.initial_state=learned", "trainer.limit_test_batches=1.0"]
+    words = [
+        f"model.cell={cell}",
+        "model.num_layers=2",
+        "model.initial_state=learned",
+        "trainer.limit_test_batches=1.0",
+    ]
     experiment = carrying(f"model={kind}", *words)
     model = experiment.model.double()
     assert isinstance(model, Recurrent) and model.start is not None
@@ -266,7 +271,9 @@ def test_gradients_end_at_the_border_of_a_window(kind: type[Recurrent], cell: st
     fixed = plain.output(plain.read(plain.embed(tokens[:, 4:-1]), state=border)[0])
     names = [name for name, _ in plain.named_parameters()]
     gradients = [
-        dict(zip(names, torch.autograd.grad(outputs.square().sum(), model.parameters(), allow_unused=True), strict=True))
+        dict(
+            zip(names, torch.autograd.grad(outputs.square().sum(), model.parameters(), allow_unused=True), strict=True)
+        )
         for model, outputs in ((carried, windowed), (plain, fixed), (plain, whole[:, 4:]))
     ]
     for name in names:

@@ -76,7 +76,9 @@ def test_errors_of_numbers(cell: str) -> None:
 @pytest.mark.parametrize(("task", "padding"), [("tagging", UNASKED), ("language_modelling", 0)])
 def test_losses_and_metrics_of_every_step(task: str, padding: int) -> None:
     """L = -1/T Σ_t Σ_c y_{t,c} log ŷ_{t,c} over all valid steps of the split, perplexity, accuracy, F1."""
-    spec = DataSpec(task, "tokens", (9,), (6,), vocabulary_size=6, padding_id=0 if task == "language_modelling" else None)
+    spec = DataSpec(
+        task, "tokens", (9,), (6,), vocabulary_size=6, padding_id=0 if task == "language_modelling" else None
+    )
     batches, logs, predicted, true = [], [], [], []
     for n, lengths in enumerate(LENGTHS):
         outputs = numbers(len(lengths), 9, 6, seed=n)
