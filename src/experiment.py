@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -349,3 +349,14 @@ def answer(loaded: Loaded, batch: Batch, pictures: Path | None = None, **generat
         for found, paths in zip(answers, draw_attention(model, datamodule, shown, pictures, "attention"), strict=True):
             found["attention"] = [str(path) for path in paths]
     return answers
+
+
+def continuation(loaded: Loaded, batch: Batch, **generation: Any) -> Iterator[str]:
+    """Yield a language model's continuation of a prompt piece by piece, as it is generated."""
+    tokens: list[int] = []
+    shown = ""
+    for chosen in loaded.model.generate_stream(batch.inputs[0], **generation):
+        tokens.append(int(chosen))
+        text = loaded.datamodule.answers([{"tokens": tokens}])[0]["prediction"]
+        yield text[len(shown) :]
+        shown = text

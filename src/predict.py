@@ -1,11 +1,13 @@
 """Predict: python -m src.predict <run folder or checkpoint> <input> [<input> …] [--json]
 
-An input is what the data are made of: an image file, a CSV row or file, a date, the past of a series, a prompt.
+An input is what the data are made of: an image file, a CSV row or file, a date, the past of a series, a prompt. A
+language model's text is shown while it is generated.
 """
 
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,92 +16,155 @@ from src.errors import UserError
 from src.tasks.catalogue import TASKS
 
 if TYPE_CHECKING:
+    from src.experiment import Loaded
     from src.models.base import Model
 
 
-def predict(
-    path: Path,
-    inputs: Sequence[str],
-    length: int | None = None,
-    temperature: float | None = None,
-    beams: int | None = None,
-    length_penalty: float | None = None,
-    attention: bool = False,
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Generation:
+    """How a model that generates chooses its tokens; None leaves it to the task.
+
+    Args:
+        length: the most tokens to generate; 200 for language models, the longest known target for translation.
+        temperature: of sampling; 0, the likeliest token, for translation, 0.8 for text.
+        top_k, top_p: sample from the likeliest tokens only.
+        seed: of the sampling.
+        beams, length_penalty: of a beam search for the likeliest sequence; by default those of the model.
+
+    Raises:
+        UserError: for a value out of range.
+    """
+
+    length: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    beams: int | None = None
+    length_penalty: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, fits, must in (
+            ("length", lambda n: n >= 1, "be 1 or more"),
+            ("temperature", lambda t: 0 <= t < float("inf"), "be 0 or more"),
+            ("top_k", lambda k: k >= 1, "be 1 or more"),
+            ("top_p", lambda p: 0 < p <= 1, "be above 0 and at most 1"),
+            ("seed", lambda s: 0 <= s < 2**32, "be 0 or more"),
+            ("beams", lambda k: k >= 1, "be 1 or more"),
+            ("length_penalty", lambda a: 0 <= a < float("inf"), "be 0 or more"),
+        ):
+            if (value := getattr(self, name)) is not None and not fits(value):
+                raise UserError(f"{_flag(name)} {value}: must {must}")
+
+    def arguments(self, model: "Model") -> dict[str, Any]:
+        """Return the arguments of a model's `generate`.
+
+        Raises:
+            UserError: if something is given that the model, its task or a temperature of 0 would ignore.
+        """
+        task = model.spec.task
+        facts = TASKS[task]
+        given = [_flag(key) for key, value in asdict(self).items() if value is not None]
+        if not facts.generates:
+            if given:
+                raise UserError(f"{', '.join(given)}: for models that generate; this one does {task}")
+            return {}
+        temperature = (0.0 if self.beams else facts.temperature) if self.temperature is None else self.temperature
+        if temperature == 0 and (idle := [flag for flag in given if flag in ("--top-k", "--top-p", "--seed")]):
+            raise UserError(
+                f"{', '.join(idle)}: the temperature is 0, which takes the likeliest token; --temperature 1"
+            )
+        sampling = {
+            "max_new_tokens": self.length,
+            "temperature": temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+        }
+        return sampling | self._search(model, temperature)
+
+    def _search(self, model: "Model", temperature: float) -> dict[str, Any]:
+        """Return the arguments of a beam search, where one is asked for and makes sense."""
+        if self.beams is None and self.length_penalty is None:
+            return {}
+        if not model.searches:
+            raise UserError(f"--beams and --length-penalty: {type(model).__name__} has no beam search; Transformer has")
+        if temperature:
+            raise UserError("--beams searches the likeliest sequence, --temperature draws one: give one of them")
+        if self.length_penalty is not None and (self.beams or getattr(model, "beams", 1)) == 1:
+            raise UserError("--length-penalty weighs the sequences of a beam search: add --beams 4")
+        return {"beams": self.beams, "length_penalty": self.length_penalty}
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def predict(path: Path, inputs: Sequence[str], attention: bool = False, **generation: Any) -> list[dict[str, Any]]:
     """Return a trained model's answers, one dictionary each with ``prediction`` and, for classes, ``probabilities``.
 
     Args:
         path: a run folder or a checkpoint.
         inputs: in the form that the datamodule's `encode` takes.
-        length: tokens to generate, for language models; 200 unless told.
-        temperature: of sampling, for models that generate; 0, the likeliest token, for translation, 0.8 for text.
-        beams, length_penalty: of a beam search for the likeliest sequence; by default those of the model.
         attention: draw where the model looked; each answer then lists the pictures under ``attention``.
+        generation: arguments of `Generation`, for models that generate.
 
     Raises:
         UserError: if there is no such run, or if an input cannot be read.
     """
-    from src.experiment import answer, load
+    from src.experiment import answer
+
+    loaded, arguments = _ready(path, Generation(**generation))
+    return answer(loaded, loaded.datamodule.encode(inputs), _pictures(loaded) if attention else None, **arguments)
+
+
+def _ready(path: Path, generation: Generation) -> tuple["Loaded", dict[str, Any]]:
+    import torch
+
+    from src.experiment import load
 
     loaded = load(path)
-    generation: dict[str, Any] = {}
-    task = TASKS[loaded.model.spec.task]
-    if task.generates:
-        generation = {
-            "max_new_tokens": length,
-            "temperature": (0.0 if beams else task.temperature) if temperature is None else temperature,
-        } | _search(loaded.model, beams, length_penalty, temperature)
-    elif not (length is temperature is beams is length_penalty is None):
-        raise UserError(
-            "--length, --temperature, --beams and --length-penalty are for models that generate; "
-            f"this one does {loaded.model.spec.task}"
-        )
+    arguments = generation.arguments(loaded.model)
+    if generation.seed is not None:
+        torch.manual_seed(generation.seed)
+    return loaded, arguments
+
+
+def _pictures(loaded: "Loaded") -> Path:
+    """Return the folder of the run that a checkpoint belongs to, else the one where it lies."""
     place = loaded.checkpoint.parent
-    pictures = place.parent if place.name == "checkpoints" else place
-    return answer(loaded, loaded.datamodule.encode(inputs), pictures if attention else None, **generation)
-
-
-def _search(model: "Model", beams: int | None, length_penalty: float | None, temperature: float | None) -> dict:
-    """Return the arguments of a beam search, where one is asked for and makes sense."""
-    if beams is None and length_penalty is None:
-        return {}
-    if not model.searches:
-        raise UserError(f"--beams and --length-penalty: {type(model).__name__} has no beam search; Transformer has")
-    if temperature:
-        raise UserError("--beams searches the likeliest sequence, --temperature draws one: give one of them")
-    if length_penalty is not None and (beams or getattr(model, "beams", 1)) == 1:
-        raise UserError("--length-penalty weighs the sequences of a beam search: add --beams 4")
-    return {"beams": beams, "length_penalty": length_penalty}
+    return place.parent if place.name == "checkpoints" else place
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = parser_of_a_run("python -m src.predict", __doc__)
     parser.add_argument("inputs", nargs="+", metavar="input")
-    parser.add_argument("--length", type=int, help="tokens to generate (language models)")
-    parser.add_argument("--temperature", type=float, help="of sampling; 0 takes the likeliest token")
-    parser.add_argument("--beams", type=int, help="of a search for the likeliest sequence; 1 is greedy")
-    parser.add_argument("--length-penalty", type=float, help="of that search; 0 favours short sequences")
     parser.add_argument("--attention", action="store_true", help="draw where a transformer looks, into RUN/plots")
+    generating = parser.add_argument_group("models that generate")
+    generating.add_argument("--length", type=int, help="the most tokens to generate")
+    generating.add_argument("--temperature", type=float, help="of sampling; 0 takes the likeliest token")
+    generating.add_argument("--top-k", type=int, help="sample from the k likeliest tokens only")
+    generating.add_argument("--top-p", type=float, help="sample from the likeliest tokens of this probability together")
+    generating.add_argument("--seed", type=int, help="of the sampling: another number, another text")
+    generating.add_argument("--beams", type=int, help="of a search for the likeliest sequence; 1 is greedy")
+    generating.add_argument("--length-penalty", type=float, help="of that search; 0 favours short sequences")
     words = parser.parse_args(argv)
     with errors_for_people():
-        if words.length is not None and words.length < 1:
-            raise UserError(f"--length {words.length}: must be 1 or more")
-        if words.temperature is not None and words.temperature < 0:
-            raise UserError(f"--temperature {words.temperature}: must be 0 or more")
-        if words.beams is not None and words.beams < 1:
-            raise UserError(f"--beams {words.beams}: must be 1 or more")
-        if words.length_penalty is not None and words.length_penalty < 0:
-            raise UserError(f"--length-penalty {words.length_penalty}: must be 0 or more")
-        answers = predict(
-            words.run,
-            words.inputs,
-            words.length,
-            words.temperature,
-            words.beams,
-            words.length_penalty,
-            words.attention,
+        generation = Generation(**{field.name: getattr(words, field.name) for field in fields(Generation)})
+        from src.experiment import answer, continuation
+
+        loaded, arguments = _ready(words.run, generation)
+        batch = loaded.datamodule.encode(words.inputs)
+        searches = (
+            not arguments.get("temperature") and (arguments.get("beams") or getattr(loaded.model, "beams", 1)) > 1
         )
+        if loaded.model.spec.task == "language_modelling" and not searches and not words.json and not words.attention:
+            print(words.inputs[0], end="", flush=True)
+            for piece in continuation(loaded, batch, **arguments):
+                print(piece, end="", flush=True)
+            print()
+            return
+        answers = answer(loaded, batch, _pictures(loaded) if words.attention else None, **arguments)
         for number, found in enumerate(answers):
             if words.json:
                 print(json.dumps(found, ensure_ascii=False))

@@ -16,11 +16,14 @@ class DataSpec:
         inputs: the kind of one input: ``vector`` [D], ``image`` [C, H, W], ``sequence`` [T, F] or ``tokens`` [T].
         input_shape: the shape of one input, without the batch dimension; the longest one where lengths vary.
         output_shape: the shape of one output: (classes,), () for binary classification, (targets,) for regression,
-            (horizon, series) for forecasting, (vocabulary,) a position for language modelling and translation.
+            (horizon, series) for forecasting, (classes,) a step for tagging, (vocabulary,) a position for language
+            modelling and translation.
         vocabulary_size: number of input tokens, for ``tokens``.
         padding_id: the token that fills short sequences up; None where every sequence is full.
         start_id, end_id: the tokens that open and close a target sequence, for translation.
         target_length: the longest target sequence in tokens, with its start and end, for translation.
+        carry_state: row b of a batch goes on where row b of the batch before ended, in all splits, so that a recurrent
+            model can carry its state over.
         class_names: names of the classes, in the order of the logits.
         feature_names: names of the input features.
         target_names: names of the targets or series.
@@ -35,6 +38,7 @@ class DataSpec:
     start_id: int | None = None
     end_id: int | None = None
     target_length: int | None = None
+    carry_state: bool = False
     class_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
     target_names: tuple[str, ...] = ()

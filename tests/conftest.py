@@ -48,6 +48,10 @@ COMPANIONS = {
     "datamodule=parallel_text": ["model=transformer"],
     "regularization=audio_augmentation": ["datamodule=audio_folder"],
     "regularization=synonyms": ["model=lstm", "datamodule=text_classification"],
+    "datamodule=adding": ["model=gru"],
+    "datamodule=copy": ["model=lstm"],
+    "datamodule=series": ["model=gru"],
+    "callbacks=gradient_through_time": ["model=rnn"],
 }
 
 # What makes the slower data sources small.
@@ -55,6 +59,8 @@ SMALL = {
     "dates": ["train_size=96", "val_size=16", "test_size=16", "languages=[en,de]"],
     "mackey_glass": ["length=400"],
     "shapes": ["train_size=128", "val_size=20", "test_size=20"],
+    "adding": ["lag=10", "train_size=96", "val_size=16", "test_size=16"],
+    "copy": ["lag=5", "symbols=3", "train_size=96", "val_size=16", "test_size=16"],
     "text": ["context=16", "batch_size=8", "val_fraction=0.2", "test_fraction=0.2"],
     "audio_folder": ["batch_size=8", "seconds=0.3", "sample_rate=8000", "n_fft=256", "n_mels=20"],
     "fsdd": ["batch_size=8", "seconds=0.3", "n_mels=20"],
@@ -116,6 +122,12 @@ def _spoken_digits(folder: Path) -> list[str]:
     return [f"paths.data={folder}"]
 
 
+def _series(folder: Path) -> list[str]:
+    file = folder / "series.csv"
+    file.write_text("x\n" + "".join(f"{(n % 24) ** 2 / 100 + n % 7}\n" for n in range(600)))
+    return [f"datamodule.path={file}"]
+
+
 def _public(name: str, folder: Path) -> list[str]:
     write_public(name, folder)
     return [f"paths.data={folder}", "datamodule.verify=false"]
@@ -127,6 +139,7 @@ USERS_FILES: dict[str, Callable[[Path], list[str]]] = {
     "parallel_text": _pairs,
     "audio_folder": _sounds,
     "fsdd": _spoken_digits,
+    "series": _series,
     **{name: partial(_public, name) for name in PUBLIC},
 }
 """For each datamodule that needs files: what writes some into a folder and returns the words that name them."""

@@ -94,7 +94,7 @@ def _schema_of_class(group: str, target: str) -> type[schema.Option]:
     made: Any = create_model(cls.__name__, __base__=base, **fields)
     made.model_config = ConfigDict(**{**made.model_config, "strict": False, "arbitrary_types_allowed": True})  # type: ignore[typeddict-item]
     made.model_rebuild(force=True)
-    for fact in ("tasks", "inputs", "task", "raw"):
+    for fact in ("tasks", "inputs", "task", "raw", "carries_state"):
         if hasattr(base, fact):
             setattr(made, fact, getattr(cls, fact))
     return made

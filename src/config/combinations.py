@@ -14,6 +14,7 @@ def combination_problems(config: schema.Config) -> list[str]:
     return [
         *model_and_data_problems(config, config.datamodule.task, config.datamodule.inputs),
         *_knobs_of_the_model(config),
+        *_carried_state(config),
         *_knobs_of_the_task(config),
         *_optimization(config),
         *_averaging(config),
@@ -84,6 +85,16 @@ def _knobs_of_the_task(config: schema.Config) -> Iterator[str]:
         if keys and data.raw != kind:
             able = _listed("datamodule", partial(_is_raw, kind))
             yield f"{keys[0]} changes {kind} before it becomes numbers, and {data.name} has none. Data with it: {able}."
+
+
+def _carried_state(config: schema.Config) -> Iterator[str]:
+    if not getattr(config.datamodule, "carry_state", False):
+        return
+    if not config.model.carries_state:
+        able = _listed("model", lambda s: s.carries_state)
+        yield f"datamodule.carry_state=true: model={config.model.name} has no state to carry. Models with one: {able}."
+    elif getattr(config.model, "bidirectional", False):
+        yield "datamodule.carry_state=true: model.bidirectional=true reads backwards too, and carries no state forward."
 
 
 def _optimization(config: schema.Config) -> Iterator[str]:

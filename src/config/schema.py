@@ -59,6 +59,7 @@ class ModelOption(Option):
 
     tasks: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
+    carries_state: ClassVar[bool] = False
     built_in: ClassVar[tuple[str, ...]] = ()
     """Knobs of regularization that are part of the architecture, whatever they say."""
 
@@ -128,8 +129,10 @@ class ResNet(ModelOption):
 
 
 class Recurrent(ModelOption):
-    tasks = (*VECTORS, "language_modelling")
+    tasks = (*VECTORS, "tagging", "language_modelling")
     inputs = ("image", "sequence", "tokens")
+    carries_state = True
+    cell: Literal["torch", "textbook"]
     hidden_size: PositiveInt
     num_layers: PositiveInt
     bidirectional: bool
@@ -268,6 +271,41 @@ class MackeyGlass(DataOption):
     test_fraction: TestFraction
 
 
+class Series(DataOption):
+    task = "forecasting"
+    inputs = "sequence"
+    path: Annotated[Path, Field(strict=False)]
+    column: str | None
+    window: PositiveInt
+    horizon: PositiveInt
+    val_fraction: Fraction
+    test_fraction: TestFraction
+
+    def files(self) -> dict[str, Path]:
+        return {"path": self.path}
+
+
+class Adding(DataOption):
+    task = "regression"
+    inputs = "sequence"
+    lag: PositiveInt
+    train_size: PositiveInt
+    val_size: PositiveInt
+    test_size: PositiveInt
+    split_seed: int
+
+
+class Copy(DataOption):
+    task = "tagging"
+    inputs = "tokens"
+    lag: Count
+    symbols: PositiveInt
+    train_size: PositiveInt
+    val_size: PositiveInt
+    test_size: PositiveInt
+    split_seed: int
+
+
 class Dates(DataOption):
     task = "translation"
     inputs = "tokens"
@@ -283,6 +321,7 @@ class Text(DataOption):
     inputs = "tokens"
     path: Annotated[Path, Field(strict=False)]
     context: PositiveInt
+    carry_state: bool
     val_fraction: Fraction
     test_fraction: TestFraction
 
@@ -302,6 +341,7 @@ class TinyShakespeare(DataOption):
     task = "language_modelling"
     inputs = "tokens"
     context: PositiveInt
+    carry_state: bool
     val_fraction: Fraction
     test_fraction: TestFraction
     verify: bool
@@ -743,6 +783,9 @@ SCHEMAS: dict[str, dict[str, type[Option]]] = {
         "src.datamodules.tables.Diabetes": Diabetes,
         "src.datamodules.function.Function": Function,
         "src.datamodules.mackey_glass.MackeyGlass": MackeyGlass,
+        "src.datamodules.series.Series": Series,
+        "src.datamodules.adding.Adding": Adding,
+        "src.datamodules.copying.Copy": Copy,
         "src.datamodules.dates.Dates": Dates,
         "src.datamodules.text.Text": Text,
         "src.datamodules.image_sets.FashionMNIST": ImageSet,

@@ -6,13 +6,15 @@ from torch import Tensor
 from src.batches import Batch, LanguageBatch, TranslationBatch
 from src.spec import DataSpec
 from src.tasks.build import build_task
+from src.tasks.tagging import UNASKED
 
 
 def trivial_scores(spec: DataSpec, train: Batch, test: Batch) -> dict[str, float]:
     """Return the test metrics of the best answer that never looks at the input.
 
-    Classes: the most frequent one, with the frequencies as probabilities. Numbers: the mean of training. Text: the same
-    as classes, for every character. Translation: in each position the most frequent token of the training targets.
+    Classes: the most frequent one, with the frequencies as probabilities, in every step for tagging. Numbers: the mean of
+    training. Text: the same as classes, for every character. Translation: in each position the most frequent token of the
+    training targets.
     Frequencies are counted from one, so that what training lacks is unlikely and not impossible.
 
     Args:
@@ -35,14 +37,15 @@ def trivial_scores(spec: DataSpec, train: Batch, test: Batch) -> dict[str, float
             "test/perplexity": loss.exp().item(),
             "test/accuracy": (asked == log_shares.argmax()).float().mean().item(),
         }
-    if spec.task == "classification":
-        constant = _log_shares(seen, spec.output_size)
+    if spec.task in ("classification", "tagging"):
+        constant = _log_shares(seen[seen != UNASKED], spec.output_size)
     elif spec.task == "binary_classification":
         no, yes = _log_shares(seen.long(), 2)
         constant = yes - no
     else:
         constant = seen.double().mean(0)
-    return scores(spec, constant.float().expand(len(asked), *constant.shape), asked)
+    steps = asked.shape if spec.task == "tagging" else asked.shape[:1]
+    return scores(spec, constant.float().expand(*steps, *constant.shape), asked)
 
 
 def scores(spec: DataSpec, outputs: Tensor, targets: Tensor) -> dict[str, float]:
@@ -52,7 +55,8 @@ def scores(spec: DataSpec, outputs: Tensor, targets: Tensor) -> dict[str, float]
     for metric in metrics.values():
         metric.distributed_available_fn = lambda: False  # asked by one process, of the whole split
     task.update(metrics, outputs, targets)
-    values = {"loss": task.losses(outputs, targets).mean(), **metrics.compute()}
+    losses, weights = task.losses(outputs, targets), task.weights(targets)
+    values = {"loss": losses.sum() / (losses.numel() if weights is None else weights.sum()), **metrics.compute()}
     return {f"test/{name}": float(value) for name, value in values.items()}
 
 

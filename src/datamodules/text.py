@@ -9,6 +9,8 @@ from torch import Tensor
 
 from src.batches import Batch, LanguageBatch
 from src.datamodules.base import DataModule
+from src.datamodules.loader import BatchLoader
+from src.datamodules.streams import in_streams
 from src.datamodules.vocabulary import Vocabulary
 from src.errors import UserError
 from src.spec import DataSpec
@@ -17,9 +19,13 @@ from src.spec import DataSpec
 class Text(DataModule):
     """Windows of a text, split in its own order: training first, then validation, then test.
 
+    With `carry_state`, every split is cut into as many streams as a batch has rows, and row b of each batch is the next
+    window of stream b: a recurrent network reads on where it was (truncated BPTT).
+
     Args:
         path: a text file in UTF-8.
-        context: characters that the model sees at once.
+        context: characters that the model sees at once; gradients reach no further.
+        carry_state: batches in the order of the streams.
         val_fraction, test_fraction: shares of the text, its end.
         common: arguments of `DataModule`.
     """
@@ -28,11 +34,18 @@ class Text(DataModule):
     inputs = "tokens"
 
     def __init__(
-        self, path: Path, context: int = 64, val_fraction: float = 0.05, test_fraction: float = 0.05, **common: Any
+        self,
+        path: Path,
+        context: int = 64,
+        carry_state: bool = False,
+        val_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+        **common: Any,
     ) -> None:
         super().__init__(**common)
         self.path = Path(path)
         self.context = context
+        self.carry_state = carry_state
         self.fractions = (val_fraction, test_fraction)
         self.vocabulary: Vocabulary | None = None
 
@@ -64,11 +77,19 @@ class Text(DataModule):
         tokens = torch.tensor(self.vocabulary.encode(part), dtype=torch.int64)
         return tokens.unfold(0, self.context + 1, self.context).contiguous()
 
+    def loader(self, name: str, shuffle: bool = False, augment: bool = False) -> BatchLoader:
+        loader = super().loader(name, shuffle and not self.carry_state, augment)
+        if self.carry_state:
+            loader.split = LanguageBatch(in_streams(self.split(name)[0], self.batch_size, loader.world_size))
+        return loader
+
     @property
     def spec(self) -> DataSpec:
         assert self.vocabulary is not None
         size = len(self.vocabulary)
-        return DataSpec(self.task, self.inputs, (self.context,), (size,), vocabulary_size=size)
+        return DataSpec(
+            self.task, self.inputs, (self.context,), (size,), vocabulary_size=size, carry_state=self.carry_state
+        )
 
     def encode(self, inputs: Sequence[str]) -> Batch:
         """The input is one prompt that the model continues."""

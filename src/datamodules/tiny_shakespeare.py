@@ -1,6 +1,7 @@
 """Tiny shakespeare: 1,115,394 characters of his plays, the usual first text of a language model (Karpathy 2015)."""
 
 from pathlib import Path
+from typing import Any
 
 from src.datamodules.public_files import PublicFile
 from src.datamodules.text import Text
@@ -19,21 +20,22 @@ class TinyShakespeare(Text):
 
     Args:
         verify: refuse a file whose contents are not the published ones.
-        context, val_fraction, test_fraction, batch_size, seed, shuffle: as for `Text`.
+        context, carry_state, val_fraction, test_fraction, batch_size, seed, shuffle: as for `Text`.
     """
 
     def __init__(
         self,
         verify: bool = True,
         context: int = 64,
+        carry_state: bool = False,
         val_fraction: float = 0.05,
         test_fraction: float = 0.05,
         batch_size: int = 64,
         seed: int = 0,
         shuffle: bool = True,
     ) -> None:
-        common = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle}
-        super().__init__(Path(FILE.path), context, val_fraction, test_fraction, **common)
+        common: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle}
+        super().__init__(Path(FILE.path), context, carry_state, val_fraction, test_fraction, **common)
         self.verify = verify
 
     def _read(self) -> str:

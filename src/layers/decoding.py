@@ -4,7 +4,7 @@ Every way of decoding asks a `Reader` for the logits of the next token; the read
 that it has read, which changes the time and nothing else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import torch
@@ -59,10 +59,10 @@ class Reader:
             own.select(rows)
 
 
-def sample(
+def stream(
     reader: Reader, tokens: Tensor, count: int, end: int | None, padding: int, temperature: float, **sampling: Any
-) -> Tensor:
-    """Return the likeliest next token again and again at temperature 0 (greedy), else a sample.
+) -> Iterator[Tensor]:
+    """Yield the likeliest next tokens [B] again and again at temperature 0 (greedy), else samples, until all have ended.
 
     Args:
         reader: of the model.
@@ -71,21 +71,23 @@ def sample(
         end: the token that ends a sequence; None where nothing does.
         padding: fills sequences that have ended.
         temperature, sampling: arguments of `next_token`.
-
-    Returns:
-        [B, N] the generated tokens alone, N ≤ count.
     """
-    start = tokens.size(1)
     ended = torch.zeros(tokens.size(0), dtype=torch.bool, device=tokens.device)
     for _ in range(count):
         chosen = next_token(reader(tokens), temperature, **sampling)
         if end is not None:
             chosen = chosen.masked_fill(ended, padding)
             ended |= chosen == end
+        yield chosen
         tokens = torch.cat((tokens, chosen.unsqueeze(1)), 1)
         if ended.all():
             break
-    return tokens[:, start:]
+
+
+def sample(reader: Reader, tokens: Tensor, *how: Any, **sampling: Any) -> Tensor:
+    """Return what `stream` yields as [B, N], N ≤ count; the arguments are the same."""
+    chosen = stream(reader, tokens, *how, **sampling)
+    return torch.cat((tokens[:, :0], *(token.unsqueeze(1) for token in chosen)), 1)
 
 
 def penalty(length: int, alpha: float) -> float:

@@ -1,6 +1,6 @@
 """The base class of every architecture: all steps, measurement and optimizers; subclasses hold layers and `forward`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, cast
 
 import lightning as L
@@ -34,6 +34,8 @@ class Model(L.LightningModule):
     """The kinds of input that it reads: vector, image, sequence, tokens."""
     searches: ClassVar[bool] = False
     """Whether its `generate` takes ``beams`` and ``length_penalty``."""
+    carries_state: ClassVar[bool] = False
+    """Whether it goes on from batch to batch where the data do (`spec.carry_state`)."""
 
     training_config: Any
     """How it is trained (`src.config.schema.Config`); set by `src.experiment.build`, absent after loading."""
@@ -65,7 +67,7 @@ class Model(L.LightningModule):
         mixing = None
         if self.batch_transform is not None:
             batch, mixing = self.batch_transform(batch)
-        outputs = self(*batch.inputs)
+        outputs = self.outputs_of(batch, "train")
         targets = batch.targets
         smoothing = self.training_config.regularization.label_smoothing
         losses = self.losses(outputs, targets, smoothing)
@@ -88,23 +90,53 @@ class Model(L.LightningModule):
 
     def _evaluation_step(self, split: str, batch: Batch) -> None:
         meter = self._meter(split)
-        outputs = self(*batch.inputs)
+        outputs = self.outputs_of(batch, split)
         meter.add(self.task.losses(outputs, batch.targets), self.task.weights(batch.targets))
         meter.update(outputs, batch.targets)
         if meter.decoded is not None:
             meter.update_decoded(self.generate(batch.inputs[0]), batch.targets)
 
-    def generate(self, inputs: Tensor, max_new_tokens: int | None = None, temperature: float = 0.0) -> Tensor:
-        """Return generated tokens; only models that serve a task of sequences implement it.
+    def outputs_of(self, batch: Batch, split: str) -> Tensor:
+        """Return the outputs of the next batch of a split; overridden by models that carry something from the one before.
+
+        Args:
+            batch: what the loader yields.
+            split: ``train``, ``val`` or ``test``.
+        """
+        return self(*batch.inputs)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor,
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> Tensor:
+        """Return generated tokens; models that serve a task of sequences implement it, or `generate_stream`.
 
         Args:
             inputs: source sentences [B, S], or a prompt [B, T] for language modelling.
             max_new_tokens: the most tokens to generate; for translation by default the longest target known.
             temperature: 0 takes the likeliest token, more samples from softmax(logits / temperature).
+            top_k, top_p: sample from the likeliest tokens only (`src.layers.sampling.next_token`).
 
         Returns:
             [B, N] the generated tokens alone; after an end token, padding.
         """
+        tokens = self.generate_stream(inputs, max_new_tokens, temperature, top_k, top_p)
+        return torch.cat((inputs[:, :0], *(chosen.unsqueeze(1) for chosen in tokens)), 1)
+
+    def generate_stream(
+        self,
+        inputs: Tensor,
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield the tokens [B] of `generate` one after the other, each as soon as it is chosen; for language models."""
         raise AssertionError(f"{type(self).__name__} does not generate sequences")
 
     # ---- what was measured, once an epoch ----------------------------------------------------------------------

@@ -1,12 +1,15 @@
-"""Recurrent networks: vanilla RNN, LSTM and GRU on torch's kernels (textbook, Recurrent Neural Networks)."""
+"""Recurrent networks: vanilla RNN, LSTM and GRU (textbook, Recurrent Neural Networks)."""
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from src.batches import Batch
 from src.errors import UserError
+from src.layers.cells import Cell, GRUCell, Layers, LSTMCell, RNNCell
 from src.layers.drop import dropped_state_weights
 from src.layers.sampling import DEFAULT_NEW_TOKENS, next_token
 from src.layers.sequences import Embedded
@@ -15,12 +18,14 @@ from src.spec import DataSpec
 
 
 class Recurrent(Model):
-    """Reads a sequence step by step; answers from the last state, or at every step for language modelling.
+    """Reads a sequence step by step; answers from the last state, or at every step for language modelling and tagging.
 
-    Images are read row by row. Where lengths are given, padding changes nothing.
+    Images are read row by row. Where lengths are given, padding changes nothing. Where the data come in the order of
+    their streams (`spec.carry_state`), the state is carried from batch to batch, and gradients end at the border.
 
     Args:
         spec: the data.
+        cell: ``torch`` for torch's kernels, ``textbook`` for the textbook's equations; they differ for the GRU (E7).
         hidden_size: width of the state, in each direction.
         num_layers: layers on top of each other.
         bidirectional: read backwards too.
@@ -30,16 +35,22 @@ class Recurrent(Model):
         drop_connect: probability to drop a hidden-to-hidden weight, for all steps of a batch alike.
 
     Raises:
-        UserError: for a bidirectional language model, which would see the token that it predicts.
+        UserError: for a bidirectional language model, which would see the token that it predicts; for dropped weights of
+            textbook cells.
     """
 
-    tasks = ("classification", "binary_classification", "regression", "forecasting", "language_modelling")
+    tasks = ("classification", "binary_classification", "regression", "forecasting", "tagging", "language_modelling")
     inputs = ("image", "sequence", "tokens")
-    core: ClassVar[type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]]
+    carries_state = True
+    kernel: ClassVar[type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]]
+    """torch's."""
+    equations: ClassVar[type[Cell]]
+    """The textbook's."""
 
     def __init__(
         self,
         spec: DataSpec,
+        cell: str = "torch",
         hidden_size: int = 64,
         num_layers: int = 1,
         bidirectional: bool = False,
@@ -49,27 +60,35 @@ class Recurrent(Model):
         drop_connect: float = 0.0,
     ) -> None:
         super().__init__(spec)
-        self.every_step = self.spec.task == "language_modelling"
-        if bidirectional and self.every_step:
+        self.every_step = self.spec.task in ("language_modelling", "tagging")
+        if bidirectional and self.spec.task == "language_modelling":
             raise UserError("model.bidirectional=true: a language model that reads backwards sees what it predicts")
+        if bidirectional and self.spec.carry_state:
+            raise UserError("model.bidirectional=true: a network that reads backwards has no state to carry forward")
+        if drop_connect and cell == "textbook":
+            raise UserError("regularization.drop_connect drops weights of torch's kernels: model.cell=torch")
         self.embed = Embedded(self.spec, embedding_size, project=False)
-        self.recurrent = self.core(
-            self.embed.size,
-            hidden_size,
-            num_layers,
-            batch_first=True,
-            bidirectional=bidirectional,
-            dropout=dropout if num_layers > 1 else 0.0,
-        )
-        directions = 2 if bidirectional else 1
+        shape: Any = {
+            "input_size": self.embed.size,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "bidirectional": bidirectional,
+            "dropout": dropout if num_layers > 1 else 0.0,
+        }
+        self.recurrent: nn.Module
+        if cell == "textbook":
+            self.recurrent = Layers(self.equations, **shape)
+        else:
+            self.recurrent = self.kernel(**shape, batch_first=True)
+        self.directions = 2 if bidirectional else 1
         self.start: nn.ParameterList | None = None
         if initial_state == "learned":
-            states = 2 if isinstance(self.recurrent, nn.LSTM) else 1
-            shape = (num_layers * directions, 1, hidden_size)
-            self.start = nn.ParameterList(nn.Parameter(torch.zeros(shape)) for _ in range(states))
+            shape = (num_layers * self.directions, 1, hidden_size)
+            self.start = nn.ParameterList(nn.Parameter(torch.zeros(shape)) for _ in range(self.equations.num_states))
         self.drop_connect = drop_connect
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(hidden_size * directions, self.spec.output_size)
+        self.output = nn.Linear(hidden_size * self.directions, self.spec.output_size)
+        self.carried: dict[str, Any] = {}
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Map sequences to outputs.
@@ -79,25 +98,34 @@ class Recurrent(Model):
             lengths: [B] valid steps of each sequence; by default all, without the padding at the end of tokens.
 
         Returns:
-            [B, *output_shape]; logits [B, T, V] of every step for language modelling.
+            [B, *output_shape]; logits [B, T, V] of every step for language modelling and tagging.
         """
-        if self.every_step:
-            return self.output(self.dropout(self._run(x)[0]))
         if lengths is None and self.spec.inputs == "tokens" and self.spec.padding_id is not None:
             lengths = (x != self.spec.padding_id).sum(1).clamp(min=1)
-        state = self._run(x, lengths)[1]
-        hidden = state[0] if isinstance(state, tuple) else state
-        last = torch.cat(tuple(hidden[-2:]), -1) if self.recurrent.bidirectional else hidden[-1]
-        return self.output(self.dropout(last)).reshape(x.size(0), *self.spec.output_shape)
+        return self.answer(*self.read(self.embed(x), lengths))
 
-    def _run(self, x: Tensor, lengths: Tensor | None = None, state: Any = None) -> tuple[Tensor, Any]:
+    def answer(self, outputs: Tensor, state: Any) -> Tensor:
+        """Return what `forward` does, from what `read` returned."""
+        if self.every_step:
+            return self.output(self.dropout(outputs))
+        hidden = state[0] if isinstance(state, tuple) else state
+        last = torch.cat(tuple(hidden[-2:]), -1) if self.directions == 2 else hidden[-1]
+        return self.output(self.dropout(last)).reshape(outputs.size(0), *self.spec.output_shape)
+
+    def read(self, steps: Tensor, lengths: Tensor | None = None, state: Any = None) -> tuple[Tensor, Any]:
         """Return the top layer's states at every step [B, T, hidden_size · directions], and the state of each layer and
         direction after its last valid step [layers · directions, B, hidden_size] (for an LSTM with its cell state).
+
+        Args:
+            steps: embedded inputs [B, T, F].
+            lengths: as `forward` takes them.
+            state: where reading starts, shaped as what is returned; by default the initial state.
         """
-        steps = self.embed(x)
         if state is None:
-            state = self._initial(x.size(0))
-        with dropped_state_weights(self.recurrent, self.drop_connect):
+            state = self._initial(steps.size(0))
+        if isinstance(self.recurrent, Layers):
+            return self.recurrent(steps, state, lengths)
+        with dropped_state_weights(self.recurrent, self.drop_connect):  # type: ignore[arg-type]
             if lengths is None:
                 return self.recurrent(steps, state)
             packed = pack_padded_sequence(steps, lengths.cpu(), batch_first=True, enforce_sorted=False)
@@ -110,30 +138,67 @@ class Recurrent(Model):
         states = tuple(state.expand(-1, batch_size, -1).contiguous() for state in self.start)
         return states if len(states) == 2 else states[0]
 
+    # ---- a state that is carried from batch to batch (truncated BPTT) --------------------------------------------
+
+    def outputs_of(self, batch: Batch, split: str) -> Tensor:
+        if not self.spec.carry_state:
+            return super().outputs_of(batch, split)
+        (x,) = batch.inputs
+        before = self.carried.get(split)
+        if before is not None:  # the last batch may be smaller: the streams at its end are over
+            before = _each(before, lambda part: part[:, : x.size(0)].contiguous())
+        outputs, after = self.read(self.embed(x), state=before)
+        self.carried[split] = _each(after, Tensor.detach)
+        return self.answer(outputs, after)
+
+    def on_train_epoch_start(self) -> None:
+        self.carried.pop("train", None)
+
+    def on_validation_epoch_start(self) -> None:
+        self.carried.pop("val", None)
+
+    def on_test_epoch_start(self) -> None:
+        self.carried.pop(self.measured_split, None)
+
+    # ---- generation ----------------------------------------------------------------------------------------------
+
     @torch.no_grad()
-    def generate(self, inputs: Tensor, max_new_tokens: int | None = None, temperature: float = 0.0) -> Tensor:
+    def generate_stream(
+        self,
+        inputs: Tensor,
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> Iterator[Tensor]:
         tokens, state = inputs, None
-        generated = inputs[:, :0]
         for _ in range(DEFAULT_NEW_TOKENS if max_new_tokens is None else max_new_tokens):
-            outputs, state = self._run(tokens, state=state)
-            tokens = next_token(self.output(outputs[:, -1]), temperature).unsqueeze(1)
-            generated = torch.cat((generated, tokens), 1)
-        return generated
+            outputs, state = self.read(self.embed(tokens), state=state)
+            chosen = next_token(self.output(outputs[:, -1]), temperature, top_k, top_p)
+            yield chosen
+            tokens = chosen.unsqueeze(1)
+
+
+def _each(state: Any, change: Any) -> Any:
+    return tuple(map(change, state)) if isinstance(state, tuple) else change(state)
 
 
 class RNN(Recurrent):
     """h_t = tanh(W_hh h_{t-1} + W_xh x_t + b_h)."""
 
-    core = nn.RNN
+    kernel = nn.RNN
+    equations = RNNCell
 
 
 class LSTM(Recurrent):
     """Long short-term memory: forget, input and output gates around a cell state."""
 
-    core = nn.LSTM
+    kernel = nn.LSTM
+    equations = LSTMCell
 
 
 class GRU(Recurrent):
-    """Gated recurrent unit, in torch's form; the textbook's puts the reset gate before the product (erratum E7)."""
+    """Gated recurrent unit: two gates, and one state."""
 
-    core = nn.GRU
+    kernel = nn.GRU
+    equations = GRUCell

@@ -1,13 +1,14 @@
 """Transformer (textbook, Attention Is All You Need): encoder-decoder, encoder or decoder, as the task asks."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from src.errors import UserError
-from src.layers.decoding import Caches, Reader, beam_search, sample
+from src.layers.decoding import Caches, Reader, beam_search, sample, stream
 from src.layers.positions import POSITIONS
 from src.layers.sampling import DEFAULT_NEW_TOKENS
 from src.layers.sequences import Embedded
@@ -157,18 +158,18 @@ class Transformer(Model):
         inputs: Tensor,
         max_new_tokens: int | None = None,
         temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
         beams: int | None = None,
         length_penalty: float | None = None,
         use_cache: bool = True,
-        **sampling: Any,
     ) -> Tensor:
         """Generate as `Model.generate` says; at temperature 0 with beams, by search.
 
         Args:
-            inputs, max_new_tokens, temperature: as in `Model.generate`.
+            inputs, max_new_tokens, temperature, top_k, top_p: as in `Model.generate`.
             beams, length_penalty: of a beam search; None takes those of the model.
             use_cache: keep keys and values of earlier tokens, which changes the time and nothing else.
-            sampling: more arguments of `next_token`.
         """
         spec = self.spec
         beams = 1 if temperature else self.beams if beams is None else beams
@@ -184,9 +185,23 @@ class Transformer(Model):
             tokens = inputs
             count = DEFAULT_NEW_TOKENS if max_new_tokens is None else max_new_tokens
         if beams == 1:
-            return sample(reader, tokens, count, spec.end_id, padding, temperature, **sampling)
+            return sample(reader, tokens, count, spec.end_id, padding, temperature, top_k=top_k, top_p=top_p)
         alpha = self.length_penalty if length_penalty is None else length_penalty
         return beam_search(reader, tokens, count, spec.end_id, padding, beams, alpha)[0]
+
+    @torch.no_grad()
+    def generate_stream(
+        self,
+        inputs: Tensor,
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> Iterator[Tensor]:
+        spec = self.spec
+        count = DEFAULT_NEW_TOKENS if max_new_tokens is None else max_new_tokens
+        how = (count, spec.end_id, spec.padding_id or 0, temperature)
+        yield from stream(self._continuing(True), inputs, *how, top_k=top_k, top_p=top_p)
 
     def _translating(self, source: Tensor, beams: int, use_cache: bool) -> Reader:
         """Return a reader of target tokens; every source is read by as many rows as there are beams."""

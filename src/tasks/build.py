@@ -5,10 +5,19 @@ from src.tasks.base import Task
 from src.tasks.classification import BinaryClassification, Classification
 from src.tasks.numbers import Forecasting, Regression
 from src.tasks.sequences import LanguageModelling, Translation
+from src.tasks.tagging import Tagging
 
 _CLASSES: dict[str, type[Task]] = {
     task.name: task
-    for task in (Classification, BinaryClassification, Regression, Forecasting, LanguageModelling, Translation)
+    for task in (
+        Classification,
+        BinaryClassification,
+        Regression,
+        Forecasting,
+        Tagging,
+        LanguageModelling,
+        Translation,
+    )
 }
 
 

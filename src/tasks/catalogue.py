@@ -44,6 +44,7 @@ TASKS: dict[str, TaskFacts] = {
     "forecasting": TaskFacts(
         "the next values of a series", LOSS | {"mse": "min", "mae": "min", "rmse": "min"}, mixing="targets"
     ),
+    "tagging": TaskFacts("a class for every step", LOSS | {"accuracy": "max", "f1": "max"}, label_smoothing=True),
     "language_modelling": TaskFacts(
         "the next token of a text",
         LOSS | {"perplexity": "min", "accuracy": "max"},

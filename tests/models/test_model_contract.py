@@ -23,6 +23,7 @@ OUTPUTS = {
     "binary_classification": (),
     "regression": (2,),
     "forecasting": (3, 2),
+    "tagging": (5,),
     "language_modelling": (11,),
     "translation": (13,),
 }
@@ -52,7 +53,9 @@ def test_outputs_have_the_shape_of_the_data_and_train_every_parameter(target: st
     model = locate(target, Model)(DataSpec.from_plain(facts))
     inputs: tuple[Tensor, ...] = (x, torch.randint(1, 13, (4, 5))) if task == "translation" else (x,)
     outputs = model(*inputs)
-    steps = {"translation": (5,), "language_modelling": (7,)}.get(task, ())
+    steps = {"translation": (5,), "language_modelling": (7,), "tagging": (8,) if kind == "image" else (7,)}.get(
+        task, ()
+    )
     assert outputs.shape == (4, *steps, *OUTPUTS[task])
     outputs.square().sum().backward()
     untrained = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]

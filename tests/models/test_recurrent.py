@@ -1,16 +1,24 @@
 """Recurrent networks against the textbook's equations, and what they promise about padding, direction and state."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from src.batches import LanguageBatch
+from src.config.check import check
+from src.config.compose import compose
 from src.errors import UserError
+from src.experiment import Experiment, build
 from src.models.recurrent import GRU, LSTM, RNN, Recurrent
 from src.spec import DataSpec
 
 MODELS = [RNN, LSTM, GRU]
+CELLS = ["torch", "textbook"]
 SERIES = DataSpec("forecasting", "sequence", (9, 3), (4, 2))
 TOKENS = DataSpec("classification", "tokens", (9,), (5,), vocabulary_size=11, padding_id=0)
 TEXT = DataSpec("language_modelling", "tokens", (9,), (11,), vocabulary_size=11)
@@ -54,6 +62,7 @@ def textbook_state(model: Recurrent, x: Tensor) -> Tensor:
     return h
 
 
+@pytest.mark.req("R1")
 @pytest.mark.parametrize("kind", MODELS)
 def test_answer_is_the_formula(kind: type[Recurrent]) -> None:
     model, x = made(kind, SERIES), numbers(3, 9, 3)
@@ -67,12 +76,14 @@ def test_answer_is_the_formula(kind: type[Recurrent]) -> None:
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("num_layers", [1, 3])
 @pytest.mark.parametrize("spec", [SERIES, TOKENS], ids=["series", "tokens"])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kind", MODELS)
 def test_padding_never_changes_a_result(
-    kind: type[Recurrent], spec: DataSpec, num_layers: int, bidirectional: bool, initial_state: str
+    kind: type[Recurrent], cell: str, spec: DataSpec, num_layers: int, bidirectional: bool, initial_state: str
 ) -> None:
     """A sequence alone, and the same one among longer ones with anything behind its end."""
-    model = made(kind, spec, num_layers=num_layers, bidirectional=bidirectional, initial_state=initial_state)
+    settings = {"num_layers": num_layers, "bidirectional": bidirectional, "initial_state": initial_state}
+    model = made(kind, spec, cell=cell, **settings)
     lengths = torch.tensor([4, 9, 1, 7])
     x = numbers(4, 9, 3) if spec is SERIES else torch.randint(1, 11, (4, 9))
     together = model(x, lengths)
@@ -85,17 +96,21 @@ def test_padding_never_changes_a_result(
 
 @pytest.mark.req("R2")
 @pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kind", MODELS)
-def test_both_directions_answer_from_their_own_end(kind: type[Recurrent], num_layers: int) -> None:
+def test_both_directions_answer_from_their_own_end(kind: type[Recurrent], cell: str, num_layers: int) -> None:
     """Reading backwards is reading the reversed sequence with the other weights; each layer reads both directions."""
-    model, x = made(kind, SERIES, num_layers=num_layers, bidirectional=True), numbers(3, 9, 3)
+    model, x = made(kind, SERIES, cell=cell, num_layers=num_layers, bidirectional=True), numbers(3, 9, 3)
     states = x
     for layer in range(num_layers):
         directions = []
-        for suffix in ("", "_reverse"):
-            one = kind.core(states.size(2), 6, batch_first=True).double()
-            for name, parameter in one.named_parameters():
-                parameter.data = getattr(model.recurrent, name.replace("l0", f"l{layer}") + suffix)
+        for number, suffix in enumerate(("", "_reverse")):
+            one: Any = made(kind, DataSpec("forecasting", "sequence", (9, states.size(2)), (4, 2)), cell=cell).recurrent
+            if cell == "textbook":
+                one.cells[0] = model.recurrent.cells[2 * layer + number]
+            else:
+                for name in list(dict(one.named_parameters())):
+                    setattr(one, name, getattr(model.recurrent, name.replace("l0", f"l{layer}") + suffix))
             directions.append(one)
         backwards = directions[1](states.flip(1))[0]
         states = torch.cat((directions[0](states)[0], backwards.flip(1)), -1)
@@ -105,12 +120,13 @@ def test_both_directions_answer_from_their_own_end(kind: type[Recurrent], num_la
 
 
 @pytest.mark.req("R2")
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_learned_initial_state_is_the_state_before_the_first_step(kind: type[Recurrent]) -> None:
+def test_a_learned_initial_state_is_the_state_before_the_first_step(kind: type[Recurrent], cell: str) -> None:
     """After reading A it stands where a network starts whose initial state is the one that A leaves behind."""
-    model, x = made(kind, SERIES, initial_state="learned"), numbers(1, 9, 3)
+    model, x = made(kind, SERIES, cell=cell, initial_state="learned"), numbers(1, 9, 3)
     assert model.start is not None
-    _, state = model._run(x[:, :4])
+    _, state = model.read(model.embed(x[:, :4]))
     expected = model(x)
     states = state if isinstance(state, tuple) else (state,)
     for parameter, value in zip(model.start, states, strict=True):
@@ -120,12 +136,13 @@ def test_a_learned_initial_state_is_the_state_before_the_first_step(kind: type[R
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.start)
 
 
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_learned_initial_state_starts_at_zero(kind: type[Recurrent]) -> None:
+def test_a_learned_initial_state_starts_at_zero(kind: type[Recurrent], cell: str) -> None:
     torch.manual_seed(0)
-    zero = kind(SERIES)
+    zero = kind(SERIES, cell=cell)
     torch.manual_seed(0)
-    learned = kind(SERIES, initial_state="learned")
+    learned = kind(SERIES, cell=cell, initial_state="learned")
     x = torch.randn(2, 9, 3)
     assert torch.equal(zero(x), learned(x))
 
@@ -139,9 +156,10 @@ def test_an_image_is_read_row_by_row() -> None:
     torch.testing.assert_close(model(images), rows(sequences), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_language_model_sees_the_past_only(kind: type[Recurrent]) -> None:
-    model = made(kind, TEXT, num_layers=2)
+def test_a_language_model_sees_the_past_only(kind: type[Recurrent], cell: str) -> None:
+    model = made(kind, TEXT, cell=cell, num_layers=2)
     tokens = torch.randint(0, 11, (2, 9))
     changed = tokens.clone()
     changed[:, 5:] = (changed[:, 5:] + 1) % 11
@@ -155,10 +173,11 @@ def test_a_bidirectional_language_model_is_refused() -> None:
         GRU(TEXT, bidirectional=True)
 
 
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kind", MODELS)
-def test_generation_carries_the_state(kind: type[Recurrent]) -> None:
+def test_generation_carries_the_state(kind: type[Recurrent], cell: str) -> None:
     """The same tokens as reading everything anew for each of them."""
-    model = made(kind, TEXT, num_layers=2, initial_state="learned")
+    model = made(kind, TEXT, cell=cell, num_layers=2, initial_state="learned")
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=2.0)  # wild enough that the tokens vary
     prompt = torch.randint(0, 11, (6, 4))
@@ -166,17 +185,115 @@ def test_generation_carries_the_state(kind: type[Recurrent]) -> None:
     for _ in range(15):
         tokens = torch.cat((tokens, model(tokens)[:, -1].argmax(-1, keepdim=True)), 1)
     generated = model.generate(prompt, max_new_tokens=15)
-    assert len(generated.unique()) > 2
+    assert len(generated.unique()) > 1
     assert torch.equal(generated, tokens[:, 4:])
     assert model.generate(prompt, max_new_tokens=0).shape == (6, 0)
     torch.manual_seed(1)
     assert not torch.equal(model.generate(prompt, max_new_tokens=15, temperature=5.0), generated)
 
 
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kind", MODELS)
-def test_dropout_is_for_training(kind: type[Recurrent]) -> None:
-    model, x = made(kind, SERIES, num_layers=2, dropout=0.5), numbers(2, 9, 3)
+def test_dropout_is_for_training(kind: type[Recurrent], cell: str) -> None:
+    model, x = made(kind, SERIES, cell=cell, num_layers=2, dropout=0.5), numbers(2, 9, 3)
     assert model.recurrent.dropout == 0.5
     assert torch.equal(model(x), model(x))
     model.train()
     assert not torch.equal(model(x), model(x))
+
+
+@pytest.fixture
+def carrying(tmp_path: Path) -> Callable[..., Experiment]:
+    """Return a function that builds a run which carries its state, over a text of 8 streams with windows of 5."""
+    file = tmp_path / "text.txt"
+    file.write_text("".join("abcdefg"[(i * i + i // 3) % 7] for i in range(1500)))
+
+    def built(*words: str) -> Experiment:
+        small = ["trainer.precision=64-true", "optimizer=sgd", "logger=none", "callbacks=none", "trainer=smoke"]
+        text = ["datamodule=text", f"datamodule.path={file}", "datamodule.context=5", "datamodule.batch_size=8"]
+        splits = ["datamodule.val_fraction=0.2", "datamodule.test_fraction=0.2", "datamodule.carry_state=true"]
+        return build(check(compose([*small, *text, *splits, f"paths.outputs={tmp_path}/outputs", *words])))
+
+    return built
+
+
+def streams(experiment: Experiment, split: str) -> list[Tensor]:
+    """The tokens of every stream, in one piece each."""
+    batches = [batch.tokens for batch in experiment.datamodule.loader(split)]
+    rows = [[tokens[b] for tokens in batches if b < len(tokens)] for b in range(len(batches[0]))]
+    return [torch.cat([windows[0][:1], *(window[1:] for window in windows)]) for windows in rows]
+
+
+@pytest.mark.req("R3")
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
+def test_the_loss_over_windows_is_that_of_one_long_sequence(
+    carrying: Callable[..., Experiment], kind: str, cell: str
+) -> None:
+    """Evaluated twice: the second pass starts anew and finds the same."""
+    words = [
+        f"model.cell={cell}",
+        "model.num_layers=2",
+        "model.initial_state=learned",
+        "trainer.limit_test_batches=1.0",
+    ]
+    experiment = carrying(f"model={kind}", *words)
+    model = experiment.model.double()
+    assert isinstance(model, Recurrent) and model.start is not None
+    for parameter in model.start:
+        nn.init.normal_(parameter)
+    model.eval()
+    with torch.no_grad():
+        wholes = [
+            nn.functional.cross_entropy(model(stream[None, :-1])[0], stream[1:], reduction="sum")
+            for stream in streams(experiment, "test")
+        ]
+    expected = sum(wholes) / sum(len(stream) - 1 for stream in streams(experiment, "test"))
+    for _ in range(2):
+        tested = experiment.trainer.test(model, datamodule=experiment.datamodule, verbose=False)
+        assert tested[0]["test/loss"] == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.req("R3")
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("kind", [RNN, LSTM, GRU])
+def test_gradients_end_at_the_border_of_a_window(kind: type[Recurrent], cell: str) -> None:
+    """The gradient of the second window is that of a sequence whose start is held fixed where the first one ended."""
+    carried = made(kind, replace(TEXT, carry_state=True), cell=cell, num_layers=2, initial_state="learned")
+    plain = made(kind, TEXT, cell=cell, num_layers=2, initial_state="learned")
+    tokens = torch.randint(0, 11, (3, 9), generator=torch.Generator().manual_seed(0))
+    carried.outputs_of(LanguageBatch(tokens[:, :5]), "train")
+    windowed = carried.outputs_of(LanguageBatch(tokens[:, 4:]), "train")
+    whole = plain(tokens[:, :-1])
+    torch.testing.assert_close(windowed, whole[:, 4:], rtol=0, atol=1e-12)
+    with torch.no_grad():
+        _, border = plain.read(plain.embed(tokens[:, :4]))
+    fixed = plain.output(plain.read(plain.embed(tokens[:, 4:-1]), state=border)[0])
+    names = [name for name, _ in plain.named_parameters()]
+    gradients = [
+        dict(
+            zip(names, torch.autograd.grad(outputs.square().sum(), model.parameters(), allow_unused=True), strict=True)
+        )
+        for model, outputs in ((carried, windowed), (plain, fixed), (plain, whole[:, 4:]))
+    ]
+    for name in names:
+        torch.testing.assert_close(gradients[0][name], gradients[1][name], rtol=0, atol=1e-12)
+    assert gradients[0]["start.0"] is None and gradients[2]["start.0"].any()
+    carried.on_train_epoch_start()
+    torch.testing.assert_close(carried.outputs_of(LanguageBatch(tokens), "train"), whole, rtol=0, atol=1e-12)
+    carried.outputs_of(LanguageBatch(tokens[:2, 4:]), "val")  # another split begins anew
+    smaller = carried.outputs_of(LanguageBatch(tokens[:2, 4:]), "val")
+    assert smaller.shape[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["model=transformer"], r"model=transformer has no state to carry. Models with one: rnn, lstm, gru\."),
+        (["model=gru", "model.bidirectional=true"], r"model\.bidirectional=true reads backwards too"),
+    ],
+)
+def test_a_model_that_cannot_carry_a_state_is_refused(words: list[str], says: str) -> None:
+    text = ["datamodule=text", "datamodule.path=pyproject.toml", "datamodule.carry_state=true"]
+    with pytest.raises(UserError, match=says):
+        check(compose([*words, *text]))

@@ -1,0 +1,84 @@
+"""What the textbook's cells cost, in times of torch's kernels: python -m benchmarks.cells [--repeats 30]
+
+Forward and backward pass of one layer, both sides in turns, in one process, in float32 and with one thread: the ratio of
+threads would measure the machine. Figures are medians, and the ratio is the median of the ratios of neighbours.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from benchmarks.machine import machine, today
+from src.models.recurrent import GRU, LSTM, RNN, Recurrent
+from src.spec import DataSpec
+
+SHAPES = ((64, 48, 1, 64), (64, 64, 64, 128), (32, 200, 2, 64))
+"""Batch, steps, inputs, hidden size: mackey_glass's, a text's, and a long sequence's."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Medians of a pass forward and back, in milliseconds, and of the ratios."""
+
+    torch: float
+    textbook: float
+    ratio: float
+
+
+def measure(kind: type[Recurrent], shape: tuple[int, int, int, int], repeats: int, ragged: bool = False) -> Cost:
+    """Time both cells of an architecture in turns.
+
+    Args:
+        kind: the architecture.
+        shape: batch, steps, inputs, hidden size.
+        repeats: timed passes of each.
+        ragged: give lengths between a half of the steps and all of them.
+    """
+    batch, steps, inputs, hidden = shape
+    spec = DataSpec("regression", "sequence", (steps, inputs), (1,))
+    x = torch.randn(batch, steps, inputs)
+    lengths = torch.linspace(steps // 2, steps, batch).long() if ragged else None
+    passes = [_pass(kind(spec, cell=cell, hidden_size=hidden), x, lengths) for cell in ("torch", "textbook")]
+    seconds = [[once() for once in passes] for _ in range(repeats + 3)][3:]
+    kernels, equations = zip(*seconds, strict=True)
+    return Cost(1e3 * median(kernels), 1e3 * median(equations), median(b / a for a, b in seconds))
+
+
+def _pass(model: Recurrent, x: torch.Tensor, lengths: torch.Tensor | None) -> Callable[[], float]:
+    def once() -> float:
+        started = time.process_time()
+        model(x, lengths).sum().backward()
+        return time.process_time() - started
+
+    return once
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.cells", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=30)
+    repeats = parser.parse_args().repeats
+    torch.set_num_threads(1)
+    print(f"{machine()}, 1 thread; torch {torch.__version__}, {today()}\n")
+    print("| cell | batch × steps × inputs, hidden | lengths | torch | textbook | ratio |")
+    print("|---|---|---|---:|---:|---:|")
+    for kind in (RNN, LSTM, GRU):
+        for shape in SHAPES:
+            for ragged in (False, True):
+                cost = measure(kind, shape, repeats, ragged)
+                batch, steps, inputs, hidden = shape
+                print(
+                    f"| {kind.__name__} | {batch} × {steps} × {inputs}, {hidden} | {'ragged' if ragged else 'full'} "
+                    f"| {cost.torch:.1f} ms | {cost.textbook:.1f} ms | {cost.ratio:.2f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Windows of a series of numbers, each with the values that follow it."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.batches import Batch, LabelledBatch
+from src.datamodules.base import DataModule
+from src.datamodules.baselines import scores
+from src.datamodules.rows import looks_like_file, read_rows
+from src.datamodules.standardizing import Standardizer
+from src.errors import UserError
+from src.spec import DataSpec
+
+
+class Windows(DataModule):
+    """A series in windows; split in order of time, without overlap, and standardised by its training part.
+
+    A subclass implements `values`.
+
+    Args:
+        window: values that a model sees.
+        horizon: values that it forecasts.
+        val_fraction, test_fraction: shares of the series, its end.
+        common: arguments of `DataModule`.
+    """
+
+    task = "forecasting"
+    inputs = "sequence"
+    too_short = "datamodule.window, .horizon"
+    """The keys that help where the series is too short."""
+
+    def __init__(
+        self,
+        window: int = 48,
+        horizon: int = 12,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        self.window, self.horizon = window, horizon
+        self.fractions = (val_fraction, test_fraction)
+        self.scale: Standardizer | None = None
+
+    @property
+    def series_name(self) -> str:
+        """What is forecast."""
+        return "x"
+
+    @abstractmethod
+    def values(self) -> Tensor:
+        """Return the series [N] in float64."""
+
+    def load(self) -> dict[str, Batch]:
+        series = self.values().unsqueeze(1)
+        val, test = (round(len(series) * fraction) for fraction in self.fractions)
+        sizes = [len(series) - val - test, val, test]
+        if (shortest := min(sizes)) < self.window + self.horizon:
+            raise UserError(
+                f"datamodule: a split of {shortest} values holds no window of {self.window} + {self.horizon}; "
+                f"give {self.too_short}"
+            )
+        parts = dict(zip(("train", "val", "test"), series.split(sizes), strict=True))
+        if self.scale is None:
+            self.scale = Standardizer.fit(parts["train"])
+        return {name: self._windows(self.scale.apply(part)) for name, part in parts.items()}
+
+    def _windows(self, part: Tensor) -> LabelledBatch:
+        windows = part.unfold(0, self.window + self.horizon, 1).transpose(1, 2)  # [N, window + horizon, 1]
+        return LabelledBatch(windows[:, : self.window].contiguous(), windows[:, self.window :].contiguous())
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec(self.task, self.inputs, (self.window, 1), (self.horizon, 1), target_names=(self.series_name,))
+
+    def baseline(self) -> dict[str, float]:
+        """Return the scores of repeating the last value."""
+        test = self.split("test")
+        assert isinstance(test, LabelledBatch)
+        return scores(self.spec, test.x[:, -1:].expand_as(test.y), test.y)
+
+    def encode(self, inputs: Sequence[str]) -> Batch:
+        """Each input is the past as comma-separated values or a CSV file of one column; its last values are taken."""
+        assert self.scale is not None
+        windows = []
+        for text in inputs:
+            if looks_like_file(text):
+                values = [row[0] for row in read_rows([str(Path(text))], [self.series_name])]
+            else:
+                values = read_rows([text], text.count(",") + 1)[0]
+            if len(values) < self.window:
+                raise UserError(f"'{text[:60]}': {len(values)} values, and the model sees {self.window}")
+            windows.append(values[-self.window :])
+        x = self.scale.apply(torch.tensor(windows, dtype=torch.float64).unsqueeze(-1))
+        return LabelledBatch(x, torch.zeros(len(x), self.horizon, 1))
+
+    def example_inputs(self, count: int = 3) -> list[str]:
+        series = self.values().tolist()
+        starts = range(len(series) - self.window - count, len(series) - self.window)
+        return [",".join(f"{value:.6f}" for value in series[s : s + self.window]) for s in starts]
+
+    def answers(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        assert self.scale is not None
+        return [{"prediction": [self.scale.undo(0, step[0]) for step in a["prediction"]]} for a in answers]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scale": self.scale.to_plain()} if self.scale else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.scale = Standardizer.from_plain(state_dict["scale"])

@@ -1,0 +1,43 @@
+"""A class for every step of a sequence."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from src.tasks.base import Task
+
+UNASKED = -100
+"""The target of a step that asks for nothing, such as padding: it counts in no loss and no metric."""
+
+
+class Tagging(Task):
+    """Softmax cross-entropy of every step, logits [B, T, C] against classes [B, T], averaged over time (textbook R4)."""
+
+    name = "tagging"
+
+    def losses(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        return F.cross_entropy(
+            outputs.transpose(1, 2), targets, reduction="none", ignore_index=UNASKED, label_smoothing=smoothing
+        )
+
+    def weights(self, targets: Tensor) -> Tensor | None:
+        return (targets != UNASKED).float()
+
+    def metrics(self) -> MetricCollection:
+        classes = self.spec.output_size
+        return MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=UNASKED, validate_args=False),
+                "f1": MulticlassF1Score(classes, average="macro", ignore_index=UNASKED, validate_args=False),
+            }
+        )
+
+    def update(self, metrics: MetricCollection, outputs: Tensor, targets: Tensor) -> None:
+        metrics.update(outputs.flatten(0, 1), targets.flatten())
+
+    def answers(self, outputs: Tensor) -> list[dict[str, Any]]:
+        names = self.spec.class_names or tuple(str(i) for i in range(self.spec.output_size))
+        return [{"prediction": " ".join(names[step] for step in row)} for row in outputs.argmax(-1).tolist()]

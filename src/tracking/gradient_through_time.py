@@ -1,0 +1,141 @@
+"""How much of the last step's gradient reaches the steps before it (textbook, Vanishing and Exploding Gradient Problem)."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from src.batches import Batch
+from src.errors import UserError
+from src.models.recurrent import Recurrent
+from src.tracking.closing import shown
+from src.tracking.console import show
+from src.tracking.pictures import save_picture
+from src.tracking.run_folder import RunFolder
+from src.tracking.siblings import in_sweep, show_table, siblings_with
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+KEY = "gradient_through_time"
+LAGS = (1, 5, 10, 20, 50, 100, 200)
+"""Lags of the table."""
+
+
+def gradient_by_lag(model: Recurrent, batch: Batch) -> Tensor:
+    """Return ‖∂L_T/∂s_{T-k}‖ for k = 0 … T - 1 [T], the mean over the examples.
+
+    L_T is the loss of the answer at the last step, and s_t all that a network hands from step t to the next: h_t of every
+    layer, and C_t for an LSTM. So ∂L_T/∂s_{T-k} = ∂L_T/∂s_T · ∏ ∂s_{T-i+1}/∂s_{T-i}, i = 1 … k.
+
+    Args:
+        model: reads in one direction.
+        batch: full sequences.
+    """
+    steps = model.embed(batch.inputs[0])
+    targets = batch.targets[:, -1:] if model.every_step else batch.targets
+    state: Any = None
+    states: list[tuple[Tensor, ...]] = []
+    for t in range(steps.size(1)):
+        outputs, state = model.read(steps[:, t : t + 1], state=state)
+        states.append(state if isinstance(state, tuple) else (state,))
+    loss = model.task.losses(model.answer(outputs, state), targets).sum()
+    gradients = torch.autograd.grad(loss, [part for parts in states for part in parts], materialize_grads=True)
+    width = len(states[0])
+    norms = [
+        sum(part.square().sum((0, 2)) for part in gradients[t : t + width]).sqrt().mean()  # type: ignore[union-attr]
+        for t in range(0, len(gradients), width)
+    ]
+    return torch.stack(norms).flip(0)
+
+
+class GradientThroughTime(Callback):
+    """Measures the gradient by lag before and after training, draws both, and in a sweep all its runs together.
+
+    A run leaves plots/gradient_through_time.png and the numbers in run.json; the sweep's folder gets
+    plots/gradient_through_time.png and gradient_through_time.md, drawn anew by every run that ends.
+
+    Args:
+        folder: of the run.
+        examples: sequences of the validation split that are averaged over.
+
+    Raises:
+        UserError: for a model without a state that it hands on in one direction.
+    """
+
+    def __init__(self, folder: RunFolder, examples: int = 16) -> None:
+        self.folder = folder
+        self.examples = examples
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not isinstance(pl_module, Recurrent) or pl_module.directions == 2:
+            raise UserError("callbacks=gradient_through_time is for model=rnn, lstm, gru that read in one direction")
+        if KEY not in self.folder.record:  # a resumed run has it from its beginning
+            self._measure(trainer, pl_module, "before")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Recurrent)
+        self._measure(trainer, pl_module, "after")
+        if not trainer.is_global_zero:
+            return
+        name = pl_module.training_config.model.name
+        save_picture(self.folder.path, KEY, _picture({name: self.folder.record[KEY]}), trainer.loggers)
+        if in_sweep(self.folder, pl_module.training_config):
+            compare(self.folder)
+
+    def _measure(self, trainer: L.Trainer, model: Recurrent, when: str) -> None:
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        split = datamodule.split("val")
+        batch = type(split)(*(tensor[: self.examples].to(model.device) for tensor in split))
+        training = model.training
+        model.eval()
+        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):  # cuDNN goes back in training mode only
+            norms = gradient_by_lag(model, batch).detach().tolist()
+        model.train(training)
+        if trainer.is_global_zero:
+            self.folder.update(**{KEY: self.folder.record.get(KEY, {}) | {when: norms}})
+
+
+def compare(folder: RunFolder) -> None:
+    """Draw the runs of a sweep together, and print and write what share of the gradient arrives.
+
+    Args:
+        folder: of one of them.
+    """
+    runs = [run for run in siblings_with(folder, KEY) if "after" in run.record[KEY]]
+    names = [run.config()["model"]["name"] for run in runs]
+    labels = [name if names.count(name) == 1 else run.path.name for name, run in zip(names, runs, strict=True)]
+    measured = {label: run.record[KEY] for label, run in zip(labels, runs, strict=True)}
+    longest = max(len(norms["after"]) for norms in measured.values())
+    rows = []
+    for label, norms in measured.items():
+        for when in ("before", "after"):
+            share = _shares(norms[when])
+            cells = {f"lag {k}": f"{share[k]:.2g}" if k < len(share) else "-" for k in LAGS if k < longest}
+            rows.append({"run": label, "training": when, **cells})
+    sweep = folder.path.parent
+    show_table(sweep, KEY, "share of the last step's gradient that reaches the state k steps before", rows)
+    show(f"picture: {shown(save_picture(sweep, KEY, _picture(measured)))}")
+
+
+def _shares(norms: list[float]) -> list[float]:
+    return [norm / norms[0] if norms[0] else 0.0 for norm in norms]
+
+
+def _picture(measured: dict[str, dict[str, list[float]]]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4))
+    axes: list[Axes] = list(figure.subplots(1, 2, sharey=True))
+    for axis, when in zip(axes, ("before", "after"), strict=True):
+        for name, norms in measured.items():
+            axis.plot([share or math.nan for share in _shares(norms[when])], label=name)  # 0 has no logarithm
+        axis.set(yscale="log", xlabel="lag k", title=f"{when} training")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    axes[0].set_ylabel("‖∂L/∂s(T-k)‖ : ‖∂L/∂s(T)‖")
+    return figure

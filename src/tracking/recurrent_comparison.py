@@ -1,0 +1,138 @@
+"""The textbook's table of RNN, LSTM and GRU, measured: parameters, time, memory, and the error at several lags."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from src.batches import Batch
+from src.models.base import Model
+from src.tracking.closing import shown
+from src.tracking.console import number, show
+from src.tracking.pictures import save_picture
+from src.tracking.run_folder import RunFolder
+from src.tracking.siblings import in_sweep, show_table, siblings_with
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KEY = "recurrent_comparison"
+
+
+def bytes_kept(model: Model, batch: Batch) -> int:
+    """Return the memory that a forward pass keeps for the backward pass, without parameters and inputs.
+
+    Args:
+        model: in the mode in which it trains; random generators are afterwards as they were before.
+        batch: on the model's device.
+    """
+    outside = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *batch)}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in outside:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.enable_grad():
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            losses = model.task.losses(model(*batch.inputs), batch.targets)
+        del losses
+    return sum(kept.values())
+
+
+class RecurrentComparison(Callback):
+    """Measures what a run costs and reaches, and in a sweep shows all its runs in one table.
+
+    The numbers are in run.json; the sweep's folder gets recurrent_comparison.md and, where the lag varies,
+    plots/recurrent_comparison.png, drawn anew by every run that ends. The time of an epoch is that of its training steps:
+    of the processor (all threads) where the model is on a CPU, so that other programs do not count, else of the clock.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.seconds: list[float] = []
+        self._started = 0.0
+        self._clock = time.perf_counter
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Model)
+        self._clock = time.process_time if pl_module.device.type == "cpu" else time.perf_counter
+        batch = next(iter(trainer.datamodule.loader("train")))  # type: ignore[attr-defined]
+        batch = type(batch)(*(tensor.to(pl_module.device) for tensor in batch))
+        self.folder.update(**{KEY: {"bytes": bytes_kept(pl_module, batch)}})
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started = self._clock()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_last_batch:
+            self.seconds.append(self._clock() - self._started)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Model)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+        trivial = trainer.datamodule.baseline()["test/loss"]  # type: ignore[attr-defined]
+        seconds = sorted(self.seconds)[len(self.seconds) // 2] if self.seconds else None
+        found = {"seconds": seconds, "epochs": trainer.current_epoch, "test": metrics, "trivial": trivial}
+        self.folder.update(**{KEY: self.folder.record[KEY] | found})
+        if trainer.is_global_zero and in_sweep(self.folder, pl_module.training_config):
+            compare(self.folder)
+
+
+def compare(folder: RunFolder) -> None:
+    """Print and write the table of a sweep, and draw its errors against the lag.
+
+    Args:
+        folder: of one of its runs.
+    """
+    runs = [(run.config(), run.record) for run in siblings_with(folder, KEY) if "test" in run.record[KEY]]
+    runs.sort(key=lambda run: run[0]["datamodule"].get("lag", 0))
+    rows = []
+    for config, record in runs:
+        found, data = record[KEY], config["datamodule"]
+        rows.append(
+            {
+                "data": data["name"] + (f", lag {data['lag']}" if "lag" in data else ""),
+                "model": config["model"]["name"],
+                "parameters": f"{record['parameters']:,}",
+                "seconds an epoch": number(found["seconds"]),
+                "MiB a step": f"{found['bytes'] / 2**20:.2f}",
+                "epochs": str(found["epochs"]),
+                "test loss": number(found["test"]["test/loss"]),
+                "trivial answer": number(found["trivial"]),
+            }
+        )
+    sweep = folder.path.parent
+    show_table(sweep, KEY, "recurrent networks, measured", rows)
+    if len({config["datamodule"].get("lag") for config, _ in runs}) > 1:
+        show(f"picture: {shown(save_picture(sweep, KEY, _picture(runs)))}")
+
+
+def _picture(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4))
+    axis = figure.subplots()
+    for name in dict.fromkeys(config["model"]["name"] for config, _ in runs):
+        points = [
+            (config["datamodule"]["lag"], record[KEY]["test"]["test/loss"])
+            for config, record in runs
+            if config["model"]["name"] == name
+        ]
+        axis.plot(*zip(*points, strict=True), marker="o", label=name)
+    axis.axhline(runs[0][1][KEY]["trivial"], color="grey", linestyle="--", label="trivial answer")
+    axis.set(yscale="log", xlabel="lag", ylabel="test loss", title=runs[0][0]["datamodule"]["name"])
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure

@@ -1,0 +1,39 @@
+"""The runs of a sweep beside each other, for a comparison that every run draws anew when it ends."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.config.schema import Config
+from src.tracking.console import new_table, show
+from src.tracking.run_folder import RunFolder, replaced
+
+
+def in_sweep(folder: RunFolder, config: Config) -> bool:
+    """Tell whether a run is a job of a sweep, and so has siblings."""
+    return folder.path.parent.name == config.sweep.name
+
+
+def siblings_with(folder: RunFolder, key: str) -> list[RunFolder]:
+    """Return the runs of the same sweep, this one included, whose record holds a key, in the order of their start."""
+    paths = [path.parent for path in folder.path.parent.glob("*/run.json")]
+    runs = [run for run in map(RunFolder.open, paths) if key in run.record]
+    return sorted(runs, key=lambda run: str(run.record["started"]))
+
+
+def show_table(sweep: Path, name: str, title: str, rows: Sequence[dict[str, str]]) -> None:
+    """Print a table, and write it as <name>.md into a sweep's folder.
+
+    Args:
+        sweep: the folder.
+        name: of the file.
+        title: a line above the printed table.
+        rows: all with the same columns.
+    """
+    columns = list(rows[0])
+    table = new_table(*columns, title=title)
+    for row in rows:
+        table.add_row(*row.values())
+    show(table)
+    lines = [columns, ["---"] * len(columns), *(list(row.values()) for row in rows)]
+    with replaced(sweep / f"{name}.md") as partial:
+        partial.write_text("".join(f"| {' | '.join(cells)} |\n" for cells in lines), encoding="utf-8")
