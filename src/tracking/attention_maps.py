@@ -20,6 +20,7 @@ from src.tracking.pictures import save_picture
 from src.tracking.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 MOST_LABELS = 48
@@ -144,9 +145,9 @@ def _figure(kind: str, weights: Tensor, queries: list[str], keys: list[str]) -> 
     return figure
 
 
-def _name_ticks(axis: "object", names: list[str]) -> None:
+def _name_ticks(axis: "Axis", names: list[str]) -> None:
     every = -(-len(names) // MOST_LABELS)
-    axis.set_ticks(range(0, len(names), every), names[::every], fontsize=6)  # type: ignore[attr-defined]
+    axis.set_ticks(range(0, len(names), every), names[::every], fontsize=6)
 
 
 class AttentionMaps(Callback):

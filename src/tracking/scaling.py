@@ -115,7 +115,7 @@ def fit_with_constant(x: ArrayLike, loss: ArrayLike) -> PowerLaw:
     constant, factor, squares = map(float, held(exponent))
     powers = np.exp(-exponent * (log_x - middle))
     slopes = np.stack([np.ones_like(powers), powers, -factor * powers * (log_x - middle)], 1) * inverse[:, None]
-    free = max(len(log_x) - 3, 1)
+    free = len(log_x) - 3
     errors = np.sqrt(squares / free * np.diag(np.linalg.inv(slopes.T @ slopes)))
     low, high = _interval(constant, float(errors[0]), free)
     return PowerLaw(
