@@ -26,6 +26,7 @@ import yaml
 
 from benchmarks.machine import machine, today
 from src import ROOT
+from src.config.command_line import errors_for_people
 from src.config.options import CONF
 from src.errors import UserError, nearest
 from src.tasks.catalogue import TASKS
@@ -248,13 +249,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("pages", nargs="*", help="pages to measure anew, such as optimizer/adam")
     names = parser.parse_args(argv).pages
-    for name in names:
-        if name not in definitions()["pages"]:
-            raise SystemExit(f"error: {name}: there is no such page. {nearest(name, definitions()['pages'])}")
-    measure_all(names)
-    for page in pages():
-        page.file.write_text(written(page), encoding="utf-8")
-    (FOLDER / "README.md").write_text(written_index(), encoding="utf-8")
+    with errors_for_people():
+        for name in names:
+            if name not in definitions()["pages"]:
+                raise UserError(f"{name}: there is no such page. {nearest(name, definitions()['pages'])}")
+        measure_all(names)
+        for page in pages():
+            page.file.write_text(written(page), encoding="utf-8")
+        (FOLDER / "README.md").write_text(written_index(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -116,6 +116,13 @@ def test_a_pattern_that_names_nothing_is_refused(pattern: str, sparing: bool, sa
         weight_decays(model, 0.1, not sparing, {pattern: 0.1})
 
 
+def test_quotes_within_a_pattern_are_answered() -> None:
+    with pytest.raises(UserError, match="keys stand without quotes"):
+        config_of('regularization.weight_decay_by_layer={"layers.1.*": 0.1}')
+    with pytest.raises(UserError, match=r"weight_decay_by_layer.layers.1.\*=-1: must be greater than or equal to 0"):
+        config_of("regularization.weight_decay_by_layer={layers.1.*: -1}")
+
+
 @pytest.mark.req("G1")
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "optimizer").glob("*.yaml")))
 def test_every_optimizer_decays_each_layer_as_if_it_stood_alone(name: str) -> None:
