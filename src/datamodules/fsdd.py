@@ -40,7 +40,7 @@ class FSDD(Audio):
                 f"datamodule=fsdd needs 3,000 files such as 0_george_0.wav in {folder}: none is there.\n{where}"
             )
         speakers = sorted({name.split("_")[1] for name in found})
-        most = 1 + max(map(_index, found))
+        most = 1 + max(len(TEST_INDICES), *map(_index, found))  # one at least is for training
         wanted = [f"{d}_{speaker}_{i}.wav" for d in range(10) for speaker in speakers for i in range(most)]
         missing = [name for name in wanted if name not in found]
         if missing:

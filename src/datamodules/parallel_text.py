@@ -80,14 +80,16 @@ class ParallelText(DataModule):
 
     def _parts(self) -> dict[str, list[Pair]]:
         pairs = self._pairs()
-        short = [pair for pair in pairs if all(len(self._split(text)) <= self.max_length for text in pair)]
+        longest = (self.max_length, self.max_length)
+        if self.vocabularies is not None:  # what the model was trained for
+            longest = (self.lengths[0] - 1, self.lengths[1] - 2)
+        sized = [(pair, [len(self._split(text)) for text in pair]) for pair in pairs]
+        short = [pair for pair, (source, target) in sized if source <= longest[0] and target <= longest[1]]
         if not short:
-            raise UserError(f"{self.path}: every pair has more than datamodule.max_length={self.max_length} tokens")
+            raise UserError(f"{self.path}: every pair has more tokens than datamodule.max_length={self.max_length}")
         if len(short) < len(pairs):
-            left = len(pairs) - len(short)
-            log.warning(
-                f"{self.path}: {left:,} of {len(pairs):,} pairs are left out, longer than {self.max_length} tokens"
-            )
+            left, most = len(pairs) - len(short), " and ".join(map(str, dict.fromkeys(longest)))
+            log.warning(f"{self.path}: {left:,} of {len(pairs):,} pairs are left out, longer than {most} tokens")
         parts = split_indices(len(short), *self.fractions, self.split_seed)
         return {name: [short[i] for i in index] for name, index in parts.items()}
 

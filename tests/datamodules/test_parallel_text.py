@@ -53,7 +53,7 @@ def test_long_pairs_are_left_out_and_counted(tsv, caplog):
     kept = [pair for pair in PAIRS if all(len(text) <= 16 for text in pair)]
     assert sum(len(data.split(name).source) for name in ("train", "val", "test")) == len(kept) < 50
     assert f"{50 - len(kept)} of 50 pairs are left out, longer than 16 tokens" in caplog.text
-    with pytest.raises(UserError, match=r"every pair has more than datamodule\.max_length=3 tokens"):
+    with pytest.raises(UserError, match=r"every pair has more tokens than datamodule\.max_length=3"):
         ParallelText(tsv, tokens="characters", max_length=3).setup()
 
 
@@ -84,3 +84,14 @@ def test_predict_translates_and_refuses_what_is_too_long(fast, tsv):
         predict(result.folder, ["a b c d e f g h i j k l"])
     with pytest.raises(UserError, match="an empty input"):
         predict(result.folder, [" "])
+
+
+def test_other_data_keep_within_what_the_model_was_trained_for(tsv, tmp_path, caplog):
+    trained, other = ParallelText(tsv), ParallelText(tmp_path / "other.tsv", val_fraction=0.3, test_fraction=0.3)
+    trained.setup()
+    rows = [f"Number {i} is 9.\tZahl {i} ist 9." for i in range(9)] + ["Number 3 is 9.\tDie Zahl drei ist wohl neun."]
+    other.path.write_text("\n".join(rows))
+    other.load_state_dict(trained.state_dict())
+    with caplog.at_level(logging.WARNING):
+        other.setup()
+    assert "1 of 10 pairs are left out, longer than 5 tokens" in caplog.text and other.spec == trained.spec
