@@ -99,7 +99,11 @@ def build_model(config: Config, spec: Any) -> Model:
 
 
 def build(
-    config: Config, folder: RunFolder | None = None, loggers: Sequence[Logger] = (), verbose: bool = True
+    config: Config,
+    folder: RunFolder | None = None,
+    loggers: Sequence[Logger] = (),
+    verbose: bool = True,
+    callbacks: Sequence[Callback] = (),
 ) -> Experiment:
     """Make the datamodule, the model and the trainer of a run.
 
@@ -108,6 +112,7 @@ def build(
         folder: where checkpoints go; None keeps none.
         loggers: of the run.
         verbose: show the progress.
+        callbacks: beside those of the config.
     """
     L.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = build_data(config)
@@ -115,8 +120,8 @@ def build(
     datamodule.setup()
     L.seed_everything(config.seed, workers=True, verbose=False)  # the same weights, however the data were made
     model = build_model(config, datamodule.spec)
-    callbacks = build_callbacks(config, folder, datamodule.task, verbose) if folder else []
-    return Experiment(config, datamodule, model, build_trainer(config, callbacks, loggers))
+    own = build_callbacks(config, folder, datamodule.task, verbose) if folder else []
+    return Experiment(config, datamodule, model, build_trainer(config, [*own, *callbacks], loggers))
 
 
 def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = ()) -> L.Trainer:
@@ -142,13 +147,21 @@ def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: S
         raise UserError(f"trainer: {error}") from error
 
 
-def run(what: Config | DictConfig | Sequence[str], folder: Path | None = None, verbose: bool = True) -> RunResult:
+def run(
+    what: Config | DictConfig | Sequence[str],
+    folder: Path | None = None,
+    verbose: bool = True,
+    callbacks: Sequence[Callback] = (),
+    command: Sequence[str] = (),
+) -> RunResult:
     """Train, test and record one run.
 
     Args:
         what: the words of a command line (``["model=mlp", "optimizer.lr=0.01"]``), a composed or a checked config.
         folder: the run folder to make; by default a new one under ``paths.outputs``.
         verbose: print what is trained, the progress and the results.
+        callbacks: beside those of the config.
+        command: the words that the record shows; by default those of this process.
 
     Raises:
         UserError: if the config or the data are wrong; no run folder is left then.
@@ -157,13 +170,13 @@ def run(what: Config | DictConfig | Sequence[str], folder: Path | None = None, v
     config = what if isinstance(what, Config) else check(what if isinstance(what, DictConfig) else compose(what))
     if config.resume is not None:
         words = [] if isinstance(what, Config | DictConfig) else list(what)
-        return resume(*resumed(config.resume, words), verbose)
+        return resume(*resumed(config.resume, words), verbose, callbacks)
     if _is_worker_rank():  # Lightning started this process for a run whose folder is there already
         return _execute(config, RunFolder.open(Path(os.environ["GRIDLIGHT_RUN_FOLDER"])), False)
     path = folder or new_run_path(config.paths.outputs, config.model.name, config.datamodule.name)
-    record = RunFolder.create(path, config.plain(), sys.orig_argv)
+    record = RunFolder.create(path, config.plain(), command or sys.orig_argv)
     try:
-        return _execute(config, record, verbose)
+        return _execute(config, record, verbose, callbacks)
     except UserError as error:
         if record.metrics() or record.has_checkpoint("last"):  # it had begun: what it has is kept
             record.fail(error)
@@ -172,13 +185,15 @@ def run(what: Config | DictConfig | Sequence[str], folder: Path | None = None, v
         raise
 
 
-def resume(config: Config, folder: RunFolder, verbose: bool = True) -> RunResult:
+def resume(
+    config: Config, folder: RunFolder, verbose: bool = True, callbacks: Sequence[Callback] = ()
+) -> RunResult:
     """Go on with an interrupted or failed run from its last checkpoint, in its own folder."""
     if _is_worker_rank():
         return _execute(config, folder, False)
     folder.resume(config.plain())
     try:
-        return _execute(config, folder, verbose)
+        return _execute(config, folder, verbose, callbacks)
     except UserError:
         folder.interrupt()
         raise
@@ -188,7 +203,7 @@ def _is_worker_rank() -> bool:
     return os.environ.get("LOCAL_RANK", "0") != "0" and "GRIDLIGHT_RUN_FOLDER" in os.environ
 
 
-def _execute(config: Config, folder: RunFolder, verbose: bool) -> RunResult:
+def _execute(config: Config, folder: RunFolder, verbose: bool, callbacks: Sequence[Callback] = ()) -> RunResult:
     os.environ["GRIDLIGHT_RUN_FOLDER"] = str(folder.path.resolve())
     started = time.monotonic()
     records = not _is_worker_rank()
@@ -199,7 +214,7 @@ def _execute(config: Config, folder: RunFolder, verbose: bool) -> RunResult:
         with closing.log_to(folder.train_log if records else None, quiet=not records):
             if records:
                 loggers = build_loggers(config.plain()["logger"], folder, config.plain())
-            experiment = build(config, folder, loggers, verbose)
+            experiment = build(config, folder, loggers, verbose, callbacks)
             result = _train_and_test(experiment, folder, started, verbose)
         exit_code = 0
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit

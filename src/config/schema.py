@@ -406,6 +406,9 @@ class Paths(Section):
 
 class Sweep(Section):
     name: str | None
+    resume: str | None = None
+    retry_failed: bool = True
+    dry_run: bool = False
 
 
 class Config(Section):
