@@ -33,7 +33,7 @@ class LocalLauncher(Launcher):
     """
 
     def __init__(self, jobs: int | None = None, devices_per_job: int = 1, threads: int | None = None) -> None:
-        self.settings = {"jobs": jobs, "devices_per_job": devices_per_job, "threads": threads}
+        self.jobs, self.devices_per_job, self.threads = jobs, devices_per_job, threads
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
@@ -43,5 +43,5 @@ class LocalLauncher(Launcher):
         from src.sweeping.local import launch
         from src.sweeping.pool import local_pool, warm_up
 
-        pool = local_pool(self.config, **self.settings)
+        pool = local_pool(self.config, self.jobs, self.devices_per_job, self.threads)
         return launch(self.hydra_context.config_loader, self.config, job_overrides, pool, warm_up)

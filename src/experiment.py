@@ -185,9 +185,7 @@ def run(
         raise
 
 
-def resume(
-    config: Config, folder: RunFolder, verbose: bool = True, callbacks: Sequence[Callback] = ()
-) -> RunResult:
+def resume(config: Config, folder: RunFolder, verbose: bool = True, callbacks: Sequence[Callback] = ()) -> RunResult:
     """Go on with an interrupted or failed run from its last checkpoint, in its own folder."""
     if _is_worker_rank():
         return _execute(config, folder, False)

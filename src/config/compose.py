@@ -138,7 +138,7 @@ def _wrong_key(override: Override, cfg: DictConfig, options: dict[str, dict[str,
 def _unknown(
     parts: list[str], depth: int, node: Any, cfg: DictConfig, options: dict[str, dict[str, str]], override: Override
 ) -> str:
-    shown = f"{override.key_or_group}={override.get_value_element_as_str()}"
+    shown = override.input_line
     parent = ".".join(parts[:depth])
     if not isinstance(node, DictConfig):
         return f"{shown}: '{parent}' is a value and has no keys below it"

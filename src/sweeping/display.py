@@ -1,6 +1,5 @@
 """What a person sees of a sweep while it runs: a live table of its jobs on a terminal, a line a job elsewhere."""
 
-import sys
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ RECENT = 5
 """Jobs that have ended and are still shown in the table."""
 PAUSE = 60.0
 """Seconds between two lines that only say how far the running jobs are."""
-TRACEBACK = 12
-"""Lines of a failed job's traceback that are shown."""
+TRACEBACK = 8
+"""Lines of a failed job's traceback that are shown; the whole of it is in its run.json and train.log."""
 
 
 @dataclass
@@ -86,8 +85,7 @@ class Display:
         parts += [f"({duration(state.seconds)})" if state.seconds else "", self._left()]
         if state.status == "failed":
             self._failed += 1
-            self.say("  ".join(part for part in parts[:3]))
-            self.say(_short(event.error or state.error))
+            self.say("\n".join(["  ".join(parts[:3]), _short(event.error or state.error)]))
         elif self._live is None:
             self.say("  ".join(filter(None, parts)))
 
@@ -104,7 +102,6 @@ class Display:
             self._live.console.print(Text(text), soft_wrap=True)
         else:
             print(text, flush=True)
-            sys.stdout.flush()
 
     # ---- what it looks like --------------------------------------------------------------------------------------
 
@@ -151,8 +148,15 @@ def _metric(run: _Running, monitor: str) -> str:
 
 
 def _short(error: str) -> str:
-    """Return the end of a traceback, indented; the whole of it is in the run folder."""
+    """Return the end of a traceback without the frames of installed packages, indented."""
     lines = error.strip().splitlines()
-    shown = lines[-TRACEBACK:] if len(lines) > TRACEBACK else lines
-    return "\n".join(f"    {line}" for line in (["…"] if len(shown) < len(lines) else []) + shown)
-
+    shown: list[str] = []
+    foreign = False
+    for line in lines:
+        if line.startswith("  File "):
+            foreign = "site-packages" in line or "<frozen" in line
+        elif not line.startswith(" "):
+            foreign = False
+        if not foreign and line.strip(" ^~"):
+            shown.append(line)
+    return "\n".join(f"    {line}" for line in shown[-TRACEBACK:])

@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -75,10 +75,12 @@ class Driver:
         self._executor = executor
         self._display = display
         self._command = tuple(command)
+        self._output = ledger.folder / "output"
         self._running: dict[int, Job] = {}
         self._waiting: tuple[Job, Assignment] | None = None
         self._signals = 0
         self._obeyed = 0
+        self._starting = False
 
     def run(self) -> bool:
         """Run until all jobs have ended; return whether that was so, and not Ctrl-C.
@@ -92,8 +94,12 @@ class Driver:
                         self._take(event)
                     self._display.tick()
                     self._obey()
+            except KeyboardInterrupt:
+                assert self._signals
             finally:
                 self._executor.close()
+                with suppress(OSError):  # unless something was left in it
+                    self._output.rmdir()
         return not self._signals
 
     def _start_jobs(self) -> bool:
@@ -107,7 +113,9 @@ class Driver:
                 return self._waiting is not None or self._source.more()
             job, assignment = self._waiting
             self._waiting = None
+            self._starting = True
             self._executor.start(assignment)
+            self._starting = False
             self._running[job.number] = job
             self._display.started(job)
 
@@ -119,7 +127,7 @@ class Driver:
             folder=self._ledger.path(job).absolute(),
             command=self._command,
             processes=processes_of(config["trainer"]["devices"]),
-            output=(self._ledger.folder / "output" / f"{job.slug}.txt").absolute(),
+            output=(self._output / f"{job.slug}.txt").absolute(),
         )
 
     def _take(self, event: Progress | Ended) -> None:
@@ -140,7 +148,7 @@ class Driver:
     def _record(self, job: Job, ended: Ended) -> None:
         """Complete the record of a job whose process could not do it any more, and keep what it printed."""
         path = self._ledger.path(job)
-        output = self._ledger.folder / "output" / f"{job.slug}.txt"
+        output = self._output / f"{job.slug}.txt"
         if (path / "run.json").is_file():
             folder = RunFolder.open(path)
             if folder.record.get("status") == "running":
@@ -159,6 +167,8 @@ class Driver:
     def _signals_counted(self) -> Iterator[None]:
         def count(number: int, frame: object) -> None:
             self._signals += 1
+            if self._starting and not self._running:  # the first job waits until everything is imported
+                raise KeyboardInterrupt
 
         if threading.current_thread() is not threading.main_thread():
             yield

@@ -1,15 +1,20 @@
 """From the words of each point to its checked config, with what points share composed once."""
 
 import copy
+import sys
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from src.config.check import check
+from src.config.compose import explain
+from src.config.options import CONF, search_roots
 from src.config.schema import Config
 from src.errors import UserError
 from src.sweeping.ledger import Job, Ledger
@@ -81,23 +86,24 @@ def enter(ledger: Ledger, composer: Composer, points: Iterable[Sequence[str]]) -
         UserError: if any point is impossible, or if two are the same experiment.
     """
     words = [tuple(point) for point in points]
-    labels = varied(words)
     problems: list[str] = []
     jobs: list[Job] = []
-    first: dict[str, str] = {}
-    for point, label in zip(words, labels, strict=True):
-        shown = " ".join(label) or "the only point"
+    first: dict[str, tuple[str, ...]] = {}
+    for point, label in zip(words, varied(words), strict=True):
+        shown = " ".join(label) or " ".join(point)
         job = ledger.find(point)
         if job is None:
             try:
                 config = composer.config(point)
-            except UserError as error:
-                problems.append(f"job {shown}: {error}".replace("\n", "\n  "))
+            except (UserError, HydraException, OmegaConfBaseException) as error:
+                told = error if isinstance(error, UserError) else explain(error, [*_config_folders(), *point])
+                problems.append(f"job {shown}: {told}".replace("\n", "\n  "))
                 continue
             job = ledger.add(point, label, config.plain())
-        if job.digest in first:
-            problems.append(f"job {shown}: the same experiment as job {first[job.digest]}")
-        first.setdefault(job.digest, shown)
+        if (other := first.get(job.digest)) is not None:
+            what = "given twice" if other == point else f"the same experiment as job {' '.join(other)}"
+            problems.append(f"job {' '.join(point)}: {what}")
+        first[job.digest] = point
         jobs.append(job)
     if problems:
         rest = len(problems) - SHOWN_PROBLEMS
@@ -105,3 +111,8 @@ def enter(ledger: Ledger, composer: Composer, points: Iterable[Sequence[str]]) -
         count = f"{len(problems)} of {len(words)} jobs cannot run, so none was started:"
         raise UserError("\n".join([count, *problems[:SHOWN_PROBLEMS], *more]))
     return jobs
+
+
+def _config_folders() -> list[str]:
+    """Return the words of this command line that name a user's own config folders."""
+    return [f"--config-dir={root}" for root in search_roots(sys.argv[1:]) if root != CONF]

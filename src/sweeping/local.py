@@ -93,7 +93,9 @@ def _plan(ledger: Ledger, jobs: list[Job], master: DictConfig) -> list[Job]:
     """Say what is going to happen, and return the jobs that are to run."""
     states = ledger.states()
     due = [job for job in jobs if _is_due(states[job.number], master.sweep.retry_failed)]
-    counts = [sum(ACTIONS[states[job.number].status] == action for job in jobs) for action in ("skip", "resume", "retry")]
+    counts = [
+        sum(ACTIONS[states[job.number].status] == action for job in jobs) for action in ("skip", "resume", "retry")
+    ]
     print(f"sweep {ledger.head['name']}: {len(jobs)} jobs in {ledger.folder}{_counted(*counts)}", flush=True)
     if changed := ledger.code_changed():
         print(f"note: {changed}; jobs run the code as it is now, on the configs as they were frozen", flush=True)
@@ -162,7 +164,7 @@ def _close(ledger: Ledger, jobs: list[Job], complete: bool) -> list[JobReturn]:
 
 def _entry(ledger: Ledger, job: Job, state: State) -> _Entry:
     shown = Path(ledger.folder) / job.slug
-    return _Entry(job.label, shown, state.status, state.metric, state.mode, state.value, state.seconds)
+    return _Entry(job.words, shown, state.status, state.metric, state.mode, state.value, state.seconds)
 
 
 def _returned(job: Job, entry: _Entry) -> JobReturn:

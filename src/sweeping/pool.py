@@ -90,25 +90,22 @@ class LocalPool:
             count = self._needs(assignment)
             devices, self._free = tuple(self._free[:count]), self._free[count:]
         ours, theirs = Pipe()
-        assignment = replace(
-            assignment, threads=self._threads, devices=devices or None, environment=dict(os.environ)
-        )
+        assignment = replace(assignment, threads=self._threads, devices=devices or None, environment=dict(os.environ))
         process = _context.Process(target=work, args=(assignment, theirs), name=f"job {assignment.number}")
         process.start()
         theirs.close()
         self._workers.append(_Worker(assignment, process, ours, devices))
 
     def wait(self, timeout: float) -> list[Event]:
-        handles: dict[object, _Worker] = {}
-        for worker in self._workers:
-            handles[worker.process.sentinel] = worker
-            if not worker.channel.closed:
-                handles[worker.channel] = worker
+        handles: list[int | Connection] = [worker.process.sentinel for worker in self._workers]
+        handles += [worker.channel for worker in self._workers if not worker.channel.closed]
+        ready = set(wait(handles, timeout))
         events: list[Event] = []
-        for handle in wait(list(handles), timeout):  # type: ignore[arg-type]
-            worker = handles[handle]
-            events += self._receive(worker)
-            if handle == worker.process.sentinel:
+        for worker in list(self._workers):
+            over = worker.process.sentinel in ready
+            if over or worker.channel in ready:
+                events += self._receive(worker)
+            if over:
                 events.append(self._bury(worker))
         return events
 

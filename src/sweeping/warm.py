@@ -8,18 +8,22 @@ import signal
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
 
-import lightning.pytorch.loggers  # noqa: E402
-import sklearn.datasets  # noqa: E402
-import torch._dynamo  # noqa: E402  the first optimizer step imports it
-import torchmetrics.classification  # noqa: E402
+from src.sweeping.lifeline import end_with_parent  # noqa: E402
 
-import src.experiment  # noqa: E402
-import src.sweeping.worker  # noqa: E402, F401
+end_with_parent()
+
+from importlib import import_module  # noqa: E402
+
 from src.config.schema import SCHEMAS  # noqa: E402
 from src.tracking.provenance import remember  # noqa: E402
 
-for target in (*SCHEMAS["model"], *SCHEMAS["datamodule"]):
-    __import__(target.rpartition(".")[0])
+for name in (
+    "src.experiment",
+    "src.sweeping.reporting",
+    "torch._dynamo",  # the first optimizer step asks for it
+    *(target.rpartition(".")[0] for group in ("model", "datamodule") for target in SCHEMAS[group]),
+):
+    import_module(name)
 
 remember()  # jobs run the code that was imported here, whatever is edited later
 gc.collect()

@@ -230,4 +230,3 @@ def ending(code: int) -> str:
     except ValueError:
         name = f"signal {-code}"
     return f"{name} (killed, perhaps because memory ran out)" if name == "SIGKILL" else name
-
