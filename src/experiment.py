@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from src.tracking.checkpoints import AtomicCheckpointIO
 from src.tracking.load_checkpoint import load_checkpoint
 from src.tracking.run_folder import RunFolder, new_run_path
 from src.tracking.run_logger import build_loggers, close_loggers
+from src.tracking.stopping import stop_request
 from src.tracking.summary import summarize
 
 log = logging.getLogger(__name__)
@@ -206,17 +206,15 @@ def _execute(config: Config, folder: RunFolder, verbose: bool, callbacks: Sequen
     started = time.monotonic()
     records = not _is_worker_rank()
     loggers: list[Logger] = []
-    interrupt_handler = signal.getsignal(signal.SIGINT)
     exit_code = 1
     try:
-        with closing.log_to(folder.train_log if records else None, quiet=not records):
+        with stop_request.heard(), closing.log_to(folder.train_log if records else None, quiet=not records):
             if records:
                 loggers = build_loggers(config.plain()["logger"], folder, config.plain())
             experiment = build(config, folder, loggers, verbose, callbacks)
             result = _train_and_test(experiment, folder, started, verbose)
         exit_code = 0
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
-        signal.signal(signal.SIGINT, interrupt_handler)
         if records:
             folder.interrupt()
         raise Interrupted(f"resume with: python -m src.train resume={closing.shown(folder.path)}") from stop
