@@ -201,6 +201,7 @@ class Checkpoints(ModelCheckpoint):
         self._resumed = False
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
         if trainer.fit_loop.restarted_mid_epoch:
+            _restore_position(trainer)
             return
         for config in trainer.lr_scheduler_configs:
             due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
@@ -218,6 +219,17 @@ def _between_steps(trainer: L.Trainer) -> bool:
 def _knows_its_position(trainer: L.Trainer) -> bool:
     loader = trainer.fit_loop._combined_loader
     return loader is not None and all(hasattr(part, "load_state_dict") for part in loader.flattened)
+
+
+def _restore_position(trainer: L.Trainer) -> None:
+    """Let the loader go on where it was. Lightning has done so, unless the loader was made before the checkpoint was
+    read, because a schedule asked how many steps the run has.
+    """
+    loop = trainer.fit_loop
+    if loop._combined_loader_states_to_load:
+        assert loop._data_fetcher is not None
+        loop._load_combined_loader_states()
+        iter(loop._data_fetcher)
 
 
 def _moved(path: str, folder: str) -> str:
