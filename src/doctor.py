@@ -130,7 +130,9 @@ def main() -> None:
             print(__doc__)
         case [word, *_]:
             with errors_for_people():
-                raise UserError(f"{word}: {nearest(word, ['resume'])} Without a word, doctor looks at the installation.")
+                raise UserError(
+                    f"{word}: {nearest(word, ['resume'])} Without a word, doctor looks at the installation."
+                )
 
 
 if __name__ == "__main__":

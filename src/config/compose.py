@@ -32,7 +32,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         UserError: if an override names what does not exist.
     """
     try:
-        with _own_hydra():
+        with own_hydra():
             return hydra_compose("train", overrides=list(overrides))
     except Exception as error:
         if not refused(error):
@@ -41,7 +41,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 
 
 @contextmanager
-def _own_hydra() -> Iterator[None]:
+def own_hydra() -> Iterator[None]:
     """Let Hydra compose, also inside a command or a notebook that uses Hydra itself."""
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
@@ -110,7 +110,7 @@ def _wrong_keys(parsed: Sequence[Override], options: dict[str, dict[str, str]], 
     searched = f"hydra.searchpath=[{','.join(f'file://{root.absolute()}' for root in roots if root != CONF)}]"
     chosen = [o.input_line for o in parsed if o.key_or_group in options and not o.is_sweep_override() and o.input_line]
     try:
-        with _own_hydra():
+        with own_hydra():
             cfg = hydra_compose("train", overrides=[searched, *chosen])
     except (HydraException, OmegaConfBaseException):
         return []

@@ -148,7 +148,10 @@ class Checkpoints(ModelCheckpoint):
             raise KeyboardInterrupt
 
     def _is_due(self, trainer: L.Trainer) -> bool:
-        if self._every_n_steps is not None and trainer.global_step - self._last_global_step_saved >= self._every_n_steps:
+        if (
+            self._every_n_steps is not None
+            and trainer.global_step - self._last_global_step_saved >= self._every_n_steps
+        ):
             return True
         alone = trainer.world_size == 1
         return alone and self._every_seconds is not None and time.monotonic() - self._saved_at >= self._every_seconds
@@ -283,7 +286,6 @@ class RandomState(Callback):
                 trainer.global_rank + 1,
                 trainer.world_size,
             )
-
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._partial_sums is not None:
