@@ -77,7 +77,9 @@ class BatchLoader:
         epoch, given = self._given_before or (self.epoch, 0)
         start = given if epoch == self.epoch else 0
         self._given_before = None
-        for self._given, index in enumerate(self._indices()[start:], start + 1):
+        self._given = start
+        for index in self._indices()[start:]:
+            self._given += 1
             batch = type(self.split)(*(tensor[index] for tensor in self.split))
             yield self.collate(batch) if self.collate else batch
 

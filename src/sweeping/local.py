@@ -1,6 +1,7 @@
 """A sweep from its points to its ranking: entered in the ledger, checked as a whole, run, and ranked."""
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def _entered(
 
 def _plan(ledger: Ledger, jobs: list[Job], master: DictConfig) -> list[Job]:
     """Say what is going to happen, and return the jobs that are to run."""
-    states = ledger.states()
+    states = _settled(ledger, jobs)
     due = [job for job in jobs if _is_due(states[job.number], master.sweep.retry_failed)]
     counts = [
         sum(ACTIONS[states[job.number].status] == action for job in jobs) for action in ("skip", "resume", "retry")
@@ -114,6 +115,16 @@ def _run(ledger: Ledger, jobs: list[Job], master: DictConfig, executor: Callable
         with Display(len(jobs), before=len(jobs) - len(due)) as display:
             complete = Driver(ledger, Listed(due), executor(), display, sys.orig_argv).run()
     return _close(ledger, jobs, complete)
+
+
+def _settled(ledger: Ledger, jobs: list[Job]) -> dict[int, State]:
+    """Return what became of each job, when the workers of a driver that was just killed have followed it."""
+    for _ in range(50):
+        states = ledger.states()
+        if not any(states[job.number].status == "running" for job in jobs):
+            break
+        time.sleep(0.1)
+    return states
 
 
 def _is_due(state: State, retry_failed: bool) -> bool:
@@ -156,6 +167,9 @@ def _close(ledger: Ledger, jobs: list[Job], complete: bool) -> list[JobReturn]:
     print(f"{finished} of {len(jobs)} jobs finished{rest}", flush=True)
     if not complete:
         raise KeyboardInterrupt(f"go on with: python -m src.train -m sweep.resume={ledger.folder}")
+    elsewhere = [entry.folder for entry in entries if entry.status == "running"]
+    if elsewhere:
+        raise JobsFailed(f"{len(elsewhere)} of {len(jobs)} jobs still run in another process, such as {elsewhere[0]}")
     failed = sum(entry.status in ("failed", "pending") for entry in entries)
     if failed:
         raise JobsFailed(f"{failed} of {len(jobs)} jobs failed")

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -163,10 +164,8 @@ def _in_a_child(task: Callable[..., None], *arguments: Any) -> None:
 
 def _train(config: Config, folder: Path, step: int = 0, number: int = 0) -> None:
     logging.disable(logging.WARNING)
-    try:
+    with suppress(Interrupted):
         run(config, folder, verbose=False, callbacks=[Interrupt(step, number)] if step else [])
-    except Interrupted:
-        pass
 
 
 def _go_on(folder: Path) -> None:
