@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,8 @@ def killed_until_done(words: list[str], folder: Path, kills: int, seed: int, lon
         sweep = start(words)
         time.sleep(dice.uniform(0.5, longest))
         met += sweep.poll() is None
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(sweep.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         sweep.communicate()
         now = {name: record for name, record in records(folder).items() if record["status"] == "finished"}
         assert {name: now[name] for name in finished} == finished, "a finished job ran again"
@@ -277,3 +276,26 @@ def test_the_server_has_one_thread_and_no_gpu() -> None:
     environment.pop("OMP_NUM_THREADS", None)
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["1", "False"], done.stdout + done.stderr
+
+
+def test_each_job_is_leased_a_device_of_its_own(fast: Words, tmp_path: Path) -> None:
+    """The devices are only names here; what counts is who is given which."""
+    (tmp_path / "lease.py").write_text(
+        "import os, time\n"
+        "from lightning.pytorch.callbacks import Callback\n"
+        "class Lease(Callback):\n"
+        "    def on_train_start(self, trainer, pl_module):\n"
+        "        begun = time.time(); time.sleep(1)\n"
+        "        path = os.environ['GRIDLIGHT_RUN_FOLDER'] + '/lease.txt'\n"
+        "        open(path, 'w').write(f'{os.environ[\"CUDA_VISIBLE_DEVICES\"]} {begun} {time.time()}')\n"
+    )
+    words = [word for word in fast("trainer=auto") if not word.startswith("trainer=")]
+    words = ["-m", *words, "seed=0,1,2,3", "sweep.name=leases", "+callbacks.lease._target_=lease.Lease"]
+    sweep = start(words, PYTHONPATH=str(tmp_path), CUDA_VISIBLE_DEVICES="5,6", MARKER="leases")
+    output, _ = sweep.communicate(timeout=300)
+    assert sweep.returncode == 0, output
+    leases = [path.read_text().split() for path in tmp_path.glob("outputs/sweeps/leases/*/lease.txt")]
+    assert len(leases) == 4 and {device for device, _, _ in leases} == {"5", "6"}
+    times = sorted((float(begun), float(ended), device) for device, begun, ended in leases)
+    for (_, ended, device), (begun, _, next_device) in zip(times, times[1:], strict=False):
+        assert begun > ended or device != next_device, "two jobs held one device at a time"
