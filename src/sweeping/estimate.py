@@ -108,7 +108,7 @@ def print_plan(ledger: Ledger, jobs: list[Job], states: Mapping[int, State], due
     show(table)
     if len(jobs) > SHOWN_JOBS:
         print(f"… and {len(jobs) - SHOWN_JOBS} more jobs")
-    print(f"{sum(due)} of {len(jobs)} jobs would run; this was a dry run, nothing was started or written")
+    print(f"{sum(due)} of {len(jobs)} jobs would run; this was a dry run, nothing was started")
 
 
 def _estimate_of(config: dict[str, Any], known: dict[str, Estimate]) -> Estimate:

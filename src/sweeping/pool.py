@@ -71,7 +71,7 @@ class LocalPool:
         self._free = list(devices)
         self._leases = bool(devices)
         self._devices_per_job = devices_per_job
-        self._total_devices = len(devices)
+        self._total_devices = len(set(devices))
         self._threads = threads or max(usable_cores() // jobs, 1)
         self._workers: list[_Worker] = []
         warm_up()
@@ -80,17 +80,16 @@ class LocalPool:
 
     def room(self, assignment: Assignment) -> bool:
         if self._leases:
-            return len(self._free) >= self._needs(assignment)
+            return len(set(self._free)) >= self._needs(assignment)
         taken = sum(min(worker.assignment.processes, self.width) for worker in self._workers)
         return taken + min(assignment.processes, self.width) <= self.width
 
     def start(self, assignment: Assignment) -> None:
-        devices: tuple[str, ...] = ()
-        if self._leases:
-            count = self._needs(assignment)
-            devices, self._free = tuple(self._free[:count]), self._free[count:]
-        ours, theirs = Pipe()
+        devices = self._lease(self._needs(assignment)) if self._leases else ()
+        if assignment.config["trainer"]["devices"] == "auto":  # all that it sees
+            assignment = replace(assignment, processes=max(len(devices), 1))
         assignment = replace(assignment, threads=self._threads, devices=devices or None, environment=dict(os.environ))
+        ours, theirs = Pipe()
         process = _context.Process(target=work, args=(assignment, theirs), name=f"job {assignment.number}")
         process.start()
         theirs.close()
@@ -130,6 +129,13 @@ class LocalPool:
 
     def _needs(self, assignment: Assignment) -> int:
         return min(max(self._devices_per_job, assignment.processes), self._total_devices)
+
+    def _lease(self, count: int) -> tuple[str, ...]:
+        """Take different devices off the free ones; a device that several jobs share stands there several times."""
+        devices = tuple(dict.fromkeys(self._free))[:count]
+        for device in devices:
+            self._free.remove(device)
+        return devices
 
     def _receive(self, worker: _Worker) -> list[Event]:
         events: list[Event] = []
