@@ -1,15 +1,39 @@
-"""The launchers, where Hydra looks for them; the work is in src/sweeping."""
+"""The launchers and sweepers, where Hydra looks for them; the work is in src/sweeping."""
 
 from collections.abc import Sequence
+from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 
+class GridSweeper(BasicSweeper):
+    """All combinations of the values on the command line, handed to the launcher at once; it composes and checks them,
+    which Hydra's own sweeper would do once more, without remembering anything.
+    """
+
+    def sweep(self, arguments: list[str]) -> Any:
+        assert self.hydra_context is not None and self.launcher is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        (points,) = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
+        return [self.launcher.launch(points, initial_job_idx=0)]
+
+
 class LocalLauncher(Launcher):
-    """Runs the jobs of a sweep one after the other."""
+    """Runs the jobs of a sweep in processes of this machine.
+
+    Args:
+        jobs: at a time; None: one a GPU, or one a usable core where there is none.
+        devices_per_job: GPUs that each job sees.
+        threads: of each job; None: the cores are shared out.
+    """
+
+    def __init__(self, jobs: int | None = None, devices_per_job: int = 1, threads: int | None = None) -> None:
+        self.jobs, self.devices_per_job, self.threads = jobs, devices_per_job, threads
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
@@ -17,5 +41,7 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from src.sweeping.local import launch
+        from src.sweeping.pool import local_pool, warm_up
 
-        return launch(self.hydra_context.config_loader, self.config, job_overrides)
+        pool = local_pool(self.config, self.jobs, self.devices_per_job, self.threads)
+        return launch(self.hydra_context.config_loader, self.config, job_overrides, pool, warm_up)

@@ -1,5 +1,8 @@
 """Doctor: python -m src.doctor says what is installed, which devices there are, what is missing, and whether W&B is
 reachable. Exit code 1 if something that every run needs is missing.
+
+python -m src.doctor resume model=cnn regularization=dropout trainer.max_epochs=3 trains these words whole, then again,
+interrupted at random steps (Ctrl-C, and killed) and resumed, and compares the two. Exit code 1 if they differ.
 """
 
 import os
@@ -11,7 +14,9 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from src import ROOT
+from src.config.command_line import errors_for_people
 from src.config.options import groups, search_roots
+from src.errors import UserError, nearest
 
 REQUIRED = (
     "torch",
@@ -100,12 +105,34 @@ def _wandb() -> str:
         )
 
 
+def prove_resume(words: list[str]) -> bool:
+    """Print whether a run of these words that is interrupted and resumed equals one that is not."""
+    from src.tracking.resume_proof import prove
+
+    findings = prove(words)
+    different = sum(not finding.equal for finding in findings)
+    print(f"{different} of {len(findings)} differ" if different else f"resumed exactly: all {len(findings)} are equal")
+    return not different
+
+
 def main() -> None:
-    """Print all findings."""
-    results = list(findings())
-    for good, line in results:
-        print(f"{ {True: 'ok', None: 'without', False: 'MISSING'}[good]:<7} {line}")
-    raise SystemExit(1 if any(good is False for good, _ in results) else 0)
+    """Print all findings, or the proof that is asked for."""
+    match sys.argv[1:]:
+        case ["resume", *words]:
+            with errors_for_people():
+                raise SystemExit(0 if prove_resume(words) else 1)
+        case []:
+            results = list(findings())
+            for good, line in results:
+                print(f"{ {True: 'ok', None: 'without', False: 'MISSING'}[good]:<7} {line}")
+            raise SystemExit(1 if any(good is False for good, _ in results) else 0)
+        case ["-h" | "--help"]:
+            print(__doc__)
+        case [word, *_]:
+            with errors_for_people():
+                raise UserError(
+                    f"{word}: {nearest(word, ['resume'])} Without a word, doctor looks at the installation."
+                )
 
 
 if __name__ == "__main__":

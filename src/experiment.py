@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -37,6 +36,7 @@ from src.tracking.checkpoints import AtomicCheckpointIO
 from src.tracking.load_checkpoint import load_checkpoint
 from src.tracking.run_folder import RunFolder, new_run_path
 from src.tracking.run_logger import build_loggers, close_loggers
+from src.tracking.stopping import stop_request
 from src.tracking.summary import summarize
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,11 @@ def build_model(config: Config, spec: Any) -> Model:
 
 
 def build(
-    config: Config, folder: RunFolder | None = None, loggers: Sequence[Logger] = (), verbose: bool = True
+    config: Config,
+    folder: RunFolder | None = None,
+    loggers: Sequence[Logger] = (),
+    verbose: bool = True,
+    callbacks: Sequence[Callback] = (),
 ) -> Experiment:
     """Make the datamodule, the model and the trainer of a run.
 
@@ -122,6 +126,7 @@ def build(
         folder: where checkpoints go; None keeps none.
         loggers: of the run.
         verbose: show the progress.
+        callbacks: beside those of the config.
     """
     L.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = build_data(config)
@@ -130,8 +135,8 @@ def build(
     datamodule.setup()
     L.seed_everything(config.seed, workers=True, verbose=False)  # the same weights, however the data were made
     model = build_model(config, datamodule.spec)
-    callbacks = build_callbacks(config, folder, datamodule.task, verbose) if folder else []
-    return Experiment(config, datamodule, model, build_trainer(config, callbacks, loggers))
+    own = build_callbacks(config, folder, datamodule.task, verbose) if folder else []
+    return Experiment(config, datamodule, model, build_trainer(config, [*own, *callbacks], loggers))
 
 
 def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = ()) -> L.Trainer:
@@ -158,13 +163,21 @@ def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: S
         raise UserError(f"trainer: {error}") from error
 
 
-def run(what: Config | DictConfig | Sequence[str], folder: Path | None = None, verbose: bool = True) -> RunResult:
+def run(
+    what: Config | DictConfig | Sequence[str],
+    folder: Path | None = None,
+    verbose: bool = True,
+    callbacks: Sequence[Callback] = (),
+    command: Sequence[str] = (),
+) -> RunResult:
     """Train, test and record one run.
 
     Args:
         what: the words of a command line (``["model=mlp", "optimizer.lr=0.01"]``), a composed or a checked config.
         folder: the run folder to make; by default a new one under ``paths.outputs``.
         verbose: print what is trained, the progress and the results.
+        callbacks: beside those of the config.
+        command: the words that the record shows; by default those of this process.
 
     Raises:
         UserError: if the config or the data are wrong; no run folder is left then.
@@ -173,13 +186,13 @@ def run(what: Config | DictConfig | Sequence[str], folder: Path | None = None, v
     config = what if isinstance(what, Config) else check(what if isinstance(what, DictConfig) else compose(what))
     if config.resume is not None:
         words = [] if isinstance(what, Config | DictConfig) else list(what)
-        return resume(*resumed(config.resume, words), verbose)
+        return resume(*resumed(config.resume, words), verbose, callbacks)
     if _is_worker_rank():  # Lightning started this process for a run whose folder is there already
         return _execute(config, RunFolder.open(Path(os.environ["GRIDLIGHT_RUN_FOLDER"])), False)
     path = folder or new_run_path(config.paths.outputs, config.model.name, config.datamodule.name)
-    record = RunFolder.create(path, config.plain(), sys.orig_argv)
+    record = RunFolder.create(path, config.plain(), command or sys.orig_argv)
     try:
-        return _execute(config, record, verbose)
+        return _execute(config, record, verbose, callbacks)
     except UserError as error:
         if record.metrics() or record.has_checkpoint("last"):  # it had begun: what it has is kept
             record.fail(error)
@@ -188,13 +201,13 @@ def run(what: Config | DictConfig | Sequence[str], folder: Path | None = None, v
         raise
 
 
-def resume(config: Config, folder: RunFolder, verbose: bool = True) -> RunResult:
+def resume(config: Config, folder: RunFolder, verbose: bool = True, callbacks: Sequence[Callback] = ()) -> RunResult:
     """Go on with an interrupted or failed run from its last checkpoint, in its own folder."""
     if _is_worker_rank():
         return _execute(config, folder, False)
     folder.resume(config.plain())
     try:
-        return _execute(config, folder, verbose)
+        return _execute(config, folder, verbose, callbacks)
     except UserError:
         folder.interrupt()
         raise
@@ -204,22 +217,20 @@ def _is_worker_rank() -> bool:
     return os.environ.get("LOCAL_RANK", "0") != "0" and "GRIDLIGHT_RUN_FOLDER" in os.environ
 
 
-def _execute(config: Config, folder: RunFolder, verbose: bool) -> RunResult:
+def _execute(config: Config, folder: RunFolder, verbose: bool, callbacks: Sequence[Callback] = ()) -> RunResult:
     os.environ["GRIDLIGHT_RUN_FOLDER"] = str(folder.path.resolve())
     started = time.monotonic()
     records = not _is_worker_rank()
     loggers: list[Logger] = []
-    interrupt_handler = signal.getsignal(signal.SIGINT)
     exit_code = 1
     try:
-        with closing.log_to(folder.train_log if records else None, quiet=not records):
+        with stop_request.heard(), closing.log_to(folder.train_log if records else None, quiet=not records):
             if records:
                 loggers = build_loggers(config.plain()["logger"], folder, config.plain())
-            experiment = build(config, folder, loggers, verbose)
+            experiment = build(config, folder, loggers, verbose, callbacks)
             result = _train_and_test(experiment, folder, started, verbose)
         exit_code = 0
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
-        signal.signal(signal.SIGINT, interrupt_handler)
         if records:
             folder.interrupt()
         raise Interrupted(f"resume with: python -m src.train resume={closing.shown(folder.path)}") from stop

@@ -155,9 +155,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         loaded, arguments = _ready(words.run, generation)
         batch = loaded.datamodule.encode(words.inputs)
-        searches = (
-            not arguments.get("temperature") and (arguments.get("beams") or getattr(loaded.model, "beams", 1)) > 1
-        )
+        beams = arguments.get("beams") or getattr(loaded.model, "beams", None) or 1
+        searches = beams > 1 and not arguments.get("temperature")
         if loaded.model.spec.task == "language_modelling" and not searches and not words.json and not words.attention:
             print(words.inputs[0], end="", flush=True)
             for piece in continuation(loaded, batch, **arguments):

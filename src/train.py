@@ -3,11 +3,14 @@
 With `-m`, a sweep over comma-separated values; with `resume=<run folder>`, the rest of an interrupted run.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from src.config.command_line import errors_for_people, help_text, run_with_hydra
+from src.errors import UserError
+from src.sweeping.lifeline import end_with_parent
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -18,6 +21,8 @@ def job(cfg: "DictConfig") -> float | None:
     from src.config.check import check
     from src.config.compose import resumed
 
+    if cfg.sweep.resume or cfg.sweep.dry_run:
+        raise UserError("sweep.resume and sweep.dry_run are for sweeps, which begin with -m")
     if cfg.resume is not None:
         config, folder = resumed(cfg.resume, sys.argv[1:])
         from src.experiment import resume
@@ -31,6 +36,8 @@ def job(cfg: "DictConfig") -> float | None:
 
 def main(argv: Sequence[str] = ()) -> None:
     """Run the command line."""
+    if {"GRIDLIGHT_LIFELINE", "LOCAL_RANK"} & set(os.environ):  # started by another process of the same job
+        end_with_parent()
     words = list(argv) or sys.argv[1:]
     with errors_for_people():
         if {"-h", "--help"} & set(words):

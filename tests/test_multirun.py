@@ -28,7 +28,7 @@ def test_a_sweep_runs_each_job_once(command, fast: Words, tmp_path: Path) -> Non
     assert values == pytest.approx(recorded, rel=1e-3)
 
     again = command(*words)
-    assert again.returncode == 0 and again.stdout.count("finished before") == 2
+    assert again.returncode == 0 and "(2 finished before)" in again.stdout
     assert records(tmp_path) == first
     assert not Path("multirun.yaml").exists(), "Hydra leaves nothing beside the outputs"
 

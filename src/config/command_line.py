@@ -126,7 +126,7 @@ def help_text(argv: Sequence[str]) -> str:
     ]
     ranges = {"sweeps, added to a command with -m as +sweeps=learning_rate": sweeps()}
     for group, options in (groups(search_roots(argv)) | ranges).items():
-        if group.startswith("hydra") and group != "hydra/launcher":
+        if group.startswith("hydra") and group not in ("hydra/launcher", "hydra/sweeper"):
             continue
         lines += ["", group]
         width = max(map(len, options))

@@ -34,7 +34,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     """
     overrides = [readable(word) for word in overrides]
     try:
-        with _own_hydra():
+        with own_hydra():
             return hydra_compose("train", overrides=overrides)
     except Exception as error:
         if not refused(error):
@@ -43,7 +43,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 
 
 @contextmanager
-def _own_hydra() -> Iterator[None]:
+def own_hydra() -> Iterator[None]:
     """Let Hydra compose, also inside a command or a notebook that uses Hydra itself."""
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
@@ -121,7 +121,7 @@ def _wrong_keys(parsed: Sequence[Override], options: dict[str, dict[str, str]], 
     searched = f"hydra.searchpath=[{','.join(f'file://{root.absolute()}' for root in roots if root != CONF)}]"
     chosen = [o.input_line for o in parsed if o.key_or_group in options and not o.is_sweep_override() and o.input_line]
     try:
-        with _own_hydra():
+        with own_hydra():
             cfg = hydra_compose("train", overrides=[searched, *chosen])
     except (HydraException, OmegaConfBaseException):
         return []
@@ -149,7 +149,7 @@ def _wrong_key(override: Override, cfg: DictConfig, options: dict[str, dict[str,
 def _unknown(
     parts: list[str], depth: int, node: Any, cfg: DictConfig, options: dict[str, dict[str, str]], override: Override
 ) -> str:
-    shown = f"{override.key_or_group}={override.get_value_element_as_str()}"
+    shown = override.input_line
     parent = ".".join(parts[:depth])
     if not isinstance(node, DictConfig):
         return f"{shown}: '{parent}' is a value and has no keys below it"

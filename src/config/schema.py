@@ -738,6 +738,9 @@ def _one_folder(name: str | None) -> str | None:
 
 class Sweep(Section):
     name: Annotated[str | None, AfterValidator(_one_folder)]
+    resume: str | None = None
+    retry_failed: bool = True
+    dry_run: bool = False
 
 
 class Config(Section):

@@ -47,6 +47,8 @@ class BatchLoader:
         self.world_size = world_size
         self.collate = collate
         self.epoch = 0
+        self._given = 0
+        self._given_before: tuple[int, int] | None = None
 
     batch_sampler = None
 
@@ -63,8 +65,21 @@ class BatchLoader:
         lonely = self.shuffle and batches > 1 and self._share() % self.batch_size == 1 and self.batch_size > 1
         return batches - lonely  # batch normalization cannot train on one example: it joins the batch before
 
+    def state_dict(self) -> dict[str, int]:
+        """Return how far the loader is: the epoch, and the batches that it has given in it."""
+        return {"epoch": self.epoch, "given": self._given}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Leave out the batches that were given before, if the next epoch is the same one."""
+        self._given_before = state_dict["epoch"], state_dict["given"]
+
     def __iter__(self) -> Iterator[Batch]:
-        for index in self._indices():
+        epoch, given = self._given_before or (self.epoch, 0)
+        start = given if epoch == self.epoch else 0
+        self._given_before = None
+        self._given = start
+        for index in self._indices()[start:]:
+            self._given += 1
             batch = type(self.split)(*(tensor[index] for tensor in self.split))
             yield self.collate(batch) if self.collate else batch
 

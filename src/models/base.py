@@ -75,7 +75,7 @@ class Model(L.LightningModule):
             losses = mixing.blend(losses, self.losses(outputs, targets[mixing.partner], smoothing))
         loss = self._meter("train").add(losses, self.task.weights(targets))
         if (every := self.training_config.trainer.log_every_n_steps) and (self.global_step + 1) % every == 0:
-            self._log_step(loss)
+            self._log({"train/loss_step": loss.item()}, self.global_step)
         return loss
 
     def losses(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
@@ -167,13 +167,24 @@ class Model(L.LightningModule):
                 "A smaller optimizer.lr or regularization=gradient_clipping helps; debug=anomaly finds the operation"
             )
         metrics = {f"{split}/{name}": value for name, value in values.items()} | (more or {})
-        self.log_dict(metrics, rank_zero_only=False)
-        if self.trainer.state.fn == "fit":
+        fitting = self.trainer.state.fn == "fit"
+        self.log_dict(metrics, rank_zero_only=False, logger=not fitting)
+        if fitting:  # at once: what a checkpoint has seen is in the log, even if the process is killed then
+            self._log({name: value.item() for name, value in metrics.items()}, self.global_step - 1)
             self._step_plateaus(metrics)
 
-    def _log_step(self, loss: Tensor) -> None:
+    def _log(self, metrics: dict[str, float], step: int) -> None:
         for logger in self.loggers:
-            logger.log_metrics({"train/loss_step": loss.item(), "epoch": self.current_epoch}, step=self.global_step)
+            logger.log_metrics(metrics | {"epoch": self.current_epoch}, step=step)
+
+    def partial_sums(self) -> list[Any]:
+        """Return what was measured of an unfinished epoch of training, on this device."""
+        return self._meter("train").partial()
+
+    def go_on_with(self, partial_sums: list[Any]) -> None:
+        """Go on measuring an epoch from what `partial_sums` returned."""
+        moved = [value.to(self.device) if isinstance(value, Tensor) else value for value in partial_sums]
+        self._meter("train").go_on(moved)
 
     # ---- optimizer and schedule ----------------------------------------------------------------------------------
 

@@ -61,6 +61,14 @@ class Meter:
             values |= metrics.compute()
         return values | self.task.derived(values)
 
+    def partial(self) -> list[Any]:
+        """Return the sums of an unfinished epoch."""
+        return [self._sum, self._count]
+
+    def go_on(self, partial: list[Any]) -> None:
+        """Take sums back that `partial` returned."""
+        self._sum, self._count = partial
+
     def reset(self) -> None:
         self._sum = self._count = 0.0
         for metrics in filter(None, (self.metrics, self.decoded)):

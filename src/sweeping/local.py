@@ -1,62 +1,144 @@
-"""The jobs of a sweep on this machine, one after the other: each in its own folder, which follows from its config."""
+"""A sweep from its points to its ranking: entered in the ledger, checked as a whole, run, and ranked."""
 
-import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 
-from src.config.check import check
-from src.config.schema import Config
 from src.errors import JobsFailed, UserError
-from src.sweeping.naming import job_name, sweep_name, varied
+from src.sweeping.display import Display
+from src.sweeping.driver import Driver, Listed
+from src.sweeping.executor import Executor
+from src.sweeping.grid import Composer, enter
+from src.sweeping.ledger import Job, Ledger, State, locked
+from src.sweeping.naming import sweep_name
 from src.tracking.ranking import print_ranking
-from src.tracking.run_folder import RunFolder, config_hash
+
+ACTIONS = {
+    "pending": "run",
+    "finished": "skip",
+    "pruned": "skip",
+    "interrupted": "resume",
+    "unknown": "resume",
+    "failed": "retry",
+    "running": "runs elsewhere",
+}
+"""What is done about a job, from what became of it."""
 
 
-def launch(loader: Any, master: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
-    """Check every job of a sweep, then run them; jobs that are finished already are not run again.
+def launch(
+    loader: Any,
+    master: DictConfig,
+    points: Sequence[Sequence[str]],
+    executor: Callable[[], Executor],
+    warm_up: Callable[[], None] = lambda: None,
+) -> list[JobReturn]:
+    """Run a grid: check every job, then run those that are not finished.
 
     Args:
         loader: Hydra's config loader.
         master: the config of the whole sweep.
-        job_overrides: the words of each job.
+        points: the words of each job.
+        executor: makes what runs them, when it is known that there is something to run.
+        warm_up: starts what takes long and can go on while the points are composed.
 
     Raises:
         UserError: if any job's config is wrong; nothing was started then.
+        JobsFailed: if some job failed, when all have ended.
+        KeyboardInterrupt: after Ctrl-C; the same command goes on.
     """
     if master.resume is not None:
-        raise UserError("resume goes on with one run, without -m; the same sweep given again goes on by itself")
-    different = varied(job_overrides)
-    name = master.sweep.name or sweep_name(master, job_overrides)
-    jobs = [_Job(loader, master, words, label, name) for words, label in zip(job_overrides, different, strict=True)]
-    print(f"sweep {name}: {len(jobs)} jobs in {jobs[0].folder.parent}")
-    entries: list[_Entry] = []
-    returns = []
-    for number, job in enumerate(jobs, 1):
-        label = " ".join(job.label) or "the only point"
-        print(f"[{number}/{len(jobs)}] {label}", flush=True)
-        try:
-            entry, error = job.run(), None
-        except KeyboardInterrupt:
-            _print_rankings(entries, len(jobs))
-            raise
-        except Exception as raised:
-            entry, error = job.entry(), raised
-            print(f"  failed: {type(raised).__name__}: {raised}\n  traceback in {job.folder / 'run.json'}", flush=True)
-        entries.append(entry)
-        result = JobReturn(overrides=list(job.words), cfg=None, status=JobStatus.COMPLETED)
-        result.return_value = entry.value
-        returns.append((result, error))
-    _print_rankings(entries, len(jobs))
-    failed = [error for _, error in returns if error is not None]
-    if failed:
-        raise JobsFailed(f"{len(failed)} of {len(jobs)} jobs failed") from failed[0]
-    return [result for result, _ in returns]
+        raise UserError("resume goes on with one run, without -m; sweep.resume=<folder> goes on with a sweep")
+    if master.sweep.resume:
+        others = {word for words in points for word in words if not word.startswith("sweep.")}
+        if others:
+            raise UserError(f"{min(others)}: sweep.resume goes on with the jobs as they were frozen")
+        points = []
+        folder = Path(master.sweep.resume)
+        Ledger.open(folder)  # before a lock would make a folder
+    else:
+        points = [[word for word in words if not word.lstrip("+").startswith("sweep.")] for words in points]
+        folder = Path(master.paths.outputs) / "sweeps" / (master.sweep.name or sweep_name(master, points))
+    if master.sweep.dry_run:
+        ledger, jobs = _entered(folder, loader, master, points)
+        _plan(ledger, jobs, master)
+        return []
+    with locked(folder):
+        ledger, jobs = _entered(folder, loader, master, points, warm_up)
+        return _run(ledger, jobs, master, executor)
+
+
+def _entered(
+    folder: Path,
+    loader: Any,
+    master: DictConfig,
+    points: Sequence[Sequence[str]],
+    warm_up: Callable[[], None] = lambda: None,
+) -> tuple[Ledger, list[Job]]:
+    """Return the ledger of a sweep with all its points in it, and their jobs; without points, all that it has."""
+    name = folder.name
+    ledger = Ledger.open(folder) if Ledger.exists(folder) else Ledger.create(folder, name, sys.orig_argv)
+    if not points:
+        return ledger, ledger.jobs
+    if any(ledger.find(words) is None for words in points):
+        warm_up()
+    return ledger, enter(ledger, Composer(loader, master, name), points)
+
+
+def _plan(ledger: Ledger, jobs: list[Job], master: DictConfig) -> list[Job]:
+    """Say what is going to happen, and return the jobs that are to run."""
+    states = _settled(ledger, jobs)
+    due = [job for job in jobs if _is_due(states[job.number], master.sweep.retry_failed)]
+    counts = [
+        sum(ACTIONS[states[job.number].status] == action for job in jobs) for action in ("skip", "resume", "retry")
+    ]
+    print(f"sweep {ledger.head['name']}: {len(jobs)} jobs in {ledger.folder}{_counted(*counts)}", flush=True)
+    if changed := ledger.code_changed():
+        print(f"note: {changed}; jobs run the code as it is now, on the configs as they were frozen", flush=True)
+    if master.sweep.dry_run:
+        from src.sweeping.estimate import print_plan
+
+        print_plan(ledger, jobs, states, [job in due for job in jobs])
+    return due
+
+
+def _run(ledger: Ledger, jobs: list[Job], master: DictConfig, executor: Callable[[], Executor]) -> list[JobReturn]:
+    due = _plan(ledger, jobs, master)
+    ledger.save()
+    complete = True
+    if due:
+        with Display(len(jobs), before=len(jobs) - len(due)) as display:
+            complete = Driver(ledger, Listed(due), executor(), display, sys.orig_argv).run()
+    return _close(ledger, jobs, complete)
+
+
+def _settled(ledger: Ledger, jobs: list[Job]) -> dict[int, State]:
+    """Return what became of each job, when the workers of a driver that was just killed have followed it."""
+    for _ in range(50):
+        states = ledger.states()
+        if not any(states[job.number].status == "running" for job in jobs):
+            break
+        time.sleep(0.1)
+    return states
+
+
+def _is_due(state: State, retry_failed: bool) -> bool:
+    action = ACTIONS[state.status]
+    return action in ("run", "resume") or (action == "retry" and retry_failed)
+
+
+def _counted(finished: int, interrupted: int, failed: int) -> str:
+    parts = [f"{finished} finished before", f"{interrupted} to resume", f"{failed} failed before"]
+    shown = [part for part in parts if not part.startswith("0 ")]
+    return f" ({', '.join(shown)})" if shown else ""
+
+
+# ---- the end -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -72,76 +154,34 @@ class _Entry:
     seconds: float
 
 
-def _print_rankings(entries: Sequence[_Entry], jobs: int) -> None:
-    """Print one table for each metric, since losses of different tasks do not compare, and how many jobs are done."""
+def _close(ledger: Ledger, jobs: list[Job], complete: bool) -> list[JobReturn]:
+    """Print one ranking for each metric, since losses of different tasks do not compare, and how many jobs are done."""
+    states = ledger.states()
+    entries = [_entry(ledger, job, states[job.number]) for job in jobs]
     measured = [entry for entry in entries if entry.value is not None]
     for metric in dict.fromkeys(entry.metric for entry in measured):
         same = [entry for entry in measured if entry.metric == metric]
         print_ranking(same, same[0].mode)
     finished = sum(entry.status == "finished" for entry in entries)
-    rest = "" if len(entries) == jobs else f", {jobs - len(entries)} not started; the same command goes on"
-    print(f"{finished} of {jobs} jobs finished{rest}")
+    rest = "" if complete else "; the same command goes on"
+    print(f"{finished} of {len(jobs)} jobs finished{rest}", flush=True)
+    if not complete:
+        raise KeyboardInterrupt(f"go on with: python -m src.train -m sweep.resume={ledger.folder}")
+    elsewhere = [entry.folder for entry in entries if entry.status == "running"]
+    if elsewhere:
+        raise JobsFailed(f"{len(elsewhere)} of {len(jobs)} jobs still run in another process, such as {elsewhere[0]}")
+    failed = sum(entry.status in ("failed", "pending") for entry in entries)
+    if failed:
+        raise JobsFailed(f"{failed} of {len(jobs)} jobs failed")
+    return [_returned(job, entry) for job, entry in zip(jobs, entries, strict=True)]
 
 
-class _Job:
-    """One point of a sweep."""
+def _entry(ledger: Ledger, job: Job, state: State) -> _Entry:
+    shown = Path(ledger.folder) / job.slug
+    return _Entry(job.words, shown, state.status, state.metric, state.mode, state.value, state.seconds)
 
-    def __init__(self, loader: Any, master: DictConfig, words: Sequence[str], label: list[str], sweep: str) -> None:
-        self.words = words
-        self.label = label
-        cfg = loader.load_sweep_config(master, list(words))
-        with open_dict(cfg):
-            OmegaConf.update(cfg, "sweep.name", sweep)
-        try:
-            self.config: Config = check(cfg)
-        except UserError as error:
-            raise UserError(f"job {' '.join(label)}:\n{error}") from error
-        slug = job_name(label, config_hash(self.config.plain()))
-        self.folder: Path = self.config.paths.outputs / "sweeps" / sweep / slug
 
-    def run(self) -> _Entry:
-        from src.experiment import resume, run
-
-        if (self.folder / "run.json").exists():
-            record = RunFolder.open(self.folder)
-            status = record.record.get("status")
-            if status == "finished":
-                print("  finished before", flush=True)
-                return self.entry()
-        else:
-            record = None
-        if self.config.trainer.devices not in (1, [0]):
-            self._in_a_fresh_process(record)
-        elif record is not None:
-            resume(self.config, record, verbose=False)
-        else:
-            run(self.config, self.folder, verbose=False)
-        entry = self.entry()
-        print(
-            f"  {entry.metric} {entry.value:.4g}  ({entry.seconds:.1f} s)" if entry.value is not None else "",
-            flush=True,
-        )
-        return entry
-
-    def _in_a_fresh_process(self, record: RunFolder | None) -> None:
-        """Run a job of several devices as a command of its own on its frozen config: Lightning starts the other ranks
-        with the words of this process, which are those of the whole sweep.
-        """
-        if record is None:
-            RunFolder.create(self.folder, self.config.plain(), sys.orig_argv).interrupt()
-        command = [sys.executable, "-m", "src.train", f"resume={self.folder}"]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            raise RuntimeError(done.stderr.strip()[-2000:] or f"exit code {done.returncode}")
-
-    def entry(self) -> _Entry:
-        record: dict[str, Any] = RunFolder.open(self.folder).record if self.folder.is_dir() else {"status": "failed"}
-        return _Entry(
-            self.label,
-            self.folder,
-            record.get("status", ""),
-            record.get("monitor", ""),
-            record.get("mode", "min"),
-            record.get("value"),
-            record.get("seconds") or 0.0,
-        )
+def _returned(job: Job, entry: _Entry) -> JobReturn:
+    result = JobReturn(overrides=list(job.words), cfg=None, status=JobStatus.COMPLETED)
+    result.return_value = entry.value
+    return result

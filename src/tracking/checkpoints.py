@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from src.errors import UserError
+from src.models.base import Model
+from src.tracking.stopping import stop_request
 
 log = logging.getLogger(__name__)
 
@@ -70,16 +73,32 @@ class Checkpoints(ModelCheckpoint):
     Both are written after validation, at the very end of the epoch. There is one thing that Lightning does even later:
     stepping ReduceLROnPlateau. So the metrics of the epoch are saved too, and the step is made up for on resume.
 
+    last.ckpt is also written within an epoch, between two optimizer steps: at intervals, and when the run is asked to
+    stop. The loader must be able to say how far it is, as `BatchLoader` is. Several processes would have to agree on the
+    moment, so there only `every_n_steps` counts.
+
     Args:
         dirpath: where; the run passes its folder's checkpoints/.
         monitor: the metric that selects the best epoch; None: the best is the last.
         mode: whether it should be ``min`` or ``max``.
+        every_n_steps: optimizer steps between two checkpoints within an epoch; None: not by steps.
+        every_minutes: minutes between two checkpoints within an epoch; None: not by time.
     """
 
     best_epoch: int | None
     """The epoch of best.ckpt, from 0."""
 
-    def __init__(self, dirpath: str | os.PathLike[str], monitor: str | None = None, mode: str = "min") -> None:
+    def __init__(
+        self,
+        dirpath: str | os.PathLike[str],
+        monitor: str | None = None,
+        mode: str = "min",
+        every_n_steps: int | None = None,
+        every_minutes: float | None = None,
+    ) -> None:
+        for name, value in (("every_n_steps", every_n_steps), ("every_minutes", every_minutes)):
+            if value is not None and value <= 0:
+                raise UserError(f"callbacks.checkpoints.{name}={value}: must be above 0, or null for none")
         super().__init__(
             dirpath=str(dirpath),
             filename="best",
@@ -91,6 +110,9 @@ class Checkpoints(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.best_epoch = None
+        self._every_n_steps = every_n_steps
+        self._every_seconds = None if every_minutes is None else 60 * every_minutes
+        self._saved_at = time.monotonic()
         self._metrics: dict[str, float] = {}
         self._resumed = False
 
@@ -111,6 +133,36 @@ class Checkpoints(ModelCheckpoint):
             self._save_topk_checkpoint(trainer, candidates)
         self._save_last_checkpoint(trainer, candidates)
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if stop_request.made:  # during validation or the last step before it
+            raise KeyboardInterrupt
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not (stop_request.made or self._is_due(trainer)) or not _between_steps(trainer):
+            return
+        if self._last_global_step_saved != trainer.global_step:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        if stop_request.made:
+            raise KeyboardInterrupt
+
+    def _is_due(self, trainer: L.Trainer) -> bool:
+        if (
+            self._every_n_steps is not None
+            and trainer.global_step - self._last_global_step_saved >= self._every_n_steps
+        ):
+            return True
+        alone = trainer.world_size == 1
+        return alone and self._every_seconds is not None and time.monotonic() - self._saved_at >= self._every_seconds
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        stop_request.awaited = False
+        super().on_train_end(trainer, pl_module)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        stop_request.awaited = False
+
     def _update_best_and_save(self, current: Tensor, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         self.best_epoch = trainer.current_epoch
         super()._update_best_and_save(current, trainer, monitor_candidates)
@@ -121,6 +173,7 @@ class Checkpoints(ModelCheckpoint):
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         """Write a state once: where best.ckpt and last.ckpt are the same, the second is a link to the first."""
+        self._saved_at = time.monotonic()
         same_state = self._last_global_step_saved == trainer.global_step
         linked = same_state and trainer.is_global_zero and _link(Path(self._last_checkpoint_saved), Path(filepath))
         if not trainer.strategy.broadcast(linked):
@@ -144,14 +197,42 @@ class Checkpoints(ModelCheckpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        self._saved_at = time.monotonic()
+        stop_request.awaited = trainer.world_size == 1 and _knows_its_position(trainer)
         if not self._resumed:
             return
         self._resumed = False
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
+        if trainer.fit_loop.restarted_mid_epoch:
+            _restore_position(trainer)
+            return
         for config in trainer.lr_scheduler_configs:
             due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
             if config.reduce_on_plateau and due and config.monitor in self._metrics:
                 pl_module.lr_scheduler_step(config.scheduler, self._metrics[config.monitor])
+
+
+def _between_steps(trainer: L.Trainer) -> bool:
+    """Whether the state of a run is complete: no gradients are accumulated, and the epoch goes on."""
+    loop = trainer.fit_loop.epoch_loop
+    unfinished = not loop.batch_progress.is_last_batch and not trainer.should_stop
+    return unfinished and not loop._should_accumulate() and _knows_its_position(trainer)
+
+
+def _knows_its_position(trainer: L.Trainer) -> bool:
+    loader = trainer.fit_loop._combined_loader
+    return loader is not None and all(hasattr(part, "load_state_dict") for part in loader.flattened)
+
+
+def _restore_position(trainer: L.Trainer) -> None:
+    """Let the loader go on where it was. Lightning has done so, unless the loader was made before the checkpoint was
+    read, because a schedule asked how many steps the run has.
+    """
+    loop = trainer.fit_loop
+    if loop._combined_loader_states_to_load:
+        assert loop._data_fetcher is not None
+        loop._load_combined_loader_states()
+        iter(loop._data_fetcher)
 
 
 def _moved(path: str, folder: str) -> str:
@@ -171,14 +252,20 @@ def _link(source: Path, target: Path) -> bool:
 
 
 class RandomState(Callback):
-    """Saves the state of every random generator with a checkpoint, and restores it when training resumes.
+    """Saves with a checkpoint what each process has of its own, and restores it when training resumes: the state of
+    every random generator, and what was measured of an unfinished epoch.
 
-    Lightning saves none, so that dropout, batch mixing and augmentation would differ from those of a run that was not
+    Lightning saves neither, so that dropout, batch mixing and augmentation would differ from those of a run that was not
     interrupted. It is restored before Lightning asks any loader for its first batch, as some draw their order then.
     """
 
+    def __init__(self) -> None:
+        self._partial_sums: list[Any] | None = None
+
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         own = random_state(trainer.strategy.root_device)
+        if isinstance(pl_module, Model):
+            own["partial_sums"] = pl_module.partial_sums()
         states: list[Any] = [own]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
@@ -191,6 +278,7 @@ class RandomState(Callback):
         states = checkpoint.get("random_states", [])
         if trainer.global_rank < len(states):
             restore_random_state(states[trainer.global_rank], trainer.strategy.root_device)
+            self._partial_sums = states[trainer.global_rank].get("partial_sums")
         else:
             log.warning(
                 "the checkpoint has no random state for process %d of %d, which goes on with its seed: the run will "
@@ -198,6 +286,12 @@ class RandomState(Callback):
                 trainer.global_rank + 1,
                 trainer.world_size,
             )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._partial_sums is not None:
+            assert isinstance(pl_module, Model)
+            pl_module.go_on_with(self._partial_sums)
+            self._partial_sums = None
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

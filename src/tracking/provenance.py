@@ -35,19 +35,29 @@ GIT_TIMEOUT = 5.0
 """Seconds that git may take; on a hanging network disk a run starts without it."""
 
 
+_remembered: dict[str, Any] = {}
+
+
 def provenance(command: Sequence[str]) -> dict[str, Any]:
     """Return everything below, as it stands in run.json.
 
     Args:
         command: the words of the command line.
     """
+    return {"command": shlex.join(command), **(_remembered or _here()), "pid": os.getpid()}
+
+
+def remember() -> None:
+    """Look once, for all runs of this process and of those forked from it: they run the code that is loaded now."""
+    _remembered.update(_here())
+
+
+def _here() -> dict[str, Any]:
     return {
-        "command": shlex.join(command),
         "git": git_state(),
         "packages": package_versions(),
         "hardware": hardware(),
         "host": socket.gethostname(),
-        "pid": os.getpid(),
     }
 
 

@@ -42,6 +42,7 @@ _NO_INFLUENCE = (
     "logger",
     "sweep",
     "callbacks.progress",
+    "callbacks.checkpoints",
     "trainer.profiler",
     "trainer.detect_anomaly",
     "trainer.log_every_n_steps",

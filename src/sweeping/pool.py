@@ -1,0 +1,193 @@
+"""Worker processes on this machine: forked from a server that has imported everything, a core or devices each."""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from src.errors import UserError
+from src.sweeping.worker import Assignment, Ended, Event, ending, work
+
+_context = get_context("forkserver")
+
+
+def warm_up() -> None:
+    """Start the fork server; it imports everything while this process goes on."""
+    from multiprocessing import forkserver
+
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's library would start its threads when it is imported
+    _context.set_forkserver_preload(["src.sweeping.warm"])
+    forkserver.ensure_running()
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Return the ids of CUDA devices, without starting CUDA: the processes that train must be the first to."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return tuple(name.strip() for name in named.split(",") if name.strip() not in ("", "-1"))
+    nodes = [path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()]
+    return tuple(str(number) for number in range(len(nodes)))
+
+
+@dataclass
+class _Worker:
+    assignment: Assignment
+    process: ForkServerProcess
+    channel: Connection
+    devices: tuple[str, ...]
+    ended: Ended | None = None
+
+
+class LocalPool:
+    """Runs up to `jobs` jobs at a time.
+
+    Args:
+        jobs: slots. A job takes as many as it has processes, or all where there are fewer.
+        devices: ids of the CUDA devices to lease; none leaves it to the jobs.
+        devices_per_job: how many of them each job sees.
+        threads: of torch in each job; None shares the cores out.
+    """
+
+    def __init__(
+        self,
+        jobs: int,
+        devices: Sequence[str] = (),
+        devices_per_job: int = 1,
+        threads: int | None = None,
+    ) -> None:
+        self.width = jobs
+        self._free = list(devices)
+        self._leases = bool(devices)
+        self._devices_per_job = devices_per_job
+        self._total_devices = len(set(devices))
+        self._threads = threads or max(usable_cores() // jobs, 1)
+        self._workers: list[_Worker] = []
+        warm_up()
+
+    # ---- Executor ------------------------------------------------------------------------------------------------
+
+    def room(self, assignment: Assignment) -> bool:
+        if self._leases:
+            return len(set(self._free)) >= self._needs(assignment)
+        taken = sum(min(worker.assignment.processes, self.width) for worker in self._workers)
+        return taken + min(assignment.processes, self.width) <= self.width
+
+    def start(self, assignment: Assignment) -> None:
+        devices = self._lease(self._needs(assignment)) if self._leases else ()
+        if assignment.config["trainer"]["devices"] == "auto":  # all that it sees
+            assignment = replace(assignment, processes=max(len(devices), 1))
+        assignment = replace(assignment, threads=self._threads, devices=devices or None, environment=dict(os.environ))
+        ours, theirs = Pipe()
+        process = _context.Process(target=work, args=(assignment, theirs), name=f"job {assignment.number}")
+        process.start()
+        theirs.close()
+        self._workers.append(_Worker(assignment, process, ours, devices))
+
+    def wait(self, timeout: float) -> list[Event]:
+        handles: list[int | Connection] = [worker.process.sentinel for worker in self._workers]
+        handles += [worker.channel for worker in self._workers if not worker.channel.closed]
+        ready = set(wait(handles, timeout))
+        events: list[Event] = []
+        for worker in list(self._workers):
+            over = worker.process.sentinel in ready
+            if over or worker.channel in ready:
+                events += self._receive(worker)
+            if over:
+                events.append(self._bury(worker))
+        return events
+
+    def stop(self, order: str, number: int | None = None) -> None:
+        for worker in self._workers:
+            if number in (None, worker.assignment.number):
+                with suppress(OSError, ValueError):
+                    worker.channel.send(order)
+
+    def kill(self) -> None:
+        for worker in self._workers:
+            worker.process.kill()  # it may not lead its group yet
+            _kill_group(worker.process)
+
+    def close(self) -> None:
+        self.kill()
+        for worker in list(self._workers):
+            worker.process.join()
+            self._bury(worker)
+
+    # ---- parts ---------------------------------------------------------------------------------------------------
+
+    def _needs(self, assignment: Assignment) -> int:
+        return min(max(self._devices_per_job, assignment.processes), self._total_devices)
+
+    def _lease(self, count: int) -> tuple[str, ...]:
+        """Take different devices off the free ones; a device that several jobs share stands there several times."""
+        devices = tuple(dict.fromkeys(self._free))[:count]
+        for device in devices:
+            self._free.remove(device)
+        return devices
+
+    def _receive(self, worker: _Worker) -> list[Event]:
+        events: list[Event] = []
+        try:
+            while not worker.channel.closed and worker.channel.poll():
+                event = worker.channel.recv()
+                if isinstance(event, Ended):
+                    worker.ended = event  # told when its process is gone, and its slot is free
+                else:
+                    events.append(event)
+        except (EOFError, OSError):
+            worker.channel.close()
+        return events
+
+    def _bury(self, worker: _Worker) -> Ended:
+        """Clear up after a process that has ended, and say how the job did."""
+        process = worker.process
+        process.join()
+        _kill_group(process)  # whatever it started and left behind
+        code = process.exitcode or 0
+        self._workers.remove(worker)
+        self._free += worker.devices
+        worker.channel.close()
+        process.close()
+        return worker.ended or Ended(worker.assignment.number, "failed", f"its process ended with {ending(code)}")
+
+
+def _kill_group(process: ForkServerProcess) -> None:
+    assert process.pid is not None
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def local_pool(
+    master: DictConfig, jobs: int | None, devices_per_job: int, threads: int | None
+) -> Callable[[], LocalPool]:
+    """Return what makes the pool that the settings of the launcher ask for.
+
+    Args:
+        master: the config of the whole sweep.
+        jobs, devices_per_job, threads: see conf/hydra/launcher/local.yaml.
+
+    Raises:
+        UserError: if a setting is out of its range.
+    """
+    for name, value in (("jobs", jobs), ("devices_per_job", devices_per_job), ("threads", threads)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise UserError(f"hydra.launcher.{name}={value}: must be a whole number of 1 or more")
+    gpus = visible_gpus() if master.trainer.accelerator in ("auto", "gpu", "cuda") else ()
+    if gpus and devices_per_job > len(gpus):
+        raise UserError(f"hydra.launcher.devices_per_job={devices_per_job}: there are {len(gpus)} GPUs")
+    at_a_time = jobs or (len(gpus) // devices_per_job if gpus else usable_cores())
+    if gpus and at_a_time * devices_per_job > len(gpus):  # several jobs share a GPU, in turns
+        gpus = tuple(gpus[number % len(gpus)] for number in range(at_a_time * devices_per_job))
+    return lambda: LocalPool(at_a_time, gpus, devices_per_job, threads)

@@ -1,0 +1,30 @@
+"""What the fork server imports before its first job: everything that a run needs, once for all jobs.
+
+Nothing here may start a thread or touch a GPU: neither survives a fork.
+"""
+
+import gc
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+
+from src.sweeping.lifeline import end_with_parent  # noqa: E402
+
+end_with_parent()
+
+from importlib import import_module  # noqa: E402
+
+from src.config.schema import SCHEMAS  # noqa: E402
+from src.tracking.provenance import remember  # noqa: E402
+
+for name in (
+    "src.experiment",
+    "src.sweeping.reporting",
+    "torch._dynamo",  # the first optimizer step asks for it
+    *(target.rpartition(".")[0] for group in ("model", "datamodule") for target in SCHEMAS[group]),
+):
+    import_module(name)
+
+remember()  # jobs run the code that was imported here, whatever is edited later
+gc.collect()
+gc.freeze()  # a collection in a child would copy every page that it marks

@@ -1,0 +1,232 @@
+"""What a worker process does: one job, on its frozen config, in its own folder, reporting to the driver of the sweep."""
+
+import faulthandler
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from src.errors import UserError
+from src.tracking.run_folder import RunFolder
+
+STOP, PRUNE = "stop", "prune"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A job as a worker gets it.
+
+    Args:
+        number: of the job.
+        config: frozen, plain containers.
+        folder: its run folder.
+        command: of the sweep, for the record.
+        processes: how many it needs; more than one gets a fresh command of its own.
+        threads: of torch; None leaves them alone.
+        devices: of CUDA that it may see; None leaves them alone.
+        output: file for what it prints.
+        environment: of the process.
+    """
+
+    number: int
+    config: dict[str, Any]
+    folder: Path
+    command: tuple[str, ...]
+    processes: int = 1
+    threads: int | None = None
+    devices: tuple[str, ...] | None = None
+    output: Path | None = None
+    environment: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """An epoch of a job has ended."""
+
+    number: int
+    epoch: int
+    epochs: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job has ended: ``finished``, ``failed``, ``interrupted`` or ``pruned``.
+
+    Args:
+        number: of the job.
+        status: how.
+        error: its traceback, or the name of the signal that killed it.
+    """
+
+    number: int
+    status: str
+    error: str = ""
+
+
+Event = Progress | Ended
+
+
+def work(assignment: Assignment, channel: Connection) -> None:
+    """Do one job and report it; the process ends with it.
+
+    Args:
+        assignment: the job.
+        channel: events go out, "stop" and "prune" come in. When its other end closes, the driver is dead, and so is this
+            process with all that it started.
+    """
+    os.setsid()  # one signal reaches it with all that it starts, and the terminal's Ctrl-C none of them
+    _prepare(assignment)
+    orders = Orders(channel)
+    try:
+        ended = (_alone if assignment.processes == 1 else _in_a_fresh_process)(assignment, orders)
+    except KeyboardInterrupt:
+        ended = Ended(assignment.number, orders.outcome)
+    except BaseException as error:
+        traceback.print_exc()
+        shown = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+        ended = Ended(assignment.number, "failed", shown)
+    orders.send(ended)
+
+
+class Orders:
+    """The worker's end of the channel to the driver."""
+
+    def __init__(self, channel: Connection) -> None:
+        self._channel = channel
+        self.stopping: str | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    @property
+    def outcome(self) -> str:
+        """How a job that was stopped has ended."""
+        return "pruned" if self.stopping == PRUNE else "interrupted"
+
+    def send(self, event: Event) -> None:
+        with suppress(OSError):
+            self._channel.send(event)
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                self.stopping = self._channel.recv()
+            except (EOFError, OSError):
+                os.killpg(0, signal.SIGKILL)
+            os.kill(self.process.pid if self.process else os.getpid(), signal.SIGINT)
+
+
+def _prepare(assignment: Assignment) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if assignment.environment is not None:
+        os.environ.clear()
+        os.environ.update(assignment.environment)
+    if assignment.devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(assignment.devices)
+    if assignment.output is not None:
+        assignment.output.parent.mkdir(parents=True, exist_ok=True)
+        with assignment.output.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    faulthandler.enable(file=2)  # a crash in native code leaves a trace
+
+
+def _alone(assignment: Assignment, orders: Orders) -> Ended:
+    """Run a job of one process, here."""
+    import torch
+
+    from src.config.check import check
+    from src.experiment import resume, run
+    from src.sweeping.reporting import Reporter
+
+    if assignment.threads is not None:
+        torch.set_num_threads(assignment.threads)
+    config = check(assignment.config)
+    reporter = Reporter(assignment.number, orders.send)
+    record = begun(assignment.folder)
+    if record is None:
+        run(config, assignment.folder, verbose=False, callbacks=[reporter], command=assignment.command)
+    elif record.record.get("status") != "finished":
+        resume(config, record, verbose=False, callbacks=[reporter])
+    return Ended(assignment.number, "finished")
+
+
+def begun(folder: Path) -> RunFolder | None:
+    """Return a run that was begun before; one that was killed before it had written its record is cleared away."""
+    if (folder / "run.json").is_file():
+        return RunFolder.open(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def _in_a_fresh_process(assignment: Assignment, orders: Orders) -> Ended:
+    """Run a job of several processes as a command of its own on its frozen config.
+
+    Lightning starts the other ranks with the words of the first, which must not be those of the whole sweep.
+    """
+    if begun(assignment.folder) is None:
+        RunFolder.create(assignment.folder, assignment.config, assignment.command).interrupt()
+    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GRIDLIGHT_LIFELINE": "1"}
+    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "GRIDLIGHT_RUN_FOLDER"):
+        environment.pop(name, None)
+    if assignment.threads is not None:
+        environment["OMP_NUM_THREADS"] = str(assignment.threads)
+    command = [sys.executable, "-m", "src.train", f"resume={assignment.folder}"]
+    orders.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+    watch = threading.Thread(target=_report_from_disk, args=(assignment, orders), daemon=True)
+    watch.start()
+    code = orders.process.wait()
+    if code == 0:
+        return Ended(assignment.number, "finished")
+    record = RunFolder.open(assignment.folder)
+    if orders.stopping:
+        return Ended(assignment.number, orders.outcome)
+    if record.record.get("status") == "failed":
+        return Ended(assignment.number, "failed", str(record.record.get("error")))
+    raise RuntimeError(f"{' '.join(command)} ended with {ending(code)}")
+
+
+def _report_from_disk(assignment: Assignment, orders: Orders) -> None:
+    """Report the epochs of a job that runs in another process, from what it has logged."""
+    told, epochs = -1, assignment.config["trainer"]["max_epochs"]
+    while True:
+        time.sleep(1.0)
+        rows = RunFolder(assignment.folder, {}).metrics()
+        epoch = max((row["epoch"] for row in rows if row.get("epoch") is not None), default=-1)
+        if epoch > told:
+            told = epoch
+            latest = {k: v for row in rows if row.get("epoch") == epoch for k, v in row.items() if "/" in k}
+            orders.send(Progress(assignment.number, epoch, epochs, latest))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ending(code: int) -> str:
+    """Say how a process ended.
+
+    Args:
+        code: exit code; negative: the signal that killed it.
+    """
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"{name} (killed, perhaps because memory ran out)" if name == "SIGKILL" else name
