@@ -72,7 +72,7 @@ class Generation:
         temperature = (0.0 if self.beams else facts.temperature) if self.temperature is None else self.temperature
         if temperature == 0 and (idle := [flag for flag in given if flag in ("--top-k", "--top-p", "--seed")]):
             raise UserError(
-                f"{', '.join(idle)}: the temperature is 0, which takes the likeliest token; --temperature 1"
+                f"{', '.join(idle)}: the temperature is 0, which takes the likeliest token; to sample: --temperature 1"
             )
         sampling = {
             "max_new_tokens": self.length,

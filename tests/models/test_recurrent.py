@@ -13,9 +13,10 @@ from src.batches import LanguageBatch
 from src.config.check import check
 from src.config.compose import compose
 from src.errors import UserError
-from src.experiment import Experiment, build
+from src.experiment import Experiment, build, load, measure, run
 from src.models.recurrent import GRU, LSTM, RNN, Recurrent
 from src.spec import DataSpec
+from src.tracking.run_folder import RunFolder
 
 MODELS = [RNN, LSTM, GRU]
 CELLS = ["torch", "textbook"]
@@ -297,3 +298,22 @@ def test_a_model_that_cannot_carry_a_state_is_refused(words: list[str], says: st
     text = ["datamodule=text", "datamodule.path=pyproject.toml", "datamodule.carry_state=true"]
     with pytest.raises(UserError, match=says):
         check(compose([*words, *text]))
+
+
+@pytest.mark.slow
+@pytest.mark.req("R1", "R3")
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_resumed_run_that_carries_its_state_is_exact(fast: Callable[..., list[str]], cell: str) -> None:
+    """And its checkpoint alone rebuilds it, with either cell."""
+    words = fast("model=lstm", f"model.cell={cell}", "datamodule=text", "datamodule.carry_state=true")
+    words = [*words, "regularization.dropout=0.2", "trainer.limit_train_batches=1.0"]
+    whole = run([*words, "trainer.max_epochs=2"], verbose=False)
+    half = run(words, verbose=False)
+    resumed = run([f"resume={half.folder}", "trainer.max_epochs=2"], verbose=False)
+    assert resumed.metrics == whole.metrics
+    first, second = (
+        [row["train/loss"] for row in RunFolder.open(result.folder).metrics() if "train/loss" in row]
+        for result in (whole, resumed)
+    )
+    assert first == second and len(first) == 2
+    assert measure(load(whole.folder), "test")["test/loss"] == pytest.approx(whole.metrics["test/loss"], rel=1e-6)
