@@ -102,7 +102,7 @@ def test_every_pair_of_model_and_data_is_decided() -> None:
 
     for model in ALL["model"]:
         for data in ALL["datamodule"]:
-            path = [f"datamodule.path={Path(__file__)}"] if data == "text" else []
+            path = [f"datamodule.path={Path(__file__)}"] if data in ("text", "series") else []
             cfg = compose([f"model={model}", f"datamodule={data}", *path])
             kind, source = SCHEMAS["model"][cfg.model._target_], SCHEMAS["datamodule"][cfg.datamodule._target_]
             fits = source.task in kind.tasks and source.inputs in kind.inputs  # type: ignore[attr-defined]
