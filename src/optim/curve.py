@@ -129,9 +129,13 @@ def schedule_picture(config: Config) -> "Figure":
     from matplotlib.figure import Figure
 
     first = schedule_curve(config)
-    curves, epoch = {f"if {first.watches} never improves after the first": first}, first.steps_an_epoch
+    curves, epoch = {"": first}, first.steps_an_epoch
     if first.watches:
-        curves[f"if {first.watches} always improves"] = schedule_curve(config, improving=True)
+        slowest = schedule_curve(config, improving=True)
+        curves = {
+            f"if {first.watches} never improves after the first": first,
+            f"if {first.watches} always improves": slowest,
+        }
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     figure.suptitle(_title(config, first))
     for axes, scale in zip(figure.subplots(1, 2), ("linear", "log"), strict=True):
