@@ -96,20 +96,17 @@ def test_an_option_file_says_what_it_is_in_one_line(file: Path) -> None:
     yaml.safe_load(text)
 
 
-def test_every_pair_of_model_and_data_is_decided() -> None:
+def test_every_pair_of_model_and_data_is_decided(users_files) -> None:
     """A pair composes and is right exactly where the model serves the task and reads the input."""
     from src.config.combinations import model_and_data_problems
 
     for model in ALL["model"]:
         for data in ALL["datamodule"]:
-            path = (
-                [f"datamodule.path={__file__}"] if "path: ???" in (CONF / f"datamodule/{data}.yaml").read_text() else []
-            )
-            cfg = compose([f"model={model}", f"datamodule={data}", *path])
+            cfg = compose([f"model={model}", f"datamodule={data}", *users_files(data)])
             kind, source = SCHEMAS["model"][cfg.model._target_], SCHEMAS["datamodule"][cfg.datamodule._target_]
             fits = source.task in kind.tasks and source.inputs in kind.inputs  # type: ignore[attr-defined]
             if fits:
-                assert not list(model_and_data_problems(check(cfg, for_training=False), source.task, source.inputs))  # type: ignore[attr-defined]
+                assert not list(model_and_data_problems(check(cfg), source.task, source.inputs))  # type: ignore[attr-defined]
             else:
                 with pytest.raises(ValueError, match=f"model={model} with datamodule={data}"):
                     check(cfg)
