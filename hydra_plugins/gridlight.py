@@ -40,7 +40,7 @@ class LocalLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from src.sweeping.local import launch
+        from src.sweeping.launching import launch
         from src.sweeping.pool import local_pool, warm_up
 
         pool = local_pool(self.config, self.jobs, self.devices_per_job, self.threads)

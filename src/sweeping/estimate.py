@@ -14,7 +14,7 @@ from src.config.schema import Config
 from src.experiment import build_data, build_model
 from src.optim.build import build_optimizer
 from src.sweeping.ledger import Job, Ledger, State
-from src.sweeping.local import ACTIONS
+from src.sweeping.launching import ACTIONS
 from src.tracking.console import new_table, show
 
 SHOWN_JOBS = 60
