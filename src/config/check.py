@@ -1,17 +1,17 @@
 """check(cfg): types, ranges and combinations of a whole config, before any work starts."""
 
-import inspect
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, get_type_hints
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import ValidationError
 
 from src.config import schema
 from src.config.combinations import combination_problems
 from src.config.locate import locate
+from src.config.signature import schema_of_class
 from src.errors import UserError, nearest, option_name
 
 # What a group's class must derive from, and what the run itself passes to it: not for a config to say.
@@ -77,23 +77,16 @@ def _check_option(group: str, option: Any) -> schema.Option:
         raise UserError(f"{group} must be chosen: {group}=…")
     target = option.get("_target_") or ""
     option.setdefault("name", option_name(target) or "none")
-    known = schema.SCHEMAS[group].get(target) or _schema_of_class(group, target)
-    return known.model_validate(option)
+    return _schema_of(group, target, option).model_validate(option)
 
 
-def _schema_of_class(group: str, target: str) -> type[schema.Option]:
-    """Read the schema of a user's own class off the signature of its constructor."""
-    kind_name, base, given = _KINDS[group]
+def _schema_of(group: str, target: str, given: Collection[str] | None = None) -> type[schema.Option]:
+    """Return the schema of an option; that of a user's own class has the keys that its constructor takes."""
+    if known := schema.SCHEMAS[group].get(target):
+        return known
+    kind_name, base, from_run = _KINDS[group]
     cls = locate(target, locate(kind_name, object), f"{group}._target_")
-    hints = get_type_hints(cls.__init__)
-    fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(cls).parameters.items():
-        if name not in given and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            default = ... if parameter.default is parameter.empty else parameter.default
-            fields[name] = (hints.get(name, Any), default)
-    made: Any = create_model(cls.__name__, __base__=base, **fields)
-    made.model_config = ConfigDict(**{**made.model_config, "strict": False, "arbitrary_types_allowed": True})  # type: ignore[typeddict-item]
-    made.model_rebuild(force=True)
+    made = schema_of_class(cls, base, from_run, given)
     for fact in ("tasks", "inputs", "task", "raw"):
         if hasattr(base, fact):
             setattr(made, fact, getattr(cls, fact))
@@ -163,8 +156,7 @@ def _must(message: str) -> str:
 def _allowed_keys(raw: DictConfig, group: str) -> list[str]:
     if group in _KINDS:
         target = OmegaConf.select(raw, f"{group}._target_") or ""
-        known = schema.SCHEMAS[group].get(target) or _schema_of_class(group, target)
-        return [name for name in known.model_fields if name != "target"]
+        return [name for name in _schema_of(group, target).model_fields if name != "target"]
     if group in schema.Config.model_fields:
         annotation = schema.Config.model_fields[group].annotation
         return list(getattr(annotation, "model_fields", {}))
