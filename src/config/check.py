@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from src.config import schema
 from src.config.combinations import combination_problems
+from src.config.entries import ENTRIES, Entry, Unnamed, WeightsAndBiases
 from src.config.locate import locate
 from src.config.signature import schema_of_class
 from src.errors import UserError, nearest, option_name
@@ -22,13 +23,19 @@ _KINDS: dict[str, tuple[str, type[schema.Option], set[str]]] = {
     "scheduler": ("torch.optim.lr_scheduler.LRScheduler", schema.SchedulerOption, {"optimizer"}),
 }
 
+# The same for the entries of these groups. What the run passes, an entry may set otherwise.
+_ENTRY_KINDS: dict[str, tuple[str, set[str]]] = {
+    "callbacks": ("lightning.pytorch.callbacks.Callback", {"monitor", "mode", "dirpath", "folder"}),
+    "logger": ("lightning.pytorch.loggers.Logger", {"save_dir"}),
+}
+
 
 def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> schema.Config:
     """Return the checked config of one run.
 
     Args:
         cfg: what Hydra composed, or a plain config read back from a run folder or checkpoint.
-        for_training: the files that the data are read from must be there.
+        for_training: the files that the data are read from must be there, and callbacks and loggers can be made.
 
     Raises:
         UserError: with every problem that was found, one a line.
@@ -47,6 +54,11 @@ def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> sch
         config = schema.Config.model_validate(checked)
     except ValidationError as error:
         problems += _problems(error, raw, plain, ())
+    for group, key, entry in _entries(plain) if for_training else ():
+        try:
+            _schema_of_entry(group, key, entry).model_validate(entry)
+        except ValidationError as error:
+            problems += _problems(error, raw, entry, (group, key))
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
     for key, path in config.datamodule.files().items() if for_training else ():
@@ -93,6 +105,28 @@ def _schema_of(group: str, target: str, given: Collection[str] | None = None) ->
     return made
 
 
+def _entries(plain: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield each callback and logger that is not switched off: its group, its key and its settings."""
+    for group in _ENTRY_KINDS:
+        entries = plain.get(group)
+        for key, entry in entries.items() if isinstance(entries, dict) else ():
+            if isinstance(entry, dict):
+                yield group, key, entry
+
+
+def _schema_of_entry(group: str, key: str, entry: Mapping[str, Any]) -> type[schema.Section]:
+    target = entry.get("_target_")
+    if (group, key, target) == ("logger", "wandb", None):
+        return WeightsAndBiases
+    if not isinstance(target, str):
+        return Unnamed
+    kind_name, from_run = _ENTRY_KINDS[group]
+    if known := ENTRIES.get(target):
+        return known
+    cls = locate(target, locate(kind_name, object), f"{group}.{key}._target_")
+    return schema_of_class(cls, Entry, from_run - set(entry), entry)
+
+
 def _problems(error: ValidationError, raw: DictConfig, plain: Any, start: tuple[str, ...]) -> Iterator[str]:
     """Put pydantic's findings into our words, one line a key."""
     found: dict[str, list[tuple[str, Any, dict[str, Any]]]] = {}
@@ -108,7 +142,9 @@ def _problems(error: ValidationError, raw: DictConfig, plain: Any, start: tuple[
             elif entry["type"] == "missing":
                 path.append(str(part))
                 node = None
-        key = _source(raw, ".".join(path))
+        key = ".".join(path)
+        if entry["type"] != "extra_forbidden":  # an unknown key is wrong whatever its value is
+            key = _source(raw, key)
         found.setdefault(key, []).append((entry["type"], entry, {"value": node}))
     for key, entries in found.items():
         yield _describe(key, entries, raw)
@@ -157,6 +193,11 @@ def _allowed_keys(raw: DictConfig, group: str) -> list[str]:
     if group in _KINDS:
         target = OmegaConf.select(raw, f"{group}._target_") or ""
         return [name for name in _schema_of(group, target).model_fields if name != "target"]
+    kind, _, key = group.partition(".")
+    if kind in _ENTRY_KINDS and key:
+        entry = OmegaConf.to_container(OmegaConf.select(raw, group), resolve=False)
+        assert isinstance(entry, dict)
+        return [name for name in _schema_of_entry(kind, key, entry).model_fields if name != "target"]
     if group in schema.Config.model_fields:
         annotation = schema.Config.model_fields[group].annotation
         return list(getattr(annotation, "model_fields", {}))

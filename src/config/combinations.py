@@ -92,8 +92,8 @@ def _optimization(config: schema.Config) -> Iterator[str]:
         for key in ("weight_decay", "weight_decay_by_layer"):
             if value := getattr(knobs, key):
                 yield f"regularization.{key}={value}: optimizer={name} has no weight decay."
-    if config.scheduler.name == "inverse_sqrt" and not config.scheduler.warmup_steps:
-        yield "scheduler=inverse_sqrt is defined by its warm-up: scheduler.warmup_steps must be 1 or more."
+    if isinstance(config.scheduler, schema.InverseSqrt) and not config.scheduler.warmup_steps:
+        yield f"scheduler={config.scheduler.name} is defined by its warm-up: scheduler.warmup_steps must be 1 or more."
 
 
 def _averaging(config: schema.Config) -> Iterator[str]:

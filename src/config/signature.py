@@ -17,6 +17,10 @@ class _Lenient(BaseModel):
     model_config = _LENIENT
 
 
+class _Open(_Lenient, extra="allow"):
+    pass
+
+
 def schema_of_class(
     cls: type, base: type[S], from_run: Collection[str], given: Collection[str] | None = None
 ) -> type[S]:
@@ -34,23 +38,37 @@ def schema_of_class(
         name = parameter.name
         if name not in {*from_run, *fields} and (not inherited or given is None or name in given):
             fields[name] = (hint, ... if parameter.default is parameter.empty else parameter.default)
-    made: Any = create_model(cls.__name__, __base__=(base, _Lenient), **fields)
+    made: Any = create_model(cls.__name__, __base__=(base, _Open if _is_open(cls) else _Lenient), **fields)
     return made
+
+
+def _constructors(cls: type) -> list[Any]:
+    """Return the constructor of a class, and those that its ``**more`` may reach."""
+    found = []
+    for owner in cls.__mro__[:-1]:  # without object
+        if constructor := vars(owner).get("__init__"):
+            found.append(constructor)
+            if not _hands_on(constructor):
+                break
+    return found
+
+
+def _hands_on(constructor: Any) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(constructor).parameters.values())
+
+
+def _is_open(cls: type) -> bool:
+    """Tell whether ``**more`` goes to something else than a base class, so that any key may be right."""
+    constructors = _constructors(cls)
+    return bool(constructors) and _hands_on(constructors[-1])
 
 
 def _parameters(cls: type) -> Iterator[tuple[inspect.Parameter, Any, bool]]:
     """Yield each keyword argument of a constructor, its type, and whether it is one of a base class."""
-    inherited = False
-    for owner in cls.__mro__:
-        if "__init__" not in vars(owner):
-            continue
-        parameters = list(inspect.signature(owner.__init__).parameters.values())[1:]  # type: ignore[misc]
-        for parameter in parameters:
+    for depth, constructor in enumerate(_constructors(cls)):
+        for parameter in list(inspect.signature(constructor).parameters.values())[1:]:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                yield parameter, _hint(owner.__init__, parameter.name), inherited  # type: ignore[misc]
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            return
-        inherited = True
+                yield parameter, _hint(constructor, parameter.name), depth > 0
 
 
 def _hint(function: Any, name: str) -> Any:
