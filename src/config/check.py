@@ -195,8 +195,7 @@ def _allowed_keys(raw: DictConfig, group: str) -> list[str]:
         return [name for name in _schema_of(group, target).model_fields if name != "target"]
     kind, _, key = group.partition(".")
     if kind in _ENTRY_KINDS and key:
-        entry = OmegaConf.to_container(OmegaConf.select(raw, group), resolve=False)
-        assert isinstance(entry, dict)
+        entry: Any = OmegaConf.to_container(OmegaConf.select(raw, group), resolve=False)
         return [name for name in _schema_of_entry(kind, key, entry).model_fields if name != "target"]
     if group in schema.Config.model_fields:
         annotation = schema.Config.model_fields[group].annotation

@@ -63,6 +63,11 @@ def test_update_changes_keys_of_a_recorded_config_and_no_groups() -> None:
         update(recorded, ["optimizer=adam"])
     with pytest.raises(UserError, match="cannot read"):
         update(recorded, ["optimizer.lr"])
+    with pytest.raises(UserError, match="optimizer.lr=1,2: a recorded run has one value a key"):
+        update(recorded, ["optimizer.lr=1,2"])
+    for word in ("+optimizer.beta=1", "~optimizer.lr"):
+        with pytest.raises(UserError, match=r"a recorded run has all its keys"):
+            update(recorded, [word])
 
 
 def test_own_config_folders_come_before_ours(tmp_path) -> None:
