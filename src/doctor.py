@@ -7,7 +7,6 @@ import platform
 import re
 import socket
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlparse
@@ -18,7 +17,10 @@ from src.config.options import groups, search_roots
 
 def findings() -> Iterator[tuple[bool | None, str]]:
     """Yield (whether it is as it should be, None for what is missing and can be done without; one line)."""
-    yield sys.version_info >= (3, 11), f"Python {platform.python_version()} (3.11 or newer is needed)"
+    recent = sys.version_info >= (3, 11)
+    yield recent, f"Python {platform.python_version()} (3.11 or newer is needed)"
+    if not recent:
+        return  # what follows needs it
     yield from _packages()
     yield from _devices()
     yield from _folders()
@@ -32,6 +34,8 @@ def findings() -> Iterator[tuple[bool | None, str]]:
 
 def _packages() -> Iterator[tuple[bool | None, str]]:
     """Look for everything that pyproject.toml asks for, without importing it."""
+    import tomllib
+
     from src.tracking.provenance import version
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

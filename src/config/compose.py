@@ -234,7 +234,9 @@ def resumed(path: str, words: Sequence[str]) -> tuple["Config", "RunFolder"]:
     if not path.strip():
         raise UserError("resume= must name a run folder: resume=outputs/runs/…")
     folder = RunFolder.open(Path(path))
-    changes = [w for w in words if not w.startswith(("-", "resume=", "hydra.", "hydra/")) and (w[0] in "+~" or "=" in w)]
+    changes = [
+        w for w in words if not w.startswith(("-", "resume=", "hydra.", "hydra/")) and (w[0] in "+~" or "=" in w)
+    ]
     if folder.record.get("status") == "finished" and not changes:
         raise UserError(f"resume={path}: this run is finished. To train on, give trainer.max_epochs=… more epochs")
     recorded = folder.config()

@@ -21,7 +21,10 @@ WRONG = [
     ("+callbacks.mine.x=1", "callbacks.mine._target_ is missing"),
     ("+callbacks.mine._target_=os.system", "this is no lightning.pytorch.callbacks"),
     ("+callbacks.t={_target_:lightning.pytorch.callbacks.Timer,intervall:x}", "Did you mean 'interval'?"),
-    ("+callbacks.d={_target_:lightning.pytorch.callbacks.DeviceStatsMonitor,cpu_stats:x}", "callbacks.d.cpu_stats=x: must"),
+    (
+        "+callbacks.d={_target_:lightning.pytorch.callbacks.DeviceStatsMonitor,cpu_stats:x}",
+        "callbacks.d.cpu_stats=x: must",
+    ),
     ("+logger.l={_target_:lightning.pytorch.loggers.CSVLogger,nam:x}", "Did you mean 'name'?"),
     ("trainer.max_time=12h", "trainer.max_time=12h: days:hours:minutes:seconds"),
     ("trainer.devices=0", "trainer.devices=0: how many devices, from 1"),

@@ -67,7 +67,9 @@ def test_a_subclass_takes_the_keys_of_its_base() -> None:
     arguments = model.arguments()
     assert arguments["hidden_sizes"] == [8] and arguments["extra"] == 2
     assert "activation" not in arguments, "what the class may pass itself is passed only if it is asked for"
-    assert check(checked("model", _target_=WIDER, hidden_sizes=[8]).plain()).model.arguments() == arguments | {"extra": 1}
+    assert check(checked("model", _target_=WIDER, hidden_sizes=[8]).plain()).model.arguments() == arguments | {
+        "extra": 1
+    }
 
 
 def test_a_subclass_is_told_the_nearest_key_of_its_base() -> None:

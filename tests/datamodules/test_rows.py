@@ -83,5 +83,5 @@ def test_what_is_no_csv_is_refused(csv_file):
     with pytest.raises(UserError, match=r"input '1,2,3\\n4,5,6': this is no CSV"):
         read_rows(["1,2,3\n4,5,6"], NAMES)
     path = csv_file("1,2," + "3" * 200_000)  # longer than a field may be
-    with pytest.raises(UserError, match="data.csv: this is no CSV"):
+    with pytest.raises(UserError, match=r"data\.csv: this is no CSV"):
         read_rows([path], NAMES)
