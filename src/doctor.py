@@ -7,6 +7,7 @@ interrupted at random steps (Ctrl-C, and killed) and resumed, and compares the t
 
 import os
 import platform
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -18,44 +19,41 @@ from src.config.command_line import errors_for_people
 from src.config.options import groups, search_roots
 from src.errors import UserError, nearest
 
-REQUIRED = (
-    "torch",
-    "lightning",
-    "hydra-core",
-    "omegaconf",
-    "torchmetrics",
-    "pydantic",
-    "rich",
-    "scikit-learn",
-    "Babel",
-)
-OPTIONAL = {
-    "wandb": "Weights & Biases (logger=wandb)",
-    "kornia": "image augmentation (regularization=augmentation)",
-    "pytorch-optimizer": "optimizer=adabound and lion",
-    "pytest": "the tests: pip install -c constraints.txt -e .[test]",
-}
-
 
 def findings() -> Iterator[tuple[bool | None, str]]:
     """Yield (whether it is as it should be, None for what is missing and can be done without; one line)."""
-    from src.tracking.provenance import version
-
-    yield sys.version_info >= (3, 11), f"Python {platform.python_version()} (3.11 or newer is needed)"
-    for package in REQUIRED:
-        found = version(package)
-        yield found is not None, f"{package} {found or 'is missing: pip install -c constraints.txt -e .'}"
-    for package, purpose in OPTIONAL.items():
-        found = version(package)
-        yield (True, f"{package} {found}") if found else (None, f"{package} is not installed; needed for {purpose}")
+    recent = sys.version_info >= (3, 11)
+    yield recent, f"Python {platform.python_version()} (3.11 or newer is needed)"
+    if not recent:
+        return  # what follows needs it
+    yield from _packages()
     yield from _devices()
     yield from _folders()
-    yield True, _wandb()
+    yield _wandb()
     options = groups(search_roots([]))
     yield (
         bool(options),
         f"{sum(map(len, options.values()))} options in {len(options)} config groups, in {ROOT / 'conf'}",
     )
+
+
+def _packages() -> Iterator[tuple[bool | None, str]]:
+    """Look for everything that pyproject.toml asks for, without importing it."""
+    import tomllib
+
+    from src.tracking.provenance import version
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for extra, requirements in {"": project["dependencies"], **project["optional-dependencies"]}.items():
+        install = f"pip install -c constraints.txt -e .{f'[{extra}]' if extra else ''}"
+        for requirement in requirements:
+            package = re.match(r"[\w.-]+", requirement)[0]  # type: ignore[index]
+            if package == project["name"]:
+                continue  # an extra that brings others
+            if found := version(package):
+                yield True, f"{package} {found}"
+            else:
+                yield None if extra else False, f"{package} is not installed: {install}"
 
 
 def _devices() -> Iterator[tuple[bool, str]]:
@@ -87,12 +85,18 @@ def _folders() -> Iterator[tuple[bool, str]]:
         yield writable or name == "paths.data", f"{name}: {path.absolute()} ({state})"
 
 
-def _wandb() -> str:
-    from src.tracking.weights_and_biases import key_is_configured
+def _wandb() -> tuple[bool | None, str]:
+    try:
+        from src.tracking.weights_and_biases import key_is_configured
+    except ImportError as error:
+        return None, f"Weights & Biases cannot be asked: {error}"
+    return True, _wandb_state(key_is_configured())
 
+
+def _wandb_state(key: bool) -> str:
     if os.environ.get("WANDB_MODE"):
         return f"Weights & Biases: WANDB_MODE={os.environ['WANDB_MODE']}"
-    if not key_is_configured():
+    if not key:
         return "Weights & Biases: no key, so runs are kept offline (wandb login makes them go online)"
     address = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
     port = address.port or (443 if address.scheme == "https" else 80)
@@ -122,10 +126,11 @@ def main() -> None:
             with errors_for_people():
                 raise SystemExit(0 if prove_resume(words) else 1)
         case []:
-            results = list(findings())
-            for good, line in results:
-                print(f"{ {True: 'ok', None: 'without', False: 'MISSING'}[good]:<7} {line}")
-            raise SystemExit(1 if any(good is False for good, _ in results) else 0)
+            complete = True
+            for good, line in findings():
+                print(f"{ {True: 'ok', None: 'without', False: 'MISSING'}[good]:<7} {line}", flush=True)
+                complete = complete and good is not False
+            raise SystemExit(0 if complete else 1)
         case ["-h" | "--help"]:
             print(__doc__)
         case [word, *_]:

@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from re import sub
 
+SHOWN = 20
+"""Possibilities that an error lists; further ones are counted."""
+
 
 class UserError(ValueError):
     """A mistake that the person at the keyboard can mend: shown without a traceback, exit code 2."""
@@ -28,7 +31,9 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     matches = get_close_matches(typed := str(word).lower(), lower, cutoff=0.5)
     matches.sort(key=lambda match: sorted(match) != sorted(typed))  # swapped letters are the likeliest slip
     question = f"Did you mean '{lower[matches[0]]}'? " if matches else ""
-    return f"{question}Possible: {', '.join(options) or 'none'}."
+    more = len(options) - SHOWN
+    listed = options if more <= 0 else [*options[:SHOWN], f"…, {more} more"]
+    return f"{question}Possible: {', '.join(listed) or 'none'}."
 
 
 def option_name(target: str) -> str:

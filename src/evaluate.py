@@ -34,7 +34,7 @@ def evaluate(path: Path, split: str = "test", overrides: Sequence[str] = ()) -> 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = parser_of_a_run("python -m src.evaluate", __doc__)
-    parser.add_argument("changes", nargs="*", help="split=train|val|test, and keys of the recorded config")
+    parser.add_argument("changes", nargs="*", default=[], help="split=train|val|test, and keys of the recorded config")
     words = parser.parse_args(argv)
     with errors_for_people():
         changes = [change for change in words.changes if not change.startswith("split=")]

@@ -173,17 +173,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _line(shown: str, found: dict[str, Any]) -> str:
+    shown = shown.strip().replace("\n", "; ")
     shown = shown if len(shown) <= 40 else shown[:37] + "..."
-    prediction = found["prediction"]
-    if isinstance(prediction, list):
-        prediction = " ".join(f"{value:.4g}" for value in prediction)
-    elif isinstance(prediction, float):
-        prediction = f"{prediction:.4g}"
     probabilities = found.get("probabilities", {})
     likely = sorted(probabilities.items(), key=lambda pair: -pair[1])[:3]
     shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in likely)
     pictures = "".join(f"\n  {path}" for path in found.get("attention", []))
-    return f"{shown} → {prediction}" + (f"  ({shares})" if shares else "") + pictures
+    return f"{shown} → {_text(found['prediction'])}" + (f"  ({shares})" if shares else "") + pictures
+
+
+def _text(value: Any) -> str:
+    """Return numbers with four digits, a series on a line, and steps of several series one a line."""
+    if isinstance(value, dict):
+        return "  ".join(f"{name} {_text(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        nested = any(isinstance(part, (list, dict)) for part in value)
+        return "".join(f"\n  {_text(part)}" for part in value) if nested else " ".join(map(_text, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

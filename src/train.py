@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from src.config.command_line import errors_for_people, help_text, run_with_hydra
+from src.config.command_line import errors_for_people, help_text, run_to_resume, run_with_hydra
 from src.errors import UserError
 from src.sweeping.lifeline import end_with_parent
 
@@ -19,19 +19,24 @@ if TYPE_CHECKING:
 def job(cfg: "DictConfig") -> float | None:
     """Check a composed config and run it; the best value of the monitored metric goes back to Hydra."""
     from src.config.check import check
-    from src.config.compose import resumed
 
     if cfg.sweep.resume or cfg.sweep.dry_run:
         raise UserError("sweep.resume and sweep.dry_run are for sweeps, which begin with -m")
     if cfg.resume is not None:
-        config, folder = resumed(cfg.resume, sys.argv[1:])
-        from src.experiment import resume
-
-        return resume(config, folder).value
+        return _resume(cfg.resume, sys.argv[1:])
     config = check(cfg)
     from src.experiment import run
 
     return run(config).value
+
+
+def _resume(path: str, words: Sequence[str]) -> float | None:
+    from src.config.compose import resumed
+
+    config, folder = resumed(path, words)
+    from src.experiment import resume
+
+    return resume(config, folder).value
 
 
 def main(argv: Sequence[str] = ()) -> None:
@@ -42,6 +47,9 @@ def main(argv: Sequence[str] = ()) -> None:
     with errors_for_people():
         if {"-h", "--help"} & set(words):
             print(help_text(words))
+        elif path := run_to_resume(words):
+            sys.argv[1:] = words  # the command that is recorded
+            _resume(path, words)
         else:
             run_with_hydra(job, words)
 

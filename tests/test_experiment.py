@@ -273,6 +273,14 @@ def test_the_command_line_resumes_and_trains_on(fast: Words, monkeypatch, tmp_pa
     assert record["best"] | record["final"] == longer.metrics
 
 
+def test_the_keys_of_a_resumed_run_are_those_of_its_own_config(fast: Words, monkeypatch, tmp_path: Path) -> None:
+    """`logger.csv` is in the recorded config only: nothing is composed."""
+    folder = interrupted(fast("logger=csv", "trainer.max_epochs=2"), 1, monkeypatch, tmp_path)
+    monkeypatch.setattr(sys, "argv", ["src.train", f"resume={folder}", "logger.csv.name=table"])
+    train.main()
+    assert (folder / "table" / "metrics.csv").is_file()
+
+
 def test_a_run_that_is_resumed_keeps_its_groups(finished: RunResult, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["src.train", f"resume={finished.folder}", "model=cnn"])
     with pytest.raises(SystemExit) as stop:

@@ -1,17 +1,18 @@
 """check(cfg): types, ranges and combinations of a whole config, before any work starts."""
 
-import inspect
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, get_type_hints
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import ValidationError
 
 from src.config import schema
 from src.config.combinations import combination_problems
+from src.config.entries import ENTRIES, Entry, Unnamed, WeightsAndBiases
 from src.config.locate import locate
+from src.config.signature import schema_of_class
 from src.errors import UserError, nearest, option_name
 
 # What a group's class must derive from, and what the run itself passes to it: not for a config to say.
@@ -22,13 +23,19 @@ _KINDS: dict[str, tuple[str, type[schema.Option], set[str]]] = {
     "scheduler": ("torch.optim.lr_scheduler.LRScheduler", schema.SchedulerOption, {"optimizer"}),
 }
 
+# The same for the entries of these groups. What the run passes, an entry may set otherwise.
+_ENTRY_KINDS: dict[str, tuple[str, set[str]]] = {
+    "callbacks": ("lightning.pytorch.callbacks.Callback", {"monitor", "mode", "dirpath", "folder"}),
+    "logger": ("lightning.pytorch.loggers.Logger", {"save_dir"}),
+}
+
 
 def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> schema.Config:
     """Return the checked config of one run.
 
     Args:
         cfg: what Hydra composed, or a plain config read back from a run folder or checkpoint.
-        for_training: the files that the data are read from must be there.
+        for_training: the files that the data are read from must be there, and callbacks and loggers can be made.
 
     Raises:
         UserError: with every problem that was found, one a line.
@@ -47,6 +54,11 @@ def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> sch
         config = schema.Config.model_validate(checked)
     except ValidationError as error:
         problems += _problems(error, raw, plain, ())
+    for group, key, entry in _entries(plain) if for_training else ():
+        try:
+            _schema_of_entry(group, key, entry).model_validate(entry)
+        except ValidationError as error:
+            problems += _problems(error, raw, entry, (group, key))
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
     for key, path in config.datamodule.files().items() if for_training else ():
@@ -77,27 +89,42 @@ def _check_option(group: str, option: Any) -> schema.Option:
         raise UserError(f"{group} must be chosen: {group}=…")
     target = option.get("_target_") or ""
     option.setdefault("name", option_name(target) or "none")
-    known = schema.SCHEMAS[group].get(target) or _schema_of_class(group, target)
-    return known.model_validate(option)
+    return _schema_of(group, target, option).model_validate(option)
 
 
-def _schema_of_class(group: str, target: str) -> type[schema.Option]:
-    """Read the schema of a user's own class off the signature of its constructor."""
-    kind_name, base, given = _KINDS[group]
+def _schema_of(group: str, target: str, given: Collection[str] | None = None) -> type[schema.Option]:
+    """Return the schema of an option; that of a user's own class has the keys that its constructor takes."""
+    if known := schema.SCHEMAS[group].get(target):
+        return known
+    kind_name, base, from_run = _KINDS[group]
     cls = locate(target, locate(kind_name, object), f"{group}._target_")
-    hints = get_type_hints(cls.__init__)
-    fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(cls).parameters.items():
-        if name not in given and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            default = ... if parameter.default is parameter.empty else parameter.default
-            fields[name] = (hints.get(name, Any), default)
-    made: Any = create_model(cls.__name__, __base__=base, **fields)
-    made.model_config = ConfigDict(**{**made.model_config, "strict": False, "arbitrary_types_allowed": True})  # type: ignore[typeddict-item]
-    made.model_rebuild(force=True)
+    made = schema_of_class(cls, base, from_run, given)
     for fact in ("tasks", "inputs", "task", "raw", "carries_state"):
         if hasattr(base, fact):
             setattr(made, fact, getattr(cls, fact))
     return made
+
+
+def _entries(plain: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield each callback and logger that is not switched off: its group, its key and its settings."""
+    for group in _ENTRY_KINDS:
+        entries = plain.get(group)
+        for key, entry in entries.items() if isinstance(entries, dict) else ():
+            if isinstance(entry, dict):
+                yield group, key, entry
+
+
+def _schema_of_entry(group: str, key: str, entry: Mapping[str, Any]) -> type[schema.Section]:
+    target = entry.get("_target_")
+    if (group, key, target) == ("logger", "wandb", None):
+        return WeightsAndBiases
+    if not isinstance(target, str):
+        return Unnamed
+    kind_name, from_run = _ENTRY_KINDS[group]
+    if known := ENTRIES.get(target):
+        return known
+    cls = locate(target, locate(kind_name, object), f"{group}.{key}._target_")
+    return schema_of_class(cls, Entry, from_run - set(entry), entry)
 
 
 def _problems(error: ValidationError, raw: DictConfig, plain: Any, start: tuple[str, ...]) -> Iterator[str]:
@@ -115,7 +142,9 @@ def _problems(error: ValidationError, raw: DictConfig, plain: Any, start: tuple[
             elif entry["type"] == "missing":
                 path.append(str(part))
                 node = None
-        key = _source(raw, ".".join(path))
+        key = ".".join(path)
+        if entry["type"] != "extra_forbidden":  # an unknown key is wrong whatever its value is
+            key = _source(raw, key)
         found.setdefault(key, []).append((entry["type"], entry, {"value": node}))
     for key, entries in found.items():
         yield _describe(key, entries, raw)
@@ -163,8 +192,11 @@ def _must(message: str) -> str:
 def _allowed_keys(raw: DictConfig, group: str) -> list[str]:
     if group in _KINDS:
         target = OmegaConf.select(raw, f"{group}._target_") or ""
-        known = schema.SCHEMAS[group].get(target) or _schema_of_class(group, target)
-        return [name for name in known.model_fields if name != "target"]
+        return [name for name in _schema_of(group, target).model_fields if name != "target"]
+    kind, _, key = group.partition(".")
+    if kind in _ENTRY_KINDS and key:
+        entry: Any = OmegaConf.to_container(OmegaConf.select(raw, group), resolve=False)
+        return [name for name in _schema_of_entry(kind, key, entry).model_fields if name != "target"]
     if group in schema.Config.model_fields:
         annotation = schema.Config.model_fields[group].annotation
         return list(getattr(annotation, "model_fields", {}))

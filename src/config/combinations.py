@@ -103,8 +103,13 @@ def _optimization(config: schema.Config) -> Iterator[str]:
         for key in ("weight_decay", "weight_decay_by_layer"):
             if value := getattr(knobs, key):
                 yield f"regularization.{key}={value}: optimizer={name} has no weight decay."
-    if config.scheduler.name == "inverse_sqrt" and not config.scheduler.warmup_steps:
-        yield "scheduler=inverse_sqrt is defined by its warm-up: scheduler.warmup_steps must be 1 or more."
+    elif (decay := config.optimizer.arguments()["weight_decay"] or 0.0) != knobs.weight_decay != 0.0:
+        yield (
+            f"optimizer.weight_decay={decay} and regularization.weight_decay={knobs.weight_decay} contradict each "
+            "other: set both alike, or the first to ${regularization.weight_decay} in the option's file."
+        )
+    if isinstance(config.scheduler, schema.InverseSqrt) and not config.scheduler.warmup_steps:
+        yield f"scheduler={config.scheduler.name} is defined by its warm-up: scheduler.warmup_steps must be 1 or more."
 
 
 def _averaging(config: schema.Config) -> Iterator[str]:

@@ -56,6 +56,23 @@ def parser_of_a_run(command: str, description: str | None) -> argparse.ArgumentP
     return parser
 
 
+def run_to_resume(argv: Sequence[str]) -> str | None:
+    """Return the run that a command line goes on with, which needs no composition: its config is recorded. None where
+    there is no such run, or where the command has flags or words that only Hydra can answer.
+    """
+    if not any(word.startswith("resume=") for word in argv) or any(w.startswith("-") or "=" not in w for w in argv):
+        return None
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides([readable(word) for word in argv])
+    except HydraException:
+        return None
+    path = next(override for override in reversed(parsed) if override.key_or_group == "resume").value()
+    return path if isinstance(path, str) and path else None
+
+
 def run_with_hydra(task: Callable[..., object], argv: Sequence[str]) -> None:
     """Let Hydra compose the config of the command line and call a task with it, once or, with ``-m``, for a sweep.
 

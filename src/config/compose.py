@@ -193,6 +193,10 @@ def update(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         key = override.key_or_group
         if key in options:
             raise UserError(f"{word}: a recorded run keeps its {key}; only single keys can change, such as {key}.…")
+        if override.type != OverrideType.CHANGE:
+            raise UserError(f"{word}: a recorded run has all its keys; change one as key=value")
+        if override.is_sweep_override():
+            raise UserError(f"{word}: a recorded run has one value a key")
         if problem := _wrong_key(override, result, options):
             raise UserError(problem)
         OmegaConf.update(result, key, override.value())
@@ -230,9 +234,9 @@ def resumed(path: str, words: Sequence[str]) -> tuple["Config", "RunFolder"]:
     if not path.strip():
         raise UserError("resume= must name a run folder: resume=outputs/runs/…")
     folder = RunFolder.open(Path(path))
-    if strange := [word for word in words if word.startswith(("+", "~"))]:
-        raise UserError(f"{strange[0]}: a recorded run has all its keys; change one as key=value")
-    changes = [w for w in words if not w.startswith(("-", "resume=", "hydra.", "hydra/")) and "=" in w]
+    changes = [
+        w for w in words if not w.startswith(("-", "resume=", "hydra.", "hydra/")) and (w[0] in "+~" or "=" in w)
+    ]
     if folder.record.get("status") == "finished" and not changes:
         raise UserError(f"resume={path}: this run is finished. To train on, give trainer.max_epochs=… more epochs")
     recorded = folder.config()

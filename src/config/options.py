@@ -1,6 +1,7 @@
 """What can be chosen: the config groups, their options and the summary of each, read off the config folders."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -19,8 +20,21 @@ def search_roots(argv: Sequence[str]) -> list[Path]:
             roots.append(Path(value or next(iter(argv[position + 1 :]), "")))
         if flag == "hydra.searchpath":
             entries = (entry.strip(" '\"") for entry in value.strip("[]").split(","))
-            roots += [Path(urlparse(entry).netloc + urlparse(entry).path) for entry in entries if entry]
+            roots += [_root(entry) for entry in entries if entry]
     return [*roots, CONF]
+
+
+def _root(entry: str) -> Path:
+    """Return the folder of an entry of ``hydra.searchpath``: ``file://…``, ``pkg://package.folder`` or a bare path."""
+    url = urlparse(entry)
+    place = url.netloc + url.path
+    if url.scheme != "pkg":
+        return Path(place)
+    try:
+        spec = find_spec(place.strip("/").replace("/", "."))
+    except ImportError:
+        spec = None
+    return Path(next(iter((spec and spec.submodule_search_locations) or [entry])))
 
 
 def groups(roots: Sequence[Path]) -> dict[str, dict[str, str]]:

@@ -4,6 +4,7 @@ The values and the reasons for them are in conf/; here is what the command line 
 loaded. An option that is not listed here, such as a user's own model, is checked against the signature of its class.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -26,6 +27,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Activation = Literal["tanh", "relu", "sigmoid", "gelu", "silu", "leaky_relu", "elu"]
 Initialization = Literal["torch", "textbook", "glorot", "he"]
@@ -187,7 +189,7 @@ class DataOption(Option):
     """What an example is before it becomes an input, where that can be augmented: text or audio."""
     batch_size: PositiveInt = 64
     default_epochs: PositiveInt = 30
-    seed: int = 0
+    seed: Seed = 0
     shuffle: bool = True
 
     def files(self) -> dict[str, Path]:
@@ -205,7 +207,7 @@ class DataOption(Option):
 class Split(DataOption):
     """Data without a split of their own: parts are drawn once, with their own seed."""
 
-    split_seed: int
+    split_seed: Seed
     val_fraction: Fraction
     test_fraction: TestFraction
 
@@ -224,7 +226,7 @@ class Shapes(DataOption):
     val_size: Annotated[int, Field(ge=10)]
     test_size: Annotated[int, Field(ge=10)]
     noise: NonNegative
-    split_seed: int
+    split_seed: Seed
 
 
 class BreastCancer(Split):
@@ -257,7 +259,7 @@ class Function(DataOption):
     val_size: PositiveInt
     test_size: Annotated[int, Field(ge=2)]
     noise: NonNegative
-    split_seed: int
+    split_seed: Seed
 
 
 class MackeyGlass(DataOption):
@@ -313,7 +315,7 @@ class Dates(DataOption):
     val_size: PositiveInt
     test_size: PositiveInt
     languages: Annotated[list[str], Field(min_length=1)]
-    split_seed: int
+    split_seed: Seed
 
 
 class Text(DataOption):
@@ -333,7 +335,7 @@ class ImageSet(DataOption):
     task = "classification"
     inputs = "image"
     val_fraction: Fraction
-    split_seed: int
+    split_seed: Seed
     verify: bool
 
 
@@ -404,7 +406,7 @@ class Audio(DataOption):
     n_fft: PositiveInt
     hop: PositiveInt
     n_mels: PositiveInt
-    split_seed: int
+    split_seed: Seed
     val_fraction: Fraction
 
 
@@ -692,18 +694,32 @@ class Regularization(Section):
         return {"audio": self.audio.chosen(), "text": self.synonyms.chosen() + self.back_translation.chosen()}
 
 
+def _lasts(time: str | None) -> str | None:
+    if time is not None and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", time):
+        raise ValueError("days:hours:minutes:seconds, such as 00:12:00:00 for half a day")
+    return time
+
+
+def _names_devices(devices: Any) -> Any:
+    numbers = devices if isinstance(devices, list) and devices else [devices]
+    least = 0 if numbers is devices else 1
+    if devices != "auto" and not all(type(number) is int and number >= least for number in numbers):
+        raise ValueError("how many devices, from 1; or which, such as [0,2]; or auto")
+    return devices
+
+
 class TrainerOption(Section):
     """The part of Lightning's Trainer that a run may set."""
 
     name: str
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
-    devices: Literal["auto"] | PositiveInt | list[Count]
+    devices: Annotated[Literal["auto"] | int | list[int], BeforeValidator(_names_devices)]
     num_nodes: Literal[1]
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"]
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"]
     max_epochs: PositiveInt
     max_steps: Annotated[int, Field(ge=-1)]
-    max_time: str | None
+    max_time: Annotated[str | None, AfterValidator(_lasts)]
     accumulate_grad_batches: PositiveInt
     check_val_every_n_epoch: PositiveInt
     limit_train_batches: PositiveInt | Annotated[float, Field(gt=0, le=1)] | None
@@ -746,7 +762,7 @@ class Sweep(Section):
 class Config(Section):
     """A whole checked config."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
     monitor: str | None
     resume: str | None
     tags: list[str]

@@ -32,7 +32,8 @@ def read_rows(inputs: Sequence[str], columns: Sequence[str] | int) -> list[list[
         elif "," not in text and len(names) > 1:
             raise UserError(f"'{_short(text)}' is neither a file nor a row of {len(names)} numbers")
         else:
-            rows.append(_numbers(next(csv.reader([text]), []), names, f"input '{_short(text)}'"))
+            where = f"input '{_short(text)}'"
+            rows.append(_numbers(next(iter(_cells([text], where)), []), names, where))
     return rows
 
 
@@ -58,7 +59,7 @@ def looks_like_file(text: str) -> bool:
 
 def _read_file(path: Path, names: list[str]) -> list[list[float]]:
     try:
-        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+        lines = _cells(path.read_text(encoding="utf-8-sig").splitlines(), str(path))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: this is no text in UTF-8 (byte {error.start})") from error
     except OSError as error:
@@ -74,6 +75,13 @@ def _read_file(path: Path, names: list[str]) -> list[list[float]]:
     rows = [_numbers(cells, columns, f"{path}, row {n}") for n, cells in numbered]
     order = [columns.index(name) for name in names]
     return [[row[i] for i in order] for row in rows]
+
+
+def _cells(lines: Sequence[str], where: str) -> list[list[str]]:
+    try:
+        return list(csv.reader(lines))
+    except csv.Error as error:
+        raise UserError(f"{where}: this is no CSV: {str(error).partition(' - ')[0]}") from error
 
 
 def _numbers(cells: list[str], names: list[str], where: str) -> list[float]:
@@ -94,4 +102,5 @@ def _is_number(cell: str) -> bool:
 
 
 def _short(text: str) -> str:
+    text = text.replace("\n", "\\n")
     return text if len(text) <= 60 else text[:57] + "..."

@@ -49,7 +49,7 @@ def build_optimizer(model: nn.Module, config: Config) -> Optimizer:
     """Make the optimizer, with a group of parameters for each weight decay.
 
     Raises:
-        UserError: if it has no weight decay although one is asked for, or refuses its settings.
+        UserError: if it refuses its settings.
     """
     cls = locate(config.optimizer.target or "", Optimizer, "optimizer._target_")
     settings = _settings(config.optimizer)
@@ -57,17 +57,11 @@ def build_optimizer(model: nn.Module, config: Config) -> Optimizer:
     params: Any = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if "weight_decay" in settings:
         decay = settings["weight_decay"] or 0.0
-        if knobs.weight_decay not in (0.0, decay):
-            raise UserError(
-                f"optimizer.weight_decay={decay} and regularization.weight_decay={knobs.weight_decay} contradict each "
-                "other: set both alike, or the first to ${regularization.weight_decay} in the option's file."
-            )
+        assert knobs.weight_decay in (0.0, decay), "refused by src.config.combinations"
         decays = weight_decays(model, decay, knobs.decay_norms_and_biases, knobs.weight_decay_by_layer)
         params = parameter_groups(model, decays)
-    elif knobs.weight_decay or knobs.weight_decay_by_layer:
-        key = "weight_decay" if knobs.weight_decay else "weight_decay_by_layer"
-        value = getattr(knobs, key)
-        raise UserError(f"regularization.{key}={value}: optimizer={config.optimizer.name} has no weight decay.")
+    else:
+        assert not (knobs.weight_decay or knobs.weight_decay_by_layer), "refused by src.config.combinations"
     return _make(cls, f"optimizer={config.optimizer.name}", params, settings)
 
 

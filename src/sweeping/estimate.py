@@ -13,8 +13,8 @@ from src.config.check import check
 from src.config.schema import Config
 from src.experiment import build_data, build_model
 from src.optim.build import build_optimizer
-from src.sweeping.ledger import Job, Ledger, State
 from src.sweeping.launching import ACTIONS
+from src.sweeping.ledger import Job, Ledger, State
 from src.tracking.console import new_table, show
 
 SHOWN_JOBS = 60

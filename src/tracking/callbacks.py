@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Callback
 from src.config.combinations import monitor_of
 from src.config.locate import locate
 from src.config.schema import Config
-from src.errors import UserError, nearest
+from src.tracking.progress import Progress
 from src.tracking.run_folder import RunFolder
 
 
@@ -21,14 +21,13 @@ def build_callbacks(config: Config, folder: RunFolder, task: str, verbose: bool 
     offered = {"monitor": monitor, "mode": mode, "dirpath": folder.checkpoints, "folder": folder}
     callbacks = []
     for key, entry in config.callbacks.items():
-        if entry is None or (key == "progress" and not verbose):
+        if entry is None:
             continue
         settings = dict(entry)
         cls = locate(settings.pop("_target_", ""), Callback, f"callbacks.{key}._target_")
+        if issubclass(cls, Progress) and not verbose:
+            continue
         takes = inspect.signature(cls).parameters
-        unknown = [name for name in settings if name not in takes]
-        if unknown:
-            raise UserError(f"callbacks.{key}.{unknown[0]}: unknown key. {nearest(unknown[0], takes)}")
         callback = cls(**({name: value for name, value in offered.items() if name in takes} | settings))
         if not getattr(callback, "off", False):
             callbacks.append(callback)

@@ -63,6 +63,11 @@ def test_update_changes_keys_of_a_recorded_config_and_no_groups() -> None:
         update(recorded, ["optimizer=adam"])
     with pytest.raises(UserError, match="cannot read"):
         update(recorded, ["optimizer.lr"])
+    with pytest.raises(UserError, match=r"optimizer\.lr=1,2: a recorded run has one value a key"):
+        update(recorded, ["optimizer.lr=1,2"])
+    for word in ("+optimizer.beta=1", "~optimizer.lr"):
+        with pytest.raises(UserError, match=r"a recorded run has all its keys"):
+            update(recorded, [word])
 
 
 def test_own_config_folders_come_before_ours(tmp_path) -> None:
@@ -78,6 +83,17 @@ def test_own_config_folders_come_before_ours(tmp_path) -> None:
         models = groups(search_roots(words))["model"]
         assert models["mine"] == "My model" and models["mlp"] == "My MLP" and "cnn" in models
         assert "_parts" not in models
+
+
+def test_a_config_folder_may_be_part_of_a_package(tmp_path, monkeypatch) -> None:
+    (tmp_path / "mine_of_pkg" / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "mine_of_pkg" / "__init__.py").touch()
+    (tmp_path / "mine_of_pkg" / "conf" / "model" / "mine.yaml").write_text("# My model\nname: mine\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ["hydra.searchpath=[pkg://mine_of_pkg.conf]"]
+    assert search_roots(words)[0] == tmp_path / "mine_of_pkg" / "conf"
+    assert groups(search_roots(words))["model"]["mine"] == "My model"
+    assert not search_roots(["hydra.searchpath=[pkg://no_such_package.conf]"])[0].exists()
 
 
 def test_the_summary_is_the_first_comment_that_is_no_directive(tmp_path) -> None:

@@ -71,3 +71,8 @@ def test_the_wrong_python_is_told_what_it_lacks(tmp_path) -> None:
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from src.train import main; main(['model=mlp'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "source .venv/bin/activate" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_is_optional_is_not_called_required() -> None:
+    done = subprocess.run([sys.executable, "-m", "src.evaluate"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.endswith("required: run\n")

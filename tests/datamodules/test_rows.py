@@ -77,3 +77,11 @@ def test_what_is_wrong_in_a_file_is_named(csv_file, text, says):
 def test_what_is_wrong_in_a_row_is_named(text, says):
     with pytest.raises(UserError, match=says):
         read_rows([text], NAMES)
+
+
+def test_what_is_no_csv_is_refused(csv_file):
+    with pytest.raises(UserError, match=r"input '1,2,3\\n4,5,6': this is no CSV"):
+        read_rows(["1,2,3\n4,5,6"], NAMES)
+    path = csv_file("1,2," + "3" * 200_000)  # longer than a field may be
+    with pytest.raises(UserError, match=r"data\.csv: this is no CSV"):
+        read_rows([path], NAMES)
