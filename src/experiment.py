@@ -189,14 +189,23 @@ def run(what: Config | DictConfig | Sequence[str], folder: Path | None = None, v
 
 
 def resume(config: Config, folder: RunFolder, verbose: bool = True) -> RunResult:
-    """Go on with an interrupted or failed run from its last checkpoint, in its own folder."""
+    """Go on with an interrupted or failed run from its last checkpoint, in its own folder.
+
+    Raises:
+        UserError: if that cannot be; what was recorded before stays as it was, unless training had begun.
+        Interrupted: after Ctrl-C.
+    """
     if _is_worker_rank():
         return _execute(config, folder, False)
+    logged = len(folder.metrics())
     folder.resume(config.plain())
     try:
         return _execute(config, folder, verbose)
-    except UserError:
-        folder.interrupt()
+    except UserError as error:
+        if len(folder.metrics()) == logged:
+            folder.undo_resume()
+        else:
+            folder.fail(error)
         raise
 
 

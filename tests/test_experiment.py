@@ -280,6 +280,42 @@ def test_a_run_that_is_resumed_keeps_its_groups(finished: RunResult, monkeypatch
     assert stop.value.code == 2 and "keeps its model" in capsys.readouterr().err
 
 
+def kept(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("run.json", "config.yaml", "metrics.jsonl")]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_refused_resume_changes_nothing(finished: RunResult) -> None:
+    before = kept(finished.folder)
+    with pytest.raises(UserError, match="trainer"):
+        resume(*resumed(str(finished.folder), ["trainer.accelerator=gpu"]), verbose=False)
+    assert kept(finished.folder) == before
+    resume(*resumed(str(finished.folder), ["trainer.max_epochs=3"]), verbose=False)  # its lock was given back
+
+
+def test_a_torn_last_checkpoint_is_named_and_the_run_stays_what_it_was(finished: RunResult) -> None:
+    before, last = kept(finished.folder), finished.folder / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"last\.ckpt: this checkpoint cannot be read"):
+        resume(*resumed(str(finished.folder), ["trainer.max_epochs=3"]), verbose=False)
+    assert kept(finished.folder) == before
+
+
+def test_a_resume_that_is_refused_after_it_trained_has_failed(finished: RunResult, monkeypatch) -> None:
+    from src import experiment
+
+    class Refuse(L.Callback):
+        def on_train_epoch_end(self, *args) -> None:
+            raise UserError("no further")
+
+    original = experiment.build_callbacks
+    monkeypatch.setattr(experiment, "build_callbacks", lambda *args: [*original(*args), Refuse()])
+    with pytest.raises(UserError, match="no further"):
+        resume(*resumed(str(finished.folder), ["trainer.max_epochs=4", "trainer.log_every_n_steps=1"]), verbose=False)
+    record = json.loads((finished.folder / "run.json").read_text())
+    assert record["status"] == "failed" and "no further" in record["error"]
+
+
 # ---- from Python ---------------------------------------------------------------------------------------------------
 
 

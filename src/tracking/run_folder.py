@@ -60,6 +60,7 @@ class RunFolder:
         self.path = path
         self.record = record
         self._made: list[Path] = []
+        self._before: tuple[dict[str, Any], str] | None = None
         self._lock: tuple[Callable[[], Any], int] | None = None
         self._since = monotonic()
 
@@ -170,6 +171,7 @@ class RunFolder:
         """
         self._acquire()
         self._since = monotonic()
+        self._before = self.record.copy(), (self.path / "config.yaml").read_text(encoding="utf-8")
         if config is not None:
             _write(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain(config))))
             self.record["config_hash"] = config_hash(config)
@@ -177,6 +179,14 @@ class RunFolder:
         del here["command"]
         resumed = [*self.record.get("resumed", []), _now()]
         self.update(status="running", ended=None, error=None, resumed=resumed, **here)
+
+    def undo_resume(self) -> None:
+        """Put back what was recorded before `resume`, which came to nothing."""
+        assert self._before is not None
+        self.record, config = self._before
+        _write(self.path / "config.yaml", config)
+        self.update()
+        self._release()
 
     def discard(self) -> None:
         """Remove the folder, and the parents that were made for it if nothing else is in them."""
