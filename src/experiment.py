@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
@@ -31,7 +31,7 @@ from src.regularization.build import batch_transform
 from src.regularization.examples import example_augmentation
 from src.tasks.catalogue import TASKS
 from src.tracking import closing
-from src.tracking.best import best_epoch
+from src.tracking.best import best_epoch, last_epoch
 from src.tracking.callbacks import build_callbacks
 from src.tracking.checkpoints import AtomicCheckpointIO
 from src.tracking.load_checkpoint import load_checkpoint
@@ -75,8 +75,9 @@ class RunResult:
         folder: the run folder, with everything that was recorded.
         status: ``finished``, ``failed`` or ``interrupted``.
         monitor: the metric that selected the best epoch, and `mode` its direction.
-        value: the best value of it.
-        metrics: metrics of the best epoch and of the test split, by ``split/name``.
+        value: the best value of it; where no best checkpoint was kept, the last.
+        metrics: metrics of the best epoch and of the test split, by ``split/name``; where no best checkpoint was kept, of
+            the last epoch, whose weights were tested.
         seconds: wall-clock time.
     """
 
@@ -148,7 +149,7 @@ def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: S
             callbacks=list(callbacks),
             logger=list(loggers),
             plugins=[AtomicCheckpointIO()],
-            enable_checkpointing=bool(callbacks),
+            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -266,7 +267,7 @@ def _train_and_test(experiment: Experiment, folder: RunFolder, started: float, v
     tested = trainer.test(
         model, datamodule=datamodule, ckpt_path=best, weights_only=True if best else None, verbose=False
     )
-    epoch, best_metrics = best_epoch(folder.metrics(), monitor, mode)
+    epoch, best_metrics = best_epoch(folder.metrics(), monitor, mode) if best else (None, last_epoch(folder.metrics()))
     metrics = best_metrics | {name: float(value) for name, value in tested[0].items()}
     seconds = time.monotonic() - started
     value = metrics.get(monitor)

@@ -93,6 +93,18 @@ def test_a_callback_of_another_kind_is_refused(fast: Words, tmp_path: Path) -> N
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.parametrize("words", [["callbacks=none"], ["callbacks.checkpoints=null"]], ids=str)
+def test_without_checkpoints_none_is_written_and_the_last_epoch_counts(fast: Words, words: list[str], capsys) -> None:
+    result = run(fast(*words, "trainer.max_epochs=4", "optimizer=sgd", "optimizer.lr=4", "logger=csv"))
+    assert not list(result.folder.rglob("*.ckpt"))
+    rows = [row for row in RunFolder.open(result.folder).metrics() if "val/loss" in row]
+    losses = [row["val/loss"] for row in rows]
+    assert min(losses) != losses[-1] == result.metrics["val/loss"] == result.value
+    record = json.loads((result.folder / "run.json").read_text())
+    assert record["best_epoch"] is None and record["best"]["val/loss"] == losses[-1]
+    assert "epoch 4, the last, as there is no best checkpoint" in capsys.readouterr().out
+
+
 # ---- from a run folder alone ---------------------------------------------------------------------------------------
 
 

@@ -97,8 +97,13 @@ def show(experiment: "Experiment", result: "RunResult", folder: RunFolder, logge
         cells = [result.metrics.get(f"{split}/{name}") for split in SPLITS]
         table.add_row(name, *map(_number, [*cells, baseline.get(f"test/{name}")]))
     epoch = folder.record.get("best_epoch")
-    best = f", best epoch {epoch + 1} of {experiment.trainer.current_epoch}" if epoch is not None else ""
-    console.print(f"\n[bold]finished[/] in {result.seconds:.1f} s{best} by {result.monitor}")
+    epochs = experiment.trainer.current_epoch
+    shown_epoch = (
+        f"best epoch {epoch + 1} of {epochs} by {result.monitor}"
+        if epoch is not None
+        else f"epoch {epochs}, the last, as there is no best checkpoint"
+    )
+    console.print(f"\n[bold]finished[/] in {result.seconds:.1f} s, {shown_epoch}", soft_wrap=True)
     console.print(table)
     console.print(f"\n{advice(experiment, folder, result)}", soft_wrap=True, markup=False)
     path = shown(folder.path)
