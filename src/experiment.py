@@ -132,7 +132,10 @@ def build(
     L.seed_everything(config.seed, workers=True, verbose=False)  # the same weights, however the data were made
     model = build_model(config, datamodule.spec)
     callbacks = build_callbacks(config, folder, datamodule.task, verbose) if folder else []
-    return Experiment(config, datamodule, model, build_trainer(config, callbacks, loggers))
+    trainer = build_trainer(config, callbacks, loggers)
+    if trainer.global_rank > 0:  # dropout, mixing and augmentation differ from device to device
+        L.seed_everything((config.seed + 1_000_003 * trainer.global_rank) % 2**32, workers=True, verbose=False)
+    return Experiment(config, datamodule, model, trainer)
 
 
 def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = ()) -> L.Trainer:
@@ -312,6 +315,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     model = locate(config.model.target or "", Model, "model._target_")(
         spec=recorded["spec"], **config.model.arguments()
     )
+    dtypes = {tensor.dtype for tensor in checkpoint["state_dict"].values() if tensor.is_floating_point()}
+    model.to(max(dtypes, key=lambda dtype: dtype.itemsize, default=model.dtype))
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
@@ -350,7 +355,8 @@ def answer(loaded: Loaded, batch: Batch, pictures: Path | None = None, **generat
     """
     model, datamodule = loaded.model, loaded.datamodule
     generates = TASKS[model.spec.task].generates
-    outputs = model.generate(batch.inputs[0], **generation) if generates else model(*batch.inputs)
+    inputs = [tensor.to(model.dtype) if tensor.is_floating_point() else tensor for tensor in batch.inputs]
+    outputs = model.generate(inputs[0], **generation) if generates else model(*inputs)
     answers = datamodule.answers(model.task.answers(outputs))
     if pictures is not None:
         from src.tracking.attention_maps import answered, draw_attention

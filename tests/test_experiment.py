@@ -5,11 +5,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from src import train
 from src.config.check import check
@@ -17,6 +19,7 @@ from src.config.compose import compose, resumed
 from src.errors import UserError
 from src.evaluate import evaluate
 from src.experiment import Interrupted, RunResult, load, resume, run
+from src.models.mlp import MLP
 from src.predict import predict
 from src.tracking.run_folder import RunFolder
 
@@ -105,11 +108,44 @@ def test_without_checkpoints_none_is_written_and_the_last_epoch_counts(fast: Wor
     assert "epoch 4, the last, as there is no best checkpoint" in capsys.readouterr().out
 
 
+def test_the_loss_of_a_step_is_logged_once_a_step(fast: Words) -> None:
+    words = ["trainer.limit_train_batches=5", "trainer.accumulate_grad_batches=2", "trainer.log_every_n_steps=1"]
+    folder = run(fast(*words), verbose=False).folder
+    assert sum("train/loss_step" in row for row in RunFolder.open(folder).metrics()) == 3
+
+
+class OfFile(MLP):
+    """A user's model whose argument is no plain value."""
+
+    def __init__(self, spec: Any, file: Path) -> None:
+        super().__init__(spec, [8])
+        self.file = file
+
+
+def test_a_checkpoint_holds_plain_values_whatever_a_model_takes(fast: Words, tmp_path: Path) -> None:
+    composed = OmegaConf.to_container(compose(fast()), resolve=True)
+    assert isinstance(composed, dict)
+    composed["model"] = {"_target_": f"{__name__}.OfFile", "name": "of_file", "file": str(tmp_path / "words.txt")}
+    result = run(check(composed), verbose=False)
+    loaded = load(result.folder)
+    assert isinstance(loaded.model, OfFile) and loaded.model.file == tmp_path / "words.txt"
+
+
 # ---- from a run folder alone ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "words", [["model=cnn"], ["model=gru"], ["model=transformer"], ["datamodule=diabetes"]], ids=str
+    "words",
+    [
+        ["model=cnn"],
+        ["model=gru"],
+        ["model=transformer"],
+        ["datamodule=diabetes"],
+        ["trainer.precision=64-true"],
+        ["trainer.precision=bf16-true", "model=cnn"],
+        ["trainer.precision=64-true", "model=transformer"],
+    ],
+    ids=str,
 )
 def test_evaluate_agrees_with_what_training_printed(fast: Words, words: list[str]) -> None:
     result = run(fast(*words), verbose=False)
@@ -118,6 +154,9 @@ def test_evaluate_agrees_with_what_training_printed(fast: Words, words: list[str
         assert found == {name: value for name, value in result.metrics.items() if name.startswith("test/")}
     validated = evaluate(result.folder, "val")
     assert validated["val/loss"] == result.metrics["val/loss"]
+    state, model = weights(result.folder, "best"), load(result.folder).model.state_dict()
+    assert all(torch.equal(state[name], model[name]) and state[name].dtype == model[name].dtype for name in state)
+    assert predict(result.folder, load(result.folder).datamodule.example_inputs(2))
 
 
 def test_evaluate_takes_other_data_but_no_wrong_words(finished: RunResult) -> None:
