@@ -54,7 +54,7 @@ class NoProfiler(PassThroughProfiler):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was stopped from outside; it can be resumed."""
+    """A run was stopped from outside; the message says how to go on."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def run(what: Config | DictConfig | Sequence[str], folder: Path | None = None, v
 
     Raises:
         UserError: if the config or the data are wrong; no run folder is left then.
-        Interrupted: after Ctrl-C; the run can be resumed.
+        Interrupted: after Ctrl-C.
     """
     config = what if isinstance(what, Config) else check(what if isinstance(what, DictConfig) else compose(what))
     if config.resume is not None:
@@ -224,31 +224,38 @@ def _execute(config: Config, folder: RunFolder, verbose: bool) -> RunResult:
     loggers: list[Logger] = []
     interrupt_handler = signal.getsignal(signal.SIGINT)
     exit_code = 1
-    try:
-        with closing.log_to(folder.train_log if records else None, quiet=not records):
-            if records:
+    with closing.log_to(folder.train_log if records else None, quiet=not records):
+        try:
+            experiment = build(config, folder, verbose=verbose)
+            if records:  # only now: what cannot be built leaves no trace on a server
                 loggers = build_loggers(config.plain()["logger"], folder, config.plain())
-            experiment = build(config, folder, loggers, verbose)
+                experiment.trainer.loggers = loggers
             result = _train_and_test(experiment, folder, started, verbose)
-        exit_code = 0
-    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
-        signal.signal(signal.SIGINT, interrupt_handler)
-        if records:
-            folder.interrupt()
-        raise Interrupted(f"resume with: python -m src.train resume={closing.shown(folder.path)}") from stop
-    except UserError:
-        raise
-    except BaseException as error:
-        if records:
-            folder.fail(error)
-        if isinstance(error, torch.cuda.OutOfMemoryError):
-            log.error("out of GPU memory: a smaller datamodule.batch_size or trainer.precision=bf16-mixed needs less")
-        raise
-    finally:
-        close_loggers(loggers, exit_code)
+            exit_code = 0
+        except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
+            signal.signal(signal.SIGINT, interrupt_handler)
+            if records:
+                folder.interrupt()
+            raise Interrupted(_how_to_go_on(config, folder)) from stop
+        except UserError:
+            raise
+        except BaseException as error:
+            if records:
+                folder.fail(error)
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                log.error("out of GPU memory: a smaller datamodule.batch_size or trainer.precision=bf16-mixed needs less")
+            raise
+        finally:
+            close_loggers(loggers, exit_code)
     if records and verbose:
         closing.show(experiment, result, folder, loggers)
     return result
+
+
+def _how_to_go_on(config: Config, folder: RunFolder) -> str:
+    if config.callbacks.get("checkpoints") is None:
+        return "it kept no checkpoint to go on from (callbacks.checkpoints is off)"
+    return f"resume with: python -m src.train resume={closing.shown(folder.path)}"
 
 
 def _train_and_test(experiment: Experiment, folder: RunFolder, started: float, verbose: bool) -> RunResult:

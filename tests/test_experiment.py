@@ -131,6 +131,27 @@ def test_a_checkpoint_holds_plain_values_whatever_a_model_takes(fast: Words, tmp
     assert isinstance(loaded.model, OfFile) and loaded.model.file == tmp_path / "words.txt"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_refused_run_opens_no_logger(fast: Words, monkeypatch) -> None:
+    opened: list[Any] = []
+    monkeypatch.setattr("src.experiment.build_loggers", lambda *args: opened.append(args) or [])
+    with pytest.raises(UserError, match="trainer"):
+        run(fast("trainer.accelerator=gpu"), verbose=False)
+    assert not opened
+    run(fast(), verbose=False)
+    assert opened
+
+
+def test_advice_on_memory_is_in_the_log(fast: Words, monkeypatch, tmp_path: Path) -> None:
+    def full(*args: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr("src.experiment.summarize", full)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        run(fast(), tmp_path / "run", verbose=False)
+    assert "out of GPU memory: a smaller" in (tmp_path / "run" / "train.log").read_text()
+
+
 # ---- from a run folder alone ---------------------------------------------------------------------------------------
 
 
@@ -279,6 +300,12 @@ def interrupted(words: list[str], epoch: int, monkeypatch: pytest.MonkeyPatch, t
     return folder
 
 
+def test_no_way_to_go_on_is_promised_without_a_checkpoint(fast: Words, monkeypatch) -> None:
+    monkeypatch.setattr("src.experiment.build_callbacks", lambda *args: [Stop(0)])
+    with pytest.raises(Interrupted, match="kept no checkpoint"):
+        run(fast("callbacks=none"), verbose=False)
+
+
 RESUMED = [
     ["regularization=[dropout,mixup]", "scheduler=cosine", "scheduler.warmup_steps=4"],
     ["model=cnn", "optimizer=momentum", "scheduler=plateau", "scheduler.patience=0", "regularization=augmentation"],
@@ -381,6 +408,11 @@ def test_a_run_says_what_it_does_and_how_to_go_on(fast: Words, capsys) -> None:
     shown = capsys.readouterr().out
     assert "mlp on digits" in shown and "finished" in shown and str(result.folder) in shown.replace("\n", "")
     assert "parameters" in shown and "python -m src.evaluate" in shown
+
+
+def test_a_path_is_shown_as_it_is(fast: Words, tmp_path: Path, capsys) -> None:
+    run(fast(), tmp_path / "[proj]" / ":smile:")
+    assert capsys.readouterr().out.count("/[proj]/:smile:") == 3
 
 
 def test_debug_overfit_learns_its_batch_by_heart(fast: Words) -> None:
