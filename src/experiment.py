@@ -243,7 +243,9 @@ def _execute(config: Config, folder: RunFolder, verbose: bool) -> RunResult:
             if records:
                 folder.fail(error)
             if isinstance(error, torch.cuda.OutOfMemoryError):
-                log.error("out of GPU memory: a smaller datamodule.batch_size or trainer.precision=bf16-mixed needs less")
+                log.error(
+                    "out of GPU memory: a smaller datamodule.batch_size or trainer.precision=bf16-mixed needs less"
+                )
             raise
         finally:
             close_loggers(loggers, exit_code)

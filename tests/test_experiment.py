@@ -362,6 +362,28 @@ def kept(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in ("run.json", "config.yaml", "metrics.jsonl")]
 
 
+def test_a_run_finds_its_file_from_anywhere(fast: Words, users_files, monkeypatch, tmp_path: Path) -> None:
+    (source,) = users_files("text")
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        (folder / "book.txt").write_bytes(Path(source.partition("=")[2]).read_bytes())
+    words = fast("model=lstm", "datamodule=text", "datamodule.path=book.txt", "trainer.max_epochs=1")
+    hashes = []
+    for folder in (there, here):
+        monkeypatch.chdir(folder)
+        result = run(words, verbose=False)
+        hashes.append(RunFolder.open(result.folder).record["config_hash"])
+    assert hashes[0] == hashes[1]  # a project may lie anywhere
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(result.folder)["test/loss"] == result.metrics["test/loss"]
+    (here / "book.txt").rename(tmp_path / "moved.txt")
+    with pytest.raises(UserError, match=r"book\.txt: there is no such file"):
+        resumed(str(result.folder), ["trainer.max_epochs=2"])
+    moved = ["trainer.max_epochs=2", "datamodule.path=moved.txt"]
+    assert resume(*resumed(str(result.folder), moved), verbose=False).status == "finished"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_refused_resume_changes_nothing(finished: RunResult) -> None:
     before = kept(finished.folder)

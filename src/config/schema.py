@@ -27,6 +27,8 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+UserPath = Annotated[Path, Field(strict=False), AfterValidator(Path.absolute)]
+"""A path that a user typed; recorded so that it is found from any working directory."""
 Activation = Literal["tanh", "relu", "sigmoid", "gelu", "silu", "leaky_relu", "elu"]
 Initialization = Literal["torch", "textbook", "glorot", "he"]
 
@@ -281,7 +283,7 @@ class Dates(DataOption):
 class Text(DataOption):
     task = "language_modelling"
     inputs = "tokens"
-    path: Annotated[Path, Field(strict=False)]
+    path: UserPath
     context: PositiveInt
     val_fraction: Fraction
     test_fraction: TestFraction
@@ -314,9 +316,6 @@ class ETT(DataOption):
     window: PositiveInt
     horizon: PositiveInt
     verify: bool
-
-
-UserPath = Annotated[Path, Field(strict=False)]
 
 
 def _given(**paths: Path | None) -> dict[str, Path]:

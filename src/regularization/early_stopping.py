@@ -8,7 +8,6 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 
-
 log = logging.getLogger(__name__)
 
 

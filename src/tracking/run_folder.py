@@ -313,7 +313,8 @@ def new_run_path(outputs: Path, model: str, datamodule: str) -> Path:
 def config_hash(config: Mapping[str, Any]) -> str:
     """Return 12 hexadecimal digits that two configs share when the same result is to be expected of them.
 
-    The order of keys does not count, nor do the keys that only say where and how a run is recorded.
+    The order of keys does not count, nor do the keys that only say where and how a run is recorded. Paths below the
+    working directory count from there, so that a project may lie anywhere.
     """
     relevant = json.loads(json.dumps(plain(config)))
     for key in _NO_INFLUENCE:
@@ -323,7 +324,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
             node = node.get(parent) if isinstance(node.get(parent), dict) else {}
         node.pop(last, None)
     text = json.dumps(relevant, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    here = json.dumps(f"{Path.cwd()}{os.sep}")[:-1]
+    return hashlib.sha256(text.replace(here, '"').encode()).hexdigest()[:12]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
