@@ -12,7 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig, OmegaConf
@@ -30,7 +30,7 @@ from src.regularization.build import batch_transform
 from src.regularization.examples import example_augmentation
 from src.tasks.catalogue import TASKS
 from src.tracking import closing
-from src.tracking.best import best_epoch
+from src.tracking.best import best_epoch, last_epoch
 from src.tracking.callbacks import build_callbacks
 from src.tracking.checkpoints import AtomicCheckpointIO
 from src.tracking.load_checkpoint import load_checkpoint
@@ -54,7 +54,7 @@ class NoProfiler(PassThroughProfiler):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was stopped from outside; it can be resumed."""
+    """A run was stopped from outside; the message says how to go on."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,9 @@ class RunResult:
         folder: the run folder, with everything that was recorded.
         status: ``finished``, ``failed`` or ``interrupted``.
         monitor: the metric that selected the best epoch, and `mode` its direction.
-        value: the best value of it.
-        metrics: metrics of the best epoch and of the test split, by ``split/name``.
+        value: the best value of it; where no best checkpoint was kept, the last.
+        metrics: metrics of the best epoch and of the test split, by ``split/name``; where no best checkpoint was kept, of
+            the last epoch, whose weights were tested.
         seconds: wall-clock time.
     """
 
@@ -136,7 +137,10 @@ def build(
     L.seed_everything(config.seed, workers=True, verbose=False)  # the same weights, however the data were made
     model = build_model(config, datamodule.spec)
     own = build_callbacks(config, folder, datamodule.task, verbose) if folder else []
-    return Experiment(config, datamodule, model, build_trainer(config, [*own, *callbacks], loggers))
+    trainer = build_trainer(config, [*own, *callbacks], loggers)
+    if trainer.global_rank > 0:  # dropout, mixing and augmentation differ from device to device
+        L.seed_everything((config.seed + 1_000_003 * trainer.global_rank) % 2**32, workers=True, verbose=False)
+    return Experiment(config, datamodule, model, trainer)
 
 
 def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = ()) -> L.Trainer:
@@ -153,7 +157,7 @@ def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: S
             callbacks=list(callbacks),
             logger=list(loggers),
             plugins=[AtomicCheckpointIO()],
-            enable_checkpointing=bool(callbacks),
+            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -181,7 +185,7 @@ def run(
 
     Raises:
         UserError: if the config or the data are wrong; no run folder is left then.
-        Interrupted: after Ctrl-C; the run can be resumed.
+        Interrupted: after Ctrl-C.
     """
     config = what if isinstance(what, Config) else check(what if isinstance(what, DictConfig) else compose(what))
     if config.resume is not None:
@@ -202,14 +206,23 @@ def run(
 
 
 def resume(config: Config, folder: RunFolder, verbose: bool = True, callbacks: Sequence[Callback] = ()) -> RunResult:
-    """Go on with an interrupted or failed run from its last checkpoint, in its own folder."""
+    """Go on with an interrupted or failed run from its last checkpoint, in its own folder.
+
+    Raises:
+        UserError: if that cannot be; what was recorded before stays as it was, unless training had begun.
+        Interrupted: after Ctrl-C.
+    """
     if _is_worker_rank():
         return _execute(config, folder, False)
+    logged = len(folder.metrics())
     folder.resume(config.plain())
     try:
         return _execute(config, folder, verbose, callbacks)
-    except UserError:
-        folder.interrupt()
+    except UserError as error:
+        if len(folder.metrics()) == logged:
+            folder.undo_resume()
+        else:
+            folder.fail(error)
         raise
 
 
@@ -223,30 +236,39 @@ def _execute(config: Config, folder: RunFolder, verbose: bool, callbacks: Sequen
     records = not _is_worker_rank()
     loggers: list[Logger] = []
     exit_code = 1
-    try:
-        with stop_request.heard(), closing.log_to(folder.train_log if records else None, quiet=not records):
-            if records:
+    with stop_request.heard(), closing.log_to(folder.train_log if records else None, quiet=not records):
+        try:
+            experiment = build(config, folder, verbose=verbose, callbacks=callbacks)
+            if records:  # only now: what cannot be built leaves no trace on a server
                 loggers = build_loggers(config.plain()["logger"], folder, config.plain())
-            experiment = build(config, folder, loggers, verbose, callbacks)
+                experiment.trainer.loggers = loggers
             result = _train_and_test(experiment, folder, started, verbose)
-        exit_code = 0
-    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
-        if records:
-            folder.interrupt()
-        raise Interrupted(f"resume with: python -m src.train resume={closing.shown(folder.path)}") from stop
-    except UserError:
-        raise
-    except BaseException as error:
-        if records:
-            folder.fail(error)
-        if isinstance(error, torch.cuda.OutOfMemoryError):
-            log.error("out of GPU memory: a smaller datamodule.batch_size or trainer.precision=bf16-mixed needs less")
-        raise
-    finally:
-        close_loggers(loggers, exit_code)
+            exit_code = 0
+        except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
+            if records:
+                folder.interrupt()
+            raise Interrupted(_how_to_go_on(config, folder)) from stop
+        except UserError:
+            raise
+        except BaseException as error:
+            if records:
+                folder.fail(error)
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                log.error(
+                    "out of GPU memory: a smaller datamodule.batch_size or trainer.precision=bf16-mixed needs less"
+                )
+            raise
+        finally:
+            close_loggers(loggers, exit_code)
     if records and verbose:
         closing.show(experiment, result, folder, loggers)
     return result
+
+
+def _how_to_go_on(config: Config, folder: RunFolder) -> str:
+    if config.callbacks.get("checkpoints") is None:
+        return "it kept no checkpoint to go on from (callbacks.checkpoints is off)"
+    return f"resume with: python -m src.train resume={closing.shown(folder.path)}"
 
 
 def _train_and_test(experiment: Experiment, folder: RunFolder, started: float, verbose: bool) -> RunResult:
@@ -268,7 +290,7 @@ def _train_and_test(experiment: Experiment, folder: RunFolder, started: float, v
     tested = trainer.test(
         model, datamodule=datamodule, ckpt_path=best, weights_only=True if best else None, verbose=False
     )
-    epoch, best_metrics = best_epoch(folder.metrics(), monitor, mode)
+    epoch, best_metrics = best_epoch(folder.metrics(), monitor, mode) if best else (None, last_epoch(folder.metrics()))
     metrics = best_metrics | {name: float(value) for name, value in tested[0].items()}
     seconds = time.monotonic() - started
     value = metrics.get(monitor)
@@ -313,6 +335,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     model = locate(config.model.target or "", Model, "model._target_")(
         spec=recorded["spec"], **config.model.arguments()
     )
+    dtypes = {tensor.dtype for tensor in checkpoint["state_dict"].values() if tensor.is_floating_point()}
+    model.to(max(dtypes, key=lambda dtype: dtype.itemsize, default=model.dtype))
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
@@ -351,7 +375,8 @@ def answer(loaded: Loaded, batch: Batch, pictures: Path | None = None, **generat
     """
     model, datamodule = loaded.model, loaded.datamodule
     generates = TASKS[model.spec.task].generates
-    outputs = model.generate(batch.inputs[0], **generation) if generates else model(*batch.inputs)
+    inputs = [tensor.to(model.dtype) if tensor.is_floating_point() else tensor for tensor in batch.inputs]
+    outputs = model.generate(inputs[0], **generation) if generates else model(*inputs)
     answers = datamodule.answers(model.task.answers(outputs))
     if pictures is not None:
         from src.tracking.attention_maps import answered, draw_attention

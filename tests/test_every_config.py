@@ -63,12 +63,34 @@ def test_a_combination_trains(fast: Callable[..., list[str]], words: tuple[str, 
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(command, fast: Callable[..., list[str]], tmp_path) -> None:
-    words = fast("trainer=ddp", "trainer.accelerator=cpu")
-    done = command("src.train", *words)
+@pytest.mark.parametrize("data", ["digits", "diabetes"])
+def test_two_processes_train_and_measure_as_one(command, fast: Callable[..., list[str]], tmp_path, data: str) -> None:
+    """Two processes with half a batch each take the steps of one; all that they measure together is what one does."""
+    words = fast(
+        f"datamodule={data}",
+        "optimizer=sgd",
+        "optimizer.lr=0.1",
+        "trainer.precision=64-true",
+        "trainer.max_epochs=3",
+        "trainer.limit_train_batches=4",
+        "trainer.limit_val_batches=null",
+        "trainer.limit_test_batches=null",
+    )
+    alone = run([*words, "datamodule.batch_size=32"], tmp_path / "alone", verbose=False)
+    pair = [*words, "trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=64-true", "trainer.max_epochs=3"]
+    done = command("src.train", *pair, "datamodule.batch_size=16")
     assert done.returncode == 0, done.stderr
-    (record,) = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/runs/*/*/run.json")]
+    (path,) = tmp_path.glob("outputs/runs/*/*/run.json")
+    record = json.loads(path.read_text())
     assert record["status"] == "finished"
+    assert record["best"] | record["final"] == pytest.approx(alone.metrics, rel=1e-9)
+    one, two = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (alone.folder, path.parent)
+    )
+    for name, tensor in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][name], tensor, rtol=1e-9, atol=1e-12)
+    states = [state["torch"] for state in two["random_states"]]
+    assert len(states) == 2 and not torch.equal(*states)  # each draws its own dropout, mixing and augmentation
 
 
 @pytest.mark.slow

@@ -5,11 +5,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from src import train
 from src.config.check import check
@@ -17,6 +19,7 @@ from src.config.compose import compose, resumed
 from src.errors import UserError
 from src.evaluate import evaluate
 from src.experiment import Interrupted, RunResult, load, resume, run
+from src.models.mlp import MLP
 from src.predict import predict
 from src.tracking.run_folder import RunFolder
 
@@ -93,11 +96,77 @@ def test_a_callback_of_another_kind_is_refused(fast: Words, tmp_path: Path) -> N
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.parametrize("words", [["callbacks=none"], ["callbacks.checkpoints=null"]], ids=str)
+def test_without_checkpoints_none_is_written_and_the_last_epoch_counts(fast: Words, words: list[str], capsys) -> None:
+    result = run(fast(*words, "trainer.max_epochs=4", "optimizer=sgd", "optimizer.lr=4", "logger=csv"))
+    assert not list(result.folder.rglob("*.ckpt"))
+    rows = [row for row in RunFolder.open(result.folder).metrics() if "val/loss" in row]
+    losses = [row["val/loss"] for row in rows]
+    assert min(losses) != losses[-1] == result.metrics["val/loss"] == result.value
+    record = json.loads((result.folder / "run.json").read_text())
+    assert record["best_epoch"] is None and record["best"]["val/loss"] == losses[-1]
+    assert "epoch 4, the last, as there is no best checkpoint" in capsys.readouterr().out
+
+
+def test_the_loss_of_a_step_is_logged_once_a_step(fast: Words) -> None:
+    words = ["trainer.limit_train_batches=5", "trainer.accumulate_grad_batches=2", "trainer.log_every_n_steps=1"]
+    folder = run(fast(*words), verbose=False).folder
+    assert sum("train/loss_step" in row for row in RunFolder.open(folder).metrics()) == 3
+
+
+class OfFile(MLP):
+    """A user's model whose argument is no plain value."""
+
+    def __init__(self, spec: Any, file: Path) -> None:
+        super().__init__(spec, [8])
+        self.file = file
+
+
+def test_a_checkpoint_holds_plain_values_whatever_a_model_takes(fast: Words, tmp_path: Path) -> None:
+    composed = OmegaConf.to_container(compose(fast()), resolve=True)
+    assert isinstance(composed, dict)
+    composed["model"] = {"_target_": f"{__name__}.OfFile", "name": "of_file", "file": str(tmp_path / "words.txt")}
+    result = run(check(composed), verbose=False)
+    loaded = load(result.folder)
+    assert isinstance(loaded.model, OfFile) and loaded.model.file == tmp_path / "words.txt"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_refused_run_opens_no_logger(fast: Words, monkeypatch) -> None:
+    opened: list[Any] = []
+    monkeypatch.setattr("src.experiment.build_loggers", lambda *args: opened.append(args) or [])
+    with pytest.raises(UserError, match="trainer"):
+        run(fast("trainer.accelerator=gpu"), verbose=False)
+    assert not opened
+    run(fast(), verbose=False)
+    assert opened
+
+
+def test_advice_on_memory_is_in_the_log(fast: Words, monkeypatch, tmp_path: Path) -> None:
+    def full(*args: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr("src.experiment.summarize", full)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        run(fast(), tmp_path / "run", verbose=False)
+    assert "out of GPU memory: a smaller" in (tmp_path / "run" / "train.log").read_text()
+
+
 # ---- from a run folder alone ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "words", [["model=cnn"], ["model=gru"], ["model=transformer"], ["datamodule=diabetes"]], ids=str
+    "words",
+    [
+        ["model=cnn"],
+        ["model=gru"],
+        ["model=transformer"],
+        ["datamodule=diabetes"],
+        ["trainer.precision=64-true"],
+        ["trainer.precision=bf16-true", "model=cnn"],
+        ["trainer.precision=64-true", "model=transformer"],
+    ],
+    ids=str,
 )
 def test_evaluate_agrees_with_what_training_printed(fast: Words, words: list[str]) -> None:
     result = run(fast(*words), verbose=False)
@@ -106,6 +175,9 @@ def test_evaluate_agrees_with_what_training_printed(fast: Words, words: list[str
         assert found == {name: value for name, value in result.metrics.items() if name.startswith("test/")}
     validated = evaluate(result.folder, "val")
     assert validated["val/loss"] == result.metrics["val/loss"]
+    state, model = weights(result.folder, "best"), load(result.folder).model.state_dict()
+    assert all(torch.equal(state[name], model[name]) and state[name].dtype == model[name].dtype for name in state)
+    assert predict(result.folder, load(result.folder).datamodule.example_inputs(2))
 
 
 def test_evaluate_takes_other_data_but_no_wrong_words(finished: RunResult) -> None:
@@ -228,6 +300,12 @@ def interrupted(words: list[str], epoch: int, monkeypatch: pytest.MonkeyPatch, t
     return folder
 
 
+def test_no_way_to_go_on_is_promised_without_a_checkpoint(fast: Words, monkeypatch) -> None:
+    monkeypatch.setattr("src.experiment.build_callbacks", lambda *args: [Stop(0)])
+    with pytest.raises(Interrupted, match="kept no checkpoint"):
+        run(fast("callbacks=none"), verbose=False)
+
+
 RESUMED = [
     ["regularization=[dropout,mixup]", "scheduler=cosine", "scheduler.warmup_steps=4"],
     ["model=cnn", "optimizer=momentum", "scheduler=plateau", "scheduler.patience=0", "regularization=augmentation"],
@@ -288,6 +366,64 @@ def test_a_run_that_is_resumed_keeps_its_groups(finished: RunResult, monkeypatch
     assert stop.value.code == 2 and "keeps its model" in capsys.readouterr().err
 
 
+def kept(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("run.json", "config.yaml", "metrics.jsonl")]
+
+
+def test_a_run_finds_its_file_from_anywhere(fast: Words, users_files, monkeypatch, tmp_path: Path) -> None:
+    (source,) = users_files("text")
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        (folder / "book.txt").write_bytes(Path(source.partition("=")[2]).read_bytes())
+    words = fast("model=lstm", "datamodule=text", "datamodule.path=book.txt", "trainer.max_epochs=1")
+    hashes = []
+    for folder in (there, here):
+        monkeypatch.chdir(folder)
+        result = run(words, verbose=False)
+        hashes.append(RunFolder.open(result.folder).record["config_hash"])
+    assert hashes[0] == hashes[1]  # a project may lie anywhere
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(result.folder)["test/loss"] == result.metrics["test/loss"]
+    (here / "book.txt").rename(tmp_path / "moved.txt")
+    with pytest.raises(UserError, match=r"book\.txt: there is no such file"):
+        resumed(str(result.folder), ["trainer.max_epochs=2"])
+    moved = ["trainer.max_epochs=2", "datamodule.path=moved.txt"]
+    assert resume(*resumed(str(result.folder), moved), verbose=False).status == "finished"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_refused_resume_changes_nothing(finished: RunResult) -> None:
+    before = kept(finished.folder)
+    with pytest.raises(UserError, match="trainer"):
+        resume(*resumed(str(finished.folder), ["trainer.accelerator=gpu"]), verbose=False)
+    assert kept(finished.folder) == before
+    resume(*resumed(str(finished.folder), ["trainer.max_epochs=3"]), verbose=False)  # its lock was given back
+
+
+def test_a_torn_last_checkpoint_is_named_and_the_run_stays_what_it_was(finished: RunResult) -> None:
+    before, last = kept(finished.folder), finished.folder / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"last\.ckpt: this checkpoint cannot be read"):
+        resume(*resumed(str(finished.folder), ["trainer.max_epochs=3"]), verbose=False)
+    assert kept(finished.folder) == before
+
+
+def test_a_resume_that_is_refused_after_it_trained_has_failed(finished: RunResult, monkeypatch) -> None:
+    from src import experiment
+
+    class Refuse(L.Callback):
+        def on_train_epoch_end(self, *args) -> None:
+            raise UserError("no further")
+
+    original = experiment.build_callbacks
+    monkeypatch.setattr(experiment, "build_callbacks", lambda *args: [*original(*args), Refuse()])
+    with pytest.raises(UserError, match="no further"):
+        resume(*resumed(str(finished.folder), ["trainer.max_epochs=4", "trainer.log_every_n_steps=1"]), verbose=False)
+    record = json.loads((finished.folder / "run.json").read_text())
+    assert record["status"] == "failed" and "no further" in record["error"]
+
+
 # ---- from Python ---------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +438,11 @@ def test_a_run_says_what_it_does_and_how_to_go_on(fast: Words, capsys) -> None:
     shown = capsys.readouterr().out
     assert "mlp on digits" in shown and "finished" in shown and str(result.folder) in shown.replace("\n", "")
     assert "parameters" in shown and "python -m src.evaluate" in shown
+
+
+def test_a_path_is_shown_as_it_is(fast: Words, tmp_path: Path, capsys) -> None:
+    run(fast(), tmp_path / "[proj]" / ":smile:")
+    assert capsys.readouterr().out.count("/[proj]/:smile:") == 3
 
 
 def test_debug_overfit_learns_its_batch_by_heart(fast: Words) -> None:

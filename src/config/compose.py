@@ -209,13 +209,18 @@ _MAY_CHANGE = (
     "trainer.accelerator",
     "trainer.log_every_n_steps",
     "regularization.early_stopping_patience",
+    "datamodule.path",
+    "datamodule.val_path",
+    "datamodule.test_path",
+    "datamodule.target_path",
     "callbacks.",
     "logger",
     "paths.",
     "tags",
     "notes",
 )
-"""Beginnings of the keys that a resumed run may change; the optimizer's state, for one, comes from the checkpoint."""
+"""Beginnings of the keys that a resumed run may change: where its files lie now, for one. The optimizer's state comes
+from the checkpoint."""
 
 
 def resumed(path: str, words: Sequence[str]) -> tuple["Config", "RunFolder"]:

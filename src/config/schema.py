@@ -29,6 +29,8 @@ Count = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+UserPath = Annotated[Path, Field(strict=False), AfterValidator(Path.absolute)]
+"""A path that a user typed; recorded so that it is found from any working directory."""
 Activation = Literal["tanh", "relu", "sigmoid", "gelu", "silu", "leaky_relu", "elu"]
 Initialization = Literal["torch", "textbook", "glorot", "he"]
 
@@ -321,7 +323,7 @@ class Dates(DataOption):
 class Text(DataOption):
     task = "language_modelling"
     inputs = "tokens"
-    path: Annotated[Path, Field(strict=False)]
+    path: UserPath
     context: PositiveInt
     carry_state: bool
     val_fraction: Fraction
@@ -356,9 +358,6 @@ class ETT(DataOption):
     window: PositiveInt
     horizon: PositiveInt
     verify: bool
-
-
-UserPath = Annotated[Path, Field(strict=False)]
 
 
 def _given(**paths: Path | None) -> dict[str, Path]:

@@ -124,6 +124,7 @@ class DataModule(L.LightningDataModule):
             self.batch_size,
             shuffle=shuffle,
             seed=self.seed,
+            training=name == "train",
             rank=rank,
             world_size=world_size,
             collate=collate,

@@ -17,6 +17,7 @@ class BatchLoader:
         batch_size: examples a batch; the last one may be smaller.
         shuffle: draw a new order in every epoch.
         seed: the order follows from it and the epoch, so that a resumed run sees the same batches.
+        training: no batch of one example, on which batch normalization cannot be trained: it joins the batch before.
         rank, world_size: this process and the number of them. Each takes every world_size-th example, and all take
             equally many steps, or they would wait for each other for ever: in a shuffled order, examples from its start
             fill up the shares; otherwise, where no example may count twice, a last batch may be larger by one.
@@ -32,6 +33,7 @@ class BatchLoader:
         batch_size: int,
         shuffle: bool = False,
         seed: int = 0,
+        training: bool = False,
         rank: int = 0,
         world_size: int = 1,
         collate: Callable[[Batch], Batch] | None = None,
@@ -43,6 +45,7 @@ class BatchLoader:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
+        self.training = training
         self.rank = rank
         self.world_size = world_size
         self.collate = collate
@@ -62,8 +65,8 @@ class BatchLoader:
 
     def __len__(self) -> int:
         batches = ceil(self._share() / self.batch_size)
-        lonely = self.shuffle and batches > 1 and self._share() % self.batch_size == 1 and self.batch_size > 1
-        return batches - lonely  # batch normalization cannot train on one example: it joins the batch before
+        lonely = self.training and batches > 1 and self._share() % self.batch_size == 1 and self.batch_size > 1
+        return batches - lonely
 
     def state_dict(self) -> dict[str, int]:
         """Return how far the loader is: the epoch, and the batches that it has given in it."""

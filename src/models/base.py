@@ -58,7 +58,8 @@ class Model(L.LightningModule):
             "spec": self.spec.to_plain(),
             "preparation": datamodule.state_dict() if datamodule is not None else {},
         }
-        checkpoint["hyper_parameters"] = {"spec": self.spec.to_plain(), **config.model.arguments()}
+        arguments = {key: value for key, value in config.plain()["model"].items() if key not in ("_target_", "name")}
+        checkpoint["hyper_parameters"] = {"spec": self.spec.to_plain(), **arguments}
 
     # ---- one step ----------------------------------------------------------------------------------------------
 
@@ -74,7 +75,8 @@ class Model(L.LightningModule):
         if mixing is not None:  # the loss of the mixed label, as cross-entropy is linear in the label
             losses = mixing.blend(losses, self.losses(outputs, targets[mixing.partner], smoothing))
         loss = self._meter("train").add(losses, self.task.weights(targets))
-        if (every := self.training_config.trainer.log_every_n_steps) and (self.global_step + 1) % every == 0:
+        every = self.training_config.trainer.log_every_n_steps
+        if every and (self.global_step + 1) % every == 0 and not self.trainer.fit_loop._should_accumulate():
             self._log({"train/loss_step": loss.item()}, self.global_step)
         return loss
 

@@ -1,11 +1,14 @@
 """Early stopping that can be switched off by its patience (textbook, Early Stopping)."""
 
+import logging
 import math
 import sys
 from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+
+log = logging.getLogger(__name__)
 
 
 class EarlyStopping(LightningEarlyStopping):
@@ -14,7 +17,7 @@ class EarlyStopping(LightningEarlyStopping):
     Args:
         monitor, mode: what is best.
         patience: validations to wait; None never stops. A resumed run takes it from its config and not from its
-            checkpoint, so that one that stopped can be given more.
+            checkpoint, so that one that stopped can be given more; given more epochs, it waits anew.
         min_delta: a smaller change is no improvement.
 
     Raises:
@@ -33,8 +36,35 @@ class EarlyStopping(LightningEarlyStopping):
             check_on_train_epoch_end=True if monitor.startswith("train/") else None,
         )
 
+        self._epochs = self._epochs_before = 0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self._epochs = trainer.max_epochs or 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"max_epochs": self._epochs}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict | {"patience": self.patience})
+        self._epochs_before = state_dict.get("max_epochs", 0)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Decide what becomes of a run that was resumed after it had stopped."""
+        if self.wait_count < self.patience:
+            return
+        if self._epochs <= self._epochs_before:
+            trainer.should_stop = True
+            return
+        log.warning(
+            "this run had stopped early, after %d epochs without a better %s; with trainer.max_epochs=%s it waits anew "
+            "for regularization.early_stopping_patience=%d epochs",
+            self.wait_count,
+            self.monitor,
+            self._epochs,
+            self.patience,
+        )
+        self.wait_count = 0
 
     def _run_early_stopping_check(self, trainer: L.Trainer) -> None:
         if math.isnan(float(trainer.callback_metrics.get(self.monitor, 0.0))):

@@ -14,17 +14,33 @@ def best_epoch(rows: Sequence[Mapping[str, Any]], monitor: str, mode: str) -> tu
         rows: the lines of metrics.jsonl.
         monitor, mode: what is best.
     """
+    epochs = _epochs(rows)
+    scored = {epoch: numbers for epoch, numbers in epochs.items() if isfinite(numbers.get(monitor, float("nan")))}
+    if not scored:
+        return None, {}
+    best = (min if mode == "min" else max)(scored, key=lambda epoch: scored[epoch][monitor])
+    return best, scored[best]
+
+
+def last_epoch(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return everything that was logged for the last epoch that was trained to its end.
+
+    Args:
+        rows: the lines of metrics.jsonl.
+    """
+    ended = [numbers for _, numbers in sorted(_epochs(rows).items()) if "train/loss" in numbers]
+    return ended[-1] if ended else {}
+
+
+def _epochs(rows: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
+    """Return the numbers of each epoch, without those of single steps and of the test."""
     epochs: dict[int, dict[str, float]] = {}
     for row in rows:
         numbers = {
             name: value
             for name, value in row.items()
-            if (name.partition("/")[0] in SPLITS or name == "lr") and value is not None
+            if (name.partition("/")[0] in SPLITS or name == "lr") and name != "train/loss_step" and value is not None
         }
         if row.get("epoch") is not None and not any(name.startswith("test/") for name in numbers):
             epochs.setdefault(row["epoch"], {}).update(numbers)
-    scored = {epoch: numbers for epoch, numbers in epochs.items() if isfinite(numbers.get(monitor, float("nan")))}
-    if not scored:
-        return None, {}
-    best = (min if mode == "min" else max)(scored, key=lambda epoch: scored[epoch][monitor])
-    return best, {name: value for name, value in scored[best].items() if name != "train/loss_step"}
+    return epochs

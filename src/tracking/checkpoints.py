@@ -70,8 +70,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class Checkpoints(ModelCheckpoint):
     """Saves last.ckpt after every epoch, and best.ckpt after every epoch that is better than all before it.
 
-    Both are written after validation, at the very end of the epoch. There is one thing that Lightning does even later:
-    stepping ReduceLROnPlateau. So the metrics of the epoch are saved too, and the step is made up for on resume.
+    Both are written after validation, at the very end of the epoch. The metrics of the epoch are saved too: a later epoch
+    that is not validated is still compared by them.
 
     last.ckpt is also written within an epoch, between two optimizer steps: at intervals, and when the run is asked to
     stop. The loader must be able to say how far it is, as `BatchLoader` is. Several processes would have to agree on the
@@ -205,11 +205,6 @@ class Checkpoints(ModelCheckpoint):
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
         if trainer.fit_loop.restarted_mid_epoch:
             _restore_position(trainer)
-            return
-        for config in trainer.lr_scheduler_configs:
-            due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
-            if config.reduce_on_plateau and due and config.monitor in self._metrics:
-                pl_module.lr_scheduler_step(config.scheduler, self._metrics[config.monitor])
 
 
 def _between_steps(trainer: L.Trainer) -> bool:

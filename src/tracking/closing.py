@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from src.config.schema import Config
@@ -72,22 +73,22 @@ def _quiet_known_warnings() -> None:
 
 def announce(config: Config, folder: RunFolder, summary: Summary, datamodule: Any) -> None:
     """Print what is about to be trained."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     sizes = " / ".join(f"{len(datamodule.split(name)[0]):,}" for name in SPLITS)
     console.print(
-        f"[bold]{config.model.name}[/] on {config.datamodule.name} ({datamodule.spec.task}; {sizes} examples), "
-        f"{config.optimizer.name}, scheduler {config.scheduler.name}, seed {config.seed}",
+        f"[bold]{escape(config.model.name)}[/] on {escape(config.datamodule.name)} ({datamodule.spec.task}; {sizes} examples), "
+        f"{escape(config.optimizer.name)}, scheduler {escape(config.scheduler.name)}, seed {config.seed}",
         soft_wrap=True,
     )
     show_table(summary.table())
-    console.print(f"run folder: {shown(folder.path)}\n", soft_wrap=True)
+    console.print(f"run folder: {shown(folder.path)}\n", soft_wrap=True, markup=False)
 
 
 def show(experiment: "Experiment", result: "RunResult", folder: RunFolder, loggers: Sequence[Logger]) -> None:
     """Print the final metrics beside a trivial answer, and what to do next."""
     if not experiment.trainer.is_global_zero:
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     baseline = experiment.datamodule.baseline()
     table = Table(box=None, pad_edge=False)
     for heading in ("metric", *SPLITS, "trivial answer"):
@@ -97,8 +98,13 @@ def show(experiment: "Experiment", result: "RunResult", folder: RunFolder, logge
         cells = [result.metrics.get(f"{split}/{name}") for split in SPLITS]
         table.add_row(name, *map(_number, [*cells, baseline.get(f"test/{name}")]))
     epoch = folder.record.get("best_epoch")
-    best = f", best epoch {epoch + 1} of {experiment.trainer.current_epoch}" if epoch is not None else ""
-    console.print(f"\n[bold]finished[/] in {result.seconds:.1f} s{best} by {result.monitor}")
+    epochs = experiment.trainer.current_epoch
+    shown_epoch = (
+        f"best epoch {epoch + 1} of {epochs} by {result.monitor}"
+        if epoch is not None
+        else f"epoch {epochs}, the last, as there is no best checkpoint"
+    )
+    console.print(f"\n[bold]finished[/] in {result.seconds:.1f} s, {shown_epoch}", soft_wrap=True)
     console.print(table)
     console.print(f"\n{advice(experiment, folder, result)}", soft_wrap=True, markup=False)
     path = shown(folder.path)
@@ -107,7 +113,7 @@ def show(experiment: "Experiment", result: "RunResult", folder: RunFolder, logge
         lines.append(f"  python -m src.evaluate {path} split=val")
     if hint := sync_hint(list(loggers)):
         lines.append(f"  {hint}")
-    console.print("\n".join(lines), soft_wrap=True)
+    console.print("\n".join(lines), soft_wrap=True, markup=False)
 
 
 def advice(experiment: "Experiment", folder: RunFolder, result: "RunResult") -> str:

@@ -61,6 +61,7 @@ class RunFolder:
         self.path = path
         self.record = record
         self._made: list[Path] = []
+        self._before: tuple[dict[str, Any], str] | None = None
         self._lock: tuple[Callable[[], Any], int] | None = None
         self._since = monotonic()
 
@@ -171,6 +172,7 @@ class RunFolder:
         """
         self._acquire()
         self._since = monotonic()
+        self._before = self.record.copy(), (self.path / "config.yaml").read_text(encoding="utf-8")
         if config is not None:
             _write(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain(config))))
             self.record["config_hash"] = config_hash(config)
@@ -178,6 +180,14 @@ class RunFolder:
         del here["command"]
         resumed = [*self.record.get("resumed", []), _now()]
         self.update(status="running", ended=None, error=None, resumed=resumed, **here)
+
+    def undo_resume(self) -> None:
+        """Put back what was recorded before `resume`, which came to nothing."""
+        assert self._before is not None
+        self.record, config = self._before
+        _write(self.path / "config.yaml", config)
+        self.update()
+        self._release()
 
     def discard(self) -> None:
         """Remove the folder, and the parents that were made for it if nothing else is in them."""
@@ -304,7 +314,8 @@ def new_run_path(outputs: Path, model: str, datamodule: str) -> Path:
 def config_hash(config: Mapping[str, Any]) -> str:
     """Return 12 hexadecimal digits that two configs share when the same result is to be expected of them.
 
-    The order of keys does not count, nor do the keys that only say where and how a run is recorded.
+    The order of keys does not count, nor do the keys that only say where and how a run is recorded. Paths below the
+    working directory count from there, so that a project may lie anywhere.
     """
     relevant = json.loads(json.dumps(plain(config)))
     for key in _NO_INFLUENCE:
@@ -314,7 +325,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
             node = node.get(parent) if isinstance(node.get(parent), dict) else {}
         node.pop(last, None)
     text = json.dumps(relevant, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    here = json.dumps(f"{Path.cwd()}{os.sep}")[:-1]
+    return hashlib.sha256(text.replace(here, '"').encode()).hexdigest()[:12]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

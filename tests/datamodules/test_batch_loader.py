@@ -59,6 +59,22 @@ def test_ranks_share_evaluation_without_overlap(size, world_size, batch_size):
         assert min(sizes) >= 1 and max(sizes) <= batch_size + 1
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("size", [8, 9, 10, 17, 18, 19])
+def test_no_training_batch_holds_one_example(size, world_size, shuffle):
+    loaders = [
+        BatchLoader(numbered(size), 4, shuffle, training=True, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    assert {i for loader in loaders for i in order(loader)} == set(range(size))
+    for loader in loaders:
+        sizes = [len(batch.x) for batch in loader]
+        assert len(sizes) == len(loader) == len(loaders[0])
+        assert min(sizes) > 1
+    assert [len(batch.x) for batch in BatchLoader(numbered(9), 4)] == [4, 4, 1]
+
+
 @pytest.mark.parametrize("size", [3, 12, 33])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize("batch_size", [1, 4, 64])

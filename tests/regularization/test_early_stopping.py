@@ -101,6 +101,18 @@ def test_a_resumed_run_counts_on_with_the_patience_of_its_config(tmp_path: Path)
 
 
 @pytest.mark.req("G3")
+def test_a_run_that_had_stopped_trains_no_further_unless_it_is_given_more_epochs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = [5.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0]
+    assert epochs(script[:4], EarlyStopping("val/score", "min", 2), tmp_path) == 3
+    assert epochs(script[:4], EarlyStopping("val/score", "min", 2), tmp_path, resume=True) == 3
+    assert "waits anew" not in caplog.text
+    assert epochs(script, EarlyStopping("val/score", "min", 2), tmp_path, resume=True) == 5
+    assert "had stopped early, after 2 epochs without a better val/score" in caplog.text
+
+
+@pytest.mark.req("G3")
 @pytest.mark.parametrize("interrupted", range(1, 6))
 def test_an_interruption_changes_nothing_about_the_wait(tmp_path: Path, interrupted: int) -> None:
     script = [5.0, 6.0, 4.0, 6.0, 6.0, 6.0, 6.0, 1.0]
