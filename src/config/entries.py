@@ -40,6 +40,8 @@ class Checkpoints(Entry):
     dirpath: str | None = None
     monitor: str | None = None
     mode: Literal["min", "max"] | None = None
+    every_n_steps: PositiveInt | None = None
+    every_minutes: PositiveFloat | None = None
 
 
 class Progress(Entry):
@@ -50,6 +52,10 @@ class Progress(Entry):
 
 class AttentionMaps(Entry):
     examples: PositiveInt = 2
+
+
+class GradientThroughTime(Entry):
+    examples: PositiveInt = 16
 
 
 class Gradients(Entry):
@@ -89,5 +95,7 @@ ENTRIES: dict[str, type[Entry]] = {
     "src.tracking.attention_maps.AttentionMaps": AttentionMaps,
     "src.tracking.fit_picture.FitPicture": Entry,
     "src.tracking.gradients.Gradients": Gradients,
+    "src.tracking.gradient_through_time.GradientThroughTime": GradientThroughTime,
+    "src.tracking.recurrent_comparison.RecurrentComparison": Entry,
     "lightning.pytorch.loggers.CSVLogger": CSVLogger,
 }
