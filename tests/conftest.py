@@ -124,7 +124,7 @@ def _spoken_digits(folder: Path) -> list[str]:
 
 def _series(folder: Path) -> list[str]:
     file = folder / "series.csv"
-    file.write_text("x\n" + "".join(f"{(n % 24) ** 2 / 100 + n % 7}\n" for n in range(600)))
+    file.write_text("x\n" + "".join(f"{n * n % 97 + n / 600}\n" for n in range(600)))
     return [f"datamodule.path={file}"]
 
 
