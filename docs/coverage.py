@@ -1,6 +1,6 @@
 """The table of the textbook's requirements: id → choice on the command line → tests: make coverage-of-the-textbook
 
-docs/textbook/ holds one file a letter (M: multi-layer perceptron … H: hyperparameters): for every requirement what it
+docs/textbook/ holds one file a letter (M: multi-layer perceptron … G: regularization): for every requirement what it
 asks, and the words of a command line that choose it. The tests that prove it are found by their mark req("<id>").
 A requirement without a choice or without a test is a gap, and the exit code is then 1.
 """
