@@ -111,11 +111,12 @@ def run_with_hydra(task: Callable[..., object], argv: Sequence[str]) -> None:
 
 def _refuse_misuse(argv: Sequence[str]) -> None:
     """Refuse what Hydra would take in another sense than was meant, or answer in its own words."""
-    options = groups(search_roots(argv))
+    roots = search_roots(argv)
+    options = groups(roots)
     many = {"-m", "--multirun"} & set(argv)
     if many and {"--cfg", "-c"} & {word.partition("=")[0] for word in argv}:
         raise UserError("--cfg shows the config of one run: leave out -m, and give one value a key")
-    for root in search_roots(argv)[:-1]:
+    for root in roots[:-1]:
         if not root.is_dir():
             raise UserError(f"{root}: there is no such config folder")
     for word in argv:

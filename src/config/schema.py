@@ -278,7 +278,7 @@ class MackeyGlass(DataOption):
 class Series(DataOption):
     task = "forecasting"
     inputs = "sequence"
-    path: Annotated[Path, Field(strict=False)]
+    path: UserPath
     column: str | None
     window: PositiveInt
     horizon: PositiveInt
@@ -289,45 +289,47 @@ class Series(DataOption):
         return {"path": self.path}
 
 
-class Adding(DataOption):
-    task = "regression"
-    inputs = "sequence"
-    lag: PositiveInt
+class Drawn(DataOption):
+    """Generated data: so many examples a split, drawn once, with a seed of their own."""
+
     train_size: PositiveInt
     val_size: PositiveInt
     test_size: PositiveInt
-    split_seed: int
+    split_seed: Seed
 
 
-class Copy(DataOption):
+class Adding(Drawn):
+    task = "regression"
+    inputs = "sequence"
+    lag: PositiveInt
+
+
+class Copy(Drawn):
     task = "tagging"
     inputs = "tokens"
     lag: Count
     symbols: PositiveInt
-    train_size: PositiveInt
-    val_size: PositiveInt
-    test_size: PositiveInt
-    split_seed: int
 
 
-class Dates(DataOption):
+class Dates(Drawn):
     task = "translation"
     inputs = "tokens"
-    train_size: PositiveInt
-    val_size: PositiveInt
-    test_size: PositiveInt
     languages: Annotated[list[str], Field(min_length=1)]
-    split_seed: Seed
 
 
-class Text(DataOption):
+class TextWindows(DataOption):
+    """Windows of a text, in its own order."""
+
     task = "language_modelling"
     inputs = "tokens"
-    path: UserPath
     context: PositiveInt
     carry_state: bool
     val_fraction: Fraction
     test_fraction: TestFraction
+
+
+class Text(TextWindows):
+    path: UserPath
 
     def files(self) -> dict[str, Path]:
         return {"path": self.path}
@@ -341,13 +343,7 @@ class ImageSet(DataOption):
     verify: bool
 
 
-class TinyShakespeare(DataOption):
-    task = "language_modelling"
-    inputs = "tokens"
-    context: PositiveInt
-    carry_state: bool
-    val_fraction: Fraction
-    test_fraction: TestFraction
+class TinyShakespeare(TextWindows):
     verify: bool
 
 
