@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from docs.methods import FOLDER, better, definitions, keys, pages, results, shown, written, written_index
+from docs.methods import FOLDER, better, keys, pages, results, shown, written, written_index
 from src.config.check import check
 from src.config.compose import compose
 from src.config.options import CONF, groups
