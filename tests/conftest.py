@@ -46,6 +46,7 @@ COMPANIONS = {
     "datamodule=tiny_shakespeare": ["model=transformer"],
     "datamodule=text_classification": ["model=lstm"],
     "datamodule=parallel_text": ["model=transformer"],
+    "datamodule=multi30k": ["model=transformer"],
     "regularization=audio_augmentation": ["datamodule=audio_folder"],
     "regularization=synonyms": ["model=lstm", "datamodule=text_classification"],
     "datamodule=adding": ["model=gru"],
