@@ -396,6 +396,37 @@ class Translating(DataOption):
     max_length: PositiveInt
 
 
+class _Asked:
+    """The task of a table: of the option, the usual one; of a chosen one, what it asks."""
+
+    def __get__(self, chosen: Any, option: type) -> str:
+        return "classification" if chosen is None else chosen.kind
+
+
+class CSV(Split):
+    task: ClassVar[Any] = _Asked()
+    inputs = "vector"
+    path: UserPath
+    target_column: str | list[str]
+    kind: Literal["classification", "binary_classification", "regression"]
+    columns: list[str] | None
+    ignore: list[str]
+    categories: list[str]
+    missing: list[str]
+    group_column: str | None
+    val_path: UserPath | None
+    test_path: UserPath | None
+
+    def files(self) -> dict[str, Path]:
+        return _given(path=self.path, val_path=self.val_path, test_path=self.test_path)
+
+    @model_validator(mode="after")
+    def _one_class(self) -> "CSV":
+        if self.kind != "regression" and not isinstance(self.target_column, str):
+            raise ValueError(f"target_column={self.target_column}: several columns are told by kind=regression only")
+        return self
+
+
 class ParallelText(Translating, Split):
     path: UserPath
     target_path: UserPath | None
@@ -834,6 +865,7 @@ SCHEMAS: dict[str, dict[str, type[Option]]] = {
         "src.datamodules.function.Function": Function,
         "src.datamodules.mackey_glass.MackeyGlass": MackeyGlass,
         "src.datamodules.series.Series": Series,
+        "src.datamodules.csv_table.CSV": CSV,
         "src.datamodules.adding.Adding": Adding,
         "src.datamodules.copying.Copy": Copy,
         "src.datamodules.dates.Dates": Dates,

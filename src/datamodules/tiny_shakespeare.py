@@ -37,10 +37,9 @@ class TinyShakespeare(Text):
         seed: int = 0,
         shuffle: bool = True,
     ) -> None:
-        windows: dict[str, Any] = {"context": context, "carry_state": carry_state}
-        fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+        windows = (context, carry_state, val_fraction, test_fraction)
         common: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle}
-        super().__init__(Path(FILE.path), tokens, vocabulary_size, **windows, **fractions, **common)
+        super().__init__(Path(FILE.path), tokens, vocabulary_size, *windows, **common)
         self.verify = verify
 
     def _read(self) -> str:
