@@ -29,6 +29,7 @@ from src.models.base import Model
 from src.regularization.build import batch_transform
 from src.regularization.examples import example_augmentation
 from src.tasks.catalogue import TASKS
+from src.tasks.sequences import Translation
 from src.tracking import closing
 from src.tracking.best import best_epoch, last_epoch
 from src.tracking.callbacks import build_callbacks
@@ -136,11 +137,18 @@ def build(
     datamodule.setup()
     L.seed_everything(config.seed, workers=True, verbose=False)  # the same weights, however the data were made
     model = build_model(config, datamodule.spec)
+    _tell_texts(model, datamodule)
     own = build_callbacks(config, folder, datamodule.task, verbose) if folder else []
     trainer = build_trainer(config, [*own, *callbacks], loggers)
     if trainer.global_rank > 0:  # dropout, mixing and augmentation differ from device to device
         L.seed_everything((config.seed + 1_000_003 * trainer.global_rank) % 2**32, workers=True, verbose=False)
     return Experiment(config, datamodule, model, trainer)
+
+
+def _tell_texts(model: Model, datamodule: DataModule) -> None:
+    """Let the task read the data's tokens as texts, for BLEU."""
+    if isinstance(model.task, Translation):
+        model.task.texts = datamodule.texts
 
 
 def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = ()) -> L.Trainer:
@@ -342,6 +350,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     except RuntimeError as error:
         raise UserError(f"{file}: the weights do not fit the model that the config describes: {error}") from error
     model.training_config = config
+    _tell_texts(model, datamodule)
     model.eval()
     return Loaded(config, datamodule, model, file)
 
@@ -391,8 +400,11 @@ def continuation(loaded: Loaded, batch: Batch, **generation: Any) -> Iterator[st
     """Yield a language model's continuation of a prompt piece by piece, as it is generated."""
     tokens: list[int] = []
     shown = ""
+    text = ""
     for chosen in loaded.model.generate_stream(batch.inputs[0], **generation):
         tokens.append(int(chosen))
         text = loaded.datamodule.answers([{"tokens": tokens}])[0]["prediction"]
-        yield text[len(shown) :]
-        shown = text
+        if not text.endswith("\ufffd"):  # it may be the first bytes of a character whose others are still to come
+            yield text[len(shown) :]
+            shown = text
+    yield text[len(shown) :]
