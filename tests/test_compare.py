@@ -35,15 +35,15 @@ def sweep(tmp_path: Path) -> Path:
 def test_the_runs_of_a_sweep_are_ranked(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(sweep)])
     out = capsys.readouterr().out
-    assert re.search(r"rank +val/loss +model\.d_model +datamodule\.train_size +status", out)
-    assert re.findall(r"^ *(\d) +\S+ +(\d+) +", out, re.M) == [
+    assert re.search(r"rank +val/loss +d_model +train_size +time +parameters +status +run", out)
+    assert re.findall(r"^ *(\d) +[\d.]+ +(\d+) +", out, re.M) == [
         ("1", "128"),
         ("2", "64"),
         ("3", "32"),
         ("4", "16"),
         ("5", "8"),
     ]
-    assert re.search(r"failed .*d_model-256", out)
+    assert re.search(r"^failed: .*d_model-256", out, re.M)
 
 
 @pytest.mark.req("T8")
@@ -78,8 +78,9 @@ def test_a_wrong_size_is_answered(sweep: Path, capsys: pytest.CaptureFixture[str
 def test_a_wrong_folder_is_answered(sweep: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no such folder\. Did you mean 'law'"):
         read_runs(tmp_path / "lawl")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="there are no runs in this folder"):
-        read_runs(tmp_path)
+        read_runs(tmp_path / "empty")
 
 
 def test_losses_alone_have_a_law(tmp_path: Path) -> None:
