@@ -5,56 +5,19 @@ metric or column can be named by its last part, where that is enough: --columns 
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.comparing.command import Found, add_options, show
 from src.config.command_line import errors_for_people
 from src.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from src.comparing.view import View
     from src.tracking.recorded import RecordedRun
     from src.tracking.scaling import PowerLaw
-
-FORMATS = ("csv", "json", "markdown", "latex")
-
-
-def compare(runs: "Sequence[RecordedRun]", words: argparse.Namespace, pending: int = 0) -> "list[View]":
-    """Show some runs as the command line asks, and return the views.
-
-    Args:
-        runs: from run folders, or from a server.
-        words: the options of `add_options`.
-        pending: jobs that have not started.
-
-    Raises:
-        UserError: if the command line names what is not there.
-    """
-    from src.comparing.filters import conditions, kept
-    from src.comparing.terminal import columns_of, headline, print_view
-    from src.comparing.view import views
-
-    if wanted := [c for text in words.filter for c in conditions(text, runs)]:
-        runs = kept(runs, wanted)
-    found = views(runs, words.metric, words.sort)
-    asked = words.columns.split(",") if words.columns else None
-    tables = [(view, columns_of(view, asked)) for view in found]
-    if words.export:
-        from src.comparing.export import FORMATS
-
-        print(FORMATS[words.export](tables), end="")
-    elif words.diff:
-        from src.comparing.diff import chosen, print_diff, rows_of
-
-        one, other = (chosen(word, runs, rows_of(found)) for word in words.diff)
-        print_diff(one, other)
-    else:
-        print(headline(runs, pending))
-        for view, columns in tables:
-            print_view(view, columns, words.limit, whole=asked is not None)
-    return found
 
 
 def scaling(path: Path, runs: "Sequence[RecordedRun]", size: str) -> "list[PowerLaw]":
@@ -123,17 +86,19 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def add_options(made: argparse.ArgumentParser) -> None:
-    """Add the options that say what is shown, wherever the runs were read."""
-    made.add_argument("--metric", help="rank by this one, such as val/accuracy, in each run's best epoch or on test")
-    made.add_argument("--sort", metavar="COLUMN", help="a column, metric or key; COLUMN:desc from the highest")
-    made.add_argument(
-        "--filter", metavar="CONDITIONS", action="append", default=[], help="such as 'optimizer.name=adam val/loss<0.3'"
-    )
-    made.add_argument("--columns", metavar="A,B", help="columns, metrics or keys to show; all: every key that differs")
-    made.add_argument("--limit", type=int, default=30, help="the most rows (30); 0: all")
-    made.add_argument("--diff", nargs=2, metavar=("A", "B"), help="two runs, by rank or name: configs, metrics, curves")
-    made.add_argument("--export", choices=FORMATS, help="print the table in this form")
+def read(folders: Sequence[Path], into: Path | None) -> Found:
+    """Read the runs of some folders.
+
+    Raises:
+        UserError: if there are none.
+    """
+    from src.comparing.sweeps import pending
+    from src.tracking.recorded import Remarks, read_runs
+
+    remarks = Remarks()
+    runs = read_runs(*folders, remarks=remarks)
+    common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
+    return Found(runs, [str(folder) for folder in folders], into or common, pending(folders), str(remarks))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -146,16 +111,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         words.filter += [word for word in words.words if not Path(word).exists() and is_condition(word)]
         if not folders:
             raise UserError("which runs? python -m src.compare outputs/sweeps/<name>, or any folder that holds runs")
-        from src.comparing.sweeps import pending
-        from src.tracking.recorded import Remarks, read_runs
-
-        remarks = Remarks()
-        runs = read_runs(*folders, remarks=remarks)
-        compare(runs, words, pending(folders))
-        if remarks:
-            print(remarks, file=sys.stderr)
+        show(lambda: read(folders, words.into), words)
         if words.scaling:
-            scaling(folders[0], runs, words.scaling)
+            found = read(folders, words.into)
+            scaling(found.into, found.runs, words.scaling)
 
 
 if __name__ == "__main__":

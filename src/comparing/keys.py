@@ -81,6 +81,18 @@ def _follows(values: Sequence[Any], names: Sequence[Any]) -> bool:
     return all(known.setdefault(name, value) == value for name, value in zip(names, values, strict=True))
 
 
+def short(columns: Sequence[str]) -> list[str]:
+    """Return the last part of each config key, or its option's group, where no other column is called so."""
+    parts = [_last(column) for column in columns]
+    return [part if parts.count(part) == 1 else column for part, column in zip(parts, columns, strict=True)]
+
+
+def _last(column: str) -> str:
+    if "/" in column:
+        return column
+    return column.removesuffix(".name").rpartition(".")[2]
+
+
 def meant(word: str, known: Iterable[str], shown: Sequence[str] = ()) -> str:
     """Return the one of the known names that a person means: as it is, or its last part alone where only one ends so;
     ``optimizer`` is ``optimizer.name``, as on the command line of training.

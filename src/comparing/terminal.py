@@ -6,7 +6,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from src.comparing.keys import meant, shown
+from src.comparing.keys import meant, short, shown
 from src.comparing.statistics import CONFIDENCE, mark
 from src.comparing.view import Row, View, names_of, statuses
 from src.tracking.console import LOG_WIDTH, new_table, on_terminal, show
@@ -25,8 +25,13 @@ def headline(runs: Sequence[RecordedRun], pending: int = 0) -> str:
         runs: that were read.
         pending: jobs of their sweeps that have not started.
     """
-    counts = statuses(runs) | ({"pending": pending} if pending else {})
+    counts = statuses_of(runs, pending)
     return f"{len(runs)} runs: {', '.join(f'{count} {status}' for status, count in counts.items())}"
+
+
+def statuses_of(runs: Sequence[RecordedRun], pending: int) -> dict[str, int]:
+    """Count runs by status, and with them the jobs that have not started."""
+    return statuses(runs) | ({"pending": pending} if pending else {})
 
 
 def columns_of(view: View, asked: Sequence[str] | None) -> list[str]:
@@ -71,7 +76,7 @@ def print_view(view: View, columns: Sequence[str], limit: int = 0, whole: bool =
     show(f"\n{view.title}")
     show(table)
     hidden = [column for place, column in enumerate(columns, start=first) if place not in places]
-    for line in (*_hidden(view, len(rows), hidden), *_legend(view, columns), *_places(view)):
+    for line in (*_hidden(view, len(rows), hidden), *legend(view, columns), *_places(view)):
         show(line)
 
 
@@ -92,18 +97,6 @@ def texts(view: View, columns: Sequence[str], rows: Sequence[Row]) -> list[list[
         cells += [mark(row.p)] if tested else []
         lines.append([*cells, *(row.text(column) for column in columns)])
     return lines
-
-
-def short(columns: Sequence[str]) -> list[str]:
-    """Return the last part of each config key, or its option's group, where no other column is called so."""
-    parts = [_last(column) for column in columns]
-    return [part if parts.count(part) == 1 else column for part, column in zip(parts, columns, strict=True)]
-
-
-def _last(column: str) -> str:
-    if "/" in column:
-        return column
-    return column.removesuffix(".name").rpartition(".")[2]
 
 
 def _fitting(lines: Sequence[Sequence[str]], first: int) -> list[int]:
@@ -131,7 +124,8 @@ def _hidden(view: View, shown_rows: int, columns: Sequence[str]) -> list[str]:
     return lines
 
 
-def _legend(view: View, columns: Sequence[str]) -> list[str]:
+def legend(view: View, columns: Sequence[str]) -> list[str]:
+    """Return what the marks and names of a table mean, a sentence a line."""
     lines = []
     if view.repeated:
         lines.append(f"± standard deviation over seeds and folds; interval of the mean, Student's t, {CONFIDENCE:.0%}")

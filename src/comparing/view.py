@@ -12,7 +12,7 @@ from math import inf, isfinite
 from typing import Any
 
 from src.comparing.keys import MISSING, comparable, differing, meant, repeats, shown, telling
-from src.comparing.statistics import Sample, holm, paired, sample, welch
+from src.comparing.statistics import Sample, holm, number, paired, sample, welch
 from src.errors import UserError
 from src.tasks.catalogue import direction_of
 from src.tracking.console import duration
@@ -76,7 +76,7 @@ class Row:
             if column == "time":
                 return duration(value.mean)
             return f"{value.mean:,.0f}" if column in _WHOLE else str(value)
-        return shown(value)
+        return number(value) if isinstance(value, float) else shown(value)
 
 
 def is_measure(column: str) -> bool:
@@ -182,7 +182,8 @@ def views(runs: Sequence[RecordedRun], metric: str | None = None, sort: str | No
     groups: dict[tuple[str, str], list[RecordedRun]] = {}
     for run in runs:
         groups.setdefault((run.metric, str(run.config.get("datamodule.name", ""))), []).append(run)
-    return [_view(same, name, sort) for (name, _), same in groups.items()]
+    largest = sorted(groups.items(), key=lambda group: -len(group[1]))
+    return [_view(same, name, sort) for (name, _), same in largest]
 
 
 def _view(runs: Sequence[RecordedRun], metric: str, sort: str | None) -> View:
