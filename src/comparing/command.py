@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.errors import UserError
+from src.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from src.comparing.view import View
@@ -28,7 +28,7 @@ def add_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--columns", metavar="A,B", help="columns, metrics or keys to show; all: every key that differs")
     made.add_argument("--limit", type=int, default=30, help="the most rows (30); 0: all")
     made.add_argument("--diff", nargs=2, metavar=("A", "B"), help="two runs, by rank or name: configs, metrics, curves")
-    made.add_argument("--export", choices=FORMATS, help="print the table in this form")
+    made.add_argument("--export", metavar="|".join(FORMATS), help="print the table in this form")
     made.add_argument("--pictures", action="store_true", help="write curves, responses, importance, … into plots/")
     made.add_argument("--html", action="store_true", help="write all of it as one page, report.html")
     made.add_argument("--open", action="store_true", help="write the page and open it")
@@ -168,6 +168,8 @@ def show(read: Callable[[], Found], words: argparse.Namespace) -> None:
         words: the options of `add_options`.
     """
     words.html = words.html or words.open
+    if words.export is not None and words.export not in FORMATS:
+        raise UserError(f"--export {words.export}: {nearest(words.export, FORMATS)}")
     if words.watch:
         if not words.every > 0:
             raise UserError(f"--every {words.every:g}: the seconds between two looks must be above 0")
