@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from src.comparing.report import write_report
+from src.comparing.view import views
 from src.tracking.recorded import Curve, RecordedRun
 
 MakeRun = Callable[..., RecordedRun]
@@ -95,3 +97,34 @@ def write_run(tmp_path: Path) -> WriteRun:
         return folder
 
     return write
+
+
+# ---- the page --------------------------------------------------------------------------------------------------
+
+NASTY = '</script><img src=x onerror="document.title=1"><b>&amp;$'
+
+
+def written(runs: list[RecordedRun], folder: Path, **more: Any) -> Path:
+    tables = [(view, view.columns) for view in views(runs)]
+    return write_report(folder / "report.html", tables, ["outputs/sweeps/lr"], **more)
+
+
+@pytest.fixture
+def many(run: MakeRun) -> list[RecordedRun]:
+    made = [
+        run(
+            0.1 * lr + 0.01 * seed + (0.5 if name == NASTY else 0.0),
+            {"optimizer.lr": lr, "notes.name": name, "seed": seed},
+            curves={
+                "val/loss": [1 / (epoch + lr) for epoch in range(1, 6)],
+                "train/loss": [1.0, 0.5, float("nan"), 0.2],
+                "lr": [lr] * 5,
+            },
+            summary={"train/loss": 0.05},
+            name=f"lr-{lr}-{seed}" + (NASTY if seed else ""),
+        )
+        for lr in (0.001, 0.01, 0.1, 1.0, 3.0, 10.0)
+        for name in ("plain", NASTY)
+        for seed in (0, 1)
+    ]
+    return [*made, run(None, {"optimizer.lr": 100.0}, status="failed", error="Error: <b>diverged</b>")]

@@ -105,7 +105,7 @@ function goodness(view) {
 
 // ---- what a person chose, kept over reloads of a watched page ----
 
-const KEY = "gridlight:" + data.title;
+const KEY = "gridlight:" + location.pathname;
 let saved = {};
 try { saved = JSON.parse(sessionStorage.getItem(KEY)) || {}; } catch { /* a browser that keeps nothing for files */ }
 function save(changes) {
@@ -158,7 +158,7 @@ function table(view, state) {
     });
     body.append(...lines.map((entry) => entry.line));
     row0.querySelectorAll("th").forEach((th, i) => (i === place + 1 ? th.setAttribute("aria-sort", down ? "descending" : "ascending") : th.removeAttribute("aria-sort")));
-    save({ sort: [place, down] });
+    save({ sort: [heads[place].key, down] });
   }
   function filter() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -173,7 +173,8 @@ function table(view, state) {
   }
   search.addEventListener("input", filter);
   filter();
-  if (saved.sort && heads[saved.sort[0]]) sort(...saved.sort);
+  const before = saved.sort ? heads.findIndex((head) => head.key === saved.sort[0]) : -1;
+  if (before >= 0) sort(before, saved.sort[1]);
   state.lines = Object.fromEntries(lines.map((entry) => [entry.number, entry.line]));
   return section;
 }
@@ -481,11 +482,11 @@ function answers(view) {
 function show(view) {
   const able = view.rows.map((row, n) => (row.curves ? n : -1)).filter((n) => n >= 0);
   const state = {
-    shown: new Set((saved.shown || able.slice(0, FIRST)).filter((n) => able.includes(n))),
+    shown: new Set(saved.shown ? able.filter((n) => saved.shown.includes(view.rows[n].label)) : able.slice(0, FIRST)),
     boxes: {}, lines: {}, onlight: [], redraw: [],
     toggle(number, on) { on ? state.shown.add(number) : state.shown.delete(number); state.boxes[number].checked = on; state.changed(); },
     choose(most) { state.shown = new Set(able.slice(0, most)); for (const n of able) state.boxes[n].checked = state.shown.has(n); state.changed(); },
-    changed() { save({ shown: [...state.shown] }); state.redraw.forEach((draw) => draw()); },
+    changed() { save({ shown: [...state.shown].map((n) => view.rows[n].label) }); state.redraw.forEach((draw) => draw()); },
     light(number) { for (const [n, line] of Object.entries(state.lines)) line.classList.toggle("lit", Number(n) === number); state.onlight.forEach((act) => act(number)); },
   };
   const parts = [table(view, state), able.length ? curves(view, state) : null, hyperparameters(view, state), answers(view)].filter(Boolean);
