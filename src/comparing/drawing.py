@@ -13,7 +13,9 @@ from src.comparing.view import Row, View
 from src.tracking.recorded import RecordedRun, is_number
 
 LOGARITHMIC = 20.0
-"""The largest value over the smallest from which an axis is logarithmic."""
+"""The largest value over the smallest from which the axis of a hyperparameter is logarithmic."""
+FAR = 5.0
+"""The same for a metric."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,11 @@ def _order(text: str) -> tuple[bool, float, str]:
     with suppress(ValueError):
         return False, float(text), text
     return True, 0.0, text
+
+
+def far_apart(values: Sequence[float]) -> bool:
+    """Whether the values of a metric differ by factors, so that a logarithmic axis shows more of them."""
+    return bool(values) and min(values) > 0 and max(values) / min(values) > FAR
 
 
 def best_rows(view: View, most: int) -> list[Row]:

@@ -5,7 +5,7 @@ from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from src.comparing.drawing import Axis, answers, axis, band, best_rows, label, metrics_drawn
+from src.comparing.drawing import Axis, answers, axis, band, best_rows, far_apart, label, metrics_drawn
 from src.comparing.importance import Importance, importance
 from src.comparing.statistics import number
 from src.comparing.view import Row, View
@@ -80,7 +80,7 @@ def curve_figure(view: View, rows: Sequence[Row], names: Sequence[str]) -> "Figu
             values += [value for value in drawn.mean if isfinite(value)]
     if names[0] == "lr":  # a schedule may end at 0, where a logarithmic axis begins at what lies above
         values = [value for value in values if value > 1e-3 * max(values)]
-    if names[0].endswith(("lr", "loss", "error")) and _far_apart(values):
+    if names[0].endswith(("lr", "loss", "error")) and far_apart(values):
         _logarithmic(axes, "y")
         axes.set_ylim(bottom=0.8 * min(values))
     axes.set_xlabel("epoch")
@@ -108,7 +108,7 @@ def response_figure(view: View, rows: Sequence[Row], keys: Sequence[str]) -> "Fi
         along = axis(key, rows)
         axes.errorbar(along.values, means, errors, fmt="o", markersize=4, alpha=0.7, elinewidth=1)
         _dress(axes, along)
-        if _far_apart(means):
+        if far_apart(means):
             _logarithmic(axes, "y")
         axes.set_ylabel(view.metric)
         axes.grid(True, alpha=0.3)
@@ -161,7 +161,7 @@ def parallel_figure(view: View, rows: Sequence[Row], keys: Sequence[str]) -> "Fi
     from matplotlib import colormaps
 
     means = tuple(row.score.mean for row in rows if row.score)
-    alongs = [*(axis(key, rows) for key in keys), Axis(view.metric, means, (), _far_apart(means))]
+    alongs = [*(axis(key, rows) for key in keys), Axis(view.metric, means, (), far_apart(means))]
     figure, (axes,) = _figure(1, (max(6, 2.1 * len(alongs)), 4.5))
     heights = []
     for along in alongs:
@@ -275,11 +275,6 @@ def _dress(axes: "Axes", along: Axis) -> None:
             axes.tick_params(axis="x", rotation=30)
     elif along.logarithmic:
         _logarithmic(axes, "x")
-
-
-def _far_apart(values: Sequence[float]) -> bool:
-    """Whether values differ by factors, so that a logarithmic axis shows more of them."""
-    return bool(values) and min(values) > 0 and max(values) / min(values) > 5
 
 
 def _logarithmic(axes: "Axes", side: str) -> None:

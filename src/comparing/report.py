@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from src.comparing.drawing import (
-    LOGARITHMIC,
     Axis,
     answers,
     attention_pictures,
     axis,
     band,
     best_rows,
+    far_apart,
     label,
     metrics_drawn,
 )
@@ -119,7 +119,7 @@ def _view(view: View, columns: Sequence[str]) -> dict[str, Any]:
         "curveNote": ("Mean of the repetitions, and the range that they span." if several else "A line a run.")
         + left_out,
         "axes": [_axis(axis(key, view.rows)) for key in view.keys],
-        "logMetric": bool(values) and min(values) > 0 and max(values) / min(values) > LOGARITHMIC,
+        "logMetric": far_apart(values),
         "importance": _importance(view),
         "best": {"score": str(ranked[0].score), "label": label(ranked[0], view.keys)} if ranked else None,
     }

@@ -33,7 +33,8 @@ class Row:
         rank: from 1; None where nothing was measured.
         score: the metric over those of the runs that count.
         p: whether the best row has another mean; None for the best itself and where it cannot be tested.
-        counted: the runs that the numbers are of: the finished ones, or, as long as there is none, all that have a value.
+        counted: the runs that the numbers are of: the finished ones, or, as long as there is none, all that have a value;
+            of runs with the same seed and fold, the latest.
     """
 
     runs: tuple[RecordedRun, ...]
@@ -57,7 +58,7 @@ class Row:
         is nothing.
         """
         if column == "runs":
-            return len(self.runs)
+            return len(self.counted) or len(self.runs)
         if column == "status":
             return self.status
         if column == "run":
@@ -209,11 +210,19 @@ def _view(runs: Sequence[RecordedRun], metric: str, sort: str | None) -> View:
 
 def _row(group: Sequence[RecordedRun], metric: str, sign: int, share: float) -> Row:
     values = {run.place: value for run in group if (value := measured(run, metric)) is not None}
-    counted = [run for run in group if run.status == "finished" and run.place in values]
-    counted = counted or [run for run in group if run.status != "failed" and run.place in values]
+    counted = _latest(run for run in group if run.status == "finished" and run.place in values)
+    counted = counted or _latest(run for run in group if run.status != "failed" and run.place in values)
     ordered = sorted(group, key=lambda run: (run not in counted, sign * values.get(run.place, inf * sign)))
     score = sample([values[run.place] for run in counted], share) if counted else None
     return Row(tuple(ordered), tuple(counted), score)
+
+
+def _latest(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
+    """Return the runs without those that another one has repeated with the same seed and fold: they are no second sample."""
+    found: dict[Any, RecordedRun] = {}
+    for run in sorted(runs, key=lambda run: str(run.record.get("started"))):
+        found[_fold(run) or run.place] = run
+    return list(found.values())
 
 
 def _fold(run: RecordedRun) -> tuple[Any, ...]:

@@ -65,6 +65,18 @@ def test_a_mean_is_of_finished_runs_while_there_are_any(run: MakeRun) -> None:
     assert unfinished.score is not None and unfinished.score.values == (0.9,), "a failed run does not count"
 
 
+def test_the_same_seed_again_is_no_second_sample(run: MakeRun) -> None:
+    runs = [
+        run(0.3, {"seed": 0}, started="2026-11-25T10:00:00"),
+        run(0.5, {"seed": 0}, started="2026-11-25T09:00:00"),
+        run(0.4, {"seed": 1}),
+    ]
+    row = only(views(runs)).rows[0]
+    assert row.score is not None and sorted(row.score.values) == [0.3, 0.4] and len(row.runs) == 3
+    unknown = only(views([run(0.3), run(0.5)])).rows[0]
+    assert unknown.score is not None and len(unknown.score.values) == 2, "runs that tell no seed are taken as different"
+
+
 def test_runs_without_a_value_come_last_without_a_rank(run: MakeRun) -> None:
     runs = [run(None, {"optimizer.lr": 1.0}, status="failed"), run(float("nan"), {"optimizer.lr": 0.5}), run(0.2)]
     view = only(views(runs))

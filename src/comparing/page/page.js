@@ -69,6 +69,12 @@ function ticks(low, high, log, room) {
   return found;
 }
 
+/** Where there are few values, they are the ticks. */
+function fewTicks(at, values) {
+  const unique = [...new Set(values)].sort((a, b) => a - b);
+  if (unique.length > 1 && unique.length <= 6) at.ticks = unique;
+}
+
 /** Axes of a chart: grid, ticks and names; returns the scales. */
 function axes(svg, box, x, y, names) {
   for (const tick of y.ticks) {
@@ -314,6 +320,7 @@ function response(view, axis, state) {
   const xs = points.map((p) => p.x);
   const x = places ? scale(-0.5, places.length - 0.5, box.left, box.right, false) : scale(Math.min(...xs), Math.max(...xs), box.left + 8, box.right - 8, axis.log);
   const y = scale(Math.min(...ys), Math.max(...ys), box.bottom - 6, box.top + 6, log);
+  if (!places) fewTicks(x, xs);
   axes(svg, box, x, y, { x: axis.key + (axis.log ? " (log)" : ""), places });
   const good = goodness(view);
   for (const p of points.reverse()) {
@@ -349,7 +356,10 @@ function parallel(view, state) {
   const at = (i) => 60 + (i * (width - 120)) / (all.length - 1);
   const scales = all.map((axis) => {
     const values = rows.map(({ number }) => axis.values[number]);
-    return axis.names.length ? scale(-0.3, axis.names.length - 0.7, bottom, top, false) : scale(Math.min(...values), Math.max(...values), bottom, top, axis.log);
+    if (axis.names.length) return scale(-0.3, axis.names.length - 0.7, bottom, top, false);
+    const at = scale(Math.min(...values), Math.max(...values), bottom, top, axis.log);
+    if (axis.key !== view.metric) fewTicks(at, values);
+    return at;
   });
   const good = goodness(view);
   for (const { row, number } of [...rows].reverse()) {
@@ -399,7 +409,7 @@ function heatmap(view) {
     });
     const means = new Map([...cells].map(([key, values]) => [key, values.reduce((s, v) => s + v, 0) / values.length]));
     const sorted = [...means.values()].sort((p, q) => (view.mode === "min" ? q - p : p - q));
-    const head = el("tr", {}, el("td", { class: "soft" }, `${a.key} ↓  ${b.key} →`), ...columns.names.map((name) => el("th", { scope: "col" }, name)));
+    const head = el("tr", {}, el("td", { class: "soft corner" }, `${a.key} ↓ ${b.key} →`), ...columns.names.map((name) => el("th", { scope: "col" }, name)));
     const body = rows.names.map((name, i) => el("tr", {}, el("th", { scope: "row" }, name), ...columns.names.map((_, j) => {
       const value = means.get(i + ":" + j);
       if (value === undefined) return el("td", { class: "soft" }, "");
@@ -431,7 +441,7 @@ function hyperparameters(view, state) {
 
 function confusion(found) {
   const totals = found.confusion.map((row) => row.reduce((s, v) => s + v, 0));
-  const head = el("tr", {}, el("td", { class: "soft" }, "true ↓  predicted →"), ...found.classes.map((name) => el("th", { scope: "col" }, name)));
+  const head = el("tr", {}, el("td", { class: "soft corner" }, "true ↓ predicted →"), ...found.classes.map((name) => el("th", { scope: "col" }, name)));
   const body = found.confusion.map((row, i) => el("tr", {}, el("th", { scope: "row" }, found.classes[i]), ...row.map((count, j) => {
     const share = totals[i] ? count / totals[i] : 0, cell = el("td", { title: `${found.classes[i]} taken for ${found.classes[j]}: ${count} of ${totals[i]}` }, count ? String(count) : "");
     if (count) {
