@@ -6,18 +6,17 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from src.tracking import weights_and_biases
 from src.tracking.run_folder import RunFolder
 from src.tracking.run_logger import build_loggers, close_loggers, sync_hint
 from src.tracking.weights_and_biases import WeightsAndBiases
 
 pytest.importorskip("wandb")
+pytestmark = pytest.mark.usefixtures("fresh_wandb")
 
 KEY = "k" * 40
 CONFIG = {"seed": 0, "model": {"name": "mlp", "hidden_sizes": [128, 64]}, "optimizer": {"lr": 1e-3}}
@@ -29,25 +28,6 @@ SETTINGS = {
     "notes": "why",
     "init_timeout": 120,
 }
-
-
-@pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No key, no settings and no session from outside; the session of the test is closed after it."""
-    import wandb
-
-    for name in list(os.environ):
-        if name.startswith("WANDB_"):
-            monkeypatch.delenv(name)
-    wandb.teardown()  # an earlier test of this process may have left a session, with the settings of its environment
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(weights_and_biases, "_unreachable", set())
-    monkeypatch.setattr(weights_and_biases, "_used_ids", set())
-    yield
-    wandb.teardown()
-    for name in ("WANDB_SERVICE", "WANDB_MODE"):
-        os.environ.pop(name, None)
 
 
 def begin(path: Path, **changes: Any) -> tuple[RunFolder, list[Any], Any]:
@@ -188,8 +168,7 @@ def test_a_server_in_trouble_does_not_stop_a_run(
     use(wandb_server, monkeypatch)
     wandb_server.broken = True
     if trouble == "dead":
-        wandb_server.http.shutdown()
-        wandb_server.http.socket.close()
+        wandb_server.die()
     started = time.monotonic()
     folder, loggers, logger = begin(tmp_path / "run", init_timeout=1)
     assert logger.mode == "offline" and folder.record["wandb"]["mode"] == "offline"
