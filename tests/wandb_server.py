@@ -38,7 +38,15 @@ class StoredRun:
     files: dict[str, bytes] = field(default_factory=dict)
     complete: bool = False
     exit_code: int | None = None
+    received: int = 0
     sweep: str | None = None
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep a row of the history. The step is its key: W&B's server replaces a row that comes again
+        (github.com/wandb/wandb/pull/12668 says what follows from that).
+        """
+        self.history[row["_step"]] = row
+        self.received += 1
 
     def values(self, metric: str) -> list[float]:
         return [entry[metric] for _, entry in sorted(self.history.items()) if metric in entry]
@@ -160,7 +168,7 @@ class WandbServer:
         for name, part in (sent.get("files") or {}).items():
             for offset, line in enumerate(part["content"], start=part["offset"]):
                 if name == "wandb-history.jsonl":
-                    run.history[offset] = json.loads(line)
+                    run.add(json.loads(line))
                 elif name == "wandb-events.jsonl":
                     run.events[offset] = json.loads(line)
                 elif name == "output.log":
