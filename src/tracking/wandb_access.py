@@ -10,11 +10,14 @@ log = logging.getLogger(__name__)
 def key_is_configured() -> bool:
     """Whether runs can go online without a prompt. Looks where wandb looks: WANDB_API_KEY, an identity token, netrc,
     wandb's own settings; a key in a wrong form is none.
-    """
-    try:
-        from wandb.sdk import wandb_setup
-        from wandb.sdk.lib import wbauth
 
+    Raises:
+        ImportError: without wandb.
+    """
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib import wbauth
+
+    try:
         host = wandb_setup.singleton().settings.base_url
         found = wbauth.authenticate_session(host=host, source="gridlight", prompt=False, update_session=False)
     except Exception as error:
