@@ -220,6 +220,19 @@ class RunFolder:
         self._release()
         return False
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock of a run that does not run, so that it cannot be resumed meanwhile.
+
+        Raises:
+            UserError: if it is running.
+        """
+        self._acquire()
+        try:
+            yield
+        finally:
+            self._release()
+
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
