@@ -151,7 +151,7 @@ class Driver:
         output = self._output / f"{job.slug}.txt"
         if (path / "run.json").is_file():
             folder = RunFolder.open(path)
-            if folder.record.get("status") == "running":
+            if folder.record.get("status") == "running" and not folder.alive:
                 if self._obeyed > 1:
                     folder.interrupt()
                 else:
