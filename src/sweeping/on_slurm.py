@@ -136,11 +136,12 @@ class SlurmExecutor(RemoteExecutor):
         name = f"{self.folder.parent.name}-{secrets.token_hex(4)}"
         self.folder.mkdir(parents=True, exist_ok=True)
         slugs = [assignment.folder.name for assignment in assignments]
-        (self.folder / f"{name}.array").write_text(json.dumps(slugs), encoding="utf-8")
+        written = self.folder / f"{name}.array"
+        written.write_text(json.dumps(slugs), encoding="utf-8")
         executor = submitit.AutoExecutor(self.folder / "slurm", cluster="slurm")
         executor.update_parameters(**_of_submitit(self._settings, name))
         work = [Submission(one, self.folder, self._settings.max_requeues) for one in assignments]
-        with _refusals(self._settings):
+        with _refusals(self._settings, written):
             jobs = executor.map_array(Submission.__call__, work)
         for slug, job in zip(slugs, jobs, strict=True):
             self._queue[slug] = _Queued(job.job_id, "PENDING")
@@ -235,14 +236,15 @@ def _of_submitit(settings: SlurmSettings, name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _refusals(settings: SlurmSettings) -> Iterator[None]:
-    """Turn what sbatch says into an error for people."""
+def _refusals(settings: SlurmSettings, written: Path) -> Iterator[None]:
+    """Turn what sbatch says into an error for people, and take back what was written of the submission."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     try:
         with redirect_stderr(StringIO()):  # submitit prints what it raises
             yield
     except (FailedJobError, FailedSubmissionError) as error:
+        written.unlink()
         said = "; ".join(re.sub(r"^sbatch: (error: )?", "", line) for line in str(error).splitlines() if line.strip())
         advice = ""
         if "partition" in said:
