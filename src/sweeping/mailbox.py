@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from src.sweeping.worker import Assignment, Ended, Event, Orders, Progress, carry_out, prepare
@@ -68,25 +69,29 @@ def _event(line: bytes) -> Event | None:
     return None
 
 
-def work_by_mail(assignment: Assignment, mailbox: Mailbox, meanwhile: Callable[[Orders], None] | None = None) -> Orders:
-    """Do one job on whatever machine this is; its end is posted unless it was told from this side to stop.
+def work_by_mail(assignment: Assignment, mailbox: Mailbox, *meanwhile: Callable[[Orders], None]) -> bool:
+    """Do one job on whatever machine this is; its end is posted unless it was told on this side to stop.
 
     Args:
         assignment: the job.
         mailbox: of the job.
-        meanwhile: runs in a thread of its own and may stop the job, as a scheduler's signal does.
+        meanwhile: run in threads of their own and may stop the job, as a scheduler's signal does.
 
     Returns:
-        What the job was asked.
+        Whether the job has ended, and does not wait to go on.
     """
     prepare(assignment)
     orders = Orders(mailbox.post)
-    for listen in (lambda: _listen(mailbox, orders), lambda: meanwhile and meanwhile(orders)):
+    if mailbox.order() is not None:
+        orders.send(Ended(assignment.number, "interrupted"))
+        return True
+    for listen in (partial(_listen, mailbox, orders), *(partial(other, orders) for other in meanwhile)):
         threading.Thread(target=listen, daemon=True).start()
     ended = carry_out(assignment, orders)
-    if ended.status != "interrupted" or mailbox.order() is not None:
+    for_good = ended.status != "interrupted" or mailbox.order() is not None
+    if for_good:
         orders.send(ended)
-    return orders
+    return for_good
 
 
 def _listen(mailbox: Mailbox, orders: Orders) -> None:

@@ -69,8 +69,8 @@ class Submission:
         os.environ["SLURM_JOB_NAME"] = "interactive"  # Lightning starts the ranks, and does not requeue
         os.environ["SUBMITIT_EXECUTOR"] = ""
         requeue = _Requeue()
-        work_by_mail(self.assignment, Mailbox(self.mail, self.assignment.folder.name), requeue.wait)
-        if requeue.asked and restarts < self.max_requeues:
+        ended = work_by_mail(self.assignment, Mailbox(self.mail, self.assignment.folder.name), requeue.wait)
+        if not ended and restarts < self.max_requeues and (requeue.asked or _preempted(job)):
             subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
 
 
@@ -89,6 +89,12 @@ class _Requeue:
 def _job_id() -> str:
     array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
     return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+
+
+def _preempted(job: str) -> bool:
+    """Whether more urgent work takes the place of a job: one that ends by itself then is not requeued by SLURM."""
+    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, timeout=60).stdout
+    return re.search(r"PreemptTime=(?!None)\S", shown) is not None
 
 
 # ---- the driver's side ---------------------------------------------------------------------------------------------
