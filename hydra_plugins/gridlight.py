@@ -21,9 +21,12 @@ class GridSweeper(BasicSweeper):
     """
 
     def sweep(self, arguments: list[str]) -> Any:
-        assert self.hydra_context is not None and self.launcher is not None
+        from src.sweeping.repeats import with_folds
+
+        assert self.hydra_context is not None and self.launcher is not None and self.config is not None
+        words = with_folds([*self._parse_config(), *arguments], self.config)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        (points,) = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
+        (points,) = self.split_arguments(parser.parse_overrides(words), None)
         return [self.launcher.launch(points, initial_job_idx=0)]
 
 

@@ -57,10 +57,14 @@ class Text(DataModule):
                 f"{self.path}: {len(text):,} characters are too few: every split needs more than "
                 f"datamodule.context={self.context} (validation {val:,}, test {test:,})"
             )
-        train = text[: len(text) - val - test]
+        held_out = text[len(text) - test :]
+        train, validation = text[: len(text) - val - test], text[len(text) - val - test : len(text) - test]
+        if self.fold is not None:
+            begin, end = self.fold.blocks(len(text) - test)
+            train, validation = text[:begin], text[begin:end]
         if self.vocabulary is None:
             self.vocabulary = Vocabulary.of([train])
-        parts = {"train": train, "val": text[len(train) : len(train) + val], "test": text[len(train) + val :]}
+        parts = {"train": train, "val": validation, "test": held_out}
         return {name: LanguageBatch(self._windows(part)) for name, part in parts.items()}
 
     def _read(self) -> str:

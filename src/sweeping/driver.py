@@ -156,6 +156,8 @@ class Driver:
                     folder.interrupt()
                 else:
                     folder.fail(ProcessEnded(ended.error))
+            elif ended.status == "failed" and folder.record.get("status") == "interrupted" and not self._obeyed:
+                folder.fail(ProcessEnded(ended.error))  # somebody else stopped it
             elif ended.status == "pruned":
                 folder.update(status="pruned")
             _append(output, folder.train_log)

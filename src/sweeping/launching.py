@@ -17,6 +17,7 @@ from src.sweeping.executor import Executor
 from src.sweeping.grid import Composer, enter
 from src.sweeping.ledger import Job, Ledger, State, locked
 from src.sweeping.naming import sweep_name
+from src.sweeping.repeats import print_repeats
 from src.tracking.ranking import print_ranking
 
 ACTIONS = {
@@ -167,6 +168,7 @@ def _close(ledger: Ledger, jobs: list[Job], complete: bool) -> list[JobReturn]:
     for metric in dict.fromkeys(entry.metric for entry in measured):
         same = [entry for entry in measured if entry.metric == metric]
         print_ranking(same, same[0].mode)
+    print_repeats(measured)
     finished = sum(entry.status == "finished" for entry in entries)
     rest = "" if complete else "; the same command goes on"
     print(f"{finished} of {len(jobs)} jobs finished{rest}", flush=True)
