@@ -140,7 +140,7 @@ def test_a_cancelled_job_costs_itself_alone_and_ctrl_c_saves_the_rest(sweep: Wor
     driver.send_signal(signal.SIGINT)
     output, _ = driver.communicate(timeout=120)
     assert driver.returncode == 130, output
-    assert f"its SLURM job {jobs[0]} ended: CANCELLED" in output
+    assert f"its SLURM job {jobs[0]} ended: CANCELLED" in output, output
     assert queue("stopped") == {}, "nothing is left in the queue"
     found = records(folder)
     assert sorted(record["status"] for record in found.values()) == ["failed", "interrupted", "interrupted"]
