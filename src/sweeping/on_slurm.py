@@ -41,6 +41,8 @@ OVER = (
     "PREEMPTED",
 )
 """States from which a job does not come back."""
+ONE_THREAD = "export OPENBLAS_NUM_THREADS=1"
+"""What submitit imports starts no thread then, which would take the signal for `_Requeue` before that can block it."""
 LARGEST_ARRAY = 1000
 """SLURM's own limit, unless a cluster changes it."""
 
@@ -64,14 +66,17 @@ class Submission:
 
     def __call__(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {SIGNAL})  # a thread waits for it; children inherit that and live on
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)  # submitit's handler only speaks of it
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # of a preemption; a run takes it over
         job, restarts = _job_id(), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        os.environ["SLURM_JOB_NAME"] = "interactive"  # Lightning starts the ranks, and does not requeue
-        os.environ["SUBMITIT_EXECUTOR"] = ""
-        requeue = _Requeue()
-        ended = work_by_mail(self.assignment, Mailbox(self.mail, self.assignment.folder.name), requeue.wait)
-        if not ended and restarts < self.max_requeues and (requeue.asked or _preempted(job)):
+        requeue, mailbox = _Requeue(), Mailbox(self.mail, self.assignment.folder.name)
+        if work_by_mail(self.assignment, mailbox, requeue.wait) or not (requeue.asked or _preempted(job)):
+            return
+        if restarts < self.max_requeues:
             subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
+        else:
+            told = f"it was stopped {restarts + 1} times (hydra.launcher.max_requeues={self.max_requeues})"
+            mailbox.post(Ended(self.assignment.number, "failed", told))
 
 
 class _Requeue:
@@ -227,7 +232,7 @@ def _of_submitit(settings: SlurmSettings, name: str) -> dict[str, Any]:
         "cpus_per_task": settings.cpus_per_task,
         "gpus_per_node": settings.gpus_per_node or None,
         "mem_gb": settings.mem_gb,
-        "slurm_setup": settings.setup or None,
+        "slurm_setup": [ONE_THREAD, *settings.setup],
         "slurm_array_parallelism": settings.array_parallelism or LARGEST_ARRAY,
     }
     always = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from src.sweeping.mailbox import Mailbox
 from src.sweeping.worker import Assignment, Ended, Event
 
-HEARS_EVERY = 0.5
+HEARS_EVERY = 1.0
 """Seconds between two looks into the mailboxes."""
 
 
@@ -32,7 +32,7 @@ class RemoteExecutor(ABC):
         self._cores, self._gpus, self._asks_every = cores, gpus, asks_every
         self._due: list[Assignment] = []
         self._jobs: dict[int, tuple[Assignment, Mailbox]] = {}
-        self._asked = time.monotonic()
+        self._asked = self._listened = time.monotonic()
 
     # ---- what a scheduler does ---------------------------------------------------------------------------------------
 
@@ -73,10 +73,11 @@ class RemoteExecutor(ABC):
 
     def wait(self, timeout: float) -> list[Event]:
         self._hand_over()
-        end = time.monotonic() + timeout
-        while not (events := self._heard()) and time.monotonic() < end:
-            time.sleep(min(HEARS_EVERY, timeout))
-        return events
+        time.sleep(timeout)
+        if time.monotonic() - self._listened < HEARS_EVERY:
+            return []
+        self._listened = time.monotonic()
+        return self._heard()
 
     def stop(self, order: str, number: int | None = None) -> None:
         chosen = [job for own, job in self._jobs.items() if number in (None, own)]

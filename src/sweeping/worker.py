@@ -150,6 +150,8 @@ def prepare(assignment: Assignment) -> None:
     if assignment.environment is not None:
         os.environ.clear()
         os.environ.update(assignment.environment)
+    if "SLURM_NTASKS" in os.environ:
+        os.environ["SLURM_JOB_NAME"] = "interactive"  # Lightning starts ranks by itself, and does not requeue
     if assignment.devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(assignment.devices)
     if assignment.output is not None:
