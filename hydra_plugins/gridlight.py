@@ -1,7 +1,8 @@
 """The launchers and sweepers, where Hydra looks for them; the work is in src/sweeping."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -10,6 +11,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+if TYPE_CHECKING:
+    from src.sweeping.executor import Executor
+
 
 class GridSweeper(BasicSweeper):
     """All combinations of the values on the command line, handed to the launcher at once; it composes and checks them,
@@ -17,13 +21,43 @@ class GridSweeper(BasicSweeper):
     """
 
     def sweep(self, arguments: list[str]) -> Any:
-        assert self.hydra_context is not None and self.launcher is not None
+        from src.sweeping.repeats import with_folds
+
+        assert self.hydra_context is not None and self.launcher is not None and self.config is not None
+        words = with_folds([*self._parse_config(), *arguments], self.config)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        (points,) = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
+        (points,) = self.split_arguments(parser.parse_overrides(words), None)
         return [self.launcher.launch(points, initial_job_idx=0)]
 
 
-class LocalLauncher(Launcher):
+class SweepLauncher(Launcher):
+    """What the launchers have in common: the sweep of `src.sweeping.launching`, on an executor of their own.
+
+    Attributes:
+        outlived: whether jobs go on when the command that started them is killed, and are found again by the next.
+    """
+
+    outlived = False
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+        self.config = config
+
+    def executor(self) -> "Callable[[Path], Executor]":
+        """Return what makes the executor of a sweep's folder, after a check of the settings."""
+        raise NotImplementedError
+
+    def warm_up(self) -> None:
+        """Start what takes long and can go on while the points are composed."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from src.sweeping.launching import launch
+
+        loader, executor = self.hydra_context.config_loader, self.executor()
+        return launch(loader, self.config, job_overrides, executor, self.warm_up, self.outlived)
+
+
+class LocalLauncher(SweepLauncher):
     """Runs the jobs of a sweep in processes of this machine.
 
     Args:
@@ -35,13 +69,38 @@ class LocalLauncher(Launcher):
     def __init__(self, jobs: int | None = None, devices_per_job: int = 1, threads: int | None = None) -> None:
         self.jobs, self.devices_per_job, self.threads = jobs, devices_per_job, threads
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context = hydra_context
-        self.config = config
+    def executor(self) -> "Callable[[Path], Executor]":
+        from src.sweeping.pool import local_pool
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from src.sweeping.launching import launch
-        from src.sweeping.pool import local_pool, warm_up
+        return local_pool(self.config, self.jobs, self.devices_per_job, self.threads)
 
-        pool = local_pool(self.config, self.jobs, self.devices_per_job, self.threads)
-        return launch(self.hydra_context.config_loader, self.config, job_overrides, pool, warm_up)
+    def warm_up(self) -> None:
+        from src.sweeping.pool import warm_up
+
+        warm_up()
+
+
+class SubmititSlurmLauncher(SweepLauncher):
+    """Runs the jobs of a sweep on a SLURM cluster; see conf/hydra/launcher/submitit_slurm.yaml."""
+
+    outlived = True
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def executor(self) -> "Callable[[Path], Executor]":
+        from src.sweeping.on_slurm import slurm
+
+        return slurm(self.settings)
+
+
+class RayLauncher(SweepLauncher):
+    """Runs the jobs of a sweep with Ray; see conf/hydra/launcher/ray.yaml."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def executor(self) -> "Callable[[Path], Executor]":
+        from src.sweeping.on_ray import ray
+
+        return ray(self.settings)

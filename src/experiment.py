@@ -24,6 +24,7 @@ from src.config.compose import compose, resumed, update
 from src.config.locate import locate
 from src.config.schema import Config
 from src.datamodules.base import DataModule
+from src.datamodules.folds import Fold
 from src.errors import UserError
 from src.models.base import Model
 from src.regularization.build import batch_transform
@@ -97,6 +98,9 @@ def build_data(config: Config) -> DataModule:
         **config.datamodule.arguments()
     )
     datamodule.data_dir = config.paths.data
+    asked = config.cross_validation
+    if asked.folds is not None and asked.fold is not None:
+        datamodule.fold = Fold(asked.fold, asked.folds, asked.seed, asked.group)
     return datamodule
 
 

@@ -821,6 +821,15 @@ class Sweep(Section):
     dry_run: bool = False
 
 
+class CrossValidation(Section):
+    """Which part of training and validation data is validated on, of how many."""
+
+    folds: Annotated[int, Field(ge=2)] | None = None
+    fold: PositiveInt | None = None
+    group: str | None = None
+    seed: Seed = 0
+
+
 class Config(Section):
     """A whole checked config."""
 
@@ -831,6 +840,7 @@ class Config(Section):
     notes: str | None
     paths: Paths
     sweep: Sweep
+    cross_validation: CrossValidation = CrossValidation()
     model: ModelOption
     datamodule: DataOption
     optimizer: Option

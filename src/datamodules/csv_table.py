@@ -14,6 +14,7 @@ from torch import Tensor
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
 from src.datamodules.columns import Column, Columns, Row, is_number, number_in
+from src.datamodules.folds import recut
 from src.datamodules.labels import class_numbers, classes_of
 from src.datamodules.records import rows_of
 from src.datamodules.rows import looks_like_file
@@ -98,16 +99,25 @@ class CSV(DataModule):
         """Return the rows of each split that have a target."""
         given = {name: self._labelled(path) for name, path in self.paths.items()}
         self._refuse_quantities(given["train"])
+        together = self._together()
+        label = itemgetter(self.targets[0])
+        stratum = (lambda row: "") if self.task == "regression" else (lambda row: label(row[1]))
         if self.group_column is None:
-            label = itemgetter(self.targets[0])
-            group = (lambda row: "") if self.task == "regression" else (lambda row: label(row[1]))
-            return completed(given, *self.fractions, self.split_seed, group)
+            kept = (lambda row: self._group(row, together)) if together else None
+            return completed(given, *self.fractions, self.split_seed, stratum, self.fold, kept)
         val, test = (0.0 if name in given else f for name, f in zip(("val", "test"), self.fractions, strict=True))
-        drawn = split_groups(self.groups(given["train"]), val, test, self.split_seed)
-        return {
+        groups = [self._group(row, self.group_column) for row in given["train"]]
+        drawn = split_groups(groups, val, test, self.split_seed)
+        splits = {
             name: given[name] if name in given and name != "train" else [given["train"][i] for i in index]
             for name, index in drawn.items()
         }
+        classes = None if self.task == "regression" else (lambda rows: [stratum(row) for row in rows])
+        return recut(splits, self.fold, classes, lambda rows: [self._group(row, together) for row in rows])
+
+    def _together(self) -> str | None:
+        """Return the column whose rows stay in one fold, where there are folds; else the one for the splits."""
+        return (self.fold.group if self.fold else None) or self.group_column
 
     def _refuse_quantities(self, rows: Sequence[Row]) -> None:
         labels = {row[self.targets[0]] for _, row in rows}
@@ -117,17 +127,25 @@ class CSV(DataModule):
                 "quantity, datamodule.kind=regression"
             )
 
-    def groups(self, rows: Sequence[Row]) -> list[str]:
-        """Return the group of each row.
+    def groups(self, column: str) -> list[str]:
+        rows = self._labelled(self.paths["train"])
+        present = dict.fromkeys(name for _, row in rows for name in row)
+        if column not in present:
+            raise UserError(
+                f"cross_validation.group: {self.paths['train']} has no column '{column}'. {nearest(column, present)}"
+            )
+        return [self._group(row, column) for row in rows]
+
+    def _group(self, row: Row, column: str | None) -> str:
+        """Return the group of a row.
 
         Raises:
             UserError: for a row without one.
         """
-        assert self.group_column is not None
-        for where, row in rows:
-            if row.get(self.group_column, "") in ("", None):
-                raise UserError(f"{where}, column '{self.group_column}': this is empty, and names the row's group")
-        return [row[self.group_column] for _, row in rows]
+        where, cells = row
+        if not (column and cells.get(column)):
+            raise UserError(f"{where}, column '{column}': this is empty, and names the row's group")
+        return cells[column]
 
     def _labelled(self, path: Path) -> list[Row]:
         wanted = (*self.targets, *(self.chosen or ()), *((self.group_column,) if self.group_column else ()))
@@ -163,7 +181,7 @@ class CSV(DataModule):
                     raise UserError(
                         f"datamodule.{key}: {self.paths['train']} has no column '{name}'. {nearest(name, present)}"
                     )
-        apart = {*self.targets, *self.ignored, self.group_column}
+        apart = {*self.targets, *self.ignored, self.group_column, self._together()}
         names = tuple(name for name in self.chosen or present if name not in apart)
         if not names:
             raise UserError(f"{self.paths['train']}: no column is left to tell {', '.join(self.targets)} from")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from src.datamodules.folds import recut
 from src.datamodules.parallel_text import lines_of, matched, paired
 from src.datamodules.public_files import PublicFile
 from src.datamodules.translating import Pair, Row, Translating
@@ -72,7 +73,8 @@ class Multi30k(Translating):
         return f"multi30k, {' to '.join(self.languages)}"
 
     def pairs(self) -> dict[str, list[Pair]]:
-        return {name: self._part(part) for name, part in (("train", "train"), ("val", "val"), ("test", self.test))}
+        parts = {name: self._part(part) for name, part in (("train", "train"), ("val", "val"), ("test", self.test))}
+        return recut(parts, self.fold)
 
     def measured_lengths(self, rows: Sequence[Row]) -> tuple[int, int]:
         """Return those that `max_length` asks for: another test set may have longer sentences."""

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +104,10 @@ class Text(DataModule):
                 f"{self.path}: {length:,} characters are too few: every split needs more than "
                 f"datamodule.context={self.context} (validation {val:,}, test {test:,})"
             )
-        ends = (0, length - val - test, length - test, length)
-        return dict(zip(("train", "val", "test"), pairwise(ends), strict=True))
+        begin, end = length - val - test, length - test
+        if self.fold is not None:
+            begin, end = self.fold.blocks(length - test)
+        return {"train": (0, begin), "val": (begin, end), "test": (length - test, length)}
 
     def _in_memory(self) -> dict[str, Tensor]:
         text = self._read()

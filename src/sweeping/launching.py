@@ -17,6 +17,7 @@ from src.sweeping.executor import Executor
 from src.sweeping.grid import Composer, enter
 from src.sweeping.ledger import Job, Ledger, State, locked
 from src.sweeping.naming import sweep_name
+from src.sweeping.repeats import print_repeats
 from src.tracking.ranking import print_ranking
 
 ACTIONS = {
@@ -35,8 +36,9 @@ def launch(
     loader: Any,
     master: DictConfig,
     points: Sequence[Sequence[str]],
-    executor: Callable[[], Executor],
+    executor: Callable[[Path], Executor],
     warm_up: Callable[[], None] = lambda: None,
+    outlived: bool = False,
 ) -> list[JobReturn]:
     """Run a grid: check every job, then run those that are not finished.
 
@@ -44,8 +46,9 @@ def launch(
         loader: Hydra's config loader.
         master: the config of the whole sweep.
         points: the words of each job.
-        executor: makes what runs them, when it is known that there is something to run.
+        executor: makes what runs them, when it is known that there is something to run, for the sweep's folder.
         warm_up: starts what takes long and can go on while the points are composed.
+        outlived: whether jobs that run already are the executor's, from a command before this one.
 
     Raises:
         UserError: if any job's config is wrong; nothing was started then.
@@ -66,11 +69,11 @@ def launch(
         folder = Path(master.paths.outputs) / "sweeps" / (master.sweep.name or sweep_name(master, points))
     if master.sweep.dry_run:
         ledger, jobs = _entered(folder, loader, master, points)
-        _plan(ledger, jobs, master)
+        _plan(ledger, jobs, master, outlived)
         return []
     with locked(folder):
         ledger, jobs = _entered(folder, loader, master, points, warm_up)
-        return _run(ledger, jobs, master, executor)
+        return _run(ledger, jobs, master, executor, outlived)
 
 
 def _entered(
@@ -90,10 +93,10 @@ def _entered(
     return ledger, enter(ledger, Composer(loader, master, name), points)
 
 
-def _plan(ledger: Ledger, jobs: list[Job], master: DictConfig) -> list[Job]:
+def _plan(ledger: Ledger, jobs: list[Job], master: DictConfig, outlived: bool = False) -> list[Job]:
     """Say what is going to happen, and return the jobs that are to run."""
-    states = _settled(ledger, jobs)
-    due = [job for job in jobs if _is_due(states[job.number], master.sweep.retry_failed)]
+    states = ledger.states() if outlived else _settled(ledger, jobs)
+    due = [job for job in jobs if _is_due(states[job.number], master.sweep.retry_failed, outlived)]
     counts = [
         sum(ACTIONS[states[job.number].status] == action for job in jobs) for action in ("skip", "resume", "retry")
     ]
@@ -107,13 +110,15 @@ def _plan(ledger: Ledger, jobs: list[Job], master: DictConfig) -> list[Job]:
     return due
 
 
-def _run(ledger: Ledger, jobs: list[Job], master: DictConfig, executor: Callable[[], Executor]) -> list[JobReturn]:
-    due = _plan(ledger, jobs, master)
+def _run(
+    ledger: Ledger, jobs: list[Job], master: DictConfig, executor: Callable[[Path], Executor], outlived: bool
+) -> list[JobReturn]:
+    due = _plan(ledger, jobs, master, outlived)
     ledger.save()
     complete = True
     if due:
         with Display(len(jobs), before=len(jobs) - len(due)) as display:
-            complete = Driver(ledger, Listed(due), executor(), display, sys.orig_argv).run()
+            complete = Driver(ledger, Listed(due), executor(ledger.folder), display, sys.orig_argv).run()
     return _close(ledger, jobs, complete)
 
 
@@ -127,9 +132,10 @@ def _settled(ledger: Ledger, jobs: list[Job]) -> dict[int, State]:
     return states
 
 
-def _is_due(state: State, retry_failed: bool) -> bool:
+def _is_due(state: State, retry_failed: bool, outlived: bool) -> bool:
     action = ACTIONS[state.status]
-    return action in ("run", "resume") or (action == "retry" and retry_failed)
+    follow = action == "runs elsewhere" and outlived
+    return action in ("run", "resume") or follow or (action == "retry" and retry_failed)
 
 
 def _counted(finished: int, interrupted: int, failed: int) -> str:
@@ -162,6 +168,7 @@ def _close(ledger: Ledger, jobs: list[Job], complete: bool) -> list[JobReturn]:
     for metric in dict.fromkeys(entry.metric for entry in measured):
         same = [entry for entry in measured if entry.metric == metric]
         print_ranking(same, same[0].mode)
+    print_repeats(measured)
     finished = sum(entry.status == "finished" for entry in entries)
     rest = "" if complete else "; the same command goes on"
     print(f"{finished} of {len(jobs)} jobs finished{rest}", flush=True)
@@ -170,7 +177,7 @@ def _close(ledger: Ledger, jobs: list[Job], complete: bool) -> list[JobReturn]:
     elsewhere = [entry.folder for entry in entries if entry.status == "running"]
     if elsewhere:
         raise JobsFailed(f"{len(elsewhere)} of {len(jobs)} jobs still run in another process, such as {elsewhere[0]}")
-    failed = sum(entry.status in ("failed", "pending") for entry in entries)
+    failed = sum(entry.status in ("failed", "pending", "interrupted") for entry in entries)
     if failed:
         raise JobsFailed(f"{failed} of {len(jobs)} jobs failed")
     return [_returned(job, entry) for job, entry in zip(jobs, entries, strict=True)]

@@ -60,13 +60,16 @@ def log_to(file: Path | None, quiet: bool = False) -> Iterator[None]:
 
 
 def _quiet_known_warnings() -> None:
-    """Lightning advises what does not apply: its loaders' workers, its logging interval, a folder that we made."""
+    """Lightning advises what does not apply: its loaders' workers, its logging interval, a folder that we made, srun
+    on a machine of a cluster.
+    """
     for text in (
         "does not have many workers",
         "log_every_n_steps",
         "Checkpoint directory.*exists",
         "LeafSpec",
         "sync_dist=True",
+        "`srun` command is available",
     ):
         warnings.filterwarnings("ignore", message=f".*{text}")
     warnings.filterwarnings("ignore", message=".*TF32 acceleration on top of oneDNN")  # torch's, when oneDNN is asked
