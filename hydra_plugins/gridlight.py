@@ -4,23 +4,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 
-class GridSweeper(BasicSweeper):
-    """All combinations of the values on the command line, handed to the launcher at once; it composes and checks them,
-    which Hydra's own sweeper would do once more, without remembering anything.
+class SearchSweeper(BasicSweeper):
+    """Hands the words of a sweep to the launcher as they are: what points they make is for the group `search` to say, and
+    a search that learns makes them while jobs run.
     """
 
     def sweep(self, arguments: list[str]) -> Any:
-        assert self.hydra_context is not None and self.launcher is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        (points,) = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
-        return [self.launcher.launch(points, initial_job_idx=0)]
+        assert self.config is not None and self.launcher is not None
+        search = self.config.search
+        ranges = [f"{key}={text}" for key, text in search.ranges.items()] if search.name != "grid" else []
+        return [self.launcher.launch([[*self._parse_config(), *ranges, *arguments]], initial_job_idx=0)]
 
 
 class LocalLauncher(Launcher):

@@ -283,7 +283,7 @@ def _train_and_test(experiment: Experiment, folder: RunFolder, started: float, v
         summary = summarize(model, next(iter(datamodule.loader("train"))))
         if verbose:
             closing.announce(config, folder, summary, datamodule)
-        folder.update(parameters=summary.parameters, multiply_adds=summary.multiply_adds)
+        folder.update(parameters=summary.parameters, multiply_adds=summary.multiply_adds, monitor=monitor, mode=mode)
     last = folder.last_checkpoint if folder.has_checkpoint("last") else None
     trainer.fit(model, datamodule=datamodule, ckpt_path=last, weights_only=True if last else None)
     best = folder.best_checkpoint if folder.has_checkpoint("best") else None
@@ -295,7 +295,7 @@ def _train_and_test(experiment: Experiment, folder: RunFolder, started: float, v
     seconds = time.monotonic() - started
     value = metrics.get(monitor)
     if trainer.is_global_zero:
-        folder.update(best_epoch=epoch, monitor=monitor, mode=mode, value=value, best=best_metrics)
+        folder.update(best_epoch=epoch, value=value, best=best_metrics)
         folder.finish({name: value for name, value in metrics.items() if name.startswith("test/")})
     return RunResult(folder.path, "finished", monitor, mode, value, metrics, seconds)
 
