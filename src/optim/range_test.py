@@ -91,7 +91,7 @@ def range_test(config: Config, lowest: float = LOWEST, highest: float = HIGHEST,
         datamodule.setup()
         model = build_model(config, datamodule.spec)
         trainer = build_trainer(config.model_copy(update={"trainer": settings}))
-        trainer._default_root_dir = scratch  # for the weights from before the test, which Lightning puts back
+        trainer._default_root_dir = scratch  # type: ignore[attr-defined]  # for the weights from before the test, which Lightning puts back
         found = Tuner(trainer).lr_find(
             _Rehearsal(model),
             train_dataloaders=datamodule.train_dataloader(),
@@ -147,7 +147,7 @@ def draw(test: RangeTest, what: str, configured: float) -> "Figure":
     said = "the loss never falls" if test.suggestion is None else f"suggested: optimizer.lr={test.suggestion:g}"
     figure.suptitle(f"range test of {what}; {said}")
     panel = figure.subplots()
-    panel.plot(test.rates, test.losses)
+    panel.plot(test.rates[SKIPPED:], test.losses[SKIPPED:])
     panel.axvline(configured, color="0.6", linestyle="--", label=f"configured, {configured:g}")
     if test.suggestion is not None:
         panel.axvline(test.suggestion, color="tab:red", label=f"steepest fall, {test.suggestion:g}")

@@ -40,8 +40,5 @@ class LearningRateFinder(Callback):
         log.info(
             "range test: suggested optimizer.lr=%s, this run has %s; %s", found.suggestion, config.optimizer.lr, path
         )
-        if trainer.progress_bar_callback is None and found.suggestion is not None:
-            print(
-                f"suggested optimizer.lr={found.suggestion:g}, see {path}; this run has {config.optimizer.lr:g}\n",
-                flush=True,
-            )
+        if found.suggestion is not None:
+            print(f"suggested optimizer.lr={found.suggestion:g}, see {path}\n", flush=True)
