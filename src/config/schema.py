@@ -830,6 +830,32 @@ class CrossValidation(Section):
     seed: Seed = 0
 
 
+class Search(Section):
+    """Where the points of a sweep come from, and which of its jobs are ended early. It belongs to a sweep and not to
+    the configs of its jobs.
+    """
+
+    name: Literal["grid", "random", "optuna"]
+    ranges: dict[str, str]
+    pruner: Literal["none", "median", "successive_halving", "hyperband"]
+    warmup_epochs: PositiveInt
+    startup_jobs: Count
+    reduction_factor: Annotated[int, Field(ge=2)]
+
+
+class RandomSearch(Search):
+    trials: PositiveInt
+    seed: Seed
+
+
+class OptunaSearch(RandomSearch):
+    sampler: Literal["tpe", "gp", "qmc", "nsgaii"]
+    objectives: Annotated[list[str], Field(min_length=1)] | None
+
+
+SEARCHES: dict[str, type[Search]] = {"grid": Search, "random": RandomSearch, "optuna": OptunaSearch}
+
+
 class Config(Section):
     """A whole checked config."""
 
