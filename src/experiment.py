@@ -29,6 +29,7 @@ from src.errors import UserError
 from src.models.base import Model
 from src.regularization.build import batch_transform
 from src.regularization.examples import example_augmentation
+from src.steps import TrainingSteps
 from src.tasks.catalogue import TASKS
 from src.tasks.sequences import Translation
 from src.tracking import closing
@@ -157,11 +158,11 @@ def _tell_texts(model: Model, datamodule: DataModule) -> None:
 
 def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = ()) -> L.Trainer:
     """Make Lightning's trainer."""
-    settings = config.trainer.model_dump(exclude={"name", "profiler"})
+    settings = config.trainer.model_dump(exclude={"name", "profiler", "loop"})
     clip_norm, clip_value = config.regularization.gradient_clip_norm, config.regularization.gradient_clip_value
     clip = clip_norm if clip_norm is not None else clip_value
     try:
-        return L.Trainer(
+        trainer = L.Trainer(
             **settings,
             profiler=config.trainer.profiler or NoProfiler(),
             gradient_clip_val=clip,
@@ -177,6 +178,9 @@ def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: S
         )
     except (L.pytorch.utilities.exceptions.MisconfigurationException, ValueError) as error:
         raise UserError(f"trainer: {error}") from error
+    if config.trainer.loop == "auto":
+        trainer.fit_loop.epoch_loop = TrainingSteps(trainer, max_steps=config.trainer.max_steps)
+    return trainer
 
 
 def run(

@@ -792,6 +792,7 @@ class TrainerOption(Section):
     detect_anomaly: bool
     profiler: Literal["simple", "advanced", "pytorch"] | None
     sync_batchnorm: bool
+    loop: Literal["auto", "lightning"] = "auto"
 
 
 def _not_empty(path: Any) -> Any:

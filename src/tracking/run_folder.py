@@ -48,6 +48,7 @@ _NO_INFLUENCE = (
     "trainer.profiler",
     "trainer.detect_anomaly",
     "trainer.log_every_n_steps",
+    "trainer.loop",
 )
 """Keys that change where and how a run is recorded, not what comes out."""
 
