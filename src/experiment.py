@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -284,7 +285,7 @@ def _execute(config: Config, folder: RunFolder, verbose: bool, callbacks: Sequen
 def _how_to_go_on(config: Config, folder: RunFolder) -> str:
     if config.callbacks.get("checkpoints") is None:
         return "it kept no checkpoint to go on from (callbacks.checkpoints is off)"
-    return f"resume with: python -m src.train resume={closing.shown(folder.path)}"
+    return f"resume with: python -m src.train {shlex.quote(f'resume={closing.shown(folder.path)}')}"
 
 
 def _train_and_test(experiment: Experiment, folder: RunFolder, started: float, verbose: bool) -> RunResult:

@@ -79,7 +79,8 @@ def run_with_hydra(task: Callable[..., object], argv: Sequence[str]) -> None:
     Raises:
         UserError: if the command line names what does not exist.
     """
-    argv = [readable(word) for word in argv]
+    flags = [word for word in argv if word in ("-m", "--multirun")]  # argparse takes no words on both sides of a flag
+    argv = [*flags, *(readable(word) for word in argv if word not in flags)]
     _refuse_misuse(argv)
     sys.argv[1:] = argv  # Hydra reads the command line from there
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print, and we explain it

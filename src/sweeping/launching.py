@@ -1,5 +1,6 @@
 """A sweep from its points to its ranking: entered in the ledger, checked as a whole, run, and ranked."""
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -243,7 +244,8 @@ def _close(ledger: Ledger, jobs: list[Job], complete: bool, trials: "Trials | No
     rest = "" if complete else "; the same command goes on"
     print(f"{finished} of {len(jobs)} jobs finished{ended_early}{rest}", flush=True)
     if not complete:
-        raise KeyboardInterrupt(f"go on with: python -m src.train -m sweep.resume={ledger.folder}")
+        again = shlex.quote(f"sweep.resume={ledger.folder}")
+        raise KeyboardInterrupt(f"go on with: python -m src.train -m {again}")
     elsewhere = [entry.folder for entry in entries if entry.status == "running"]
     if elsewhere:
         raise JobsFailed(f"{len(elsewhere)} of {len(jobs)} jobs still run in another process, such as {elsewhere[0]}")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import random
 import time
 import warnings
@@ -56,15 +57,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Read a checkpoint onto the CPU.
 
         Raises:
-            UserError: if there is none, or if it cannot be read.
+            UserError: if there is none, if it is torn or holds more than data, or if Gridlight did not write it.
         """
         if not Path(path).is_file():
             raise UserError(f"{path}: there is no such checkpoint")
         try:
-            return super().load_checkpoint(path, map_location, weights_only is not False)
+            checkpoint = super().load_checkpoint(path, map_location, weights_only is not False)
+        except (pickle.UnpicklingError, LookupError, EOFError) as error:  # torch's advice would be to let it run code
+            raise UserError(
+                f"{path}: this checkpoint cannot be read: it is no checkpoint, or holds more than tensors and plain values, "
+                "and what could run code is not loaded"
+            ) from error
         except Exception as error:
             first = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(f"{path}: this checkpoint cannot be read: {first}") from error
+        if not isinstance(checkpoint, dict) or "gridlight" not in checkpoint:
+            raise UserError(f"{path}: this checkpoint was not written by Gridlight")
+        return checkpoint
 
 
 class Checkpoints(ModelCheckpoint):
