@@ -1,12 +1,10 @@
 """A source of jobs that are trials of an Optuna study: proposed by it, or only judged by it while they run."""
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
-from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
@@ -20,8 +18,6 @@ from src.sweeping.space import Space
 from src.sweeping.worker import Progress
 from src.tracking.console import new_table, number, show
 from src.tracking.run_folder import RunFolder
-
-warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 
 class Proposer:
