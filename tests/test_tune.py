@@ -55,20 +55,17 @@ def test_mistakes_are_told(words: list[str], told: str) -> None:
 
 
 def test_shares_keep_to_the_budget() -> None:
-    """Whatever sizes the stages have, all together train no more than was given, and none less than two."""
+    """Whatever sizes the stages have, all together train no more than was given, none less than two, and little is left."""
+    tuning = Tuning(["model=mlp"], 11, lambda words: None)
     for budget in range(11, 60):
         for sizes in ((6, 4, 5, 16, 4), (100, 100, 100, 100, 100), (6, 0, 0, 16, 4)):
-            tuning = Tuning(["model=mlp"], budget, lambda words: None)
-            tuning._left -= 1
+            tuning._left = budget - 1
             shares = []
             for stage, size in enumerate(sizes, start=1):
                 shares.append(min(tuning._share(stage, size), size))
                 tuning._left -= shares[-1]
-            assert 1 + sum(shares) <= budget and all(
-                share >= min(2, size) for share, size in zip(shares, sizes, strict=True)
-            )
-        # nothing that could be used is left over
-        assert sum(shares) == sum(sizes) or 1 + sum(shares) > budget - len(ORDER) or sizes == (6, 0, 0, 16, 4)
+            assert tuning._left >= 0 and all(shares[place] >= min(2, size) for place, size in enumerate(sizes))
+            assert shares[-1] == sizes[-1] or tuning._left == 0
 
 
 @pytest.mark.slow
@@ -123,7 +120,8 @@ def test_five_stages_killed_and_issued_again(fast: Words, tmp_path: Path) -> Non
     done = subprocess.run(again, cwd=ROOT, timeout=300, **pipes)  # type: ignore[call-overload]
     assert done.returncode == 0, done.stdout
     (record,) = [json.loads(path.read_text()) for path in outputs.glob("runs/*/*/run.json")]
-    assert record["value"] == pytest.approx(best, rel=1e-6) and record["config_hash"] == winner["config_hash"]
+    assert record["value"] == pytest.approx(best, rel=1e-6)
+    assert record["config_hash"] in {other["config_hash"] for other in after.values() if other["value"] == best}
 
     third = subprocess.run(command, cwd=ROOT, timeout=300, **pipes)  # type: ignore[call-overload]
     assert third.returncode == 0 and records(folder) == after
