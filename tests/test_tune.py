@@ -44,6 +44,7 @@ def test_a_list_is_thinned_evenly() -> None:
         (["budget=5"], "budget=11 or more"),
         (["budget=many"], "a whole number"),
         (["-m", "model=mlp"], "-m: tuning makes its own sweeps"),
+        (["cross_validation.folds=3"], "tune first"),
         (["search=optuna"], "tuning makes its own sweeps"),
         (["optimizer.lr=1e-3,1e-2"], "optimizer.lr: the stages vary keys"),
         (["model=mpl"], "Did you mean 'mlp'"),

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,6 +28,8 @@ _ENTRY_KINDS: dict[str, tuple[str, set[str]]] = {
     "callbacks": ("lightning.pytorch.callbacks.Callback", {"monitor", "mode", "dirpath", "folder"}),
     "logger": ("lightning.pytorch.loggers.Logger", {"save_dir"}),
 }
+
+S = TypeVar("S", bound=schema.Section)
 
 
 _OF_A_SWEEP = ("hydra", "search")
@@ -88,6 +90,29 @@ def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> sch
     if found := combination_problems(config):
         raise UserError("\n".join(found))
     return config
+
+
+def check_section(kind: type[S], given: Mapping[str, Any], key: str) -> S:
+    """Return a part of the config that does not belong to a run, such as the settings of a launcher.
+
+    Args:
+        kind: its schema.
+        given: its keys and values.
+        key: where it stands, such as ``hydra.launcher``.
+
+    Raises:
+        UserError: with every problem that was found, one a line.
+    """
+    path = key.split(".")
+    plain = OmegaConf.to_container(OmegaConf.create(dict(given)))
+    try:
+        return kind.model_validate(plain)
+    except ValidationError as error:
+        whole: Any = plain
+        for name in reversed(path):
+            whole = {name: whole}
+        found = _problems(error, OmegaConf.create(whole), plain, tuple(path))
+        raise UserError("\n".join(dict.fromkeys(found))) from error
 
 
 def _resolve(raw: DictConfig) -> dict[str, Any]:

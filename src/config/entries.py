@@ -98,6 +98,7 @@ ENTRIES: dict[str, type[Entry]] = {
     "src.tracking.checkpoints.Checkpoints": Checkpoints,
     "src.tracking.checkpoints.RandomState": Entry,
     "src.tracking.progress.Progress": Progress,
+    "src.tracking.answers.TestAnswers": Entry,
     "src.tracking.attention_maps.AttentionMaps": AttentionMaps,
     "src.tracking.fit_picture.FitPicture": Entry,
     "src.tracking.gradients.Gradients": Gradients,

@@ -157,11 +157,13 @@ class Driver:
         output = self._output / f"{job.slug}.txt"
         if (path / "run.json").is_file():
             folder = RunFolder.open(path)
-            if folder.record.get("status") == "running":
+            if folder.record.get("status") == "running" and not folder.alive:
                 if self._obeyed > 1:
                     folder.interrupt()
                 else:
                     folder.fail(ProcessEnded(ended.error))
+            elif ended.status == "failed" and folder.record.get("status") == "interrupted" and not self._obeyed:
+                folder.fail(ProcessEnded(ended.error))  # somebody else stopped it
             elif ended.status == "pruned":
                 folder.update(status="pruned", **best_so_far(folder))
             _append(output, folder.train_log)

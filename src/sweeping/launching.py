@@ -18,6 +18,7 @@ from src.sweeping.executor import Executor
 from src.sweeping.grid import Composer, enter
 from src.sweeping.ledger import Job, Ledger, State, locked
 from src.sweeping.naming import sweep_name
+from src.sweeping.repeats import print_repeats
 from src.sweeping.search import Asked, samples_of
 from src.tracking.ranking import print_ranking
 
@@ -40,8 +41,9 @@ def launch(
     loader: Any,
     master: DictConfig,
     points: Sequence[Sequence[str]],
-    executor: Callable[[], Executor],
+    executor: Callable[[Path], Executor],
     warm_up: Callable[[], None] = lambda: None,
+    outlived: bool = False,
 ) -> list[JobReturn]:
     """Run a sweep: check all that can be known of its jobs, then run those that are not finished.
 
@@ -49,8 +51,9 @@ def launch(
         loader: Hydra's config loader.
         master: the config of the whole sweep.
         points: the words of the sweep; more lists than one where another sweeper than ours has made the points.
-        executor: makes what runs them, when it is known that there is something to run.
+        executor: makes what runs them, when it is known that there is something to run, for the sweep's folder.
         warm_up: starts what takes long and can go on while the points are composed.
+        outlived: whether jobs that run already are the executor's, from a command before this one.
 
     Raises:
         UserError: if any job's config is wrong; nothing was started then.
@@ -72,10 +75,10 @@ def launch(
         name = master.sweep.name or sweep_name(master, asked.keys(words))
         folder = Path(master.paths.outputs) / "sweeps" / name
     if master.sweep.dry_run:
-        _print_dry_run(_entered(folder, loader, master, asked, words), master)
+        _print_dry_run(_entered(folder, loader, master, asked, words), master, outlived)
         return []
     with locked(folder):
-        return _run(_entered(folder, loader, master, asked, words, warm_up), master, executor)
+        return _run(_entered(folder, loader, master, asked, words, warm_up), master, executor, outlived)
 
 
 @dataclass
@@ -128,7 +131,7 @@ def _entered(
     return sweep
 
 
-def _print_dry_run(sweep: _Sweep, master: DictConfig) -> None:
+def _print_dry_run(sweep: _Sweep, master: DictConfig, outlived: bool) -> None:
     """Print what would be done, and what the jobs would be; of a search, the jobs at the ends of its ranges."""
     from src.sweeping.estimate import print_plan, print_ranges
 
@@ -137,17 +140,17 @@ def _print_dry_run(sweep: _Sweep, master: DictConfig) -> None:
         known = asked.known(sweep.ledger, sweep.samples())
         sweep.jobs = sweep.jobs or known
         more = asked.left(len(known))
-    due = _plan(sweep.ledger, sweep.jobs, master, more)
+    due = _plan(sweep.ledger, sweep.jobs, master, more, outlived)
     if asked is not None and sweep.probes is not None and asked.search.name == "optuna":
         print_ranges(asked.spaces[0], *sweep.probes)
     else:
         print_plan(sweep.ledger, sweep.jobs, sweep.ledger.states(), [job in due for job in sweep.jobs])
 
 
-def _plan(ledger: Ledger, jobs: list[Job], master: DictConfig, more: int = 0) -> list[Job]:
+def _plan(ledger: Ledger, jobs: list[Job], master: DictConfig, more: int, outlived: bool) -> list[Job]:
     """Say what is going to happen, and return the jobs that are to run."""
-    states = _settled(ledger, jobs)
-    due = [job for job in jobs if _is_due(states[job.number], master.sweep.retry_failed)]
+    states = ledger.states() if outlived else _settled(ledger, jobs)
+    due = [job for job in jobs if _is_due(states[job.number], master.sweep.retry_failed, outlived)]
     counts = [
         sum(ACTIONS[states[job.number].status] == action for job in jobs) for action in ("skip", "resume", "retry")
     ]
@@ -158,7 +161,7 @@ def _plan(ledger: Ledger, jobs: list[Job], master: DictConfig, more: int = 0) ->
     return due
 
 
-def _run(sweep: _Sweep, master: DictConfig, executor: Callable[[], Executor]) -> list[JobReturn]:
+def _run(sweep: _Sweep, master: DictConfig, executor: Callable[[Path], Executor], outlived: bool) -> list[JobReturn]:
     ledger, asked = sweep.ledger, sweep.asked
     trials: Trials | None = None
     if asked is not None and asked.learns:
@@ -166,7 +169,7 @@ def _run(sweep: _Sweep, master: DictConfig, executor: Callable[[], Executor]) ->
         ledger.head["search"] = asked.record
         sweep.jobs = _merged(sweep.jobs, trials.jobs)
     more = trials.left if trials else 0
-    due = _plan(ledger, sweep.jobs, master, more)
+    due = _plan(ledger, sweep.jobs, master, more, outlived)
     ledger.save()
     source: Source = Listed(due)
     if trials is not None:
@@ -175,7 +178,7 @@ def _run(sweep: _Sweep, master: DictConfig, executor: Callable[[], Executor]) ->
     complete = True
     if source.more():
         with Display(len(sweep.jobs) + more, before=len(sweep.jobs) - len(due)) as display:
-            complete = Driver(ledger, source, executor(), display, sys.orig_argv).run()
+            complete = Driver(ledger, source, executor(ledger.folder), display, sys.orig_argv).run()
     if trials is not None:
         sweep.jobs = _merged(sweep.jobs, trials.jobs)
     return _close(ledger, sweep.jobs, complete, trials)
@@ -195,9 +198,10 @@ def _settled(ledger: Ledger, jobs: list[Job]) -> dict[int, State]:
     return states
 
 
-def _is_due(state: State, retry_failed: bool) -> bool:
+def _is_due(state: State, retry_failed: bool, outlived: bool) -> bool:
     action = ACTIONS[state.status]
-    return action in ("run", "resume") or (action == "retry" and retry_failed)
+    follow = action == "runs elsewhere" and outlived
+    return action in ("run", "resume") or follow or (action == "retry" and retry_failed)
 
 
 def _counted(finished: int, interrupted: int, failed: int) -> str:
@@ -232,6 +236,7 @@ def _close(ledger: Ledger, jobs: list[Job], complete: bool, trials: "Trials | No
     for metric in dict.fromkeys(entry.metric for entry in measured):
         same = [entry for entry in measured if entry.metric == metric]
         print_ranking(same, same[0].mode)
+    print_repeats(measured)
     if trials is not None:
         trials.print_front()
     finished, pruned = (sum(entry.status == status for entry in entries) for status in ("finished", "pruned"))
@@ -243,7 +248,7 @@ def _close(ledger: Ledger, jobs: list[Job], complete: bool, trials: "Trials | No
     elsewhere = [entry.folder for entry in entries if entry.status == "running"]
     if elsewhere:
         raise JobsFailed(f"{len(elsewhere)} of {len(jobs)} jobs still run in another process, such as {elsewhere[0]}")
-    failed = sum(entry.status in ("failed", "pending") for entry in entries)
+    failed = sum(entry.status in ("failed", "pending", "interrupted") for entry in entries)
     if failed:
         raise JobsFailed(f"{failed} of {len(jobs)} jobs failed")
     return [_returned(job, entry) for job, entry in zip(jobs, entries, strict=True)]

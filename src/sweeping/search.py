@@ -14,6 +14,7 @@ from src.sweeping.grid import Composer, enter
 from src.sweeping.ledger import Job, Ledger
 from src.sweeping.naming import varied
 from src.sweeping.objectives import COSTS, Objective, objectives_of
+from src.sweeping.repeats import FOLD
 from src.sweeping.space import Space
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Asked:
         if search.name != "grid":
             if len(asked.spaces) != 1:
                 raise UserError(f"search={search.name} needs hydra/sweeper=search")
+            if any(axis.key == FOLD for axis in asked.spaces[0].axes):
+                raise UserError(f"search={search.name}: a cross-validation runs every fold of every point: search=grid")
             if not asked.spaces[0].axes:
                 raise UserError(
                     f"search={search.name}: nothing is varied; give a range, such as "

@@ -115,7 +115,7 @@ def search(tmp_path: Path) -> Search:
             about = own or [*shared, *(word for word in words if word.startswith(("search", "sweep.")))]
             master = loader.load_configuration("train", about, RunMode.MULTIRUN)
             try:
-                launch(loader, master, [own or [*shared, *words]], lambda: made)
+                launch(loader, master, [own or [*shared, *words]], lambda folder: made)
             except Killed:
                 assert killed_at is not None
         return made
@@ -337,6 +337,7 @@ def test_the_pareto_front_is_shown(search: Search, tmp_path: Path, capsys: pytes
     [
         ([LR], "search=random and search=optuna draw from it"),
         (["seed=0", "search=random"], "nothing is varied"),
+        ([LR, "search=random", "cross_validation.fold=1,2"], "every fold of every point"),
         ([LR, "search=optuna", "search.sampler=tpp"], r"search.sampler=tpp: Did you mean 'tpe'\?"),
         ([LR, "search=random", "search.trials=0"], "search.trials=0: must"),
         ([LR, "search=optuna", "search.objectives=[val/los]"], r"Did you mean 'val/loss'\?"),
