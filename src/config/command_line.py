@@ -138,6 +138,7 @@ def help_text(argv: Sequence[str]) -> str:
         "  python -m src.train optimizer.lr=0.01 trainer.max_epochs=5  change a key",
         "  python -m src.train regularization=[dropout,l2]             combine presets",
         "  python -m src.train -m model=mlp,cnn optimizer.lr=1e-3,1e-2 a sweep over all pairs",
+        "  python -m src.train -m +sweeps=learning_rate search=optuna  a search over a documented range",
         "  python -m src.train resume=outputs/runs/…                   go on with an interrupted run",
         "  python -m src.train --cfg job model=lstm                    print the config and stop",
         "",
