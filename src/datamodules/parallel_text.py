@@ -90,8 +90,7 @@ class ParallelText(DataModule):
         if len(short) < len(pairs):
             left, most = len(pairs) - len(short), " and ".join(map(str, dict.fromkeys(longest)))
             log.warning(f"{self.path}: {left:,} of {len(pairs):,} pairs are left out, longer than {most} tokens")
-        together = self.kept_together()
-        parts = split_indices(len(short), *self.fractions, self.split_seed, fold=self.fold, kept_together=together)
+        parts = split_indices(len(short), *self.fractions, self.split_seed, fold=self.fold)
         return {name: [short[i] for i in index] for name, index in parts.items()}
 
     def _split(self, text: str) -> Sequence[str]:

@@ -52,19 +52,17 @@ class Text(DataModule):
     def load(self) -> dict[str, Batch]:
         text = self._read()
         val, test = (round(len(text) * fraction) for fraction in self.fractions)
-        if min(val, test, len(text) - val - test) <= self.context:
+        begin, end = len(text) - val - test, len(text) - test
+        if self.fold is not None:
+            begin, end = self.fold.blocks(end)
+        parts = {"train": text[:begin], "val": text[begin:end], "test": text[len(text) - test :]}
+        if min(map(len, parts.values())) <= self.context:
             raise UserError(
                 f"{self.path}: {len(text):,} characters are too few: every split needs more than "
-                f"datamodule.context={self.context} (validation {val:,}, test {test:,})"
+                f"datamodule.context={self.context} (validation {end - begin:,}, test {test:,})"
             )
-        held_out = text[len(text) - test :]
-        train, validation = text[: len(text) - val - test], text[len(text) - val - test : len(text) - test]
-        if self.fold is not None:
-            begin, end = self.fold.blocks(len(text) - test)
-            train, validation = text[:begin], text[begin:end]
         if self.vocabulary is None:
-            self.vocabulary = Vocabulary.of([train])
-        parts = {"train": train, "val": validation, "test": held_out}
+            self.vocabulary = Vocabulary.of([parts["train"]])
         return {name: LanguageBatch(self._windows(part)) for name, part in parts.items()}
 
     def _read(self) -> str:
