@@ -27,7 +27,8 @@ def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
     from src.tracking.run_folder import RunFolder
     from src.tracking.uploads import find, upload
 
-    runs, running = [], []
+    runs: list[Run] = []
+    running: list[Run] = []
     for run in find(paths):
         (running if RunFolder.open(run.folder).alive else runs).append(run)
     for run in running:
