@@ -468,6 +468,8 @@ class Audio(DataOption):
     n_fft: PositiveInt
     hop: PositiveInt
     n_mels: PositiveInt
+    memory_share: Share
+    workers: Count | None
     split_seed: Seed
     val_fraction: Fraction
 
@@ -491,6 +493,22 @@ class AudioFolder(Audio):
 
 class FSDD(Audio):
     pass
+
+
+class ImageFolder(Split):
+    task = "classification"
+    inputs = "image"
+    path: UserPath
+    pattern: Annotated[str | None, AfterValidator(_names_a_class)]
+    val_path: UserPath | None
+    test_path: UserPath | None
+    size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None
+    channels: Literal[1, 3] | None
+    memory_share: Share
+    workers: Count | None
+
+    def folders(self) -> dict[str, Path]:
+        return _given(path=self.path, val_path=self.val_path, test_path=self.test_path)
 
 
 # ---- optimizers and schedules --------------------------------------------------------------------------------------
@@ -878,6 +896,7 @@ SCHEMAS: dict[str, dict[str, type[Option]]] = {
         "src.datamodules.text_classification.TextClassification": TextClassification,
         "src.datamodules.parallel_text.ParallelText": ParallelText,
         "src.datamodules.multi30k.Multi30k": Multi30k,
+        "src.datamodules.image_folder.ImageFolder": ImageFolder,
         "src.datamodules.audio_folder.AudioFolder": AudioFolder,
         "src.datamodules.fsdd.FSDD": FSDD,
     },
