@@ -1,12 +1,14 @@
 """A series of the user's: one column of a CSV file."""
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from src.datamodules.records import read_text
 from src.datamodules.windows import Windows
 from src.errors import UserError, nearest
 
@@ -31,21 +33,24 @@ class Series(Windows):
         return self.column or "x"
 
     def values(self) -> Tensor:
-        """Return the column [N] in float64.
+        return torch.tensor(self._column(self.path), dtype=torch.float64)
+
+    def values_in(self, path: Path) -> list[float]:
+        """Return the column of another file; one with a single column is taken whatever its name is."""
+        single = "," not in read_text(path).split("\n")[0]
+        return super().values_in(path) if single else self._column(path)
+
+    def _column(self, path: Path) -> list[float]:
+        """Return the column of a file.
 
         Raises:
             UserError: if there is no such file or column, or naming the row of what is no number.
         """
-        try:
-            rows = list(csv.reader(self.path.read_text(encoding="utf-8-sig").splitlines()))
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self.path}: this is no text in UTF-8 (byte {error.start})") from error
-        except OSError as error:
-            raise UserError(f"{self.path}: this file cannot be read: {error.strerror}") from error
+        rows = list(csv.reader(read_text(path).splitlines()))
         header = [cell.strip() for cell in rows[0]] if rows else []
         column = header[0] if self.column is None and len(header) == 1 else self.column
         if column is None or column not in header:
-            raise UserError(f"datamodule.column={self.column or 'null'}: {nearest(self.column or '', header)}")
+            raise UserError(f"{path}: datamodule.column={self.column or 'null'}: {nearest(self.column or '', header)}")
         place, values = header.index(column), []
         for number, row in enumerate(rows[1:], 2):
             if row:
@@ -53,9 +58,7 @@ class Series(Windows):
                 try:
                     values.append(float(cell))
                 except ValueError:
-                    raise UserError(f"{self.path}, row {number}, column {column}: '{cell}' is no number") from None
-        series = torch.tensor(values, dtype=torch.float64)
-        if not series.isfinite().all():
-            first = int((~series.isfinite()).nonzero()[0])
-            raise UserError(f"{self.path}, column {column}: value {first + 1} is {values[first]}")
-        return series
+                    raise UserError(f"{path}, row {number}, column {column}: '{cell}' is no number") from None
+                if not math.isfinite(values[-1]):
+                    raise UserError(f"{path}, row {number}, column {column}: '{cell}' is no finite number")
+        return values

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_all_start_methods
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from src.errors import UserError
 
 Read = Callable[[Tensor, bool], Tensor]
 """Makes the inputs of the examples whose numbers [B] it is given, changed by the augmentation or not."""
+_START = "fork" if "fork" in get_all_start_methods() else None
+"""How workers start: at once, also in a process that was itself spawned, where each would import everything anew."""
 AHEAD = 2
 """Batches that each worker has ready."""
 
@@ -59,6 +62,7 @@ class StreamLoader(BatchLoader):
             sampler=orders,  # type: ignore[arg-type]
             num_workers=self.workers,
             prefetch_factor=AHEAD if self.workers else None,
+            multiprocessing_context=_START if self.workers else None,
             generator=torch.Generator(),  # the seeds of workers are of no use here, and not the process's to give
         )
         for (_, index), found in zip(numbered, loader, strict=True):

@@ -1,6 +1,5 @@
 """A text file of the user's, for language modelling by characters or byte pairs."""
 
-import os
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,7 @@ from src.datamodules.baselines import trivial_scores
 from src.datamodules.loader import BatchLoader
 from src.datamodules.memory import fits
 from src.datamodules.records import read_text
-from src.datamodules.rows import looks_like_file
+from src.datamodules.rows import names_a_file
 from src.datamodules.streams import stream_order
 from src.datamodules.token_files import between, cut, pieces, tokens_on_disk
 from src.datamodules.tokens import Tokens, from_plain, learned
@@ -161,7 +160,7 @@ class Text(DataModule):
         """The input is one prompt that the model continues, or a text file that holds it."""
         assert self.vocabulary is not None
         prompt = inputs[0] if len(inputs) == 1 else ""
-        if os.path.isfile(prompt) or (prompt and not any(map(str.isspace, prompt)) and looks_like_file(prompt)):
+        if names_a_file(prompt):
             prompt = read_text(Path(prompt))
         if not prompt:
             raise UserError("a language model continues one prompt of at least one character at a time")

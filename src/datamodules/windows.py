@@ -56,6 +56,10 @@ class Windows(DataModule):
     def values(self) -> Tensor:
         """Return the series [N] in float64."""
 
+    def values_in(self, path: Path) -> list[float]:
+        """Return the values of a file that is given to `predict`."""
+        return [row[0] for row in read_rows([str(path)], [self.series_name])]
+
     def load(self) -> dict[str, Batch]:
         series = self.values().unsqueeze(1)
         val, test = (round(len(series) * fraction) for fraction in self.fractions)
@@ -89,10 +93,8 @@ class Windows(DataModule):
         assert self.scale is not None
         windows = []
         for text in inputs:
-            if looks_like_file(text):
-                values = [row[0] for row in read_rows([str(Path(text))], [self.series_name])]
-            else:
-                values = read_rows([text], text.count(",") + 1)[0]
+            named = looks_like_file(text)
+            values = self.values_in(Path(text)) if named else read_rows([text], text.count(",") + 1)[0]
             if len(values) < self.window:
                 raise UserError(f"'{text[:60]}': {len(values)} values, and the model sees {self.window}")
             windows.append(values[-self.window :])

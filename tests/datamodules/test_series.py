@@ -38,7 +38,7 @@ def test_one_column_needs_no_name(tmp_path: Path) -> None:
         ("a,b\n1,2\n", None, r"datamodule.column=null: Possible: a, b\."),
         ("price,b\n1,2\n", "prise", r"datamodule.column=prise: Did you mean 'price'\?"),
         ("a,b\n1,2\n3,\n", "b", r"prices.csv, row 3, column b: '' is no number"),
-        ("a\n1\nnan\n", "a", r"column a: value 2 is nan"),
+        ("a\n1\nnan\n", "a", r"row 3, column a: 'nan' is no finite number"),
         ("a\n1\n2\n", "a", r"a longer series or smaller datamodule.window"),
         ("", "a", r"datamodule.column=a: Possible: none"),
     ],
