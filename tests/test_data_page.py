@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ def write(folder: Path) -> None:
             rows = lines[len(header) :] * 30
             if name == "people.csv":  # one row a person
                 rows = [re.sub(r",\d,(yes|no)$", rf",{i},\1", row) for i, row in enumerate(rows)]
+            if name == "sales.csv":  # day by day
+                rows = [str(date(2026, 1, 1) + timedelta(i)) + row[10:] for i, row in enumerate(rows)]
             (folder / name).write_text("\n".join([*header, *rows]) + "\n", encoding="utf-8")
             continue
         for line in lines:

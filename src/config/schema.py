@@ -279,7 +279,9 @@ class Series(DataOption):
     task = "forecasting"
     inputs = "sequence"
     path: UserPath
-    column: str | None
+    column: str | list[str] | None
+    covariates: list[str]
+    time_column: str | None
     window: PositiveInt
     horizon: PositiveInt
     val_fraction: Fraction
