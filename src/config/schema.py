@@ -497,6 +497,12 @@ class FSDD(Audio):
     pass
 
 
+def _two_sides(size: Any) -> Any:
+    if size is not None and not (isinstance(size, list) and len(size) == 2):
+        raise ValueError("height and width of an image, such as [64,64]")
+    return size
+
+
 class ImageFolder(Split):
     task = "classification"
     inputs = "image"
@@ -504,7 +510,7 @@ class ImageFolder(Split):
     pattern: Annotated[str | None, AfterValidator(_names_a_class)]
     val_path: UserPath | None
     test_path: UserPath | None
-    size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None
+    size: Annotated[list[PositiveInt] | None, BeforeValidator(_two_sides)]
     channels: Literal[1, 3] | None
     memory_share: Share
     workers: Count | None
