@@ -183,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = parser.parse_args(argv)
     with errors_for_people():
         generation = Generation(**{field.name: getattr(words, field.name) for field in fields(Generation)})
+        output = AnswerFile(words.output) if words.output else None
         from src.experiment import answer, continuation
 
         loaded, arguments = _ready(words.run, generation)
@@ -204,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         else:
             answers = answers_to(loaded, words.inputs, **arguments)  # type: ignore[assignment]
-        with AnswerFile(words.output) if words.output else nullcontext() as file:
+        with output or nullcontext() as file:
             for shown, found in answers:
                 if file is not None:
                     file.write(shown, found)

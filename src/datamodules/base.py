@@ -189,7 +189,14 @@ class DataModule(L.LightningDataModule):
         assert self._splits is not None
         if self.readers:
             workers = default_workers() if self.workers is None else self.workers
-            log.info("data: read from files batch by batch, by %s worker processes", workers)
+            by = (
+                "this process"
+                if workers == 0
+                else "a worker process"
+                if workers == 1
+                else f"{workers} worker processes"
+            )
+            log.info("data: read from files batch by batch, by %s", by)
         elif self.movable:
             log.info("data: %s in memory, as tensors", shown_bytes(size_of(self._splits.values())))
 
