@@ -141,6 +141,7 @@ def build(
     datamodule.augmentation = example_augmentation(config.regularization, datamodule.raw)
     datamodule.prepare_data()
     datamodule.setup()
+    datamodule.say_where()
     L.seed_everything(config.seed, workers=True, verbose=False)  # the same weights, however the data were made
     model = build_model(config, datamodule.spec)
     _tell_texts(model, datamodule)
