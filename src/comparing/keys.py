@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from src.errors import UserError, nearest
@@ -14,6 +15,7 @@ _REPEATS = ("seed", "fold")
 _LEADING = ("model.name", "datamodule.name", "optimizer.name", "scheduler.name")
 
 
+@cache
 def repeats(key: str) -> bool:
     """Whether runs that differ in a key alone are repetitions of each other: a seed or a fold."""
     last = key.rpartition(".")[2]

@@ -11,7 +11,7 @@ from functools import cached_property
 from math import inf, isfinite
 from typing import Any
 
-from src.comparing.keys import MISSING, comparable, differing, meant, repeats, shown, telling
+from src.comparing.keys import MISSING, comparable, meant, repeats, shown, telling
 from src.comparing.statistics import Sample, holm, number, paired, sample, welch
 from src.errors import UserError
 from src.tasks.catalogue import direction_of
@@ -192,9 +192,10 @@ def _view(runs: Sequence[RecordedRun], metric: str, sort: str | None) -> View:
     sign = 1 if mode == "min" else -1
     keys, following = telling(runs)
     groups: dict[tuple[Any, ...], list[RecordedRun]] = {}
-    told = [key for key in differing([run.config for run in runs]) if not repeats(key)]
     for run in runs:
-        groups.setdefault(tuple(comparable(run.config.get(key, MISSING)) for key in told), []).append(run)
+        groups.setdefault(tuple(comparable(run.config.get(key, MISSING)) for key in (*keys, *following)), []).append(
+            run
+        )
     share = _share(runs)
     rows = [_row(group, metric, sign, share) for group in groups.values()]
     rows.sort(key=lambda row: sign * row.score.mean if row.score else inf)
