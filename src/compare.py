@@ -98,7 +98,7 @@ def read(folders: Sequence[Path], into: Path | None) -> Found:
     remarks = Remarks()
     runs = read_runs(*folders, remarks=remarks)
     common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
-    return Found(runs, [str(folder) for folder in folders], into or common, pending(folders), str(remarks))
+    return Found(runs, [str(folder) for folder in folders], into or common, pending(folders), remarks)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -46,14 +46,14 @@ class Found:
         places: the folders or projects that were asked for.
         into: the folder that gets pictures and page.
         pending: jobs of their sweeps that have not started.
-        remarks: what had to be left out, a line each.
+        remarks: whose text says what had to be left out, a line each; it grows while curves are read.
     """
 
     runs: "Sequence[RecordedRun]"
     places: Sequence[str]
     into: Path
     pending: int = 0
-    remarks: str = ""
+    remarks: object = ""
 
     @property
     def ended(self) -> bool:
@@ -83,9 +83,9 @@ def compare(found: Found, words: argparse.Namespace, reload: float | None = None
     asked = words.columns.split(",") if words.columns else None
     tables = [(view, columns_of(view, asked)) for view in shown]
     if words.export:
-        from src.comparing.export import FORMATS
+        from src.comparing.export import WRITERS
 
-        print(FORMATS[words.export](tables), end="")
+        print(WRITERS[words.export](tables), end="")
     elif words.diff:
         from src.comparing.diff import chosen, print_diff, rows_of
 
@@ -96,8 +96,6 @@ def compare(found: Found, words: argparse.Namespace, reload: float | None = None
         for view, columns in tables:
             print_view(view, columns, words.limit, whole=asked is not None)
     beside = sys.stderr if words.export else sys.stdout
-    if found.remarks:
-        print(found.remarks, file=sys.stderr)
     if words.pictures:
         print(f"\npictures in {save_pictures(found.into, shown)}", file=beside)
     if words.html:
@@ -105,6 +103,8 @@ def compare(found: Found, words: argparse.Namespace, reload: float | None = None
 
         page = write_report(found.into / "report.html", tables, found.places, found.pending, found.remarks, reload)
         print(f"\npage: {page}", file=beside)
+    if text := str(found.remarks):
+        print(text, file=sys.stderr)
 
 
 def save_pictures(folder: Path, views: "Sequence[View]") -> Path:
@@ -170,6 +170,8 @@ def show(read: Callable[[], Found], words: argparse.Namespace) -> None:
     words.html = words.html or words.open
     if words.export is not None and words.export not in FORMATS:
         raise UserError(f"--export {words.export}: {nearest(words.export, FORMATS)}")
+    if words.limit < 0:
+        raise UserError(f"--limit {words.limit}: rows to show, 0 for all")
     if words.watch:
         if not words.every > 0:
             raise UserError(f"--every {words.every:g}: the seconds between two looks must be above 0")

@@ -30,12 +30,12 @@ def shown(value: Any) -> str:
         return value if value.isprintable() else json.dumps(value)  # control characters would reach the terminal
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def comparable(value: Any) -> Any:
     """Return something that can be hashed and is equal for equal values."""
-    return shown(value) if isinstance(value, list | dict) else value
+    return value if value is None or isinstance(value, str | int | float) else shown(value)
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -64,7 +64,7 @@ def print_view(view: View, columns: Sequence[str], limit: int = 0, whole: bool =
     rows = view.rows[:limit] if limit else view.rows
     head, *body = texts(view, columns, rows)
     first = len(head) - len(columns)
-    head = [*head[:first], *short(columns)]
+    head = [*head[:first], *map(shown, short(columns))]
     places = range(len(head)) if whole else _fitting([head, *body], first)
     numbers = {0, 1, *(first + place for place, column in enumerate(columns) if _is_number(view.rows[0], column))}
     table = new_table()
@@ -90,7 +90,7 @@ def texts(view: View, columns: Sequence[str], rows: Sequence[Row]) -> list[list[
     """
     repeated, tested = view.repeated, bool(view.test)
     own = ["rank", view.metric, *(["95 % interval"] if repeated else []), *(["vs best"] if tested else [])]
-    lines = [[*own, *columns]]
+    lines = [[shown(name) for name in (*own, *columns)]]
     for row in rows:
         cells = [str(row.rank or "-"), str(row.score or "-")]
         cells += [row.score.shown_interval() if row.score else ""] if repeated else []

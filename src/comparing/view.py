@@ -98,9 +98,10 @@ def measured(run: RecordedRun, column: str) -> float | None:
         epoch = run.record.get("best_epoch")
         return None if epoch is None else epoch + 1
     if column == "gap":
-        losses = run.summary.get("val/loss"), run.summary.get("train/loss")
-        return None if losses[0] is None or losses[1] is None else losses[0] - losses[1]
-    value = run.value if column == run.metric else run.summary.get(column)
+        val, train = run.summary.get("val/loss"), run.summary.get("train/loss")
+        value = None if val is None or train is None else val - train
+    else:
+        value = run.value if column == run.metric else run.summary.get(column)
     return value if value is not None and isfinite(value) else None
 
 
@@ -128,9 +129,11 @@ class View:
     @property
     def title(self) -> str:
         """What is compared, in words."""
-        data = dict.fromkeys(str(run.config["datamodule.name"]) for run in self.runs if "datamodule.name" in run.config)
+        data = dict.fromkeys(
+            shown(run.config["datamodule.name"]) for run in self.runs if "datamodule.name" in run.config
+        )
         where = f" on {', '.join(data)}" if data else ""
-        return f"{self.metric}{where}, {'lower' if self.mode == 'min' else 'higher'} is better"
+        return f"{shown(self.metric)}{where}, {'lower' if self.mode == 'min' else 'higher'} is better"
 
     @property
     def repeated(self) -> bool:
@@ -164,7 +167,7 @@ def statuses(runs: Iterable[RecordedRun]) -> dict[str, int]:
 
 def views(runs: Sequence[RecordedRun], metric: str | None = None, sort: str | None = None) -> list[View]:
     """Return a view for each metric that selects best epochs and each data set, since losses of different tasks do not
-    compare; with a metric given, one view of all.
+    compare; with a metric given, one view of all whose data have it.
 
     Args:
         runs: to compare.
@@ -179,7 +182,8 @@ def views(runs: Sequence[RecordedRun], metric: str | None = None, sort: str | No
         have = [run for run in runs if measured(run, metric) is not None]
         if not have:
             raise UserError(f"{metric}: no run has a value of it yet")
-        return [_view(runs, metric, sort)]
+        data = {run.config.get("datamodule.name") for run in have}
+        return [_view([run for run in runs if run.config.get("datamodule.name") in data], metric, sort)]
     groups: dict[tuple[str, str], list[RecordedRun]] = {}
     for run in runs:
         groups.setdefault((run.metric, str(run.config.get("datamodule.name", ""))), []).append(run)
@@ -193,9 +197,8 @@ def _view(runs: Sequence[RecordedRun], metric: str, sort: str | None) -> View:
     keys, following = telling(runs)
     groups: dict[tuple[Any, ...], list[RecordedRun]] = {}
     for run in runs:
-        groups.setdefault(tuple(comparable(run.config.get(key, MISSING)) for key in (*keys, *following)), []).append(
-            run
-        )
+        values = tuple(comparable(run.config.get(key, MISSING)) for key in (*keys, *following))
+        groups.setdefault(values, []).append(run)
     again = [key for key in dict.fromkeys(key for run in runs for key in run.config) if repeats(key)]
     share = _share(runs, again)
     rows = [_row(group, metric, sign, share, again) for group in groups.values()]

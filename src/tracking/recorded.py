@@ -28,7 +28,7 @@ _BESIDE = ("paths", "resume", "tags", "notes", "logger", "sweep", "callbacks")
 SIZES = ("parameters", "multiply_adds")
 """Sizes of a run that its record holds; any other is a key of its config."""
 
-_KEPT = (*SIZES, "best_epoch", "started", "command", "error", "wandb", "config_hash")
+_KEPT = ("started", "command", "error", "wandb")
 """What a comparison keeps of run.json: without the git diff, which can be long."""
 
 _NAMED = 3
@@ -60,7 +60,7 @@ class RecordedRun:
         value: the best value of it so far.
         seconds: that it took.
         summary: the metrics of its best epoch and of its test, by ``split/name``.
-        record: parameters, multiply_adds, best_epoch, started, command, error.
+        record: parameters, multiply_adds, best_epoch (from 0), started, command, error, wandb.
         read_curves: gives its curves; called once, when they are asked for.
         folder: where it lies; None on a server.
     """
@@ -112,7 +112,9 @@ class Remarks:
         self._found: dict[str, list[Path]] = {}
 
     def add(self, what: str, path: Path) -> None:
-        self._found.setdefault(what, []).append(path)
+        paths = self._found.setdefault(what, [])
+        if path not in paths:
+            paths.append(path)
 
     def __str__(self) -> str:
         return "\n".join(f"{what}: {_few(paths)}" for what, paths in self._found.items())
@@ -176,34 +178,26 @@ def _read(folder: Path, several: bool, remarks: Remarks) -> RecordedRun | None:
     except (OSError, ValueError, yaml.YAMLError):
         remarks.add("left out, as config.yaml cannot be read", folder)
         return None
-    try:
-        record = json.loads((folder / "run.json").read_bytes())
-        if not isinstance(record, dict):
-            raise ValueError("not a record")
-    except OSError:
-        if not (folder / "metrics.jsonl").is_file():
-            remarks.add("left out, as there is neither run.json nor metrics.jsonl", folder)
-            return None
-        remarks.add("run.json is missing, so the status is unknown", folder)
-        record = {}
-    except ValueError:
-        remarks.add("run.json is damaged, so the status is unknown", folder)
-        record = {}
-    metric = record.get("monitor") or config.get("monitor") or "val/loss"
-    mode = record.get("mode") or direction_of(metric)
+    record = _record(folder, remarks)
+    if record is None:
+        return None
+    if record.get("status") == "running" and not RunFolder(folder, record).alive:
+        record = _record(folder, remarks) or record  # it may have ended between the two looks
+        if record["status"] == "running":
+            record["status"] = "interrupted"
+    metric = str(record.get("monitor") or config.get("monitor") or "val/loss")
+    mode = record["mode"] if record.get("mode") in ("min", "max") else direction_of(metric)
     status = str(record.get("status") or "unknown")
-    if status == "running" and not RunFolder(folder, record).alive:
-        status = "interrupted"
     curves: Callable[[], Mapping[str, Curve]] = partial(_read_curves, folder, remarks)
     summary = _numbers(record.get("best")) | _numbers(record.get("final"))
-    value, epoch = record.get("value"), record.get("best_epoch")
+    value, epoch, seconds, *sizes = (_number(record.get(key)) for key in ("value", "best_epoch", "seconds", *SIZES))
     if status != "finished":  # its record is written at the end
         known = curves()
         curves = partial(_given, known)
         if metric in known:
             epoch, summary = best_of(known, metric, mode)
             value = summary.get(metric)
-    kept: dict[str, Any] = {key: record.get(key) for key in _KEPT} | {"best_epoch": epoch}
+    kept: dict[str, Any] = {key: record.get(key) for key in _KEPT} | dict(zip(SIZES, sizes, strict=True))
     return RecordedRun(
         name=f"{folder.parent.name}/{folder.name}" if several else folder.name,
         place=_shown(folder),
@@ -212,12 +206,30 @@ def _read(folder: Path, several: bool, remarks: Remarks) -> RecordedRun | None:
         metric=metric,
         mode=mode,
         value=value,
-        seconds=record.get("seconds"),
+        seconds=seconds,
         summary=summary,
-        record=kept,
+        record=kept | {"best_epoch": epoch},
         read_curves=curves,
         folder=folder,
     )
+
+
+def _record(folder: Path, remarks: Remarks) -> dict[str, Any] | None:
+    """Return run.json, or what can be said without it; None if the folder holds no run."""
+    try:
+        record = json.loads((folder / "run.json").read_bytes())
+        if isinstance(record, dict):
+            return record
+    except ValueError:
+        pass
+    except OSError:
+        if not (folder / "metrics.jsonl").is_file():
+            remarks.add("left out, as there is neither run.json nor metrics.jsonl", folder)
+            return None
+        remarks.add("run.json is missing, so the status is unknown", folder)
+        return {"status": "unknown"}
+    remarks.add("run.json is damaged, so the status is unknown", folder)
+    return {"status": "unknown"}
 
 
 def _given(curves: Mapping[str, Curve]) -> Mapping[str, Curve]:
@@ -225,7 +237,13 @@ def _given(curves: Mapping[str, Curve]) -> Mapping[str, Curve]:
 
 
 def _numbers(entries: Any) -> dict[str, float]:
-    return {name: float(value) for name, value in (entries or {}).items() if is_number(value) and "/" in name}
+    """Return the metrics among some entries: numbers whose name has a split in front."""
+    pairs = entries.items() if isinstance(entries, Mapping) else ()
+    return {name: float(value) for name, value in pairs if is_number(value) and "/" in name}
+
+
+def _number(value: Any) -> Any:
+    return value if is_number(value) else None
 
 
 def best_of(curves: Mapping[str, Curve], metric: str, mode: str) -> tuple[int | None, dict[str, float]]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from src.compare import main
 from src.comparing.sweeps import pending
 from src.config.check import check
 from src.config.compose import compose
@@ -79,6 +80,23 @@ def test_what_is_damaged_is_said_once_and_left_out(write_run: WriteRun, tmp_path
         "lines of metrics.jsonl are torn and left out",
     ]
     assert all(name in said[0] for name in ("binary", "bytes", "no-config")) and str(torn) in said[4]
+
+
+def test_a_record_of_the_wrong_types_is_no_crash(write_run: WriteRun, tmp_path: Path) -> None:
+    wrong = {
+        "status": 7,
+        "value": "low",
+        "seconds": "long",
+        "best": [1],
+        "final": "x",
+        "parameters": {},
+        "best_epoch": "x",
+    }
+    write_run("a", **wrong, monitor=3, mode="up")
+    (write_run("b") / "config.yaml").write_text("seed: 1\nwhen: 2026-11-25\nwhat: !!set {a, b}\n1: 2\nmodel: mlp\n")
+    main([str(tmp_path), "--export", "csv"])
+    main([str(tmp_path), "--diff", "a", "b"])
+    main([str(tmp_path), "--html", "--pictures", "--columns", "all"])
 
 
 def test_many_remarks_stay_one_line(tmp_path: Path) -> None:
