@@ -110,7 +110,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         folders = [Path(word) for word in words.words if Path(word).exists() or not is_condition(word)]
         words.filter += [word for word in words.words if not Path(word).exists() and is_condition(word)]
         if not folders:
-            raise UserError("which runs? python -m src.compare outputs/sweeps/<name>, or any folder that holds runs")
+            taken = f" ({', '.join(words.filter)}: taken for a condition)" if words.filter else ""
+            raise UserError(
+                f"which runs? python -m src.compare outputs/sweeps/<name>, or a folder that holds runs{taken}"
+            )
         show(lambda: read(folders, words.into), words)
         if words.scaling:
             found = read(folders, words.into)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -189,6 +191,7 @@ def test_a_watch_ends_with_the_last_run(tuned: Path, capsys: pytest.CaptureFixtu
         (["--diff", "1", "widht-8_seed-1"], "Did you mean 'width-8_seed-1'"),
         (["--diff", "1", "width-8"], "which run? width-8_seed-0, width-8_seed-1"),
         (["--watch", "--every", "0"], "must be above 0"),
+        (["--html", "--into", "/dev/null/x"], "/dev/null/x: cannot be written"),
         (["--limit", "-1"], "--limit -1: rows to show"),
         (["--limit", "few"], "invalid int value: 'few'"),
     ],
@@ -204,8 +207,17 @@ def test_a_mistake_is_answered_in_one_screen(
 
 def test_without_a_folder_it_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main([])
-    assert "which runs? python -m src.compare outputs/sweeps/<name>" in capsys.readouterr().err
+        main(["lr=0.1"])
+    err = capsys.readouterr().err
+    assert "which runs? python -m src.compare outputs/sweeps/<name>" in err and "lr=0.1: taken for a condition" in err
+
+
+def test_a_reader_may_have_enough(tuned: Path) -> None:
+    words = [sys.executable, "-m", "src.compare", str(tuned), "--export", "json"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 141
 
 
 def test_a_comparison_does_not_load_torch(tuned: Path, command: Command) -> None:

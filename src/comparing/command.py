@@ -96,13 +96,16 @@ def compare(found: Found, words: argparse.Namespace, reload: float | None = None
         for view, columns in tables:
             print_view(view, columns, words.limit, whole=asked is not None)
     beside = sys.stderr if words.export else sys.stdout
-    if words.pictures:
-        print(f"\npictures in {save_pictures(found.into, shown)}", file=beside)
-    if words.html:
-        from src.comparing.report import write_report
+    try:
+        if words.pictures:
+            print(f"\npictures in {save_pictures(found.into, shown)}", file=beside)
+        if words.html:
+            from src.comparing.report import write_report
 
-        page = write_report(found.into / "report.html", tables, found.places, found.pending, found.remarks, reload)
-        print(f"\npage: {page}", file=beside)
+            page = write_report(found.into / "report.html", tables, found.places, found.pending, found.remarks, reload)
+            print(f"\npage: {page}", file=beside)
+    except OSError as error:
+        raise UserError(f"{error.filename or found.into}: cannot be written: {error.strerror}") from error
     if text := str(found.remarks):
         print(text, file=sys.stderr)
 

@@ -162,7 +162,8 @@ def _run_folders(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         if path.is_file():
             raise UserError(f"{path}: this is a file; compare reads folders of runs")
-        near = nearest(path.name, (f.name for f in path.parent.iterdir() if f.is_dir())) if path.parent.is_dir() else ""
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        near = nearest(path.name, [f.name for f in beside if f.is_dir() and not f.name.startswith(".")])
         raise UserError(f"{path}: there is no such folder. {near}".rstrip())
     for folder, below, files in os.walk(path):
         if "config.yaml" in files:
