@@ -186,22 +186,50 @@ def _read(folder: Path, several: bool, remarks: Remarks) -> RecordedRun | None:
         record = _record(folder, remarks) or record  # it may have ended between the two looks
         if record["status"] == "running":
             record["status"] = "interrupted"
+    return recorded_run(
+        name=f"{folder.parent.name}/{folder.name}" if several else folder.name,
+        place=_shown(folder),
+        config=config,
+        record=record,
+        read_curves=partial(_read_curves, folder, remarks),
+        folder=folder,
+    )
+
+
+def recorded_run(
+    name: str,
+    place: str,
+    config: Mapping[str, Any],
+    record: Mapping[str, Any],
+    read_curves: Callable[[], Mapping[str, Curve]],
+    folder: Path | None = None,
+) -> RecordedRun:
+    """Return a run from its config and its record, wherever both were kept.
+
+    Args:
+        name: what people call it.
+        place: its folder, or its address on a server.
+        config: a value a dotted key, as `flat` returns it.
+        record: what run.json holds; what is missing or of a wrong type is left out.
+        read_curves: gives its curves, such as ``lambda: curves_of(rows)``; called only if they are asked for, or if the run
+            has not finished.
+        folder: where it lies; None on a server.
+    """
     metric = str(record.get("monitor") or config.get("monitor") or "val/loss")
     mode = record["mode"] if record.get("mode") in ("min", "max") else direction_of(metric)
     status = str(record.get("status") or "unknown")
-    curves: Callable[[], Mapping[str, Curve]] = partial(_read_curves, folder, remarks)
     summary = _numbers(record.get("best")) | _numbers(record.get("final"))
     value, epoch, seconds, *sizes = (_number(record.get(key)) for key in ("value", "best_epoch", "seconds", *SIZES))
     if status != "finished":  # its record is written at the end
-        known = curves()
-        curves = partial(_given, known)
+        known = read_curves()
+        read_curves = partial(_given, known)
         if metric in known:
             epoch, summary = best_of(known, metric, mode)
             value = summary.get(metric)
     kept: dict[str, Any] = {key: record.get(key) for key in _KEPT} | dict(zip(SIZES, sizes, strict=True))
     return RecordedRun(
-        name=f"{folder.parent.name}/{folder.name}" if several else folder.name,
-        place=_shown(folder),
+        name=name,
+        place=place,
         config={key: value for key, value in config.items() if key.partition(".")[0] not in _BESIDE},
         status=status,
         metric=metric,
@@ -210,7 +238,7 @@ def _read(folder: Path, several: bool, remarks: Remarks) -> RecordedRun | None:
         seconds=seconds,
         summary=summary,
         record=kept | {"best_epoch": epoch},
-        read_curves=curves,
+        read_curves=read_curves,
         folder=folder,
     )
 
