@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 ARGS ?=
 
-.PHONY: train test test-all lint bench coverage-of-the-textbook doctor clean
+.PHONY: train test test-all test-slurm lint bench coverage-of-the-textbook doctor clean
 
 train: .venv/installed
 	$(PY) -m src.train $(ARGS)
@@ -13,6 +13,10 @@ test: .venv/tested
 
 test-all: .venv/tested
 	$(PY) -m pytest -m "slow or not slow" $(ARGS)
+
+test-slurm: .venv/tested
+	.venv/bin/pip install --quiet -c constraints.txt -e ".[slurm]"
+	tests/slurm/with_slurm.sh $(PY) -m pytest -n 0 -m slurm tests/slurm $(ARGS)
 
 lint: .venv/tested
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy

@@ -1,29 +1,62 @@
 """The launchers and sweepers, where Hydra looks for them; the work is in src/sweeping."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+if TYPE_CHECKING:
+    from src.sweeping.executor import Executor
 
-class GridSweeper(BasicSweeper):
-    """All combinations of the values on the command line, handed to the launcher at once; it composes and checks them,
-    which Hydra's own sweeper would do once more, without remembering anything.
+
+class SearchSweeper(BasicSweeper):
+    """Hands the words of a sweep to the launcher as they are: what points they make is for the group `search` to say, and
+    a search that learns makes them while jobs run.
     """
 
     def sweep(self, arguments: list[str]) -> Any:
-        assert self.hydra_context is not None and self.launcher is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        (points,) = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
-        return [self.launcher.launch(points, initial_job_idx=0)]
+        from src.sweeping.repeats import with_folds
+
+        assert self.config is not None and self.launcher is not None
+        search = self.config.search
+        ranges = [f"{key}={text}" for key, text in search.ranges.items()] if search.name != "grid" else []
+        words = with_folds([*self._parse_config(), *ranges, *arguments], self.config)
+        return [self.launcher.launch([words], initial_job_idx=0)]
 
 
-class LocalLauncher(Launcher):
+class SweepLauncher(Launcher):
+    """What the launchers have in common: the sweep of `src.sweeping.launching`, on an executor of their own.
+
+    Attributes:
+        outlived: whether jobs go on when the command that started them is killed, and are found again by the next.
+    """
+
+    outlived = False
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+        self.config = config
+
+    def executor(self) -> "Callable[[Path], Executor]":
+        """Return what makes the executor of a sweep's folder, after a check of the settings."""
+        raise NotImplementedError
+
+    def warm_up(self) -> None:
+        """Start what takes long and can go on while the points are composed."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from src.sweeping.launching import launch
+
+        loader, executor = self.hydra_context.config_loader, self.executor()
+        return launch(loader, self.config, job_overrides, executor, self.warm_up, self.outlived)
+
+
+class LocalLauncher(SweepLauncher):
     """Runs the jobs of a sweep in processes of this machine.
 
     Args:
@@ -35,13 +68,38 @@ class LocalLauncher(Launcher):
     def __init__(self, jobs: int | None = None, devices_per_job: int = 1, threads: int | None = None) -> None:
         self.jobs, self.devices_per_job, self.threads = jobs, devices_per_job, threads
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context = hydra_context
-        self.config = config
+    def executor(self) -> "Callable[[Path], Executor]":
+        from src.sweeping.pool import local_pool
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from src.sweeping.launching import launch
-        from src.sweeping.pool import local_pool, warm_up
+        return local_pool(self.config, self.jobs, self.devices_per_job, self.threads)
 
-        pool = local_pool(self.config, self.jobs, self.devices_per_job, self.threads)
-        return launch(self.hydra_context.config_loader, self.config, job_overrides, pool, warm_up)
+    def warm_up(self) -> None:
+        from src.sweeping.pool import warm_up
+
+        warm_up()
+
+
+class SubmititSlurmLauncher(SweepLauncher):
+    """Runs the jobs of a sweep on a SLURM cluster; see conf/hydra/launcher/submitit_slurm.yaml."""
+
+    outlived = True
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def executor(self) -> "Callable[[Path], Executor]":
+        from src.sweeping.on_slurm import slurm
+
+        return slurm(self.settings)
+
+
+class RayLauncher(SweepLauncher):
+    """Runs the jobs of a sweep with Ray; see conf/hydra/launcher/ray.yaml."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def executor(self) -> "Callable[[Path], Executor]":
+        from src.sweeping.on_ray import ray
+
+        return ray(self.settings)

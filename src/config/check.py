@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,6 +28,26 @@ _ENTRY_KINDS: dict[str, tuple[str, set[str]]] = {
     "callbacks": ("lightning.pytorch.callbacks.Callback", {"monitor", "mode", "dirpath", "folder"}),
     "logger": ("lightning.pytorch.loggers.Logger", {"save_dir"}),
 }
+
+S = TypeVar("S", bound=schema.Section)
+
+
+_OF_A_SWEEP = ("hydra", "search")
+"""Sections of what Hydra composed that are no part of a run's config."""
+
+
+def check_search(cfg: DictConfig) -> schema.Search:
+    """Return the checked section ``search`` of a sweep's config.
+
+    Raises:
+        UserError: with every problem that was found, one a line.
+    """
+    plain = OmegaConf.to_container(cfg.search, resolve=True)
+    assert isinstance(plain, dict)
+    try:
+        return schema.SEARCHES.get(plain.get("name", ""), schema.Search).model_validate(plain)
+    except ValidationError as error:
+        raise UserError("\n".join(_problems(error, cfg, plain, ("search",)))) from error
 
 
 def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> schema.Config:
@@ -72,6 +92,29 @@ def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> sch
     return config
 
 
+def check_section(kind: type[S], given: Mapping[str, Any], key: str) -> S:
+    """Return a part of the config that does not belong to a run, such as the settings of a launcher.
+
+    Args:
+        kind: its schema.
+        given: its keys and values.
+        key: where it stands, such as ``hydra.launcher``.
+
+    Raises:
+        UserError: with every problem that was found, one a line.
+    """
+    path = key.split(".")
+    plain = OmegaConf.to_container(OmegaConf.create(dict(given)))
+    try:
+        return kind.model_validate(plain)
+    except ValidationError as error:
+        whole: Any = plain
+        for name in reversed(path):
+            whole = {name: whole}
+        found = _problems(error, OmegaConf.create(whole), plain, tuple(path))
+        raise UserError("\n".join(dict.fromkeys(found))) from error
+
+
 def _resolve(raw: DictConfig) -> dict[str, Any]:
     try:
         missing = sorted(key for key in OmegaConf.missing_keys(raw) if not key.startswith("hydra."))
@@ -81,7 +124,7 @@ def _resolve(raw: DictConfig) -> dict[str, Any]:
     if missing:
         raise UserError("\n".join(f"{key} must be given: {key}=…" for key in missing))
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key != "hydra"}
+    return {str(key): value for key, value in plain.items() if key not in _OF_A_SWEEP}
 
 
 def _check_option(group: str, option: Any) -> schema.Option:

@@ -19,6 +19,7 @@ def combination_problems(config: schema.Config) -> list[str]:
         *_optimization(config),
         *_averaging(config),
         *_monitor(config),
+        *_cross_validation(config),
         *_trainer(config),
     ]
 
@@ -139,6 +140,21 @@ def _monitor(config: schema.Config) -> Iterator[str]:
     allowed = [name for name in allowed if name.startswith("val/") or name == "train/loss"]
     if config.monitor not in allowed:
         yield f"monitor={config.monitor}: {nearest(config.monitor, allowed)}"
+
+
+def _cross_validation(config: schema.Config) -> Iterator[str]:
+    asked = config.cross_validation
+    if asked.folds is None:
+        for key in ("fold", "group"):
+            if (value := getattr(asked, key)) is not None:
+                yield f"cross_validation.{key}={value}: say of how many folds: cross_validation.folds=5"
+    elif asked.fold is None:
+        yield (
+            f"cross_validation.folds={asked.folds}: one run validates on one of the folds, such as cross_validation.fold=1; "
+            "-m trains them all"
+        )
+    elif asked.fold > asked.folds:
+        yield f"cross_validation.fold={asked.fold}: there are {asked.folds}, from 1 (cross_validation.folds)"
 
 
 def _trainer(config: schema.Config) -> Iterator[str]:

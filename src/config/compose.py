@@ -122,13 +122,13 @@ def _wrong_keys(parsed: Sequence[Override], options: dict[str, dict[str, str]], 
     chosen = [o.input_line for o in parsed if o.key_or_group in options and not o.is_sweep_override() and o.input_line]
     try:
         with own_hydra():
-            cfg = hydra_compose("train", overrides=[searched, *chosen])
+            cfg = hydra_compose("train", overrides=[searched, *chosen], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException):
         return []
     problems = []
     for override in parsed:
         key = override.key_or_group
-        if key in options or override.type != OverrideType.CHANGE or key.startswith("hydra"):
+        if key in options or override.type != OverrideType.CHANGE or key == "hydra.searchpath":
             continue
         if problem := _wrong_key(override, cfg, options):
             problems.append(problem)

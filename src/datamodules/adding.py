@@ -7,6 +7,7 @@ import torch
 
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
+from src.datamodules.folds import recut
 from src.datamodules.rows import read_rows
 from src.errors import UserError
 from src.spec import DataSpec
@@ -50,7 +51,7 @@ class Adding(DataModule):
 
     def load(self) -> dict[str, Batch]:
         generator = torch.Generator().manual_seed(self.split_seed)
-        return {name: self._drawn(size, generator) for name, size in self.sizes.items()}
+        return recut({name: self._drawn(size, generator) for name, size in self.sizes.items()}, self.fold)
 
     def _drawn(self, size: int, generator: torch.Generator) -> LabelledBatch:
         values = torch.rand(size, self.length, generator=generator)

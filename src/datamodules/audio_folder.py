@@ -39,7 +39,7 @@ class AudioFolder(Audio):
 
     def files(self) -> dict[str, list[Labelled]]:
         given = {name: labelled_files(folder, self.pattern) for name, folder in self.paths.items()}
-        return completed(given, self.val_fraction, self.test_fraction, self.split_seed, group=itemgetter(1))
+        return completed(given, self.val_fraction, self.test_fraction, self.split_seed, itemgetter(1), self.fold)
 
 
 CLASS_FOLDERS = r"(?P<label>[^/]+)/.+\.wav"

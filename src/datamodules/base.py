@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
 from src.batches import Batch, LabelledBatch
 from src.datamodules.baselines import trivial_scores
+from src.datamodules.folds import Fold
 from src.datamodules.loader import BatchLoader
+from src.errors import UserError
 from src.spec import DataSpec
 
 
@@ -44,6 +47,33 @@ class DataModule(L.LightningDataModule):
         self.data_dir = Path("data")
         self.augmentation: Any = None  # of raw training examples; set by `src.experiment.build`, absent after loading
         self._splits: dict[str, Batch] | None = None
+        self._fold: Fold | None = None
+        self._asked_for_fold = False
+
+    @property
+    def fold(self) -> Fold | None:
+        """Which part of training and validation data a cross-validation validates on; `load` asks for it and cuts the data
+        by it before it fits anything. None where there is no cross-validation.
+        """
+        self._asked_for_fold = True
+        return self._fold
+
+    @fold.setter
+    def fold(self, fold: Fold | None) -> None:
+        self._fold = fold
+
+    def groups(self, column: str) -> Sequence[Any]:
+        """Return the value of a column for each example, which a cross-validation keeps together.
+
+        Raises:
+            UserError: if the data have no such column.
+        """
+        raise UserError(f"cross_validation.group={column}: {type(self).__name__} has no columns to group by")
+
+    def kept_together(self) -> np.ndarray | None:
+        """Return the group [N] of each example where `fold` is by groups."""
+        column = self._fold.group if self._fold else None
+        return None if column is None else np.array([str(value) for value in self.groups(column)])
 
     @abstractmethod
     def load(self) -> dict[str, Batch]:
@@ -82,6 +112,9 @@ class DataModule(L.LightningDataModule):
         """Return tokens as people read them, one by one; those of the answers, where they have their own vocabulary."""
         return [str(token) for token in tokens]
 
+    texts: Callable[[Tensor], list[str]] | None = None
+    """A method that turns target tokens [B, T] into texts, where BLEU is to be measured on them."""
+
     def augmented(self, index: Tensor) -> Tensor:
         """Return the inputs of some training examples [B] as `augmentation` changes them, drawn anew in every call."""
         raise AssertionError(f"{type(self).__name__} has no raw examples")
@@ -97,7 +130,13 @@ class DataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if self._splits is None:
+            self.kept_together()  # refuse a column that is not there, whether or not `load` asks for it
             self._splits = self.load()
+            if self._fold is not None and not self._asked_for_fold:
+                raise UserError(
+                    f"cross_validation: {type(self).__name__} cannot be cut into folds; its load() must use self.fold "
+                    "(docs/extending.md)"
+                )
 
     def split(self, name: str) -> Batch:
         """Return one split, whole."""

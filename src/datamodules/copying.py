@@ -8,6 +8,7 @@ from torch import Tensor
 
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
+from src.datamodules.folds import recut
 from src.errors import UserError
 from src.spec import DataSpec
 from src.tasks.tagging import UNASKED
@@ -48,10 +49,11 @@ class Copy(DataModule):
 
     def load(self) -> dict[str, Batch]:
         generator = torch.Generator().manual_seed(self.split_seed)
-        return {
+        splits: dict[str, Batch] = {
             name: self._drawn(torch.randint(SYMBOLS, (size, self.symbols), generator=generator))
             for name, size in self.sizes.items()
         }
+        return recut(splits, self.fold)
 
     def _drawn(self, symbols: Tensor) -> LabelledBatch:
         x = self._sequences(symbols)

@@ -12,6 +12,7 @@ from babel.dates import format_date
 
 from src.batches import Batch, TranslationBatch
 from src.datamodules.base import DataModule
+from src.datamodules.folds import recut
 from src.datamodules.vocabulary import END, PADDING, START, Vocabulary, cut_padding, padded
 from src.errors import UserError, nearest
 from src.spec import DataSpec
@@ -64,7 +65,7 @@ class Dates(DataModule):
         self.source_length = 0
 
     def load(self) -> dict[str, Batch]:
-        texts = self._texts()
+        texts = recut(self._texts(), self.fold)
         if self.source_vocabulary is None:
             self.source_vocabulary = Vocabulary.of(text for text, _ in texts["train"])
             self.source_length = max(len(text) for pairs in texts.values() for text, _ in pairs) + 1

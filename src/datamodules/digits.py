@@ -46,7 +46,7 @@ class Digits(DataModule):
 
     def load(self) -> dict[str, Batch]:
         pixels, labels = load_digits(return_X_y=True)
-        parts = split_indices(len(labels), *self.fractions, self.split_seed, labels)
+        parts = split_indices(len(labels), *self.fractions, self.split_seed, labels, self.fold, self.kept_together())
         images = torch.tensor(pixels, dtype=torch.float32)
         if self.scale is None:
             self.scale = Standardizer.fit(images[parts["train"]].reshape(-1, 1))

@@ -63,10 +63,18 @@ class ETT(DataModule):
         ends = np.cumsum([months * month for months in MONTHS.values()])
         if len(values) < ends[-1]:
             raise UserError(f"{self._where()}: {len(values):,} rows, and the usual split needs {ends[-1]:,}")
+        starts = [0, ends[0] - self.window, ends[1] - self.window]
+        if self.fold is not None:
+            starts[1], end = self.fold.blocks(ends[1])
+            ends[:2] = starts[1], end
+            if min(starts[1], end - starts[1]) < self.window + self.horizon:
+                raise UserError(
+                    f"cross_validation.folds={self.fold.of}: a block of {end - starts[1]} rows holds no window of "
+                    f"{self.window} + {self.horizon}"
+                )
         if self.scale is None:
             self.scale = Standardizer.fit(values[: ends[0]])
         values = self.scale.apply(values)
-        starts = [0, ends[0] - self.window, ends[1] - self.window]
         if starts[1] < self.horizon or ends[1] - ends[0] < self.horizon:
             raise UserError(f"datamodule: window={self.window} and horizon={self.horizon} do not fit into four months")
         return {

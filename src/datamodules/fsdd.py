@@ -22,10 +22,17 @@ class FSDD(Audio):
         found = self._complete(self.data_dir / "fsdd" / "recordings")
         test = [path for path in found if _index(path.name) in TEST_INDICES]
         rest = [path for path in found if _index(path.name) not in TEST_INDICES]
+        given = {"train": rest, "test": test}
+        together = _speaker if self.fold and self.fold.group else None
         parts = completed(
-            {"train": rest, "test": test}, self.val_fraction, 0.0, self.split_seed, group=_digit_and_speaker
+            given, self.val_fraction, 0.0, self.split_seed, _digit_and_speaker, self.fold, kept_together=together
         )
         return {name: [(path, path.name[0]) for path in part] for name, part in parts.items()}
+
+    def groups(self, column: str) -> list[str]:
+        if column != "speaker":
+            raise UserError(f"cross_validation.group={column}: recordings can be grouped by speaker")
+        return [_speaker(path) for path in self._complete(self.data_dir / "fsdd" / "recordings")]
 
     def _complete(self, folder: Path) -> list[Path]:
         """Return the path of every recording.
@@ -51,6 +58,10 @@ class FSDD(Audio):
 
 def _index(name: str) -> int:
     return int(name.removesuffix(".wav").rpartition("_")[2])
+
+
+def _speaker(path: Path) -> str:
+    return path.name.split("_")[1]
 
 
 def _digit_and_speaker(path: Path) -> str:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
+from src.datamodules.folds import recut
 from src.datamodules.rows import read_rows
 from src.datamodules.standardizing import Standardizer
 from src.errors import UserError, nearest
@@ -68,6 +69,7 @@ class Function(DataModule):
         drawn = {"train": generator.uniform(*self.range, train), "val": generator.uniform(*self.range, val)}
         noise = {name: self.noise * generator.standard_normal(len(x)) for name, x in drawn.items()}
         parts = {name: (x, self.function(x) + noise[name]) for name, x in drawn.items()}
+        parts = recut(parts, self.fold)
         grid = np.linspace(*self.range, test)
         parts["test"] = (grid, self.function(grid))
         if self.scale is None:

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable, Sequence
 from math import prod
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
+from src.datamodules.folds import recut
 from src.datamodules.rows import looks_like_file, read_rows
 from src.datamodules.standardizing import Standardizer
 from src.errors import UserError
@@ -117,7 +119,7 @@ class Shapes(DataModule):
         self.scale: Standardizer | None = None
 
     def load(self) -> dict[str, Batch]:
-        parts = {name: self._draw(name) for name in SPLITS}
+        parts = recut({name: self._draw(name) for name in SPLITS}, self.fold, classes=itemgetter(1))
         if self.scale is None:
             pixels = torch.from_numpy(parts["train"][0]).movedim(1, -1).reshape(-1, self.channels)
             self.scale = Standardizer.fit(pixels)

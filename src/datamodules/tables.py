@@ -46,7 +46,8 @@ class Table(DataModule):
 
     def _parts(self) -> dict[str, Any]:
         classes = None if self.task == "regression" else self._bunch.target
-        return split_indices(len(self._bunch.target), *self.fractions, self.split_seed, classes)
+        size, together = len(self._bunch.target), self.kept_together()
+        return split_indices(size, *self.fractions, self.split_seed, classes, self.fold, together)
 
     def load(self) -> dict[str, Batch]:
         parts = self._parts()

@@ -93,8 +93,17 @@ class TextClassification(DataModule):
 
     def _rows(self) -> dict[str, list[tuple[str, ...]]]:
         """Return (text, label) of every example of each split."""
-        given = {name: read_records(path, self.columns) for name, path in self.paths.items()}
-        return completed(given, *self.fractions, self.split_seed, group=itemgetter(1))
+        column = self.fold.group if self.fold else None
+        columns = self.columns if column is None else (*self.columns, column)
+        given = {
+            name: read_records(path, columns if name != "test" else self.columns) for name, path in self.paths.items()
+        }
+        together = None if column is None else itemgetter(2)
+        parts = completed(given, *self.fractions, self.split_seed, itemgetter(1), self.fold, kept_together=together)
+        return {name: [row[:2] for row in rows] for name, rows in parts.items()}
+
+    def groups(self, column: str) -> list[str]:
+        return [value for (value,) in read_records(self.paths["train"], (column,))]
 
     def _vocabulary(self, texts: Sequence[str]) -> Words:
         """Take the words of training, and those that augmentation may put in their place."""

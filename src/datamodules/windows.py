@@ -60,6 +60,10 @@ class Windows(DataModule):
         series = self.values().unsqueeze(1)
         val, test = (round(len(series) * fraction) for fraction in self.fractions)
         sizes = [len(series) - val - test, val, test]
+        if self.fold is not None:
+            begin, end = self.fold.blocks(len(series) - test)
+            sizes = [begin, end - begin, test]
+            series = torch.cat((series[:end], series[len(series) - test :]))
         if (shortest := min(sizes)) < self.window + self.horizon:
             raise UserError(
                 f"datamodule: a split of {shortest} values holds no window of {self.window} + {self.horizon}; "

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -86,27 +87,23 @@ def work(assignment: Assignment, channel: Connection) -> None:
             process with all that it started.
     """
     os.setsid()  # one signal reaches it with all that it starts, and the terminal's Ctrl-C none of them
-    _prepare(assignment)
-    orders = Orders(channel)
-    try:
-        ended = (_alone if assignment.processes == 1 else _in_a_fresh_process)(assignment, orders)
-    except KeyboardInterrupt:
-        ended = Ended(assignment.number, orders.outcome)
-    except BaseException as error:
-        traceback.print_exc()
-        shown = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
-        ended = Ended(assignment.number, "failed", shown)
-    orders.send(ended)
+    prepare(assignment)
+    orders = Orders(channel.send)
+    threading.Thread(target=_listen, args=(channel, orders), daemon=True).start()
+    orders.send(carry_out(assignment, orders))
 
 
 class Orders:
-    """The worker's end of the channel to the driver."""
+    """What a job is asked while it runs, and what it tells of itself.
 
-    def __init__(self, channel: Connection) -> None:
-        self._channel = channel
+    Args:
+        send: takes the events.
+    """
+
+    def __init__(self, send: Callable[[Event], None]) -> None:
+        self._send = send
         self.stopping: str | None = None
         self.process: subprocess.Popen[bytes] | None = None
-        threading.Thread(target=self._listen, daemon=True).start()
 
     @property
     def outcome(self) -> str:
@@ -115,22 +112,46 @@ class Orders:
 
     def send(self, event: Event) -> None:
         with suppress(OSError):
-            self._channel.send(event)
+            self._send(event)
 
-    def _listen(self) -> None:
-        while True:
-            try:
-                self.stopping = self._channel.recv()
-            except (EOFError, OSError):
-                os.killpg(0, signal.SIGKILL)
-            os.kill(self.process.pid if self.process else os.getpid(), signal.SIGINT)
+    def obey(self, order: str) -> None:
+        """Stop the job; it saves a checkpoint."""
+        self.stopping = order
+        if self.process is not None:
+            self.process.send_signal(signal.SIGINT)
+        else:
+            os.kill(os.getpid(), signal.SIGINT)
 
 
-def _prepare(assignment: Assignment) -> None:
+def _listen(channel: Connection, orders: Orders) -> None:
+    while True:
+        try:
+            order = channel.recv()
+        except (EOFError, OSError):
+            os.killpg(0, signal.SIGKILL)
+        orders.obey(order)
+
+
+def carry_out(assignment: Assignment, orders: Orders) -> Ended:
+    """Run a job in this process, or a job of several processes in those that it starts, and say how it has ended."""
+    try:
+        return (_alone if assignment.processes == 1 else _in_a_fresh_process)(assignment, orders)
+    except KeyboardInterrupt:
+        return Ended(assignment.number, orders.outcome)
+    except BaseException as error:
+        traceback.print_exc()
+        shown = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+        return Ended(assignment.number, "failed", shown)
+
+
+def prepare(assignment: Assignment) -> None:
+    """Give this process the environment of a job, the file for what it prints, and Python's answer to Ctrl-C."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if assignment.environment is not None:
         os.environ.clear()
         os.environ.update(assignment.environment)
+    if "SLURM_NTASKS" in os.environ:
+        os.environ["SLURM_JOB_NAME"] = "interactive"  # Lightning starts ranks by itself, and does not requeue
     if assignment.devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(assignment.devices)
     if assignment.output is not None:
@@ -204,7 +225,7 @@ def _report_from_disk(assignment: Assignment, orders: Orders) -> None:
     while True:
         time.sleep(1.0)
         rows = RunFolder(assignment.folder, {}).metrics()
-        epoch = max((row["epoch"] for row in rows if row.get("epoch") is not None), default=-1)
+        epoch = max((row["epoch"] for row in rows if "train/loss" in row), default=-1)  # the last of an epoch
         if epoch > told:
             told = epoch
             latest = {k: v for row in rows if row.get("epoch") == epoch for k, v in row.items() if "/" in k}

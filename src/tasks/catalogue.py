@@ -56,7 +56,7 @@ TASKS: dict[str, TaskFacts] = {
         "a sequence from a sequence",
         LOSS | {"perplexity": "min", "token_accuracy": "max"},
         label_smoothing=True,
-        test_metrics={"exact_match": "max"},
+        test_metrics={"exact_match": "max", "bleu": "max"},
         generates=True,
     ),
 }

@@ -15,6 +15,7 @@ from rich.table import Table
 from src.config.schema import Config
 from src.spec import SPLITS
 from src.tracking.console import show as show_table
+from src.tracking.console import shown
 from src.tracking.run_folder import RunFolder
 from src.tracking.run_logger import sync_hint
 from src.tracking.summary import Summary
@@ -59,13 +60,16 @@ def log_to(file: Path | None, quiet: bool = False) -> Iterator[None]:
 
 
 def _quiet_known_warnings() -> None:
-    """Lightning advises what does not apply: its loaders' workers, its logging interval, a folder that we made."""
+    """Lightning advises what does not apply: its loaders' workers, its logging interval, a folder that we made, srun
+    on a machine of a cluster.
+    """
     for text in (
         "does not have many workers",
         "log_every_n_steps",
         "Checkpoint directory.*exists",
         "LeafSpec",
         "sync_dist=True",
+        "`srun` command is available",
     ):
         warnings.filterwarnings("ignore", message=f".*{text}")
     warnings.filterwarnings("ignore", message=".*TF32 acceleration on top of oneDNN")  # torch's, when oneDNN is asked
@@ -127,11 +131,6 @@ def advice(experiment: "Experiment", folder: RunFolder, result: "RunResult") -> 
     if train is not None and val is not None and val > 1.5 * train and not (knobs.dropout and knobs.weight_decay):
         return "Training loss is far below validation loss: try regularization=[dropout,l2]."
     return "To do better, vary the learning rate first: -m optimizer.lr=3e-4,1e-3,3e-3."
-
-
-def shown(path: Path) -> str:
-    """Return a path as a person would type it here."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _number(value: float | None) -> str:

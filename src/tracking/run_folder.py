@@ -48,6 +48,7 @@ _NO_INFLUENCE = (
     "trainer.profiler",
     "trainer.detect_anomaly",
     "trainer.log_every_n_steps",
+    "trainer.loop",
 )
 """Keys that change where and how a run is recorded, not what comes out."""
 
@@ -219,6 +220,19 @@ class RunFolder:
             return True
         self._release()
         return False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock of a run that does not run, so that it cannot be resumed meanwhile.
+
+        Raises:
+            UserError: if it is running.
+        """
+        self._acquire()
+        try:
+            yield
+        finally:
+            self._release()
 
     @property
     def checkpoints(self) -> Path:

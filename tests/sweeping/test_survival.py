@@ -1,6 +1,5 @@
 """Sweeps that are killed, starved or stopped: nothing is lost, nothing runs twice, nothing is left behind."""
 
-import json
 import os
 import random
 import signal
@@ -19,51 +18,11 @@ from src import ROOT
 from src.sweeping.ledger import Ledger
 from src.tracking.resume_proof import compare
 from src.tracking.run_folder import RunFolder
+from tests.sweeping.commands import processes, records, running, start, wait_for
 
 Words = Callable[..., list[str]]
 
 pytestmark = pytest.mark.slow
-
-
-def start(words: list[str], **environment: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "src.train", *words],
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def processes(marker: str) -> list[int]:
-    """Return the processes in whose environment the marker stands: all that a sweep started."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"MARKER={marker}".encode() in path.read_bytes().split(b"\0") and _alive(path.parent):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
-
-
-def _alive(process: Path) -> bool:
-    return ") Z " not in (process / "stat").read_text()
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 120.0) -> Any:
-    """Wait until something is true, and return it."""
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
-    return found
-
-
-def records(folder: Path) -> dict[str, dict[str, Any]]:
-    return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/run.json")}
 
 
 def killed_until_done(words: list[str], folder: Path, kills: int, seed: int, longest: float) -> int:
@@ -122,20 +81,6 @@ def test_a_sweep_that_is_killed_again_and_again(
 
 
 LONG = ["trainer.max_epochs=100000", "regularization=none", "trainer.limit_train_batches=4", "callbacks=default"]
-
-
-def running(folder: Path, count: int) -> Callable[[], list[dict[str, Any]] | None]:
-    """Return what tells whether so many jobs are training, by their records."""
-
-    def look() -> list[dict[str, Any]] | None:
-        found = [
-            record
-            for name, record in records(folder).items()
-            if record["status"] == "running" and (folder / name / "checkpoints" / "last.ckpt").is_file()
-        ]
-        return found if len(found) >= count else None
-
-    return look
 
 
 def sweep_words(fast: Words, name: str) -> list[str]:

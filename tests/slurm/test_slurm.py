@@ -1,0 +1,167 @@
+"""Sweeps on a real SLURM: make test-slurm starts one where there is none."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from src.sweeping.ledger import Ledger
+from src.tracking.resume_proof import compare
+from src.tracking.run_folder import RunFolder
+from tests.sweeping.commands import records, running, start, wait_for
+
+Words = Callable[..., list[str]]
+SLOW = """
+import time
+from lightning.pytorch.callbacks import Callback
+class Slow(Callback):
+    def on_train_batch_end(self, *arguments):
+        time.sleep(0.04)
+"""
+
+
+def _answers() -> bool:
+    return (
+        shutil.which("sinfo") is not None and not subprocess.run(["sinfo"], capture_output=True, timeout=30).returncode
+    )
+
+
+pytestmark = [pytest.mark.slurm, pytest.mark.skipif(not _answers(), reason="no SLURM answers here; make test-slurm")]
+
+
+@pytest.fixture
+def sweep(fast: Words, tmp_path: Path) -> Words:
+    """Return a function that gives the words of a sweep of two jobs of some fifteen seconds each."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    os.environ["PYTHONPATH"] = str(tmp_path)
+
+    def words(name: str, *more: str) -> list[str]:
+        common = ["regularization=[dropout,mixup]", "scheduler=cosine", "+callbacks.slow._target_=slow.Slow"]
+        settings = {"trainer.max_epochs": 25, "trainer.limit_train_batches": 12, "optimizer.lr": "0.001,0.01"}
+        given = {word.partition("=")[0] for word in more}
+        sizes = [f"{key}={value}" for key, value in settings.items() if key not in given]
+        return ["-m", *fast(*common), *sizes, f"sweep.name={name}", *more]
+
+    return words
+
+
+ON_SLURM = ["hydra/launcher=submitit_slurm", "hydra.launcher.poll_seconds=1"]
+
+
+def done(words: list[str]) -> tuple[int, str]:
+    process = start(words)
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def queue(name: str) -> dict[str, str]:
+    """Return the state of each live job of a sweep, by SLURM's id."""
+    lines = subprocess.run(["squeue", "-h", "-r", "-o", "%i %T %j"], capture_output=True, text=True).stdout.split("\n")
+    rows = [line.split() for line in lines if line]
+    return {job: state for job, state, label in rows if label.rpartition("-")[0] == name}
+
+
+def submissions(folder: Path) -> int:
+    return len(list((folder / "cluster").glob("*.array")))
+
+
+def equal(one: Path, other: Path) -> None:
+    """Assert that two sweeps left the same jobs, bit for bit."""
+    jobs = Ledger.open(one).jobs
+    assert [job.digest for job in jobs] == [job.digest for job in Ledger.open(other).jobs]
+    for job in jobs:
+        different = [finding for finding in compare(one / job.slug, other / job.slug) if not finding.equal]
+        assert different == [], str(job)
+
+
+def test_requeued_jobs_equal_undisturbed_ones_and_a_new_driver_finds_them(sweep: Words, tmp_path: Path) -> None:
+    """One job is told that its time is up, the other is requeued under it, and their driver is killed meanwhile."""
+    folders = {name: tmp_path / "outputs" / "sweeps" / name for name in ("whole", "requeued")}
+    words = [*sweep("requeued", "callbacks.checkpoints.every_n_steps=7"), *ON_SLURM]
+    driver = start(words)
+    folder = folders["requeued"]
+    wait_for(running(folder, 2))
+    time.sleep(2)
+    first, second = sorted(queue("requeued"))
+    subprocess.run(["scancel", "--signal=USR2", first], check=True)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    subprocess.run(["scontrol", "requeue", second], check=True)
+    wait_for(lambda: set(queue("requeued").values()) & {"PENDING"})
+    assert submissions(folder) == 1
+    code, output = done(words)
+    assert code == 0 and output.count("is with SLURM already") == 2, output
+    assert submissions(folder) == 1 and "submitted" not in output, "no job was started twice"
+    assert all(len(record["resumed"]) == 1 for record in records(folder).values()), "each came back once"
+
+    finished = {file: file.stat().st_mtime_ns for file in folder.glob("*/run.json")}
+    code, output = done(words[: -len(ON_SLURM)])  # by the local launcher
+    assert code == 0 and "2 finished before" in output and submissions(folder) == 1
+    assert finished == {file: file.stat().st_mtime_ns for file in folder.glob("*/run.json")}
+
+    code, output = done(sweep("whole", "callbacks.checkpoints.every_n_steps=7"))
+    assert code == 0, output
+    equal(*folders.values())
+
+
+def test_more_urgent_work_preempts_and_the_jobs_come_back(sweep: Words, tmp_path: Path) -> None:
+    folder = tmp_path / "outputs" / "sweeps" / "preempted"
+    driver = start([*sweep("preempted"), *ON_SLURM, "hydra.launcher.partition=debug"])
+    wait_for(running(folder, 2))
+    time.sleep(2)
+    if "urgent" not in subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True).stdout:
+        pytest.skip("this cluster has no partition 'urgent' that preempts")
+    subprocess.run(["srun", "--partition=urgent", "--ntasks=2", "sleep", "2"], check=True, timeout=120)
+    output, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0, output
+    found = records(folder)
+    assert len(found) == 2 and all(len(record["resumed"]) == 1 for record in found.values()), "both were preempted"
+    assert submissions(folder) == 1
+    code, output = done(sweep("undisturbed"))
+    assert code == 0, output
+    equal(folder, folder.parent / "undisturbed")
+
+
+def test_a_cancelled_job_costs_itself_alone_and_ctrl_c_saves_the_rest(sweep: Words, tmp_path: Path) -> None:
+    folder = tmp_path / "outputs" / "sweeps" / "stopped"
+    endless = ["trainer.max_epochs=100000", "regularization.early_stopping_patience=null"]
+    driver = start([*sweep("stopped", "optimizer.lr=0.001,0.01,0.1", *endless), *ON_SLURM])
+    wait_for(running(folder, 2))
+    jobs = sorted(queue("stopped"))
+    subprocess.run(["scancel", jobs[0]], check=True)
+    wait_for(lambda: len(records(folder)) == 3)
+    wait_for(running(folder, 2))
+    driver.send_signal(signal.SIGINT)
+    output, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 130, output
+    assert f"its SLURM job {jobs[0]} ended: CANCELLED" in output, output
+    assert queue("stopped") == {}, "nothing is left in the queue"
+    found = records(folder)
+    assert sorted(record["status"] for record in found.values()) == ["failed", "interrupted", "interrupted"]
+    assert all((folder / name / "checkpoints" / "last.ckpt").is_file() for name in found)
+
+
+def test_ranks_of_a_job_have_its_config(sweep: Words, tmp_path: Path) -> None:
+    words = sweep("ranks", "trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=2", "optimizer.lr=0.001")
+    code, output = done([*words, *ON_SLURM])
+    assert code == 0, output
+    (record,) = records(tmp_path / "outputs" / "sweeps" / "ranks").values()
+    assert record["status"] == "finished"
+    assert re.search(r"distributed_backend=gloo|All distributed processes registered", _log(tmp_path, "ranks"))
+
+
+def _log(tmp_path: Path, name: str) -> str:
+    return "".join(file.read_text() for file in (tmp_path / "outputs" / "sweeps" / name).glob("*/train.log"))
+
+
+def test_what_slurm_refuses_fits_on_one_screen(sweep: Words, tmp_path: Path) -> None:
+    code, output = done([*sweep("refused"), *ON_SLURM, "hydra.launcher.partition=debg"])
+    assert code == 2 and "Traceback" not in output and "Did you mean 'debug'?" in output, output
+    assert not submissions(tmp_path / "outputs" / "sweeps" / "refused")
+    assert not any(RunFolder.open(path.parent) for path in tmp_path.glob("outputs/sweeps/*/*/run.json"))
