@@ -20,6 +20,7 @@ import yaml
 from src.errors import UserError, nearest
 from src.spec import SPLITS
 from src.tasks.catalogue import direction_of
+from src.tracking.filters import flat
 from src.tracking.run_folder import RunFolder, read_metrics
 
 _BESIDE = ("paths", "resume", "tags", "notes", "logger", "sweep", "callbacks")
@@ -209,7 +210,7 @@ def recorded_run(
     Args:
         name: what people call it.
         place: its folder, or its address on a server.
-        config: a value a dotted key, as `flat` returns it.
+        config: a value a dotted key, as `src.tracking.filters.flat` gives them.
         record: what run.json holds; what is missing or of a wrong type is left out.
         read_curves: gives its curves, such as ``lambda: curves_of(rows)``; called only if they are asked for, or if the run
             has not finished.
@@ -344,11 +345,11 @@ def read_config(text: str) -> dict[str, Any]:
         yaml.YAMLError: if it is no YAML.
     """
     if "&" in text or "---" in text:
-        return dict(_flat(yaml.load(text, _Loader)))
+        return dict(_leaves(yaml.load(text, _Loader)))
     try:
         return {key: value for part in re.split(r"\n(?=[^\s#-])", text.strip()) for key, value in _section(part)}
     except (yaml.YAMLError, ValueError):  # a hand-written one may be laid out in another way
-        return dict(_flat(yaml.load(text, _Loader)))
+        return dict(_leaves(yaml.load(text, _Loader)))
 
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -356,19 +357,10 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @lru_cache(maxsize=8192)
 def _section(text: str) -> tuple[tuple[str, Any], ...]:
-    return tuple(_flat(yaml.load(text, _Loader)))
+    return tuple(_leaves(yaml.load(text, _Loader)))
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(node: Any) -> Iterator[tuple[str, Any]]:
     if not isinstance(node, Mapping):
         raise ValueError("no mapping")
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a nested config as `RecordedRun` holds it: a value a dotted key, without how it is recorded."""
-    return {key: value for key, value in _flat(config) if key.partition(".")[0] not in _BESIDE}
+    return flat(node)
