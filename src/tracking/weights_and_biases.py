@@ -31,6 +31,9 @@ _used_ids: set[str] = set()
 _unreachable: set[str] = set()
 """Servers that failed a run of this process: the other runs of a sweep do not wait for them again."""
 
+_SUMMARIZED = ("monitor", "mode", "parameters", "multiply_adds", "seconds")
+"""What the summary takes from the record, for `src.tracking.wandb_runs` to read."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -121,7 +124,7 @@ class WeightsAndBiases(WandbLogger):
             epoch, best = best_epoch(self._folder.metrics(), record["monitor"], record["mode"])
         values = {f"best/{name}": value for name, value in best.items()}
         values |= {"best_epoch": epoch} if epoch is not None else {}
-        values |= {key: record[key] for key in ("parameters", "multiply_adds") if record.get(key) is not None}
+        values |= {key: record[key] for key in _SUMMARIZED if record.get(key) is not None}
         self._experiment.summary.update(values)  # type: ignore[union-attr]
 
     def warn_once(self, what: str, error: Exception) -> None:
