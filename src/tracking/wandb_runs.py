@@ -26,7 +26,7 @@ class WandbRun:
 
     Args:
         id, name, url: in W&B; the name is that of the run folder unless it was changed.
-        config: nested, as in config.yaml.
+        config: nested, as in config.yaml; without the words of a W&B sweep (``optimizer.lr``), which say the same.
         record: as in run.json: ``status``, ``monitor``, ``mode``, ``value``, ``best``, ``best_epoch``, ``final``, ``seconds``,
             ``parameters``, ``started``, ``tags``, ``notes``, ``wandb``.
         rows: as `src.tracking.run_folder.read_metrics` returns them.
@@ -71,7 +71,7 @@ def read_project(path: str) -> list[WandbRun]:
 
 
 def _run(run: Any, history: Sequence[Mapping[str, Any]]) -> WandbRun:
-    config = {key: value for key, value in run.config.items() if not key.startswith("_")}
+    config = {key: value for key, value in run.config.items() if not key.startswith(("_", "+")) and "." not in key}
     summary = {key: value for key, value in dict(run.summary).items() if not key.startswith("_")}
     rows = list(_rows(history))
     monitor = summary.get("monitor") or config.get("monitor") or "val/loss"
@@ -85,7 +85,7 @@ def _run(run: Any, history: Sequence[Mapping[str, Any]]) -> WandbRun:
         "value": best.get(monitor),
         "best": best,
         "best_epoch": epoch,
-        "final": {key: value for key, value in summary.items() if key.startswith("test/")},
+        "final": {key: value for key, value in summary.items() if key.startswith("test/") and _is_number(value)},
         "seconds": summary.get("seconds", runtime),
         "parameters": summary.get("parameters"),
         "multiply_adds": summary.get("multiply_adds"),
@@ -102,7 +102,8 @@ def _rows(history: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the lines of metrics.jsonl; what a resumed run repeated counts once, as it was the last time."""
     rows: list[dict[str, Any]] = []
     for line in sorted(history, key=lambda line: line.get("_step", 0)):
-        values = {key: _number(value) for key, value in line.items() if not key.startswith("_")}
+        numbers = {key: _number(value) for key, value in line.items() if not key.startswith("_")}
+        values = {key: value for key, value in numbers.items() if _is_number(value)}
         step, epoch = values.pop("trainer/global_step", line.get("_step")), values.pop("epoch", None)
         if not values or not isinstance(step, int | float):
             continue
@@ -119,7 +120,10 @@ def _rows(history: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _number(value: Any) -> Any:
-    """Return what W&B writes as a word, as the number that it is; pictures and tables stay what they are."""
-    if isinstance(value, str) and value in ("NaN", "Infinity", "-Infinity"):
-        return math.nan
-    return value
+    """Return what W&B writes as a word, as the number that it is."""
+    return math.nan if value in ("NaN", "Infinity", "-Infinity") else value
+
+
+def _is_number(value: Any) -> bool:
+    """Tell numbers from pictures and tables."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
