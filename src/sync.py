@@ -25,9 +25,10 @@ def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
     """
     from src.tracking.console import shown
     from src.tracking.run_folder import RunFolder
-    from src.tracking.uploads import find, upload
+    from src.tracking.uploads import Waiting, find, upload
 
-    runs, running = [], []
+    runs: list[Waiting] = []
+    running: list[Waiting] = []
     for run in find(paths):
         (running if RunFolder.open(run.folder).alive else runs).append(run)
     for run in running:

@@ -213,7 +213,7 @@ def _answer_pictures(view: View, rows: Sequence[Row]) -> "Iterator[tuple[str, Fi
     found = [(row, given) for row in rows if (given := answers(row.best))][:ANSWERS]
     kinds: tuple[tuple[str, str, Callable[[Axes, Any], None]], ...] = (
         ("confusion", "confusion", _draw_confusion),
-        ("predictions", "truth", _draw_predictions),
+        ("predictions", "true", _draw_predictions),
     )
     for name, key, draw in kinds:
         some = [(row, given) for row, given in found if key in given]
@@ -245,9 +245,9 @@ def _draw_confusion(axes: "Axes", given: Any) -> None:
 
 
 def _draw_predictions(axes: "Axes", given: Any) -> None:
-    truth, predicted = ([value for row in given[key] for value in row] for key in ("truth", "predicted"))
-    axes.plot(truth, predicted, ".", alpha=0.6)
-    ends = min(truth + predicted), max(truth + predicted)
+    true, predicted = ([value for row in given[key] for value in row] for key in ("true", "predicted"))
+    axes.plot(true, predicted, ".", alpha=0.6)
+    ends = min(true + predicted), max(true + predicted)
     axes.plot(ends, ends, "--", color="0.4", linewidth=1)
     axes.set_xlabel("truth of the test split")
     axes.set_ylabel("prediction")
