@@ -124,8 +124,10 @@ def answers(run: RecordedRun) -> Mapping[str, Any] | None:
     names, counts = found.get("classes"), found.get("confusion")
     if isinstance(names, list) and names and _shaped(counts, len(names), len(names)):
         return {"classes": [shown(name) for name in names], "confusion": counts}
-    true, predicted = found.get("true"), found.get("predicted")
-    width = len(true[0]) if isinstance(true, list) and true and isinstance(true[0], list) else 0
+    true: Any = found.get("true")
+    predicted = found.get("predicted")
+    first = true[0] if isinstance(true, list) and true else None
+    width = len(first) if isinstance(first, list) else 0
     if width and all(_shaped(rows, len(true), width) for rows in (true, predicted)):
         return {"true": true, "predicted": predicted}
     return None

@@ -123,7 +123,7 @@ class Answers(Callback):
 
     def _note_numbers(self, trainer: L.Trainer, model: Model, batch: Batch, outputs: Tensor) -> None:
         datamodule: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        stride = -(-len(datamodule.split("test")[0]) * model.spec.output_size // MOST_NUMBERS)
+        stride = -(-len(datamodule.split("test")[0]) // max(1, MOST_NUMBERS // model.spec.output_size))
         chosen = torch.arange(-self._seen % stride, len(outputs), stride, device=outputs.device)
         self._seen += len(outputs)
         self._numbers.append((batch.targets[chosen], outputs[chosen]))
