@@ -65,19 +65,51 @@ def scaling(path: Path, runs: "Sequence[RecordedRun]", size: str) -> "list[Power
     return laws
 
 
+def report(project: str, runs: "Sequence[RecordedRun]") -> str:
+    """Make a report of a project's runs in Weights & Biases, print where it is, and return that.
+
+    Args:
+        project: ``entity/project``.
+        runs: its runs.
+
+    Raises:
+        UserError: without wandb-workspaces, or if W&B does not take it.
+    """
+    from src.tracking.ranking import differing, rank
+    from src.tracking.wandb_report import build_report, markdown, save_report
+
+    metric = next(run.metric for run in runs if run.metric)
+    same = [run for run in runs if run.metric == metric]
+    ranked = rank(same, same[0].mode)
+    keys = differing([run.overrides for run in same])
+    entity, name = project.split("/")
+    table = markdown([(run.folder.name, run.value, run.overrides) for run in ranked], metric, keys)
+    address = save_report(build_report(entity, name, metric, same[0].mode, keys, table=table))
+    print(f"report: {address}")
+    return address
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
         "python -m src.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="a sweep's folder, or any that holds run folders")
+    parser.add_argument("folder", type=Path, nargs="?", help="a sweep's folder, or any that holds run folders")
     parser.add_argument("--scaling", metavar="SIZE", help="fit loss against this size")
+    parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="the runs of this project, read from the server")
+    parser.add_argument("--report", action="store_true", help="with --wandb, make a report of them there")
     words = parser.parse_args(argv)
     with errors_for_people():
-        from src.tracking.recorded import read_runs
+        from src.tracking.recorded import read_runs, read_wandb
 
-        runs = read_runs(words.folder)
+        if (words.folder is None) == (words.wandb is None):
+            raise UserError("compare a folder, such as outputs/sweeps/<name>, or --wandb entity/project")
+        if (words.wandb is None and words.report) or (words.wandb is not None and words.scaling):
+            raise UserError("--report goes with --wandb, and --scaling with a folder")
+        runs = read_runs(words.folder) if words.wandb is None else read_wandb(words.wandb)
         rank(runs)
+        if words.report:
+            report(words.wandb, runs)
         if words.scaling:
             scaling(words.folder, runs, words.scaling)
 

@@ -70,15 +70,32 @@ def read_runs(path: Path) -> list[RecordedRun]:
     return [_read(folder) for folder in folders]
 
 
+def read_wandb(project: str) -> list[RecordedRun]:
+    """Return the runs of a Weights & Biases project.
+
+    Args:
+        project: ``entity/project``.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    from src.tracking.wandb_runs import read_project
+
+    return [_recorded(Path(run.name), run.config, run.record) for run in read_project(project)]
+
+
 def _read(path: Path) -> RecordedRun:
     run = RunFolder.open(path)
-    config = {key: value for key, value in run.config().items() if key not in _BESIDE}
-    record = run.record
+    return _recorded(path, run.config(), run.record)
+
+
+def _recorded(path: Path, whole: Mapping[str, Any], record: Mapping[str, Any]) -> RecordedRun:
+    config = {key: value for key, value in whole.items() if key not in _BESIDE}
     return RecordedRun(
         path,
         list(_words(config)),
         record.get("status", "unknown"),
-        record.get("monitor", ""),
+        record.get("monitor") or "",
         record.get("mode", "min"),
         record.get("value"),
         record.get("seconds"),

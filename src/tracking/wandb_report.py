@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from src.errors import UserError
+from src.tracking.console import number
 
 CURVES = 6
 """Metrics of which curves are drawn, beside the monitored one."""
@@ -73,6 +74,21 @@ def build_report(
             wr.PanelGrid(runsets=[runs], panels=lines),
         ],
     )
+
+
+def markdown(runs: Sequence[tuple[str, float | None, Sequence[str]]], metric: str, keys: Sequence[str]) -> str:
+    """Return a ranking as a table of Markdown.
+
+    Args:
+        runs: name, value and config (words ``key=value``) of each, best first.
+        metric: what they are ranked by.
+        keys: of the config, that are shown.
+    """
+    rows = [["rank", metric, *keys, "run"], ["---"] * (len(keys) + 3)]
+    for place, (name, value, words) in enumerate(runs, start=1):
+        known = dict(word.split("=", 1) for word in words)
+        rows.append([str(place), number(value), *(known.get(key, "") for key in keys), name])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
 def _column(key: str) -> str:
