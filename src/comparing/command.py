@@ -61,8 +61,8 @@ class Found:
         return not self.pending and all(run.status != "running" for run in self.runs)
 
 
-def compare(found: Found, words: argparse.Namespace, reload: float | None = None) -> None:
-    """Show some runs as the command line asks.
+def compare(found: Found, words: argparse.Namespace, reload: float | None = None) -> "list[View]":
+    """Show some runs as the command line asks, and return the views.
 
     Args:
         found: the runs.
@@ -108,6 +108,7 @@ def compare(found: Found, words: argparse.Namespace, reload: float | None = None
         raise UserError(f"{error.filename or found.into}: cannot be written: {error.strerror}") from error
     if text := str(found.remarks):
         print(text, file=sys.stderr)
+    return shown
 
 
 def save_pictures(folder: Path, views: "Sequence[View]") -> Path:
@@ -128,8 +129,8 @@ def save_pictures(folder: Path, views: "Sequence[View]") -> Path:
     return folder / "plots"
 
 
-def watch(read: Callable[[], Found], words: argparse.Namespace) -> None:
-    """Show runs again and again, until all have ended or Ctrl-C.
+def watch(read: Callable[[], Found], words: argparse.Namespace) -> "list[View]":
+    """Show runs again and again, until all have ended or Ctrl-C, and return the last views.
 
     Args:
         read: gives the runs as they are now.
@@ -137,20 +138,22 @@ def watch(read: Callable[[], Found], words: argparse.Namespace) -> None:
     """
     from src.tracking.console import on_terminal
 
+    views: list[View] = []
     try:
         while True:
             started = time.monotonic()
             found = read()
             if on_terminal():
                 print("\033[H\033[2J", end="")
-            compare(found, words, None if found.ended else words.every)
+            views = compare(found, words, None if found.ended else words.every)
             _open(found, words)
             if found.ended:
-                return
+                return views
             print(f"\nagain every {words.every:g} s; Ctrl-C ends", file=sys.stderr, flush=True)
             time.sleep(max(0.0, words.every - (time.monotonic() - started)))
     except KeyboardInterrupt:
         print(file=sys.stderr)
+        return views
 
 
 def _open(found: Found, words: argparse.Namespace) -> None:
@@ -163,8 +166,8 @@ def _open(found: Found, words: argparse.Namespace) -> None:
             print("there is no browser here to open it with", file=sys.stderr)
 
 
-def show(read: Callable[[], Found], words: argparse.Namespace) -> None:
-    """Show runs once, or, with ``--watch``, as long as they run.
+def show(read: Callable[[], Found], words: argparse.Namespace) -> "list[View]":
+    """Show runs once, or, with ``--watch``, as long as they run; return the views.
 
     Args:
         read: gives the runs.
@@ -178,8 +181,8 @@ def show(read: Callable[[], Found], words: argparse.Namespace) -> None:
     if words.watch:
         if not words.every > 0:
             raise UserError(f"--every {words.every:g}: the seconds between two looks must be above 0")
-        watch(read, words)
-        return
+        return watch(read, words)
     found = read()
-    compare(found, words)
+    views = compare(found, words)
     _open(found, words)
+    return views

@@ -46,12 +46,12 @@ def read_project(path: str) -> list[WandbRun]:
     """Return all runs of a project, the oldest first.
 
     Args:
-        path: ``entity/project``, or ``project`` of the entity that the key belongs to.
+        path: ``entity/project``.
 
     Raises:
         UserError: if there is no such project, no key, or no answer.
     """
-    if not 1 <= len(parts := path.split("/")) <= 2 or not all(parts):
+    if len(parts := path.split("/")) != 2 or not all(parts):
         raise UserError(f"{path}: a project of Weights & Biases is entity/project")
     if not key_is_configured():
         raise UserError("Weights & Biases: no key is configured; wandb login, or set WANDB_API_KEY")

@@ -2,11 +2,13 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from src.compare import main as compare
 from src.errors import UserError
 from src.tracking.run_folder import RunFolder
 from src.tracking.run_logger import build_loggers, close_loggers
@@ -115,3 +117,25 @@ def test_a_report_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb_workspaces.reports.v2", None)
     with pytest.raises(UserError, match=r"-e .\[reports\]"):
         build_report("local", "tests", "val/loss", "min", [])
+
+
+def test_compare_ranks_a_project_and_makes_its_report(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    pytest.importorskip("wandb_workspaces")
+    use(wandb_server, monkeypatch)
+    record(tmp_path / "one", 0.1, [0.9, 0.25])
+    record(tmp_path / "two", 0.2, [0.5])
+    compare(["--wandb", "local/tests", "--report"])
+    out = capsys.readouterr().out
+    assert re.findall(r"^ *(\d) +(0\.\d+) +(0\.\d) ", out, re.M) == [("1", "0.25", "0.1"), ("2", "0.5", "0.2")]
+    assert f"report: {wandb_server.url}/local/tests/reports/" in out
+    (view,) = wandb_server.views
+    assert "| 1 | 0.25 | 0.1 | one |" in view["spec"] and "config:optimizer.value.lr" in view["spec"]
+
+
+@pytest.mark.parametrize("words", [[], ["somewhere", "--wandb", "a/b"], ["somewhere", "--report"]])
+def test_compare_takes_a_folder_or_a_project(words: list[str], capsys: Any) -> None:
+    with pytest.raises(SystemExit) as stop:
+        compare(words)
+    assert stop.value.code == 2 and "--wandb" in capsys.readouterr().err
