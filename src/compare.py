@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from src.config.command_line import errors_for_people
 from src.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from src.comparing.view import View
     from src.tracking.recorded import RecordedRun
     from src.tracking.scaling import PowerLaw
 
@@ -55,6 +57,28 @@ def scaling(path: Path, runs: "Sequence[RecordedRun]", size: str) -> "list[Power
     return laws
 
 
+def report(project: str, views: "Sequence[View]") -> str:
+    """Make a report of the largest view of a project in Weights & Biases, print where it is, and return that.
+
+    Args:
+        project: ``entity/project``.
+        views: of its runs, the largest first.
+
+    Raises:
+        UserError: without wandb-workspaces, or if W&B does not take it.
+    """
+    from src.comparing.export import to_markdown
+    from src.tracking.wandb_report import build_report, save_report
+
+    view, *rest = views
+    entity, name = project.split("/")
+    table = to_markdown([(view, [*view.keys, "run"])])
+    address = save_report(build_report(entity, name, view.metric, view.mode, view.keys, table=table))
+    left = f" of {view.title}; --metric or a condition chooses another" if rest else ""
+    print(f"report: {address}{left}")
+    return address
+
+
 class _Parser(argparse.ArgumentParser):
     """Answers a mistyped option with the nearest one."""
 
@@ -82,6 +106,8 @@ def parser() -> argparse.ArgumentParser:
         help="a sweep, a run, a folder that holds such, or a condition as for --filter",
     )
     add_options(made)
+    made.add_argument("--wandb", metavar="ENTITY/PROJECT", help="the runs of this project, read from the server")
+    made.add_argument("--report", action="store_true", help="with --wandb, make a report of them there")
     made.add_argument("--scaling", metavar="SIZE", help="fit loss = A · size^-α: parameters, multiply_adds, or a key")
     return made
 
@@ -98,7 +124,24 @@ def read(folders: Sequence[Path], into: Path | None) -> Found:
     remarks = Remarks()
     runs = read_runs(*folders, remarks=remarks)
     common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
-    return Found(runs, [str(folder) for folder in folders], into or common, pending(folders), str(remarks))
+    return Found(runs, [str(folder) for folder in folders], into or common, pending(folders), remarks)
+
+
+def read_wandb(project: str, into: Path | None) -> Found:
+    """Read the runs of a Weights & Biases project.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    from src.tracking.filters import flat
+    from src.tracking.recorded import curves_of, recorded_run
+    from src.tracking.wandb_runs import read_project
+
+    runs = [
+        recorded_run(run.name, run.url, dict(flat(run.config)), run.record, partial(curves_of, run.rows))
+        for run in read_project(project)
+    ]
+    return Found(runs, [project], into or Path("outputs", "wandb", *project.split("/")))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -109,8 +152,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         folders = [Path(word) for word in words.words if Path(word).exists() or not is_condition(word)]
         words.filter += [word for word in words.words if not Path(word).exists() and is_condition(word)]
-        if not folders:
-            raise UserError("which runs? python -m src.compare outputs/sweeps/<name>, or any folder that holds runs")
+        if bool(folders) == bool(words.wandb):
+            taken = f" ({', '.join(words.filter)}: taken for a condition)" if words.filter else ""
+            raise UserError(
+                "which runs? python -m src.compare outputs/sweeps/<name>, any folder that holds runs, or "
+                f"--wandb entity/project{taken}"
+            )
+        if (words.report and not words.wandb) or (words.scaling and words.wandb):
+            raise UserError("--report goes with --wandb, and --scaling with folders")
+        if words.wandb:
+            views = show(lambda: read_wandb(words.wandb, words.into), words)
+            if words.report:
+                report(words.wandb, views)
+            return
         show(lambda: read(folders, words.into), words)
         if words.scaling:
             found = read(folders, words.into)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,7 +16,7 @@ from PIL import Image
 from src.compare import main, scaling
 from src.errors import UserError
 from src.tracking.recorded import read_runs
-from src.tracking.run_folder import RunFolder
+from src.tracking.run_folder import RunFolder, replaced
 from tests.conftest import Command
 
 
@@ -138,6 +140,16 @@ def test_an_export_is_all_that_is_printed(tuned: Path, capsys: pytest.CaptureFix
     assert (tuned / "report.html").is_file() and (tuned / "plots" / "response.png").is_file()
 
 
+def test_a_torn_line_is_said_when_curves_are_drawn(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (tuned / "width-8_seed-1" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 39, "epo')
+    main([str(tuned)])
+    assert "torn" not in capsys.readouterr().err, "a table of finished runs needs no curve"
+    main([str(tuned), "--html", "--pictures", "--diff", "1", "3"])
+    assert capsys.readouterr().err.count("lines of metrics.jsonl are torn and left out") == 1
+    assert "torn and left out" in (tuned / "report.html").read_text()
+
+
 def test_several_sweeps_write_where_both_are(tuned: Path, sweep: Path) -> None:
     main([str(tuned), str(sweep), "--html"])
     text = (tuned.parent / "report.html").read_text()
@@ -154,7 +166,8 @@ def test_a_watch_ends_with_the_last_run(tuned: Path, capsys: pytest.CaptureFixtu
     held._acquire()
 
     def finish() -> None:
-        record.write_text(before)
+        with replaced(record) as partial:
+            partial.write_text(before)
         held._release()
 
     timer = threading.Timer(1.0, finish)
@@ -178,6 +191,8 @@ def test_a_watch_ends_with_the_last_run(tuned: Path, capsys: pytest.CaptureFixtu
         (["--diff", "1", "widht-8_seed-1"], "Did you mean 'width-8_seed-1'"),
         (["--diff", "1", "width-8"], "which run? width-8_seed-0, width-8_seed-1"),
         (["--watch", "--every", "0"], "must be above 0"),
+        (["--html", "--into", "/dev/null/x"], "/dev/null/x: cannot be written"),
+        (["--limit", "-1"], "--limit -1: rows to show"),
         (["--limit", "few"], "invalid int value: 'few'"),
     ],
 )
@@ -192,8 +207,17 @@ def test_a_mistake_is_answered_in_one_screen(
 
 def test_without_a_folder_it_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main([])
-    assert "which runs? python -m src.compare outputs/sweeps/<name>" in capsys.readouterr().err
+        main(["lr=0.1"])
+    err = capsys.readouterr().err
+    assert "which runs? python -m src.compare outputs/sweeps/<name>" in err and "lr=0.1: taken for a condition" in err
+
+
+def test_a_reader_may_have_enough(tuned: Path) -> None:
+    words = [sys.executable, "-m", "src.compare", str(tuned), "--export", "json"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 141
 
 
 def test_a_comparison_does_not_load_torch(tuned: Path, command: Command) -> None:

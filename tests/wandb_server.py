@@ -183,14 +183,15 @@ class WandbServer:
     def graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any] | None:
         found = re.search(r"(?:query|mutation)\s+(\w+)", query)
         operation = found[1] if found else "anonymous"
-        for mark, answer in self._operations().items():
-            if mark in query or mark == operation:
-                return answer(variables.get("input", variables))
+        answers = self._operations()
+        named = [answers[operation]] if operation in answers else []
+        for answer in named + [answers[mark] for mark in answers if mark[0].islower() and mark in query]:
+            return answer(variables.get("input", variables))
         self.unknown.append(f"{operation} {variables}\n{query}")
         return None
 
     def _operations(self) -> dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]]:
-        """Return what answers an operation, by its name or by a word in its text; the first that fits counts."""
+        """Return what answers an operation, by its name, which has a capital, or else by a field that it asks for."""
         return {
             "upsertBucket": self._upsert,
             "createRunFiles": self._run_files,
@@ -205,6 +206,13 @@ class WandbServer:
             "upsertView": self._upsert_view,
             "RunResumeStatus": lambda v: {"model": self._project(v) | {"bucket": self._resume_status(v["name"])}},
             "Runs": self._list,
+            "ProjectInternalId": lambda v: {"project": {"id": "p", "internalId": "1"}},
+            "GetProjects": self._projects,
+            "RunHistoryKeys": lambda v: self._one(v, {"historyKeys": self._node(self.runs[v["name"]])["historyKeys"]}),
+            "OrganizationCoreWeaveOrganizationID": lambda v: {
+                "entity": {"organization": {"coreWeaveOrganizationId": None}}
+            },
+            "RunParquetHistory": lambda v: self._one(v, {"parquetHistory": {"parquetUrls": [], "liveData": []}}),
             "RunFullHistory": lambda v: self._one(v, {"history": self._lines(v)}),
             "HistoryPage": lambda v: self._one(v, {"history": self._lines(v)}),
             "SweepWithRuns": self._sweep,
@@ -419,6 +427,21 @@ class WandbServer:
             {"type": "run", "run_id": run, "args": arguments, "program": yaml.safe_load(sweep.config).get("program")}
         ]
 
+    def _projects(self, variables: dict[str, Any]) -> dict[str, Any]:
+        names = sorted({run.project for run in self.runs.values()})
+        facts = {
+            "id": "p",
+            "entityName": ENTITY,
+            "createdAt": "2026-01-01T00:00:00",
+            "isBenchmark": False,
+            "user": None,
+        }
+        edges = [{"node": facts | {"name": name}, "cursor": name} for name in names]
+        return {"models": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}
+
     def _upsert_view(self, variables: dict[str, Any]) -> dict[str, Any]:
         self.views.append(variables)
-        return {"upsertView": {"view": {"id": "view", "name": variables.get("name")}, "inserted": True}}
+        facts = {key: variables.get(key) for key in ("type", "name", "displayName", "description", "spec")}
+        project = {"id": "p", "name": variables["projectName"], "entityName": variables["entityName"]}
+        view = facts | {"id": "view", "project": project, "updatedAt": "2026-01-01T00:00:00"}
+        return {"upsertView": {"view": view, "inserted": True}}

@@ -46,14 +46,14 @@ class Found:
         places: the folders or projects that were asked for.
         into: the folder that gets pictures and page.
         pending: jobs of their sweeps that have not started.
-        remarks: what had to be left out, a line each.
+        remarks: whose text says what had to be left out, a line each; it grows while curves are read.
     """
 
     runs: "Sequence[RecordedRun]"
     places: Sequence[str]
     into: Path
     pending: int = 0
-    remarks: str = ""
+    remarks: object = ""
 
     @property
     def ended(self) -> bool:
@@ -61,8 +61,8 @@ class Found:
         return not self.pending and all(run.status != "running" for run in self.runs)
 
 
-def compare(found: Found, words: argparse.Namespace, reload: float | None = None) -> None:
-    """Show some runs as the command line asks.
+def compare(found: Found, words: argparse.Namespace, reload: float | None = None) -> "list[View]":
+    """Show some runs as the command line asks, and return the views.
 
     Args:
         found: the runs.
@@ -83,9 +83,9 @@ def compare(found: Found, words: argparse.Namespace, reload: float | None = None
     asked = words.columns.split(",") if words.columns else None
     tables = [(view, columns_of(view, asked)) for view in shown]
     if words.export:
-        from src.comparing.export import FORMATS
+        from src.comparing.export import WRITERS
 
-        print(FORMATS[words.export](tables), end="")
+        print(WRITERS[words.export](tables), end="")
     elif words.diff:
         from src.comparing.diff import chosen, print_diff, rows_of
 
@@ -96,15 +96,19 @@ def compare(found: Found, words: argparse.Namespace, reload: float | None = None
         for view, columns in tables:
             print_view(view, columns, words.limit, whole=asked is not None)
     beside = sys.stderr if words.export else sys.stdout
-    if found.remarks:
-        print(found.remarks, file=sys.stderr)
-    if words.pictures:
-        print(f"\npictures in {save_pictures(found.into, shown)}", file=beside)
-    if words.html:
-        from src.comparing.report import write_report
+    try:
+        if words.pictures:
+            print(f"\npictures in {save_pictures(found.into, shown)}", file=beside)
+        if words.html:
+            from src.comparing.report import write_report
 
-        page = write_report(found.into / "report.html", tables, found.places, found.pending, found.remarks, reload)
-        print(f"\npage: {page}", file=beside)
+            page = write_report(found.into / "report.html", tables, found.places, found.pending, found.remarks, reload)
+            print(f"\npage: {page}", file=beside)
+    except OSError as error:
+        raise UserError(f"{error.filename or found.into}: cannot be written: {error.strerror}") from error
+    if text := str(found.remarks):
+        print(text, file=sys.stderr)
+    return shown
 
 
 def save_pictures(folder: Path, views: "Sequence[View]") -> Path:
@@ -125,8 +129,8 @@ def save_pictures(folder: Path, views: "Sequence[View]") -> Path:
     return folder / "plots"
 
 
-def watch(read: Callable[[], Found], words: argparse.Namespace) -> None:
-    """Show runs again and again, until all have ended or Ctrl-C.
+def watch(read: Callable[[], Found], words: argparse.Namespace) -> "list[View]":
+    """Show runs again and again, until all have ended or Ctrl-C, and return the last views.
 
     Args:
         read: gives the runs as they are now.
@@ -134,20 +138,22 @@ def watch(read: Callable[[], Found], words: argparse.Namespace) -> None:
     """
     from src.tracking.console import on_terminal
 
+    views: list[View] = []
     try:
         while True:
             started = time.monotonic()
             found = read()
             if on_terminal():
                 print("\033[H\033[2J", end="")
-            compare(found, words, None if found.ended else words.every)
+            views = compare(found, words, None if found.ended else words.every)
             _open(found, words)
             if found.ended:
-                return
+                return views
             print(f"\nagain every {words.every:g} s; Ctrl-C ends", file=sys.stderr, flush=True)
             time.sleep(max(0.0, words.every - (time.monotonic() - started)))
     except KeyboardInterrupt:
         print(file=sys.stderr)
+        return views
 
 
 def _open(found: Found, words: argparse.Namespace) -> None:
@@ -160,8 +166,8 @@ def _open(found: Found, words: argparse.Namespace) -> None:
             print("there is no browser here to open it with", file=sys.stderr)
 
 
-def show(read: Callable[[], Found], words: argparse.Namespace) -> None:
-    """Show runs once, or, with ``--watch``, as long as they run.
+def show(read: Callable[[], Found], words: argparse.Namespace) -> "list[View]":
+    """Show runs once, or, with ``--watch``, as long as they run; return the views.
 
     Args:
         read: gives the runs.
@@ -170,11 +176,13 @@ def show(read: Callable[[], Found], words: argparse.Namespace) -> None:
     words.html = words.html or words.open
     if words.export is not None and words.export not in FORMATS:
         raise UserError(f"--export {words.export}: {nearest(words.export, FORMATS)}")
+    if words.limit < 0:
+        raise UserError(f"--limit {words.limit}: rows to show, 0 for all")
     if words.watch:
         if not words.every > 0:
             raise UserError(f"--every {words.every:g}: the seconds between two looks must be above 0")
-        watch(read, words)
-        return
+        return watch(read, words)
     found = read()
-    compare(found, words)
+    views = compare(found, words)
     _open(found, words)
+    return views

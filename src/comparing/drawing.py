@@ -112,30 +112,25 @@ def label(row: Row, keys: Sequence[str]) -> str:
 
 
 def answers(run: RecordedRun) -> Mapping[str, Any] | None:
-    """Return what the tested weights of a run answered, as `src.tracking.answers` wrote it; None where it is missing or
-    damaged.
+    """Return what the tested weights of a run answered, as `src.tracking.answers` wrote it: ``classes`` and ``confusion``, or
+    ``true`` and ``predicted`` numbers; None where there is none, or where it is damaged.
     """
-    if run.folder is None:
-        return None
     try:
-        found = json.loads((run.folder / "answers.json").read_bytes())
-        kind = found.keys() & {"confusion", "truth"}
-    except (OSError, ValueError, AttributeError):
+        found = json.loads((run.folder / "answers.json").read_bytes()) if run.folder else {}
+    except (OSError, ValueError):
         return None
-    if not kind:
+    if not isinstance(found, dict):
         return None
-    return found if _sound(found) else None
-
-
-def _sound(found: Mapping[str, Any]) -> bool:
-    """Whether the numbers fit each other: a square of the classes' size, or as many predictions as truths."""
-    if "confusion" in found:
-        rows, names = found["confusion"], found.get("classes")
-        return isinstance(names, list) and _shaped(rows, len(names), len(names))
-    truth, predicted = found["truth"], found.get("predicted")
-    if not (isinstance(truth, list) and truth and isinstance(truth[0], list)):
-        return False
-    return all(_shaped(rows, len(truth), len(truth[0])) for rows in (truth, predicted))
+    names, counts = found.get("classes"), found.get("confusion")
+    if isinstance(names, list) and names and _shaped(counts, len(names), len(names)):
+        return {"classes": [shown(name) for name in names], "confusion": counts}
+    true: Any = found.get("true")
+    predicted = found.get("predicted")
+    first = true[0] if isinstance(true, list) and true else None
+    width = len(first) if isinstance(first, list) else 0
+    if width and all(_shaped(rows, len(true), width) for rows in (true, predicted)):
+        return {"true": true, "predicted": predicted}
+    return None
 
 
 def _shaped(rows: Any, height: int, width: int) -> bool:

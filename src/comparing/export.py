@@ -85,7 +85,7 @@ def to_latex(tables: Tables) -> str:
     return "\n".join(parts)
 
 
-FORMATS: dict[str, Callable[[Tables], str]] = {
+WRITERS: dict[str, Callable[[Tables], str]] = {
     "csv": to_csv,
     "json": to_json,
     "markdown": to_markdown,

@@ -1,119 +1,81 @@
-"""Conditions on runs, such as ``optimizer.name=adam val/loss<0.3``."""
+"""Conditions on the runs of a comparison: those of `src.tracking.filters`, with names and columns as the comparison has them.
 
-import operator
-import re
-import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+``optimizer=adam,sgd`` asks for one of several, ``lr`` is enough for ``optimizer.lr`` where that is plain.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
-from src.comparing.keys import MISSING, meant, shown, telling
-from src.comparing.view import is_measure, measured, names_of
+from src.comparing.keys import meant, telling
+from src.comparing.view import COLUMNS, measured, names_of
 from src.errors import UserError
-from src.tracking.recorded import RecordedRun, is_number
-
-_ORDER: dict[str, Callable[[Any, Any], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
-_CONDITION = re.compile(r"([^\s=<>!]+)\s*(<=|>=|!=|==|=|<|>)\s*(.*)", re.DOTALL)
+from src.tracking.filters import Condition, parse
+from src.tracking.recorded import RecordedRun
 
 
 @dataclass(frozen=True)
-class Condition:
+class Wanted:
     """What a run must be.
 
     Args:
-        name: a key, metric or column.
-        sign: ``=``, ``!=``, ``<``, ``<=``, ``>`` or ``>=``.
-        values: what it is compared with; of several, one must fit.
+        text: as it was typed.
+        conditions: one of them must hold; all, where they say what a run must not be.
     """
 
-    name: str
-    sign: str
-    values: tuple[str, ...]
+    text: str
+    conditions: tuple[Condition, ...]
 
     def holds(self, run: RecordedRun) -> bool:
-        """Tell whether a run fulfils it; one without a value fulfils only ``!=``."""
-        value = _value(run, self.name)
-        if self.sign in ("=", "!="):
-            return any(_equal(value, wanted) for wanted in self.values) == (self.sign == "=")
-        return is_number(value) and _ORDER[self.sign](value, float(self.values[0]))
+        """Tell whether a run is so; one without a value is not."""
+        known = _known(run)
+        every = all if self.conditions[0].operator == "!=" else any
+        return every(condition.holds(known) for condition in self.conditions)
 
 
 def is_condition(word: str) -> bool:
     """Whether a word of the command line is a condition, and no folder."""
-    return _CONDITION.fullmatch(word) is not None
+    with suppress(UserError):
+        return bool(parse([word]))
+    return False
 
 
-def conditions(text: str | Sequence[str], runs: Sequence[RecordedRun]) -> list[Condition]:
+def conditions(text: str, runs: Sequence[RecordedRun]) -> list[Wanted]:
     """Read conditions.
 
     Args:
-        text: conditions with spaces between them, or one a word.
+        text: conditions with spaces between them.
         runs: whose keys, metrics and columns may be named.
 
     Raises:
-        UserError: if one is none, names what no run has, or compares with no number.
+        UserError: if one is none, or names what no run has.
     """
-    try:
-        words = shlex.split(text) if isinstance(text, str) else list(text)
-    except ValueError as error:
-        raise UserError(f"--filter {text}: {error}") from error
     names, keys = names_of(runs), telling(runs)[0]
-    return [_condition(word, runs, names, keys) for word in words]
+    found = []
+    for condition in parse(text):
+        named = replace(condition, key=meant(condition.key, names, keys))
+        parts = named.value.split(",") if isinstance(named.value, str) and named.operator in ("=", "!=") else []
+        several = [one for part in parts if part for one in parse([f"{named.key}{named.operator}{part}"])]
+        found.append(Wanted(str(condition), tuple(several) or (named,)))
+    return found
 
 
-def _condition(word: str, runs: Sequence[RecordedRun], names: Sequence[str], keys: Sequence[str]) -> Condition:
-    match = _CONDITION.fullmatch(word)
-    if match is None:
-        raise UserError(f"{word}: no condition; one is like optimizer.name=adam, val/loss<0.3 or status!=failed")
-    name, sign, value = match.groups()
-    name = meant(name, names, keys)
-    sign = "=" if sign == "==" else sign
-    if not value:
-        raise UserError(f"{word}: a value is missing after {sign}")
-    if sign in _ORDER:
-        try:
-            float(value)
-        except ValueError:
-            raise UserError(f"{word}: {sign} compares numbers, and {value} is none") from None
-        if not any(is_number(_value(run, name)) for run in runs):
-            raise UserError(f"{word}: {name} is no number in any of the runs; for text there are = and !=")
-        return Condition(name, sign, (value,))
-    values = (value,) if value.startswith(("[", "{")) else tuple(value.split(","))
-    return Condition(name, sign, values)
-
-
-def _value(run: RecordedRun, name: str) -> Any:
-    if name == "status":
-        return run.status
-    if name == "run":
-        return run.name
-    if name == "runs":
-        return 1
-    return measured(run, name) if is_measure(name) else run.config.get(name, MISSING)
-
-
-def _equal(value: Any, wanted: str) -> bool:
-    if is_number(value):
-        try:
-            return bool(value == float(wanted))
-        except ValueError:
-            return False
-    return value is not None and shown(value) == wanted if wanted != "null" else value is None
-
-
-def kept(runs: Sequence[RecordedRun], wanted: Sequence[Condition]) -> list[RecordedRun]:
-    """Return the runs that fulfil all conditions.
+def kept(runs: Sequence[RecordedRun], wanted: Sequence[Wanted]) -> list[RecordedRun]:
+    """Return the runs that are all that is wanted.
 
     Raises:
-        UserError: if none does, with how many fulfil each.
+        UserError: if none is, with how many each condition alone leaves.
     """
-    found = [run for run in runs if all(condition.holds(run) for condition in wanted)]
+    found = [run for run in runs if all(each.holds(run) for each in wanted)]
     if not found:
-        counts = (f"{c.name}{c.sign}{','.join(c.values)}: {sum(map(c.holds, runs))}" for c in wanted)
+        counts = (f"{each.text}: {sum(map(each.holds, runs))}" for each in wanted)
         raise UserError(f"no run is left of {len(runs)}; each condition alone leaves\n" + "\n".join(counts))
     return found
+
+
+def _known(run: RecordedRun) -> dict[str, Any]:
+    """Return everything that a condition may ask of a run, by name."""
+    numbers = {name: measured(run, name) for name in (*COLUMNS, run.metric, *run.summary)}
+    facts = {name: value for name, value in numbers.items() if value is not None}
+    return {**run.config, **facts, "status": run.status, "run": run.name, "runs": 1}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from src.errors import UserError, nearest
@@ -14,6 +15,7 @@ _REPEATS = ("seed", "fold")
 _LEADING = ("model.name", "datamodule.name", "optimizer.name", "scheduler.name")
 
 
+@cache
 def repeats(key: str) -> bool:
     """Whether runs that differ in a key alone are repetitions of each other: a seed or a fold."""
     last = key.rpartition(".")[2]
@@ -28,12 +30,12 @@ def shown(value: Any) -> str:
         return value if value.isprintable() else json.dumps(value)  # control characters would reach the terminal
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def comparable(value: Any) -> Any:
     """Return something that can be hashed and is equal for equal values."""
-    return shown(value) if isinstance(value, list | dict) else value
+    return value if value is None or isinstance(value, str | int | float) else shown(value)
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:

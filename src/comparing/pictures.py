@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from math import isfinite
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from src.comparing.drawing import Axis, answers, axis, band, best_rows, far_apart, label, metrics_drawn
@@ -79,7 +80,7 @@ def curve_figure(view: View, rows: Sequence[Row], names: Sequence[str]) -> "Figu
                 axes.fill_between(drawn.epochs, drawn.low, drawn.high, color=f"C{place % 10}", alpha=0.12, linewidth=0)
             values += [value for value in drawn.mean if isfinite(value)]
     if names[0] == "lr":  # a schedule may end at 0, where a logarithmic axis begins at what lies above
-        values = [value for value in values if value > 1e-3 * max(values)]
+        values = [value for value in values if value > 1e-4 * max(values)]
     if names[0].endswith(("lr", "loss", "error")) and far_apart(values):
         _logarithmic(axes, "y")
         axes.set_ylim(bottom=0.8 * min(values))
@@ -127,7 +128,7 @@ def heat_figure(view: View, rows: Sequence[Row], down: str, across: str) -> "Fig
     colours = [[float("nan")] * len(column_names) for _ in row_names]
     for place, (i, j) in enumerate(order):
         colours[i][j] = place / max(len(order) - 1, 1)
-    figure, (axes,) = _figure(1, (1.6 + 0.75 * len(column_names), 1.4 + 0.45 * len(row_names)))
+    figure, (axes,) = _figure(1, (max(4.5, 1.6 + 0.75 * len(column_names)), 1.6 + 0.45 * len(row_names)))
     axes.imshow(colours, cmap="viridis", aspect="auto", vmin=0, vmax=1)
     for (i, j), value in means.items():
         dark = colours[i][j] < 0.55
@@ -212,7 +213,7 @@ def _answer_pictures(view: View, rows: Sequence[Row]) -> "Iterator[tuple[str, Fi
     found = [(row, given) for row in rows if (given := answers(row.best))][:ANSWERS]
     kinds: tuple[tuple[str, str, Callable[[Axes, Any], None]], ...] = (
         ("confusion", "confusion", _draw_confusion),
-        ("predictions", "truth", _draw_predictions),
+        ("predictions", "true", _draw_predictions),
     )
     for name, key, draw in kinds:
         some = [(row, given) for row, given in found if key in given]
@@ -222,7 +223,7 @@ def _answer_pictures(view: View, rows: Sequence[Row]) -> "Iterator[tuple[str, Fi
         figure, panels = _figure(len(some), (side * len(some), side), len(some))
         for axes, (row, given) in zip(panels, some, strict=True):
             draw(axes, given)
-            axes.set_title(_plain(f"{row.rank}. {label(row, view.keys)}"), fontsize=8, wrap=True)
+            axes.set_title(fill(_plain(f"{row.rank}. {label(row, view.keys)}"), round(11 * side)), fontsize=8)
         yield name, figure
 
 
@@ -244,9 +245,9 @@ def _draw_confusion(axes: "Axes", given: Any) -> None:
 
 
 def _draw_predictions(axes: "Axes", given: Any) -> None:
-    truth, predicted = ([value for row in given[key] for value in row] for key in ("truth", "predicted"))
-    axes.plot(truth, predicted, ".", alpha=0.6)
-    ends = min(truth + predicted), max(truth + predicted)
+    true, predicted = ([value for row in given[key] for value in row] for key in ("true", "predicted"))
+    axes.plot(true, predicted, ".", alpha=0.6)
+    ends = min(true + predicted), max(true + predicted)
     axes.plot(ends, ends, "--", color="0.4", linewidth=1)
     axes.set_xlabel("truth of the test split")
     axes.set_ylabel("prediction")

@@ -47,7 +47,7 @@ def write_report(
     views: Sequence[tuple[View, Sequence[str]]],
     places: Sequence[str],
     pending: int = 0,
-    remarks: str = "",
+    remarks: object = "",
     reload: float | None = None,
 ) -> Path:
     """Write the page, replacing an earlier one as a whole, and return its file.
@@ -57,18 +57,19 @@ def write_report(
         views: to show, each with the columns beside rank and metric.
         places: the folders or projects that are compared.
         pending: jobs that have not started.
-        remarks: what was left out.
+        remarks: whose text says what was left out, a line each.
         reload: seconds after which the page looks for a newer one; None for never.
     """
     runs = [run for view, _ in views for run in view.runs]
+    shown_views = [_view(view, columns) for view, columns in views]  # which reads curves, and may add to the remarks
     data = {
         "title": f"Comparison of {', '.join(shown(Path(place).name or place) for place in places)}",
         "places": [shown(place) for place in places],
         "counts": statuses_of(runs, pending),
-        "remarks": remarks.splitlines(),
+        "remarks": str(remarks).splitlines(),
         "written": f"{datetime.now():%Y-%m-%d %H:%M}",
         "reload": reload,
-        "views": [_view(view, columns) for view, columns in views],
+        "views": shown_views,
     }
     text = json.dumps(plain(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     page = (PAGE / "page.html").read_text(encoding="utf-8")

@@ -12,8 +12,6 @@ from src.comparing.view import Row, View, names_of, statuses
 from src.tracking.console import LOG_WIDTH, new_table, on_terminal, show
 from src.tracking.recorded import RecordedRun
 
-GAP = 2
-"""Spaces between two columns."""
 NAMED = 5
 """Failed runs that are named; further ones are counted."""
 
@@ -64,7 +62,7 @@ def print_view(view: View, columns: Sequence[str], limit: int = 0, whole: bool =
     rows = view.rows[:limit] if limit else view.rows
     head, *body = texts(view, columns, rows)
     first = len(head) - len(columns)
-    head = [*head[:first], *short(columns)]
+    head = [*head[:first], *map(shown, short(columns))]
     places = range(len(head)) if whole else _fitting([head, *body], first)
     numbers = {0, 1, *(first + place for place, column in enumerate(columns) if _is_number(view.rows[0], column))}
     table = new_table()
@@ -73,11 +71,11 @@ def print_view(view: View, columns: Sequence[str], limit: int = 0, whole: bool =
     for row, cells in zip(rows, body, strict=True):
         style = ("bold" if row.rank == 1 else "dim" if row.rank is None else None) if on_terminal() else None
         table.add_row(*(Text(cells[place]) for place in places), style=style)
-    show(f"\n{view.title}")
+    print(f"\n{view.title}")
     show(table)
     hidden = [column for place, column in enumerate(columns, start=first) if place not in places]
     for line in (*_hidden(view, len(rows), hidden), *legend(view, columns), *_places(view)):
-        show(line)
+        print(line)
 
 
 def texts(view: View, columns: Sequence[str], rows: Sequence[Row]) -> list[list[str]]:
@@ -90,7 +88,7 @@ def texts(view: View, columns: Sequence[str], rows: Sequence[Row]) -> list[list[
     """
     repeated, tested = view.repeated, bool(view.test)
     own = ["rank", view.metric, *(["95 % interval"] if repeated else []), *(["vs best"] if tested else [])]
-    lines = [[*own, *columns]]
+    lines = [[shown(name) for name in (*own, *columns)]]
     for row in rows:
         cells = [str(row.rank or "-"), str(row.score or "-")]
         cells += [row.score.shown_interval() if row.score else ""] if repeated else []
@@ -101,10 +99,11 @@ def texts(view: View, columns: Sequence[str], rows: Sequence[Row]) -> list[list[
 
 def _fitting(lines: Sequence[Sequence[str]], first: int) -> list[int]:
     """Return the columns that stand side by side, from the left; `first` of them whatever their width."""
-    left = (Console().width if on_terminal() else LOG_WIDTH) + GAP
+    gap, width = (3, Console().width) if on_terminal() else (2, LOG_WIDTH)
+    left = width + gap
     places = []
     for place, cells in enumerate(zip(*lines, strict=True)):
-        left -= max(map(cell_len, cells)) + GAP
+        left -= max(map(cell_len, cells)) + gap
         if place < first or left >= 0:
             places.append(place)
         if left < 0:

@@ -11,7 +11,7 @@ from functools import cached_property
 from math import inf, isfinite
 from typing import Any
 
-from src.comparing.keys import MISSING, comparable, differing, meant, repeats, shown, telling
+from src.comparing.keys import MISSING, comparable, meant, repeats, shown, telling
 from src.comparing.statistics import Sample, holm, number, paired, sample, welch
 from src.errors import UserError
 from src.tasks.catalogue import direction_of
@@ -98,9 +98,10 @@ def measured(run: RecordedRun, column: str) -> float | None:
         epoch = run.record.get("best_epoch")
         return None if epoch is None else epoch + 1
     if column == "gap":
-        losses = run.summary.get("val/loss"), run.summary.get("train/loss")
-        return None if losses[0] is None or losses[1] is None else losses[0] - losses[1]
-    value = run.value if column == run.metric else run.summary.get(column)
+        val, train = run.summary.get("val/loss"), run.summary.get("train/loss")
+        value = None if val is None or train is None else val - train
+    else:
+        value = run.value if column == run.metric else run.summary.get(column)
     return value if value is not None and isfinite(value) else None
 
 
@@ -128,9 +129,11 @@ class View:
     @property
     def title(self) -> str:
         """What is compared, in words."""
-        data = dict.fromkeys(str(run.config["datamodule.name"]) for run in self.runs if "datamodule.name" in run.config)
+        data = dict.fromkeys(
+            shown(run.config["datamodule.name"]) for run in self.runs if "datamodule.name" in run.config
+        )
         where = f" on {', '.join(data)}" if data else ""
-        return f"{self.metric}{where}, {'lower' if self.mode == 'min' else 'higher'} is better"
+        return f"{shown(self.metric)}{where}, {'lower' if self.mode == 'min' else 'higher'} is better"
 
     @property
     def repeated(self) -> bool:
@@ -164,7 +167,7 @@ def statuses(runs: Iterable[RecordedRun]) -> dict[str, int]:
 
 def views(runs: Sequence[RecordedRun], metric: str | None = None, sort: str | None = None) -> list[View]:
     """Return a view for each metric that selects best epochs and each data set, since losses of different tasks do not
-    compare; with a metric given, one view of all.
+    compare; with a metric given, one view of all whose data have it.
 
     Args:
         runs: to compare.
@@ -179,7 +182,8 @@ def views(runs: Sequence[RecordedRun], metric: str | None = None, sort: str | No
         have = [run for run in runs if measured(run, metric) is not None]
         if not have:
             raise UserError(f"{metric}: no run has a value of it yet")
-        return [_view(runs, metric, sort)]
+        data = {run.config.get("datamodule.name") for run in have}
+        return [_view([run for run in runs if run.config.get("datamodule.name") in data], metric, sort)]
     groups: dict[tuple[str, str], list[RecordedRun]] = {}
     for run in runs:
         groups.setdefault((run.metric, str(run.config.get("datamodule.name", ""))), []).append(run)
@@ -192,14 +196,15 @@ def _view(runs: Sequence[RecordedRun], metric: str, sort: str | None) -> View:
     sign = 1 if mode == "min" else -1
     keys, following = telling(runs)
     groups: dict[tuple[Any, ...], list[RecordedRun]] = {}
-    told = [key for key in differing([run.config for run in runs]) if not repeats(key)]
     for run in runs:
-        groups.setdefault(tuple(comparable(run.config.get(key, MISSING)) for key in told), []).append(run)
-    share = _share(runs)
-    rows = [_row(group, metric, sign, share) for group in groups.values()]
+        values = tuple(comparable(run.config.get(key, MISSING)) for key in (*keys, *following))
+        groups.setdefault(values, []).append(run)
+    again = [key for key in dict.fromkeys(key for run in runs for key in run.config) if repeats(key)]
+    share = _share(runs, again)
+    rows = [_row(group, metric, sign, share, again) for group in groups.values()]
     rows.sort(key=lambda row: sign * row.score.mean if row.score else inf)
     ranks = [place if row.score else None for place, row in enumerate(rows, start=1)]
-    p_values, test = _tests(rows, metric, share)
+    p_values, test = _tests(rows, metric, share, again)
     rows = [
         replace(row, rank=rank, p=p_values.get(place))
         for place, (row, rank) in enumerate(zip(rows, ranks, strict=True))
@@ -208,51 +213,60 @@ def _view(runs: Sequence[RecordedRun], metric: str, sort: str | None) -> View:
     return view if sort is None else _sorted(view, sort)
 
 
-def _row(group: Sequence[RecordedRun], metric: str, sign: int, share: float) -> Row:
+def _row(group: Sequence[RecordedRun], metric: str, sign: int, share: float, again: Sequence[str]) -> Row:
     values = {run.place: value for run in group if (value := measured(run, metric)) is not None}
-    counted = _latest(run for run in group if run.status == "finished" and run.place in values)
-    counted = counted or _latest(run for run in group if run.status != "failed" and run.place in values)
+    have = [run for run in group if run.status != "failed" and run.place in values]
+    counted = _latest([run for run in have if run.status == "finished"] or have, again)
     ordered = sorted(group, key=lambda run: (run not in counted, sign * values.get(run.place, inf * sign)))
     score = sample([values[run.place] for run in counted], share) if counted else None
     return Row(tuple(ordered), tuple(counted), score)
 
 
-def _latest(runs: Iterable[RecordedRun]) -> list[RecordedRun]:
+def _latest(runs: Iterable[RecordedRun], again: Sequence[str]) -> list[RecordedRun]:
     """Return the runs without those that another one has repeated with the same seed and fold: they are no second sample."""
     found: dict[Any, RecordedRun] = {}
     for run in sorted(runs, key=lambda run: str(run.record.get("started"))):
-        found[_fold(run) or run.place] = run
+        repetition = _repetition(run, again)
+        found[repetition if any(value is not None for value in repetition) else run.place] = run
     return list(found.values())
 
 
-def _fold(run: RecordedRun) -> tuple[Any, ...]:
+def _repetition(run: RecordedRun, again: Sequence[str]) -> tuple[Any, ...]:
     """Return which repetition a run is: its seeds and folds."""
-    return tuple((key, value) for key, value in run.config.items() if repeats(key))
+    return tuple(run.config.get(key) for key in again)
 
 
-def _share(runs: Sequence[RecordedRun]) -> float:
+def _share(runs: Sequence[RecordedRun], again: Sequence[str]) -> float:
     """Return test examples for each training example in k folds, 1/(k - 1); 0 where there are no folds."""
-    folds = {value for run in runs for key, value in run.config.items() if repeats(key) and key.endswith("fold")}
-    folds.discard(None)
+    folds = {run.config.get(key) for run in runs for key in again if key.endswith("fold")} - {None}
     return 1 / (len(folds) - 1) if len(folds) > 1 else 0.0
 
 
-def _tests(rows: Sequence[Row], metric: str, share: float) -> tuple[dict[Any, float], str]:
-    """Compare every row with the first, and return Holm's p-values by place, with the name of the test."""
-    if len(rows) < 2 or rows[0].score is None or len(rows[0].counted) < 2:
+def _tests(rows: Sequence[Row], metric: str, share: float, again: Sequence[str]) -> tuple[dict[Any, float], str]:
+    """Compare every row with the first, and return Holm's p-values by place, with the name of the test.
+
+    Where there are folds, only rows with the same ones are compared.
+    """
+    if not rows or rows[0].score is None:
         return {}, ""
-    best = {_fold(run): measured(run, metric) or 0.0 for run in rows[0].counted}
     found: dict[Any, float] = {}
+    best = _by_repetition(rows[0], metric, again)
     for place, row in enumerate(rows[1:], start=1):
-        own = {_fold(run): measured(run, metric) or 0.0 for run in row.counted}
-        if share and own.keys() == best.keys() and len(own) == len(row.counted):
-            p = paired([own[fold] for fold in best], list(best.values()), share)
+        if row.score is None:
+            continue
+        if share:
+            own = _by_repetition(row, metric, again)
+            p = paired([own[fold] for fold in best], list(best.values()), share) if own.keys() == best.keys() else None
         else:
-            p = welch(list(own.values()), list(best.values()))
+            p = welch(row.score.values, rows[0].score.values)
         if p is not None:
             found[place] = p
     name = "t-test over folds (Nadeau and Bengio)" if share else "Welch's t-test"
     return holm(found), name if found else ""
+
+
+def _by_repetition(row: Row, metric: str, again: Sequence[str]) -> dict[tuple[Any, ...], float]:
+    return {_repetition(run, again): value for run in row.counted if (value := measured(run, metric)) is not None}
 
 
 def _sorted(view: View, sort: str) -> View:

@@ -40,6 +40,9 @@ def errors_for_people() -> Iterator[None]:
     except JobsFailed as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except BrokenPipeError:  # whoever reads what we print, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except KeyboardInterrupt as stop:
         print(f"\ninterrupted; {stop}" if str(stop) else "\ninterrupted", file=sys.stderr)
         raise SystemExit(130) from None

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from src.config.schema import Decay, Section
+from src.config.schema import Count, Decay, Section
 
 
 class Entry(Section):
@@ -48,6 +48,10 @@ class Progress(Entry):
     refresh: Annotated[float, Field(ge=0.1)] = 0.1
     pause: NonNegativeFloat = 3.0
     patience: NonNegativeFloat = 30.0
+
+
+class Answers(Entry):
+    examples: Count = 16
 
 
 class AttentionMaps(Entry):
@@ -98,7 +102,7 @@ ENTRIES: dict[str, type[Entry]] = {
     "src.tracking.checkpoints.Checkpoints": Checkpoints,
     "src.tracking.checkpoints.RandomState": Entry,
     "src.tracking.progress.Progress": Progress,
-    "src.tracking.answers.TestAnswers": Entry,
+    "src.tracking.answers.Answers": Answers,
     "src.tracking.attention_maps.AttentionMaps": AttentionMaps,
     "src.tracking.fit_picture.FitPicture": Entry,
     "src.tracking.gradients.Gradients": Gradients,

@@ -84,7 +84,7 @@ class MultiHeadAttention(nn.Module):
                 # is_causal would align the first of several new queries with the first key of all
                 assert cache.keys is None or query.size(2) == 1
                 key, value = cache.extend(key, value)
-        causal = causal and query.size(2) > 1
+        causal = bool(causal and query.size(2) > 1)
         if self.records:
             attended = self._recorded(query, key, value, mask, causal)
         else:

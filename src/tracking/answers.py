@@ -1,121 +1,218 @@
-"""What the tested weights answered: a confusion matrix, or predictions beside the truth, in answers.json of the run folder.
-
-Small and of plain numbers, so that runs are compared by it without loading a checkpoint.
-"""
+"""What a run answers on its test split: the confusion of its classes, and a few examples beside the truth."""
 
 import json
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from src.batches import Batch
 from src.datamodules.base import DataModule
+from src.errors import UserError
 from src.models.base import Model
+from src.tasks.catalogue import TASKS
 from src.tasks.tagging import UNASKED
 from src.tracking.run_folder import RunFolder, plain, replaced
+from src.tracking.weights_and_biases import WeightsAndBiases
 
 log = logging.getLogger(__name__)
 
 MOST_CLASSES = 100
-"""With more classes no confusion matrix is kept: nobody reads it."""
+"""A confusion of more classes than these is not kept: nobody reads it."""
 MOST_NUMBERS = 500
-"""Predicted numbers that are kept, from examples at equal distances through the test split."""
+"""Predicted numbers that are kept, of examples at equal distances through the split."""
+
+_CERTAIN = 1e4
+"""A logit that leaves no doubt."""
 
 
-class TestAnswers(Callback):
-    """Writes answers.json once the best weights are tested; nothing for tasks that generate text.
+class Answers(Callback):
+    """Writes answers.json when the best weights are tested, and shows the same in Weights & Biases as tables.
+
+    The file holds ``classes`` and ``confusion`` (rows: truth, columns: answer; counts over the whole split; null where the
+    task has no classes), ``true`` and ``predicted`` where it has numbers (a row an example, through the whole split), and
+    ``examples``, each with ``truth``, ``prediction``, ``probability`` and, where it can be told in words, ``input``, in the
+    data's own units and words. The outputs are those that were measured: nothing is computed twice.
 
     Args:
         folder: the run's.
+        examples: how many are kept, from the beginning of the split.
+
+    Raises:
+        UserError: if the number is negative.
     """
 
-    __test__ = False  # pytest takes it for a test otherwise
-
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, examples: int = 16) -> None:
+        if examples < 0:
+            raise UserError(f"callbacks.answers.examples={examples}: must be 0 or more")
         self.folder = folder
+        self.count = examples
+        self._hook: Any = None
         self._outputs: Tensor | None = None
         self._confusion: Tensor | None = None
-        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._examples: list[dict[str, Any]] = []
+        self._pictures: list[Tensor] = []
+        self._numbers: list[tuple[Tensor, Tensor]] = []
         self._seen = 0
-        self._hook: Any = None
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._confusion, self._kept, self._seen = None, [], 0
-        self._hook = pl_module.register_forward_hook(self._take)
+        assert isinstance(pl_module, Model)
+        self._examples, self._pictures, self._numbers, self._seen = [], [], [], 0
+        classes = _classes(pl_module)
+        self._confusion = None
+        if 0 < len(classes) <= MOST_CLASSES:
+            self._confusion = torch.zeros(len(classes), len(classes), dtype=torch.long, device=pl_module.device)
+
+        def note(module: Any, inputs: Any, outputs: Any) -> None:
+            if self._outputs is None and isinstance(outputs, Tensor):
+                self._outputs = outputs.detach()
+
+        self._hook = pl_module.register_forward_hook(note)
+
+    def on_test_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._outputs = None
 
     def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *_: Any
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        assert isinstance(pl_module, Model)
-        given, self._outputs = self._outputs, None
-        if given is None:
+        found = self._outputs
+        if found is None:  # a recurrent network that carries its state over does without `forward`
             return
-        task, classes = pl_module.spec.task, pl_module.spec.output_size
-        if task == "binary_classification":
-            self._count((given > 0).long(), batch.targets.long(), 2)
-        elif task == "classification":
-            self._count(given.argmax(-1), batch.targets, classes)
-        elif task == "tagging":
-            asked = batch.targets != UNASKED
-            self._count(given.argmax(-1)[asked], batch.targets[asked], classes)
-        elif task in ("regression", "forecasting"):
-            self._keep(given, batch.targets, self._stride(trainer, pl_module))
+        assert isinstance(pl_module, Model)
+        if self._confusion is not None:
+            self._confusion += confusion(pl_module.spec.task, found, batch.targets, len(self._confusion))
+        if pl_module.spec.task in ("regression", "forecasting"):
+            self._note_numbers(trainer, pl_module, batch, found)
+        if (missing := self.count - len(self._examples)) > 0 and trainer.is_global_zero:
+            self._keep(trainer, pl_module, type(batch)(*(tensor[:missing] for tensor in batch)), found[:missing])
+
+    def _keep(self, trainer: L.Trainer, model: Model, batch: Batch, outputs: Tensor) -> None:
+        datamodule: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        spec, task = model.spec, model.task
+        if spec.task == "translation" and trainer.world_size == 1:
+            outputs = model.generate(batch.inputs[0])
+        elif TASKS[spec.task].generates:
+            outputs = outputs.argmax(-1)
+        answers = datamodule.answers(task.answers(outputs))
+        truths = datamodule.answers(task.answers(_as_outputs(spec.task, batch.targets, spec.output_size)))
+        for number, (answer, truth) in enumerate(zip(answers, truths, strict=True)):
+            example = {"truth": truth["prediction"], "prediction": answer["prediction"]}
+            if probabilities := answer.get("probabilities"):
+                example["probability"] = probabilities[answer["prediction"]]
+            if spec.inputs == "tokens":
+                tokens = batch.inputs[0][number]
+                seen = tokens if spec.padding_id is None else tokens[tokens != spec.padding_id]
+                example["input"] = "".join(datamodule.token_names(seen.tolist()))
+            self._examples.append(example)
+            if spec.inputs == "image":
+                self._pictures.append(batch.inputs[0][number].float().cpu())
+
+    def _note_numbers(self, trainer: L.Trainer, model: Model, batch: Batch, outputs: Tensor) -> None:
+        datamodule: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        stride = -(-len(datamodule.split("test")[0]) // max(1, MOST_NUMBERS // model.spec.output_size))
+        chosen = torch.arange(-self._seen % stride, len(outputs), stride, device=outputs.device)
+        self._seen += len(outputs)
+        self._numbers.append((batch.targets[chosen], outputs[chosen]))
+
+    def _true_and_predicted(self, trainer: L.Trainer, model: Model) -> dict[str, list[list[float]]]:
+        """Return numbers in the data's own units, a row an example."""
+        if not self._numbers:
+            return {}
+        datamodule: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        both = [torch.cat(parts).float().cpu() for parts in zip(*self._numbers, strict=True)]
+        try:
+            answers = [datamodule.answers(model.task.answers(numbers)) for numbers in both]
+            rows = [[_flat(answer["prediction"]) for answer in each] for each in answers]
+        except (TypeError, ValueError) as error:  # a datamodule of someone's own that answers in words
+            log.warning("answers.json has no numbers, as the answers are none: %s", error)
+            return {}
+        return dict(zip(("true", "predicted"), rows, strict=True))
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._confusion is not None:
+            self._confusion = trainer.strategy.reduce(self._confusion, reduce_op="sum")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Model)
         self._hook.remove()
-        spec = pl_module.spec
-        found: dict[str, Any] = {}
-        if self._confusion is not None:
-            counted = trainer.strategy.reduce(self._confusion, reduce_op="sum")
-            names = spec.class_names or tuple(str(i) for i in range(len(counted)))
-            found = {"classes": list(names), "confusion": counted}
-        elif self._kept:
-            data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-            truth, predicted = (torch.cat(parts).float().cpu() for parts in zip(*self._kept, strict=True))
-            try:
-                found = {
-                    name: [_flat(answer["prediction"]) for answer in data.answers(pl_module.task.answers(numbers))]
-                    for name, numbers in (("truth", truth), ("predicted", predicted))
-                }
-            except (TypeError, ValueError) as error:  # a datamodule of someone's own answers in words
-                log.warning("no answers.json, as the answers are no numbers: %s", error)
-        if found and trainer.is_global_zero:
-            with replaced(self.folder.path / "answers.json") as partial:
-                partial.write_text(json.dumps({"task": spec.task, "split": "test", **plain(found)}), encoding="utf-8")
-
-    def _take(self, module: torch.nn.Module, arguments: Any, outputs: Tensor) -> None:
-        self._outputs = outputs
-
-    def _count(self, predicted: Tensor, truth: Tensor, classes: int) -> None:
-        """Add a batch to the confusion matrix: a row a true class, a column a predicted one."""
-        if classes > MOST_CLASSES:
+        self._outputs = None
+        if not trainer.is_global_zero or not (self._examples or self._numbers or self._confusion is not None):
             return
-        pairs = truth.flatten() * classes + predicted.flatten()
-        counted = torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-        self._confusion = counted if self._confusion is None else self._confusion + counted
+        assert isinstance(pl_module, Model)
+        classes = _classes(pl_module)
+        counts = None if self._confusion is None else self._confusion.tolist()
+        numbers = self._true_and_predicted(trainer, pl_module)
+        found = {"split": "test", "classes": classes, "confusion": counts, **numbers, "examples": plain(self._examples)}
+        with replaced(self.folder.path / "answers.json") as partial:
+            partial.write_text(json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8")
+        for logger in trainer.loggers:
+            if isinstance(logger, WeightsAndBiases):
+                logger.log_answers(found, [_picture(image) for image in self._pictures])
 
-    def _stride(self, trainer: L.Trainer, model: Model) -> int:
-        """Return how many examples lie from one that is kept to the next."""
-        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        examples = len(data.split("test")[0])
-        return -(-examples * model.spec.output_size // MOST_NUMBERS)
 
-    def _keep(self, predicted: Tensor, truth: Tensor, stride: int) -> None:
-        chosen = torch.arange(-self._seen % stride, len(truth), stride, device=truth.device)
-        self._seen += len(truth)
-        self._kept.append((truth[chosen], predicted[chosen]))
+def read_answers(folder: Path) -> dict[str, Any] | None:
+    """Return what a run kept of its answers, None if nothing."""
+    file = folder / "answers.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def _flat(answer: Any) -> list[float]:
-    """Return the numbers of an answer in their order, whatever holds them."""
-    if isinstance(answer, dict):
-        answer = list(answer.values())
-    if isinstance(answer, Sequence) and not isinstance(answer, str):
-        return [number for part in answer for number in _flat(part)]
-    return [float(f"{float(answer):.6g}")]
+    """Return the numbers of an answer in their order, whatever holds them, with six digits."""
+    parts = list(answer.values()) if isinstance(answer, dict) else answer
+    if isinstance(parts, Sequence) and not isinstance(parts, str):
+        return [number for part in parts for number in _flat(part)]
+    return [float(f"{float(parts):.6g}")]
+
+
+def confusion(task: str, outputs: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """Return how often each class was answered for each true one.
+
+    Args:
+        task: ``classification``, ``binary_classification`` or ``tagging``.
+        outputs: logits [B, C], [B] or [B, T, C].
+        targets: [B] or [B, T].
+        classes: their number C; 2 for a binary one.
+
+    Returns:
+        [C, C] int64; rows: truth, columns: answer.
+    """
+    answers = (outputs >= 0).long() if task == "binary_classification" else outputs.argmax(-1)
+    truth = targets.long()
+    asked = truth != UNASKED
+    return torch.bincount(truth[asked] * classes + answers[asked], minlength=classes**2).reshape(classes, classes)
+
+
+def _classes(model: Model) -> list[str]:
+    """Return the names of the classes, none if the task has none."""
+    spec = model.spec
+    if spec.task not in ("classification", "binary_classification", "tagging"):
+        return []
+    number = 2 if spec.task == "binary_classification" else spec.output_size
+    return list(spec.class_names) or [str(label) for label in range(number)]
+
+
+def _as_outputs(task: str, targets: Tensor, classes: int) -> Tensor:
+    """Return the outputs of a model that knows the truth, so that it is shown in the same words as an answer."""
+    if task in ("classification", "tagging"):
+        return _CERTAIN * F.one_hot(targets.clamp(min=0), classes).float()
+    return _CERTAIN * (targets - 0.5) if task == "binary_classification" else targets
+
+
+def _picture(image: Tensor) -> Any:
+    """Return an image [C, H, W] as bytes [H, W, C], from its darkest to its brightest."""
+    low, high = image.min(), image.max()
+    pixels = (255 * (image - low) / (high - low).clamp(min=1e-6)).byte().permute(1, 2, 0)
+    return (pixels if pixels.shape[2] in (1, 3) else pixels[..., :1]).numpy()

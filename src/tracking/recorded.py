@@ -20,6 +20,7 @@ import yaml
 from src.errors import UserError, nearest
 from src.spec import SPLITS
 from src.tasks.catalogue import direction_of
+from src.tracking.filters import flat
 from src.tracking.run_folder import RunFolder, read_metrics
 
 _BESIDE = ("paths", "resume", "tags", "notes", "logger", "sweep", "callbacks")
@@ -28,7 +29,7 @@ _BESIDE = ("paths", "resume", "tags", "notes", "logger", "sweep", "callbacks")
 SIZES = ("parameters", "multiply_adds")
 """Sizes of a run that its record holds; any other is a key of its config."""
 
-_KEPT = (*SIZES, "best_epoch", "started", "command", "error", "wandb", "config_hash")
+_KEPT = ("started", "command", "error", "wandb")
 """What a comparison keeps of run.json: without the git diff, which can be long."""
 
 _NAMED = 3
@@ -60,7 +61,7 @@ class RecordedRun:
         value: the best value of it so far.
         seconds: that it took.
         summary: the metrics of its best epoch and of its test, by ``split/name``.
-        record: parameters, multiply_adds, best_epoch, started, command, error.
+        record: parameters, multiply_adds, best_epoch (from 0), started, command, error, wandb.
         read_curves: gives its curves; called once, when they are asked for.
         folder: where it lies; None on a server.
     """
@@ -112,7 +113,9 @@ class Remarks:
         self._found: dict[str, list[Path]] = {}
 
     def add(self, what: str, path: Path) -> None:
-        self._found.setdefault(what, []).append(path)
+        paths = self._found.setdefault(what, [])
+        if path not in paths:
+            paths.append(path)
 
     def __str__(self) -> str:
         return "\n".join(f"{what}: {_few(paths)}" for what, paths in self._found.items())
@@ -160,7 +163,8 @@ def _run_folders(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         if path.is_file():
             raise UserError(f"{path}: this is a file; compare reads folders of runs")
-        near = nearest(path.name, (f.name for f in path.parent.iterdir() if f.is_dir())) if path.parent.is_dir() else ""
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        near = nearest(path.name, [f.name for f in beside if f.is_dir() and not f.name.startswith(".")])
         raise UserError(f"{path}: there is no such folder. {near}".rstrip())
     for folder, below, files in os.walk(path):
         if "config.yaml" in files:
@@ -176,48 +180,86 @@ def _read(folder: Path, several: bool, remarks: Remarks) -> RecordedRun | None:
     except (OSError, ValueError, yaml.YAMLError):
         remarks.add("left out, as config.yaml cannot be read", folder)
         return None
-    try:
-        record = json.loads((folder / "run.json").read_bytes())
-        if not isinstance(record, dict):
-            raise ValueError("not a record")
-    except OSError:
-        if not (folder / "metrics.jsonl").is_file():
-            remarks.add("left out, as there is neither run.json nor metrics.jsonl", folder)
-            return None
-        remarks.add("run.json is missing, so the status is unknown", folder)
-        record = {}
-    except ValueError:
-        remarks.add("run.json is damaged, so the status is unknown", folder)
-        record = {}
-    metric = record.get("monitor") or config.get("monitor") or "val/loss"
-    mode = record.get("mode") or direction_of(metric)
+    record = _record(folder, remarks)
+    if record is None:
+        return None
+    if record.get("status") == "running" and not RunFolder(folder, record).alive:
+        record = _record(folder, remarks) or record  # it may have ended between the two looks
+        if record["status"] == "running":
+            record["status"] = "interrupted"
+    return recorded_run(
+        name=f"{folder.parent.name}/{folder.name}" if several else folder.name,
+        place=_shown(folder),
+        config=config,
+        record=record,
+        read_curves=partial(_read_curves, folder, remarks),
+        folder=folder,
+    )
+
+
+def recorded_run(
+    name: str,
+    place: str,
+    config: Mapping[str, Any],
+    record: Mapping[str, Any],
+    read_curves: Callable[[], Mapping[str, Curve]],
+    folder: Path | None = None,
+) -> RecordedRun:
+    """Return a run from its config and its record, wherever both were kept.
+
+    Args:
+        name: what people call it.
+        place: its folder, or its address on a server.
+        config: a value a dotted key, as `src.tracking.filters.flat` gives them.
+        record: what run.json holds; what is missing or of a wrong type is left out.
+        read_curves: gives its curves, such as ``lambda: curves_of(rows)``; called only if they are asked for, or if the run
+            has not finished.
+        folder: where it lies; None on a server.
+    """
+    metric = str(record.get("monitor") or config.get("monitor") or "val/loss")
+    mode = record["mode"] if record.get("mode") in ("min", "max") else direction_of(metric)
     status = str(record.get("status") or "unknown")
-    if status == "running" and not RunFolder(folder, record).alive:
-        status = "interrupted"
-    curves: Callable[[], Mapping[str, Curve]] = partial(_read_curves, folder, remarks)
     summary = _numbers(record.get("best")) | _numbers(record.get("final"))
-    value, epoch = record.get("value"), record.get("best_epoch")
+    value, epoch, seconds, *sizes = (_number(record.get(key)) for key in ("value", "best_epoch", "seconds", *SIZES))
     if status != "finished":  # its record is written at the end
-        known = curves()
-        curves = partial(_given, known)
+        known = read_curves()
+        read_curves = partial(_given, known)
         if metric in known:
             epoch, summary = best_of(known, metric, mode)
             value = summary.get(metric)
-    kept: dict[str, Any] = {key: record.get(key) for key in _KEPT} | {"best_epoch": epoch}
+    kept: dict[str, Any] = {key: record.get(key) for key in _KEPT} | dict(zip(SIZES, sizes, strict=True))
     return RecordedRun(
-        name=f"{folder.parent.name}/{folder.name}" if several else folder.name,
-        place=_shown(folder),
+        name=name,
+        place=place,
         config={key: value for key, value in config.items() if key.partition(".")[0] not in _BESIDE},
         status=status,
         metric=metric,
         mode=mode,
         value=value,
-        seconds=record.get("seconds"),
+        seconds=seconds,
         summary=summary,
-        record=kept,
-        read_curves=curves,
+        record=kept | {"best_epoch": epoch},
+        read_curves=read_curves,
         folder=folder,
     )
+
+
+def _record(folder: Path, remarks: Remarks) -> dict[str, Any] | None:
+    """Return run.json, or what can be said without it; None if the folder holds no run."""
+    try:
+        record = json.loads((folder / "run.json").read_bytes())
+        if isinstance(record, dict):
+            return record
+    except ValueError:
+        pass
+    except OSError:
+        if not (folder / "metrics.jsonl").is_file():
+            remarks.add("left out, as there is neither run.json nor metrics.jsonl", folder)
+            return None
+        remarks.add("run.json is missing, so the status is unknown", folder)
+        return {"status": "unknown"}
+    remarks.add("run.json is damaged, so the status is unknown", folder)
+    return {"status": "unknown"}
 
 
 def _given(curves: Mapping[str, Curve]) -> Mapping[str, Curve]:
@@ -225,7 +267,13 @@ def _given(curves: Mapping[str, Curve]) -> Mapping[str, Curve]:
 
 
 def _numbers(entries: Any) -> dict[str, float]:
-    return {name: float(value) for name, value in (entries or {}).items() if is_number(value) and "/" in name}
+    """Return the metrics among some entries: numbers whose name has a split in front."""
+    pairs = entries.items() if isinstance(entries, Mapping) else ()
+    return {name: float(value) for name, value in pairs if is_number(value) and "/" in name}
+
+
+def _number(value: Any) -> Any:
+    return value if is_number(value) else None
 
 
 def best_of(curves: Mapping[str, Curve], metric: str, mode: str) -> tuple[int | None, dict[str, float]]:
@@ -297,11 +345,11 @@ def read_config(text: str) -> dict[str, Any]:
         yaml.YAMLError: if it is no YAML.
     """
     if "&" in text or "---" in text:
-        return dict(_flat(yaml.load(text, _Loader)))
+        return dict(_leaves(yaml.load(text, _Loader)))
     try:
         return {key: value for part in re.split(r"\n(?=[^\s#-])", text.strip()) for key, value in _section(part)}
     except (yaml.YAMLError, ValueError):  # a hand-written one may be laid out in another way
-        return dict(_flat(yaml.load(text, _Loader)))
+        return dict(_leaves(yaml.load(text, _Loader)))
 
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -309,19 +357,10 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @lru_cache(maxsize=8192)
 def _section(text: str) -> tuple[tuple[str, Any], ...]:
-    return tuple(_flat(yaml.load(text, _Loader)))
+    return tuple(_leaves(yaml.load(text, _Loader)))
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(node: Any) -> Iterator[tuple[str, Any]]:
     if not isinstance(node, Mapping):
         raise ValueError("no mapping")
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a nested config as `RecordedRun` holds it: a value a dotted key, without how it is recorded."""
-    return {key: value for key, value in _flat(config) if key.partition(".")[0] not in _BESIDE}
+    return flat(node)

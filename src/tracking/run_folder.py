@@ -3,7 +3,7 @@
     run.json        the record: status, provenance, times, metrics, error; replaced as a whole, so never half written
     config.yaml     the resolved config; rerunning needs nothing else
     metrics.jsonl   one line a log; only ever appended to
-    answers.json    what the tested weights answered: a confusion matrix, or predictions beside the truth
+    answers.json    confusion of the classes, predicted numbers, and examples, on the test split
     checkpoints/    best.ckpt, last.ckpt
     train.log, plots/, wandb/
 
@@ -42,6 +42,7 @@ _NO_INFLUENCE = (
     "notes",
     "logger",
     "sweep",
+    "callbacks.answers",
     "callbacks.progress",
     "callbacks.checkpoints",
     "callbacks.answers",

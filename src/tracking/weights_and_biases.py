@@ -4,12 +4,13 @@ A prompt, an unreachable server or an error inside wandb never stops a run, and 
 alone (Lightning's own offline switch sets WANDB_MODE for every run that follows). wandb is imported by `start` only.
 """
 
+import json
 import logging
 import os
 import secrets
 import shutil
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
 from math import isfinite
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 _used_ids: set[str] = set()
 _unreachable: set[str] = set()
 """Servers that failed a run of this process: the other runs of a sweep do not wait for them again."""
+
+_SUMMARIZED = ("monitor", "mode", "parameters", "multiply_adds", "seconds")
+"""What the summary takes from the record, for `src.tracking.wandb_runs` to read."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -101,6 +105,42 @@ class WeightsAndBiases(WandbLogger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Do nothing: the W&B run was opened with the whole config."""
 
+    @_guarded
+    def log_answers(self, answers: Mapping[str, Any], pictures: Sequence[Any] = ()) -> None:
+        """Show what a run answered on its test split: examples as the table ``test/examples``, classes as the chart
+        ``test/confusion``.
+
+        Args:
+            answers: what answers.json holds (`src.tracking.answers`).
+            pictures: of the examples, [H, W, C] bytes.
+        """
+        import wandb
+
+        shown: dict[str, Any] = {}
+        if examples := answers["examples"]:
+            columns = [key for key in ("input", "truth", "prediction", "probability") if key in examples[0]]
+            rows = [
+                [example[key] if key == "probability" else _text(example[key]) for key in columns]
+                for example in examples
+            ]
+            if pictures:
+                columns, rows = (
+                    ["picture", *columns],
+                    [[wandb.Image(picture), *row] for picture, row in zip(pictures, rows, strict=True)],
+                )
+            shown["test/examples"] = wandb.Table(columns=columns, data=rows)
+        if (counts := answers["confusion"]) is not None:
+            names = answers["classes"]
+            cells = [[names[i], names[j], count] for i, row in enumerate(counts) for j, count in enumerate(row)]
+            shown["test/confusion"] = wandb.plot_table(
+                "wandb/confusion_matrix/v1",
+                wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=cells),
+                {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"},
+                {"title": "test/confusion"},
+            )
+        if shown:
+            self.experiment.log(shown)
+
     def close(self, exit_code: int) -> None:
         """Put the best values into the summary and end the W&B run, with its exit code."""
         self._summarize()
@@ -121,7 +161,7 @@ class WeightsAndBiases(WandbLogger):
             epoch, best = best_epoch(self._folder.metrics(), record["monitor"], record["mode"])
         values = {f"best/{name}": value for name, value in best.items()}
         values |= {"best_epoch": epoch} if epoch is not None else {}
-        values |= {key: record[key] for key in ("parameters", "multiply_adds") if record.get(key) is not None}
+        values |= {key: record[key] for key in _SUMMARIZED if record.get(key) is not None}
         self._experiment.summary.update(values)  # type: ignore[union-attr]
 
     def warn_once(self, what: str, error: Exception) -> None:
@@ -230,7 +270,7 @@ def _open(
         id=run_id,
         dir=str(folder.path),
         resume="allow",
-        config=dict(run_config),
+        config=dict(run_config) | _words_of_a_sweep(run_config),
         name=settings.get("name") or folder.path.name,
         **{key: settings.get(key) for key in ("project", "entity", "group", "job_type", "tags", "notes")},
         settings=wandb.Settings(
@@ -243,6 +283,23 @@ def _open(
         ),
     )
     return WeightsAndBiases(run, folder, mode, log_model=settings.get("log_model", False))
+
+
+def _words_of_a_sweep(run_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a W&B agent chose for this run, by its words such as ``optimizer.lr``, for W&B's view of the sweep.
+
+    W&B would put them over the config and keep it so: ``scheduler: cosine`` in the place of everything about the schedule.
+    They came by the command line, and are in the config.
+    """
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib import config_util
+
+    settings = wandb_setup.singleton().settings
+    if settings.sweep_param_path is None:
+        return {}
+    words = config_util.dict_from_config_file(settings.sweep_param_path) or {}
+    settings.sweep_param_path = None
+    return {key: value for key, value in words.items() if key not in run_config}
 
 
 def _mode(wandb: Any) -> str:
@@ -273,3 +330,7 @@ def _run_id(folder: RunFolder) -> str:
         known = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
     _used_ids.add(known)
     return known
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -105,9 +105,9 @@ def test_names_are_no_formulas(run: MakeRun, tmp_path: Path) -> None:
         '{"confusion": [[1, 2]], "classes": ["a", "b"]}',
         '{"confusion": [[1, "2"], [0, 1]], "classes": ["a", "b"]}',
         '{"confusion": [[1, 2], [0, 1]]}',
-        '{"truth": [[1]], "predicted": [[1], [2]]}',
-        '{"truth": [], "predicted": []}',
-        '{"truth": [1], "predicted": [1]}',
+        '{"true": [[1]], "predicted": [[1], [2]]}',
+        '{"true": [], "predicted": []}',
+        '{"true": [1], "predicted": [1]}',
     ],
 )
 def test_damaged_answers_are_left_out(write_run: WriteRun, text: str) -> None:
@@ -119,7 +119,7 @@ def test_damaged_answers_are_left_out(write_run: WriteRun, text: str) -> None:
 
 def test_answers_are_drawn(write_run: WriteRun) -> None:
     write_run("numbers").joinpath("answers.json").write_text(
-        json.dumps({"truth": [[1.0], [2.0]], "predicted": [[1.5], [2.5]]})
+        json.dumps({"true": [[1.0], [2.0]], "predicted": [[1.5], [2.5]]})
     )
     folder = write_run("classes", {"seed": 1, "model.name": "cnn"}, losses=[0.2])
     folder.joinpath("answers.json").write_text(json.dumps({"classes": ["$a", "b"], "confusion": [[3, 1], [0, 4]]}))

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from src.comparing.export import FORMATS, to_csv, to_json, to_latex, to_markdown
+from src.comparing.export import WRITERS, to_csv, to_json, to_latex, to_markdown
 from src.comparing.view import View, views
 from tests.comparing.conftest import MakeRun
 
@@ -94,5 +94,5 @@ def test_latex_has_no_command_of_a_value(table: list[tuple[View, list[str]]]) ->
 
 def test_every_form_takes_runs_without_a_value(run: MakeRun) -> None:
     found = views([run(None, status="failed"), run(None, {"a": 1}, status="running")])
-    for form in FORMATS.values():
+    for form in WRITERS.values():
         assert "failed" in form([(view, view.columns) for view in found])

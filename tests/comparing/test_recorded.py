@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
+from src.compare import main
 from src.comparing.sweeps import pending
 from src.config.check import check
 from src.config.compose import compose
 from src.errors import UserError
 from src.sweeping.ledger import Ledger
-from src.tracking.recorded import Remarks, best_of, curves_of, flat, read_config, read_runs
+from src.tracking.filters import flat
+from src.tracking.recorded import Remarks, best_of, curves_of, read_config, read_runs
 from src.tracking.run_folder import RunFolder
 from tests.comparing.conftest import WriteRun
 
@@ -81,6 +83,23 @@ def test_what_is_damaged_is_said_once_and_left_out(write_run: WriteRun, tmp_path
     assert all(name in said[0] for name in ("binary", "bytes", "no-config")) and str(torn) in said[4]
 
 
+def test_a_record_of_the_wrong_types_is_no_crash(write_run: WriteRun, tmp_path: Path) -> None:
+    wrong = {
+        "status": 7,
+        "value": "low",
+        "seconds": "long",
+        "best": [1],
+        "final": "x",
+        "parameters": {},
+        "best_epoch": "x",
+    }
+    write_run("a", **wrong, monitor=3, mode="up")
+    (write_run("b") / "config.yaml").write_text("seed: 1\nwhen: 2026-11-25\nwhat: !!set {a, b}\n1: 2\nmodel: mlp\n")
+    main([str(tmp_path), "--export", "csv"])
+    main([str(tmp_path), "--diff", "a", "b"])
+    main([str(tmp_path), "--html", "--pictures", "--columns", "all"])
+
+
 def test_many_remarks_stay_one_line(tmp_path: Path) -> None:
     remarks = Remarks()
     for number in range(100):
@@ -106,7 +125,7 @@ def test_a_config_is_read_as_omegaconf_reads_it(words: list[str], tmp_path: Path
     config = check(compose(words)).plain()
     folder = RunFolder.create(tmp_path / "run", config, [])
     text = (folder.path / "config.yaml").read_text()
-    assert flat(folder.config()) == {key: value for key, value in read_config(text).items() if key in flat(config)}
+    assert read_config(text) == dict(flat(folder.config()))
 
 
 def test_sections_are_read_as_the_whole() -> None:
@@ -142,7 +161,7 @@ def test_sections_are_read_as_the_whole() -> None:
         config = tree(3)
         for width in (20, 200):
             text = yaml.safe_dump(config, sort_keys=False, width=width, allow_unicode=random.random() < 0.5)
-            assert read_config(text) == flat(config)
+            assert read_config(text) == dict(flat(config))
 
 
 @pytest.mark.parametrize(

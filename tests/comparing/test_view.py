@@ -45,6 +45,24 @@ def test_folds_are_compared_fold_by_fold(run: MakeRun) -> None:
     assert stats.ttest_ind(*folds.values(), equal_var=False).pvalue > 0.9
 
 
+def test_rows_with_other_folds_are_not_compared(run: MakeRun) -> None:
+    folds = {"a": (0, 1, 2), "b": (0, 1), "c": (0, 1, 2)}
+    runs = [
+        run(0.1 * place + 0.01 * fold**2, {"fold": fold, "x": name})
+        for place, (name, some) in enumerate(folds.items(), start=1)
+        for fold in some
+    ]
+    runs[-1] = run(0.5, {"fold": 2, "x": "c"})
+    assert [row.p is None for row in only(views(runs)).rows] == [True, True, False]
+
+
+def test_runs_of_unknown_seeds_are_compared(run: MakeRun) -> None:
+    values = {1: [0.1, 0.12], 2: [0.3, 0.33, 0.31]}
+    runs = [run(value, {"x": x}) for x, of in values.items() for value in of]
+    p = only(views(runs)).rows[1].p
+    assert p == pytest.approx(stats.ttest_ind(*values.values(), equal_var=False).pvalue)
+
+
 def test_keys_that_repeat() -> None:
     names = ["seed", "datamodule.seed", "datamodule.split_seed", "cross_validation.fold", "fold"]
     assert all(map(repeats, names))

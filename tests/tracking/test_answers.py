@@ -1,61 +1,94 @@
-"""answers.json is what the tested weights answer."""
+"""What a run answers on its test split."""
 
-import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import confusion_matrix
 
-from src.experiment import RunResult, load, run
+from src.errors import UserError
+from src.experiment import load, run
+from src.tracking.answers import Answers, confusion, read_answers
+from src.tracking.run_folder import RunFolder
 
-SHORT = ["trainer.max_epochs=2", "logger=none", "callbacks=quiet"]
-
-
-def trained(tmp_path: Path, *words: str) -> tuple[RunResult, dict]:
-    result = run([*SHORT, *words, f"paths.outputs={tmp_path}"], verbose=False)
-    return result, json.loads((result.folder / "answers.json").read_text())
+WHOLE = ["trainer.limit_test_batches=null"]
 
 
-@pytest.mark.parametrize("data", ["wine", "breast_cancer", "digits"])
-def test_a_confusion_matrix_is_that_of_scikit_learn(tmp_path: Path, data: str) -> None:
-    result, found = trained(tmp_path, f"datamodule={data}")
+def answered(words: list[str]) -> tuple[Any, dict[str, Any]]:
+    result = run(words, verbose=False)
+    answers = read_answers(result.folder)
+    assert answers is not None
+    return result, answers
+
+
+@pytest.mark.parametrize("choice", ["datamodule=digits", "datamodule=breast_cancer"])
+def test_the_confusion_is_that_of_the_measured_outputs(choice: str, fast: Callable[..., list[str]]) -> None:
+    result, answers = answered(fast(choice, *WHOLE))
     loaded = load(result.folder)
+    loaded.datamodule.setup()
     x, y = loaded.datamodule.split("test")
-    outputs = loaded.model(x)
-    predicted = outputs.argmax(1) if outputs.ndim == 2 else (outputs > 0)
-    assert found["confusion"] == confusion_matrix(y.long(), predicted).tolist()
-    assert found["classes"] == list(loaded.model.spec.class_names or map(str, range(len(found["confusion"]))))
-    right = np.trace(np.array(found["confusion"])) / len(y)
-    assert right == pytest.approx(result.metrics["test/accuracy"])
+    predicted = loaded.model.task.answers(loaded.model(x).detach())
+    truth = [answers["classes"][int(label)] for label in y]
+    expected = confusion_matrix(truth, [answer["prediction"] for answer in predicted], labels=answers["classes"])
+    assert np.array_equal(answers["confusion"], expected) and expected.sum() == len(y)
+    assert np.trace(expected) / len(y) == pytest.approx(result.metrics["test/accuracy"])
+    for number, example in enumerate(answers["examples"]):
+        assert example["truth"] == truth[number] and example["prediction"] == predicted[number]["prediction"]
+        assert example["probability"] == pytest.approx(
+            predicted[number]["probabilities"][example["prediction"]], abs=1e-5
+        )
+    assert len(answers["examples"]) == 16
 
 
-def test_a_padded_step_is_no_answer(tmp_path: Path) -> None:
-    sizes = ["datamodule.lag=2", "datamodule.train_size=64", "datamodule.val_size=16", "datamodule.test_size=16"]
-    result, found = trained(tmp_path, "model=rnn", "datamodule=copy", *sizes)
-    asked = (load(result.folder).datamodule.split("test").targets != -100).sum()
-    assert np.sum(found["confusion"]) == asked
+def test_numbers_are_in_their_own_units(fast: Callable[..., list[str]]) -> None:
+    from sklearn.datasets import load_diabetes
+
+    _, answers = answered(fast("datamodule=diabetes", "model=mlp"))
+    assert answers["confusion"] is None and answers["classes"] == []
+    values = {round(float(value), 3) for value in load_diabetes().target}
+    assert {round(example["truth"], 3) for example in answers["examples"]} <= values
 
 
-@pytest.mark.parametrize("words", [["datamodule=diabetes"], ["datamodule=mackey_glass", "datamodule.length=600"]])
-def test_predictions_are_in_the_units_of_the_data(tmp_path: Path, words: list[str]) -> None:
-    result, found = trained(tmp_path, *words)
-    truth, predicted = np.array(found["truth"]), np.array(found["predicted"])
-    assert truth.shape == predicted.shape and 20 < truth.size <= 500
+def test_sequences_are_in_their_own_words(fast: Callable[..., list[str]]) -> None:
+    _, answers = answered(fast("datamodule=dates", "callbacks.answers.examples=3"))
+    assert len(answers["examples"]) == 3
+    for example in answers["examples"]:
+        year, month, day = example["truth"].split("-")
+        assert len(year) == 4 and 1 <= int(month) <= 12 and 1 <= int(day) <= 31
+        assert example["input"] and isinstance(example["prediction"], str)
+
+
+def test_steps_that_ask_for_nothing_do_not_count() -> None:
+    outputs = torch.eye(3)[torch.tensor([[0, 1, 2], [2, 2, 0]])]
+    targets = torch.tensor([[0, 2, -100], [2, -100, 0]])
+    counts = confusion("tagging", outputs, targets, 3)
+    assert counts.tolist() == [[2, 0, 0], [0, 0, 0], [0, 1, 1]]
+
+
+def test_it_can_be_left_out(fast: Callable[..., list[str]], tmp_path: Path) -> None:
+    result = run(fast("callbacks.answers=null"), verbose=False)
+    assert read_answers(result.folder) is None
+    with pytest.raises(UserError, match="must be 0 or more"):
+        Answers(RunFolder.open(result.folder), -1)
+
+
+@pytest.mark.parametrize(
+    "words", [["datamodule=diabetes"], ["datamodule=mackey_glass", "model=mlp", "datamodule.length=1500"]]
+)
+def test_true_and_predicted_numbers_go_through_the_whole_split(
+    words: list[str], fast: Callable[..., list[str]]
+) -> None:
+    result, answers = answered(fast(*words, *WHOLE))
+    true, predicted = np.array(answers["true"]), np.array(answers["predicted"])
+    assert true.shape == predicted.shape and 20 < true.size <= 500
     loaded = load(result.folder)
     batch = loaded.datamodule.split("test")
-    stride = -(-len(batch[0]) * loaded.model.spec.output_size // 500)
+    stride = -(-len(batch[0]) // (500 // loaded.model.spec.output_size))
     outputs = loaded.model(*batch.inputs)[::stride].detach()
     error = (outputs - batch.targets[::stride]).flatten(1).double().numpy()  # in standardised units
-    scale = np.polyfit(error.ravel(), (predicted - truth).ravel(), 1)
-    assert np.allclose(scale[0] * error, predicted - truth, atol=2e-3 * abs(scale[0])), "one scale, no offset"
-    if "diabetes" in words[0]:
-        assert set(truth.ravel().round()) <= set(range(25, 347)), "the targets of scikit-learn's table"
-
-
-def test_a_text_has_no_answers(tmp_path: Path) -> None:
-    text = tmp_path / "text.txt"
-    text.write_text("to be or not to be, that is the question. " * 50)
-    words = ["model=gru", "datamodule=text", f"datamodule.path={text}", "datamodule.context=16", "model.hidden_size=8"]
-    result = run([*SHORT, *words, f"paths.outputs={tmp_path}"], verbose=False)
-    assert result.status == "finished" and not (result.folder / "answers.json").exists()
+    scale = np.polyfit(error.ravel(), (predicted - true).ravel(), 1)[0]
+    assert np.allclose(scale * error, predicted - true, atol=2e-3 * abs(scale)), "one scale, and no offset"
+    assert np.allclose(true[: len(answers["examples"])].ravel()[:1], np.ravel(answers["examples"][0]["truth"])[:1])

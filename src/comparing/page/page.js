@@ -457,7 +457,7 @@ function confusion(found) {
 
 function predictions(found) {
   const width = 480, height = 400, box = { left: 58, right: width - 10, top: 10, bottom: height - 46 };
-  const pairs = found.truth.flatMap((row, i) => row.map((value, j) => [value, found.predicted[i][j]])).filter(([a, b]) => finite(a) && finite(b));
+  const pairs = found.true.flatMap((row, i) => row.map((value, j) => [value, found.predicted[i][j]])).filter(([a, b]) => finite(a) && finite(b));
   const all = pairs.flat(), low = Math.min(...all), high = Math.max(...all);
   const x = scale(low, high, box.left, box.right, false), y = scale(low, high, box.bottom, box.top, false);
   const svg = el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Predictions against truth, ${pairs.length} numbers` });
@@ -478,7 +478,7 @@ function answers(view) {
     const row = have[which.value];
     const parts = [];
     if (row.answers && row.answers.confusion) parts.push(confusion(row.answers));
-    if (row.answers && row.answers.truth) parts.push(predictions(row.answers));
+    if (row.answers && row.answers.true) parts.push(predictions(row.answers));
     for (const picture of row.pictures || []) parts.push(el("figure", { class: "whole" }, el("h3", {}, picture.name), el("img", { src: picture.data, alt: picture.name, loading: "lazy" })));
     grid.replaceChildren(...parts);
   }

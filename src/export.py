@@ -1,0 +1,106 @@
+"""Export: python -m src.export RUN [--format torch onnx] [--to FOLDER]
+
+Writes the trained model as programs that run without Gridlight, model.pt2 (torch.export) and model.onnx (extra [onnx]), and a
+model card, README.md, into export/ of the run. The outputs of each are compared with the model's on examples of the test split.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from src.config.command_line import errors_for_people, parser_of_a_run
+from src.errors import UserError
+
+if TYPE_CHECKING:
+    from src.tracking.exporting import Exported
+
+
+def export(path: Path, formats: Sequence[str] | None = None, target: Path | None = None) -> "list[Exported]":
+    """Export the best weights of a run, and write the model card.
+
+    Args:
+        path: the run folder.
+        formats: ``torch`` and ``onnx``; by default both, the second only where its packages are installed.
+        target: where the files go; export/ of the run.
+
+    Raises:
+        UserError: if there is no such run, or if its model cannot be exported, with the reason.
+    """
+    from importlib.util import find_spec
+
+    from src.experiment import load
+    from src.tracking.exporting import FORMATS
+    from src.tracking.exporting import export as write
+    from src.tracking.model_card import model_card
+    from src.tracking.run_folder import RunFolder, replaced
+
+    if path.is_file():
+        raise UserError(f"{path}: this is a file; a model card tells of a run, so name the run folder")
+    run = RunFolder.open(path)
+    if formats is None:
+        complete = find_spec("onnxruntime") and find_spec("onnxscript")
+        formats = [name for name in FORMATS if name != "onnx" or complete]
+    loaded = load(path)
+    folder = target or run.path / "export"
+    made = write(loaded, folder, formats)
+    files = {
+        program.file.name: f"{program.format}; outputs differ by at most {program.difference:.1g} from the model's on "
+        f"{program.examples} examples of the test split"
+        for program in made
+    }
+    with replaced(folder / "README.md") as card:
+        card.write_text(model_card(run, loaded.model.spec, usage(made), files), encoding="utf-8")
+    return made
+
+
+def usage(made: "Sequence[Exported]") -> str:
+    """Return how the programs are loaded, as Markdown."""
+    inputs = made[0].inputs
+    shapes = "\n".join(f"- `{name}`: [{', '.join(shape)}]" for name, shape in inputs.items())
+    code = {
+        "torch": f"""```python
+import torch
+
+model = torch.export.load("model.pt2").module()
+outputs = model({", ".join(inputs)})
+```""",
+        "onnx": f"""```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+(outputs,) = session.run(None, {{{", ".join(f'"{name}": {name}' for name in inputs)}}})
+```""",
+    }
+    how = "\n\n".join(code[program.format] for program in made)
+    return f"Inputs, prepared as in training:\n\n{shapes}\n\n{how}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = parser_of_a_run("python -m src.export", __doc__)
+    parser.add_argument(
+        "--format", nargs="+", choices=("torch", "onnx"), help="both, as far as their packages are there"
+    )
+    parser.add_argument("--to", type=Path, help="the folder for the files; export/ of the run")
+    words: argparse.Namespace = parser.parse_args(argv)
+    with errors_for_people():
+        from src.tracking.console import shown
+
+        made = export(words.run, words.format, words.to)
+        for program in made:
+            if words.json:
+                print(json.dumps({"file": str(program.file), "difference": program.difference}))
+            else:
+                print(
+                    f"{shown(program.file.absolute())}: {program.file.stat().st_size / 1e6:.2f} MB, largest difference "
+                    f"{program.difference:.1e} on {program.examples} examples"
+                )
+        if not words.json:
+            print(f"{shown((made[0].file.parent / 'README.md').absolute())}: the model card")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,129 @@
+"""Runs read back from a Weights & Biases project, as they stand in a run folder: config, record and metrics.
+
+What the record of a run folder says is in the summary of its W&B run: metrics of the best epoch as ``best/<name>``, those of
+the test, and by which metric the best epoch was chosen. Runs that others recorded are read as far as they say the same.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from src.errors import UserError
+from src.tracking.best import best_epoch
+from src.tracking.wandb_access import first_line, key_is_configured, why_unreachable
+
+AT_ONCE = 8
+"""Histories that are fetched at the same time."""
+
+_STATUS = {"killed": "failed", "crashed": "failed"}
+
+
+@dataclass(frozen=True)
+class WandbRun:
+    """One run of a project.
+
+    Args:
+        id, name, url: in W&B; the name is that of the run folder unless it was changed.
+        config: nested, as in config.yaml; without the words of a W&B sweep (``optimizer.lr``), which say the same.
+        record: as in run.json: ``status``, ``monitor``, ``mode``, ``value``, ``best``, ``best_epoch``, ``final``, ``seconds``,
+            ``parameters``, ``started``, ``tags``, ``notes``, ``wandb``.
+        rows: as `src.tracking.run_folder.read_metrics` returns them.
+        summary: as W&B has it.
+    """
+
+    id: str
+    name: str
+    url: str
+    config: Mapping[str, Any]
+    record: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    summary: Mapping[str, Any]
+
+
+def read_project(path: str) -> list[WandbRun]:
+    """Return all runs of a project, the oldest first.
+
+    Args:
+        path: ``entity/project``.
+
+    Raises:
+        UserError: if there is no such project, no key, or no answer.
+    """
+    if len(parts := path.split("/")) != 2 or not all(parts):
+        raise UserError(f"{path}: a project of Weights & Biases is entity/project")
+    if not key_is_configured():
+        raise UserError("Weights & Biases: no key is configured; wandb login, or set WANDB_API_KEY")
+    if reason := why_unreachable():
+        raise UserError(f"Weights & Biases: {reason}")
+    import wandb
+
+    try:
+        found = list(wandb.Api(timeout=60).runs(path, lazy=False, order="+created_at"))
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            histories = list(pool.map(lambda run: list(run.scan_history(use_cache=False)), found))
+    except Exception as error:
+        raise UserError(f"Weights & Biases: {path} cannot be read: {first_line(error)}") from error
+    if not found:
+        raise UserError(f"Weights & Biases: there are no runs in {path}")
+    return [_run(run, history) for run, history in zip(found, histories, strict=True)]
+
+
+def _run(run: Any, history: Sequence[Mapping[str, Any]]) -> WandbRun:
+    config = {key: value for key, value in run.config.items() if not key.startswith(("_", "+")) and "." not in key}
+    summary = {key: value for key, value in dict(run.summary).items() if not key.startswith("_")}
+    rows = list(_rows(history))
+    monitor = summary.get("monitor") or config.get("monitor") or "val/loss"
+    mode = summary.get("mode") or ("min" if any(word in monitor for word in ("loss", "err", "perplexity")) else "max")
+    epoch, best = best_epoch(rows, monitor, mode)
+    runtime = (dict(run.summary).get("_wandb") or {}).get("runtime")
+    record = {
+        "status": _STATUS.get(run.state, run.state),
+        "monitor": monitor,
+        "mode": mode,
+        "value": best.get(monitor),
+        "best": best,
+        "best_epoch": epoch,
+        "final": {key: value for key, value in summary.items() if key.startswith("test/") and _is_number(value)},
+        "seconds": summary.get("seconds", runtime),
+        "parameters": summary.get("parameters"),
+        "multiply_adds": summary.get("multiply_adds"),
+        "seed": config.get("seed"),
+        "started": run.created_at,
+        "tags": list(run.tags or []),
+        "notes": run.notes,
+        "wandb": {"id": run.id, "mode": "online", "url": run.url},
+    }
+    return WandbRun(run.id, run.name or run.id, run.url, config, record, rows, summary)
+
+
+def _rows(history: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the lines of metrics.jsonl; what a resumed run repeated counts once, as it was the last time."""
+    rows: list[dict[str, Any]] = []
+    for line in sorted(history, key=lambda line: line.get("_step", 0)):
+        numbers = {key: _number(value) for key, value in line.items() if not key.startswith("_")}
+        values = {key: value for key, value in numbers.items() if _is_number(value)}
+        step, epoch = values.pop("trainer/global_step", line.get("_step")), values.pop("epoch", None)
+        if not values or not isinstance(step, int | float):
+            continue
+        row = {
+            "step": int(step),
+            "epoch": None if epoch is None else int(epoch),
+            **values,
+            "time": line.get("_timestamp"),
+        }
+        if rows and row["step"] < rows[-1]["step"]:
+            rows = [earlier for earlier in rows if earlier["step"] < row["step"]]
+        rows.append(row)
+    yield from rows
+
+
+def _number(value: Any) -> Any:
+    """Return what W&B writes as a word, as the number that it is."""
+    return math.nan if value in ("NaN", "Infinity", "-Infinity") else value
+
+
+def _is_number(value: Any) -> bool:
+    """Tell numbers from pictures and tables."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,110 @@
+"""python -m src.export: programs that give the model's outputs without Gridlight, and refusals with a reason."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.config.check import check
+from src.config.compose import compose
+from src.config.options import CONF, groups
+from src.errors import UserError
+from src.experiment import Loaded, build_data, build_model, run
+from src.export import export, main
+from src.tracking import exporting
+
+MODELS = list(groups([CONF])["model"])
+ONNX = ("mlp", "cnn", "gru", "transformer")
+
+
+def loaded(words: list[str]) -> Loaded:
+    """Return a model of some words of a command line, with random weights."""
+    config = check(compose(words))
+    torch.manual_seed(0)
+    datamodule = build_data(config)
+    datamodule.setup()
+    return Loaded(config, datamodule, build_model(config, datamodule.spec).eval(), Path())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_is_exported_or_refused_with_a_reason(
+    name: str, fast: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    model = loaded(fast(f"model={name}"))
+    (made,) = exporting.export(model, tmp_path, ["torch"])
+    program = torch.export.load(made.file).module()
+    batch = model.datamodule.collate(type(w := model.datamodule.split("val"))(*(tensor[:5] for tensor in w)))
+    with torch.no_grad():
+        torch.testing.assert_close(program(*batch.inputs), model.model(*batch.inputs), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ONNX)
+def test_onnx_gives_the_same_outputs(name: str, fast: Callable[..., list[str]], tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = loaded(fast(f"model={name}"))
+    (made,) = exporting.export(model, tmp_path, ["onnx"])
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"], "one file, with the weights in it"
+    session = onnxruntime.InferenceSession(str(made.file))
+    split = model.datamodule.split("val")
+    batch = model.datamodule.collate(type(split)(*(tensor[:5] for tensor in split)))
+    inputs = {entry.name: tensor.numpy() for entry, tensor in zip(session.get_inputs(), batch.inputs, strict=True)}
+    assert list(inputs) == list(made.inputs)
+    with torch.no_grad():
+        expected = model.model(*batch.inputs)
+    torch.testing.assert_close(torch.from_numpy(session.run(None, inputs)[0]), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_outputs_that_differ_are_refused(
+    fast: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(program: object, names: object, file: Path) -> Callable[..., torch.Tensor]:
+        file.touch()
+        return lambda x: torch.zeros(len(x), 10)
+
+    monkeypatch.setitem(exporting._WRITERS, "torch", wrong)
+    with pytest.raises(UserError, match="its outputs differ from the model's by"):
+        exporting.export(loaded(fast("model=mlp")), tmp_path, ["torch"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_exported_is_refused_with_the_reason(fast: Callable[..., list[str]], tmp_path: Path) -> None:
+    model = loaded(fast("model=mlp"))
+    forward = model.model.forward
+    model.model.forward = lambda x: forward(x) if float(x.sum()) > 0 else forward(-x)  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"MLP cannot be exported: .*data-dependent"):
+        exporting.export(model, tmp_path, ["torch"])
+
+
+def test_a_run_is_exported_with_its_card(
+    fast: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run(fast("model=mlp"), verbose=False)
+    main([str(result.folder), "--format", "torch", "--to", str(tmp_path / "there")])
+    assert "largest difference" in capsys.readouterr().out
+    card = (tmp_path / "there/README.md").read_text()
+    for part in (
+        "## Intended use",
+        f"| {result.metrics['test/accuracy']:.4g} |",
+        "`optimizer.lr`",
+        "model.pt2",
+        "Class names: 0, 1",
+    ):
+        assert part in card
+    code = card.partition("```python\n")[2].partition("```")[0].replace("model(x)", "model(torch.zeros(3, 1, 8, 8))")
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print(outputs.shape)"], cwd=tmp_path / "there", capture_output=True
+    )
+    assert done.stdout.decode().strip() == "torch.Size([3, 10])", done.stderr
+
+
+def test_mistakes_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="there is no such run folder"):
+        export(tmp_path / "nothing")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"pip install -c constraints.txt -e .\[onnx\]"):
+        exporting._needs_onnx()

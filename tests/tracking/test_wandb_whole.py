@@ -1,0 +1,105 @@
+"""A whole run in W&B, by the real client: what arrives is what the run folder says, number for number."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from src.experiment import run
+from src.sync import sync
+from src.tracking.answers import read_answers
+from src.tracking.run_folder import RunFolder
+from src.tracking.wandb_runs import read_project
+from tests.conftest import ROOT
+from tests.tracking.recording import KEY, use
+
+pytest.importorskip("wandb")
+pytestmark = [pytest.mark.usefixtures("fresh_wandb"), pytest.mark.slow]
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_a_whole_run_arrives(
+    fast: Callable[..., list[str]], wandb_server: Any, monkeypatch: pytest.MonkeyPatch, online: bool
+) -> None:
+    use(wandb_server, monkeypatch, key=online)
+    monkeypatch.chdir(ROOT)
+    words = fast("logger=wandb", "callbacks=[gradients,quiet]", "model=cnn", "scheduler=cosine")
+    more = [
+        "logger.wandb.log_model=true",
+        "logger.wandb.group=a_group",
+        "tags=[one,two]",
+        "notes=why",
+        "logger.wandb.project=p",
+    ]
+    result = run([*words, *more, "trainer.max_epochs=3", "logger.wandb.finish_timeout=100"], verbose=False)
+    if not online:
+        assert not wandb_server.runs
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        assert sync([result.folder])
+    folder = RunFolder.open(result.folder)
+    (arrived,) = wandb_server.runs.values()
+    _facts(arrived, folder)
+    _media(arrived, folder)
+    _images(wandb_server)
+    _model(wandb_server, folder)
+    (read,) = read_project("local/p")
+    untimed = [
+        [{key: value for key, value in row.items() if key != "time"} for row in rows]
+        for rows in (read.rows, folder.metrics())
+    ]
+    assert untimed[0] == untimed[1]
+    assert read.config == folder.config()
+    assert read.record["best"] == folder.record["best"] and read.record["final"] == folder.record["final"]
+
+
+def _facts(arrived: Any, folder: RunFolder) -> None:
+    record = folder.record
+    assert arrived.complete and arrived.exit_code == 0
+    info = arrived.info
+    assert (info["groupName"], info["jobType"], info["tags"]) == ("a_group", "train", ["one", "two"])
+    assert {key: arrived.config[key] for key in folder.config()} == folder.config()
+    for name, value in record["best"].items():
+        assert arrived.summary[f"best/{name}"] == value
+    assert (
+        arrived.summary["best_epoch"] == record["best_epoch"] and arrived.summary["parameters"] == record["parameters"]
+    )
+    assert arrived.summary["test/accuracy"] == record["final"]["test/accuracy"]
+    rates = arrived.values("lr")
+    assert len(rates) == 3 and rates[0] > rates[-1], "the schedule is a curve"
+    assert any("system.memory_percent" in row for row in arrived.events.values()), "the machine is a curve"
+    metrics = {metric.get("1"): metric for metric in arrived.internal["m"]}
+    assert "trainer/global_step" in metrics and any(metric.get("2") == "*" for metric in arrived.internal["m"])
+
+
+def _media(arrived: Any, folder: RunFolder) -> None:
+    picture = arrived.summary["plots/gradients"]
+    name = picture["filenames"][0] if "filenames" in picture else picture["path"]
+    assert arrived.files[name] == (folder.path / "plots/gradients.png").read_bytes()
+    answers = read_answers(folder.path)
+    assert answers is not None
+    table = arrived.table("test/examples")
+    assert table["columns"] == ["picture", "truth", "prediction", "probability"]
+    assert [row[1:] for row in table["data"]] == [list(example.values()) for example in answers["examples"]]
+    assert len(table["data"]) == 16
+    counts = [row[2] for row in arrived.table("test/confusion_table")["data"]]
+    assert counts == [count for row in answers["confusion"] for count in row]
+
+
+def _images(server: Any) -> None:
+    tables = [found for found in server.artifacts.values() if found["artifactTypeName"] == "run_table"]
+    bodies = [body for table in tables for body in table["files"].values()]
+    assert sum(body.startswith(b"\x89PNG") for body in bodies) == 16
+
+
+def _model(server: Any, folder: RunFolder) -> None:
+    models = [found for found in server.artifacts.values() if found["artifactTypeName"] == "model"]
+    assert all(model["committed"] for model in models)
+    (artifact,) = (model for model in models if "best" in {entry["alias"] for entry in model["aliases"]})
+    weights = folder.best_checkpoint.read_bytes()
+    assert weights in artifact["files"].values()
+    manifest = json.loads(artifact["files"]["wandb_manifest.json"])
+    digest = base64.b64encode(hashlib.md5(weights).digest()).decode()
+    assert digest in {entry["digest"] for entry in manifest["contents"].values()}
