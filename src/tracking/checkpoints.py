@@ -25,6 +25,10 @@ from src.tracking.stopping import stop_request
 log = logging.getLogger(__name__)
 
 
+SMALL = 2**24
+"""Bytes of parameters up to which a checkpoint, a few times as large, may wait in memory."""
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place, and moves it there when it is complete and on the disk.
 
@@ -80,7 +84,9 @@ class Checkpoints(ModelCheckpoint):
     """Saves last.ckpt after every epoch, and best.ckpt after every epoch that is better than all before it.
 
     Both are written after validation, at the very end of the epoch. The metrics of the epoch are saved too: a later epoch
-    that is not validated is still compared by them.
+    that is not validated is still compared by them. Where epochs are shorter than `pause`, most of a run would be
+    writing: then a best epoch waits in memory, and both files are written after the first, the last, and one every
+    `pause` in between. A process that is killed repeats what it did since, and comes to the same.
 
     last.ckpt is also written within an epoch, between two optimizer steps: at intervals, and when the run is asked to
     stop. The loader must be able to say how far it is, as `BatchLoader` is. Several processes would have to agree on the
@@ -92,6 +98,8 @@ class Checkpoints(ModelCheckpoint):
         mode: whether it should be ``min`` or ``max``.
         every_n_steps: optimizer steps between two checkpoints within an epoch; None: not by steps.
         every_minutes: minutes between two checkpoints within an epoch; None: not by time.
+        pause: seconds between two ends of epochs that are written; 0 writes all, as `every_n_steps`, several processes
+            and models of more than `SMALL` do.
     """
 
     best_epoch: int | None
@@ -104,6 +112,7 @@ class Checkpoints(ModelCheckpoint):
         mode: str = "min",
         every_n_steps: int | None = None,
         every_minutes: float | None = None,
+        pause: float = 1.0,
     ) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("every_minutes", every_minutes)):
             if value is not None and value <= 0:
@@ -121,6 +130,9 @@ class Checkpoints(ModelCheckpoint):
         self.best_epoch = None
         self._every_n_steps = every_n_steps
         self._every_seconds = None if every_minutes is None else 60 * every_minutes
+        self._pause = 0.0 if every_n_steps else pause
+        self._waits = False
+        self._best_in_memory: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
         self._metrics: dict[str, float] = {}
         self._resumed = False
@@ -137,10 +149,36 @@ class Checkpoints(ModelCheckpoint):
             return
         self._metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         candidates = self._monitor_candidates(trainer)
+        self._waits = self._may_wait(trainer)
         # The best comes first: a crash in between leaves a last.ckpt that knows nothing of it and repeats the epoch.
         if self.monitor is None or self.monitor in candidates:
             self._save_topk_checkpoint(trainer, candidates)
-        self._save_last_checkpoint(trainer, candidates)
+        if not self._waits:
+            self._write_best(trainer)
+            self._save_last_checkpoint(trainer, candidates)
+        self._waits = False
+
+    def _may_wait(self, trainer: L.Trainer) -> bool:
+        """Tell whether the files of this epoch may be left to a later one, which will come."""
+        if self._last_global_step_saved == 0 or time.monotonic() - self._saved_at >= self._pause:
+            return False
+        last = (
+            trainer.current_epoch + 1 == trainer.max_epochs
+            or trainer.fit_loop.epoch_loop.global_step == trainer.max_steps
+        )
+        ends = last or trainer.should_stop or stop_request.made
+        return not ends and trainer.world_size == 1 and _bytes(trainer.lightning_module) <= SMALL
+
+    def _write_best(self, trainer: L.Trainer) -> None:
+        """Write the best epoch, if it waits in memory."""
+        if self._best_in_memory is not None:
+            trainer.strategy.save_checkpoint(self._best_in_memory, self.best_model_path)
+            self._best_in_memory = None
+
+    def _monitor_candidates(self, trainer: L.Trainer) -> dict[str, Tensor]:
+        """Return the metrics as they are: Lightning copies each, though nobody changes one in its place."""
+        now = {"epoch": torch.tensor(trainer.current_epoch), "step": torch.tensor(trainer.global_step)}
+        return {**trainer.callback_metrics, **now}
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if stop_request.made:  # during validation or the last step before it
@@ -152,6 +190,7 @@ class Checkpoints(ModelCheckpoint):
         if not (stop_request.made or self._is_due(trainer)) or not _between_steps(trainer):
             return
         if self._last_global_step_saved != trainer.global_step:
+            self._write_best(trainer)
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         if stop_request.made:
             raise KeyboardInterrupt
@@ -167,10 +206,12 @@ class Checkpoints(ModelCheckpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         stop_request.awaited = False
+        self._write_best(trainer)
         super().on_train_end(trainer, pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         stop_request.awaited = False
+        self._write_best(trainer)
 
     def _update_best_and_save(self, current: Tensor, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         self.best_epoch = trainer.current_epoch
@@ -182,6 +223,11 @@ class Checkpoints(ModelCheckpoint):
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         """Write a state once: where best.ckpt and last.ckpt are the same, the second is a link to the first."""
+        if self._waits:
+            self._best_in_memory = _copy(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
+            return
+        if filepath == self.best_model_path:
+            self._best_in_memory = None
         self._saved_at = time.monotonic()
         same_state = self._last_global_step_saved == trainer.global_step
         linked = same_state and trainer.is_global_zero and _link(Path(self._last_checkpoint_saved), Path(filepath))
@@ -214,6 +260,19 @@ class Checkpoints(ModelCheckpoint):
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
         if trainer.fit_loop.restarted_mid_epoch:
             _restore_position(trainer)
+
+
+def _bytes(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def _copy(value: Any) -> Any:
+    """Return plain containers with copies of their tensors, as training goes on with these."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return type(value)((key, _copy(item)) for key, item in value.items())
+    return type(value)(map(_copy, value)) if type(value) in (list, tuple) else value
 
 
 def _between_steps(trainer: L.Trainer) -> bool:
