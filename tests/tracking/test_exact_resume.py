@@ -41,6 +41,11 @@ RUNS = {
         "scheduler.T_0=1",
         "scheduler.warmup_steps=5",
     ],
+    "a state that is carried": [
+        "model=lstm",
+        "datamodule=text",
+        "datamodule.carry_state=true",
+    ],
 }
 
 
