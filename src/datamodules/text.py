@@ -140,6 +140,7 @@ class Text(DataModule):
         loader = super().loader(name, shuffle and not self.carry_state, augment)
         if self.carry_state:
             loader.arrangement = stream_order(len(self.split(name)[0]), self.batch_size, loader.world_size)
+            loader.training = False  # a lone last row goes on in its own stream, and joins no other batch
         return loader
 
     def baseline(self) -> dict[str, float]:

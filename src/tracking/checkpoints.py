@@ -316,19 +316,19 @@ def _link(source: Path, target: Path) -> bool:
 
 class RandomState(Callback):
     """Saves with a checkpoint what each process has of its own, and restores it when training resumes: the state of
-    every random generator, and what was measured of an unfinished epoch.
+    every random generator, and what a model needs to go on within an epoch.
 
     Lightning saves neither, so that dropout, batch mixing and augmentation would differ from those of a run that was not
     interrupted. It is restored before Lightning asks any loader for its first batch, as some draw their order then.
     """
 
     def __init__(self) -> None:
-        self._partial_sums: list[Any] | None = None
+        self._own: dict[str, Any] = {}
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         own = random_state(trainer.strategy.root_device)
         if isinstance(pl_module, Model):
-            own["partial_sums"] = pl_module.partial_sums()
+            own |= pl_module.unfinished_epoch()
         states: list[Any] = [own]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
@@ -340,8 +340,8 @@ class RandomState(Callback):
             return
         states = checkpoint.get("random_states", [])
         if trainer.global_rank < len(states):
-            restore_random_state(states[trainer.global_rank], trainer.strategy.root_device)
-            self._partial_sums = states[trainer.global_rank].get("partial_sums")
+            self._own = states[trainer.global_rank]
+            restore_random_state(self._own, trainer.strategy.root_device)
         else:
             log.warning(
                 "the checkpoint has no random state for process %d of %d, which goes on with its seed: the run will "
@@ -351,10 +351,10 @@ class RandomState(Callback):
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._partial_sums is not None:
+        if "partial_sums" in self._own:
             assert isinstance(pl_module, Model)
-            pl_module.go_on_with(self._partial_sums)
-            self._partial_sums = None
+            pl_module.go_on_with(self._own)
+        self._own = {}
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
