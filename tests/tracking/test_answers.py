@@ -37,7 +37,11 @@ def test_a_padded_step_is_no_answer(tmp_path: Path) -> None:
     assert np.sum(found["confusion"]) == asked
 
 
-@pytest.mark.parametrize("words", [["datamodule=diabetes"], ["datamodule=mackey_glass", "datamodule.length=600"]])
+MACKEY_GLASS = ["datamodule=mackey_glass", "datamodule.length=600"]
+FEW_OF_A_BATCH = ["datamodule=mackey_glass", "datamodule.length=2000", "datamodule.horizon=20", "datamodule.batch_size=4"]
+
+
+@pytest.mark.parametrize("words", [["datamodule=diabetes"], MACKEY_GLASS, FEW_OF_A_BATCH])
 def test_predictions_are_in_the_units_of_the_data(tmp_path: Path, words: list[str]) -> None:
     result, found = trained(tmp_path, *words)
     truth, predicted = np.array(found["truth"]), np.array(found["predicted"])
