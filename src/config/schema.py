@@ -77,6 +77,8 @@ class MLP(ModelOption):
     batch_norm: bool
     dropout: Probability
     drop_connect: Probability
+    series: Literal["together", "apart"] = "together"
+    from_last: bool = False
 
 
 class MlpScratch(ModelOption):
