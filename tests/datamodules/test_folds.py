@@ -11,6 +11,7 @@ from torch import Tensor
 
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
+from src.datamodules.csv_table import CSV
 from src.datamodules.ett import ETT
 from src.datamodules.folds import Fold, recut
 from src.datamodules.splitting import completed, split_indices
@@ -23,7 +24,12 @@ from tests.datamodules.test_datamodule_base import NAMES, NOTHING_FITTED, WITH_A
 
 FOLDS = 3
 IN_TIME = (Windows, Text, ETT)
-SHORT = {"ett": {"window": 24, "horizon": 12}, "text": {"context": 16}, "tiny_shakespeare": {"context": 16}}
+SHORT = {
+    "ett": {"window": 24, "horizon": 12},
+    "text": {"context": 16},
+    "tiny_shakespeare": {"context": 16},
+    "multi30k": {"tokens": "words"},  # each of which occurs in training, as the bytes of byte pairs need not
+}
 
 Files = Callable[[str], list[str]]
 
@@ -97,6 +103,14 @@ def test_the_preparation_is_fitted_on_the_training_folds_alone(name: str, users_
         known = set(range(4, one.spec.vocabulary_size))
         lost = 40 if isinstance(one, Text) else 0  # characters at the end, too few for a window
         assert len(known - set(x.unique().tolist())) <= lost
+    elif isinstance(one, CSV):
+        number = torch.tensor(
+            ["=" not in feature and " is missing" not in feature for feature in one.spec.feature_names]
+        )
+        torch.testing.assert_close(
+            x[:, number].double().mean(0), torch.zeros(int(number.sum())).double(), atol=1e-6, rtol=0
+        )
+        assert x[:, ~number].any(0).all(), "each category, and each column with missing cells, occurs in training"
     else:
         columns = len(one.state_dict()["scale"]["mean"])
         if isinstance(one, (Windows, ETT)):
