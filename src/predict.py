@@ -140,9 +140,11 @@ def answers_to(loaded: "Loaded", inputs: Sequence[str], **arguments: Any) -> Ite
         some = listed[start : start + AT_ONCE]
         batch = datamodule.encode(some)
         size = len(batch[0])
-        names = some if size == len(some) else [f"row {number}" for number in range(1, size + 1)]
-        if size != len(some) == 1:
-            names = [f"{some[0]}, {name}" for name in names]
+        if size != len(some) > 1:  # files of several rows among them: one after the other, to name the rows
+            for one in some:
+                yield from answers_to(loaded, [one], **arguments)
+            continue
+        names = some if size == len(some) else [f"{some[0]}, row {number}" for number in range(1, size + 1)]
         for first in range(0, size, AT_ONCE):
             part = type(batch)(*(tensor[first : first + AT_ONCE] for tensor in batch))
             yield from zip(names[first : first + AT_ONCE], answer(loaded, part, **arguments), strict=True)

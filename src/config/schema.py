@@ -281,9 +281,9 @@ class Series(DataOption):
     task = "forecasting"
     inputs = "sequence"
     path: UserPath
-    column: str | list[str] | None
-    covariates: list[str]
-    time_column: str | None
+    column: str | Annotated[list[str], Field(min_length=1)] | None
+    covariates: list[str] = []
+    time_column: str | None = None
     window: PositiveInt
     horizon: PositiveInt
     val_fraction: Fraction
@@ -330,8 +330,8 @@ class TextWindows(DataOption):
 
     task = "language_modelling"
     inputs = "tokens"
-    tokens: Literal["characters", "byte_pairs"]
-    vocabulary_size: BytePairs
+    tokens: Literal["characters", "byte_pairs"] = "characters"
+    vocabulary_size: BytePairs = 4000
     context: PositiveInt
     carry_state: bool
     val_fraction: Fraction
@@ -340,7 +340,7 @@ class TextWindows(DataOption):
 
 class Text(TextWindows):
     path: UserPath
-    memory_share: Share
+    memory_share: Share = 0.5
 
     def files(self) -> dict[str, Path]:
         return {"path": self.path}
@@ -394,7 +394,7 @@ class Translating(DataOption):
     task = "translation"
     inputs = "tokens"
     tokens: Literal["characters", "words", "byte_pairs"]
-    vocabulary_size: BytePairs
+    vocabulary_size: BytePairs = 8000
     lowercase: bool
     min_frequency: PositiveInt
     max_length: PositiveInt
@@ -411,7 +411,7 @@ class CSV(Split):
     task: ClassVar[Any] = _Asked()
     inputs = "vector"
     path: UserPath
-    target_column: str | list[str]
+    target_column: str | Annotated[list[str], Field(min_length=1)]
     kind: Literal["classification", "binary_classification", "regression"]
     columns: list[str] | None
     ignore: list[str]
@@ -472,8 +472,8 @@ class Audio(DataOption):
     n_fft: PositiveInt
     hop: PositiveInt
     n_mels: PositiveInt
-    memory_share: Share
-    workers: Count | None
+    memory_share: Share = 0.5
+    workers: Count | None = None
     split_seed: Seed
     val_fraction: Fraction
 

@@ -202,10 +202,8 @@ class DataModule(L.LightningDataModule):
             return split
         if name not in self._moved:
             assert self._splits is not None
-            needed, free = (
-                size_of(self._splits.values()),
-                torch.cuda.mem_get_info(device)[0] + size_of(self._moved.values()),
-            )
+            needed = size_of(self._splits.values())
+            free = torch.cuda.mem_get_info(device)[0] + size_of(self._moved.values())
             if needed > DEVICE_SHARE * free:
                 log.info(
                     "data: %s stay in the host's memory, as %s has %s", shown_bytes(needed), device, shown_bytes(free)
@@ -225,13 +223,7 @@ class DataModule(L.LightningDataModule):
         assert self._splits is not None
         if self.readers:
             workers = default_workers() if self.workers is None else self.workers
-            by = (
-                "this process"
-                if workers == 0
-                else "a worker process"
-                if workers == 1
-                else f"{workers} worker processes"
-            )
+            by = {0: "this process", 1: "a worker process"}.get(workers, f"{workers} worker processes")
             log.info("data: read from files batch by batch, by %s", by)
         elif self.movable:
             log.info("data: %s in memory, as tensors", shown_bytes(size_of(self._splits.values())))

@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class Series(Windows):
 
     def _places(self, path: Path, header: list[str]) -> list[int]:
         """Return where the series stand in a row, and behind them the time, where it is named."""
-        if not self.named and len(header) == 1:
+        if not self.named and len(header) == len(self.names) == 1 and self.time_column is None:
             return [0]
         wanted = [("column", name) for name in (self.targets if self.named else ("",))]
         wanted += [("covariates", name) for name in self.covariates]
@@ -107,11 +107,15 @@ def _number(text: str, where: str) -> float:
 def _moment(text: str, where: str) -> float:
     """Return a date, or a number, as a number that rises with time."""
     try:
-        return float(text)
+        if math.isfinite(number := float(text)):
+            return number
     except ValueError:
         pass
     try:
-        return datetime.fromisoformat(text).timestamp()
+        moment = datetime.fromisoformat(text)
+        return (
+            moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        ).timestamp()  # no summer time where none is named
     except ValueError:
         raise UserError(
             f"{where}: '{text}' is neither a date such as 2026-01-31 or 2026-01-31T12:00 nor a number"

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -115,8 +114,8 @@ def _write(
     learn: Callable[[Iterator[str]], Tokens],
 ) -> None:
     """Fill a folder beside its place and move it there when it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    partial.mkdir(parents=True, exist_ok=True)
     try:
         vocabulary = known or learn(between(pieces(path), *parts["train"]))
         (partial / "vocabulary.json").write_text(json.dumps(vocabulary.to_plain()))
