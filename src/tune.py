@@ -5,6 +5,7 @@ from the best of the stage before; the words are those of python -m src.train. b
 all; without it, every point of the ranges of sweeps/ is. The same command goes on where it was stopped.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,13 +41,13 @@ def tune(words: Sequence[str]) -> Path:
     try:
         for stage in tuning.run():
             stages.append(stage)
-            file, command = write_experiment(tuning.folder, tuning.name, stages)
+            file, command = write_experiment(tuning.folder, tuning.name, stages, tuning.config_folders)
             page = write_page(tuning.folder, title, stages, command)
             print(f"after {stage.name}: {stage.best.state.metric} {stage.best.state.value:.4g}, see {page}", flush=True)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on with the tuning") from None
     print(
-        f"\ntuned; the experiment is {file}\n  python -m src.train {' '.join(command)}\nwhat each stage gained: {page}"
+        f"\ntuned; the experiment is {file}\n  python -m src.train {shlex.join(command)}\nwhat each stage gained: {page}"
     )
     return page
 

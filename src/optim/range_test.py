@@ -17,6 +17,7 @@ from src.config.schema import Config
 from src.errors import UserError
 from src.experiment import build_data, build_model, build_trainer
 from src.models.base import Model
+from src.regularization.examples import example_augmentation
 from src.tracking import closing
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def range_test(config: Config, lowest: float = LOWEST, highest: float = HIGHEST,
     with isolate_rng(), TemporaryDirectory() as scratch, closing.log_to(None), _silent():
         L.seed_everything(config.seed, workers=True, verbose=False)
         datamodule = build_data(config)
+        datamodule.augmentation = example_augmentation(config.regularization, datamodule.raw)
         datamodule.prepare_data()
         datamodule.setup()
         model = build_model(config, datamodule.spec)
@@ -130,25 +132,26 @@ def range_test_picture(config: Config) -> "Figure":
     test = range_test(config)
     if len(test.rates) <= SKIPPED:
         raise UserError(f"the loss exploded after {len(test.rates)} steps, at a learning rate of {test.rates[-1]:.1e}")
-    return draw(test, f"{config.model.name} on {config.datamodule.name}, {config.optimizer.name}", config.optimizer.lr)  # type: ignore[attr-defined]
+    return draw(test, config)
 
 
-def draw(test: RangeTest, what: str, configured: float) -> "Figure":
+def draw(test: RangeTest, config: Config) -> "Figure":
     """Draw a range test.
 
     Args:
         test: what came out.
-        what: was trained, for the title.
-        configured: the learning rate of the config, for comparison.
+        config: of the run, whose learning rate is drawn for comparison.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     said = "the loss never falls" if test.suggestion is None else f"suggested: optimizer.lr={test.suggestion:g}"
+    what = f"{config.model.name} on {config.datamodule.name}, {config.optimizer.name}"
     figure.suptitle(f"range test of {what}; {said}")
     panel = figure.subplots()
     panel.plot(test.rates[SKIPPED:], test.losses[SKIPPED:])
-    panel.axvline(configured, color="0.6", linestyle="--", label=f"configured, {configured:g}")
+    if (configured := getattr(config.optimizer, "lr", None)) is not None:
+        panel.axvline(configured, color="0.6", linestyle="--", label=f"configured, {configured:g}")
     if test.suggestion is not None:
         panel.axvline(test.suggestion, color="tab:red", label=f"steepest fall, {test.suggestion:g}")
     panel.set_xscale("log")

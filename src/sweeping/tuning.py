@@ -4,8 +4,8 @@ Nothing is remembered but the sweeps: given again, the same command finds their 
 """
 
 import hashlib
-import itertools
 import math
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from src.config.compose import own_hydra
-from src.config.options import sweeps
+from src.config.options import CONF, search_roots, sweeps
 from src.config.schema import Config
 from src.errors import JobsFailed, UserError
 from src.sweeping.grid import Composer
@@ -94,7 +94,9 @@ class Tuning:
     """
 
     def __init__(self, words: Sequence[str], budget: int | None, run_sweep: Callable[[list[str]], None]) -> None:
-        space = Space.of(words)
+        self._ours = tuple(word for word in words if word.startswith(_OF_THE_SWEEPS))
+        self._search_path = [word for word in self._ours if word.startswith("hydra.searchpath=")]
+        space = Space.of(word for word in words if word not in self._ours)
         if space.axes:
             raise UserError(f"{space.axes[0].key}: the stages vary keys one after the other; give one value, or none")
         if budget is not None and budget < SMALLEST_BUDGET:
@@ -102,16 +104,20 @@ class Tuning:
                 f"budget={budget}: one job to start from and {FEWEST} for each of {len(ORDER)} stages make "
                 f"{SMALLEST_BUDGET}; give budget={SMALLEST_BUDGET} or more"
             )
-        self._ours = tuple(word for word in space.fixed if word.startswith(_OF_THE_SWEEPS))
-        self.words = tuple(word for word in space.fixed if word not in self._ours)
+        self.start = self._config(space.fixed)
+        self.words = tuple(word for word in space.fixed if not word.startswith("paths.outputs="))
         self.budget = budget
         self._run_sweep = run_sweep
         self._left = math.inf if budget is None else budget
-        self.start = self._config(self.words)
         relevant = [word for word in self.words if not word.startswith(("paths.", "logger", "tags", "notes"))]
         digest = hashlib.sha256("\n".join(relevant).encode()).hexdigest()[:6]
         self.name = f"{self.start.model.name}-{self.start.datamodule.name}-{digest}"
         self.folder = self.start.paths.outputs / "tune" / self.name
+
+    @property
+    def config_folders(self) -> list[str]:
+        """A user's own config folders, as entries of ``hydra.searchpath``."""
+        return [f"file://{root.absolute()}" for root in search_roots(self._search_path) if root != CONF]
 
     def run(self) -> Iterator[Stage]:
         """Run the stages, and yield each when its sweeps have ended.
@@ -161,7 +167,7 @@ class Tuning:
         keys = {axis.key for axis in axes}
         base = [word for word in words if word.partition("=")[0] not in keys]
         command = [*base, *varied, *self._ours, f"paths.outputs={self.folder}", f"sweep.name={name}"]
-        print(f"\n$ python -m src.train -m {' '.join(map(_quoted, command))}", flush=True)
+        print(f"\n$ python -m src.train -m {shlex.join(command)}", flush=True)
         with suppress(JobsFailed):  # each was told when it failed, and the others are what the stage is for
             self._run_sweep(["-m", *command])
         folder = self.folder / "sweeps" / name
@@ -195,13 +201,15 @@ class Tuning:
         with own_hydra():
             loader = GlobalHydra.instance().config_loader()
             ranges = loader.load_configuration("train", [f"+sweeps={name}"], RunMode.MULTIRUN).hydra.sweeper.params
-            composer = Composer(loader, loader.load_configuration("train", [], RunMode.MULTIRUN), self.name)
+            master = loader.load_configuration("train", self._search_path, RunMode.MULTIRUN)
+            composer = Composer(loader, master, self.name)
             for axis in Space.of(f"{key}={text}" for key, text in ranges.items()).axes:
                 assert isinstance(axis, Values)
                 base = [word for word in best.words if word.partition("=")[0] != axis.key]
                 hashes = {value: _hash(composer, [*base, f"{axis.key}={value}"]) for value in axis.words}
                 known = {None, best.job.digest} if len(ranges) == 1 else {None}
-                if possible := [value for value, digest in hashes.items() if digest not in known]:
+                possible = [value for value, digest in hashes.items() if digest not in known]
+                if len(possible) > (len(ranges) > 1):  # of several keys one with a single value does not vary
                     axes.append(Values(axis.key, tuple(possible)))
         return axes
 
@@ -209,7 +217,7 @@ class Tuning:
         from src.config.check import check
         from src.config.compose import compose
 
-        return check(compose([word for word in words if not word.startswith("hydra.")]))
+        return check(compose([*self._search_path, *words]))
 
 
 _OF_THE_SWEEPS = ("hydra.", "hydra/", "search.pruner", "search.warmup", "search.startup", "search.reduction", "sweep.")
@@ -240,10 +248,6 @@ def thinned(values: Sequence[str], count: int) -> list[str]:
     return [values[int((part + 0.5) * len(values) / count)] for part in range(count)]
 
 
-def _quoted(word: str) -> str:
-    return f"'{word}'" if set(word) & set("[](){}*? ,$") else word
-
-
 def count_of(stages: Sequence[Stage]) -> int:
     """Return how many jobs the stages had."""
-    return len(list(itertools.chain.from_iterable(stage.jobs for stage in stages)))
+    return sum(len(stage.jobs) for stage in stages)

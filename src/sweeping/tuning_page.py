@@ -1,5 +1,6 @@
 """What a tuning leaves: a page with a picture of what each stage gained, and the best as an experiment."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from src.config.options import CONF, groups
+from src.config.options import groups, search_roots
 from src.sweeping.tuning import Stage, count_of
 from src.tracking.console import number
 from src.tracking.run_folder import RunFolder, config_hash
@@ -18,13 +19,16 @@ if TYPE_CHECKING:
 _NOT_IN_A_FILE = ("paths.", "logger", "tags", "notes", "+", "~")
 
 
-def write_experiment(folder: Path, name: str, stages: Sequence[Stage]) -> tuple[Path, list[str]]:
+def write_experiment(
+    folder: Path, name: str, stages: Sequence[Stage], config_folders: Sequence[str] = ()
+) -> tuple[Path, list[str]]:
     """Write the best job as an option of the group `experiment`, and return its file and the words that choose it.
 
     Args:
         folder: of the tuning; the file lies in conf/experiment of it.
         name: of the option.
         stages: all of them.
+        config_folders: of a user's own options, as entries of ``hydra.searchpath``.
     """
     from src.config.check import check
     from src.config.compose import compose
@@ -33,6 +37,7 @@ def write_experiment(folder: Path, name: str, stages: Sequence[Stage]) -> tuple[
     options: list[Any] = []
     keys: dict[str, Any] = {}
     typed: list[str] = []
+    known = groups(search_roots([f"hydra.searchpath=[{','.join(config_folders)}]"]))
     for word in best.words:
         override = OverridesParser.create().parse_override(word)
         key = override.key_or_group
@@ -42,7 +47,7 @@ def write_experiment(folder: Path, name: str, stages: Sequence[Stage]) -> tuple[
             continue
         if key == "experiment":
             options.insert(0, str(override.value()))
-        elif key in groups([CONF]):
+        elif key in known:
             options.append({f"override /{key}": override.value()})
         else:
             _put(keys, key, override.value())
@@ -58,8 +63,11 @@ def write_experiment(folder: Path, name: str, stages: Sequence[Stage]) -> tuple[
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(head + text, encoding="utf-8")
     chosen = [f"experiment={name}", *typed]
-    made = check(compose([f"hydra.searchpath=[file://{folder.absolute() / 'conf'}]", *chosen]))
+    entries = ",".join([*config_folders, f"file://{folder.absolute() / 'conf'}"])
+    made = check(compose([f"hydra.searchpath=[{entries}]", *chosen]))
     assert config_hash(made.plain()) == best.job.digest, f"{file} is another experiment than {best.path}"
+    if config_folders:
+        return file, [f"hydra.searchpath=[{entries}]", *chosen]
     return file, ["--config-dir", str(folder / "conf"), *chosen]
 
 
@@ -100,7 +108,7 @@ def write_page(folder: Path, title: str, stages: Sequence[Stage], command: Seque
         "",
         "Use it:",
         "",
-        f"    python -m src.train {' '.join(command)}",
+        f"    python -m src.train {shlex.join(command)}",
         "",
         "The sweeps:",
         "",

@@ -32,13 +32,8 @@ class LearningRateFinder(Callback):
         assert isinstance(pl_module, Model)
         config = pl_module.training_config
         found = range_test(config, self.lowest, self.highest, self.steps)
-        figure = draw(
-            found, f"{config.model.name} on {config.datamodule.name}, {config.optimizer.name}", config.optimizer.lr
-        )
-        path = save_picture(self.folder.path, "learning_rate", figure, trainer.loggers)
+        path = save_picture(self.folder.path, "learning_rate", draw(found, config), trainer.loggers)
         self.folder.update(suggested_lr=found.suggestion)
-        log.info(
-            "range test: suggested optimizer.lr=%s, this run has %s; %s", found.suggestion, config.optimizer.lr, path
-        )
-        if found.suggestion is not None:
-            print(f"suggested optimizer.lr={found.suggestion:g}, see {path}\n", flush=True)
+        said = "the loss never falls" if found.suggestion is None else f"suggested optimizer.lr={found.suggestion:g}"
+        log.info("range test: %s, see %s", said, path)
+        print(f"range test: {said}, see {path}\n", flush=True)
