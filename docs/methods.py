@@ -236,12 +236,6 @@ def written(page: Page) -> str:
     return filled(text, "effect", effect_table(page))
 
 
-def unmeasured(name: str) -> str:
-    """Return a page that says why nothing was measured, with the table of its keys made anew."""
-    text = filled((FOLDER / f"{name}.md").read_text(encoding="utf-8"), "keys", keys_table(name))
-    return filled(text, "effect", definitions()["unmeasured"][name] + "\n")
-
-
 def written_index() -> str:
     """Return docs/methods/README.md with its tables made anew."""
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -262,9 +256,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         measure_all(names)
         for page in pages():
             page.file.write_text(written(page), encoding="utf-8")
-        for name in definitions()["unmeasured"]:
-            file = FOLDER / f"{name}.md"
-            file.write_text(unmeasured(name), encoding="utf-8")
         (FOLDER / "README.md").write_text(written_index(), encoding="utf-8")
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -15,19 +14,19 @@ if TYPE_CHECKING:
     from src.sweeping.executor import Executor
 
 
-class GridSweeper(BasicSweeper):
-    """All combinations of the values on the command line, handed to the launcher at once; it composes and checks them,
-    which Hydra's own sweeper would do once more, without remembering anything.
+class SearchSweeper(BasicSweeper):
+    """Hands the words of a sweep to the launcher as they are: what points they make is for the group `search` to say, and
+    a search that learns makes them while jobs run.
     """
 
     def sweep(self, arguments: list[str]) -> Any:
         from src.sweeping.repeats import with_folds
 
-        assert self.hydra_context is not None and self.launcher is not None and self.config is not None
-        words = with_folds([*self._parse_config(), *arguments], self.config)
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        (points,) = self.split_arguments(parser.parse_overrides(words), None)
-        return [self.launcher.launch(points, initial_job_idx=0)]
+        assert self.config is not None and self.launcher is not None
+        search = self.config.search
+        ranges = [f"{key}={text}" for key, text in search.ranges.items()] if search.name != "grid" else []
+        words = with_folds([*self._parse_config(), *ranges, *arguments], self.config)
+        return [self.launcher.launch([words], initial_job_idx=0)]
 
 
 class SweepLauncher(Launcher):

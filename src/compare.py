@@ -1,33 +1,23 @@
-"""Compare: python -m src.compare <sweep folder> [--scaling parameters]
+"""Compare: python -m src.compare <folders…> [conditions…], such as: outputs/sweeps/lr optimizer.name=adam 'val/loss<0.3'
 
-Ranks the runs of a folder by their monitored metric. With --scaling, fits the power law loss = A · size^-α and draws it
-into plots/ of the folder. A size is parameters, multiply_adds, or a key of the config such as datamodule.train_size.
+Ranks the runs of sweeps, or single ones, by the metric of their task; seeds and folds are repetitions of one row. Any key,
+metric or column can be named by its last part, where that is enough: --columns lr,val/accuracy.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.comparing.command import Found, add_options, show
 from src.config.command_line import errors_for_people
-from src.errors import UserError
+from src.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from src.tracking.recorded import RecordedRun
     from src.tracking.scaling import PowerLaw
-
-
-def rank(runs: "Sequence[RecordedRun]") -> None:
-    """Print one table for each metric, since losses of different tasks do not compare, and which runs have none."""
-    from src.tracking.ranking import print_ranking
-
-    for metric in dict.fromkeys(run.metric for run in runs if run.metric):
-        same = [run for run in runs if run.metric == metric]
-        print_ranking(same, same[0].mode)
-    for run in runs:
-        if not run.metric:
-            print(f"not measured: {run.status}  {run.folder}")
 
 
 def scaling(path: Path, runs: "Sequence[RecordedRun]", size: str) -> "list[PowerLaw]":
@@ -65,21 +55,66 @@ def scaling(path: Path, runs: "Sequence[RecordedRun]", size: str) -> "list[Power
     return laws
 
 
+class _Parser(argparse.ArgumentParser):
+    """Answers a mistyped option with the nearest one."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        wrong = message.removeprefix("unrecognized arguments: ").split()
+        if message.startswith("unrecognized") and wrong[0].startswith("-"):
+            message = f"{wrong[0]}: there is no such option. {nearest(wrong[0].partition('=')[0], known)}"
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = _Parser(
+        "python -m src.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument(
+        "words",
+        nargs="*",
+        metavar="word",
+        help="a sweep, a run, a folder that holds such, or a condition as for --filter",
+    )
+    add_options(made)
+    made.add_argument("--scaling", metavar="SIZE", help="fit loss = A · size^-α: parameters, multiply_adds, or a key")
+    return made
+
+
+def read(folders: Sequence[Path], into: Path | None) -> Found:
+    """Read the runs of some folders.
+
+    Raises:
+        UserError: if there are none.
+    """
+    from src.comparing.sweeps import pending
+    from src.tracking.recorded import Remarks, read_runs
+
+    remarks = Remarks()
+    runs = read_runs(*folders, remarks=remarks)
+    common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
+    return Found(runs, [str(folder) for folder in folders], into or common, pending(folders), str(remarks))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        "python -m src.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, help="a sweep's folder, or any that holds run folders")
-    parser.add_argument("--scaling", metavar="SIZE", help="fit loss against this size")
-    words = parser.parse_args(argv)
+    words = parser().parse_intermixed_args(argv)
     with errors_for_people():
-        from src.tracking.recorded import read_runs
+        from src.comparing.filters import is_condition
 
-        runs = read_runs(words.folder)
-        rank(runs)
+        folders = [Path(word) for word in words.words if Path(word).exists() or not is_condition(word)]
+        words.filter += [word for word in words.words if not Path(word).exists() and is_condition(word)]
+        if not folders:
+            raise UserError("which runs? python -m src.compare outputs/sweeps/<name>, or any folder that holds runs")
+        show(lambda: read(folders, words.into), words)
         if words.scaling:
-            scaling(words.folder, runs, words.scaling)
+            found = read(folders, words.into)
+            scaling(found.into, found.runs, words.scaling)
 
 
 if __name__ == "__main__":

@@ -87,10 +87,11 @@ def _folders() -> Iterator[tuple[bool, str]]:
 
 def _wandb() -> tuple[bool | None, str]:
     try:
-        from src.tracking.weights_and_biases import key_is_configured
+        from src.tracking.wandb_access import key_is_configured
+
+        return True, _wandb_state(key_is_configured())
     except ImportError as error:
         return None, f"Weights & Biases cannot be asked: {error}"
-    return True, _wandb_state(key_is_configured())
 
 
 def _wandb_state(key: bool) -> str:

@@ -29,7 +29,9 @@ from src.errors import UserError
 from src.models.base import Model
 from src.regularization.build import batch_transform
 from src.regularization.examples import example_augmentation
+from src.steps import TrainingSteps
 from src.tasks.catalogue import TASKS
+from src.tasks.sequences import Translation
 from src.tracking import closing
 from src.tracking.best import best_epoch, last_epoch
 from src.tracking.callbacks import build_callbacks
@@ -140,6 +142,7 @@ def build(
     datamodule.setup()
     L.seed_everything(config.seed, workers=True, verbose=False)  # the same weights, however the data were made
     model = build_model(config, datamodule.spec)
+    _tell_texts(model, datamodule)
     own = build_callbacks(config, folder, datamodule.task, verbose) if folder else []
     trainer = build_trainer(config, [*own, *callbacks], loggers)
     if trainer.global_rank > 0:  # dropout, mixing and augmentation differ from device to device
@@ -147,13 +150,19 @@ def build(
     return Experiment(config, datamodule, model, trainer)
 
 
+def _tell_texts(model: Model, datamodule: DataModule) -> None:
+    """Let the task read the data's tokens as texts, for BLEU."""
+    if isinstance(model.task, Translation):
+        model.task.texts = datamodule.texts
+
+
 def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = ()) -> L.Trainer:
     """Make Lightning's trainer."""
-    settings = config.trainer.model_dump(exclude={"name", "profiler"})
+    settings = config.trainer.model_dump(exclude={"name", "profiler", "loop"})
     clip_norm, clip_value = config.regularization.gradient_clip_norm, config.regularization.gradient_clip_value
     clip = clip_norm if clip_norm is not None else clip_value
     try:
-        return L.Trainer(
+        trainer = L.Trainer(
             **settings,
             profiler=config.trainer.profiler or NoProfiler(),
             gradient_clip_val=clip,
@@ -169,6 +178,9 @@ def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: S
         )
     except (L.pytorch.utilities.exceptions.MisconfigurationException, ValueError) as error:
         raise UserError(f"trainer: {error}") from error
+    if config.trainer.loop == "auto":
+        trainer.fit_loop.epoch_loop = TrainingSteps(trainer, max_steps=config.trainer.max_steps)
+    return trainer
 
 
 def run(
@@ -287,7 +299,7 @@ def _train_and_test(experiment: Experiment, folder: RunFolder, started: float, v
         summary = summarize(model, next(iter(datamodule.loader("train"))))
         if verbose:
             closing.announce(config, folder, summary, datamodule)
-        folder.update(parameters=summary.parameters, multiply_adds=summary.multiply_adds)
+        folder.update(monitor=monitor, mode=mode, parameters=summary.parameters, multiply_adds=summary.multiply_adds)
     last = folder.last_checkpoint if folder.has_checkpoint("last") else None
     trainer.fit(model, datamodule=datamodule, ckpt_path=last, weights_only=True if last else None)
     best = folder.best_checkpoint if folder.has_checkpoint("best") else None
@@ -299,7 +311,7 @@ def _train_and_test(experiment: Experiment, folder: RunFolder, started: float, v
     seconds = time.monotonic() - started
     value = metrics.get(monitor)
     if trainer.is_global_zero:
-        folder.update(best_epoch=epoch, monitor=monitor, mode=mode, value=value, best=best_metrics)
+        folder.update(best_epoch=epoch, value=value, best=best_metrics)
         folder.finish({name: value for name, value in metrics.items() if name.startswith("test/")})
     return RunResult(folder.path, "finished", monitor, mode, value, metrics, seconds)
 
@@ -346,6 +358,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     except RuntimeError as error:
         raise UserError(f"{file}: the weights do not fit the model that the config describes: {error}") from error
     model.training_config = config
+    _tell_texts(model, datamodule)
     model.eval()
     return Loaded(config, datamodule, model, file)
 
@@ -395,8 +408,11 @@ def continuation(loaded: Loaded, batch: Batch, **generation: Any) -> Iterator[st
     """Yield a language model's continuation of a prompt piece by piece, as it is generated."""
     tokens: list[int] = []
     shown = ""
+    text = ""
     for chosen in loaded.model.generate_stream(batch.inputs[0], **generation):
         tokens.append(int(chosen))
         text = loaded.datamodule.answers([{"tokens": tokens}])[0]["prediction"]
-        yield text[len(shown) :]
-        shown = text
+        if not text.endswith("\ufffd"):  # it may be the first bytes of a character whose others are still to come
+            yield text[len(shown) :]
+            shown = text
+    yield text[len(shown) :]

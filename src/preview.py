@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PICTURES = {
     "schedule": ("src.optim.curve", "schedule_picture", "the learning rate of every step"),
+    "learning_rate": ("src.optim.range_test", "range_test_picture", "the loss while the rate grows; suggests one"),
     "augmentation": ("src.regularization.preview", "augmentation_picture", "augmented and mixed training images"),
 }
 """What can be drawn: the module and the function that draws it from a checked config, and what it shows."""

@@ -22,6 +22,8 @@ def job(cfg: "DictConfig") -> float | None:
 
     if cfg.sweep.resume or cfg.sweep.dry_run:
         raise UserError("sweep.resume and sweep.dry_run are for sweeps, which begin with -m")
+    if cfg.search.name != "grid":
+        raise UserError(f"search={cfg.search.name} is for sweeps, which begin with -m")
     if cfg.resume is not None:
         return _resume(cfg.resume, sys.argv[1:])
     config = check(cfg)

@@ -46,6 +46,7 @@ COMPANIONS = {
     "datamodule=tiny_shakespeare": ["model=transformer"],
     "datamodule=text_classification": ["model=lstm"],
     "datamodule=parallel_text": ["model=transformer"],
+    "datamodule=multi30k": ["model=transformer"],
     "regularization=audio_augmentation": ["datamodule=audio_folder"],
     "regularization=synonyms": ["model=lstm", "datamodule=text_classification"],
     "datamodule=adding": ["model=gru"],
@@ -102,6 +103,14 @@ def _reviews(folder: Path) -> list[str]:
     return [f"datamodule.path={file}"]
 
 
+def _people(folder: Path) -> list[str]:
+    rows = [f"{20 + i % 50},{('Oslo', 'Rome', 'Lima')[i % 3]},{'' if i % 9 == 0 else i / 3}" for i in range(90)]
+    file = folder / "people.csv"
+    labelled = [f"{row},{'yes' if i % 50 > 25 else 'no'}" for i, row in enumerate(rows)]
+    file.write_text("\n".join(["age,city,income,bought", *labelled]))
+    return [f"datamodule.path={file}", "datamodule.target_column=bought"]
+
+
 def _pairs(folder: Path) -> list[str]:
     file = folder / "pairs.tsv"
     file.write_text("".join(f"number {i} is {i + 1}\tZahl {i} ist {i + 1}\n" for i in range(60)), encoding="utf-8")
@@ -140,6 +149,7 @@ USERS_FILES: dict[str, Callable[[Path], list[str]]] = {
     "audio_folder": _sounds,
     "fsdd": _spoken_digits,
     "series": _series,
+    "csv": _people,
     **{name: partial(_public, name) for name in PUBLIC},
 }
 """For each datamodule that needs files: what writes some into a folder and returns the words that name them."""

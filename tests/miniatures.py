@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-PUBLIC = ("fashion_mnist", "mnist", "cifar10", "tiny_shakespeare", "ett")
+PUBLIC = ("fashion_mnist", "mnist", "cifar10", "tiny_shakespeare", "ett", "multi30k")
 
 
 def write_public(name: str, folder: Path) -> None:
@@ -23,6 +23,8 @@ def write_public(name: str, folder: Path) -> None:
         _write(folder / "tiny_shakespeare" / "input.txt", text.encode())
     elif name == "ett":
         write_ett(folder / "ett" / "ETTh1.csv")
+    elif name == "multi30k":
+        write_multi30k(folder / "multi30k")
     else:
         raise KeyError(name)
 
@@ -64,6 +66,13 @@ def write_cifar10(folder: Path, batches: dict[str, bytes] | None = None) -> Path
     path = folder / "cifar-10-python.tar.gz"
     _write(path, buffer.getvalue())
     return path
+
+
+def write_multi30k(folder: Path) -> None:
+    for part, numbers in (("train", range(60)), ("val", range(60, 68)), ("test_2016_flickr", range(68, 76))):
+        for language, words in (("en", "A man, {} dogs and a ball."), ("de", "Ein Mann, {} Hunde und ein Ball.")):
+            lines = "".join(words.format(n + 2) + "\n" for n in numbers)
+            _write(folder / f"{part}.{language}.gz", gzip.compress(lines.encode()))
 
 
 def write_ett(path: Path, rows: int = 14_400) -> np.ndarray:

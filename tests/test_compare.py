@@ -2,6 +2,8 @@
 
 import json
 import re
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from PIL import Image
 from src.compare import main, scaling
 from src.errors import UserError
 from src.tracking.recorded import read_runs
+from src.tracking.run_folder import RunFolder
+from tests.conftest import Command
 
 
 def recorded(folder: Path, width: int, loss: float | None, status: str = "finished", metric: str = "val/loss") -> None:
@@ -35,15 +39,15 @@ def sweep(tmp_path: Path) -> Path:
 def test_the_runs_of_a_sweep_are_ranked(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(sweep)])
     out = capsys.readouterr().out
-    assert re.search(r"rank +val/loss +model\.d_model +datamodule\.train_size +status", out)
-    assert re.findall(r"^ *(\d) +\S+ +(\d+) +", out, re.M) == [
+    assert re.search(r"rank +val/loss +d_model +train_size +time +parameters +status +run", out)
+    assert re.findall(r"^ *(\d) +[\d.]+ +(\d+) +", out, re.M) == [
         ("1", "128"),
         ("2", "64"),
         ("3", "32"),
         ("4", "16"),
         ("5", "8"),
     ]
-    assert re.search(r"failed .*d_model-256", out)
+    assert re.search(r"^failed: .*d_model-256", out, re.M)
 
 
 @pytest.mark.req("T8")
@@ -78,8 +82,9 @@ def test_a_wrong_size_is_answered(sweep: Path, capsys: pytest.CaptureFixture[str
 def test_a_wrong_folder_is_answered(sweep: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no such folder\. Did you mean 'law'"):
         read_runs(tmp_path / "lawl")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="there are no runs in this folder"):
-        read_runs(tmp_path)
+        read_runs(tmp_path / "empty")
 
 
 def test_losses_alone_have_a_law(tmp_path: Path) -> None:
@@ -87,3 +92,132 @@ def test_losses_alone_have_a_law(tmp_path: Path) -> None:
         recorded(tmp_path / f"{width}", width, 0.5, metric="val/accuracy")
     with pytest.raises(UserError, match="fits one loss; these runs are measured by val/accuracy"):
         scaling(tmp_path, read_runs(tmp_path), "parameters")
+
+
+# ---- the rest of the command line --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tuned(tmp_path: Path) -> Path:
+    """Three widths with two seeds each, as a sweep leaves them; the wider, the better."""
+    for width in (8, 16, 32):
+        for seed in (0, 1):
+            folder = tmp_path / "tuned" / f"width-{width}_seed-{seed}"
+            recorded(folder, width, 1 / width + 0.001 * seed)
+            config = yaml.safe_load((folder / "config.yaml").read_text()) | {"seed": seed}
+            (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+            lines = [{"step": 9, "epoch": e, "val/loss": 1 / (e + 1), "lr": 0.1} for e in range(3)]
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path / "tuned"
+
+
+def test_conditions_may_stand_among_the_folders(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(tuned), "d_model=16,32", "--limit", "1", "val/loss<0.04", "--columns", "d_model"])
+    out = capsys.readouterr().out
+    assert "2 runs: 2 finished" in out, "the others fulfil one condition alone"
+    assert re.findall(r"^ *1 +(\S+ ± \S+) +\[.*\] +(\d+)$", out, re.M) == [("0.03175 ± 0.00071", "32")]
+
+
+def test_two_runs_side_by_side(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(tuned), "--diff", "1", "width-8_seed-1"])
+    out = capsys.readouterr().out
+    assert re.search(r"^A .*width-32_seed-0 +\(finished\)\nB .*width-8_seed-1", out, re.M)
+    assert re.search(r"^model\.d_model +32 +8$", out, re.M) and re.search(r"^seed +0 +1$", out, re.M)
+    assert re.search(r"^val/loss +A +1 +0\.3333 +█▃▁$", out, re.M)
+    assert "model.name" not in out
+
+
+def test_an_export_is_all_that_is_printed(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tuned / "width-8_seed-0" / "run.json").write_text("{")
+    main([str(tuned), "--export", "json", "--html", "--pictures"])
+    printed = capsys.readouterr()
+    (view,) = json.loads(printed.out)
+    assert [row["model.d_model"] for row in view["rows"]] == [32, 16, 8]
+    assert view["rows"][0]["mean"] == pytest.approx((2 / 32 + 0.001) / 2)
+    assert "run.json is damaged" in printed.err and "report.html" in printed.err
+    assert (tuned / "report.html").is_file() and (tuned / "plots" / "response.png").is_file()
+
+
+def test_several_sweeps_write_where_both_are(tuned: Path, sweep: Path) -> None:
+    main([str(tuned), str(sweep), "--html"])
+    text = (tuned.parent / "report.html").read_text()
+    assert "tuned/width-16_seed-" in text and "law/d_model-64" in text
+    main([str(tuned), "--html", "--into", str(tuned / "there" / "new")])
+    assert (tuned / "there" / "new" / "report.html").is_file()
+
+
+def test_a_watch_ends_with_the_last_run(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = tuned / "width-8_seed-0" / "run.json"
+    before = record.read_text()
+    record.write_text(before.replace("finished", "running"))
+    held = RunFolder.open(record.parent)
+    held._acquire()
+
+    def finish() -> None:
+        record.write_text(before)
+        held._release()
+
+    timer = threading.Timer(1.0, finish)
+    timer.start()
+    main([str(tuned), "--watch", "--every", "0.2", "--html"])
+    timer.join()
+    out = capsys.readouterr().out
+    assert "5 finished, 1 running" in out and out.count("6 runs: 6 finished") == 1
+    assert '"reload":null' in (tuned / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--exprt", "csv"], "--exprt: there is no such option. Did you mean '--export'"),
+        (["--export", "cvs"], "--export cvs: Did you mean 'csv'"),
+        (["--metric", "val/los"], "Did you mean 'val/loss'"),
+        (["--sort", "d_modle"], "Did you mean 'model.d_model'"),
+        (["--columns", "d_modl"], "Did you mean 'model.d_model'"),
+        (["model.d_modl=8"], "Did you mean 'model.d_model'"),
+        (["--diff", "1", "widht-8_seed-1"], "Did you mean 'width-8_seed-1'"),
+        (["--diff", "1", "width-8"], "which run? width-8_seed-0, width-8_seed-1"),
+        (["--watch", "--every", "0"], "must be above 0"),
+        (["--limit", "few"], "invalid int value: 'few'"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_screen(
+    tuned: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([str(tuned), *words])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and said in err and err.startswith("error: ") and err.count("\n") < 25
+
+
+def test_without_a_folder_it_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([])
+    assert "which runs? python -m src.compare outputs/sweeps/<name>" in capsys.readouterr().err
+
+
+def test_a_comparison_does_not_load_torch(tuned: Path, command: Command) -> None:
+    """Two thousand runs are compared before torch alone would be there."""
+    words = (
+        f"import sys; from src.compare import main; main([{str(tuned)!r}, '--html', '--pictures', '--diff', '1', '2']);"
+    )
+    done = command("timeit", "-n1", "-r1", words + "assert not {'torch', 'lightning', 'pandas'} & set(sys.modules)")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_real_sweep_is_watched_while_it_runs(tmp_path: Path, command: Command) -> None:
+    sweep = tmp_path / "sweeps" / "lr"
+    words = ["-m", "sweep.name=lr", "optimizer.lr=1e-3,1e-2", "seed=0,1", "trainer.max_epochs=3", "logger=none"]
+    training = threading.Thread(
+        target=lambda: command("src.train", *words, f"paths.outputs={tmp_path}", "callbacks=quiet")
+    )
+    training.start()
+    while not list(sweep.glob("*/config.yaml")):
+        time.sleep(0.2)
+    done = command("src.compare", str(sweep), "--watch", "--every", "0.5", "--html", "--pictures")
+    training.join()
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\d pending", done.stdout) and "4 runs: 4 finished\n" in done.stdout
+    pictures = {file.stem for file in (sweep / "plots").iterdir()}
+    assert {"curves-loss", "curves-accuracy", "schedules", "response", "confusion"} <= pictures

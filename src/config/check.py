@@ -32,6 +32,24 @@ _ENTRY_KINDS: dict[str, tuple[str, set[str]]] = {
 S = TypeVar("S", bound=schema.Section)
 
 
+_OF_A_SWEEP = ("hydra", "search")
+"""Sections of what Hydra composed that are no part of a run's config."""
+
+
+def check_search(cfg: DictConfig) -> schema.Search:
+    """Return the checked section ``search`` of a sweep's config.
+
+    Raises:
+        UserError: with every problem that was found, one a line.
+    """
+    plain = OmegaConf.to_container(cfg.search, resolve=True)
+    assert isinstance(plain, dict)
+    try:
+        return schema.SEARCHES.get(plain.get("name", ""), schema.Search).model_validate(plain)
+    except ValidationError as error:
+        raise UserError("\n".join(_problems(error, cfg, plain, ("search",)))) from error
+
+
 def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> schema.Config:
     """Return the checked config of one run.
 
@@ -106,7 +124,7 @@ def _resolve(raw: DictConfig) -> dict[str, Any]:
     if missing:
         raise UserError("\n".join(f"{key} must be given: {key}=…" for key in missing))
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key != "hydra"}
+    return {str(key): value for key, value in plain.items() if key not in _OF_A_SWEEP}
 
 
 def _check_option(group: str, option: Any) -> schema.Option:

@@ -62,6 +62,12 @@ class Gradients(Entry):
     every_n_steps: PositiveInt = 20
 
 
+class LearningRateFinder(Entry):
+    lowest: PositiveFloat = 1e-6
+    highest: PositiveFloat = 10.0
+    steps: Annotated[int, Field(ge=20)] = 200
+
+
 class CSVLogger(Entry):
     save_dir: str | None = None
     name: str | None = "lightning_logs"
@@ -92,10 +98,12 @@ ENTRIES: dict[str, type[Entry]] = {
     "src.tracking.checkpoints.Checkpoints": Checkpoints,
     "src.tracking.checkpoints.RandomState": Entry,
     "src.tracking.progress.Progress": Progress,
+    "src.tracking.answers.TestAnswers": Entry,
     "src.tracking.attention_maps.AttentionMaps": AttentionMaps,
     "src.tracking.fit_picture.FitPicture": Entry,
     "src.tracking.gradients.Gradients": Gradients,
     "src.tracking.gradient_through_time.GradientThroughTime": GradientThroughTime,
     "src.tracking.recurrent_comparison.RecurrentComparison": Entry,
+    "src.tracking.learning_rate_finder.LearningRateFinder": LearningRateFinder,
     "lightning.pytorch.loggers.CSVLogger": CSVLogger,
 }

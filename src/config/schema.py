@@ -317,11 +317,17 @@ class Dates(Drawn):
     languages: Annotated[list[str], Field(min_length=1)]
 
 
+BytePairs = Annotated[int, Field(gt=260)]
+"""Tokens of a byte-pair vocabulary: 256 bytes, 4 special tokens, and pairs."""
+
+
 class TextWindows(DataOption):
     """Windows of a text, in its own order."""
 
     task = "language_modelling"
     inputs = "tokens"
+    tokens: Literal["characters", "byte_pairs"]
+    vocabulary_size: BytePairs
     context: PositiveInt
     carry_state: bool
     val_fraction: Fraction
@@ -330,6 +336,7 @@ class TextWindows(DataOption):
 
 class Text(TextWindows):
     path: UserPath
+    memory_share: Share
 
     def files(self) -> dict[str, Path]:
         return {"path": self.path}
@@ -377,18 +384,78 @@ class TextClassification(Split):
         return _given(path=self.path, val_path=self.val_path, test_path=self.test_path)
 
 
-class ParallelText(Split):
+class Translating(DataOption):
+    """Texts and their translations."""
+
     task = "translation"
     inputs = "tokens"
-    path: UserPath
-    target_path: UserPath | None
-    tokens: Literal["characters", "words"]
+    tokens: Literal["characters", "words", "byte_pairs"]
+    vocabulary_size: BytePairs
     lowercase: bool
     min_frequency: PositiveInt
     max_length: PositiveInt
 
+
+class _Asked:
+    """The task of a table: of the option, the usual one; of a chosen one, what it asks."""
+
+    def __get__(self, chosen: Any, option: type) -> str:
+        return "classification" if chosen is None else chosen.kind
+
+
+class CSV(Split):
+    task: ClassVar[Any] = _Asked()
+    inputs = "vector"
+    path: UserPath
+    target_column: str | list[str]
+    kind: Literal["classification", "binary_classification", "regression"]
+    columns: list[str] | None
+    ignore: list[str]
+    categories: list[str]
+    missing: list[str]
+    group_column: str | None
+    val_path: UserPath | None
+    test_path: UserPath | None
+
+    def files(self) -> dict[str, Path]:
+        return _given(path=self.path, val_path=self.val_path, test_path=self.test_path)
+
+    @model_validator(mode="after")
+    def _one_class(self) -> "CSV":
+        if self.kind != "regression" and not isinstance(self.target_column, str):
+            raise ValueError(f"target_column={self.target_column}: several columns are told by kind=regression only")
+        return self
+
+
+class ParallelText(Translating, Split):
+    path: UserPath
+    target_path: UserPath | None
+
     def files(self) -> dict[str, Path]:
         return _given(path=self.path, target_path=self.target_path)
+
+
+Language = Literal["en", "de", "fr", "cs"]
+
+
+def _two_different(languages: list[str]) -> list[str]:
+    if len(set(languages)) < 2:
+        raise ValueError("a translation has two languages")
+    return languages
+
+
+def _in_both_languages(test: str, info: ValidationInfo) -> str:
+    if "cs" in info.data.get("languages", ()) and test.startswith("2017"):
+        raise ValueError("this test set is not published in Czech; 2016_flickr and 2018_flickr are")
+    return test
+
+
+class Multi30k(Translating):
+    languages: Annotated[list[Language], Field(min_length=2, max_length=2), AfterValidator(_two_different)]
+    test: Annotated[
+        Literal["2016_flickr", "2017_flickr", "2017_mscoco", "2018_flickr"], AfterValidator(_in_both_languages)
+    ]
+    verify: bool
 
 
 class Audio(DataOption):
@@ -725,6 +792,7 @@ class TrainerOption(Section):
     detect_anomaly: bool
     profiler: Literal["simple", "advanced", "pytorch"] | None
     sync_batchnorm: bool
+    loop: Literal["auto", "lightning"] = "auto"
 
 
 def _not_empty(path: Any) -> Any:
@@ -761,6 +829,32 @@ class CrossValidation(Section):
     fold: PositiveInt | None = None
     group: str | None = None
     seed: Seed = 0
+
+
+class Search(Section):
+    """Where the points of a sweep come from, and which of its jobs are ended early. It belongs to a sweep and not to
+    the configs of its jobs.
+    """
+
+    name: Literal["grid", "random", "optuna"]
+    ranges: dict[str, str]
+    pruner: Literal["none", "median", "successive_halving", "hyperband"]
+    warmup_epochs: PositiveInt
+    startup_jobs: Count
+    reduction_factor: Annotated[int, Field(ge=2)]
+
+
+class RandomSearch(Search):
+    trials: PositiveInt
+    seed: Seed
+
+
+class OptunaSearch(RandomSearch):
+    sampler: Literal["tpe", "gp", "qmc", "nsgaii"]
+    objectives: Annotated[list[str], Field(min_length=1)] | None
+
+
+SEARCHES: dict[str, type[Search]] = {"grid": Search, "random": RandomSearch, "optuna": OptunaSearch}
 
 
 class Config(Section):
@@ -808,6 +902,7 @@ SCHEMAS: dict[str, dict[str, type[Option]]] = {
         "src.datamodules.function.Function": Function,
         "src.datamodules.mackey_glass.MackeyGlass": MackeyGlass,
         "src.datamodules.series.Series": Series,
+        "src.datamodules.csv_table.CSV": CSV,
         "src.datamodules.adding.Adding": Adding,
         "src.datamodules.copying.Copy": Copy,
         "src.datamodules.dates.Dates": Dates,
@@ -819,6 +914,7 @@ SCHEMAS: dict[str, dict[str, type[Option]]] = {
         "src.datamodules.ett.ETT": ETT,
         "src.datamodules.text_classification.TextClassification": TextClassification,
         "src.datamodules.parallel_text.ParallelText": ParallelText,
+        "src.datamodules.multi30k.Multi30k": Multi30k,
         "src.datamodules.audio_folder.AudioFolder": AudioFolder,
         "src.datamodules.fsdd.FSDD": FSDD,
     },

@@ -112,6 +112,9 @@ class DataModule(L.LightningDataModule):
         """Return tokens as people read them, one by one; those of the answers, where they have their own vocabulary."""
         return [str(token) for token in tokens]
 
+    texts: Callable[[Tensor], list[str]] | None = None
+    """A method that turns target tokens [B, T] into texts, where BLEU is to be measured on them."""
+
     def augmented(self, index: Tensor) -> Tensor:
         """Return the inputs of some training examples [B] as `augmentation` changes them, drawn anew in every call."""
         raise AssertionError(f"{type(self).__name__} has no raw examples")

@@ -22,6 +22,7 @@ class BatchLoader:
             equally many steps, or they would wait for each other for ever: in a shuffled order, examples from its start
             fill up the shares; otherwise, where no example may count twice, a last batch may be larger by one.
         collate: finishes a batch, for example by cutting needless padding away.
+        arrangement: [N] the order of the examples where they are not shuffled; None takes them as they are.
 
     Raises:
         UserError: if an unshuffled split has fewer examples than there are processes.
@@ -37,6 +38,7 @@ class BatchLoader:
         rank: int = 0,
         world_size: int = 1,
         collate: Callable[[Batch], Batch] | None = None,
+        arrangement: torch.Tensor | None = None,
     ) -> None:
         size = len(split[0])
         if not shuffle and size < world_size:
@@ -49,6 +51,7 @@ class BatchLoader:
         self.rank = rank
         self.world_size = world_size
         self.collate = collate
+        self.arrangement = arrangement
         self.epoch = 0
         self._given = 0
         self._given_before: tuple[int, int] | None = None
@@ -100,7 +103,8 @@ class BatchLoader:
     def _order(self) -> torch.Tensor:
         size = len(self.split[0])
         if not self.shuffle:
-            return torch.arange(self.rank, size, self.world_size)
+            order = torch.arange(size) if self.arrangement is None else self.arrangement
+            return order[self.rank :: self.world_size]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(size, generator=generator)
         if self.world_size == 1:

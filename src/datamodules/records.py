@@ -36,9 +36,8 @@ def read_records(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
         UserError: naming the file, the row (as an editor counts lines, where a record begins) and the column of what
             is missing or empty.
     """
-    rows = _json_rows(path) if path.suffix.lower() in JSON_LINES else _table_rows(path, columns)
     found = []
-    for line, row in rows:
+    for line, row in rows_of(path, columns):
         for column in columns:
             if column not in row:
                 raise UserError(f"{path}, row {line}: there is no '{column}'. {nearest(column, row)}")
@@ -48,6 +47,19 @@ def read_records(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
     if not found:
         raise UserError(f"{path}: there are no rows in this file")
     return found
+
+
+def rows_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line where a row begins, and its cells by the names of their columns.
+
+    Args:
+        path: see `read_records`.
+        columns: that a table's header must have.
+
+    Raises:
+        UserError: if it cannot be read, naming the file and the row.
+    """
+    yield from _json_rows(path) if path.suffix.lower() in JSON_LINES else _table_rows(path, columns)
 
 
 def _table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -60,7 +72,11 @@ def _table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[
             raise UserError(f"{path}: this file is empty; it begins with a header such as {delimiter.join(columns)}")
         for column in columns:
             if column not in header:
-                raise UserError(f"{path}: the header has no column '{column}'. {nearest(column, header)}")
+                other = (
+                    f" Columns stand between {'tabs' if delimiter == chr(9) else 'commas'}." if len(header) == 1 else ""
+                )
+                raise UserError(f"{path}: the header has no column '{column}'. {nearest(column, header)}{other}")
+        for column in header:
             if header.count(column) > 1:
                 raise UserError(f"{path}: the header names '{column}' more than once")
         line = reader.line_num + 1

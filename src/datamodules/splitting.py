@@ -1,6 +1,6 @@
 """Seeded, disjoint splits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -58,6 +58,30 @@ def split_indices(
                 f"datamodule.val_fraction={val_fraction}, .test_fraction={test_fraction}: "
                 f"of {size} examples none is left for {name}"
             )
+    return drawn
+
+
+def split_groups(groups: Sequence[str], val_fraction: float, test_fraction: float, seed: int) -> dict[str, np.ndarray]:
+    """Draw train, val and test so that all examples of a group are in one of them.
+
+    Args:
+        groups: of each example.
+        val_fraction, test_fraction: shares of the examples, as near as whole groups come to them.
+        seed: the same seed draws the same split.
+
+    Raises:
+        UserError: if a part that is asked for would be empty.
+    """
+    names, group, sizes = np.unique(np.array(groups), return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    middles = np.empty(len(names))  # where the middle of a group lies when they stand one behind the other
+    middles[order] = (np.cumsum(sizes[order]) - sizes[order] / 2) / len(group)
+    ends = {"val": val_fraction, "test": val_fraction + test_fraction, "train": 1.0}
+    part = np.searchsorted(np.array([*ends.values()]), middles, side="right")
+    drawn = {name: np.flatnonzero(part[group] == number) for number, name in enumerate(ends)}
+    for name, share in (("val", val_fraction), ("test", test_fraction), ("train", 1.0)):
+        if share and not len(drawn[name]):
+            raise UserError(f"datamodule.group_column: {len(names)} groups are too few, none is left for {name}")
     return drawn
 
 

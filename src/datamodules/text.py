@@ -1,6 +1,8 @@
-"""A text file of the user's, for language modelling by characters."""
+"""A text file of the user's, for language modelling by characters or byte pairs."""
 
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,23 @@ from torch import Tensor
 
 from src.batches import Batch, LanguageBatch
 from src.datamodules.base import DataModule
+from src.datamodules.baselines import trivial_scores
 from src.datamodules.loader import BatchLoader
-from src.datamodules.streams import in_streams
-from src.datamodules.vocabulary import Vocabulary
+from src.datamodules.memory import available_memory, shown_bytes
+from src.datamodules.records import read_text
+from src.datamodules.rows import looks_like_file
+from src.datamodules.streams import stream_order
+from src.datamodules.token_files import between, cut, pieces, tokens_on_disk
+from src.datamodules.tokens import Tokens, from_plain, learned
 from src.errors import UserError
 from src.spec import DataSpec
+
+log = logging.getLogger(__name__)
+
+BYTES_A_CHARACTER = 10
+"""What a character takes in memory: as a text, and as a token of 64 bits."""
+COUNTED = 1 << 24
+"""Tokens of a text on disk from which the trivial answer is counted."""
 
 
 class Text(DataModule):
@@ -22,11 +36,16 @@ class Text(DataModule):
     With `carry_state`, every split is cut into as many streams as a batch has rows, and row b of each batch is the next
     window of stream b: a recurrent network reads on where it was (truncated BPTT).
 
+    A text that takes more than `memory_share` of the free memory is read in pieces, and its tokens are kept on disk.
+
     Args:
         path: a text file in UTF-8.
-        context: characters that the model sees at once; gradients reach no further.
+        tokens: ``characters`` or ``byte_pairs``.
+        vocabulary_size: tokens, for byte pairs.
+        context: tokens that the model sees at once; gradients reach no further.
         carry_state: batches in the order of the streams.
-        val_fraction, test_fraction: shares of the text, its end.
+        val_fraction, test_fraction: shares of the text's characters, its end.
+        memory_share: of the free memory; 0 keeps every text on disk.
         common: arguments of `DataModule`.
     """
 
@@ -36,54 +55,107 @@ class Text(DataModule):
     def __init__(
         self,
         path: Path,
+        tokens: str = "characters",
+        vocabulary_size: int = 4000,
         context: int = 64,
         carry_state: bool = False,
         val_fraction: float = 0.05,
         test_fraction: float = 0.05,
+        memory_share: float = 0.5,
         **common: Any,
     ) -> None:
         super().__init__(**common)
         self.path = Path(path)
+        self.tokens = tokens
+        self.vocabulary_size = vocabulary_size
         self.context = context
         self.carry_state = carry_state
         self.fractions = (val_fraction, test_fraction)
-        self.vocabulary: Vocabulary | None = None
+        self.memory_share = memory_share
+        self.vocabulary: Tokens | None = None
+        self.on_disk = False
 
     def load(self) -> dict[str, Batch]:
-        text = self._read()
-        val, test = (round(len(text) * fraction) for fraction in self.fractions)
-        begin, end = len(text) - val - test, len(text) - test
-        if self.fold is not None:
-            begin, end = self.fold.blocks(end)
-        parts = {"train": text[:begin], "val": text[begin:end], "test": text[len(text) - test :]}
-        if min(map(len, parts.values())) <= self.context:
+        self.on_disk = self._is_large()
+        tokens = self._from_disk() if self.on_disk else self._in_memory()
+        for name, part in tokens.items():
+            if len(part) <= self.context:
+                raise UserError(
+                    f"{self.path}: every split needs more tokens than datamodule.context={self.context}, and {name} has "
+                    f"{len(part):,}"
+                )
+        return {name: LanguageBatch(self._windows(part)) for name, part in tokens.items()}
+
+    def _is_large(self) -> bool:
+        if not self.path.is_file():
+            return False
+        needed, free = BYTES_A_CHARACTER * self.path.stat().st_size, available_memory()
+        if needed <= self.memory_share * free:
+            return False
+        shares = f"{shown_bytes(needed)} as tokens, above {self.memory_share:.0%} of {shown_bytes(free)} free memory"
+        log.info("%s: %s (datamodule.memory_share)", self.path, shares)
+        return True
+
+    def _parts(self, length: int) -> dict[str, tuple[int, int]]:
+        """Return the first character of each split and the one behind its last."""
+        val, test = (round(length * fraction) for fraction in self.fractions)
+        if min(val, test, length - val - test) <= self.context:
             raise UserError(
-                f"{self.path}: {len(text):,} characters are too few: every split needs more than "
-                f"datamodule.context={self.context} (validation {end - begin:,}, test {test:,})"
+                f"{self.path}: {length:,} characters are too few: every split needs more than "
+                f"datamodule.context={self.context} (validation {val:,}, test {test:,})"
             )
+        begin, end = length - val - test, length - test
+        if self.fold is not None:
+            begin, end = self.fold.blocks(length - test)
+        return {"train": (0, begin), "val": (begin, end), "test": (length - test, length)}
+
+    def _in_memory(self) -> dict[str, Tensor]:
+        text = self._read()
+        parts = self._parts(len(text))
         if self.vocabulary is None:
-            self.vocabulary = Vocabulary.of([parts["train"]])
-        return {name: LanguageBatch(self._windows(part)) for name, part in parts.items()}
+            self.vocabulary = self._learned(between(cut(text), *parts["train"]))
+        tokens = {
+            name: [token for piece in between(cut(text), *part) for token in self.vocabulary.encode(piece)]
+            for name, part in parts.items()
+        }
+        return {name: torch.tensor(part, dtype=torch.int64) for name, part in tokens.items()}
+
+    def _from_disk(self) -> dict[str, Tensor]:
+        parts = self._parts(sum(map(len, pieces(self.path))))
+        settings = {"vocabulary_size": self.vocabulary_size}
+        cache = self.data_dir / "tokens"
+        self.vocabulary, tokens = tokens_on_disk(
+            self.path, parts, self.tokens, settings, self.vocabulary, self._learned, cache
+        )
+        return tokens
+
+    def _learned(self, texts: Iterable[str]) -> Tokens:
+        return learned(self.tokens, texts, self.vocabulary_size, sentences=False)
 
     def _read(self) -> str:
-        try:
-            return self.path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self.path}: this is no text in UTF-8 (byte {error.start})") from error
-        except OSError as error:
-            raise UserError(f"{self.path}: this file cannot be read: {error.strerror}") from error
+        return read_text(self.path)
 
-    def _windows(self, part: str) -> Tensor:
-        """Cut into windows that share one token, so that every character but the first is predicted once."""
-        assert self.vocabulary is not None
-        tokens = torch.tensor(self.vocabulary.encode(part), dtype=torch.int64)
-        return tokens.unfold(0, self.context + 1, self.context).contiguous()
+    def _windows(self, tokens: Tensor) -> Tensor:
+        """Cut into windows that share one token, so that every token but the first is predicted once."""
+        windows = tokens.unfold(0, self.context + 1, self.context)
+        return windows if self.on_disk else windows.contiguous()
+
+    def collate(self, batch: Batch) -> Batch:
+        """Widen tokens that are kept on disk."""
+        return LanguageBatch(batch[0].long())
 
     def loader(self, name: str, shuffle: bool = False, augment: bool = False) -> BatchLoader:
         loader = super().loader(name, shuffle and not self.carry_state, augment)
         if self.carry_state:
-            loader.split = LanguageBatch(in_streams(self.split(name)[0], self.batch_size, loader.world_size))
+            loader.arrangement = stream_order(len(self.split(name)[0]), self.batch_size, loader.world_size)
         return loader
+
+    def baseline(self) -> dict[str, float]:
+        """Return the scores of the frequencies in training; of a text on disk, in the first part of it."""
+        if not self.on_disk:
+            return super().baseline()
+        few = {name: LanguageBatch(self.split(name)[0][: COUNTED // self.context].long()) for name in ("train", "test")}
+        return trivial_scores(self.spec, few["train"], few["test"])
 
     @property
     def spec(self) -> DataSpec:
@@ -94,16 +166,18 @@ class Text(DataModule):
         )
 
     def encode(self, inputs: Sequence[str]) -> Batch:
-        """The input is one prompt that the model continues."""
+        """The input is one prompt that the model continues, or a text file that holds it."""
         assert self.vocabulary is not None
-        if len(inputs) != 1 or not inputs[0]:
+        prompt = inputs[0] if len(inputs) == 1 else ""
+        if os.path.isfile(prompt) or (prompt and not any(map(str.isspace, prompt)) and looks_like_file(prompt)):
+            prompt = read_text(Path(prompt))
+        if not prompt:
             raise UserError("a language model continues one prompt of at least one character at a time")
-        tokens = self.vocabulary.encode(inputs[0], warn=True)
+        tokens = self.vocabulary.encode(prompt, warn=True)
         return LanguageBatch(torch.tensor([[*tokens, 0]], dtype=torch.int64))
 
     def example_inputs(self, count: int = 3) -> list[str]:
-        text = self._read()
-        return [text[-20:]]
+        return [self._read()[-20:]]
 
     def answers(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
         assert self.vocabulary is not None
@@ -114,8 +188,8 @@ class Text(DataModule):
         return self.vocabulary.names(tokens)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"characters": self.vocabulary.characters} if self.vocabulary else {}
+        return self.vocabulary.to_plain() if self.vocabulary else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.vocabulary = Vocabulary(state_dict["characters"])
+        self.vocabulary = from_plain(self.tokens, state_dict)

@@ -16,16 +16,19 @@ FILE = PublicFile(
 
 
 class TinyShakespeare(Text):
-    """The text by characters; the usual split is the first 90 % and the last 10 %, here halved into val and test.
+    """The text; the usual split is the first 90 % and the last 10 %, here halved into val and test.
 
     Args:
         verify: refuse a file whose contents are not the published ones.
-        context, carry_state, val_fraction, test_fraction, batch_size, seed, shuffle: as for `Text`.
+        tokens, vocabulary_size, context, carry_state, val_fraction, test_fraction, batch_size, seed, shuffle: as for
+            `Text`.
     """
 
     def __init__(
         self,
         verify: bool = True,
+        tokens: str = "characters",
+        vocabulary_size: int = 2000,
         context: int = 64,
         carry_state: bool = False,
         val_fraction: float = 0.05,
@@ -34,8 +37,9 @@ class TinyShakespeare(Text):
         seed: int = 0,
         shuffle: bool = True,
     ) -> None:
+        windows = (context, carry_state, val_fraction, test_fraction)
         common: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle}
-        super().__init__(Path(FILE.path), context, carry_state, val_fraction, test_fraction, **common)
+        super().__init__(Path(FILE.path), tokens, vocabulary_size, *windows, **common)
         self.verify = verify
 
     def _read(self) -> str:

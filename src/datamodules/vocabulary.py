@@ -16,6 +16,11 @@ SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
 _VISIBLE = str.maketrans({" ": "␣", "\u00a0": "␣", "\u202f": "␣", "\n": "⏎", "\t": "⇥"})
 
 
+def visible(text: str) -> str:
+    """Return a token as it can be seen: a space as ␣, a line's end as ⏎."""
+    return text.translate(_VISIBLE)
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The characters of the training data, after four special tokens.
@@ -50,7 +55,7 @@ class Vocabulary:
     def names(self, tokens: Iterable[int]) -> list[str]:
         """Return each token as it can be seen: a space as ␣, a line's end as ⏎, special tokens by their names."""
         known = (*SPECIAL, *self.characters)
-        return [known[token].translate(_VISIBLE) for token in tokens]
+        return [visible(known[token]) for token in tokens]
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the text of tokens, up to the first end or padding."""

@@ -70,6 +70,11 @@ class Words:
             words.append("�" if token < len(SPECIAL) else self.words[token - len(SPECIAL)])
         return " ".join(words)
 
+    def names(self, tokens: Iterable[int]) -> list[str]:
+        """Return each token by its word; special tokens by their names."""
+        known = (*SPECIAL, *self.words)
+        return [known[token] for token in tokens]
+
     def to_plain(self) -> dict[str, Any]:
         return {"words": list(self.words), "lowercase": self.lowercase}
 

@@ -186,7 +186,7 @@ class Layers(nn.Module):
                 )
                 read.append(states)
                 after.append(last)
-            outputs = torch.cat(read, -1)
+            outputs = torch.cat(read, -1) if self.bidirectional else read[0]
             if layer + 1 < self.num_layers:
                 outputs = F.dropout(outputs, self.dropout, self.training)
         if valid is not None:

@@ -35,18 +35,16 @@ class LSTMSteps(torch.autograd.Function):
         hs, Cs = gates.new_empty(2, len(x) + 1, *h.shape)
         hs[0], Cs[0] = h, C
         tanhs = torch.empty_like(hs[1:])
-        step = torch.empty_like(gates[0])
-        o, f, i, candidate = step.chunk(4, -1)
-        sigmoids = step[:, : -h.size(-1)]
-        h_of, C_of, W = hs.unbind(0), Cs.unbind(0), W_h.t()
-        for t, (gates_t, tanh_C) in enumerate(zip(gates.unbind(0), tanhs.unbind(0), strict=True)):
-            torch.addmm(gates_t, h_of[t], W, out=step)  # W·[h_{t-1}, x_t] + b of every gate
-            sigmoids.sigmoid_()
-            candidate.tanh_()
-            torch.mul(f, C_of[t], out=C_of[t + 1]).addcmul_(i, candidate)  # C_t = f ⊙ C_{t-1} + i ⊙ C̃
-            torch.tanh(C_of[t + 1], out=tanh_C)
-            torch.mul(o, tanh_C, out=h_of[t + 1])  # h_t = o ⊙ tanh(C_t)
-            gates_t.copy_(step)
+        sigmoids = gates[..., : -h.size(-1)].unbind(0)
+        o, f, i, candidate = (gate.unbind(0) for gate in gates.chunk(4, -1))
+        h_of, C_of, tanh_of, W = hs.unbind(0), Cs.unbind(0), tanhs.unbind(0), W_h.t()
+        for t, gates_t in enumerate(gates.unbind(0)):
+            gates_t.addmm_(h_of[t], W)  # W·[h_{t-1}, x_t] + b of every gate
+            sigmoids[t].sigmoid_()
+            candidate[t].tanh_()
+            torch.mul(f[t], C_of[t], out=C_of[t + 1]).addcmul_(i[t], candidate[t])  # C_t = f ⊙ C_{t-1} + i ⊙ C̃
+            torch.tanh(C_of[t + 1], out=tanh_of[t])
+            torch.mul(o[t], tanh_of[t], out=h_of[t + 1])  # h_t = o ⊙ tanh(C_t)
             if valid is not None:  # a padded step hands the state on
                 hs[t + 1], Cs[t + 1] = (torch.where(valid[t], part[t + 1], part[t]) for part in (hs, Cs))
         ctx.save_for_backward(x, W_x, W_h, gates, hs, Cs, tanhs, valid)
@@ -66,24 +64,19 @@ class LSTMSteps(torch.autograd.Function):
         tanh_backward(i, candidate, grad_input=da_C)
         if valid is not None:
             dh_by_dC, da, f = dh_by_dC * valid, da * valid, torch.where(valid, f, 1)
-        step = torch.empty_like(da[0])
-        step_o, *others = step.chunk(4, -1)
-        every = [part.unbind(0) for part in (dhs, dh_by_dC, f, da)]
-        dh_later = torch.zeros_like(hs[0])
-        for t, (dh_t, dh_by_dC_t, f_t, da_t) in reversed(list(enumerate(zip(*every, strict=True)))):
-            dh = dh_t + dh_later  # ∂L/∂h_t, through y_t and through h_{t+1}
+        by_dh, by_dC = da.unflatten(-1, (4, -1)).split((1, 3), 2)  # under o; under f, i, C̃: [T, B, 1 or 3, H]
+        through_y = [torch.zeros_like(hs[0]), *dhs.unbind(0)]
+        dh = through_y[-1]  # ∂L/∂h_t, through y_t and through h_{t+1}
+        every = [part.unbind(0) for part in (dh_by_dC, f, da, by_dh, by_dC)]
+        for t, (dh_by_dC_t, f_t, da_t, by_dh_t, by_dC_t) in reversed(list(enumerate(zip(*every, strict=True)))):
             dC = torch.addcmul(dC, dh, dh_by_dC_t)
-            step.copy_(da_t)
-            step_o.mul_(dh)
-            for part in others:
-                part.mul_(dC)
-            da_t.copy_(step)
-            dC = dC * f_t
-            dh_later = step @ W_h
-            if valid is not None:
-                dh_later = torch.where(valid[t], dh_later, dh)
+            by_dh_t.mul_(dh.unsqueeze(1))
+            by_dC_t.mul_(dC.unsqueeze(1))
+            dC.mul_(f_t)
+            dh_before = torch.addmm(through_y[t], da_t, W_h)
+            dh = dh_before if valid is None else torch.where(valid[t], dh_before, through_y[t] + dh)
         flat = da.flatten(0, 1)
         dW_x = (x.flatten(0, 1).t() @ flat).t()
         dW_h = flat.t() @ hs[:-1].flatten(0, 1)
         dx = da @ W_x if ctx.needs_input_grad[0] else None
-        return dx, dW_x, dW_h, flat.sum(0), dh_later, dC, None
+        return dx, dW_x, dW_h, flat.sum(0), dh, dC, None

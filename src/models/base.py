@@ -170,10 +170,13 @@ class Model(L.LightningModule):
             )
         metrics = {f"{split}/{name}": value for name, value in values.items()} | (more or {})
         fitting = self.trainer.state.fn == "fit"
-        self.log_dict(metrics, rank_zero_only=False, logger=not fitting)
-        if fitting:  # at once: what a checkpoint has seen is in the log, even if the process is killed then
-            self._log({name: value.item() for name, value in metrics.items()}, self.global_step - 1)
-            self._step_plateaus(metrics)
+        if not fitting:
+            self.log_dict(metrics, rank_zero_only=False)
+            return
+        # At once: what a checkpoint has seen is in the log, even if the process is killed then.
+        self.trainer.callback_metrics.update(metrics)
+        self._log({name: value.item() for name, value in metrics.items()}, self.global_step - 1)
+        self._step_plateaus(metrics)
 
     def _log(self, metrics: dict[str, float], step: int) -> None:
         for logger in self.loggers:

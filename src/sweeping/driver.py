@@ -11,6 +11,7 @@ from src.sweeping.display import Display
 from src.sweeping.executor import Executor
 from src.sweeping.ledger import Job, Ledger, State
 from src.sweeping.worker import PRUNE, STOP, Assignment, Ended, Progress
+from src.tracking.best import best_so_far
 from src.tracking.run_folder import RunFolder
 
 POLL = 0.2
@@ -77,6 +78,7 @@ class Driver:
         self._command = tuple(command)
         self._output = ledger.folder / "output"
         self._running: dict[int, Job] = {}
+        self._pruned: set[int] = set()
         self._waiting: tuple[Job, Assignment] | None = None
         self._signals = 0
         self._obeyed = 0
@@ -107,6 +109,8 @@ class Driver:
         if self._signals:
             return False
         while True:
+            if len(self._running) >= self._executor.width:
+                return self._waiting is not None or self._source.more()  # a search is asked when it knows most
             if self._waiting is None and (job := self._source.ask()) is not None:
                 self._waiting = job, self._assignment(job)
             if self._waiting is None or not self._executor.room(self._waiting[1]):
@@ -134,10 +138,12 @@ class Driver:
         job = self._running[event.number]
         if isinstance(event, Progress):
             self._display.progress(job, event)
-            if not self._source.report(job, event):
+            if not self._source.report(job, event) and job.number not in self._pruned:
+                self._pruned.add(job.number)  # a second order would end it without a checkpoint
                 self._executor.stop(PRUNE, job.number)
             return
         del self._running[event.number]
+        self._pruned.discard(event.number)
         self._record(job, event)
         state = self._ledger.refresh(job)
         if state.status == "pending":  # it was refused before it had a folder
@@ -159,7 +165,7 @@ class Driver:
             elif ended.status == "failed" and folder.record.get("status") == "interrupted" and not self._obeyed:
                 folder.fail(ProcessEnded(ended.error))  # somebody else stopped it
             elif ended.status == "pruned":
-                folder.update(status="pruned")
+                folder.update(status="pruned", **best_so_far(folder))
             _append(output, folder.train_log)
         output.unlink(missing_ok=True)
 

@@ -15,6 +15,7 @@ from src.experiment import build_data, build_model
 from src.optim.build import build_optimizer
 from src.sweeping.launching import ACTIONS
 from src.sweeping.ledger import Job, Ledger, State
+from src.sweeping.space import Space
 from src.tracking.console import new_table, show
 
 SHOWN_JOBS = 60
@@ -109,6 +110,26 @@ def print_plan(ledger: Ledger, jobs: list[Job], states: Mapping[int, State], due
     if len(jobs) > SHOWN_JOBS:
         print(f"… and {len(jobs) - SHOWN_JOBS} more jobs")
     print(f"{sum(due)} of {len(jobs)} jobs would run; this was a dry run, nothing was started")
+
+
+def print_ranges(space: Space, ledger: Ledger, probes: list[Job]) -> None:
+    """Print between what a search would vary its keys, and how large its jobs would be at the ends of each range.
+
+    Args:
+        space: of the search.
+        ledger: of the jobs at the ends.
+        probes: these jobs.
+    """
+    table = new_table("key", "between")
+    for axis in space.axes:
+        table.add_row(axis.key, str(axis))
+    show(table)
+    known: dict[str, Estimate] = {}
+    found = [_estimate_of(ledger.config(job), known) for job in probes]
+    smallest, largest = (choose(found, key=lambda entry: entry.parameters) for choose in (min, max))
+    for name, entry in {"smallest": smallest, "largest": largest}.items():
+        print(f"{name} model at the ends of the ranges: {entry.parameters:,} parameters, {entry.memory}")
+    print("this was a dry run, nothing was started")
 
 
 def _estimate_of(config: dict[str, Any], known: dict[str, Estimate]) -> Estimate:

@@ -96,8 +96,7 @@ def enter(ledger: Ledger, composer: Composer, points: Iterable[Sequence[str]]) -
             try:
                 config = composer.config(point)
             except (UserError, HydraException, OmegaConfBaseException) as error:
-                told = error if isinstance(error, UserError) else explain(error, [*_config_folders(), *point])
-                problems.append(f"job {shown}: {told}".replace("\n", "\n  "))
+                problems.append(f"job {shown}: {told(error, point)}".replace("\n", "\n  "))
                 continue
             job = ledger.add(point, label, config.plain())
         if (other := first.get(job.digest)) is not None:
@@ -111,6 +110,16 @@ def enter(ledger: Ledger, composer: Composer, points: Iterable[Sequence[str]]) -
         count = f"{len(problems)} of {len(words)} jobs cannot run, so none was started:"
         raise UserError("\n".join([count, *problems[:SHOWN_PROBLEMS], *more]))
     return jobs
+
+
+def told(error: Exception, words: Sequence[str]) -> UserError:
+    """Say what is wrong with a point, in words for people.
+
+    Args:
+        error: what its composition raised.
+        words: of the point.
+    """
+    return error if isinstance(error, UserError) else explain(error, [*_config_folders(), *words])
 
 
 def _config_folders() -> list[str]:

@@ -2,23 +2,28 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
+from src.config.schema import Config
 from src.errors import JobsFailed, UserError
 from src.sweeping.display import Display
-from src.sweeping.driver import Driver, Listed
+from src.sweeping.driver import Driver, Listed, Source
 from src.sweeping.executor import Executor
 from src.sweeping.grid import Composer, enter
 from src.sweeping.ledger import Job, Ledger, State, locked
 from src.sweeping.naming import sweep_name
 from src.sweeping.repeats import print_repeats
+from src.sweeping.search import Asked, samples_of
 from src.tracking.ranking import print_ranking
+
+if TYPE_CHECKING:
+    from src.sweeping.trials import Trials
 
 ACTIONS = {
     "pending": "run",
@@ -40,12 +45,12 @@ def launch(
     warm_up: Callable[[], None] = lambda: None,
     outlived: bool = False,
 ) -> list[JobReturn]:
-    """Run a grid: check every job, then run those that are not finished.
+    """Run a sweep: check all that can be known of its jobs, then run those that are not finished.
 
     Args:
         loader: Hydra's config loader.
         master: the config of the whole sweep.
-        points: the words of each job.
+        points: the words of the sweep; more lists than one where another sweeper than ours has made the points.
         executor: makes what runs them, when it is known that there is something to run, for the sweep's folder.
         warm_up: starts what takes long and can go on while the points are composed.
         outlived: whether jobs that run already are the executor's, from a command before this one.
@@ -57,69 +62,129 @@ def launch(
     """
     if master.resume is not None:
         raise UserError("resume goes on with one run, without -m; sweep.resume=<folder> goes on with a sweep")
+    words: list[list[str]] | None = None
     if master.sweep.resume:
         others = {word for words in points for word in words if not word.startswith("sweep.")}
         if others:
             raise UserError(f"{min(others)}: sweep.resume goes on with the jobs as they were frozen")
-        points = []
         folder = Path(master.sweep.resume)
-        Ledger.open(folder)  # before a lock would make a folder
+        asked = Asked.recorded(Ledger.open(folder), loader)  # before a lock would make a folder
     else:
-        points = [[word for word in words if not word.lstrip("+").startswith("sweep.")] for words in points]
-        folder = Path(master.paths.outputs) / "sweeps" / (master.sweep.name or sweep_name(master, points))
+        asked = Asked.typed(master, points, loader)
+        words = asked.points()
+        name = master.sweep.name or sweep_name(master, asked.keys(words))
+        folder = Path(master.paths.outputs) / "sweeps" / name
     if master.sweep.dry_run:
-        ledger, jobs = _entered(folder, loader, master, points)
-        _plan(ledger, jobs, master, outlived)
+        _print_dry_run(_entered(folder, loader, master, asked, words), master, outlived)
         return []
     with locked(folder):
-        ledger, jobs = _entered(folder, loader, master, points, warm_up)
-        return _run(ledger, jobs, master, executor, outlived)
+        return _run(_entered(folder, loader, master, asked, words, warm_up), master, executor, outlived)
+
+
+@dataclass
+class _Sweep:
+    """A sweep whose points are checked.
+
+    Args:
+        ledger: of the sweep.
+        jobs: those that this command is about and that are known yet.
+        composer: of further jobs.
+        asked: how there may be further jobs; None where there are none.
+        probes: a ledger of the ends of the ranges, and its jobs, where a search proposes points.
+    """
+
+    ledger: Ledger
+    jobs: list[Job]
+    composer: Composer
+    asked: Asked | None
+    probes: tuple[Ledger, list[Job]] | None = None
+
+    def samples(self) -> list[Config]:
+        """Return the config of one job of each kind."""
+        return samples_of(*(self.probes or (self.ledger, self.jobs)))
 
 
 def _entered(
     folder: Path,
     loader: Any,
     master: DictConfig,
-    points: Sequence[Sequence[str]],
+    asked: Asked | None,
+    points: Sequence[Sequence[str]] | None,
     warm_up: Callable[[], None] = lambda: None,
-) -> tuple[Ledger, list[Job]]:
-    """Return the ledger of a sweep with all its points in it, and their jobs; without points, all that it has."""
+) -> _Sweep:
+    """Return a sweep with all its points in its ledger; without points, all that it has."""
     name = folder.name
     ledger = Ledger.open(folder) if Ledger.exists(folder) else Ledger.create(folder, name, sys.orig_argv)
-    if not points:
-        return ledger, ledger.jobs
-    if any(ledger.find(words) is None for words in points):
+    composer = Composer(loader, master, name)
+    sweep = _Sweep(ledger, [], composer, asked)
+    if points is not None:
+        if any(ledger.find(words) is None for words in points):
+            warm_up()
+        sweep.jobs = enter(ledger, composer, points)
+    elif master.sweep.resume:
+        sweep.jobs = ledger.jobs
+    if asked is not None and asked.search.name == "optuna":
         warm_up()
-    return ledger, enter(ledger, Composer(loader, master, name), points)
+        sweep.probes = asked.probes(ledger, composer)
+        ledger.head["base"] = ledger.head["base"] or sweep.probes[0].head["base"]
+    return sweep
 
 
-def _plan(ledger: Ledger, jobs: list[Job], master: DictConfig, outlived: bool = False) -> list[Job]:
+def _print_dry_run(sweep: _Sweep, master: DictConfig, outlived: bool) -> None:
+    """Print what would be done, and what the jobs would be; of a search, the jobs at the ends of its ranges."""
+    from src.sweeping.estimate import print_plan, print_ranges
+
+    asked, more = sweep.asked, 0
+    if asked is not None and asked.learns:
+        known = asked.known(sweep.ledger, sweep.samples())
+        sweep.jobs = sweep.jobs or known
+        more = asked.left(len(known))
+    due = _plan(sweep.ledger, sweep.jobs, master, more, outlived)
+    if asked is not None and sweep.probes is not None:
+        print_ranges(asked.spaces[0], *sweep.probes)
+    else:
+        print_plan(sweep.ledger, sweep.jobs, sweep.ledger.states(), [job in due for job in sweep.jobs])
+
+
+def _plan(ledger: Ledger, jobs: list[Job], master: DictConfig, more: int, outlived: bool) -> list[Job]:
     """Say what is going to happen, and return the jobs that are to run."""
     states = ledger.states() if outlived else _settled(ledger, jobs)
     due = [job for job in jobs if _is_due(states[job.number], master.sweep.retry_failed, outlived)]
     counts = [
         sum(ACTIONS[states[job.number].status] == action for job in jobs) for action in ("skip", "resume", "retry")
     ]
-    print(f"sweep {ledger.head['name']}: {len(jobs)} jobs in {ledger.folder}{_counted(*counts)}", flush=True)
+    proposed = f", and up to {more} more to be proposed" if more else ""
+    print(f"sweep {ledger.head['name']}: {len(jobs)} jobs in {ledger.folder}{_counted(*counts)}{proposed}", flush=True)
     if changed := ledger.code_changed():
         print(f"note: {changed}; jobs run the code as it is now, on the configs as they were frozen", flush=True)
-    if master.sweep.dry_run:
-        from src.sweeping.estimate import print_plan
-
-        print_plan(ledger, jobs, states, [job in due for job in jobs])
     return due
 
 
-def _run(
-    ledger: Ledger, jobs: list[Job], master: DictConfig, executor: Callable[[Path], Executor], outlived: bool
-) -> list[JobReturn]:
-    due = _plan(ledger, jobs, master, outlived)
+def _run(sweep: _Sweep, master: DictConfig, executor: Callable[[Path], Executor], outlived: bool) -> list[JobReturn]:
+    ledger, asked = sweep.ledger, sweep.asked
+    trials: Trials | None = None
+    if asked is not None and asked.learns:
+        trials = asked.trials(ledger, sweep.composer, sweep.samples())
+        ledger.head["search"] = asked.record
+        sweep.jobs = _merged(sweep.jobs, trials.jobs)
+    more = trials.left if trials else 0
+    due = _plan(ledger, sweep.jobs, master, more, outlived)
     ledger.save()
+    source: Source = Listed(due)
+    if trials is not None:
+        trials.go_on_with(due)
+        source = trials
     complete = True
-    if due:
-        with Display(len(jobs), before=len(jobs) - len(due)) as display:
-            complete = Driver(ledger, Listed(due), executor(ledger.folder), display, sys.orig_argv).run()
-    return _close(ledger, jobs, complete)
+    if source.more():
+        with Display(len(sweep.jobs) + more, before=len(sweep.jobs) - len(due)) as display:
+            complete = Driver(ledger, source, executor(ledger.folder), display, sys.orig_argv).run()
+    if trials is not None:
+        sweep.jobs = _merged(sweep.jobs, trials.jobs)
+    return _close(ledger, sweep.jobs, complete, trials)
+
+
+def _merged(jobs: Iterable[Job], more: Iterable[Job]) -> list[Job]:
+    return list({job.number: job for job in [*jobs, *more]}.values())
 
 
 def _settled(ledger: Ledger, jobs: list[Job]) -> dict[int, State]:
@@ -160,8 +225,10 @@ class _Entry:
     seconds: float
 
 
-def _close(ledger: Ledger, jobs: list[Job], complete: bool) -> list[JobReturn]:
-    """Print one ranking for each metric, since losses of different tasks do not compare, and how many jobs are done."""
+def _close(ledger: Ledger, jobs: list[Job], complete: bool, trials: "Trials | None" = None) -> list[JobReturn]:
+    """Print one ranking for each metric, since losses of different tasks do not compare, the Pareto front of several
+    objectives, and how many jobs are done.
+    """
     states = ledger.states()
     entries = [_entry(ledger, job, states[job.number]) for job in jobs]
     measured = [entry for entry in entries if entry.value is not None]
@@ -169,9 +236,12 @@ def _close(ledger: Ledger, jobs: list[Job], complete: bool) -> list[JobReturn]:
         same = [entry for entry in measured if entry.metric == metric]
         print_ranking(same, same[0].mode)
     print_repeats(measured)
-    finished = sum(entry.status == "finished" for entry in entries)
+    if trials is not None:
+        trials.print_front()
+    finished, pruned = (sum(entry.status == status for entry in entries) for status in ("finished", "pruned"))
+    ended_early = f", {pruned} pruned" if pruned else ""
     rest = "" if complete else "; the same command goes on"
-    print(f"{finished} of {len(jobs)} jobs finished{rest}", flush=True)
+    print(f"{finished} of {len(jobs)} jobs finished{ended_early}{rest}", flush=True)
     if not complete:
         raise KeyboardInterrupt(f"go on with: python -m src.train -m sweep.resume={ledger.folder}")
     elsewhere = [entry.folder for entry in entries if entry.status == "running"]

@@ -14,9 +14,9 @@ def varied(job_overrides: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[word for word in words if word not in shared] for words in job_overrides]
 
 
-def sweep_name(master: DictConfig, job_overrides: Sequence[Sequence[str]]) -> str:
+def sweep_name(master: DictConfig, keys: Sequence[str]) -> str:
     """Return the default name of a sweep: the model and the swept keys, such as ``mlp-lr-weight_decay``."""
-    keys = list(dict.fromkeys(word.partition("=")[0].lstrip("+~") for words in varied(job_overrides) for word in words))
+    keys = [key.lstrip("+~") for key in keys]
     parts = [key.rpartition(".")[2].rpartition("/")[2] for key in keys]
     model = [] if "model" in keys else [str(master.model.name)]
     return _clean("-".join([*model, *parts]))[:_LONGEST]

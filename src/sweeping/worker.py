@@ -226,7 +226,7 @@ def _report_from_disk(assignment: Assignment, orders: Orders) -> None:
     while True:
         time.sleep(1.0)
         rows = RunFolder(assignment.folder, {}).metrics()
-        epoch = max((row["epoch"] for row in rows if row.get("epoch") is not None), default=-1)
+        epoch = max((row["epoch"] for row in rows if "train/loss" in row), default=-1)  # the last of an epoch
         if epoch > told:
             told = epoch
             latest = {k: v for row in rows if row.get("epoch") == epoch for k, v in row.items() if "/" in k}

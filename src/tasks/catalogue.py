@@ -56,7 +56,7 @@ TASKS: dict[str, TaskFacts] = {
         "a sequence from a sequence",
         LOSS | {"perplexity": "min", "token_accuracy": "max"},
         label_smoothing=True,
-        test_metrics={"exact_match": "max"},
+        test_metrics={"exact_match": "max", "bleu": "max"},
         generates=True,
     ),
 }
@@ -72,3 +72,10 @@ def direction(task: str, metric: str) -> str:
     if name in known:
         return known[name]
     return "min" if "loss" in name or "error" in name else "max"
+
+
+def direction_of(metric: str) -> str:
+    """Return ``min`` or ``max`` for a metric whose task is not known, as `direction` does for one that is."""
+    name = metric.rsplit("/", 1)[-1]
+    known = (task for task, facts in TASKS.items() if name in facts.metrics | facts.test_metrics)
+    return direction(next(known, "classification"), metric)

@@ -1,11 +1,12 @@
 """Tasks whose answers are sequences of tokens: language modelling and translation."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from src.tasks.base import Task
@@ -48,14 +49,24 @@ class Translation(LanguageModelling):
 
     name = "translation"
     accuracy_name = "token_accuracy"
+    texts: Callable[[Tensor], list[str]] | None = None
+    """Turns target tokens [B, T] into texts, where BLEU makes sense of them; set by `src.experiment`."""
 
     def decoded_metrics(self) -> MetricCollection | None:
-        return MetricCollection({"exact_match": MeanMetric()})
+        metrics: dict[str, Metric | MetricCollection] = {"exact_match": MeanMetric()}
+        if self.texts is not None:
+            from src.tasks.bleu import CorpusBLEU
+
+            metrics["bleu"] = CorpusBLEU()
+        return MetricCollection(metrics, compute_groups=False)
 
     def update_decoded(self, metrics: MetricCollection, generated: Tensor, targets: Tensor) -> None:
         width = max(generated.size(1), targets.size(1))
         same = self._until_end(generated, width) == self._until_end(targets, width)
-        metrics.update(same.all(1).float())
+        metrics["exact_match"].update(same.all(1).float())
+        if self.texts is not None:  # an unknown word of a reference is found by no answer
+            found = [text.replace("\ufffd", "") for text in self.texts(generated)]
+            metrics["bleu"].update(found, self.texts(targets))
 
     def _until_end(self, tokens: Tensor, width: int) -> Tensor:
         """Replace everything after the first end token by padding, and fill up to [B, width]."""

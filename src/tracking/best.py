@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.spec import SPLITS
+
+if TYPE_CHECKING:
+    from src.tracking.run_folder import RunFolder
 
 
 def best_epoch(rows: Sequence[Mapping[str, Any]], monitor: str, mode: str) -> tuple[int | None, dict[str, float]]:
@@ -20,6 +23,19 @@ def best_epoch(rows: Sequence[Mapping[str, Any]], monitor: str, mode: str) -> tu
         return None, {}
     best = (min if mode == "min" else max)(scored, key=lambda epoch: scored[epoch][monitor])
     return best, scored[best]
+
+
+def best_so_far(folder: "RunFolder") -> dict[str, Any]:
+    """Return the entries of run.json about the best epoch of a run that did not come to its end.
+
+    Args:
+        folder: of a run that knows what it monitors, or else has no best epoch.
+    """
+    monitor = folder.record.get("monitor")
+    if not monitor:
+        return {}
+    epoch, best = best_epoch(folder.metrics(), monitor, folder.record["mode"])
+    return {"best_epoch": epoch, "best": best, "value": best.get(monitor)}
 
 
 def last_epoch(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -294,7 +294,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
     version, words, gauss = random.getstate()
     numpy: dict[str, Any] = np.random.get_state(legacy=False)  # type: ignore[assignment]
     return {
-        "python": [version, list(words), gauss],
+        "python": [version, torch.tensor(words), gauss],  # one object in the file, and not 625
         "numpy": {
             **numpy,
             "state": {"key": torch.from_numpy(numpy["state"]["key"].astype(np.int64)), "pos": numpy["state"]["pos"]},
@@ -307,7 +307,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
     """Put the generators into a state that `random_state` returned."""
     version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
+    random.setstate((version, tuple(map(int, words)), gauss))
     numpy = state["numpy"]
     np.random.set_state({**numpy, "state": {**numpy["state"], "key": numpy["state"]["key"].numpy().astype(np.uint32)}})
     torch.set_rng_state(state["torch"].cpu())

@@ -15,6 +15,7 @@ from rich.table import Table
 from src.config.schema import Config
 from src.spec import SPLITS
 from src.tracking.console import show as show_table
+from src.tracking.console import shown
 from src.tracking.run_folder import RunFolder
 from src.tracking.run_logger import sync_hint
 from src.tracking.summary import Summary
@@ -130,11 +131,6 @@ def advice(experiment: "Experiment", folder: RunFolder, result: "RunResult") -> 
     if train is not None and val is not None and val > 1.5 * train and not (knobs.dropout and knobs.weight_decay):
         return "Training loss is far below validation loss: try regularization=[dropout,l2]."
     return "To do better, vary the learning rate first: -m optimizer.lr=3e-4,1e-3,3e-3."
-
-
-def shown(path: Path) -> str:
-    """Return a path as a person would type it here."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _number(value: float | None) -> str:

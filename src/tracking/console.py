@@ -3,6 +3,7 @@
 import math
 import sys
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -62,3 +63,8 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}:{whole % 60:02d} min"
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d} h"
+
+
+def shown(path: Path) -> str:
+    """Return a path as a person would type it here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -7,15 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning.pytorch.loggers import Logger, WandbLogger
-
 from src.tracking.run_folder import replaced
 
 if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
     from matplotlib.figure import Figure
 
 
-def save_picture(folder: Path, name: str, figure: "Figure", loggers: Iterable[Logger] = ()) -> Path:
+def save_picture(folder: Path, name: str, figure: "Figure", loggers: "Iterable[Logger]" = ()) -> Path:
     """Write a figure and return its file; an earlier picture of this name is replaced as a whole.
 
     Args:
@@ -29,6 +28,8 @@ def save_picture(folder: Path, name: str, figure: "Figure", loggers: Iterable[Lo
     with replaced(path) as partial:
         figure.savefig(partial, dpi=120, bbox_inches="tight", format="png")
     for logger in loggers:
+        from lightning.pytorch.loggers import WandbLogger  # a comparison draws without loading torch
+
         if isinstance(logger, WandbLogger):
             logger.log_image(f"plots/{name}", [str(path)])
     return path

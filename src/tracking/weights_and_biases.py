@@ -12,13 +12,18 @@ import string
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import wraps
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from src.tracking.best import best_epoch
+from src.tracking.console import shown
 from src.tracking.run_folder import RunFolder
+from src.tracking.uploads import marker, upload, waiting_in
+from src.tracking.wandb_access import first_line, key_is_configured, why_unreachable
 
 log = logging.getLogger(__name__)
 
@@ -59,17 +64,31 @@ class WeightsAndBiases(WandbLogger):
             experiment=run,
             project=run.settings.project,
             save_dir=str(folder.path),
-            log_model=log_model if mode == "online" else False,
+            log_model=log_model,
         )
         self.mode = mode
         self._folder = folder
         self._host = str(run.settings.base_url)
         self._warned: set[str] = set()
+        self._best: float | None = None
         self._incomplete = mode == "offline"
+        self._session = Path(run.settings.sync_file)
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
 
-    log_metrics = _guarded(WandbLogger.log_metrics)
+    @_guarded
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log metrics against ``trainer/global_step``, and keep the best value so far in the summary."""
+        super().log_metrics(metrics, step)
+        record = self._folder.record
+        value = metrics.get(record.get("monitor") or "")
+        if value is None or not isfinite(value):
+            return
+        sign = -1 if record.get("mode") == "max" else 1
+        if self._best is None or sign * value < sign * self._best:
+            self._best = value
+            self._experiment.summary.update({f"best/{record['monitor']}": value, "best_epoch": metrics.get("epoch")})  # type: ignore[union-attr]
+
     log_table = _guarded(WandbLogger.log_table)
     log_text = _guarded(WandbLogger.log_text)
     log_image = _guarded(WandbLogger.log_image)
@@ -87,6 +106,8 @@ class WeightsAndBiases(WandbLogger):
         self._summarize()
         try:
             self._experiment.finish(exit_code=exit_code)  # type: ignore[union-attr]
+            if self.mode == "online":
+                marker(self._session).touch()
         except Exception as error:
             self._incomplete = True
             _unreachable.add(self._host)
@@ -95,21 +116,24 @@ class WeightsAndBiases(WandbLogger):
     @_guarded
     def _summarize(self) -> None:
         record = self._folder.record
-        values = {f"best/{name}": value for name, value in record.get("best", {}).items()}
-        values |= {key: record[key] for key in ("best_epoch", "parameters") if record.get(key) is not None}
+        epoch, best = record.get("best_epoch"), record.get("best") or {}
+        if not best and record.get("monitor"):  # the run was stopped or failed
+            epoch, best = best_epoch(self._folder.metrics(), record["monitor"], record["mode"])
+        values = {f"best/{name}": value for name, value in best.items()}
+        values |= {"best_epoch": epoch} if epoch is not None else {}
+        values |= {key: record[key] for key in ("parameters", "multiply_adds") if record.get(key) is not None}
         self._experiment.summary.update(values)  # type: ignore[union-attr]
 
     def warn_once(self, what: str, error: Exception) -> None:
         if what not in self._warned:
             self._warned.add(what)
-            log.warning("Weights & Biases: %s failed, and the run goes on: %s", what, _first_line(error))
+            log.warning("Weights & Biases: %s failed, and the run goes on: %s", what, first_line(error))
 
     def sync_hint(self) -> str | None:
         """Return the command that uploads the run, if it is not there yet."""
         if not self._incomplete:
             return None
-        waiting = [path for path in _kept(self._folder) if not list(path.glob("*.synced"))]
-        return " ".join(["wandb sync", *map(_shown, waiting)]) if waiting else None
+        return f"python -m src.sync {shown(self._folder.path)}" if waiting_in(self._folder.path) else None
 
 
 def start(settings: Mapping[str, Any], folder: RunFolder, run_config: Mapping[str, Any]) -> WeightsAndBiases | None:
@@ -132,8 +156,10 @@ def start(settings: Mapping[str, Any], folder: RunFolder, run_config: Mapping[st
             log.info("Weights & Biases is left out: WANDB_MODE=disabled")
             return None
         run_id = _run_id(folder)
+        if mode == "online" and not _earlier_sessions_arrive(folder, settings.get("finish_timeout", 30.0)):
+            mode = "offline"
     except Exception as error:
-        log.warning("Weights & Biases is left out: %s", _first_line(error))
+        log.warning("Weights & Biases is left out: %s", first_line(error))
         return None
     for attempt in ("online", "offline") if mode == "online" else ("offline",):
         before = set(_kept(folder))
@@ -147,12 +173,27 @@ def start(settings: Mapping[str, Any], folder: RunFolder, run_config: Mapping[st
         except Exception as error:
             _unreachable.add(_host(wandb))
             follows = "the run is recorded offline" if attempt == "online" else "it is left out"
-            log.warning("Weights & Biases %s failed, %s: %s", attempt, follows, _first_line(error))
+            log.warning("Weights & Biases %s failed, %s: %s", attempt, follows, first_line(error))
             with suppress(Exception):
                 wandb.teardown()  # its service still holds the id
             for empty in set(_kept(folder)) - before:
                 shutil.rmtree(empty, ignore_errors=True)
     return None
+
+
+def _earlier_sessions_arrive(folder: RunFolder, timeout: float) -> bool:
+    """Upload what earlier sessions of a resumed run left on disk: the server takes the steps of a run in their order."""
+    earlier = waiting_in(folder.path)
+    if earlier is None:
+        return True
+    log.info("Weights & Biases: an earlier part of this run is uploaded first")
+    if not (reason := why_unreachable()) and not (failed := upload([earlier], timeout=timeout, held=True)):
+        return True
+    log.warning(
+        "Weights & Biases: an earlier part of this run cannot be uploaded yet, so it goes on offline: %s",
+        reason or failed[0][1],
+    )
+    return False
 
 
 def _host(wandb: Any) -> str:
@@ -222,22 +263,6 @@ def _mode(wandb: Any) -> str:
     return "offline"
 
 
-def key_is_configured() -> bool:
-    """Whether runs can go online without a prompt. Looks where wandb looks: WANDB_API_KEY, an identity token, netrc,
-    wandb's own settings; a key in a wrong form is none.
-    """
-    try:
-        from wandb.sdk import wandb_setup
-        from wandb.sdk.lib import wbauth
-
-        host = wandb_setup.singleton().settings.base_url
-        found = wbauth.authenticate_session(host=host, source="gridlight", prompt=False, update_session=False)
-    except Exception as error:
-        log.warning("Weights & Biases: the key cannot be used: %s", _first_line(error))
-        return False
-    return found is not None
-
-
 def _run_id(folder: RunFolder) -> str:
     """Return the id of the W&B run: the one it had before, the one a W&B agent gives, or a new one."""
     known = (folder.record.get("wandb") or {}).get("id")
@@ -248,13 +273,3 @@ def _run_id(folder: RunFolder) -> str:
         known = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
     _used_ids.add(known)
     return known
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-
-
-def _shown(path: Path) -> str:
-    """Return a path as it is typed from here."""
-    relative = os.path.relpath(path)
-    return relative if not relative.startswith("..") else str(path)

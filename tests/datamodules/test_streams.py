@@ -8,7 +8,7 @@ import torch
 
 from src.batches import LanguageBatch
 from src.datamodules.loader import BatchLoader
-from src.datamodules.streams import in_streams
+from src.datamodules.streams import stream_order
 from src.datamodules.text import Text
 
 
@@ -17,7 +17,8 @@ from src.datamodules.text import Text
 @pytest.mark.parametrize("count", [1, 3, 12, 13, 23])
 def test_each_row_goes_on_where_it_was(count: int, batch_size: int) -> None:
     windows = torch.arange(count).unsqueeze(1)
-    batches = [b.tokens[:, 0] for b in BatchLoader(LanguageBatch(in_streams(windows, batch_size)), batch_size)]
+    order = stream_order(count, batch_size)
+    batches = [b.tokens[:, 0] for b in BatchLoader(LanguageBatch(windows), batch_size, arrangement=order)]
     assert sorted(torch.cat(batches).tolist()) == list(range(count))
     for before, after in pairwise(batches):
         assert len(after) <= len(before)
@@ -28,9 +29,10 @@ def test_each_row_goes_on_where_it_was(count: int, batch_size: int) -> None:
 @pytest.mark.parametrize("count", [8, 17, 24, 31])
 def test_each_process_keeps_its_streams(count: int) -> None:
     windows = torch.arange(count).unsqueeze(1)
-    split, seen = LanguageBatch(in_streams(windows, 2, 3)), []
+    order, seen = stream_order(count, 2, 3), []
     for rank in range(3):
-        batches = [b.tokens[:, 0] for b in BatchLoader(split, 2, rank=rank, world_size=3)]
+        loader = BatchLoader(LanguageBatch(windows), 2, rank=rank, world_size=3, arrangement=order)
+        batches = [b.tokens[:, 0] for b in loader]
         for before, after in pairwise(batches):
             assert torch.equal(after, before[: len(after)] + 1)
         seen += torch.cat(batches).tolist()

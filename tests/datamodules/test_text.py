@@ -3,6 +3,7 @@ import math
 from collections import Counter
 
 import pytest
+import torch
 
 from src.datamodules.text import Text
 from src.errors import UserError
@@ -85,3 +86,68 @@ def test_frequencies_alone_have_the_perplexity_of_their_entropy(write):
     shares = {c: n / len(BODY) for c, n in Counter(BODY).items()}
     assert found["test/perplexity"] == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares.values())), rel=0.01)
     assert found["test/accuracy"] == pytest.approx(shares[" "], rel=0.01)
+
+
+# ---- larger than memory --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["characters", "byte_pairs"])
+@pytest.mark.parametrize("text", [BODY, "word " * 500, "a\n\nb\r\nc é\n" * 200], ids=["lines", "one line", "mixed"])
+def test_a_text_on_disk_has_the_tokens_of_one_in_memory(kind, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("src.datamodules.token_files.PIECE", 64)
+    path = tmp_path / "book.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    made = [
+        Text(path, kind, 300, context=10, val_fraction=0.1, test_fraction=0.2, memory_share=share) for share in (1, 0)
+    ]
+    for data in made:
+        data.data_dir = tmp_path / "data"
+        data.setup()
+    assert [data.on_disk for data in made] == [False, True]
+    assert made[0].state_dict() == made[1].state_dict() and made[0].spec == made[1].spec
+    for name in ("train", "val", "test"):
+        assert torch.equal(made[0].split(name).tokens, made[1].split(name).tokens)
+        batches = [[b.tokens for b in data.loader(name, shuffle=True)] for data in made]
+        assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(*batches, strict=True))
+    assert made[0].baseline() == made[1].baseline()
+
+
+def test_tokens_on_disk_are_written_once_and_anew_for_another_file(tmp_path, caplog):
+    path = tmp_path / "book.txt"
+    path.write_text(BODY)
+
+    def folders() -> dict[str, int]:
+        data = Text(path, context=10, memory_share=0)
+        data.data_dir = tmp_path
+        with caplog.at_level(logging.INFO):
+            data.setup()
+        return {f.name: f.stat().st_mtime_ns for f in (tmp_path / "tokens").iterdir()}
+
+    first = folders()
+    assert len(first) == 1 and folders() == first
+    assert "above 0% of" in caplog.text and "mapped into memory" in caplog.text
+    path.write_text(BODY + "more")
+    assert len(folders()) == 2
+
+
+def test_a_large_text_that_cannot_be_used_is_named(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_bytes(BODY.encode() + b"\xc3(")
+    data = Text(path, context=10, memory_share=0)
+    data.data_dir = tmp_path
+    with pytest.raises(UserError, match=r"book.txt: this is no text in UTF-8"):
+        data.setup()
+    path.write_text(BODY)
+    data.data_dir = path  # a file, where a folder should be
+    with pytest.raises(UserError, match=r"the tokens of .*book.txt cannot be kept there.*paths.data"):
+        data.setup()
+    assert [p.name for p in tmp_path.iterdir()] == ["book.txt"]
+
+
+def test_a_prompt_may_be_a_file(write, tmp_path):
+    data = write(BODY)
+    data.setup()
+    (tmp_path / "prompt.txt").write_text("the fox")
+    assert torch.equal(data.encode([str(tmp_path / "prompt.txt")])[0], data.encode(["the fox"])[0])
+    with pytest.raises(UserError, match=r"missing\.txt: there is no such file"):
+        data.encode(["missing.txt"])

@@ -2,72 +2,21 @@
 
 import logging
 import os
-import shlex
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from src.tracking import weights_and_biases
-from src.tracking.run_folder import RunFolder
-from src.tracking.run_logger import build_loggers, close_loggers, sync_hint
+from src.sync import sync
+from src.tracking.run_logger import close_loggers, sync_hint
+from src.tracking.uploads import sessions
 from src.tracking.weights_and_biases import WeightsAndBiases
+from tests.tracking.recording import CONFIG, KEY, begin, log, use
 
 pytest.importorskip("wandb")
-
-KEY = "k" * 40
-CONFIG = {"seed": 0, "model": {"name": "mlp", "hidden_sizes": [128, 64]}, "optimizer": {"lr": 1e-3}}
-SETTINGS = {
-    "project": "tests",
-    "tags": ["a", "b"],
-    "group": "lr",
-    "job_type": "train",
-    "notes": "why",
-    "init_timeout": 120,
-}
-
-
-@pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No key, no settings and no session from outside; the session of the test is closed after it."""
-    import wandb
-
-    for name in list(os.environ):
-        if name.startswith("WANDB_"):
-            monkeypatch.delenv(name)
-    wandb.teardown()  # an earlier test of this process may have left a session, with the settings of its environment
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(weights_and_biases, "_unreachable", set())
-    monkeypatch.setattr(weights_and_biases, "_used_ids", set())
-    yield
-    wandb.teardown()
-    for name in ("WANDB_SERVICE", "WANDB_MODE"):
-        os.environ.pop(name, None)
-
-
-def begin(path: Path, **changes: Any) -> tuple[RunFolder, list[Any], Any]:
-    folder = RunFolder.create(path, CONFIG, []) if not path.exists() else RunFolder.open(path)
-    if "seconds" in folder.record and folder.record["status"] == "interrupted":
-        folder.resume()
-    loggers = build_loggers({"wandb": SETTINGS | changes}, folder, CONFIG)
-    return folder, loggers, loggers[1] if len(loggers) > 1 else None
-
-
-def log(loggers: list[Any], values: list[float], first: int = 0) -> None:
-    for step, value in enumerate(values, start=first):
-        for logger in loggers:
-            logger.log_metrics({"val/loss": value, "epoch": step}, step=step)
-
-
-def use(server: Any, monkeypatch: pytest.MonkeyPatch, key: bool = True) -> None:
-    monkeypatch.setenv("WANDB_BASE_URL", server.url)
-    if key:
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
+pytestmark = pytest.mark.usefixtures("fresh_wandb")
 
 
 def warnings(caplog: Any) -> list[str]:
@@ -144,11 +93,10 @@ def test_without_a_key_it_is_offline_and_syncs_later(
     close_loggers(loggers, 0)
     assert wandb_server.requests == 0
 
-    hint = sync_hint(loggers)
-    assert hint is not None and hint.startswith("wandb sync run/wandb/offline-run-")
-    tool, *words = shlex.split(hint)
-    environment = os.environ | {"WANDB_API_KEY": KEY}
-    subprocess.run([str(Path(sys.executable).parent / tool), *words], env=environment, check=True, capture_output=True)
+    assert sync_hint(loggers) == "python -m src.sync run"
+    folder.interrupt()
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert sync([folder.path]) and sync([folder.path])
     run = wandb_server.runs[folder.record["wandb"]["id"]]
     assert run.values("val/loss") == [3.0, 1.0] and run.exit_code == 0
     assert {key: run.config[key] for key in CONFIG} == CONFIG
@@ -188,8 +136,7 @@ def test_a_server_in_trouble_does_not_stop_a_run(
     use(wandb_server, monkeypatch)
     wandb_server.broken = True
     if trouble == "dead":
-        wandb_server.http.shutdown()
-        wandb_server.http.socket.close()
+        wandb_server.die()
     started = time.monotonic()
     folder, loggers, logger = begin(tmp_path / "run", init_timeout=1)
     assert logger.mode == "offline" and folder.record["wandb"]["mode"] == "offline"
@@ -198,8 +145,9 @@ def test_a_server_in_trouble_does_not_stop_a_run(
     assert time.monotonic() - started < 15
     (warning,) = warnings(caplog)
     assert "the run is recorded offline" in warning
-    hint = sync_hint(loggers)
-    assert hint is not None and hint.count("run-") == 1 and "offline-run-" in hint, "nothing of the failed attempt"
+    assert sync_hint(loggers) == "python -m src.sync run"
+    (session,) = sessions(folder.path)
+    assert session.parent.name.startswith("offline-"), "nothing is left of the failed attempt"
 
     started = time.monotonic()
     _, loggers, logger = begin(tmp_path / "next", init_timeout=60)
@@ -212,7 +160,7 @@ def test_a_server_that_dies_on_the_way(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     use(wandb_server, monkeypatch)
-    _, loggers, logger = begin(tmp_path / "run", finish_timeout=1)
+    folder, loggers, logger = begin(tmp_path / "run", finish_timeout=1)
     log(loggers, [3.0])
     wandb_server.broken = True
     log(loggers, [2.0], first=1)
@@ -220,8 +168,13 @@ def test_a_server_that_dies_on_the_way(
     close_loggers(loggers, 0)
     assert time.monotonic() - started < 10
     assert "finish failed" in caplog.text
-    hint = sync_hint(loggers)
-    assert hint is not None and f"-{logger.version}" in hint and "offline" not in hint
+    assert sync_hint(loggers) == "python -m src.sync run"
+    folder.interrupt()
+    logger.experiment.finish()
+    wandb_server.broken = False
+    assert sync([folder.path])
+    run = wandb_server.runs[logger.version]
+    assert run.values("val/loss") == [3.0, 2.0] and run.exit_code == 0
 
 
 def test_errors_inside_wandb_are_warned_about_once(

@@ -1,0 +1,119 @@
+"""What a comparison costs: python -m benchmarks.comparing [--runs 2000] [--epochs 100] [--repeats 5]
+
+Makes run folders as training leaves them, in a temporary folder: a grid of learning rates and dropouts with five seeds
+each, a metric of training, three of validation and the learning rate in every epoch. Then it times whole processes, from
+their start to their end, with their peak memory: the table, and the page with every run's curves.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from math import exp, log10
+from pathlib import Path
+from random import Random
+from statistics import median
+
+from benchmarks.machine import machine, today
+from src import ROOT
+
+SEEDS = 5
+COMMANDS = {"the table": [], "the page report.html": ["--html"]}
+
+
+def write_runs(folder: Path, runs: int, epochs: int) -> None:
+    """Write the folders of finished runs.
+
+    Args:
+        folder: of the sweep.
+        runs: how many.
+        epochs: of each.
+    """
+    import yaml
+
+    from src.config.compose import compose
+
+    base = compose(["logger=none"])
+    from src.config.check import check
+
+    config = check(base).plain()
+    random = Random(0)
+    for number in range(runs):
+        point, seed = divmod(number, SEEDS)
+        lr = 10 ** random.uniform(-4, -1) if seed == 0 else lr  # noqa: F821 - drawn once a point
+        dropout = round(0.05 * (point % 10), 2)
+        config["seed"] = config["datamodule"]["seed"] = seed
+        config["optimizer"]["lr"] = lr
+        config["regularization"]["dropout"] = config["model"]["dropout"] = dropout
+        run = folder / f"lr-{lr:.3g}_dropout-{dropout}_seed-{seed}_{number:012x}"
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text(yaml.dump(config, Dumper=yaml.CSafeDumper, sort_keys=False))
+        floor = 0.1 + 0.2 * (log10(lr) + 2.5) ** 2 + 0.3 * (dropout - 0.2) ** 2 + random.gauss(0, 0.01)
+        lines, rows = [], []
+        for epoch in range(epochs):
+            val, train = (floor + scale * exp(-epoch / 20) + random.gauss(0, 0.003) for scale in (1.0, 0.9))
+            step = 20 * epoch + 19
+            validated = {"val/loss": val, "val/accuracy": exp(-val), "val/f1": exp(-val) - 0.01}
+            rows.append({"train/loss": train} | validated)
+            lines.append({"step": step, "epoch": epoch, **validated, "time": 1795642982.542 + epoch})
+            lines.append({"step": step, "epoch": epoch, "train/loss": train, "lr": lr, "time": 1795642982.553 + epoch})
+        lines.append({"step": 20 * epochs, "epoch": epochs, "test/loss": floor, "test/accuracy": exp(-floor)})
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        best = min(range(epochs), key=lambda epoch: rows[epoch]["val/loss"])
+        record = {
+            "status": "finished",
+            "seed": seed,
+            "seconds": 12.5 + random.random(),
+            "command": "python -m src.train -m optimizer.lr=… regularization.dropout=…",
+            "git": {"diff": "x" * 20_000},
+            "parameters": 17_226,
+            "best_epoch": best,
+            "monitor": "val/loss",
+            "mode": "min",
+            "value": rows[best]["val/loss"],
+            "best": rows[best],
+            "final": {"test/loss": floor, "test/accuracy": exp(-floor)},
+        }
+        (run / "run.json").write_text(json.dumps(record, indent=2))
+
+
+def cost(words: list[str]) -> tuple[float, float]:
+    """Return wall-clock seconds and peak memory in MB of one process."""
+    started = time.perf_counter()
+    process = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-m", "src.compare", *words],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
+    )
+    _, status, usage = os.wait4(process, 0)
+    seconds = time.perf_counter() - started
+    assert status == 0, words
+    return seconds, usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.comparing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=5)
+    words = parser.parse_args()
+    os.chdir(ROOT)
+    with tempfile.TemporaryDirectory() as temporary:
+        sweep = Path(temporary) / "sweep"
+        write_runs(sweep, words.runs, words.epochs)
+        print(f"{words.runs:,} runs of {words.epochs} epochs; medians of {words.repeats}; {machine()}; {today()}\n")
+        print("| compared in | seconds | peak memory |")
+        print("|---|---:|---:|")
+        for name, more in COMMANDS.items():
+            seconds, memory = zip(*(cost([str(sweep), *more]) for _ in range(words.repeats)), strict=True)
+            print(f"| {name} | {median(seconds):.2f} s | {median(memory):.0f} MB |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

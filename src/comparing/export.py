@@ -1,0 +1,151 @@
+"""A comparison as a file: CSV, JSON, Markdown, LaTeX. Names and values of runs are text there, whatever they contain."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from src.comparing.keys import shown
+from src.comparing.statistics import Sample
+from src.comparing.terminal import texts
+from src.comparing.view import Row, View
+from src.tracking.recorded import is_number
+from src.tracking.run_folder import plain
+
+Tables = Sequence[tuple[View, Sequence[str]]]
+"""Views, each with its columns."""
+
+
+def to_csv(tables: Tables) -> str:
+    """Return one table, a line a config, with full precision; no cell begins a formula of a spreadsheet."""
+    rows = [_numbers(view, row, columns) for view, columns in tables for row in view.rows]
+    heads = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([_harmless(head) for head in heads])
+    writer.writerows([_harmless(row.get(head)) for head in heads] for row in rows)
+    return text.getvalue()
+
+
+def to_json(tables: Tables) -> str:
+    """Return each view with its rows, and the runs of each row."""
+    found = [
+        {
+            "metric": view.metric,
+            "mode": view.mode,
+            "test": view.test or None,
+            "rows": [
+                _numbers(view, row, columns) | {"repetitions": [_run(run) for run in row.runs]} for row in view.rows
+            ],
+        }
+        for view, columns in tables
+    ]
+    return json.dumps(plain(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_markdown(tables: Tables) -> str:
+    """Return a table for each view."""
+    parts = []
+    for view, columns in tables:
+        head, *body = texts(view, columns, view.rows)
+        lines = [head, ["---"] * len(head), *body]
+        rows = ("| " + " | ".join(map(_markdown, cells)) + " |" for cells in lines)
+        parts.append(f"{_markdown(view.title)}\n\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def to_latex(tables: Tables) -> str:
+    """Return a table for each view, with booktabs' rules; the best row is bold."""
+    parts = []
+    for view, columns in tables:
+        head, *body = texts(view, columns, view.rows)
+        lines = [[_latex(cell) for cell in cells] for cells in body]
+        lines = [
+            [rf"\textbf{{{cell}}}" if cell else "" for cell in cells] if row.rank == 1 else cells
+            for row, cells in zip(view.rows, lines, strict=True)
+        ]
+        rows = [" & ".join(cells) + r" \\" for cells in lines]
+        parts.append(
+            "\n".join(
+                [
+                    f"% {_latex(view.title)}; needs \\usepackage{{booktabs}}",
+                    rf"\begin{{tabular}}{{{'r' * 2}{'l' * (len(head) - 2)}}}",
+                    r"\toprule",
+                    " & ".join(map(_latex, head)) + r" \\",
+                    r"\midrule",
+                    *rows,
+                    r"\bottomrule",
+                    r"\end{tabular}",
+                    "",
+                ]
+            )
+        )
+    return "\n".join(parts)
+
+
+FORMATS: dict[str, Callable[[Tables], str]] = {
+    "csv": to_csv,
+    "json": to_json,
+    "markdown": to_markdown,
+    "latex": to_latex,
+}
+
+
+def _numbers(view: View, row: Row, columns: Sequence[str]) -> dict[str, Any]:
+    """Return a row with full precision."""
+    score = row.score
+    low, high = score.interval if score and score.interval else (None, None)
+    found: dict[str, Any] = {
+        "rank": row.rank,
+        "metric": view.metric,
+        "mean": score.mean if score else None,
+        "deviation": score.deviation if score else None,
+        "low": low,
+        "high": high,
+        "p": row.p,
+    }
+    for column in columns:
+        value = row.value(column)
+        found[column] = value.mean if isinstance(value, Sample) else value
+    return found
+
+
+def _run(run: Any) -> dict[str, Any]:
+    return {"run": run.name, "place": run.place, "status": run.status, "value": run.value, "seconds": run.seconds}
+
+
+def _harmless(value: Any) -> Any:
+    """Return a cell that a spreadsheet takes as a number or as text, and never as a formula."""
+    if value is None or is_number(value):
+        return value
+    text = shown(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\`*|<>\[\]])", r"\\\1", " ".join(text.split()))
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "≈": r"$\approx$",
+    "…": r"\dots{}",
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))

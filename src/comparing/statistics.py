@@ -1,0 +1,136 @@
+"""Repeated runs in numbers: mean, deviation, confidence interval, and whether two sets of runs differ.
+
+Seeds are compared by Welch's t-test (Welch, 1947). Runs on the same folds are compared fold by fold, with the variance
+of Nadeau and Bengio (2003), since training sets that overlap make folds depend on each other. Where several candidates
+are compared with the best, their p-values are Holm's (1979).
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from math import floor, fsum, isfinite, log10, sqrt
+
+CONFIDENCE = 0.95
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One number of several runs.
+
+    Args:
+        values: of the runs.
+        mean: of them.
+        deviation: standard deviation with n - 1; None of a single one.
+        interval: of the mean, with 95 % confidence by Student's t; None of a single one.
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    deviation: float | None = None
+    interval: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        if self.deviation is None:
+            return number(self.mean)
+        places = _places(self.deviation)
+        if places is None:
+            return f"{number(self.mean)} ± {number(self.deviation)}"
+        return f"{self.mean:.{places}f} ± {self.deviation:.{places}f}"
+
+    def shown_interval(self) -> str:
+        """Return the interval as text, with the digits of the deviation; nothing for a single run."""
+        if self.interval is None or self.deviation is None:
+            return ""
+        places = _places(self.deviation)
+        low, high = (number(x) if places is None else f"{x:.{places}f}" for x in self.interval)
+        return f"[{low}, {high}]"
+
+
+def number(value: float) -> str:
+    """Return a number with four significant digits."""
+    return f"{value:.4g}"
+
+
+def _places(deviation: float) -> int | None:
+    """Return the decimal places that show two digits of a deviation; None where scientific notation is shorter."""
+    if not isfinite(deviation) or deviation <= 0:
+        return None
+    places = 1 - floor(log10(deviation))
+    return max(places, 0) if places <= 7 and deviation < 1e5 else None
+
+
+def sample(values: Sequence[float], share: float = 0.0) -> Sample:
+    """Summarise the values of repeated runs.
+
+    Args:
+        values: [n], at least one.
+        share: test examples of a fold for each training example: 1/(k - 1) in k folds, 0 for independent runs.
+    """
+    n, mean = len(values), fsum(values) / len(values)
+    if n == 1:
+        return Sample(tuple(values), mean)
+    from scipy.special import stdtrit
+
+    variance = fsum((value - mean) ** 2 for value in values) / (n - 1)
+    margin = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sqrt(variance * (1 / n + share))
+    return Sample(tuple(values), mean, sqrt(variance), (mean - margin, mean + margin))
+
+
+def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Return the two-sided p-value of equal means; None where a set has one run, or nothing varies.
+
+    Args:
+        one, other: independent measurements [n], [m].
+    """
+    if len(one) < 2 or len(other) < 2:
+        return None
+    a, b = sample(one), sample(other)
+    assert a.deviation is not None and b.deviation is not None
+    errors = a.deviation**2 / len(one), b.deviation**2 / len(other)
+    if not (total := sum(errors)):
+        return None
+    free = total**2 / (errors[0] ** 2 / (len(one) - 1) + errors[1] ** 2 / (len(other) - 1))
+    return _two_sided((a.mean - b.mean) / sqrt(total), free)
+
+
+def paired(one: Sequence[float], other: Sequence[float], share: float = 0.0) -> float | None:
+    """Return the two-sided p-value of equal means of pairs; None where there is one pair, or all differ by the same.
+
+    Args:
+        one, other: measurements of the same folds [n].
+        share: as for `sample`; 0 is Student's paired test.
+    """
+    differences = [a - b for a, b in zip(one, other, strict=True)]
+    if len(differences) < 2:
+        return None
+    found = sample(differences)
+    if not found.deviation:
+        return None
+    return _two_sided(found.mean / (found.deviation * sqrt(1 / len(differences) + share)), len(differences) - 1)
+
+
+def _two_sided(t: float, free: float) -> float:
+    from scipy.special import stdtr
+
+    return 2 * float(stdtr(free, -abs(t)))
+
+
+def holm(p_values: Mapping[Hashable, float]) -> dict[Hashable, float]:
+    """Return p-values that hold for all comparisons together.
+
+    Args:
+        p_values: of single comparisons.
+    """
+    adjusted: dict[Hashable, float] = {}
+    highest = 0.0
+    for place, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        highest = max(highest, min(1.0, p * (len(p_values) - place)))
+        adjusted[name] = highest
+    return adjusted
+
+
+def mark(p: float | None) -> str:
+    """Return how sure it is that a candidate differs from the best: ``≈`` not, ``*`` p < 0.05, ``**`` p < 0.01."""
+    if p is None:
+        return ""
+    return "**" if p < ALPHA / 5 else "*" if p < ALPHA else "≈"

@@ -1,0 +1,288 @@
+"""A table of the user's: numbers and categories by the names of their columns, and a class or numbers to tell."""
+
+import csv
+import io
+import logging
+from collections.abc import Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.batches import Batch, LabelledBatch
+from src.datamodules.base import DataModule
+from src.datamodules.columns import Column, Columns, Row, is_number, number_in
+from src.datamodules.folds import recut
+from src.datamodules.labels import class_numbers, classes_of
+from src.datamodules.records import rows_of
+from src.datamodules.rows import looks_like_file
+from src.datamodules.splitting import completed, split_groups
+from src.datamodules.standardizing import Standardizer
+from src.errors import UserError, nearest
+from src.spec import DataSpec
+
+log = logging.getLogger(__name__)
+
+MOST_CLASSES = 100
+"""Different numbers in a target, beyond which they are rather a quantity than classes."""
+
+
+class CSV(DataModule):
+    """Rows of a CSV, TSV or JSON lines file. Validation and test are files of their own, or else drawn, each class in
+    proportion; with `group_column`, rows of one group stay in one split.
+
+    Args:
+        path: the file; with `val_path` and `test_path` it is all training data.
+        target_column: what is to be told: the name of a column, or a list of them for regression.
+        kind: ``classification``, ``binary_classification`` or ``regression``; of two classes, the second in order is
+            the one that a binary answer means.
+        columns: the names of the features; None takes all other columns.
+        ignore: names of columns to leave out.
+        categories: names of columns whose numbers are names.
+        missing: texts that stand for a missing cell, whatever their case. A row without a target is left out.
+        group_column: rows with the same text in it stay in one split, such as those of one patient; no feature.
+        val_path, test_path: files of the other splits.
+        split_seed: draws the splits that have no file.
+        val_fraction, test_fraction: their shares.
+        common: arguments of `DataModule`.
+    """
+
+    task = "classification"
+    inputs = "vector"
+
+    def __init__(
+        self,
+        path: Path,
+        target_column: str | Sequence[str],
+        kind: str = "classification",
+        columns: Sequence[str] | None = None,
+        ignore: Sequence[str] = (),
+        categories: Sequence[str] = (),
+        missing: Sequence[str] = ("",),
+        group_column: str | None = None,
+        val_path: Path | None = None,
+        test_path: Path | None = None,
+        split_seed: int = 0,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        self.task = kind  # type: ignore[misc]  # of this table
+        self.paths = {"train": Path(path)}
+        self.paths |= {name: Path(file) for name, file in (("val", val_path), ("test", test_path)) if file}
+        self.targets = (target_column,) if isinstance(target_column, str) else tuple(target_column)
+        self.chosen = None if columns is None else tuple(columns)
+        self.ignored, self.categories = tuple(ignore), tuple(categories)
+        self.absent = {"", *(text.lower() for text in missing)}
+        self.group_column = group_column
+        self.split_seed = split_seed
+        self.fractions = (val_fraction, test_fraction)
+        self.columns: Columns | None = None
+        self.classes: tuple[str, ...] = ()
+        self.target_scale: Standardizer | None = None
+
+    def load(self) -> dict[str, Batch]:
+        parts = self.rows()
+        if self.columns is None:
+            self.columns = self._fitted(parts["train"])
+        self._fit_targets(parts["train"])
+        return {
+            name: LabelledBatch(self.columns.apply(part), self._answers(name, part)) for name, part in parts.items()
+        }
+
+    # ---- rows ----------------------------------------------------------------------------------------------------
+
+    def rows(self) -> dict[str, list[Row]]:
+        """Return the rows of each split that have a target."""
+        given = {name: self._labelled(path) for name, path in self.paths.items()}
+        self._refuse_quantities(given["train"])
+        together = self._together()
+        label = itemgetter(self.targets[0])
+        stratum = (lambda row: "") if self.task == "regression" else (lambda row: label(row[1]))
+        if self.group_column is None:
+            kept = (lambda row: self._group(row, together)) if together else None
+            return completed(given, *self.fractions, self.split_seed, stratum, self.fold, kept)
+        val, test = (0.0 if name in given else f for name, f in zip(("val", "test"), self.fractions, strict=True))
+        groups = [self._group(row, self.group_column) for row in given["train"]]
+        drawn = split_groups(groups, val, test, self.split_seed)
+        splits = {
+            name: given[name] if name in given and name != "train" else [given["train"][i] for i in index]
+            for name, index in drawn.items()
+        }
+        classes = None if self.task == "regression" else (lambda rows: [stratum(row) for row in rows])
+        return recut(splits, self.fold, classes, lambda rows: [self._group(row, together) for row in rows])
+
+    def _together(self) -> str | None:
+        """Return the column whose rows stay in one fold, where there are folds; else the one for the splits."""
+        return (self.fold.group if self.fold else None) or self.group_column
+
+    def _refuse_quantities(self, rows: Sequence[Row]) -> None:
+        labels = {row[self.targets[0]] for _, row in rows}
+        if self.task != "regression" and len(labels) > MOST_CLASSES and all(map(is_number, labels)):
+            raise UserError(
+                f"{self.paths['train']}: column '{self.targets[0]}' has {len(labels):,} different numbers: to tell a "
+                "quantity, datamodule.kind=regression"
+            )
+
+    def groups(self, column: str) -> list[str]:
+        rows = self._labelled(self.paths["train"])
+        present = dict.fromkeys(name for _, row in rows for name in row)
+        if column not in present:
+            raise UserError(
+                f"cross_validation.group: {self.paths['train']} has no column '{column}'. {nearest(column, present)}"
+            )
+        return [self._group(row, column) for row in rows]
+
+    def _group(self, row: Row, column: str | None) -> str:
+        """Return the group of a row.
+
+        Raises:
+            UserError: for a row without one.
+        """
+        where, cells = row
+        if not (column and cells.get(column)):
+            raise UserError(f"{where}, column '{column}': this is empty, and names the row's group")
+        return cells[column]
+
+    def _labelled(self, path: Path) -> list[Row]:
+        wanted = (*self.targets, *(self.chosen or ()), *((self.group_column,) if self.group_column else ()))
+        found = self._read(path, wanted)
+        kept = [row for row in found if not any(self._is_missing(row[1].get(name, "")) for name in self.targets)]
+        if not kept:
+            raise UserError(f"{path}: no row has a value in column '{self.targets[0]}'")
+        if len(kept) < len(found):
+            left = len(found) - len(kept)
+            log.warning(f"{path}: {left:,} of {len(found):,} rows are left out, without a target")
+        return kept
+
+    def _read(self, path: Path, wanted: Sequence[str]) -> list[Row]:
+        """Return the rows of a file; missing cells are empty."""
+        rows = [(f"{path}, row {line}", row) for line, row in rows_of(path, wanted)]
+        if not rows:
+            raise UserError(f"{path}: there are no rows in this file")
+        return [
+            (where, {name: "" if self._is_missing(cell) else cell.strip() for name, cell in row.items()})
+            for where, row in rows
+        ]
+
+    def _is_missing(self, cell: str) -> bool:
+        return cell.strip().lower() in self.absent
+
+    # ---- what is fitted on training ---------------------------------------------------------------------------------
+
+    def _fitted(self, rows: Sequence[Row]) -> Columns:
+        present = dict.fromkeys(name for _, row in rows for name in row)
+        for key, names in (("ignore", self.ignored), ("categories", self.categories), ("columns", self.chosen or ())):
+            for name in names:
+                if name not in present:
+                    raise UserError(
+                        f"datamodule.{key}: {self.paths['train']} has no column '{name}'. {nearest(name, present)}"
+                    )
+        apart = {*self.targets, *self.ignored, self.group_column, self._together()}
+        names = tuple(name for name in self.chosen or present if name not in apart)
+        if not names:
+            raise UserError(f"{self.paths['train']}: no column is left to tell {', '.join(self.targets)} from")
+        columns = tuple(Column.fit(name, rows, name in self.categories, ("",)) for name in names)
+        words = [f"{c.name} ({'number' if c.values is None else f'{len(c.values)} categories'})" for c in columns]
+        log.info("%s: columns read as %s", self.paths["train"], ", ".join(words))
+        return Columns(columns, ("",))
+
+    def _fit_targets(self, rows: Sequence[Row]) -> None:
+        where = str(self.paths["train"])
+        if self.task == "regression":
+            if self.target_scale is None:
+                self.target_scale = Standardizer.fit(self._numbers(rows))
+            return
+        if self.classes:
+            return
+        labels = [row[self.targets[0]] for _, row in rows]
+        self.classes = classes_of(labels, where)
+        if self.task == "binary_classification" and len(self.classes) != 2:
+            raise UserError(
+                f"{where}: column '{self.targets[0]}' has {len(self.classes)} classes, and yes or no has two: "
+                "datamodule.kind=classification"
+            )
+
+    def _numbers(self, rows: Sequence[Row]) -> Tensor:
+        table = []
+        for where, row in rows:
+            for name in self.targets:
+                if not is_number(row[name]):
+                    raise UserError(
+                        f"{where}, column '{name}': '{row[name][:60]}' is no number; for classes: "
+                        "datamodule.kind=classification"
+                    )
+            table.append([number_in(where, name, row[name]) for name in self.targets])
+        return torch.tensor(table, dtype=torch.float64)
+
+    def _answers(self, name: str, rows: Sequence[Row]) -> Tensor:
+        if self.target_scale is not None:
+            return self.target_scale.apply(self._numbers(rows))
+        path = self.paths.get(name, self.paths["train"])
+        numbers = class_numbers([row[self.targets[0]] for _, row in rows], self.classes, str(path))
+        return numbers if self.task == "classification" else numbers.float()
+
+    # ---- as every data source ---------------------------------------------------------------------------------------
+
+    @property
+    def spec(self) -> DataSpec:
+        assert self.columns is not None
+        shapes: dict[str, tuple[int, ...]] = {"classification": (len(self.classes),), "binary_classification": ()}
+        return DataSpec(
+            self.task,
+            self.inputs,
+            (len(self.columns.features),),
+            shapes.get(self.task, (len(self.targets),)),
+            class_names=self.classes,
+            feature_names=self.columns.features,
+            target_names=self.targets if self.task == "regression" else (),
+        )
+
+    def encode(self, inputs: Sequence[str]) -> Batch:
+        """Each input is a file with a header, whose other columns are passed over, or a row such as ``5.1,red,,4``."""
+        assert self.columns is not None
+        rows: list[Row] = []
+        for given in inputs:
+            if looks_like_file(given):
+                rows += self._read(Path(given), self.columns.names)
+            else:
+                cells = next(csv.reader(io.StringIO(given)), [])
+                names = self.columns.names
+                if len(cells) != len(names):
+                    raise UserError(
+                        f"input '{given[:60]}': {len(cells)} columns where {len(names)} are expected: {', '.join(names[:40])}"
+                    )
+                cells = ["" if self._is_missing(cell) else cell.strip() for cell in cells]
+                rows.append((f"input '{given[:60]}'", dict(zip(names, cells, strict=True))))
+        x = self.columns.apply(rows)
+        return LabelledBatch(x, torch.zeros(len(x)))
+
+    def example_inputs(self, count: int = 3) -> list[str]:
+        names = self.columns.names if self.columns else self._fitted(self.rows()["train"]).names
+        lines = io.StringIO()
+        csv.writer(lines, lineterminator="\n").writerows(
+            [row.get(name, "") for name in names] for _, row in self.rows()["test"][:count]
+        )
+        return lines.getvalue().splitlines()
+
+    def answers(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if (scale := self.target_scale) is None:
+            return answers
+        undone = ([scale.undo(i, a["prediction"][name]) for i, name in enumerate(self.targets)] for a in answers)
+        return [{"prediction": dict(zip(self.targets, row, strict=True)) if len(row) > 1 else row[0]} for row in undone]
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.columns is None:
+            return {}
+        scale = {"target_scale": self.target_scale.to_plain()} if self.target_scale else {}
+        return {"table": self.columns.to_plain(), "classes": list(self.classes), **scale}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.columns = Columns.from_plain(state_dict["table"])
+        self.classes = tuple(state_dict["classes"])
+        if "target_scale" in state_dict:
+            self.target_scale = Standardizer.from_plain(state_dict["target_scale"])

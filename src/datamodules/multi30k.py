@@ -1,0 +1,99 @@
+"""Multi30k, task 1: captions of photographs in four languages, each a translation of the other (Elliott et al. 2016)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from src.datamodules.folds import recut
+from src.datamodules.parallel_text import lines_of, matched, paired
+from src.datamodules.public_files import PublicFile
+from src.datamodules.translating import Pair, Row, Translating
+from src.errors import UserError
+
+_BASE = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
+_SUMS = {
+    "train.de": "2c2b73fd2b548fbcde3a875e0a78d6ee94d498bfdee6bd3eae3945779e9ddf72",
+    "train.en": "460a15fbd157e34a7a9957ee388c1ca247fe47af3ef25fb50442af6c274e0fc6",
+    "val.de": "660e09eb7e1da2f856ea13ee5ad3cf6d36b3d5b0b733c857e94c5747a3dfc660",
+    "val.en": "1f2a23d992769b5b3d209b0a10dd0b77c08cceb1f20dfb97ed0aafa49d107227",
+    "test_2016_flickr.de": "4be6b5b3236b79c25475c6bb829800a7ce559e9ba7a1f6c2394fe4d40be46d16",
+    "test_2016_flickr.en": "399a4382932c1aadd3ceb9bef1008d388a64c76d4ae4e9d4728c6f4301cac182",
+    "test_2017_flickr.de": "c3078bc3b36808bf9d20eb2347ed6137016179ef59ec0d2b9b8ecc3fb2880081",
+    "test_2017_flickr.en": "ce1450ddc5ab0834502579d77a170849952e15a2938b34cc503bdc25ebb4fb98",
+}
+"""Of the contents; those of French and Czech are not known here, and the number of their lines must do."""
+LINES = {
+    "train": 29_000,
+    "val": 1_014,
+    "2016_flickr": 1_000,
+    "2017_flickr": 1_000,
+    "2017_mscoco": 461,
+    "2018_flickr": 1_071,
+}
+
+
+def file_of(part: str, language: str) -> PublicFile:
+    """Return the file of a part (``train``, ``val``, or a test set such as ``2016_flickr``) in a language."""
+    name = f"{part}.{language}" if part in ("train", "val") else f"test_{part}.{language}"
+    return PublicFile(
+        f"{_BASE}/{name}.gz",
+        f"multi30k/{name}.gz",
+        _SUMS.get(name),
+        also=(f"multi30k/data/task1/raw/{name}.gz", f"dataset/data/task1/raw/{name}.gz"),
+    )
+
+
+class Multi30k(Translating):
+    """29,000 pairs of sentences for training, 1,014 for validation, and one of four test sets, as they are published.
+
+    No pair is left out of validation and test, so that their BLEU compares with that of others.
+
+    Args:
+        languages: from which and to which: two of ``en``, ``de``, ``fr`` and ``cs``.
+        test: ``2016_flickr``, ``2017_flickr``, ``2017_mscoco`` or ``2018_flickr``.
+        verify: refuse a file whose contents are not the published ones.
+        rest: arguments of `Translating`.
+    """
+
+    shortened = ("train",)
+
+    def __init__(
+        self,
+        languages: Sequence[str] = ("en", "de"),
+        test: str = "2016_flickr",
+        verify: bool = True,
+        **rest: Any,
+    ) -> None:
+        super().__init__(**rest)
+        self.languages = tuple(languages)
+        self.test = test
+        self.verify = verify
+
+    @property
+    def where(self) -> str:
+        return f"multi30k, {' to '.join(self.languages)}"
+
+    def pairs(self) -> dict[str, list[Pair]]:
+        parts = {name: self._part(part) for name, part in (("train", "train"), ("val", "val"), ("test", self.test))}
+        return recut(parts, self.fold)
+
+    def measured_lengths(self, rows: Sequence[Row]) -> tuple[int, int]:
+        """Return those that `max_length` asks for: another test set may have longer sentences."""
+        return self.max_length + 1, self.max_length + 2
+
+    def _part(self, part: str) -> list[Pair]:
+        files = [file_of(part, language) for language in self.languages]
+        sides = [self._lines(part, file) for file in files]
+        names = [str(file.find(self.data_dir)) for file in files]
+        return paired(matched(sides[0], sides[1], *names), *names)
+
+    def _lines(self, part: str, file: PublicFile) -> list[str]:
+        contents = file.read(self.data_dir, self.verify)
+        try:
+            lines = lines_of(self._cased(contents.decode("utf-8-sig")))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file.find(self.data_dir)}: this is no text in UTF-8 (byte {error.start})") from error
+        if self.verify and len(lines) != LINES[part]:
+            raise UserError(
+                f"{file.find(self.data_dir)}: {len(lines):,} lines, and the published file has {LINES[part]:,}"
+            )
+        return lines

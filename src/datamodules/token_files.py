@@ -1,0 +1,138 @@
+"""A text that is larger than memory: read in pieces, its tokens kept on disk and mapped into memory page by page."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.datamodules.memory import shown_bytes
+from src.datamodules.tokens import Tokens, from_plain
+from src.errors import UserError
+
+log = logging.getLogger(__name__)
+
+PIECE = 1 << 20
+"""Characters that are read and cut into tokens at once; a piece ends with a line where lines are shorter."""
+
+
+def pieces(path: Path) -> Iterator[str]:
+    """Yield a text file in pieces.
+
+    Raises:
+        UserError: if it cannot be read, or is no text in UTF-8.
+    """
+    place = 0
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            while piece := file.read(PIECE):
+                piece += file.readline(PIECE)
+                yield piece
+                place += len(piece)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: this is no text in UTF-8 (behind character {place:,}: {error.reason})") from error
+    except OSError as error:
+        raise UserError(f"{path}: this file cannot be read: {error.strerror}") from error
+
+
+def cut(text: str) -> Iterator[str]:
+    """Yield a text in the pieces that `pieces` would read of its file."""
+    start = 0
+    while start < len(text):
+        line = text.find("\n", start + PIECE, start + 2 * PIECE)
+        end = line + 1 if line >= 0 else start + 2 * PIECE
+        yield text[start:end]
+        start = end
+
+
+def between(texts: Iterable[str], start: int, stop: int) -> Iterator[str]:
+    """Yield the characters `start` to `stop` of a text in pieces."""
+    place = 0
+    for piece in texts:
+        if place >= stop:
+            return
+        if wanted := piece[max(start - place, 0) : stop - place]:
+            yield wanted
+        place += len(piece)
+
+
+def tokens_on_disk(
+    path: Path,
+    parts: Mapping[str, tuple[int, int]],
+    kind: str,
+    settings: Mapping[str, object],
+    known: Tokens | None,
+    learn: Callable[[Iterator[str]], Tokens],
+    cache: Path,
+) -> tuple[Tokens, dict[str, Tensor]]:
+    """Return the vocabulary of a text and the tokens of its parts [N] int32, mapped into memory.
+
+    They are written once, and found again as long as the file and what is asked of it stay the same.
+
+    Args:
+        path: the text.
+        parts: the first character and the one behind the last, of ``train`` and the others.
+        kind: of the tokens, see `src.datamodules.tokens`.
+        settings: everything else that the tokens follow from.
+        known: the vocabulary, where a checkpoint brought one; None learns it of the training part.
+        learn: learns it of pieces of text.
+        cache: the folder for such files.
+
+    Raises:
+        UserError: if the text cannot be read, or the tokens cannot be written.
+    """
+    stat = path.stat()
+    facts = [str(path.absolute()), stat.st_size, stat.st_mtime_ns, dict(parts), kind, dict(settings)]
+    facts.append(known.to_plain() if known is not None else None)
+    folder = cache / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    try:
+        if not folder.is_dir():
+            _write(folder, path, parts, known, learn)
+        vocabulary = known or from_plain(kind, json.loads((folder / "vocabulary.json").read_text()))
+        files = {name: folder / f"{name}.int32" for name in parts}
+        tokens = {name: _mapped(file) for name, file in files.items()}
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the tokens of {path} cannot be kept there ({error.strerror}); paths.data names another folder"
+        ) from error
+    size = shown_bytes(sum(file.stat().st_size for file in files.values()))
+    log.info("%s: tokens on disk, %s in %s, mapped into memory", path, size, folder)
+    return vocabulary, tokens
+
+
+def _write(
+    folder: Path,
+    path: Path,
+    parts: Mapping[str, tuple[int, int]],
+    known: Tokens | None,
+    learn: Callable[[Iterator[str]], Tokens],
+) -> None:
+    """Fill a folder beside its place and move it there when it is complete."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        vocabulary = known or learn(between(pieces(path), *parts["train"]))
+        (partial / "vocabulary.json").write_text(json.dumps(vocabulary.to_plain()))
+        for name, (start, stop) in parts.items():
+            with (partial / f"{name}.int32").open("wb") as file:
+                for piece in between(pieces(path), start, stop):
+                    np.array(vocabulary.encode(piece), dtype=np.int32).tofile(file)
+        try:
+            os.replace(partial, folder)
+        except OSError:
+            if not folder.is_dir():  # another process was faster, with the same contents
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _mapped(file: Path) -> Tensor:
+    count = file.stat().st_size // 4
+    return torch.from_file(str(file), shared=False, size=count, dtype=torch.int32)

@@ -1,0 +1,168 @@
+"""What a command asks of a sweep: its words taken apart, and how the group `search` makes points of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from src.config.check import check, check_search
+from src.config.schema import SEARCHES, Config, OptunaSearch, RandomSearch, Search
+from src.errors import UserError
+from src.sweeping.grid import Composer, enter
+from src.sweeping.ledger import Job, Ledger
+from src.sweeping.naming import varied
+from src.sweeping.objectives import COSTS, Objective, objectives_of
+from src.sweeping.repeats import FOLD
+from src.sweeping.space import Space
+
+if TYPE_CHECKING:
+    from src.sweeping.trials import Trials
+
+_OF_A_SWEEP = ("sweep.", "search.", "search=")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A search as it was asked for.
+
+    Args:
+        search: checked settings.
+        words: of its jobs; a list for each job where another sweeper than ours has made them.
+        spaces: what the words vary.
+    """
+
+    search: Search
+    words: tuple[tuple[str, ...], ...]
+    spaces: tuple[Space, ...]
+
+    @classmethod
+    def typed(cls, master: DictConfig, words: Sequence[Sequence[str]], loader: Any) -> "Asked":
+        """Read a command line.
+
+        Args:
+            master: the config of the whole sweep.
+            words: of the jobs; those about the sweep itself are left out.
+            loader: Hydra's config loader.
+
+        Raises:
+            UserError: if the search or its ranges make no sense.
+        """
+        own = [[word for word in line if not word.lstrip("+").startswith(_OF_A_SWEEP)] for line in words]
+        return cls._of(check_search(master), own, loader)
+
+    @classmethod
+    def recorded(cls, ledger: Ledger, loader: Any) -> "Asked | None":
+        """Read back what a ledger's last command asked for; None where that was a grid with nothing to judge by."""
+        head = ledger.head.get("search")
+        if head is None:
+            return None
+        return cls._of(SEARCHES[head["settings"]["name"]].model_validate(head["settings"]), head["words"], loader)
+
+    @classmethod
+    def _of(cls, search: Search, words: Sequence[Sequence[str]], loader: Any) -> "Asked":
+        asked = cls(search, tuple(map(tuple, words)), tuple(Space.of(line, loader) for line in words))
+        if search.name != "grid":
+            if len(asked.spaces) != 1:
+                raise UserError(f"search={search.name} needs hydra/sweeper=search")
+            if any(axis.key == FOLD for axis in asked.spaces[0].axes):
+                raise UserError(f"search={search.name}: a cross-validation runs every fold of every point: search=grid")
+            if not asked.spaces[0].axes:
+                raise UserError(
+                    f"search={search.name}: nothing is varied; give a range, such as "
+                    "'optimizer.lr=tag(log,interval(1e-4,1e-1))', or +sweeps=learning_rate"
+                )
+        return asked
+
+    @property
+    def learns(self) -> bool:
+        """Whether jobs are proposed or judged by what others have reached."""
+        return self.search.name == "optuna" or self.search.pruner != "none"
+
+    @property
+    def record(self) -> Mapping[str, Any] | None:
+        """What the ledger says of it."""
+        return {"settings": self.search.model_dump(), "words": self.words} if self.learns else None
+
+    def points(self) -> list[list[str]] | None:
+        """Return the words of each job; None where they are proposed only while jobs run."""
+        if isinstance(self.search, OptunaSearch):
+            return None
+        if isinstance(self.search, RandomSearch):
+            return self.spaces[0].draw(self.search.trials, self.search.seed)
+        return [point for space in self.spaces for point in space.grid()]
+
+    def keys(self, points: Sequence[Sequence[str]] | None) -> list[str]:
+        """Return the keys that the sweep is named by."""
+        if self.search.name != "grid" or points is None:
+            return [axis.key for axis in self.spaces[0].axes]
+        return list(dict.fromkeys(word.partition("=")[0] for words in varied(points) for word in words))
+
+    def probes(self, ledger: Ledger, composer: Composer) -> tuple[Ledger, list[Job]]:
+        """Check the ends of every range, and return them as jobs of a ledger that is not written.
+
+        Raises:
+            UserError: if any of them cannot run.
+        """
+        scratch = Ledger.create(ledger.folder, "probes", [])
+        return scratch, enter(scratch, composer, self.spaces[0].probes())
+
+    def trials(self, ledger: Ledger, composer: Composer, samples: Sequence[Config]) -> "Trials":
+        """Return the source of jobs of a search that learns.
+
+        Args:
+            ledger: of the sweep, locked.
+            composer: of its configs.
+            samples: the config of one job of each kind.
+
+        Raises:
+            UserError: if the objectives are not those of the jobs, or if a pruner cannot go by them.
+        """
+        from src.sweeping.study import begun_study, pruner_of, sampler_of
+        from src.sweeping.trials import Proposer, Trials
+
+        search, objectives = self.search, self.objectives(samples)
+        study = begun_study(ledger.folder, self.spaces, objectives)
+        pruner = pruner_of(search, max(config.trainer.max_epochs for config in samples))
+        proposer = None
+        if isinstance(search, OptunaSearch):
+            proposer = Proposer(ledger, composer, self.spaces[0], partial(sampler_of, search), search.trials)
+        return Trials(ledger, study, objectives, pruner, proposer)
+
+    def known(self, ledger: Ledger, samples: Sequence[Config]) -> list[Job]:
+        """Return the jobs that a search that learns has by now; nothing is written.
+
+        Raises:
+            UserError: as `trials` does.
+        """
+        from src.sweeping.study import stored_study
+        from src.sweeping.trials import jobs_of
+
+        study = stored_study(ledger.folder, self.spaces, self.objectives(samples))
+        return jobs_of(study, ledger) if study is not None else []
+
+    def left(self, known: int) -> int:
+        """Return how many jobs a search may still propose."""
+        return max(self.search.trials - known, 0) if isinstance(self.search, OptunaSearch) else 0
+
+    def objectives(self, samples: Sequence[Config]) -> tuple[Objective, ...]:
+        """Return what the search goes by; see `trials`."""
+        names = self.search.objectives if isinstance(self.search, OptunaSearch) else None
+        objectives = objectives_of(names, samples)
+        if self.search.pruner != "none" and (len(objectives) > 1 or objectives[0].name in COSTS):
+            listed = ",".join(objective.name for objective in objectives)
+            raise UserError(
+                f"search.pruner={self.search.pruner} ends jobs by one metric that they report every epoch; "
+                f"search.objectives=[{listed}] goes with search.pruner=none"
+            )
+        return objectives
+
+
+def samples_of(ledger: Ledger, jobs: Sequence[Job]) -> list[Config]:
+    """Return the config of one job of each kind: those that are measured, or last, differently."""
+    kinds: dict[tuple[Any, ...], Job] = {}
+    for job in jobs:
+        config = ledger.config(job)
+        kinds.setdefault((config["datamodule"]["name"], config["monitor"], config["trainer"]["max_epochs"]), job)
+    return [check(ledger.config(job)) for job in kinds.values()]

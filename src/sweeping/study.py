@@ -1,0 +1,120 @@
+"""The Optuna study of a search: in a file of the sweep's folder, which Optuna's own tools read too."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.study import Study
+
+from src.config.schema import OptunaSearch, Search
+from src.sweeping.objectives import Objective
+from src.sweeping.space import Space
+
+FILE = "study.journal"
+
+optuna.logging.set_verbosity(logging.WARNING)
+
+
+class _Locked(BaseJournalFileLock):
+    """No lock: the sweep's folder is locked as a whole, and a lock of its own would outlive a killed process."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def begun_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Objective]) -> Study:
+    """Return the study of a search, begun where there is none.
+
+    Args:
+        folder: of the sweep, locked; one that was given several searches has several studies.
+        spaces: what is searched.
+        objectives: one or several.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / FILE).is_file():
+        _cut_torn_line(folder / FILE)
+    if (known := stored_study(folder, spaces, objectives)) is not None:
+        return known
+    return optuna.create_study(
+        storage=_storage(folder),
+        study_name=_name(spaces, objectives),
+        directions=["minimize" if objective.mode == "min" else "maximize" for objective in objectives],
+        sampler=RandomSampler(),
+    )
+
+
+def stored_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Objective]) -> Study | None:
+    """Return the study of a search as it is on disk; None where there is none. See `begun_study`."""
+    if not (folder / FILE).is_file():
+        return None
+    try:
+        return optuna.load_study(
+            storage=_storage(folder), study_name=_name(spaces, objectives), sampler=RandomSampler()
+        )
+    except KeyError:
+        return None
+
+
+def _storage(folder: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(folder / FILE), lock_obj=_Locked()))
+
+
+def _name(spaces: Sequence[Space], objectives: Sequence[Objective]) -> str:
+    """Return a name that only the same search has; how many points it takes does not count."""
+    varied = [[space.fixed, [[axis.key, str(axis)] for axis in space.axes]] for space in spaces]
+    facts = [varied, [vars(objective) for objective in objectives]]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+def _cut_torn_line(file: Path) -> None:
+    """Cut off a last line that a crash tore, or the next would be lost with it."""
+    content = file.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with file.open("r+b") as handle:
+            handle.truncate(whole)
+
+
+def sampler_of(search: OptunaSearch, number: int) -> BaseSampler:
+    """Return what proposes a trial: made anew for each, so that a search which was killed goes on as it would have.
+
+    Args:
+        search: checked settings.
+        number: of the trial.
+    """
+    seed = (search.seed * 1_000_003 + number) % 2**32
+    if search.sampler == "tpe":
+        return TPESampler(seed=seed)
+    if search.sampler == "gp":
+        return GPSampler(seed=seed)
+    if search.sampler == "nsgaii":
+        return NSGAIISampler(seed=seed)
+    return QMCSampler(seed=search.seed, warn_independent_sampling=False)  # one sequence, which the study counts
+
+
+def pruner_of(search: Search, epochs: int) -> BasePruner:
+    """Return what ends jobs early; steps are epochs that have ended.
+
+    Args:
+        search: checked settings.
+        epochs: of a whole job.
+    """
+    first, factor = search.warmup_epochs, search.reduction_factor
+    if search.pruner == "median":
+        return MedianPruner(n_startup_trials=search.startup_jobs, n_warmup_steps=first)
+    if search.pruner == "successive_halving":
+        return SuccessiveHalvingPruner(min_resource=first, reduction_factor=factor)
+    if search.pruner == "hyperband":
+        return HyperbandPruner(min_resource=first, max_resource=max(epochs, first), reduction_factor=factor)
+    return NopPruner()

@@ -1,0 +1,125 @@
+"""Sync: python -m src.sync [folder …] uploads the runs in these folders that Weights & Biases kept on disk (all of outputs/)
+
+Runs that were recorded offline, and those whose server died on the way. Each is uploaded once; after an interruption the same
+command goes on. A run that is running is left alone.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.config.command_line import errors_for_people
+from src.errors import UserError
+
+
+def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
+    """Upload what waits in some folders, and tell whether everything has arrived.
+
+    Args:
+        paths: folders with runs in them, at any depth; or runs.
+        dry_run: only say what would be uploaded.
+
+    Raises:
+        UserError: if there is no such folder, no key, or no server.
+    """
+    from src.tracking.console import shown
+    from src.tracking.run_folder import RunFolder
+    from src.tracking.uploads import find, upload
+
+    runs, running = [], []
+    for run in find(paths):
+        (running if RunFolder.open(run.folder).alive else runs).append(run)
+    for run in running:
+        print(f"still running: {shown(run.folder)}")
+    if not runs:
+        print("nothing to upload")
+        return True
+    size = sum(run.size for run in runs)
+    if dry_run:
+        print("\n".join(f"would upload {shown(run.folder)}" for run in runs))
+        print(f"{_runs(len(runs))}, {_megabytes(size)}")
+        return True
+    _needs_server()
+    with _Bar(len(runs), size) as bar:
+        failed = upload(runs, done=bar.advance)
+    for run, reason in failed:
+        print(f"not uploaded: {shown(run.folder)}: {reason}", file=sys.stderr)
+    print(f"{_runs(len(runs) - len(failed))} uploaded, {_megabytes(size - sum(run.size for run, _ in failed))}")
+    if failed:
+        print("the same command goes on", file=sys.stderr)
+    return not failed
+
+
+def _needs_server() -> None:
+    from src.tracking.wandb_access import key_is_configured, why_unreachable
+
+    if not key_is_configured():
+        raise UserError("Weights & Biases: no key is configured; wandb login, or set WANDB_API_KEY")
+    if reason := why_unreachable():
+        raise UserError(f"Weights & Biases: {reason}; nothing was uploaded, and nothing is lost")
+
+
+class _Bar:
+    """A progress bar on a terminal, a line a run elsewhere.
+
+    Args:
+        runs: how many there are.
+        size: of all of them in bytes.
+    """
+
+    def __init__(self, runs: int, size: int) -> None:
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+        from src.tracking.console import on_terminal
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, disable=not on_terminal())
+        self._runs, self._done = runs, 0
+        self._task = self._progress.add_task(self._text(), total=size)
+
+    def _text(self) -> str:
+        return f"{self._done} of {_runs(self._runs)} uploaded"
+
+    def advance(self, run: object) -> None:
+        """Show that one more run has arrived."""
+        from src.tracking.console import shown
+        from src.tracking.uploads import Waiting
+
+        assert isinstance(run, Waiting)
+        self._done += 1
+        self._progress.update(self._task, advance=run.size, description=self._text())
+        if self._progress.disable:
+            print(f"{self._text()}: {shown(run.folder)}", flush=True)
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        "python -m src.sync", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="*", type=Path, default=[Path("outputs")], help="outputs by default")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be uploaded, and stop")
+    words = parser.parse_args(argv)
+    with errors_for_people():
+        if not sync(words.folders, words.dry_run):
+            raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

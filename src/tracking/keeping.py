@@ -1,0 +1,185 @@
+"""Runs as things that are kept: found, listed, tagged, archived, deleted, exported."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from src.errors import UserError, nearest
+from src.tracking.console import shown
+from src.tracking.filters import known, matching, parse
+from src.tracking.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class KeptRun:
+    """A run on disk."""
+
+    folder: RunFolder
+    outputs: Path = field(compare=False)
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return self.folder.record
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return self.folder.config()
+
+    @property
+    def sweep(self) -> str | None:
+        """The name of the sweep that the run is a job of."""
+        parent = self.path.parent
+        return parent.name if (parent / "ledger.jsonl").is_file() else None
+
+    @property
+    def id(self) -> str:
+        """The shortest name of the run: the end of its folder's."""
+        return self.path.name.rpartition("-" if self.sweep is None else "_")[2]
+
+    @property
+    def tags(self) -> list[str]:
+        return list(self.record.get("tags", self.config.get("tags") or []))
+
+    @property
+    def notes(self) -> str | None:
+        return self.record.get("notes", self.config.get("notes"))
+
+    @property
+    def archived(self) -> bool:
+        return bool(self.record.get("archived"))
+
+    @property
+    def names(self) -> set[str]:
+        """Everything that a person may call the run by, beside its path."""
+        ids = {self.path.name, self.id, self.record.get("config_hash"), (self.record.get("wandb") or {}).get("id")}
+        return {name for name in ids if name}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a condition may ask of the run."""
+        return known(self.config, self.record) | {
+            "id": self.id,
+            "sweep": self.sweep,
+            "archived": self.archived,
+            "notes": self.notes,
+        }
+
+
+def runs_in(outputs: Path) -> list[KeptRun]:
+    """Return all runs below a folder, the oldest first.
+
+    Raises:
+        UserError: if there is no such folder.
+    """
+    if not outputs.is_dir():
+        raise UserError(f"{outputs}: there is no such folder; runs are kept in paths.outputs, by default outputs")
+    folders = sorted({file.parent for file in outputs.rglob("run.json") if (file.parent / "config.yaml").is_file()})
+    runs = [KeptRun(RunFolder.open(folder), outputs) for folder in folders]
+    return sorted(runs, key=lambda run: str(run.record.get("started")))
+
+
+def select(runs: Sequence[KeptRun], conditions: Sequence[str]) -> list[KeptRun]:
+    """Return the runs that fulfil all conditions.
+
+    Raises:
+        UserError: for what is no condition, and for a key that no run knows.
+    """
+    fits = matching(parse(conditions), [run.facts for run in runs])
+    return [run for run, good in zip(runs, fits, strict=True) if good]
+
+
+def named(words: Sequence[str], outputs: Path) -> list[KeptRun]:
+    """Return the runs that some words name: a path of a run or a sweep, an id, the hash of a config, the name of a sweep,
+    or a condition (`src.tracking.filters`).
+
+    Raises:
+        UserError: if a word names nothing, or several runs that are no sweep.
+    """
+    found: dict[Path, KeptRun] = {}
+    everything: list[KeptRun] | None = None
+    for word in words:
+        path = Path(word)
+        if (path / "config.yaml").is_file():
+            found[path.absolute()] = KeptRun(RunFolder.open(path), outputs)
+            continue
+        if path.is_dir():
+            runs = runs_in(path.absolute())
+        else:
+            everything = runs_in(outputs) if everything is None else everything
+            runs = _called(word, everything, outputs)
+        if not runs:
+            raise UserError(f"{word}: there are no runs in this folder")
+        found |= {run.path: run for run in runs}
+    return list(found.values())
+
+
+def _called(word: str, everything: Sequence[KeptRun], outputs: Path) -> list[KeptRun]:
+    if any(sign in word for sign in "=<>"):
+        if runs := select(everything, [word]):
+            return runs
+        raise UserError(f"{word}: no run in {shown(outputs.absolute())} fulfils this")
+    if runs := [run for run in everything if run.sweep == word]:
+        return runs
+    runs = [run for run in everything if word in run.names]
+    if len(runs) > 1:
+        raise UserError(f"{word}: {len(runs)} runs are called so: {', '.join(shown(run.path) for run in runs[:5])}")
+    if not runs:
+        names = {run.id for run in everything} | {run.path.name for run in everything}
+        sweeps = {run.sweep for run in everything if run.sweep}
+        raise UserError(f"{word}: no run is called so. {nearest(word, names | sweeps)}")
+    return runs
+
+
+def change(run: KeptRun, **entries: Any) -> None:
+    """Write entries into the record of a run that does not run.
+
+    Raises:
+        UserError: if it does.
+    """
+    with run.folder.held():
+        run.folder.update(**entries)
+
+
+def archive(run: KeptRun, back: bool = False) -> None:
+    """Hide a run from lists, or show it again; its files stay where they are."""
+    change(run, archived=None if back else datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a folder; a file with two names counts once."""
+    files = {(info.st_dev, info.st_ino): info.st_size for info in _files(path)}
+    return sum(files.values())
+
+
+def _files(path: Path) -> Iterator[Any]:
+    for file in path.rglob("*"):
+        if not file.is_symlink() and file.is_file():
+            yield file.stat()
+
+
+def delete(runs: Sequence[KeptRun]) -> None:
+    """Delete runs; of a sweep that then has no runs, its folder too.
+
+    Raises:
+        UserError: if one of them is running; then none is deleted.
+    """
+    for run in runs:
+        if run.folder.alive:
+            raise UserError(f"{shown(run.path)}: this run is running")
+    for run in runs:
+        gone = run.path.with_name(f".deleted-{run.path.name}")
+        run.path.rename(gone)  # at once, so that nothing half deleted is left under its name
+        shutil.rmtree(gone)
+    for parent in {run.path.parent for run in runs}:
+        if not any(file.is_dir() for file in parent.iterdir()) and (
+            (parent / "ledger.jsonl").is_file() or not any(parent.iterdir())
+        ):
+            shutil.rmtree(parent)

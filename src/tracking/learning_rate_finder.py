@@ -1,0 +1,44 @@
+"""A range test of the learning rate before a run trains, beside it: its picture, and the suggestion in run.json."""
+
+import logging
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from src.models.base import Model
+from src.optim.range_test import HIGHEST, LOWEST, STEPS, draw, range_test
+from src.tracking.pictures import save_picture
+from src.tracking.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+class LearningRateFinder(Callback):
+    """Tests a model of its own on the run's data, and leaves the run as it is: it trains with its own learning rate.
+
+    Args:
+        folder: the run's.
+        lowest, highest: learning rates of the first and the last step.
+        steps: optimizer steps of the test.
+    """
+
+    def __init__(self, folder: RunFolder, lowest: float = LOWEST, highest: float = HIGHEST, steps: int = STEPS) -> None:
+        self.folder = folder
+        self.lowest, self.highest, self.steps = lowest, highest, steps
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "fit" or not trainer.is_global_zero or "suggested_lr" in self.folder.record:
+            return
+        assert isinstance(pl_module, Model)
+        config = pl_module.training_config
+        found = range_test(config, self.lowest, self.highest, self.steps)
+        figure = draw(
+            found, f"{config.model.name} on {config.datamodule.name}, {config.optimizer.name}", config.optimizer.lr
+        )
+        path = save_picture(self.folder.path, "learning_rate", figure, trainer.loggers)
+        self.folder.update(suggested_lr=found.suggestion)
+        log.info(
+            "range test: suggested optimizer.lr=%s, this run has %s; %s", found.suggestion, config.optimizer.lr, path
+        )
+        if found.suggestion is not None:
+            print(f"suggested optimizer.lr={found.suggestion:g}, see {path}\n", flush=True)

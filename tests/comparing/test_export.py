@@ -1,0 +1,98 @@
+"""Exports hold the numbers, and text stays text whatever it contains."""
+
+import csv
+import io
+import json
+import re
+
+import pytest
+
+from src.comparing.export import FORMATS, to_csv, to_json, to_latex, to_markdown
+from src.comparing.view import View, views
+from tests.comparing.conftest import MakeRun
+
+NASTY = [
+    "=HYPERLINK(1)",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "a|b",
+    "a,b",
+    'quo"te',
+    "two\nlines",
+    "<script>alert(1)</script>",
+    r"\input{x}",
+    "100% & $x_1^2$ #{}~",
+    "`code`",
+    "[link](http://x)",
+]
+
+
+@pytest.fixture
+def table(run: MakeRun) -> list[tuple[View, list[str]]]:
+    runs = [
+        run(0.1 * (place + 1), {"notes": text, "optimizer.lr": 0.1 / 3, "seed": seed})
+        for place, text in enumerate(NASTY)
+        for seed in (0, 1)
+    ]
+    (view,) = views(runs)
+    return [(view, ["notes", "optimizer.lr", "val/loss", "runs", "run"])]
+
+
+def test_csv_has_full_precision_and_no_formula(table: list[tuple[View, list[str]]]) -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert [row["notes"].lstrip("'") for row in rows] == [json.dumps(n) if "\n" in n else n for n in NASTY]
+    assert not any(cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row.values())
+    assert [float(row["mean"]) for row in rows] == pytest.approx([0.1 * (place + 1) for place in range(len(NASTY))])
+    assert all(float(row["optimizer.lr"]) == 0.1 / 3 and row["runs"] == "2" for row in rows)
+
+
+def test_a_negative_number_stays_a_number(run: MakeRun) -> None:
+    (view,) = views([run(-0.25), run(-0.5, {"a": -3})])
+    rows = list(csv.DictReader(io.StringIO(to_csv([(view, ["a"])]))))
+    assert [(row["mean"], row["a"]) for row in rows] == [("-0.5", "-3"), ("-0.25", "")]
+
+
+def test_json_has_every_run(table: list[tuple[View, list[str]]]) -> None:
+    (found,) = json.loads(to_json(table))
+    assert found["metric"] == "val/loss" and found["mode"] == "min"
+    assert [row["notes"] for row in found["rows"]] == NASTY
+    assert all(len(row["repetitions"]) == 2 for row in found["rows"])
+    assert found["rows"][0]["p"] is None and found["rows"][0]["rank"] == 1
+
+
+def test_markdown_keeps_its_columns(table: list[tuple[View, list[str]]]) -> None:
+    lines = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
+    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+    assert len({len(row) for row in cells}) == 1 and len(lines) == len(NASTY) + 2
+    text = to_markdown(table)
+    assert "<script" not in text.replace(r"\<script", "") and "](" not in text.replace(r"\](", "")
+
+
+def test_latex_has_no_command_of_a_value(table: list[tuple[View, list[str]]]) -> None:
+    text = to_latex(table)
+    known = {
+        "begin",
+        "end",
+        "toprule",
+        "midrule",
+        "bottomrule",
+        "textbf",
+        "textbackslash",
+        "textasciitilde",
+        "usepackage",
+    }
+    known |= {"textasciicircum", "textless", "textgreater", "pm", "approx", "dots"}
+    assert set(re.findall(r"\\([a-z]+)", text)) <= known
+    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
+    rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+    columns = {len(re.findall(r"(?<!\\)&", row)) for row in rows}
+    assert len(rows) == len(NASTY) and len(columns) == 1
+    assert not re.search(r"(?<!\\)[#%]", body) and body.count("{") == body.count("}")
+    assert body.count(r"\textbf{") == columns.pop() + 1, "the best row alone is bold"
+
+
+def test_every_form_takes_runs_without_a_value(run: MakeRun) -> None:
+    found = views([run(None, status="failed"), run(None, {"a": 1}, status="running")])
+    for form in FORMATS.values():
+        assert "failed" in form([(view, view.columns) for view in found])

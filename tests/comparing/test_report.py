@@ -1,0 +1,52 @@
+"""The page: one file that needs nothing else and holds the numbers."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from src.tracking.recorded import RecordedRun
+from tests.comparing.conftest import MakeRun, written
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)
+    return json.loads(text)
+
+
+def test_a_page_needs_no_other_file(many: list[RecordedRun], tmp_path: Path) -> None:
+    text = written(many, tmp_path).read_text()
+    without = text.replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"https?://|@import|url\(|<link(?! rel=\"icon\" href=\"data:,\")|src=\"(?!x)", without)
+    assert "default-src 'none'" in text and text.count("<script") == 2 and len(text) < 200_000
+
+
+def test_a_page_has_the_numbers(many: list[RecordedRun], tmp_path: Path) -> None:
+    page = written(many, tmp_path, pending=3, remarks="left out: x\nleft out too: y")
+    data = data_of(page)
+    (view,) = data["views"]
+    assert data["counts"] == {"finished": 24, "failed": 1, "pending": 3} and len(data["remarks"]) == 2
+    assert [row["rank"] for row in view["rows"]] == [*range(1, 13), None]
+    best = view["rows"][0]
+    assert best["value"] == pytest.approx(np.mean([0.0001, 0.0101])) and best["curves"]["val/loss"]["epochs"] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
+    assert best["curves"]["train/loss"]["mean"] == [1.0, 0.5, None, 0.2]
+    assert view["rows"][-1]["curves"] == {} or view["rows"][-1]["curves"] is None
+    assert [axis["key"] for axis in view["axes"]] == ["optimizer.lr", "notes.name"] and view["axes"][0]["log"]
+    assert view["importance"]["keys"][0] in ("optimizer.lr", "notes.name")
+
+
+def test_long_curves_are_thinned_and_many_are_left_out(run: MakeRun, tmp_path: Path) -> None:
+    runs = [run(float(i), {"a": i}, curves={"val/loss": [float(e) for e in range(5000)]}) for i in range(120)]
+    (view,) = data_of(written(runs, tmp_path))["views"]
+    assert sum(bool(row["curves"]) for row in view["rows"]) == 100 and "best 100 of 120" in view["curveNote"]
+    epochs = view["rows"][0]["curves"]["val/loss"]["epochs"]
+    assert len(epochs) <= 201 and (epochs[0], epochs[-1]) == (1, 5000)

@@ -1,0 +1,165 @@
+"""python -m src.runs: runs that are kept are found, marked, deleted, trained again and packed."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.experiment import load, run
+from src.runs import main
+from src.tracking.run_folder import RunFolder
+
+CONFIG: dict[str, Any] = {
+    "model": {"name": "mlp"},
+    "datamodule": {"name": "digits"},
+    "optimizer": {"name": "adam", "lr": 1e-3},
+    "scheduler": {"name": "none"},
+    "tags": ["first"],
+    "notes": None,
+}
+
+
+@pytest.fixture
+def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three finished runs, two of them jobs of a sweep, and one that failed."""
+    monkeypatch.chdir(tmp_path)
+    where = {"runs/2026-01-01/100000-mlp-digits-aaaaaa": (1e-3, 0.3), "sweeps/rates/lr_1_bbbbbb": (1e-2, 0.2)}
+    where |= {"sweeps/rates/lr_2_cccccc": (1e-1, 0.4), "runs/2026-01-01/110000-mlp-digits-dddddd": (1.0, None)}
+    for name, (lr, loss) in where.items():
+        optimizer = {"name": "sgd" if lr == 1e-1 else "adam", "lr": lr}
+        folder = RunFolder.create(tmp_path / "outputs" / name, CONFIG | {"optimizer": optimizer}, ["train"])
+        folder.update(monitor="val/loss", mode="min", value=loss)
+        if loss is None:
+            folder.fail(RuntimeError("out of luck"))
+        else:
+            folder.update(best={"val/loss": loss}, best_epoch=0)
+            folder.finish({"test/accuracy": 1 - loss})
+    (tmp_path / "outputs/sweeps/rates/ledger.jsonl").write_text("{}")
+    return tmp_path / "outputs"
+
+
+def listed(capsys: Any, *words: str) -> set[str]:
+    """Return the ids of the runs that a list shows."""
+    capsys.readouterr()
+    main(["list", "--json", *words])
+    return {json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()}
+
+
+def refused(capsys: Any, *words: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("conditions", "ids"),
+    [
+        ([], {"aaaaaa", "bbbbbb", "cccccc", "dddddd"}),
+        (["optimizer=adam", "val/loss<=0.3"], {"aaaaaa", "bbbbbb"}),
+        (["status=failed"], {"dddddd"}),
+        (["sweep=rates test/accuracy>0.7"], {"bbbbbb"}),
+        (["id=a*"], {"aaaaaa"}),
+        (["optimizer.lr=0.01"], {"bbbbbb"}),
+    ],
+)
+def test_runs_are_found(outputs: Path, capsys: Any, conditions: list[str], ids: set[str]) -> None:
+    assert listed(capsys, *conditions) == ids
+
+
+def test_a_person_reads_a_list_and_a_run(outputs: Path, capsys: Any) -> None:
+    main(["list"])
+    shown = capsys.readouterr().out
+    assert "outputs/sweeps/rates/lr_1_bbbbbb" in shown and "4 runs" in shown
+    main(["show", "dddddd"])
+    shown = capsys.readouterr().out
+    assert "RuntimeError: out of luck" in shown and "failed" in shown
+
+
+def test_tags_and_notes_are_kept(outputs: Path, capsys: Any) -> None:
+    main(["tag", "rates", "good", "first"])
+    main(["note", "outputs/sweeps/rates/lr_1_bbbbbb", "the best one"])
+    assert listed(capsys, "tag=good") == {"bbbbbb", "cccccc"}
+    assert RunFolder.open(outputs / "sweeps/rates/lr_1_bbbbbb").record["tags"] == ["good", "first"]
+    main(["tag", "bbbbbb", "good", "--remove"])
+    assert listed(capsys, "tag=good") == {"cccccc"}
+    assert listed(capsys, "tag=first") == {"aaaaaa", "bbbbbb", "cccccc", "dddddd"}
+    assert listed(capsys, "notes='the best*'") == {"bbbbbb"}
+
+
+def test_archived_runs_are_hidden_and_come_back(outputs: Path, capsys: Any) -> None:
+    main(["archive", "rates"])
+    assert listed(capsys) == {"aaaaaa", "dddddd"}
+    assert listed(capsys, "--archived") == {"aaaaaa", "bbbbbb", "cccccc", "dddddd"}
+    main(["restore", "bbbbbb"])
+    assert listed(capsys) == {"aaaaaa", "bbbbbb", "dddddd"}
+
+
+def test_deleting_asks(outputs: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "add --yes to delete 1 run" in refused(capsys, "delete", "status=failed")
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal("n\ny\n"))
+    main(["delete", "status=failed"])
+    assert listed(capsys, "status=failed") == {"dddddd"}
+    main(["delete", "status=failed"])
+    assert listed(capsys) == {"aaaaaa", "bbbbbb", "cccccc"}
+    main(["delete", "rates", "--yes"])
+    assert listed(capsys) == {"aaaaaa"} and not (outputs / "sweeps/rates").exists()
+
+
+def test_a_run_that_runs_is_left_alone(outputs: Path, capsys: Any) -> None:
+    running = RunFolder.open(outputs / "runs/2026-01-01/110000-mlp-digits-dddddd")
+    with running.held():
+        assert "is running" in refused(capsys, "delete", "aaaaaa", "dddddd", "--yes")
+        assert "still running" in refused(capsys, "tag", "dddddd", "x")
+    assert listed(capsys) == {"aaaaaa", "bbbbbb", "cccccc", "dddddd"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["show", "bbbbba"], "no run is called so. Did you mean 'bbbbbb'?"),
+        (["show", "rates"], "these are 2 runs, and one is needed"),
+        (["show", "optimizer=lion"], "no run in outputs fulfils this"),
+        (["list", "optimizer.lrr=1"], "Did you mean 'optimizer.lr'?"),
+        (["export", "aaaaaa", "there"], "the run kept no checkpoint"),
+        (["export", "aaaaaa", "outputs"], "there is something already"),
+        (["--outputs", "nowhere", "list"], "nowhere: there is no such folder"),
+    ],
+)
+def test_mistakes_are_explained(outputs: Path, capsys: Any, words: list[str], message: str) -> None:
+    assert message in refused(capsys, *words)
+
+
+@pytest.mark.slow
+def test_a_run_is_trained_again_and_packed(fast: Callable[..., list[str]], tmp_path: Path, capsys: Any) -> None:
+    first = run(fast("model=mlp", "seed=3"), verbose=False)
+    outputs = ["--outputs", str(tmp_path / "outputs")]
+    main([*outputs, "rerun", str(first.folder)])
+    main([*outputs, "rerun", str(first.folder), "seed=4"])
+    runs = [RunFolder.open(file.parent) for file in (tmp_path / "outputs").rglob("run.json")]
+    losses = {seed: [r.record["best"]["val/loss"] for r in runs if r.record["seed"] == seed] for seed in (3, 4)}
+    assert len(losses[3]) == 2 and len(set(losses[3])) == 1, "the same to the last digit"
+    assert len(losses[4]) == 1 and losses[4][0] not in losses[3]
+
+    capsys.readouterr()
+    main([*outputs, "export", str(first.folder), str(tmp_path / "packed")])
+    assert "begin with its README.md" in capsys.readouterr().out
+    card = (tmp_path / "packed/README.md").read_text()
+    assert "# mlp on digits" in card and f"{first.metrics['test/accuracy']:.4g}" in card
+    assert (tmp_path / "packed/code/src/predict.py").is_file() and not (tmp_path / "packed/run/wandb").exists()
+    inputs = load(first.folder).datamodule.example_inputs(1)
+    words = [sys.executable, "-m", "src.predict", "../run", *inputs]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(words, cwd=tmp_path / "packed/code", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "→" in done.stdout, done.stderr

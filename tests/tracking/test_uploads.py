@@ -1,0 +1,160 @@
+"""python -m src.sync, by the real client, against a server on the loopback device that is in trouble."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.errors import UserError
+from src.sync import main, sync
+from src.tracking import weights_and_biases
+from src.tracking.run_folder import RunFolder
+from src.tracking.run_logger import close_loggers
+from src.tracking.uploads import find, marker, sessions
+from tests.conftest import ROOT
+from tests.tracking.recording import KEY, begin, log, use
+
+pytest.importorskip("wandb")
+pytestmark = pytest.mark.usefixtures("fresh_wandb")
+
+
+def record(path: Path, first: int, count: int, **settings: Any) -> RunFolder:
+    """Record a run, or its next part."""
+    folder, loggers, _ = begin(path, **settings)
+    log(loggers, [float(step) for step in range(first, first + count)], first)
+    close_loggers(loggers, 0)
+    folder.interrupt()
+    return folder
+
+
+def arrived(server: Any, folder: RunFolder) -> list[tuple[float, float]]:
+    """Return what the server has of a run: (step, value), in its order."""
+    run = server.runs[folder.record["wandb"]["id"]]
+    return list(zip(run.values("trainer/global_step"), run.values("val/loss"), strict=True))
+
+
+def recorded(folder: RunFolder) -> list[tuple[float, float]]:
+    return [(row["step"], row["val/loss"]) for row in folder.metrics()]
+
+
+def test_offline_runs_arrive_once(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    use(wandb_server, monkeypatch, key=False)
+    runs = [record(tmp_path / "sweep" / name, 0, 3) for name in ("one", "two")]
+    record(tmp_path / "sweep" / "one", 3, 2)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+
+    assert sync([tmp_path], dry_run=True) and wandb_server.requests == 0
+    assert "2 runs" in capsys.readouterr().out
+    main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "2 of 2 runs uploaded: sweep/" in shown and "2 runs uploaded" in shown
+    for folder in runs:
+        assert arrived(wandb_server, folder) == recorded(folder)
+        run = wandb_server.runs[folder.record["wandb"]["id"]]
+        assert run.complete and run.exit_code == 0 and run.received == len(recorded(folder))
+        assert RunFolder.open(folder.path).record["wandb"]["url"].endswith(f"/runs/{run.name}")
+    assert len(recorded(runs[0])) == 5
+
+    requests = wandb_server.requests
+    assert sync([tmp_path]) and wandb_server.requests == requests, "nothing is sent twice"
+    assert "nothing to upload" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_killed_upload_goes_on(tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(wandb_server, monkeypatch, key=False)
+    folder = record(tmp_path / "run", 0, 5000)
+    record(tmp_path / "run", 5000, 10)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    wandb_server.delay = 0.3
+
+    environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+    words = [sys.executable, "-m", "src.sync", str(tmp_path)]
+    upload = subprocess.Popen(words, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not any(run.received for run in wandb_server.runs.values()):
+        assert upload.poll() is None
+        time.sleep(0.01)
+    upload.send_signal(signal.SIGKILL)
+    upload.wait()
+    time.sleep(1)
+    wandb_server.delay = 0.0
+    assert not any(marker(session).exists() for session in sessions(folder.path)), "it was killed on the way"
+
+    assert sync([tmp_path])
+    assert arrived(wandb_server, folder) == recorded(folder) and len(recorded(folder)) == 5010
+    assert len(wandb_server.runs) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["slow", "every third request fails"])
+def test_a_run_arrives_in_spite_of_trouble(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    use(wandb_server, monkeypatch)
+    if trouble == "slow":
+        wandb_server.delay = 0.2
+    else:
+        wandb_server.fails = lambda number, path: number % 3 == 0
+    folder = record(tmp_path / "run", 0, 50, finish_timeout=200)
+    assert folder.record["wandb"]["mode"] == "online"
+    assert arrived(wandb_server, folder) == recorded(folder)
+    assert not list(find([tmp_path])), "all of it is there"
+
+
+@pytest.mark.slow
+def test_a_dead_server_comes_back(tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It dies under an online run, which ends; the run is resumed without it, and again when it is back."""
+    use(wandb_server, monkeypatch)
+    folder, loggers, logger = begin(tmp_path / "run", finish_timeout=2)
+    log(loggers, [0.0, 1.0])
+    time.sleep(1)
+    wandb_server.die()
+    log(loggers, [2.0, 3.0], first=2)
+    close_loggers(loggers, 1)
+    folder.interrupt()
+    _forget(logger)
+
+    record(tmp_path / "run", 4, 2)
+    assert [session.parent.name.partition("-")[0] for session in sessions(folder.path)] == ["run", "offline"]
+    with pytest.raises(UserError, match="cannot be reached"):
+        sync([tmp_path])
+
+    wandb_server.revive()
+    weights_and_biases._unreachable.clear()
+    folder = record(tmp_path / "run", 6, 2)
+    assert folder.record["wandb"]["mode"] == "online", "what was missing went first"
+    assert arrived(wandb_server, folder) == recorded(folder) and len(recorded(folder)) == 8
+    assert not list(find([tmp_path]))
+
+
+def _forget(logger: Any) -> None:
+    """Let the client's process end, as it would with ours."""
+    import wandb
+
+    wandb.teardown()
+
+
+def test_what_cannot_be_uploaded_is_said(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    use(wandb_server, monkeypatch, key=False)
+    folder, loggers, _ = begin(tmp_path / "run")
+    log(loggers, [1.0])
+    assert sync([tmp_path]) and "still running: run" in capsys.readouterr().out
+    close_loggers(loggers, 0)
+    folder.interrupt()
+    with pytest.raises(UserError, match="no key is configured"):
+        sync([tmp_path])
+    with pytest.raises(UserError, match="there is no such folder"):
+        sync([tmp_path / "nothing"])
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    wandb_server.die()
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:\d+ cannot be reached: .*refused"):
+        sync([tmp_path])
