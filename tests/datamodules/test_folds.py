@@ -19,7 +19,7 @@ from src.datamodules.windows import Windows
 from src.errors import UserError
 from src.experiment import build_data
 from src.spec import SPLITS
-from tests.datamodules.test_datamodule_base import NAMES, NOTHING_FITTED, WITH_A_VOCABULARY, make
+from tests.datamodules.test_datamodule_base import NAMES, NOTHING_FITTED, OF_THEIR_OWN, WITH_A_VOCABULARY, make
 
 FOLDS = 3
 IN_TIME = (Windows, Text, ETT)
@@ -93,6 +93,10 @@ def test_the_preparation_is_fitted_on_the_training_folds_alone(name: str, users_
     x = one.split("train").inputs[0]
     if name in NOTHING_FITTED:
         assert one.state_dict() == {}
+    elif name in OF_THEIR_OWN:
+        assert one.state_dict() != folded(name, users_files, 2).state_dict(), "it follows the training folds"
+        if name == "csv":  # its first column is a number
+            torch.testing.assert_close(x[:, 0].mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
     elif name in WITH_A_VOCABULARY:
         known = set(range(4, one.spec.vocabulary_size))
         lost = 40 if isinstance(one, Text) else 0  # characters at the end, too few for a window
