@@ -1,19 +1,23 @@
-"""What an epoch of Gridlight costs, in times of a bare PyTorch loop: python -m benchmarks.epoch_cost [--epochs 7]
+"""What an epoch of Gridlight costs, in times of a bare PyTorch loop: python -m benchmarks.epoch_cost [--epochs 7] [--cpu]
 
 Both sides train the same network with Adam over batches indexed from one tensor, in one process and in turns: a bare
 epoch, then one of Gridlight, and so on. Gridlight's side is the whole path of a run: Lightning, default callbacks
-(early stopping, best and last checkpoint written in every epoch, progress), metrics, metrics.jsonl; without W&B. The
-bare side sums nothing and saves nothing. Both validate on the same batches after every epoch (bare: forward pass, loss,
-accuracy).
-Figures are medians; the first epoch of each side warms up and is left out.
+(early stopping, checkpoints, progress), metrics, metrics.jsonl; without W&B. The bare side sums nothing and saves nothing.
+Both validate on the same batches after every epoch (bare: forward pass, loss, accuracy).
+
+Figures are medians; the first epoch of each side warms up and is left out. `--only lstm` measures the cases with that word
+in their name; `--cpu` counts the time of the processor, for a machine that others use too.
 """
 
 import argparse
 import tempfile
 import time
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import lightning as L
 import torch
@@ -22,30 +26,34 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from benchmarks.machine import machine, today
+from benchmarks.machine import load, machine, today
 from src.batches import Batch, LabelledBatch
 from src.config.check import check
 from src.config.compose import compose
 from src.config.schema import Config
 from src.datamodules.base import DataModule
-from src.datamodules.digits import Digits
-from src.experiment import build
+from src.experiment import build, build_model
 from src.spec import DataSpec
 from src.tracking.run_folder import RunFolder
 from src.tracking.run_logger import build_loggers, close_loggers
 
 CLASSES = 10
+CLOCK = time.perf_counter
 
 
 class RandomImages(DataModule):
-    """Noise in the shape of Fashion-MNIST with random labels: 60,000 images 28×28, and 1,280 for validation."""
+    """Noise in the shape of Fashion-MNIST with random labels: images 28×28, of which 1,280 are for validation."""
 
     task = "classification"
     inputs = "image"
 
+    def __init__(self, train_size: int, **common: Any) -> None:
+        super().__init__(**common)
+        self.train_size = train_size
+
     def load(self) -> dict[str, Batch]:
         generator = torch.Generator().manual_seed(0)
-        sizes = {"train": 60_000, "val": 1_280, "test": 1_280}
+        sizes = {"train": self.train_size, "val": 1_280, "test": 1_280}
         return {
             name: LabelledBatch(
                 torch.randn(size, 1, 28, 28, generator=generator),
@@ -64,42 +72,49 @@ class RandomImages(DataModule):
 
 @dataclass(frozen=True)
 class Case:
-    """One network on one data source.
+    """One model, at its defaults, on one data source.
 
     Args:
         name: as printed.
-        data: class of the datamodule.
-        hidden_sizes: of the network.
+        words: the model and its settings, as on the command line.
         batch_size: of both sides.
+        train_size: of the noise; None takes digits.
     """
 
     name: str
-    data: type[DataModule]
-    hidden_sizes: tuple[int, ...]
+    words: tuple[str, ...]
     batch_size: int
+    train_size: int | None = None
 
     def config(self, epochs: int, outputs: Path) -> Config:
         """Return the config of a default run, with these data."""
-        cfg = compose(["model=mlp", "trainer=cpu", "logger=none", f"model.hidden_sizes={[*self.hidden_sizes]}"])
+        cfg = compose([*self.words, "datamodule=digits", "trainer=cpu", "logger=none"])
         OmegaConf.set_struct(cfg, False)
-        cfg.datamodule = {
-            "name": "benchmark",
-            "_target_": f"{self.data.__module__}.{self.data.__name__}",
-            "batch_size": self.batch_size,
-            "default_epochs": epochs,
-            "seed": 0,
-        }
-        if self.data is Digits:
-            cfg.datamodule.update({"split_seed": 0, "val_fraction": 0.15, "test_fraction": 0.15})
+        if self.train_size is not None:
+            cfg.datamodule = {
+                "name": "benchmark",
+                "_target_": f"{RandomImages.__module__}.{RandomImages.__name__}",
+                "seed": 0,
+                "train_size": self.train_size,
+            }
+        cfg.datamodule.batch_size = self.batch_size
+        cfg.datamodule.default_epochs = epochs
         cfg.regularization.early_stopping_patience = epochs  # it watches and never stops
         cfg.paths.outputs = str(outputs)
         return check(cfg)
 
 
-CASES = (
-    Case("MLP 784-256-128-10, 60,000 images 28×28", RandomImages, (256, 128), 128),
-    Case("MLP 64-128-64-10, digits (1,259 images 8×8)", Digits, (128, 64), 64),
-)
+def cases(batch_size: int) -> list[Case]:
+    """Return the models on images 28×28, which LSTM and transformer read row by row; fewer of them for the slower ones."""
+    return [
+        Case("MLP 784-256-128-10", ("model=mlp", "model.hidden_sizes=[256,128]"), batch_size, 60_000),
+        Case("CNN", ("model=cnn",), batch_size, 100 * batch_size),
+        Case("LSTM", ("model=lstm",), batch_size, 100 * batch_size),
+        Case("transformer", ("model=transformer",), batch_size, 100 * batch_size),
+    ]
+
+
+CASES = [*cases(32), *cases(128), Case("MLP 64-128-64-10, digits", ("model=mlp",), 64)]
 
 
 @dataclass
@@ -145,17 +160,17 @@ class InTurns(Callback):
     started: float = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        now = time.perf_counter()
+        now = CLOCK()
         if self.bare_seconds:
             self.seconds.append(now - self.started)
         with torch.random.fork_rng():
-            now = time.perf_counter()
+            now = CLOCK()
             self.bare.epoch()
-            self.bare_seconds.append(time.perf_counter() - now)
-        self.started = time.perf_counter()
+            self.bare_seconds.append(CLOCK() - now)
+        self.started = CLOCK()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.seconds.append(time.perf_counter() - self.started)
+        self.seconds.append(CLOCK() - self.started)
 
 
 @dataclass(frozen=True)
@@ -176,7 +191,8 @@ def measure(case: Case, epochs: int) -> Cost:
         loggers = build_loggers(config.plain()["logger"], folder, config.plain())
         experiment = build(config, folder, loggers)
         data = experiment.datamodule
-        bare = BareLoop(_network(case, data.spec), data.split("train"), data.split("val"), case.batch_size)
+        network = build_model(config, data.spec)
+        bare = BareLoop(network, data.split("train"), data.split("val"), case.batch_size)
         turns = InTurns(bare)
         experiment.trainer.callbacks.insert(0, turns)  # type: ignore[attr-defined]
         experiment.trainer.fit(experiment.model, datamodule=data)
@@ -187,31 +203,33 @@ def measure(case: Case, epochs: int) -> Cost:
     return Cost(median(ours), median(bares), median(ratios), len(data.loader("train")))
 
 
-def _network(case: Case, spec: DataSpec) -> nn.Module:
-    layers: list[nn.Module] = [nn.Flatten()]
-    width = spec.input_size
-    for hidden in case.hidden_sizes:
-        layers += [nn.Linear(width, hidden), nn.Tanh()]
-        width = hidden
-    return nn.Sequential(*layers, nn.Linear(width, CLASSES))
-
-
 def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks.epoch_cost", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--epochs", type=int, default=7, help="timed epochs of each side")
-    epochs = parser.parse_args().epochs
-    rows = [(case, measure(case, epochs)) for case in CASES]
-    print("\n| one epoch | batch | steps | bare PyTorch | Gridlight | ratio | machine | torch, date |")
-    print("|---|---:|---:|---:|---:|---:|---|---|")
-    where = f"{machine()}, {torch.get_num_threads()} threads"
-    for case, cost in rows:
-        print(
-            f"| {case.name} | {case.batch_size} | {cost.steps} | {cost.bare:.3f} s | {cost.gridlight:.3f} s "
-            f"| {cost.ratio:.2f} | {where} | {torch.__version__}, {today()} |"
-        )
+    parser.add_argument("--only", default="", help="a part of the names of the cases")
+    parser.add_argument("--cpu", action="store_true", help="the time of the processor in place of the clock's")
+    arguments = parser.parse_args()
+    global CLOCK
+    CLOCK = time.process_time if arguments.cpu else time.perf_counter
+    time_of = "processor" if arguments.cpu else "clock"
+    print(
+        f"{machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {today()}; {time_of} time; {load()}\n"
+    )
+    print(
+        "| one epoch | batch | steps | bare PyTorch | Gridlight | ratio |\n|---|---:|---:|---:|---:|---:|", flush=True
+    )
+    for case in CASES:
+        if arguments.only.lower() in case.name.lower():
+            with redirect_stdout(StringIO()):  # the progress
+                cost = measure(case, arguments.epochs)
+            print(
+                f"| {case.name} | {case.batch_size} | {cost.steps} | {cost.bare:.3f} s | {cost.gridlight:.3f} s "
+                f"| {cost.ratio:.2f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -17,3 +17,8 @@ def machine() -> str:
 
 def today() -> str:
     return date.today().isoformat()
+
+
+def load() -> str:
+    """Return how busy the machine is: figures of a machine that does something else too are noise."""
+    return f"load {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores"

@@ -8,6 +8,7 @@ time that its own record says it took; `seconds` in run.json begins when the job
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,8 +16,11 @@ import time
 from pathlib import Path
 from statistics import median
 
-from benchmarks.machine import machine, today
+from benchmarks.machine import load, machine, today
 from src import ROOT
+
+THREADS = "1"
+"""Of torch, in every process of both sides: a second one only gets in the way of a network so small."""
 
 RATES = ("1e-4", "3e-4", "1e-3", "2e-3", "3e-3", "5e-3", "1e-2", "3e-2")
 DECAYS = ("0.0", "1e-6", "1e-5", "1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
@@ -29,7 +33,8 @@ def axes(jobs: int) -> tuple[str, str]:
 
 def seconds(words: list[str]) -> float:
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True)
+    environment = os.environ | {"OMP_NUM_THREADS": THREADS, "MKL_NUM_THREADS": THREADS}
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
     return time.perf_counter() - started
 
@@ -57,7 +62,7 @@ def gridlight(jobs: int, workers: int, folder: Path) -> tuple[float, float]:
             "logger=none",
             "sweep.name=benchmark",
             f"hydra.launcher.jobs={workers}",
-            "hydra.launcher.threads=1",
+            f"hydra.launcher.threads={THREADS}",
             f"optimizer.lr={rates}",
             f"regularization.weight_decay={decays}",
             f"paths.outputs={folder}",
@@ -79,7 +84,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=64, help="a multiple of 8, at most 64")
     arguments = parser.parse_args()
     jobs, times = arguments.jobs, {"plain": [], "one": [], "two": [], "few": []}  # type: ignore[var-annotated]
-    overheads = []
+    overheads, busy = [], load()
     for _ in range(arguments.repeats):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
@@ -91,7 +96,7 @@ def main() -> None:
         if jobs > 8:
             overheads.append(((one - few) - (inside - inside_few)) / (jobs - 8))
     plain_time, one_time, two_time = (median(times[name]) for name in ("plain", "one", "two"))
-    print(f"medians of {arguments.repeats}; {machine()}; {today()}\n")
+    print(f"medians of {arguments.repeats}; {machine()}; {THREADS} thread a process; {today()}; {busy} before\n")
     print(f"| {jobs} jobs, whole command | time | of plain Lightning's speed |\n|---|---:|---:|")
     print(f"| plain Lightning, Hydra's basic launcher | {plain_time:.1f} s | 1.0 |")
     print(f"| Gridlight, one worker | {one_time:.1f} s | {plain_time / one_time:.1f} |")

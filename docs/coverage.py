@@ -1,7 +1,7 @@
 """The table of the textbook's requirements: id → choice on the command line → tests: make coverage-of-the-textbook
 
-docs/textbook/ holds one file a letter (M: multi-layer perceptron … G: regularization): for every requirement what it
-asks, and the words of a command line that choose it. The tests that prove it are found by their mark req("<id>").
+docs/textbook/ holds one file a letter (M: multi-layer perceptron … H: choosing hyperparameters): for every requirement
+what it asks, and the words of a command line that choose it. The tests that prove it are found by their mark req("<id>").
 A requirement without a choice or without a test is a gap, and the exit code is then 1.
 """
 
@@ -46,7 +46,7 @@ def requirements() -> list[Requirement]:
     """Return every requirement, in the order of the textbook's chapters."""
     tests = marked_tests()
     found = []
-    for letter in "MCRTOSG":
+    for letter in "MCRTOSGH":
         entries = yaml.safe_load((FOLDER / f"{letter}.yaml").read_text(encoding="utf-8"))
         for name, entry in entries.items():
             proofs = tuple(dict.fromkeys(tests.get(name, ())))

@@ -11,6 +11,7 @@ from pathlib import Path
 from src.config.command_line import errors_for_people, parser_of_a_run
 from src.errors import UserError, nearest
 from src.spec import SPLITS
+from src.tracking.run_folder import RunFolder
 
 
 def evaluate(path: Path, split: str = "test", overrides: Sequence[str] = ()) -> dict[str, float]:
@@ -26,6 +27,8 @@ def evaluate(path: Path, split: str = "test", overrides: Sequence[str] = ()) -> 
     """
     if split not in SPLITS:
         raise UserError(f"split={split}: {nearest(split, SPLITS)}")
+    if not path.is_file():
+        RunFolder.open(path)  # a wrong path is answered before torch is loaded
     from src.experiment import load, measure
 
     return measure(load(path, overrides), split)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import lightning as L
+from src.imports import lean
+
+with lean():
+    import lightning as L
+
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
@@ -140,6 +145,7 @@ def build(
     datamodule.augmentation = example_augmentation(config.regularization, datamodule.raw)
     datamodule.prepare_data()
     datamodule.setup()
+    datamodule.say_where()
     L.seed_everything(config.seed, workers=True, verbose=False)  # the same weights, however the data were made
     model = build_model(config, datamodule.spec)
     _tell_texts(model, datamodule)
@@ -284,7 +290,7 @@ def _execute(config: Config, folder: RunFolder, verbose: bool, callbacks: Sequen
 def _how_to_go_on(config: Config, folder: RunFolder) -> str:
     if config.callbacks.get("checkpoints") is None:
         return "it kept no checkpoint to go on from (callbacks.checkpoints is off)"
-    return f"resume with: python -m src.train resume={closing.shown(folder.path)}"
+    return f"resume with: python -m src.train {shlex.quote(f'resume={closing.shown(folder.path)}')}"
 
 
 def _train_and_test(experiment: Experiment, folder: RunFolder, started: float, verbose: bool) -> RunResult:

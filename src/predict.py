@@ -1,16 +1,18 @@
-"""Predict: python -m src.predict <run folder or checkpoint> <input> [<input> …] [--json]
+"""Predict: python -m src.predict <run folder or checkpoint> <input> [<input> …] [--json] [--output answers.csv]
 
-An input is what the data are made of: an image file, a CSV row or file, a date, the past of a series, a prompt. A
-language model's text is shown while it is generated.
+An input is what the data are made of: an image or a sound, a folder of them, a CSV row or file, a text or a file of
+texts, a date, the past of a series, a prompt. A language model's text is shown while it is generated.
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src.answers import AnswerFile
 from src.config.command_line import errors_for_people, parser_of_a_run
 from src.errors import UserError
 from src.tasks.catalogue import TASKS
@@ -18,6 +20,9 @@ from src.tasks.catalogue import TASKS
 if TYPE_CHECKING:
     from src.experiment import Loaded
     from src.models.base import Model
+
+AT_ONCE = 256
+"""Inputs that are answered in one batch."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,33 @@ def predict(path: Path, inputs: Sequence[str], attention: bool = False, **genera
     from src.experiment import answer
 
     loaded, arguments = _ready(path, Generation(**generation))
-    return answer(loaded, loaded.datamodule.encode(inputs), _pictures(loaded) if attention else None, **arguments)
+    if attention:
+        return answer(loaded, loaded.datamodule.encode(inputs), _pictures(loaded), **arguments)
+    return [found for _, found in answers_to(loaded, inputs, **arguments)]
+
+
+def answers_to(loaded: "Loaded", inputs: Sequence[str], **arguments: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield inputs with their answers, a few hundred at a time, so that a folder of any size can be answered.
+
+    Args:
+        loaded: the model with its data preparation.
+        inputs: in the form that the datamodule's `encode` takes; those of a folder, and rows of a file, come one by one.
+        arguments: of the model's `generate`.
+    """
+    from src.experiment import answer
+
+    datamodule = loaded.datamodule
+    listed = datamodule.listed(inputs)
+    for start in range(0, len(listed), AT_ONCE):
+        some = listed[start : start + AT_ONCE]
+        batch = datamodule.encode(some)
+        size = len(batch[0])
+        names = some if size == len(some) else [f"row {number}" for number in range(1, size + 1)]
+        if size != len(some) == 1:
+            names = [f"{some[0]}, {name}" for name in names]
+        for first in range(0, size, AT_ONCE):
+            part = type(batch)(*(tensor[first : first + AT_ONCE] for tensor in batch))
+            yield from zip(names[first : first + AT_ONCE], answer(loaded, part, **arguments), strict=True)
 
 
 def _ready(path: Path, generation: Generation) -> tuple["Loaded", dict[str, Any]]:
@@ -140,6 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_of_a_run("python -m src.predict", __doc__)
     parser.add_argument("inputs", nargs="+", metavar="input")
     parser.add_argument("--attention", action="store_true", help="draw where a transformer looks, into RUN/plots")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the answers there: .csv or .jsonl")
     generating = parser.add_argument_group("models that generate")
     generating.add_argument("--length", type=int, help="the most tokens to generate")
     generating.add_argument("--temperature", type=float, help="of sampling; 0 takes the likeliest token")
@@ -151,25 +183,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = parser.parse_args(argv)
     with errors_for_people():
         generation = Generation(**{field.name: getattr(words, field.name) for field in fields(Generation)})
+        output = AnswerFile(words.output) if words.output else None
         from src.experiment import answer, continuation
 
         loaded, arguments = _ready(words.run, generation)
-        batch = loaded.datamodule.encode(words.inputs)
         beams = arguments.get("beams") or getattr(loaded.model, "beams", None) or 1
         searches = beams > 1 and not arguments.get("temperature")
-        if loaded.model.spec.task == "language_modelling" and not searches and not words.json and not words.attention:
+        plain = not (words.json or words.attention or words.output)
+        if loaded.model.spec.task == "language_modelling" and not searches and plain:
+            batch = loaded.datamodule.encode(words.inputs)
             print(words.inputs[0], end="", flush=True)
             for piece in continuation(loaded, batch, **arguments):
                 print(piece, end="", flush=True)
             print()
             return
-        answers = answer(loaded, batch, _pictures(loaded) if words.attention else None, **arguments)
-        for number, found in enumerate(answers):
-            if words.json:
-                print(json.dumps(found, ensure_ascii=False))
-            else:
-                shown = words.inputs[number] if len(answers) == len(words.inputs) else f"row {number + 1}"
-                print(_line(shown, found))
+        if words.attention:
+            inputs = loaded.datamodule.listed(words.inputs)
+            drawn = answer(loaded, loaded.datamodule.encode(inputs), _pictures(loaded), **arguments)
+            answers = zip(
+                inputs if len(inputs) == len(drawn) else map(str, range(1, len(drawn) + 1)), drawn, strict=True
+            )
+        else:
+            answers = answers_to(loaded, words.inputs, **arguments)  # type: ignore[assignment]
+        with output or nullcontext() as file:
+            for shown, found in answers:
+                if file is not None:
+                    file.write(shown, found)
+                else:
+                    print(json.dumps(found, ensure_ascii=False) if words.json else _line(shown, found))
+        if file is not None:
+            print(f"{file.count:,} answers in {file.path}")
 
 
 def _line(shown: str, found: dict[str, Any]) -> str:

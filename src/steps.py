@@ -58,11 +58,13 @@ class TrainingSteps(_TrainingEpochLoop):
         self.val_loop = ValidationSteps(
             trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False
         )
+        self._told = False
 
     def run(self, data_fetcher: _DataFetcher) -> None:
         reason = needs_lightning(self.trainer)
-        if self.trainer.current_epoch == 0:
+        if not self._told:
             log.info("steps: %s", f"Lightning's, for {reason}" if reason else "written out, src/steps.py")
+            self._told = True
         self._short = _Short(self.trainer, TRAINING_HOOKS) if reason is None else None
         super().run(data_fetcher)
 
@@ -73,7 +75,9 @@ class TrainingSteps(_TrainingEpochLoop):
             return
         trainer, short, optimizer = self.trainer, self._short, self.trainer.optimizers[0]
         accumulated = trainer.accumulate_grad_batches
-        batch = short.take(self, *next(data_fetcher))
+        batch, _, _ = next(data_fetcher)
+        self.batch_progress.is_last_batch = data_fetcher.done
+        batch = short.take(self, batch)
         index = self.batch_idx
         steps = not self._should_accumulate()
         short.call("on_train_batch_start", batch, index)
@@ -83,8 +87,7 @@ class TrainingSteps(_TrainingEpochLoop):
         def gradient() -> Tensor:
             """Compute the loss, and add its gradient to what was accumulated."""
             nonlocal loss
-            with short.context():
-                loss = short.model.training_step(batch, index)
+            loss = short.step("training_step", batch, index)
             if accumulated > 1:
                 loss = loss / accumulated
             if index % accumulated == 0:
@@ -152,8 +155,7 @@ class ValidationSteps(_EvaluationLoop):
         batch = short.take(self, batch)
         short.call("on_validation_batch_start", batch, batch_idx)
         self.batch_progress.increment_started()
-        with short.context():
-            short.model.validation_step(batch, batch_idx)
+        short.step("validation_step", batch, batch_idx)
         self.batch_progress.increment_processed()
         short.call("on_validation_batch_end", None, batch, batch_idx)
         if self._results:
@@ -179,16 +181,14 @@ class _Short:
         assert isinstance(trainer.lightning_module, Model)
         self.model = trainer.lightning_module
         double = isinstance(trainer.precision_plugin, DoublePrecision)
-        self.context: Any = trainer.precision_plugin.forward_context if double else nullcontext
+        self._context: Any = trainer.precision_plugin.forward_context if double else nullcontext
         self._trainer = trainer
         self._double = double
         self._moves = trainer.strategy.root_device.type != "cpu"
         self._hooks = {hook: list(_overriding(trainer, hook)) for hook in hooks}
 
-    def take(self, loop: Any, batch: Any, *_: Any) -> Any:
+    def take(self, loop: TrainingSteps | ValidationSteps, batch: Any) -> Any:
         """Count a batch that was fetched, and return it in the precision and on the device of the model."""
-        if isinstance(loop, TrainingSteps):
-            loop.batch_progress.is_last_batch = loop.trainer.fit_loop._data_fetcher.done  # type: ignore[union-attr]
         if self._double:
             batch = self._trainer.precision_plugin.convert_input(batch)
         if self._moves:
@@ -199,14 +199,22 @@ class _Short:
         results.batch, results.batch_size, results.dataloader_idx = batch, None, None
         return batch
 
+    def step(self, name: str, batch: Any, index: int) -> Any:
+        """Return what the model's ``training_step`` or ``validation_step`` returns."""
+        self.model._current_fx_name = name  # where `log` looks what it may do
+        with self._context():
+            result = getattr(self.model, name)(batch, index)
+        self.model._current_fx_name = None
+        return result
+
     def call(self, hook: str, *arguments: Any) -> None:
         """Call those callbacks that have something to do here."""
         if not self._hooks[hook]:
             return
-        before, self.model._current_fx_name = self.model._current_fx_name, hook  # where `log` looks what it may do
+        self.model._current_fx_name = hook
         for function in self._hooks[hook]:
             function(self._trainer, self.model, *arguments)
-        self.model._current_fx_name = before
+        self.model._current_fx_name = None
 
 
 def needs_lightning(trainer: L.Trainer) -> str | None:

@@ -30,6 +30,8 @@ def tune(words: Sequence[str]) -> Path:
     own = [readable(word) for word in words if not word.startswith("budget=")]
     if wrong := [word for word in own if word.startswith(("-", "sweep.", "resume=", "search="))]:
         raise UserError(f"{wrong[0]}: tuning makes its own sweeps; it takes the words of one run, and budget=")
+    if folds := [word for word in own if word.startswith("cross_validation.")]:
+        raise UserError(f"{folds[0]}: stages compare single jobs; tune first, then cross-validate the experiment")
     tuning = Tuning(own, _budget(words), lambda command: run_with_hydra(job, command))
     from src.sweeping.tuning_page import write_experiment, write_page
 

@@ -63,6 +63,7 @@ SMALL = {
     "adding": ["lag=10", "train_size=96", "val_size=16", "test_size=16"],
     "copy": ["lag=5", "symbols=3", "train_size=96", "val_size=16", "test_size=16"],
     "text": ["context=16", "batch_size=8", "val_fraction=0.2", "test_fraction=0.2"],
+    "image_folder": ["batch_size=8"],
     "audio_folder": ["batch_size=8", "seconds=0.3", "sample_rate=8000", "n_fft=256", "n_mels=20"],
     "fsdd": ["batch_size=8", "seconds=0.3", "n_mels=20"],
 }
@@ -117,6 +118,26 @@ def _pairs(folder: Path) -> list[str]:
     return [f"datamodule.path={file}"]
 
 
+def write_image(
+    path: Path, seed: int, brightness: int = 100, size: tuple[int, int] = (12, 10), mode: str = "RGB"
+) -> None:
+    """Write a noisy picture of so many rows and columns."""
+    import numpy as np
+    from PIL import Image
+
+    shape = size if mode == "L" else (*size, 3)
+    pixels = np.random.default_rng(seed).integers(0, 60, shape, dtype=np.uint8) + np.uint8(brightness)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def _pictures(folder: Path) -> list[str]:
+    for number, name in enumerate(("bright", "dark", "grey")):
+        for i in range(12):
+            write_image(folder / "pictures" / name / f"{i}.png", 100 * number + i, (180, 0, 90)[number])
+    return [f"datamodule.path={folder / 'pictures'}"]
+
+
 def _sounds(folder: Path) -> list[str]:
     for number, name in enumerate(("high", "low", "middle")):
         for i in range(12):
@@ -147,6 +168,7 @@ USERS_FILES: dict[str, Callable[[Path], list[str]]] = {
     "text_classification": _reviews,
     "parallel_text": _pairs,
     "audio_folder": _sounds,
+    "image_folder": _pictures,
     "fsdd": _spoken_digits,
     "series": _series,
     "csv": _people,

@@ -409,6 +409,18 @@ def test_a_torn_last_checkpoint_is_named_and_the_run_stays_what_it_was(finished:
     assert kept(finished.folder) == before
 
 
+@pytest.mark.parametrize("contents", [{"state_dict": {}}, [1, 2]])
+def test_a_foreign_last_checkpoint_is_named(finished: RunResult, contents: object) -> None:
+    torch.save(contents, finished.folder / "checkpoints" / "last.ckpt")
+    with pytest.raises(UserError, match=r"last\.ckpt: this checkpoint was not written by Gridlight"):
+        resume(*resumed(str(finished.folder), ["trainer.max_epochs=3"]), verbose=False)
+
+
+def test_a_file_that_is_no_checkpoint_gets_no_advice_to_run_its_code(finished: RunResult) -> None:
+    with pytest.raises(UserError, match="what could run code is not loaded"):
+        evaluate(finished.folder / "config.yaml")
+
+
 def test_a_resume_that_is_refused_after_it_trained_has_failed(finished: RunResult, monkeypatch) -> None:
     from src import experiment
 

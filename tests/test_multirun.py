@@ -15,7 +15,7 @@ def records(tmp_path: Path) -> dict[Path, dict]:
 
 
 def test_a_sweep_runs_each_job_once(command, fast: Words, tmp_path: Path) -> None:
-    words = ["src.train", "-m", *fast("model=mlp"), "optimizer.lr=1e-3,1e-2"]
+    words = ["src.train", *fast("model=mlp"), "-m", "optimizer.lr=1e-3,1e-2"]  # -m may stand anywhere
     done = command(*words)
     assert done.returncode == 0, done.stderr
     first = records(tmp_path)

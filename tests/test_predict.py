@@ -1,8 +1,14 @@
 """What the command line prints of an answer."""
 
+import csv
+import json
+
 import pytest
 
-from src.predict import _line
+from src.answers import AnswerFile
+from src.errors import UserError
+from src.experiment import run
+from src.predict import _line, main
 
 
 @pytest.mark.parametrize(
@@ -17,3 +23,52 @@ from src.predict import _line
 )
 def test_every_form_of_prediction_is_readable(prediction: object, shown: str) -> None:
     assert _line("1,2\n3,4", {"prediction": prediction}) == f"1,2; 3,4 → {shown}"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_answers_are_written_with_probabilities_and_names(fast, tmp_path, kind, capsys) -> None:
+    words = fast("datamodule=image_folder")
+    folder = next(word for word in words if word.startswith("datamodule.path=")).partition("=")[2]
+    result = run(words, verbose=False)
+    file = tmp_path / f"answers.{kind}"
+    main([str(result.folder), folder, "--output", str(file)])
+    assert f"36 answers in {file}" in capsys.readouterr().out
+    main([str(result.folder), folder, "--json"])
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    if kind == "jsonl":
+        written = [json.loads(line) for line in file.read_text().splitlines()]
+        assert [{"prediction": w["prediction"], "probabilities": w["probabilities"]} for w in written] == shown
+    else:
+        written = list(csv.DictReader(file.open()))
+        assert list(written[0]) == ["input", "prediction", *(f"probability {n}" for n in ("bright", "dark", "grey"))]
+        for row, found in zip(written, shown, strict=True):
+            assert row["prediction"] == found["prediction"]
+            for name, share in found["probabilities"].items():
+                assert float(row[f"probability {name}"]) == pytest.approx(share)
+    assert written[0]["input"].startswith(folder) and len({row["input"] for row in written}) == 36
+
+
+@pytest.mark.parametrize(
+    ("prediction", "columns"),
+    [
+        (1.5, {"prediction": "1.5"}),
+        ({"price": 1.5, "rent": 2.0}, {"prediction price": "1.5", "prediction rent": "2.0"}),
+        ([1.0, 2.0], {"prediction 1": "1.0", "prediction 2": "2.0"}),
+        ([{"OT": 1.0}, {"OT": 2.0}], {"prediction 1 OT": "1.0", "prediction 2 OT": "2.0"}),
+    ],
+)
+def test_every_form_of_prediction_is_a_row(tmp_path, prediction: object, columns: dict[str, str]) -> None:
+    with AnswerFile(tmp_path / "a.csv") as file:
+        file.write("a, b", {"prediction": prediction})
+    assert list(csv.DictReader((tmp_path / "a.csv").open())) == [{"input": "a, b", **columns}]
+
+
+def test_a_file_is_there_only_when_it_is_complete(tmp_path) -> None:
+    with pytest.raises(KeyError), AnswerFile(tmp_path / "a.jsonl") as file:
+        file.write("x", {"prediction": 1})
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"a\.txt: must end in \.csv or \.jsonl"):
+        AnswerFile(tmp_path / "a.txt")
+    with pytest.raises(UserError, match="cannot be written: No such file"), AnswerFile(tmp_path / "no" / "a.csv"):
+        pass

@@ -11,6 +11,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from src.config.check import check
+from src.config.compose import compose
 from src.config.options import CONF, groups
 from src.experiment import RunResult, build, run
 from src.models.mlp import MLP
@@ -106,9 +108,6 @@ class OwnHook(MLP):
 def test_what_needs_lightnings_step(
     fast: Callable[..., list[str]], words: list[str], model: type[MLP] | None, reason: str | None
 ) -> None:
-    from src.config.check import check
-    from src.config.compose import compose
-
     experiment = build(check(compose(fast(*words))))
     trainer = experiment.trainer
     assert isinstance(trainer.fit_loop.epoch_loop, TrainingSteps)
@@ -167,3 +166,23 @@ def test_a_callback_sees_and_logs_the_same(fast: Callable[..., list[str]], tmp_p
     assert seen[0] == seen[1] and len(seen[0]) > 2 * (5 * 4 + 2 * 2)
     assert rows[0] == rows[1] and any("seen/index_step" in row for row in rows[0])
     assert any("seen/val" in row for row in rows[0])
+
+
+class LogsItsLoss(MLP):
+    """What a user's model may do in a part of a step."""
+
+    def losses(self, outputs: Any, targets: Any, smoothing: float) -> Any:
+        losses = super().losses(outputs, targets, smoothing)
+        self.log("own/largest", losses.max(), on_step=True, on_epoch=True)
+        return losses
+
+
+def test_a_model_logs_the_same(fast: Callable[..., list[str]]) -> None:
+    logged = []
+    for loop in ("auto", "lightning"):
+        experiment = build(check(compose(fast(f"trainer.loop={loop}", "trainer.limit_train_batches=5"))))
+        experiment.model.__class__ = LogsItsLoss
+        experiment.trainer.fit(experiment.model, datamodule=experiment.datamodule)
+        logged.append({name: float(value) for name, value in experiment.trainer.callback_metrics.items()})
+    assert logged[0] == logged[1]
+    assert {"own/largest_step", "own/largest_epoch", "val/loss"} <= set(logged[0])

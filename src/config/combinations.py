@@ -43,6 +43,11 @@ def model_and_data_problems(config: schema.Config, task: str | None, inputs: str
         yield f"{pair}: the data ask for {task}, and {model.name} serves {', '.join(model.tasks)}. {choices}"
     elif inputs and inputs not in model.inputs:
         yield f"{pair}: one input is of the kind {inputs}, and {model.name} reads {', '.join(model.inputs)}. {choices}"
+    elif task and task != "forecasting":
+        for key, value in (("series", "apart"), ("from_last", True)):
+            if getattr(model, key, None) == value:
+                able = _listed("datamodule", lambda s: s.task == "forecasting" and s.inputs in model.inputs)
+                yield f"model.{key}={str(value).lower()} is for forecasting, and {data.name} is {task}. Data: {able}."
 
 
 def _has_field(name: str, option: type[schema.Option]) -> bool:

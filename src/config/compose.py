@@ -140,7 +140,7 @@ def _wrong_key(override: Override, cfg: DictConfig, options: dict[str, dict[str,
     node: Any = cfg
     parts = override.key_or_group.split(".")
     for depth, part in enumerate(parts):
-        if not isinstance(node, DictConfig) or part not in node:
+        if not isinstance(node, DictConfig) or part not in node.keys():  # noqa: SIM118 - a missing value is not `in` it
             return _unknown(parts, depth, node, cfg, options, override)
         node = node._get_node(part)
     return None

@@ -42,6 +42,7 @@ class Checkpoints(Entry):
     mode: Literal["min", "max"] | None = None
     every_n_steps: PositiveInt | None = None
     every_minutes: PositiveFloat | None = None
+    pause: NonNegativeFloat = 1.0
 
 
 class Progress(Entry):

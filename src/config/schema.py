@@ -77,6 +77,8 @@ class MLP(ModelOption):
     batch_norm: bool
     dropout: Probability
     drop_connect: Probability
+    series: Literal["together", "apart"] = "together"
+    from_last: bool = False
 
 
 class MlpScratch(ModelOption):
@@ -279,7 +281,9 @@ class Series(DataOption):
     task = "forecasting"
     inputs = "sequence"
     path: UserPath
-    column: str | None
+    column: str | list[str] | None
+    covariates: list[str]
+    time_column: str | None
     window: PositiveInt
     horizon: PositiveInt
     val_fraction: Fraction
@@ -468,6 +472,8 @@ class Audio(DataOption):
     n_fft: PositiveInt
     hop: PositiveInt
     n_mels: PositiveInt
+    memory_share: Share
+    workers: Count | None
     split_seed: Seed
     val_fraction: Fraction
 
@@ -491,6 +497,28 @@ class AudioFolder(Audio):
 
 class FSDD(Audio):
     pass
+
+
+def _two_sides(size: Any) -> Any:
+    if size is not None and not (isinstance(size, list) and len(size) == 2):
+        raise ValueError("height and width of an image, such as [64,64]")
+    return size
+
+
+class ImageFolder(Split):
+    task = "classification"
+    inputs = "image"
+    path: UserPath
+    pattern: Annotated[str | None, AfterValidator(_names_a_class)]
+    val_path: UserPath | None
+    test_path: UserPath | None
+    size: Annotated[list[PositiveInt] | None, BeforeValidator(_two_sides)]
+    channels: Literal[1, 3] | None
+    memory_share: Share
+    workers: Count | None
+
+    def folders(self) -> dict[str, Path]:
+        return _given(path=self.path, val_path=self.val_path, test_path=self.test_path)
 
 
 # ---- optimizers and schedules --------------------------------------------------------------------------------------
@@ -915,6 +943,7 @@ SCHEMAS: dict[str, dict[str, type[Option]]] = {
         "src.datamodules.text_classification.TextClassification": TextClassification,
         "src.datamodules.parallel_text.ParallelText": ParallelText,
         "src.datamodules.multi30k.Multi30k": Multi30k,
+        "src.datamodules.image_folder.ImageFolder": ImageFolder,
         "src.datamodules.audio_folder.AudioFolder": AudioFolder,
         "src.datamodules.fsdd.FSDD": FSDD,
     },

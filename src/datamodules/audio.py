@@ -1,7 +1,11 @@
 """What every source of labelled sounds shares: reading, clips of one length, features, and augmentation before them."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +15,20 @@ from torch import Tensor, nn
 
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
+from src.datamodules.folders import Labelled, listed
 from src.datamodules.labels import class_numbers, classes_of
+from src.datamodules.memory import fits
 from src.datamodules.standardizing import Standardizer
 from src.datamodules.waves import fitted, read_wave
 from src.errors import UserError
 from src.layers.log_mel import Frames, LogMel
 from src.spec import DataSpec
 
-Labelled = tuple[Path, str]
+log = logging.getLogger(__name__)
+
+ENDINGS = (".wav",)
+SAMPLED = 2000
+"""Training sounds that features are standardised by, where all of them are more than memory holds."""
 AT_ONCE = 256
 """Clips whose features are computed at once: few enough that their spectra do not fill the memory."""
 
@@ -27,6 +37,8 @@ class Audio(DataModule):
     """Sounds with a class each. A clip is an image [1, frames, columns] whose rows are frames in the order of time, so
     that convolutions read it as a picture, and recurrent networks and transformers frame by frame.
 
+    Sounds that together take more than `memory_share` of the free memory are read batch by batch.
+
     Args:
         sample_rate: in Hz; files of another one are resampled. None takes what all files share.
         seconds: length of a clip: longer files are cut, shorter ones filled up with silence.
@@ -34,6 +46,8 @@ class Audio(DataModule):
         n_fft: samples of a window of the spectrogram.
         hop: samples from one frame to the next, for both features.
         n_mels: bands of the spectrogram.
+        memory_share: of the free memory; 0 reads from the files always.
+        workers: processes that read where memory is too small; None: all cores but one.
         split_seed: draws the splits that are not given.
         val_fraction: share of a validation split that is drawn.
         common: arguments of `DataModule`.
@@ -51,6 +65,8 @@ class Audio(DataModule):
         n_fft: int = 512,
         hop: int = 160,
         n_mels: int = 64,
+        memory_share: float = 0.5,
+        workers: int | None = None,
         split_seed: int = 0,
         val_fraction: float = 0.15,
         **common: Any,
@@ -61,6 +77,7 @@ class Audio(DataModule):
         self.seconds = seconds
         self.features = features
         self.n_fft, self.hop, self.n_mels = n_fft, hop, n_mels
+        self.memory_share, self.workers = memory_share, workers
         self.split_seed = split_seed
         self.val_fraction = val_fraction
         self.classes: tuple[str, ...] = ()
@@ -75,16 +92,39 @@ class Audio(DataModule):
         files = self.files()
         if not self.classes:
             self.classes = classes_of((label for _, label in files["train"]), str(files["train"][0][0].parent))
+        if self.sample_rate is None:
+            self._read([files["train"][0][0]])
+        labels = {
+            name: class_numbers([label for _, label in part], self.classes, str(part[0][0].parent))
+            for name, part in files.items()
+        }
+        if not self._fits(files):
+            return self._streamed(files, labels)
+        self.readers = {}
         waves = {name: self._read(path for path, _ in part) for name, part in files.items()}
         if self.augmentation is not None:
             self._training = waves["train"]
         if self.scale is None:
             self.scale = Standardizer.fit(self._computed(waves["train"]).flatten(0, -2))
-        splits: dict[str, Batch] = {}
-        for name, part in files.items():
-            labels = class_numbers([label for _, label in part], self.classes, str(part[0][0].parent))
-            splits[name] = LabelledBatch(self._inputs(waves[name]), labels)
-        return splits
+        return {name: LabelledBatch(self._inputs(waves[name]), y) for name, y in labels.items()}
+
+    def _fits(self, files: dict[str, list[Labelled]]) -> bool:
+        """Tell whether waveforms and features of all files may be in memory at the same time."""
+        count = sum(map(len, files.values()))
+        needed = 4 * count * (self._length + prod(self.spec.input_shape))
+        return fits(needed, self.memory_share, f"{files['train'][0][0].parent}: {count:,} sounds")
+
+    def _streamed(self, files: dict[str, list[Labelled]], labels: dict[str, Tensor]) -> dict[str, Batch]:
+        paths = {name: tuple(path for path, _ in part) for name, part in files.items()}
+        if self.scale is None:
+            count = min(SAMPLED, len(paths["train"]))
+            chosen = np.random.default_rng(self.split_seed).choice(len(paths["train"]), count, replace=False)
+            log.info("features are standardised by %s of %s training sounds", f"{count:,}", f"{len(paths['train']):,}")
+            self.scale = Standardizer.fit(self._computed(self._read(paths["train"][i] for i in chosen)).flatten(0, -2))
+        source = copy(self)
+        source.trainer, source._splits, source.readers = None, None, {}
+        self.readers = {name: _Sounds(source, part) for name, part in paths.items()}
+        return {name: LabelledBatch(torch.arange(len(y)), y) for name, y in labels.items()}
 
     def _read(self, paths: Iterable[Path]) -> list[np.ndarray]:
         waves = []
@@ -136,9 +176,12 @@ class Audio(DataModule):
         return DataSpec(self.task, self.inputs, shape, (len(self.classes),), class_names=self.classes)
 
     def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is a WAV file."""
-        waves = self._read(map(Path, inputs))
+        """Each input is a WAV file, or a folder of them."""
+        waves = self._read(map(Path, self.listed(inputs)))
         return LabelledBatch(self._inputs(waves), torch.zeros(len(waves), dtype=torch.int64))
+
+    def listed(self, inputs: Sequence[str]) -> list[str]:
+        return listed(inputs, ENDINGS)
 
     def example_inputs(self, count: int = 3) -> list[str]:
         return [str(path) for path, _ in self.files()["test"][:count]]
@@ -153,3 +196,23 @@ class Audio(DataModule):
         self.classes = tuple(state_dict["classes"])
         self.sample_rate = state_dict["sample_rate"]
         self.scale = Standardizer.from_plain(state_dict["scale"])
+
+
+@dataclass(frozen=True)
+class _Sounds:
+    """Reads the sounds of a split by their numbers.
+
+    Args:
+        source: without data and trainer, so that a worker can be given it.
+        paths: of the split.
+    """
+
+    source: Audio
+    paths: tuple[Path, ...]
+
+    def __call__(self, index: Tensor, augment: bool = False) -> Tensor:
+        waves = self.source._read(self.paths[i] for i in index.tolist())
+        if augment and self.source.augmentation is not None:
+            assert self.source.sample_rate is not None
+            waves = [self.source.augmentation(wave, self.source.sample_rate) for wave in waves]
+        return self.source._inputs(waves)

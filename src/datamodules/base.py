@@ -1,7 +1,8 @@
 """The base class of every data source: seeded loaders over tensors, and what a checkpoint keeps of the preparation."""
 
+import logging
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,12 +15,19 @@ from src.batches import Batch, LabelledBatch
 from src.datamodules.baselines import trivial_scores
 from src.datamodules.folds import Fold
 from src.datamodules.loader import BatchLoader
+from src.datamodules.memory import shown_bytes
+from src.datamodules.streaming import StreamLoader, default_workers
 from src.errors import UserError
 from src.spec import DataSpec
 
+log = logging.getLogger(__name__)
+
+DEVICE_SHARE = 0.5
+"""Share of a GPU's free memory that data may take; larger ones stay in the memory of the host."""
+
 
 class DataModule(L.LightningDataModule):
-    """A data source whose splits fit into memory.
+    """A data source. Its splits are tensors in memory, or else (`readers`) read from files batch by batch.
 
     A subclass declares `task` and `inputs`, takes its own settings as keyword arguments, and implements `load`,
     `spec` and `encode`. What it fitted on the training split (means, vocabularies) it returns from `state_dict` as
@@ -46,9 +54,17 @@ class DataModule(L.LightningDataModule):
         self.shuffle = shuffle
         self.data_dir = Path("data")
         self.augmentation: Any = None  # of raw training examples; set by `src.experiment.build`, absent after loading
+        self.readers: dict[str, Callable[[Tensor, bool], Tensor]] = {}
+        """For each split that is not in memory: what makes inputs of the numbers of examples [B], and whether to change
+        them by the augmentation. It must survive pickling."""
+        self.workers: int | None = 0
+        """Processes that read; None takes those of `src.datamodules.streaming.default_workers`."""
+        self.movable = True
+        """Whether splits may be moved to the training device."""
         self._splits: dict[str, Batch] | None = None
         self._fold: Fold | None = None
         self._asked_for_fold = False
+        self._moved: dict[str, Batch] = {}
 
     @property
     def fold(self) -> Fold | None:
@@ -77,7 +93,9 @@ class DataModule(L.LightningDataModule):
 
     @abstractmethod
     def load(self) -> dict[str, Batch]:
-        """Return each split, whole, as one batch: {"train": …, "val": …, "test": …}."""
+        """Return each split, whole, as one batch: {"train": …, "val": …, "test": …}. Where `readers` make the inputs, the
+        numbers of the examples stand in their place.
+        """
 
     @property
     @abstractmethod
@@ -131,7 +149,7 @@ class DataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self._splits is None:
             self.kept_together()  # refuse a column that is not there, whether or not `load` asks for it
-            self._splits = self.load()
+            self._splits, self._moved = self.load(), {}
             if self._fold is not None and not self._asked_for_fold:
                 raise UserError(
                     f"cross_validation: {type(self).__name__} cannot be cut into folds; its load() must use self.fold "
@@ -139,10 +157,20 @@ class DataModule(L.LightningDataModule):
                 )
 
     def split(self, name: str) -> Batch:
-        """Return one split, whole."""
+        """Return one split, whole, as `load` made it."""
         self.setup()
         assert self._splits is not None
         return self._splits[name]
+
+    def examples(self, name: str, count: int) -> Batch:
+        """Return the first examples of a split, as a model reads them."""
+        split = self.split(name)
+        few = type(split)(*(tensor[:count] for tensor in split))
+        return few._replace(x=self.readers[name](few[0], False)) if name in self.readers else few  # type: ignore[call-arg]
+
+    def listed(self, inputs: Sequence[str]) -> list[str]:
+        """Return what a person gives to `predict`, one by one: a folder as the files in it, where data are of files."""
+        return list(inputs)
 
     def loader(self, name: str, shuffle: bool = False, augment: bool = False) -> BatchLoader:
         """Return the batches of one split; on several devices only this one's share.
@@ -154,24 +182,59 @@ class DataModule(L.LightningDataModule):
         """
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         split = self.split(name)
-        collate: Callable[[Batch], Batch] = self.collate
+        how: dict[str, Any] = {"shuffle": shuffle, "seed": self.seed, "training": name == "train"}
+        how |= {"rank": rank, "world_size": world_size, "collate": self.collate}
+        if name in self.readers:
+            assert isinstance(split, LabelledBatch)
+            workers = default_workers() if self.workers is None else self.workers
+            return StreamLoader(split, self.batch_size, self.readers[name], augment, workers, **how)
         if augment and self.augmentation is not None:
             split = LabelledBatch(torch.arange(len(split.targets)), split.targets)
-            collate = self._augmented_batch
-        return BatchLoader(
-            split,
-            self.batch_size,
-            shuffle=shuffle,
-            seed=self.seed,
-            training=name == "train",
-            rank=rank,
-            world_size=world_size,
-            collate=collate,
-        )
+            how["collate"] = self._augmented_batch
+        else:
+            split = self._near(name, split)
+        return BatchLoader(split, self.batch_size, **how)
+
+    def _near(self, name: str, split: Batch) -> Batch:
+        """Return a split on the device that trains, where all of them fit there."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if device.type != "cuda" or not self.movable:
+            return split
+        if name not in self._moved:
+            assert self._splits is not None
+            needed, free = (
+                size_of(self._splits.values()),
+                torch.cuda.mem_get_info(device)[0] + size_of(self._moved.values()),
+            )
+            if needed > DEVICE_SHARE * free:
+                log.info(
+                    "data: %s stay in the host's memory, as %s has %s", shown_bytes(needed), device, shown_bytes(free)
+                )
+                return split
+            self._moved[name] = type(split)(*(tensor.to(device) for tensor in split))
+            log.info("data: %s of %s is resident on %s", shown_bytes(size_of([split])), name, device)
+        return self._moved[name]
 
     def _augmented_batch(self, examples: Batch) -> Batch:
         assert isinstance(examples, LabelledBatch)
         return self.collate(examples._replace(x=self.augmented(examples.x)))
+
+    def say_where(self) -> None:
+        """Write into the log how the data are held."""
+        self.setup()
+        assert self._splits is not None
+        if self.readers:
+            workers = default_workers() if self.workers is None else self.workers
+            by = (
+                "this process"
+                if workers == 0
+                else "a worker process"
+                if workers == 1
+                else f"{workers} worker processes"
+            )
+            log.info("data: read from files batch by batch, by %s", by)
+        elif self.movable:
+            log.info("data: %s in memory, as tensors", shown_bytes(size_of(self._splits.values())))
 
     def train_dataloader(self) -> BatchLoader:
         return self.loader("train", shuffle=self.shuffle, augment=True)
@@ -181,3 +244,8 @@ class DataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> BatchLoader:
         return self.loader("test")
+
+
+def size_of(batches: Iterable[Batch]) -> int:
+    """Return the bytes of the tensors of some batches."""
+    return sum(tensor.numel() * tensor.element_size() for batch in batches for tensor in batch)

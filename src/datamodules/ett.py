@@ -14,7 +14,8 @@ from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
 from src.datamodules.baselines import scores
 from src.datamodules.public_files import PublicFile
-from src.datamodules.rows import read_rows
+from src.datamodules.records import read_text
+from src.datamodules.rows import looks_like_file, read_rows
 from src.datamodules.standardizing import Standardizer
 from src.errors import UserError
 from src.spec import DataSpec
@@ -89,22 +90,7 @@ class ETT(DataModule):
     def _read(self) -> np.ndarray:
         """Return the seven series [rows, 7] float64."""
         contents = FILES[self.variant].read(self.data_dir, self.verify)
-        lines = csv.reader(io.StringIO(contents.decode("utf-8-sig", errors="replace")))
-        header = next(lines, [])
-        if tuple(header[1:]) != SERIES:
-            raise UserError(
-                f"{self._where()}: the columns must be date,{','.join(SERIES)}, not {','.join(header)[:80]}"
-            )
-        rows = []
-        for number, cells in enumerate(lines, 2):
-            try:
-                row = [float(cell) for cell in cells[1:]]
-            except ValueError as error:
-                raise UserError(f"{self._where()}, row {number}: {error}") from error
-            if len(row) != len(SERIES) or not np.isfinite(row).all():
-                raise UserError(f"{self._where()}, row {number}: {len(SERIES)} numbers are expected after the date")
-            rows.append(row)
-        return np.array(rows)
+        return _rows(contents.decode("utf-8-sig", errors="replace"), str(self._where()))
 
     def _where(self) -> Path:
         file = FILES[self.variant]
@@ -122,13 +108,16 @@ class ETT(DataModule):
         return scores(self.spec, test.x[:, -1:].expand_as(test.y), test.y)
 
     def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is a CSV file of the seven series without date, or such rows with line breaks between them; the last
-        rows are taken.
+        """Each input is a CSV file such as that of the data, or rows of the seven series without date, with line breaks
+        between them; the last rows are taken.
         """
         assert self.scale is not None
         windows = []
         for text in inputs:
-            rows = read_rows(text.splitlines() or [text], SERIES)
+            if looks_like_file(text) and (contents := read_text(Path(text))).startswith("date,"):
+                rows = _rows(contents, text).tolist()
+            else:
+                rows = read_rows(text.splitlines() or [text], SERIES)
             if len(rows) < self.window:
                 raise UserError(f"'{text[:60]}': {len(rows)} rows, and the model sees {self.window}")
             windows.append(rows[-self.window :])
@@ -161,3 +150,25 @@ class ETT(DataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.scale = Standardizer.from_plain(state_dict["scale"])
+
+
+def _rows(text: str, where: str) -> np.ndarray:
+    """Return the seven series [rows, 7] float64 of a file's contents.
+
+    Raises:
+        UserError: if its columns are others, or naming the row of what is no number.
+    """
+    lines = csv.reader(io.StringIO(text))
+    header = next(lines, [])
+    if tuple(header[1:]) != SERIES:
+        raise UserError(f"{where}: the columns must be date,{','.join(SERIES)}, not {','.join(header)[:80]}")
+    rows = []
+    for number, cells in enumerate(lines, 2):
+        try:
+            row = [float(cell) for cell in cells[1:]]
+        except ValueError as error:
+            raise UserError(f"{where}, row {number}: {error}") from error
+        if len(row) != len(SERIES) or not np.isfinite(row).all():
+            raise UserError(f"{where}, row {number}: {len(SERIES)} numbers are expected after the date")
+        rows.append(row)
+    return np.array(rows)

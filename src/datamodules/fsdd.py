@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from src.datamodules.audio import Audio, Labelled
+from src.datamodules.audio import Audio
+from src.datamodules.folders import Labelled
 from src.datamodules.splitting import completed
 from src.errors import UserError
 

@@ -56,8 +56,7 @@ class ImageSet(DataModule):
 
     def load(self) -> dict[str, Batch]:
         (images, labels), (test_images, test_labels) = self.read()
-        fold, together = self.fold, self.kept_together()
-        parts = split_indices(len(labels), self.val_fraction, 0.0, self.split_seed, labels, fold, together)
+        parts = split_indices(len(labels), self.val_fraction, 0.0, self.split_seed, labels, self.fold)
         splits = {name: (images[parts[name]], labels[parts[name]]) for name in ("train", "val")}
         splits["test"] = (test_images, test_labels)
         if self.scale is None:

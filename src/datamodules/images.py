@@ -8,6 +8,8 @@ from PIL import Image
 from src.datamodules.rows import looks_like_file
 from src.errors import UserError
 
+_GREY = ("1", "L", "LA", "F")
+_UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -28,7 +30,20 @@ def open_image(path: str) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return image
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
+        raise UserError(f"{path}: this is no image that can be read") from error
+
+
+def size_and_channels(path: str) -> tuple[tuple[int, int], int]:
+    """Return height, width, and 1 channel for grey or 3 for colours, from a file's header.
+
+    Raises:
+        UserError: if it is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return (image.height, image.width), 1 if image.mode in _GREY or image.mode.startswith("I") else 3
+    except _UNREADABLE as error:
         raise UserError(f"{path}: this is no image that can be read") from error
 
 

@@ -1,6 +1,6 @@
 """BatchLoader: batches cut out of tensors by index, in an order that follows from seed and epoch alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import ceil
 
 import torch
@@ -84,10 +84,14 @@ class BatchLoader:
         start = given if epoch == self.epoch else 0
         self._given_before = None
         self._given = start
-        for index in self._indices()[start:]:
+        for batch in self.cut(self._indices(), start):
             self._given += 1
-            batch = type(self.split)(*(tensor[index] for tensor in self.split))
             yield self.collate(batch) if self.collate else batch
+
+    def cut(self, indices: Sequence[torch.Tensor], start: int) -> Iterator[Batch]:
+        """Yield the examples of each index [B], from batch `start` on."""
+        for index in indices[start:]:
+            yield type(self.split)(*(tensor[index] for tensor in self.split))
 
     def _share(self) -> int:
         """Return how many examples a process takes: all of them as many when shuffled, else some one more."""
@@ -95,7 +99,7 @@ class BatchLoader:
         return -(-size // self.world_size) if self.shuffle else size // self.world_size
 
     def _indices(self) -> list[torch.Tensor]:
-        chunks = list(self._order().split(self.batch_size))
+        chunks = list(self._order().to(self.split[0].device).split(self.batch_size))
         if len(chunks) > len(self):
             chunks[-2:] = [torch.cat(chunks[-2:])]
         return chunks

@@ -56,4 +56,4 @@ class MackeyGlass(Windows):
         self.length, self.tau = length, tau
 
     def values(self) -> Tensor:
-        return torch.tensor(mackey_glass(self.length, self.tau))
+        return torch.tensor(mackey_glass(self.length, self.tau)).unsqueeze(1)

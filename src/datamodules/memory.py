@@ -1,7 +1,10 @@
-"""How much memory there is, and what fits into it."""
+"""How much memory and how many cores there are, and what fits into the memory."""
 
+import logging
 import os
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
@@ -28,6 +31,32 @@ def _left_in_the_container() -> int | None:
         return None if limit == "max" else max(int(limit) - used, 0)
     except (OSError, ValueError):
         return None
+
+
+def fits(needed: int, share: float, what: str) -> bool:
+    """Tell whether data may be held in memory, and say so in the log where they may not.
+
+    Args:
+        needed: bytes.
+        share: of the available memory that they may take (``datamodule.memory_share``).
+        what: the data.
+    """
+    available = available_memory()
+    if needed <= share * available:
+        return True
+    log.info(
+        "%s: %s in memory would be above %.0f %% of the %s that are free (datamodule.memory_share)",
+        what,
+        shown_bytes(needed),
+        100 * share,
+        shown_bytes(available),
+    )
+    return False
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def shown_bytes(count: float) -> str:

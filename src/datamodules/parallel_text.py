@@ -48,8 +48,7 @@ class ParallelText(Translating):
             pairs = paired(
                 matched(sources, targets, str(self.path), str(self.target_path)), str(self.path), str(self.target_path)
             )
-        together = self.kept_together()
-        parts = split_indices(len(pairs), *self.fractions, self.split_seed, fold=self.fold, kept_together=together)
+        parts = split_indices(len(pairs), *self.fractions, self.split_seed, fold=self.fold)
         return {name: [pairs[i] for i in index] for name, index in parts.items()}
 
     def _lines(self, path: Path) -> list[str]:

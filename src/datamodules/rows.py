@@ -57,6 +57,11 @@ def looks_like_file(text: str) -> bool:
     return False
 
 
+def names_a_file(text: str) -> bool:
+    """Tell whether an input, which may be a text, names a file; a text has white space, and no ending of a file."""
+    return os.path.isfile(text) or (bool(text) and not any(map(str.isspace, text)) and looks_like_file(text))
+
+
 def _read_file(path: Path, names: list[str]) -> list[list[float]]:
     try:
         lines = _cells(path.read_text(encoding="utf-8-sig").splitlines(), str(path))

@@ -1,61 +1,118 @@
-"""A series of the user's: one column of a CSV file."""
+"""Series of the user's: columns of a CSV file, in order of time."""
 
 import csv
+import math
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from src.datamodules.records import read_text
 from src.datamodules.windows import Windows
 from src.errors import UserError, nearest
 
 
 class Series(Windows):
-    """One column of a CSV file, in the order of its rows; the header names the columns.
+    """Columns of a CSV file, in the order of its rows; the header names the columns.
 
     Args:
         path: the file.
-        column: the name of the column; None where the file has one only.
+        column: the name of the column to forecast, or a list of them; None where the file has one column only.
+        covariates: columns that a model sees beside them.
+        time_column: holds dates (ISO 8601) or numbers, which must rise from row to row; None trusts the order.
         rest: arguments of `Windows`.
     """
 
     too_short = "a longer series or smaller datamodule.window, .horizon"
 
-    def __init__(self, path: Path, column: str | None = None, **rest: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        column: str | Sequence[str] | None = None,
+        covariates: Sequence[str] = (),
+        time_column: str | None = None,
+        **rest: Any,
+    ) -> None:
         super().__init__(**rest)
-        self.path, self.column = Path(path), column
-
-    @property
-    def series_name(self) -> str:
-        return self.column or "x"
+        self.path = Path(path)
+        self.named = column is not None
+        if column is not None:
+            self.targets = (column,) if isinstance(column, str) else tuple(column)
+        self.covariates = tuple(covariates)
+        self.time_column = time_column
 
     def values(self) -> Tensor:
-        """Return the column [N] in float64.
+        return torch.tensor(self._rows(self.path), dtype=torch.float64)
+
+    def values_in(self, path: Path) -> list[list[float]]:
+        """Return the columns of another file; of one series, a single column is taken whatever its name is."""
+        single = "," not in read_text(path).split("\n")[0] and len(self.names) == 1
+        return super().values_in(path) if single else self._rows(path)
+
+    def _rows(self, path: Path) -> list[list[float]]:
+        """Return the series of a file, row by row.
 
         Raises:
-            UserError: if there is no such file or column, or naming the row of what is no number.
+            UserError: if there is no such file or column, or naming the row of what is no number, or of a time that does
+                not rise.
         """
-        try:
-            rows = list(csv.reader(self.path.read_text(encoding="utf-8-sig").splitlines()))
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self.path}: this is no text in UTF-8 (byte {error.start})") from error
-        except OSError as error:
-            raise UserError(f"{self.path}: this file cannot be read: {error.strerror}") from error
-        header = [cell.strip() for cell in rows[0]] if rows else []
-        column = header[0] if self.column is None and len(header) == 1 else self.column
-        if column is None or column not in header:
-            raise UserError(f"datamodule.column={self.column or 'null'}: {nearest(self.column or '', header)}")
-        place, values = header.index(column), []
-        for number, row in enumerate(rows[1:], 2):
-            if row:
-                cell = row[place].strip() if place < len(row) else ""
-                try:
-                    values.append(float(cell))
-                except ValueError:
-                    raise UserError(f"{self.path}, row {number}, column {column}: '{cell}' is no number") from None
-        series = torch.tensor(values, dtype=torch.float64)
-        if not series.isfinite().all():
-            first = int((~series.isfinite()).nonzero()[0])
-            raise UserError(f"{self.path}, column {column}: value {first + 1} is {values[first]}")
-        return series
+        lines = list(csv.reader(read_text(path).splitlines()))
+        header = [cell.strip() for cell in lines[0]] if lines else []
+        places = self._places(path, header)
+        rows: list[list[float]] = []
+        before = -math.inf
+        for number, cells in enumerate(lines[1:], 2):
+            if not cells:
+                continue
+            where = f"{path}, row {number}"
+            texts = [cells[place].strip() if place < len(cells) else "" for place in places]
+            if self.time_column is not None:
+                now = _moment(texts[-1], f"{where}, column {self.time_column}")
+                if now <= before:
+                    raise UserError(
+                        f"{where}, column {self.time_column}: '{texts[-1]}' is not later than the row before"
+                    )
+                before = now
+            named = zip(texts, places, strict=True)
+            found = [(text, f"{where}, column {header[place]}") for text, place in named][: len(self.names)]
+            rows.append([_number(text, place) for text, place in found])
+        return rows
+
+    def _places(self, path: Path, header: list[str]) -> list[int]:
+        """Return where the series stand in a row, and behind them the time, where it is named."""
+        if not self.named and len(header) == 1:
+            return [0]
+        wanted = [("column", name) for name in (self.targets if self.named else ("",))]
+        wanted += [("covariates", name) for name in self.covariates]
+        wanted += [("time_column", self.time_column)] if self.time_column is not None else []
+        for key, name in wanted:
+            if name not in header:
+                raise UserError(f"{path}: datamodule.{key}={name or 'null'}: {nearest(name, header)}")
+        return [header.index(name) for _, name in wanted]
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise UserError(f"{where}: '{text}' is no number") from None
+    if not math.isfinite(value):
+        raise UserError(f"{where}: '{text}' is no finite number")
+    return value
+
+
+def _moment(text: str, where: str) -> float:
+    """Return a date, or a number, as a number that rises with time."""
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise UserError(
+            f"{where}: '{text}' is neither a date such as 2026-01-31 or 2026-01-31T12:00 nor a number"
+        ) from None

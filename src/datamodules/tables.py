@@ -46,8 +46,7 @@ class Table(DataModule):
 
     def _parts(self) -> dict[str, Any]:
         classes = None if self.task == "regression" else self._bunch.target
-        size, together = len(self._bunch.target), self.kept_together()
-        return split_indices(size, *self.fractions, self.split_seed, classes, self.fold, together)
+        return split_indices(len(self._bunch.target), *self.fractions, self.split_seed, classes, self.fold)
 
     def load(self) -> dict[str, Batch]:
         parts = self._parts()

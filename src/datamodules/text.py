@@ -1,7 +1,5 @@
 """A text file of the user's, for language modelling by characters or byte pairs."""
 
-import logging
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +11,14 @@ from src.batches import Batch, LanguageBatch
 from src.datamodules.base import DataModule
 from src.datamodules.baselines import trivial_scores
 from src.datamodules.loader import BatchLoader
-from src.datamodules.memory import available_memory, shown_bytes
+from src.datamodules.memory import fits
 from src.datamodules.records import read_text
-from src.datamodules.rows import looks_like_file
+from src.datamodules.rows import names_a_file
 from src.datamodules.streams import stream_order
 from src.datamodules.token_files import between, cut, pieces, tokens_on_disk
 from src.datamodules.tokens import Tokens, from_plain, learned
 from src.errors import UserError
 from src.spec import DataSpec
-
-log = logging.getLogger(__name__)
 
 BYTES_A_CHARACTER = 10
 """What a character takes in memory: as a text, and as a token of 64 bits."""
@@ -77,6 +73,7 @@ class Text(DataModule):
 
     def load(self) -> dict[str, Batch]:
         self.on_disk = self._is_large()
+        self.movable = not self.on_disk
         tokens = self._from_disk() if self.on_disk else self._in_memory()
         for name, part in tokens.items():
             if len(part) <= self.context:
@@ -89,12 +86,7 @@ class Text(DataModule):
     def _is_large(self) -> bool:
         if not self.path.is_file():
             return False
-        needed, free = BYTES_A_CHARACTER * self.path.stat().st_size, available_memory()
-        if needed <= self.memory_share * free:
-            return False
-        shares = f"{shown_bytes(needed)} as tokens, above {self.memory_share:.0%} of {shown_bytes(free)} free memory"
-        log.info("%s: %s (datamodule.memory_share)", self.path, shares)
-        return True
+        return not fits(BYTES_A_CHARACTER * self.path.stat().st_size, self.memory_share, f"{self.path}, as tokens")
 
     def _parts(self, length: int) -> dict[str, tuple[int, int]]:
         """Return the first character of each split and the one behind its last."""
@@ -148,6 +140,7 @@ class Text(DataModule):
         loader = super().loader(name, shuffle and not self.carry_state, augment)
         if self.carry_state:
             loader.arrangement = stream_order(len(self.split(name)[0]), self.batch_size, loader.world_size)
+            loader.training = False  # a lone last row goes on in its own stream, and joins no other batch
         return loader
 
     def baseline(self) -> dict[str, float]:
@@ -169,7 +162,7 @@ class Text(DataModule):
         """The input is one prompt that the model continues, or a text file that holds it."""
         assert self.vocabulary is not None
         prompt = inputs[0] if len(inputs) == 1 else ""
-        if os.path.isfile(prompt) or (prompt and not any(map(str.isspace, prompt)) and looks_like_file(prompt)):
+        if names_a_file(prompt):
             prompt = read_text(Path(prompt))
         if not prompt:
             raise UserError("a language model continues one prompt of at least one character at a time")

@@ -3,6 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from src.batches import Batch, TranslationBatch
 from src.datamodules.base import DataModule
+from src.datamodules.records import read_text
+from src.datamodules.rows import names_a_file
 from src.datamodules.tokens import Tokens, from_plain, learned
 from src.datamodules.vocabulary import END, PADDING, START, cut_padding, padded
 from src.errors import UserError
@@ -139,8 +142,8 @@ class Translating(DataModule):
         )
 
     def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is a text to translate."""
-        texts = [self._cased(text).strip() for text in inputs]
+        """Each input is a text to translate, or a file of them, one a line; what stands behind a tab is passed over."""
+        texts = [self._cased(text).strip() for text in self.listed(inputs)]
         rows = [self._row((text, ""), warn=True) for text in texts]
         for text, (source, _) in zip(texts, rows, strict=True):
             if not text:
@@ -150,6 +153,9 @@ class Translating(DataModule):
                 raise UserError(f"'{text[:60]}': {len(source)} tokens; the longest text of the data has {longest}")
         batch = self._batch(rows)
         return batch._replace(target=torch.zeros(len(texts), self.lengths[1], dtype=torch.int64))
+
+    def listed(self, inputs: Sequence[str]) -> list[str]:
+        return [text for given in inputs for text in (_lines(Path(given)) if names_a_file(given) else [given])]
 
     def _cased(self, text: str) -> str:
         return text.lower() if self.lowercase else text
@@ -180,6 +186,13 @@ class Translating(DataModule):
         self.vocabularies = tuple(from_plain(self.tokens, state_dict[side]) for side in ("source", "target"))  # type: ignore[assignment]
         source, target = state_dict["lengths"]
         self.lengths = (source, target)
+
+
+def _lines(path: Path) -> list[str]:
+    texts = [line.partition("\t")[0].strip() for line in read_text(path).split("\n") if line.strip()]
+    if not texts:
+        raise UserError(f"{path}: there is no text in this file")
+    return texts
 
 
 def _within(row: Row, longest: tuple[int, int]) -> bool:

@@ -1,4 +1,4 @@
-"""Windows of a series of numbers, each with the values that follow it."""
+"""Windows of one or several series of numbers, each with the values that follow it."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -18,9 +18,10 @@ from src.spec import DataSpec
 
 
 class Windows(DataModule):
-    """A series in windows; split in order of time, without overlap, and standardised by its training part.
+    """Series in windows; split in order of time, without overlap, and standardised by their training part.
 
-    A subclass implements `values`.
+    A subclass implements `values`; `targets` are the series that are forecast, `covariates` those that a model sees beside
+    them.
 
     Args:
         window: values that a model sees.
@@ -47,17 +48,24 @@ class Windows(DataModule):
         self.fractions = (val_fraction, test_fraction)
         self.scale: Standardizer | None = None
 
+    targets: tuple[str, ...] = ("x",)
+    covariates: tuple[str, ...] = ()
+
     @property
-    def series_name(self) -> str:
-        """What is forecast."""
-        return "x"
+    def names(self) -> tuple[str, ...]:
+        """All series that a model sees, the targets first."""
+        return (*self.targets, *self.covariates)
 
     @abstractmethod
     def values(self) -> Tensor:
-        """Return the series [N] in float64."""
+        """Return all series [N, series] in float64."""
+
+    def values_in(self, path: Path) -> list[list[float]]:
+        """Return the rows of a file that is given to `predict`."""
+        return read_rows([str(path)], self.names)
 
     def load(self) -> dict[str, Batch]:
-        series = self.values().unsqueeze(1)
+        series = self.values()
         val, test = (round(len(series) * fraction) for fraction in self.fractions)
         sizes = [len(series) - val - test, val, test]
         if self.fold is not None:
@@ -75,42 +83,62 @@ class Windows(DataModule):
         return {name: self._windows(self.scale.apply(part)) for name, part in parts.items()}
 
     def _windows(self, part: Tensor) -> LabelledBatch:
-        windows = part.unfold(0, self.window + self.horizon, 1).transpose(1, 2)  # [N, window + horizon, 1]
-        return LabelledBatch(windows[:, : self.window].contiguous(), windows[:, self.window :].contiguous())
+        windows = part.unfold(0, self.window + self.horizon, 1).transpose(1, 2)  # [N, window + horizon, series]
+        asked = windows[:, self.window :, : len(self.targets)]
+        return LabelledBatch(windows[:, : self.window].contiguous(), asked.contiguous())
 
     @property
     def spec(self) -> DataSpec:
-        return DataSpec(self.task, self.inputs, (self.window, 1), (self.horizon, 1), target_names=(self.series_name,))
+        seen, asked = (self.window, len(self.names)), (self.horizon, len(self.targets))
+        features = self.names if len(self.names) > 1 else ()
+        return DataSpec(self.task, self.inputs, seen, asked, feature_names=features, target_names=self.targets)
 
     def baseline(self) -> dict[str, float]:
-        """Return the scores of repeating the last value."""
+        """Return the scores of repeating the last values."""
         test = self.split("test")
         assert isinstance(test, LabelledBatch)
-        return scores(self.spec, test.x[:, -1:].expand_as(test.y), test.y)
+        return scores(self.spec, test.x[:, -1:, : len(self.targets)].expand_as(test.y), test.y)
 
     def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is the past as comma-separated values or a CSV file of one column; its last values are taken."""
+        """Each input is the past, of which the last values are taken: a CSV file, or comma-separated values; of several
+        series, rows of them with line breaks between.
+        """
         assert self.scale is not None
         windows = []
         for text in inputs:
             if looks_like_file(text):
-                values = [row[0] for row in read_rows([str(Path(text))], [self.series_name])]
+                values = self.values_in(Path(text))
+            elif len(self.names) == 1:
+                values = [[value] for value in read_rows([text], text.count(",") + 1)[0]]
             else:
-                values = read_rows([text], text.count(",") + 1)[0]
+                values = read_rows(text.splitlines(), self.names)
             if len(values) < self.window:
                 raise UserError(f"'{text[:60]}': {len(values)} values, and the model sees {self.window}")
             windows.append(values[-self.window :])
-        x = self.scale.apply(torch.tensor(windows, dtype=torch.float64).unsqueeze(-1))
-        return LabelledBatch(x, torch.zeros(len(x), self.horizon, 1))
+        x = self.scale.apply(torch.tensor(windows, dtype=torch.float64))
+        return LabelledBatch(x, torch.zeros(len(x), self.horizon, len(self.targets)))
 
     def example_inputs(self, count: int = 3) -> list[str]:
         series = self.values().tolist()
         starts = range(len(series) - self.window - count, len(series) - self.window)
-        return [",".join(f"{value:.6f}" for value in series[s : s + self.window]) for s in starts]
+        between = "," if len(self.names) == 1 else "\n"
+        rows = [",".join(f"{value:.6f}" for value in row) for row in series]
+        return [between.join(rows[start : start + self.window]) for start in starts]
 
     def answers(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        assert self.scale is not None
-        return [{"prediction": [self.scale.undo(0, step[0]) for step in a["prediction"]]} for a in answers]
+        scale = self.scale
+        assert scale is not None
+        if len(self.targets) == 1:
+            return [{"prediction": [scale.undo(0, step[0]) for step in a["prediction"]]} for a in answers]
+        return [
+            {
+                "prediction": [
+                    {name: scale.undo(i, value) for i, (name, value) in enumerate(zip(self.targets, step, strict=True))}
+                    for step in a["prediction"]
+                ]
+            }
+            for a in answers
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         return {"scale": self.scale.to_plain()} if self.scale else {}

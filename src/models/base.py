@@ -182,13 +182,15 @@ class Model(L.LightningModule):
         for logger in self.loggers:
             logger.log_metrics(metrics | {"epoch": self.current_epoch}, step=step)
 
-    def partial_sums(self) -> list[Any]:
-        """Return what was measured of an unfinished epoch of training, on this device."""
-        return self._meter("train").partial()
+    def unfinished_epoch(self) -> dict[str, Any]:
+        """Return what this device needs to go on within an epoch of training, beside weights and optimizer; overridden by
+        models that carry more than what was measured.
+        """
+        return {"partial_sums": self._meter("train").partial()}
 
-    def go_on_with(self, partial_sums: list[Any]) -> None:
-        """Go on measuring an epoch from what `partial_sums` returned."""
-        moved = [value.to(self.device) if isinstance(value, Tensor) else value for value in partial_sums]
+    def go_on_with(self, unfinished: dict[str, Any]) -> None:
+        """Go on with an epoch from what `unfinished_epoch` returned."""
+        moved = [value.to(self.device) if isinstance(value, Tensor) else value for value in unfinished["partial_sums"]]
         self._meter("train").go_on(moved)
 
     # ---- optimizer and schedule ----------------------------------------------------------------------------------

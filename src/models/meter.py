@@ -22,7 +22,8 @@ class Meter:
         self.task = task
         self.metrics: MetricCollection | None = task.metrics() if detailed else None
         self.decoded: MetricCollection | None = task.decoded_metrics() if decoded else None
-        self._sum: Tensor | float = 0.0
+        self._sum = 0.0
+        self._totals: list[Tensor] = []
         self._count: Tensor | float = 0.0
 
     def to(self, device: torch.device) -> "Meter":
@@ -36,10 +37,20 @@ class Meter:
             losses = losses.float()
         total = losses.sum()
         count = losses.numel() if weights is None else weights.sum().clamp(min=1)
-        exact = torch.float32 if total.device.type == "mps" else torch.float64  # a long sum in less would stall
-        self._sum = self._sum + total.detach().to(exact)
+        self._totals.append(total.detach())
+        if len(self._totals) == 1000:
+            self._add_up()
         self._count = self._count + count
         return total / count
+
+    def _add_up(self) -> float:
+        """Add the totals of the last batches to the sum, one after the other, in Python's 64 bits: a long sum in 32 would
+        stall. Seldom, as the device has to be waited for.
+        """
+        for total in torch.stack(self._totals).tolist() if self._totals else ():
+            self._sum += total
+        self._totals = []
+        return self._sum
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         assert self.metrics is not None
@@ -54,7 +65,7 @@ class Meter:
         exact = torch.float32 if strategy.root_device.type == "mps" else torch.float64
         total, count = (
             strategy.reduce(torch.as_tensor(value, dtype=exact, device=strategy.root_device), reduce_op="sum")
-            for value in (self._sum, self._count)
+            for value in (self._add_up(), self._count)
         )
         values: dict[str, Tensor] = {"loss": total / count}
         for metrics in filter(None, (self.metrics, self.decoded)):
@@ -63,13 +74,14 @@ class Meter:
 
     def partial(self) -> list[Any]:
         """Return the sums of an unfinished epoch."""
-        return [self._sum, self._count]
+        return [self._add_up(), self._count]
 
     def go_on(self, partial: list[Any]) -> None:
         """Take sums back that `partial` returned."""
-        self._sum, self._count = partial
+        self._sum, self._count = float(partial[0]), partial[1]
 
     def reset(self) -> None:
         self._sum = self._count = 0.0
+        self._totals = []
         for metrics in filter(None, (self.metrics, self.decoded)):
             metrics.reset()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from src.errors import UserError
 from src.layers.activations import activation as make_activation
 from src.layers.drop import DropConnect
 from src.layers.initialization import initialize
@@ -22,6 +23,13 @@ class MLP(Model):
         batch_norm: normalise over the batch before each activation.
         dropout: probability to drop a hidden unit.
         drop_connect: probability to drop a weight of a hidden layer.
+        series: ``together``, or ``apart``: a forecast of several series forecasts each of them from its own past alone,
+            all with the same weights (channel independence; Zeng et al. 2023, Nie et al. 2023).
+        from_last: forecast what is added to the last value of the window, from the window less that value (NLinear, Zeng
+            et al. 2023, "Are Transformers Effective for Time Series Forecasting?"): a level that drifts changes nothing.
+
+    Raises:
+        UserError: for series apart or from their last value, if the data forecast others than they show.
     """
 
     tasks = ("classification", "binary_classification", "regression", "forecasting")
@@ -36,10 +44,18 @@ class MLP(Model):
         batch_norm: bool = False,
         dropout: float = 0.0,
         drop_connect: float = 0.0,
+        series: str = "together",
+        from_last: bool = False,
     ) -> None:
         super().__init__(spec)
+        self.apart, self.from_last = series == "apart", from_last
+        if (self.apart or from_last) and self.spec.input_shape[1:] != self.spec.output_shape[1:]:
+            raise UserError(
+                f"model.{'series=apart' if self.apart else 'from_last=true'}: the series that are forecast must be those "
+                f"that the model sees; these data show {self.spec.input_shape[-1]} and ask for {self.spec.output_shape[-1]}"
+            )
         layers: list[nn.Module] = [nn.Flatten()]
-        width = self.spec.input_size
+        width = self.spec.input_shape[0] if self.apart else self.spec.input_size
         for hidden in hidden_sizes:
             layers.append(DropConnect(width, hidden, drop_connect) if drop_connect else nn.Linear(width, hidden))
             if batch_norm:
@@ -48,10 +64,19 @@ class MLP(Model):
             if dropout:
                 layers.append(nn.Dropout(dropout))
             width = hidden
-        layers.append(nn.Linear(width, self.spec.output_size))
+        layers.append(nn.Linear(width, self.spec.output_shape[0] if self.apart else self.spec.output_size))
         self.layers = nn.Sequential(*layers)
         initialize(self, initialization)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs [B, *input_shape] to outputs [B, *output_shape]."""
+        if self.from_last:
+            last = x[:, -1:]
+            return self._outputs(x - last) + last
+        return self._outputs(x)
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        if self.apart:
+            each = self.layers(x.transpose(1, 2).flatten(0, 1))  # [B·F, horizon]
+            return each.reshape(x.size(0), x.size(2), -1).transpose(1, 2)
         return self.layers(x).reshape(x.size(0), *self.spec.output_shape)

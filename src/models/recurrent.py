@@ -151,6 +151,14 @@ class Recurrent(Model):
         self.carried[split] = _each(after, Tensor.detach)
         return self.answer(outputs, after)
 
+    def unfinished_epoch(self) -> dict[str, Any]:
+        return super().unfinished_epoch() | {"carried": self.carried.get("train")}
+
+    def go_on_with(self, unfinished: dict[str, Any]) -> None:
+        super().go_on_with(unfinished)
+        if unfinished.get("carried") is not None:
+            self.carried["train"] = _each(unfinished["carried"], lambda part: part.to(self.device))
+
     def on_train_epoch_start(self) -> None:
         self.carried.pop("train", None)
 

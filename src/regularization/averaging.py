@@ -88,6 +88,10 @@ class StochasticWeightAveraging(Averaging):
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         return epoch_idx is not None
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The epoch within which a run is resumed does not start again."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.lr is not None and self._begun(trainer):
             trainer.strategy.lr_scheduler_configs.clear()

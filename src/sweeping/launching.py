@@ -1,5 +1,6 @@
 """A sweep from its points to its ranking: entered in the ledger, checked as a whole, run, and ranked."""
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -90,7 +91,7 @@ class _Sweep:
         jobs: those that this command is about and that are known yet.
         composer: of further jobs.
         asked: how there may be further jobs; None where there are none.
-        probes: a ledger of the ends of the ranges, and its jobs, where a search proposes points.
+        probes: a ledger of the ends of the ranges, and its jobs, where points are drawn.
     """
 
     ledger: Ledger
@@ -117,15 +118,16 @@ def _entered(
     ledger = Ledger.open(folder) if Ledger.exists(folder) else Ledger.create(folder, name, sys.orig_argv)
     composer = Composer(loader, master, name)
     sweep = _Sweep(ledger, [], composer, asked)
+    if asked is not None and asked.search.name != "grid":
+        warm_up()
+        sweep.probes = asked.probes(ledger, composer)  # few errors say what is wrong with all points
     if points is not None:
         if any(ledger.find(words) is None for words in points):
             warm_up()
         sweep.jobs = enter(ledger, composer, points)
     elif master.sweep.resume:
         sweep.jobs = ledger.jobs
-    if asked is not None and asked.search.name == "optuna":
-        warm_up()
-        sweep.probes = asked.probes(ledger, composer)
+    if sweep.probes is not None:
         ledger.head["base"] = ledger.head["base"] or sweep.probes[0].head["base"]
     return sweep
 
@@ -140,7 +142,7 @@ def _print_dry_run(sweep: _Sweep, master: DictConfig, outlived: bool) -> None:
         sweep.jobs = sweep.jobs or known
         more = asked.left(len(known))
     due = _plan(sweep.ledger, sweep.jobs, master, more, outlived)
-    if asked is not None and sweep.probes is not None:
+    if asked is not None and sweep.probes is not None and asked.search.name == "optuna":
         print_ranges(asked.spaces[0], *sweep.probes)
     else:
         print_plan(sweep.ledger, sweep.jobs, sweep.ledger.states(), [job in due for job in sweep.jobs])
@@ -243,7 +245,8 @@ def _close(ledger: Ledger, jobs: list[Job], complete: bool, trials: "Trials | No
     rest = "" if complete else "; the same command goes on"
     print(f"{finished} of {len(jobs)} jobs finished{ended_early}{rest}", flush=True)
     if not complete:
-        raise KeyboardInterrupt(f"go on with: python -m src.train -m sweep.resume={ledger.folder}")
+        again = shlex.quote(f"sweep.resume={ledger.folder}")
+        raise KeyboardInterrupt(f"go on with: python -m src.train -m {again}")
     elsewhere = [entry.folder for entry in entries if entry.status == "running"]
     if elsewhere:
         raise JobsFailed(f"{len(elsewhere)} of {len(jobs)} jobs still run in another process, such as {elsewhere[0]}")

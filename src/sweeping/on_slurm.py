@@ -216,10 +216,10 @@ class SlurmExecutor(RemoteExecutor):
             return "its SLURM job is not in the queue any more, and left no word"
         log = self.folder / "slurm" / f"{queued.id}_0_log.out"
         try:
-            tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:])
+            tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-6:]
         except OSError:
-            tail = f"{log}: there is no such log"
-        return f"its SLURM job {queued.id} ended: {queued.state}\n{tail}"
+            tail = [f"{log}: there is no such log"]
+        return "\n".join([*tail, f"its SLURM job {queued.id} ended: {queued.state}"])
 
 
 def _of_submitit(settings: SlurmSettings, name: str) -> dict[str, Any]:

@@ -106,7 +106,12 @@ class Asked:
             UserError: if any of them cannot run.
         """
         scratch = Ledger.create(ledger.folder, "probes", [])
-        return scratch, enter(scratch, composer, self.spaces[0].probes())
+        try:
+            return scratch, enter(scratch, composer, self.spaces[0].probes())
+        except UserError as error:
+            if "valid integer" not in str(error):
+                raise
+            raise UserError(f"{error}\nwhole numbers are drawn from int(interval(…))") from error
 
     def trials(self, ledger: Ledger, composer: Composer, samples: Sequence[Config]) -> "Trials":
         """Return the source of jobs of a search that learns.

@@ -101,7 +101,9 @@ class Interval:
     def word(self, value: Any) -> str:
         """Return a number as it is typed, within the ends."""
         number = round(value) if self.whole else float(_written(value))
-        return _written(min(max(number, self.low), self.high))
+        if self.low < number < self.high:
+            return _written(number)
+        return str(self.low if number <= self.low else self.high)
 
     def __str__(self) -> str:
         scale = ", log scale" if self.log else ""

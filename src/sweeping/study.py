@@ -3,10 +3,12 @@
 import hashlib
 import json
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
@@ -100,7 +102,9 @@ def sampler_of(search: OptunaSearch, number: int) -> BaseSampler:
         return GPSampler(seed=seed)
     if search.sampler == "nsgaii":
         return NSGAIISampler(seed=seed)
-    return QMCSampler(seed=search.seed, warn_independent_sampling=False)  # one sequence, which the study counts
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return QMCSampler(seed=search.seed, warn_independent_sampling=False)  # one sequence, which the study counts
 
 
 def pruner_of(search: Search, epochs: int) -> BasePruner:

@@ -1,12 +1,10 @@
 """A source of jobs that are trials of an Optuna study: proposed by it, or only judged by it while they run."""
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
-from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
@@ -21,7 +19,8 @@ from src.sweeping.worker import Progress
 from src.tracking.console import new_table, number, show
 from src.tracking.run_folder import RunFolder
 
-warnings.filterwarnings("ignore", category=ExperimentalWarning)
+REPEATS = 30
+"""Proposals in a row of points that were proposed before, after which no others are expected."""
 
 
 class Proposer:
@@ -32,7 +31,7 @@ class Proposer:
         composer: of its config.
         space: of the search.
         sampler: makes what proposes a trial, from its number.
-        trials: that the study shall have.
+        trials: different points that the study shall have.
     """
 
     def __init__(
@@ -116,11 +115,17 @@ class Trials:
 
     @property
     def left(self) -> int:
-        """How many jobs may still be proposed."""
+        """How many jobs may still be proposed: none once nothing new has come for long."""
         if self._proposer is None:
             return 0
-        proposed = sum(not trial.user_attrs.get("again") for trial in self._all())
-        return max(self._proposer.trials - proposed, 0)
+        proposed: dict[str, None] = {}
+        repeated = 0
+        for trial in self._all():
+            if not trial.user_attrs.get("again"):
+                name = trial.user_attrs.get("job", f"impossible {trial.number}")
+                repeated = repeated + 1 if name in proposed else 0
+                proposed[name] = None
+        return max(self._proposer.trials - len(proposed), 0) if repeated < REPEATS else 0
 
     def go_on_with(self, jobs: Iterable[Job]) -> None:
         """Begin with these jobs, which are in the ledger; what is known of all others is told to the study."""
@@ -168,15 +173,13 @@ class Trials:
         """Print the jobs that no other is better than in all objectives, where there are several."""
         if len(self._objectives) == 1:
             return
-        best = sorted(self._study.best_trials, key=lambda trial: trial.values)
+        best = {trial.user_attrs.get("job"): trial for trial in self._study.best_trials}
         names = [objective.name for objective in self._objectives]
         table = new_table(*names, "job", "folder", title=f"Pareto front: {len(best)} jobs", numbers=tuple(names))
-        for trial in best:
+        for trial in sorted(best.values(), key=lambda trial: trial.values):
             if (job := _job_of(trial, self._ledger)) is not None:
-                shown = [
-                    f"{value:,.0f}" if name in COSTS[:2] else number(value)
-                    for name, value in zip(names, trial.values, strict=True)
-                ]
+                pairs = zip(names, trial.values, strict=True)
+                shown = [f"{value:,.0f}" if name in COSTS[:2] else number(value) for name, value in pairs]
                 table.add_row(*shown, str(job), str(self._ledger.path(job)))
         show(table)
 

@@ -147,6 +147,7 @@ def carry_out(assignment: Assignment, orders: Orders) -> Ended:
 def prepare(assignment: Assignment) -> None:
     """Give this process the environment of a job, the file for what it prints, and Python's answer to Ctrl-C."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # which Ray blocks in what it starts
     if assignment.environment is not None:
         os.environ.clear()
         os.environ.update(assignment.environment)

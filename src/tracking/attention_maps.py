@@ -183,8 +183,8 @@ class AttentionMaps(Callback):
             return
         datamodule: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(pl_module, Model)
-        batch = datamodule.split("val")
-        few = type(batch)(*(tensor[: self.examples].to(pl_module.device) for tensor in batch))
+        batch = datamodule.examples("val", self.examples)
+        few = type(batch)(*(tensor.to(pl_module.device) for tensor in batch))
         with trainer.precision_plugin.forward_context():
             few = trainer.precision_plugin.convert_input(few)
             draw_attention(pl_module, datamodule, few, self.folder.path, "attention-val", trainer.loggers)

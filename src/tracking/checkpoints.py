@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import random
 import time
 import warnings
@@ -22,6 +23,10 @@ from src.models.base import Model
 from src.tracking.stopping import stop_request
 
 log = logging.getLogger(__name__)
+
+
+SMALL = 2**24
+"""Bytes of parameters up to which a checkpoint, a few times as large, may wait in memory."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -56,22 +61,32 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Read a checkpoint onto the CPU.
 
         Raises:
-            UserError: if there is none, or if it cannot be read.
+            UserError: if there is none, if it is torn or holds more than data, or if Gridlight did not write it.
         """
         if not Path(path).is_file():
             raise UserError(f"{path}: there is no such checkpoint")
         try:
-            return super().load_checkpoint(path, map_location, weights_only is not False)
+            checkpoint = super().load_checkpoint(path, map_location, weights_only is not False)
+        except (pickle.UnpicklingError, LookupError, EOFError) as error:  # torch's advice would be to let it run code
+            raise UserError(
+                f"{path}: this checkpoint cannot be read: it is no checkpoint, or holds more than tensors and plain values, "
+                "and what could run code is not loaded"
+            ) from error
         except Exception as error:
             first = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(f"{path}: this checkpoint cannot be read: {first}") from error
+        if not isinstance(checkpoint, dict) or "gridlight" not in checkpoint:
+            raise UserError(f"{path}: this checkpoint was not written by Gridlight")
+        return checkpoint
 
 
 class Checkpoints(ModelCheckpoint):
     """Saves last.ckpt after every epoch, and best.ckpt after every epoch that is better than all before it.
 
     Both are written after validation, at the very end of the epoch. The metrics of the epoch are saved too: a later epoch
-    that is not validated is still compared by them.
+    that is not validated is still compared by them. Where epochs are shorter than `pause`, most of a run would be
+    writing: then a best epoch waits in memory, and both files are written after the first, the last, and one every
+    `pause` in between. A process that is killed repeats what it did since, and comes to the same.
 
     last.ckpt is also written within an epoch, between two optimizer steps: at intervals, and when the run is asked to
     stop. The loader must be able to say how far it is, as `BatchLoader` is. Several processes would have to agree on the
@@ -83,6 +98,8 @@ class Checkpoints(ModelCheckpoint):
         mode: whether it should be ``min`` or ``max``.
         every_n_steps: optimizer steps between two checkpoints within an epoch; None: not by steps.
         every_minutes: minutes between two checkpoints within an epoch; None: not by time.
+        pause: seconds between two ends of epochs that are written; 0 writes all, as `every_n_steps`, several processes
+            and models of more than `SMALL` do.
     """
 
     best_epoch: int | None
@@ -95,6 +112,7 @@ class Checkpoints(ModelCheckpoint):
         mode: str = "min",
         every_n_steps: int | None = None,
         every_minutes: float | None = None,
+        pause: float = 1.0,
     ) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("every_minutes", every_minutes)):
             if value is not None and value <= 0:
@@ -112,6 +130,9 @@ class Checkpoints(ModelCheckpoint):
         self.best_epoch = None
         self._every_n_steps = every_n_steps
         self._every_seconds = None if every_minutes is None else 60 * every_minutes
+        self._pause = 0.0 if every_n_steps else pause
+        self._waits = False
+        self._best_in_memory: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
         self._metrics: dict[str, float] = {}
         self._resumed = False
@@ -128,10 +149,36 @@ class Checkpoints(ModelCheckpoint):
             return
         self._metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         candidates = self._monitor_candidates(trainer)
+        self._waits = self._may_wait(trainer)
         # The best comes first: a crash in between leaves a last.ckpt that knows nothing of it and repeats the epoch.
         if self.monitor is None or self.monitor in candidates:
             self._save_topk_checkpoint(trainer, candidates)
-        self._save_last_checkpoint(trainer, candidates)
+        if not self._waits:
+            self._write_best(trainer)
+            self._save_last_checkpoint(trainer, candidates)
+        self._waits = False
+
+    def _may_wait(self, trainer: L.Trainer) -> bool:
+        """Tell whether the files of this epoch may be left to a later one, which will come."""
+        if self._last_global_step_saved == 0 or time.monotonic() - self._saved_at >= self._pause:
+            return False
+        last = (
+            trainer.current_epoch + 1 == trainer.max_epochs
+            or trainer.fit_loop.epoch_loop.global_step == trainer.max_steps
+        )
+        ends = last or trainer.should_stop or stop_request.made
+        return not ends and trainer.world_size == 1 and _bytes(trainer.lightning_module) <= SMALL
+
+    def _write_best(self, trainer: L.Trainer) -> None:
+        """Write the best epoch, if it waits in memory."""
+        if self._best_in_memory is not None:
+            trainer.strategy.save_checkpoint(self._best_in_memory, self.best_model_path)
+            self._best_in_memory = None
+
+    def _monitor_candidates(self, trainer: L.Trainer) -> dict[str, Tensor]:
+        """Return the metrics as they are: Lightning copies each, though nobody changes one in its place."""
+        now = {"epoch": torch.tensor(trainer.current_epoch), "step": torch.tensor(trainer.global_step)}
+        return {**trainer.callback_metrics, **now}
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if stop_request.made:  # during validation or the last step before it
@@ -143,6 +190,7 @@ class Checkpoints(ModelCheckpoint):
         if not (stop_request.made or self._is_due(trainer)) or not _between_steps(trainer):
             return
         if self._last_global_step_saved != trainer.global_step:
+            self._write_best(trainer)
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         if stop_request.made:
             raise KeyboardInterrupt
@@ -158,10 +206,12 @@ class Checkpoints(ModelCheckpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         stop_request.awaited = False
+        self._write_best(trainer)
         super().on_train_end(trainer, pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         stop_request.awaited = False
+        self._write_best(trainer)
 
     def _update_best_and_save(self, current: Tensor, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         self.best_epoch = trainer.current_epoch
@@ -173,6 +223,11 @@ class Checkpoints(ModelCheckpoint):
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         """Write a state once: where best.ckpt and last.ckpt are the same, the second is a link to the first."""
+        if self._waits:
+            self._best_in_memory = _copy(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
+            return
+        if filepath == self.best_model_path:
+            self._best_in_memory = None
         self._saved_at = time.monotonic()
         same_state = self._last_global_step_saved == trainer.global_step
         linked = same_state and trainer.is_global_zero and _link(Path(self._last_checkpoint_saved), Path(filepath))
@@ -205,6 +260,19 @@ class Checkpoints(ModelCheckpoint):
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
         if trainer.fit_loop.restarted_mid_epoch:
             _restore_position(trainer)
+
+
+def _bytes(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def _copy(value: Any) -> Any:
+    """Return plain containers with copies of their tensors, as training goes on with these."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return type(value)((key, _copy(item)) for key, item in value.items())
+    return type(value)(map(_copy, value)) if type(value) in (list, tuple) else value
 
 
 def _between_steps(trainer: L.Trainer) -> bool:
@@ -248,19 +316,19 @@ def _link(source: Path, target: Path) -> bool:
 
 class RandomState(Callback):
     """Saves with a checkpoint what each process has of its own, and restores it when training resumes: the state of
-    every random generator, and what was measured of an unfinished epoch.
+    every random generator, and what a model needs to go on within an epoch.
 
     Lightning saves neither, so that dropout, batch mixing and augmentation would differ from those of a run that was not
     interrupted. It is restored before Lightning asks any loader for its first batch, as some draw their order then.
     """
 
     def __init__(self) -> None:
-        self._partial_sums: list[Any] | None = None
+        self._own: dict[str, Any] = {}
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         own = random_state(trainer.strategy.root_device)
         if isinstance(pl_module, Model):
-            own["partial_sums"] = pl_module.partial_sums()
+            own |= pl_module.unfinished_epoch()
         states: list[Any] = [own]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
@@ -272,8 +340,8 @@ class RandomState(Callback):
             return
         states = checkpoint.get("random_states", [])
         if trainer.global_rank < len(states):
-            restore_random_state(states[trainer.global_rank], trainer.strategy.root_device)
-            self._partial_sums = states[trainer.global_rank].get("partial_sums")
+            self._own = states[trainer.global_rank]
+            restore_random_state(self._own, trainer.strategy.root_device)
         else:
             log.warning(
                 "the checkpoint has no random state for process %d of %d, which goes on with its seed: the run will "
@@ -283,10 +351,10 @@ class RandomState(Callback):
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._partial_sums is not None:
+        if "partial_sums" in self._own:
             assert isinstance(pl_module, Model)
-            pl_module.go_on_with(self._partial_sums)
-            self._partial_sums = None
+            pl_module.go_on_with(self._own)
+        self._own = {}
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a person reads: the opening lines of a run, its final table, and what to do next."""
 
 import logging
+import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -114,7 +115,7 @@ def show(experiment: "Experiment", result: "RunResult", folder: RunFolder, logge
     path = shown(folder.path)
     lines = [f"recorded in {path}"]
     if folder.has_checkpoint("last"):
-        lines.append(f"  python -m src.evaluate {path} split=val")
+        lines.append(f"  python -m src.evaluate {shlex.quote(path)} split=val")
     if hint := sync_hint(list(loggers)):
         lines.append(f"  {hint}")
     console.print("\n".join(lines), soft_wrap=True, markup=False)

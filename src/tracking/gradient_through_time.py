@@ -89,8 +89,8 @@ class GradientThroughTime(Callback):
 
     def _measure(self, trainer: L.Trainer, model: Recurrent, when: str) -> None:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        split = datamodule.split("val")
-        batch = type(split)(*(tensor[: self.examples].to(model.device) for tensor in split))
+        few = datamodule.examples("val", self.examples)
+        batch = type(few)(*(tensor.to(model.device) for tensor in few))
         training = model.training
         model.eval()
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):  # cuDNN goes back in training mode only

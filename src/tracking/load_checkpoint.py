@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from src.errors import UserError
 from src.tracking.checkpoints import AtomicCheckpointIO
 
 
@@ -16,7 +15,4 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if it is missing, torn, holds more than data, or was not written by Gridlight.
     """
-    checkpoint = AtomicCheckpointIO().load_checkpoint(path)
-    if not isinstance(checkpoint, dict) or "gridlight" not in checkpoint:
-        raise UserError(f"{path}: this checkpoint was not written by Gridlight")
-    return checkpoint
+    return AtomicCheckpointIO().load_checkpoint(path)

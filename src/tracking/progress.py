@@ -44,7 +44,7 @@ class Progress(Callback):
     # ---- training ------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._started = time.monotonic()
+        self._started = self._epoch_started = time.monotonic()  # a run that goes on within an epoch has no start of one
         self._first_epoch = trainer.current_epoch
         self._printed = None
         self._open(trainer)

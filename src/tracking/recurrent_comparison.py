@@ -60,7 +60,7 @@ class RecurrentComparison(Callback):
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.seconds: list[float] = []
-        self._started = 0.0
+        self._started: float | None = None  # an epoch within which a run was resumed has no whole time
         self._clock = time.perf_counter
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -76,15 +76,25 @@ class RecurrentComparison(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.is_last_batch:
+        if trainer.is_last_batch and self._started is not None:
             self.seconds.append(self._clock() - self._started)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = state_dict["seconds"]
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The test takes best.ckpt, and with it the times up to then."""
+        seconds = sorted(self.seconds)[len(self.seconds) // 2] if self.seconds else None
+        self.folder.update(**{KEY: self.folder.record[KEY] | {"seconds": seconds}})
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Model)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
         trivial = trainer.datamodule.baseline()["test/loss"]  # type: ignore[attr-defined]
-        seconds = sorted(self.seconds)[len(self.seconds) // 2] if self.seconds else None
-        found = {"seconds": seconds, "epochs": trainer.current_epoch, "test": metrics, "trivial": trivial}
+        found = {"epochs": trainer.current_epoch, "test": metrics, "trivial": trivial}
         self.folder.update(**{KEY: self.folder.record[KEY] | found})
         if trainer.is_global_zero and in_sweep(self.folder, pl_module.training_config):
             compare(self.folder)

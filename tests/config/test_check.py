@@ -197,6 +197,10 @@ def test_a_checked_config_cannot_change() -> None:
     ("words", "says"),
     [
         (["model=mpl"], "Did you mean 'mlp'?"),
+        (
+            ["datamodule=text", "datamodule.path=a.txt", "datamodule.contxt=5"],
+            "error: datamodule.contxt=5: 'datamodule' has",
+        ),
         (["optimizer.lr=abc"], "optimizer.lr=abc: must be a valid number"),
         (["model=mlp", "datamodule=dates"], "Models for translation of tokens: transformer"),
         (["model=transformer", "datamodule=text", "datamodule.path=nowhere.txt"], "there is no such file"),

@@ -73,3 +73,13 @@ def test_a_wrong_file_is_named_with_its_row(tmp_path, change, says) -> None:
     path.write_text("\n".join(change(path.read_text().splitlines())))
     with pytest.raises(UserError, match=rf"ETTh1\.csv.*{says}"):
         made(tmp_path).setup()
+
+
+def test_a_file_of_the_data_s_own_form_is_predicted_from(tmp_path):
+    values = write_ett(tmp_path / "ett" / "ETTh1.csv")
+    data = ETT(verify=False)
+    data.data_dir = tmp_path
+    data.setup()
+    x = data.encode([str(tmp_path / "ett" / "ETTh1.csv")]).x
+    expected = data.scale.apply(torch.tensor(values[-96:]))
+    torch.testing.assert_close(x[0], expected, rtol=1e-4, atol=1e-4)

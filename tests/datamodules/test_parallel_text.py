@@ -84,6 +84,7 @@ def test_predict_translates_and_refuses_what_is_too_long(fast, tsv):
         predict(result.folder, ["a b c d e f g h i j k l"])
     with pytest.raises(UserError, match="an empty input"):
         predict(result.folder, [" "])
+    assert len(predict(result.folder, [str(tsv), "Number 4 is 16."])) == 51  # a file, its first column
 
 
 def test_other_data_keep_within_what_the_model_was_trained_for(tsv, tmp_path, caplog):

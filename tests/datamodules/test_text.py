@@ -125,7 +125,7 @@ def test_tokens_on_disk_are_written_once_and_anew_for_another_file(tmp_path, cap
 
     first = folders()
     assert len(first) == 1 and folders() == first
-    assert "above 0% of" in caplog.text and "mapped into memory" in caplog.text
+    assert "above 0 % of" in caplog.text and "mapped into memory" in caplog.text
     path.write_text(BODY + "more")
     assert len(folders()) == 2
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
+from src.config.check import check
+from src.config.compose import compose
+from src.errors import UserError
 from src.experiment import run
 from src.layers.activations import ACTIVATIONS
 from src.models.mlp import MLP
@@ -77,3 +81,42 @@ def test_batch_norm_stands_before_and_dropout_after_each_activation() -> None:
     block = ["Linear", "BatchNorm1d", "ReLU", "Dropout"]
     assert [type(layer).__name__ for layer in model.layers] == ["Flatten", *block, *block, "Linear"]
     assert {layer.p for layer in model.layers if isinstance(layer, nn.Dropout)} == {0.3}
+
+
+SERIES = DataSpec("forecasting", "sequence", (9, 3), (4, 3))
+
+
+@pytest.mark.parametrize("hidden_sizes", [(), (5,)])
+def test_series_apart_are_each_forecast_from_their_own_past_with_the_same_weights(hidden_sizes: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = MLP(SERIES, hidden_sizes, "tanh", series="apart", from_last=True).double()
+    x = np.random.default_rng(0).normal(size=(5, 9, 3))
+    expected = np.empty((5, 4, 3))
+    layers = [layer for layer in model.layers if isinstance(layer, nn.Linear)]
+    for example in range(5):
+        for series in range(3):
+            last = x[example, -1, series]
+            a = x[example, :, series] - last
+            for layer in layers:
+                z = layer.weight.detach().numpy() @ a + layer.bias.detach().numpy()
+                a = np.tanh(z)
+            expected[example, :, series] = z + last
+    np.testing.assert_allclose(model(torch.from_numpy(x)).detach().numpy(), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("series", ["together", "apart"])
+def test_forecasts_from_the_last_value_follow_the_level(series: str) -> None:
+    torch.manual_seed(0)
+    model = MLP(SERIES, (5,), series=series, from_last=True).double()
+    x, level = torch.randn(5, 9, 3).double(), torch.tensor([[[1.0, -20.0, 300.0]]]).double()
+    torch.testing.assert_close(model(x + level), model(x) + level, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("word", ["model.series=apart", "model.from_last=true"])
+def test_forecasts_of_series_are_for_series_that_the_model_sees(word: str) -> None:
+    with pytest.raises(UserError, match=f"{word} is for forecasting, and digits is classification. Data: mackey_glass"):
+        check(compose(["model=mlp", word]))
+    key, _, value = word.removeprefix("model.").partition("=")
+    setting: dict[str, Any] = {key: True if value == "true" else value}
+    with pytest.raises(UserError, match=f"{word}: .* these data show 3 and ask for 1"):
+        MLP(DataSpec("forecasting", "sequence", (9, 3), (4, 1)), (5,), **setting)

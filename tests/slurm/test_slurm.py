@@ -141,7 +141,7 @@ def test_a_cancelled_job_costs_itself_alone_and_ctrl_c_saves_the_rest(sweep: Wor
     output, _ = driver.communicate(timeout=120)
     assert driver.returncode == 130, output
     assert f"its SLURM job {jobs[0]} ended: CANCELLED" in output, output
-    assert queue("stopped") == {}, "nothing is left in the queue"
+    wait_for(lambda: queue("stopped") == {})  # nothing is left in the queue
     found = records(folder)
     assert sorted(record["status"] for record in found.values()) == ["failed", "interrupted", "interrupted"]
     assert all((folder / name / "checkpoints" / "last.ckpt").is_file() for name in found)

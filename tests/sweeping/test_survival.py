@@ -196,23 +196,27 @@ def test_every_rank_has_the_config_of_its_job(fast: Words, tmp_path: Path) -> No
     wait_for(lambda: not processes("ddp"), 10)
 
 
-def test_a_dead_rank_fails_its_job_within_a_minute(fast: Words, tmp_path: Path) -> None:
-    words = [word for word in ddp_words(fast, "rank") if not word.startswith(("trainer.max_e", "trainer.limit_t"))]
-    sweep = start([*words, *LONG, "sweep.retry_failed=false"], MARKER="rank")
-    folder = tmp_path / "outputs" / "sweeps" / "rank"
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_dead_rank_fails_its_job_within_a_minute(fast: Words, tmp_path: Path, rank: int) -> None:
+    marker = f"rank{rank}"
+    words = [word for word in ddp_words(fast, marker) if not word.startswith(("trainer.max_e", "trainer.limit_t"))]
+    sweep = start([*words, *LONG, "sweep.retry_failed=false"], MARKER=marker)
+    folder = tmp_path / "outputs" / "sweeps" / marker
     (first,) = wait_for(running(folder, 1))[:1]
-    ranks = [pid for pid in processes("rank") if b"LOCAL_RANK=1" in Path(f"/proc/{pid}/environ").read_bytes()]
-    assert len(ranks) == 1
-    os.kill(ranks[0], signal.SIGKILL)
+    others = [pid for pid in processes(marker) if b"LOCAL_RANK=1" in Path(f"/proc/{pid}/environ").read_bytes()]
+    assert len(others) == 1
+    ranks = [first["pid"], *others]
+    os.kill(ranks[rank], signal.SIGKILL)
     died = time.monotonic()
     wait_for(lambda: any(record["status"] == "failed" for record in records(folder).values()), 60)
     assert time.monotonic() - died < 60
+    wait_for(lambda: not set(ranks) & set(processes(marker)), 30)  # nothing of the job is left
+    wait_for(running(folder, 1))  # the other job goes on with ranks of its own
     os.kill(sweep.pid, signal.SIGINT)
     time.sleep(1)
     os.kill(sweep.pid, signal.SIGINT)
     sweep.communicate(timeout=60)
-    wait_for(lambda: not processes("rank"), 10)
-    assert first["pid"] not in processes("rank")
+    wait_for(lambda: not processes(marker), 10)
 
 
 def test_the_server_has_one_thread_and_no_gpu() -> None:

@@ -1,6 +1,7 @@
 """Saving and resuming: a run that was stopped and resumed is the run that was not."""
 
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from src.batches import LabelledBatch
+from src.config.check import check
+from src.config.compose import compose
 from src.datamodules.loader import BatchLoader
 from src.errors import UserError
+from src.experiment import run
+from src.tracking.best import best_epoch
 from src.tracking.checkpoints import AtomicCheckpointIO, Checkpoints, RandomState, random_state, restore_random_state
+from src.tracking.resume_proof import _go_on, _in_a_child, _train, compare
+from src.tracking.run_folder import RunFolder
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.randn(40, 1, generator=torch.Generator().manual_seed(1))
@@ -220,3 +227,67 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(UserError, match="evil"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "evil.ckpt")
     assert "code ran" not in capsys.readouterr().out
+
+
+# ---- short epochs ----------------------------------------------------------------------------------------------------
+
+
+class Writes(Callback):
+    """Counts the files that are written, and fails before an epoch."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails_before: int | None = None) -> None:
+        self.count, self.fails_before = 0, fails_before
+        write = AtomicCheckpointIO.save_checkpoint
+
+        def counted(*arguments: Any, **more: Any) -> None:
+            self.count += 1
+            write(*arguments, **more)
+
+        monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", counted)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch == self.fails_before:
+            raise RuntimeError("on purpose")
+
+
+SHORT = ["trainer=cpu", "logger=none", "trainer.limit_train_batches=3", "trainer.max_epochs=8", "optimizer.lr=0.01"]
+
+
+def test_short_epochs_wait_for_each_other_and_end_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes, results = [], []
+    for pause in (0, 1000):
+        with monkeypatch.context() as context:
+            counter = Writes(context)
+            words = [*SHORT, f"callbacks.checkpoints.pause={pause}", "regularization=ema"]
+            results.append(run(words, tmp_path / str(pause), verbose=False, callbacks=[counter]))
+            writes.append(counter.count)
+    assert writes[0] >= 8
+    assert writes[1] <= 3  # the first epoch, the best in between, the last
+    assert all(finding.equal for finding in compare(*(result.folder for result in results)))
+
+
+def test_a_run_that_fails_keeps_its_best_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="on purpose"):
+        run(
+            [*SHORT, "callbacks.checkpoints.pause=1000"],
+            tmp_path / "run",
+            verbose=False,
+            callbacks=[Writes(monkeypatch, fails_before=5)],
+        )
+    folder = RunFolder.open(tmp_path / "run")
+    best, last = (
+        torch.load(path, weights_only=True)["epoch"] for path in (folder.best_checkpoint, folder.last_checkpoint)
+    )
+    assert best == best_epoch(folder.metrics(), "val/loss", "min")[0] > last == 0
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_while_epochs_wait_resumes_exactly(tmp_path: Path) -> None:
+    config = check(compose([*SHORT, "callbacks.checkpoints.pause=1000", "scheduler=cosine"]))
+    _in_a_child(_train, config, tmp_path / "whole")
+    _in_a_child(_train, config, tmp_path / "parts", 17, signal.SIGKILL)
+    assert torch.load(tmp_path / "parts" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 0
+    _in_a_child(_go_on, tmp_path / "parts")
+    findings = list(compare(tmp_path / "whole", tmp_path / "parts"))
+    assert len(findings) == 16
+    assert [finding.what for finding in findings if not finding.equal] == []

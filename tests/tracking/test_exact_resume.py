@@ -41,6 +41,17 @@ RUNS = {
         "scheduler.T_0=1",
         "scheduler.warmup_steps=5",
     ],
+    "a learning rate of the average's own": [
+        "regularization=swa",
+        "regularization.swa_start=0.0",
+        "regularization.swa_lr=0.02",
+        "scheduler=cosine",
+    ],
+    "a state that is carried": [
+        "model=lstm",
+        "datamodule=text",
+        "datamodule.carry_state=true",
+    ],
 }
 
 

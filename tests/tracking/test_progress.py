@@ -166,3 +166,13 @@ def test_duration(seconds: float, text: str) -> None:
 )
 def test_number(value: float | None, text: str) -> None:
     assert number(value) == text
+
+
+def test_an_epoch_that_is_gone_on_with_takes_the_time_since_then(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lightning calls no start of an epoch for it; a clock that counts from zero would tell the uptime of the machine."""
+    progress = Progress()
+    trainer = L.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False)
+    progress.on_train_start(trainer, Net())
+    progress.on_train_epoch_end(trainer, Net())
+    progress.on_train_end(trainer, Net())
+    assert re.search(r"epoch 1/1 .*0\.0 s", capsys.readouterr().out)

@@ -1,5 +1,7 @@
 """The comparison's numbers against what they stand for, and its table and picture."""
 
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,11 +10,13 @@ import torch
 
 from src.batches import LabelledBatch
 from src.config.check import check
-from src.config.compose import compose
-from src.experiment import run
+from src.config.compose import compose, resumed
+from src.experiment import Interrupted, resume, run
 from src.models.recurrent import RNN
 from src.spec import DataSpec
 from src.tracking.recurrent_comparison import bytes_kept
+from src.tracking.resume_proof import Interrupt
+from src.tracking.run_folder import RunFolder
 
 
 @pytest.mark.req("R7")
@@ -43,3 +47,19 @@ def test_a_sweep_leaves_a_table_and_a_picture(fast: Callable[..., list[str]], tm
     assert {row["parameters"] for row in rows} == {f"{3 * 64 * (2 + 64 + 2) + 65:,}"}
     assert (sweep / "plots" / "recurrent_comparison.png").stat().st_size > 10_000
     assert "recurrent networks, measured" in capsys.readouterr().out
+
+
+@pytest.mark.req("R7")
+def test_the_time_of_an_epoch_outlives_an_interruption(fast: Callable[..., list[str]], tmp_path: Path) -> None:
+    """Two whole epochs before it and one after count; the one that was interrupted has no time."""
+    words = [*fast("experiment=recurrent_comparison", "model=gru"), "trainer.max_epochs=4"]
+    words = [*words, "regularization.early_stopping_patience=null", "trainer.limit_train_batches=3"]
+    folder = tmp_path / "run"
+    began = time.process_time()
+    with pytest.raises(Interrupted):
+        run(words, folder, verbose=False, callbacks=[Interrupt(7, signal.SIGINT)])
+    resume(*resumed(str(folder), []), verbose=False)
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    (seconds,) = (state["seconds"] for name, state in checkpoint["callbacks"].items() if "RecurrentComparison" in name)
+    assert len(seconds) == 3 and 0 < sum(seconds) < time.process_time() - began
+    assert RunFolder.open(folder).record["recurrent_comparison"]["seconds"] == sorted(seconds)[1]

@@ -1,0 +1,97 @@
+"""What memory a run takes: python -m benchmarks.memory [--batch-size 128]
+
+The peak of the resident memory during fit over what the process held before it, against what must be there: parameters,
+their gradients, the state of Adam (two numbers a parameter), and the activations that the backward pass of one batch
+asks for (`torch.autograd.graph.saved_tensors_hooks`, every storage once, without parameters and inputs). Each model, at
+its defaults on images 28×28, has a process of its own. On Linux, on the CPU.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.epoch_cost import CASES, Case
+from benchmarks.machine import machine, today
+from src import ROOT
+from src.batches import Batch
+from src.experiment import build
+from src.models.base import Model
+from src.tracking.run_folder import RunFolder
+
+MIB = 2**20
+
+
+def resident(name: str) -> int:
+    """Return ``VmRSS``, the resident memory, or ``VmHWM``, its peak, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def activations(model: Model, batch: Batch) -> int:
+    """Return the bytes that are saved for the backward pass of a batch."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *batch)}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.task.losses(model(*batch.inputs), batch.targets).mean()
+    return sum(saved.values())
+
+
+def measure(case: Case) -> dict[str, float]:
+    """Train for one epoch in this process, and return mebibytes."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        config = case.config(1, Path(temporary))
+        folder = RunFolder.create(Path(temporary) / "run", config.plain(), ["benchmark"])
+        experiment = build(config, folder, verbose=False)
+        batch = next(iter(experiment.datamodule.loader("train")))
+        saved = activations(experiment.model, batch)
+        parameters = sum(p.numel() * p.element_size() for p in experiment.model.parameters())
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        experiment.trainer.fit(experiment.model, datamodule=experiment.datamodule)
+        peak = resident("VmHWM") - before
+        folder.finish({})
+    sizes = {"parameters": parameters, "gradients": parameters, "optimizer": 2 * parameters, "activations": saved}
+    return {name: size / MIB for name, size in {**sizes, "peak": peak}.items()}
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch-size", type=int, default=128, choices=(32, 128))
+    parser.add_argument("--case", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case is not None:
+        print(json.dumps(measure(CASES[arguments.case])))
+        return
+    print(f"MiB; batch {arguments.batch_size}; {machine()}, torch {torch.__version__}, {today()}\n")
+    print("| model | parameters | gradients | optimizer | activations | their sum | peak of fit |")
+    print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
+    for number, case in enumerate(CASES):
+        if case.batch_size == arguments.batch_size:
+            words = [sys.executable, "-m", "benchmarks.memory", "--case", str(number)]
+            done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            sizes = json.loads(done.stdout.splitlines()[-1])
+            peak = sizes.pop("peak")
+            cells = " | ".join(f"{size:.1f}" for size in (*sizes.values(), sum(sizes.values()), peak))
+            print(f"| {case.name} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""A model's answers as a file: CSV for spreadsheets, or JSON lines."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from src.errors import UserError
+
+ENDINGS = (".csv", ".jsonl")
+
+
+class AnswerFile:
+    """Writes answers as they come, and is in its place only when all have come.
+
+    A line is an object with ``input``, ``prediction`` and, for classes, ``probabilities``; a CSV row has a column for
+    each number of them, named after the class, target or step.
+
+    Args:
+        path: ends in ``.csv`` or ``.jsonl``.
+
+    Raises:
+        UserError: for another ending, or if nothing can be written there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.suffix.lower() not in ENDINGS:
+            raise UserError(f"--output {path}: must end in {' or '.join(ENDINGS)}")
+        self.path = path
+        self._partial = path.with_name(f".{path.name}.partial")
+        self._file: IO[str] | None = None
+        self._columns: list[str] = []
+        self.count = 0
+
+    def __enter__(self) -> "AnswerFile":
+        try:
+            self._file = self._partial.open("w", encoding="utf-8", newline="")
+        except OSError as error:
+            raise UserError(f"--output {self.path}: cannot be written: {error.strerror}") from error
+        return self
+
+    def write(self, shown: str, found: dict[str, Any]) -> None:
+        """Add the answer to an input."""
+        assert self._file is not None
+        self.count += 1
+        if self.path.suffix.lower() == ".jsonl":
+            self._file.write(json.dumps({"input": shown, **found}, ensure_ascii=False) + "\n")
+            return
+        row = {"input": shown, **dict(_flat("prediction", found["prediction"]))}
+        row |= {f"probability {name}": share for name, share in found.get("probabilities", {}).items()}
+        row |= {"attention": " ".join(found["attention"])} if "attention" in found else {}
+        writer = csv.writer(self._file, lineterminator="\n")
+        if not self._columns:
+            self._columns = list(row)
+            writer.writerow(self._columns)
+        writer.writerow([row[column] for column in self._columns])
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        assert self._file is not None
+        self._file.close()
+        if kind is None:
+            os.replace(self._partial, self.path)
+        else:
+            self._partial.unlink(missing_ok=True)
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the numbers of an answer by their names, such as ``prediction 3 OT`` for the third step of a series."""
+    if isinstance(value, dict | list):
+        named = value.items() if isinstance(value, dict) else enumerate(value, 1)
+        for key, part in named:
+            yield from _flat(f"{name} {key}", part)
+    else:
+        yield name, value

@@ -1,0 +1,34 @@
+"""Importing Lightning, and torchmetrics with it, in half the time."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+
+@contextmanager
+def lean() -> Iterator[None]:
+    """Import torchmetrics below without scipy.signal, which it loads for the sake of one metric of sounds in an old
+    version, and without matplotlib, which it needs when a metric is drawn: then it is loaded.
+    """
+    if "torchmetrics" in sys.modules:
+        yield
+        return
+    from lightning_utilities.core.imports import RequirementCache
+
+    is_there = RequirementCache.__bool__
+    RequirementCache.__bool__ = lambda self: self.requirement != "matplotlib" and is_there(self)  # type: ignore[method-assign]
+    placeholder = ModuleType("scipy.signal")
+    placeholder.hamming = None  # type: ignore[attr-defined]
+    takes_place = "scipy.signal" not in sys.modules
+    if takes_place:
+        sys.modules["scipy.signal"] = placeholder
+    try:
+        yield
+    finally:
+        RequirementCache.__bool__ = is_there  # type: ignore[method-assign]
+        if takes_place:
+            del sys.modules["scipy.signal"]
+    plot = importlib.import_module("torchmetrics.utilities.plot")
+    plot._error_on_missing_matplotlib = lambda: importlib.reload(plot)  # type: ignore[attr-defined]

@@ -1,0 +1,129 @@
+"""The tuning order: each stage from the best of the one before, a page that says what the records say, an experiment that
+gives the same again, and nothing twice.
+"""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import ROOT
+from src.errors import UserError
+from src.sweeping.tuning import ORDER, Tuning, thinned
+from src.tracking.console import number
+from src.tune import tune
+
+Words = Callable[..., list[str]]
+
+
+def records(folder: Path) -> dict[Path, dict[str, Any]]:
+    return {path.parent: json.loads(path.read_text()) for path in folder.glob("sweeps/*/*/run.json")}
+
+
+def test_a_list_is_thinned_evenly() -> None:
+    values = [str(place) for place in range(7)]
+    assert thinned(values, 7) == values and thinned(values, 1) == ["3"]
+    for count in range(1, 8):
+        places = [int(value) for value in thinned(values, count)]
+        assert len(set(places)) == count and places == sorted(places)
+        assert [6 - place for place in reversed(places)] == pytest.approx(places, abs=1), "as far from either end"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["budget=5"], "budget=11 or more"),
+        (["budget=many"], "a whole number"),
+        (["-m", "model=mlp"], "-m: tuning makes its own sweeps"),
+        (["cross_validation.folds=3"], "tune first"),
+        (["search=optuna"], "tuning makes its own sweeps"),
+        (["optimizer.lr=1e-3,1e-2"], "optimizer.lr: the stages vary keys"),
+        (["model=mpl"], "Did you mean 'mlp'"),
+    ],
+)
+def test_mistakes_are_told(words: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        tune(words)
+
+
+def test_shares_keep_to_the_budget() -> None:
+    """Whatever sizes the stages have, all together train no more than was given, none less than two, and little is left."""
+    tuning = Tuning(["model=mlp"], 11, lambda words: None)
+    for budget in range(11, 60):
+        for sizes in ((6, 4, 5, 16, 4), (100, 100, 100, 100, 100), (6, 0, 0, 16, 4)):
+            tuning._left = budget - 1
+            shares = []
+            for stage, size in enumerate(sizes, start=1):
+                shares.append(min(tuning._share(stage, size), size))
+                tuning._left -= shares[-1]
+            assert tuning._left >= 0 and all(shares[place] >= min(2, size) for place, size in enumerate(sizes))
+            assert shares[-1] == sizes[-1] or tuning._left == 0
+
+
+@pytest.mark.slow
+@pytest.mark.req("H2")
+def test_five_stages_killed_and_issued_again(fast: Words, tmp_path: Path) -> None:
+    words = [*fast("model=mlp"), "trainer.max_epochs=3", "trainer.limit_train_batches=8", "budget=13"]
+    command = [sys.executable, "-m", "src.tune", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+
+    first = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    end = time.monotonic() + 300
+    (tune_folder,) = (tmp_path / "outputs" / "tune",)
+    while (
+        time.monotonic() < end
+        and sum(r["status"] == "finished" for f in tune_folder.glob("*") for r in records(f).values()) < 5
+    ):
+        time.sleep(0.1)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    (folder,) = tune_folder.glob("*")
+    finished = {path: record for path, record in records(folder).items() if record["status"] == "finished"}
+    assert len(finished) >= 5
+
+    done = subprocess.run(command, cwd=ROOT, timeout=500, **pipes)  # type: ignore[call-overload]
+    assert done.returncode == 0, done.stdout
+    after = records(folder)
+    assert {path: after[path] for path in finished} == finished, "a finished job ran again"
+    assert 11 <= len(after) <= 13 and {record["status"] for record in after.values()} == {"finished"}
+
+    # the page says what the records say
+    page = (folder / "tune.md").read_text()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| ")
+    ][1:]
+    assert [row[0] for row in rows] == ["start", *ORDER]
+    best = float("inf")
+    for place, row in enumerate(rows):
+        values = [r["value"] for path, r in after.items() if re.search(rf"-{place}-[a-z-]+$", path.parent.name)]
+        assert int(row[2]) == len(values)
+        gained, best = max(best - min(values), 0.0), min(best, *values)
+        assert row[3] == number(best) and (place == 0 or row[4] == (number(gained) if gained else "0"))
+    assert best == min(record["value"] for record in after.values())
+    winner = next(record for record in after.values() if record["value"] == best)
+    assert all(f"{name.partition('/')[2]} {number(value)}" in page for name, value in winner["final"].items())
+
+    # the experiment is the best job again
+    (line,) = [
+        line.strip() for line in page.splitlines() if line.strip().startswith("python -m src.train --config-dir")
+    ]
+    outputs = tmp_path / "again"
+    again = [sys.executable, *shlex.split(line)[1:], "logger=none", f"paths.outputs={outputs}"]
+    done = subprocess.run(again, cwd=ROOT, timeout=300, **pipes)  # type: ignore[call-overload]
+    assert done.returncode == 0, done.stdout
+    (record,) = [json.loads(path.read_text()) for path in outputs.glob("runs/*/*/run.json")]
+    assert record["value"] == pytest.approx(best, rel=1e-6)
+    assert record["config_hash"] in {other["config_hash"] for other in after.values() if other["value"] == best}
+
+    third = subprocess.run(command, cwd=ROOT, timeout=300, **pipes)  # type: ignore[call-overload]
+    assert third.returncode == 0 and records(folder) == after
+    assert (folder / "tune.md").read_text() == page
