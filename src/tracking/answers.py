@@ -124,7 +124,7 @@ class Answers(Callback):
     def _note_numbers(self, trainer: L.Trainer, model: Model, batch: Batch, outputs: Tensor) -> None:
         datamodule: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         stride = -(-len(datamodule.split("test")[0]) // max(1, MOST_NUMBERS // model.spec.output_size))
-        chosen = torch.arange(-self._seen % stride, len(outputs), stride, device=outputs.device)
+        chosen = slice(-self._seen % stride, None, stride)  # nothing of a batch, where the next one lies behind it
         self._seen += len(outputs)
         self._numbers.append((batch.targets[chosen], outputs[chosen]))
 
@@ -163,17 +163,10 @@ class Answers(Callback):
                 logger.log_answers(found, [_picture(image) for image in self._pictures])
 
 
-<<<<<<< HEAD
 def read_answers(folder: Path) -> dict[str, Any] | None:
     """Return what a run kept of its answers, None if nothing."""
     file = folder / "answers.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-=======
-    def _keep(self, predicted: Tensor, truth: Tensor, stride: int) -> None:
-        chosen = slice(-self._seen % stride, None, stride)  # nothing of a batch, where the next one lies behind it
-        self._seen += len(truth)
-        self._kept.append((truth[chosen], predicted[chosen]))
->>>>>>> refs/heads/recipes
 
 
 def _flat(answer: Any) -> list[float]:

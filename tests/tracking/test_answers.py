@@ -52,7 +52,6 @@ def test_numbers_are_in_their_own_units(fast: Callable[..., list[str]]) -> None:
     assert {round(example["truth"], 3) for example in answers["examples"]} <= values
 
 
-<<<<<<< HEAD
 def test_sequences_are_in_their_own_words(fast: Callable[..., list[str]]) -> None:
     _, answers = answered(fast("datamodule=dates", "callbacks.answers.examples=3"))
     assert len(answers["examples"]) == 3
@@ -76,26 +75,17 @@ def test_it_can_be_left_out(fast: Callable[..., list[str]], tmp_path: Path) -> N
         Answers(RunFolder.open(result.folder), -1)
 
 
-@pytest.mark.parametrize(
-    "words", [["datamodule=diabetes"], ["datamodule=mackey_glass", "model=mlp", "datamodule.length=1500"]]
-)
+MACKEY_GLASS = ["datamodule=mackey_glass", "model=mlp", "datamodule.length=1500"]
+FEW_OF_A_BATCH = [*MACKEY_GLASS, "datamodule.length=2000", "datamodule.horizon=20", "datamodule.batch_size=4"]
+
+
+@pytest.mark.parametrize("words", [["datamodule=diabetes"], MACKEY_GLASS, FEW_OF_A_BATCH])
 def test_true_and_predicted_numbers_go_through_the_whole_split(
     words: list[str], fast: Callable[..., list[str]]
 ) -> None:
     result, answers = answered(fast(*words, *WHOLE))
     true, predicted = np.array(answers["true"]), np.array(answers["predicted"])
     assert true.shape == predicted.shape and 20 < true.size <= 500
-=======
-MACKEY_GLASS = ["datamodule=mackey_glass", "datamodule.length=600"]
-FEW_OF_A_BATCH = ["datamodule=mackey_glass", "datamodule.length=2000", "datamodule.horizon=20", "datamodule.batch_size=4"]
-
-
-@pytest.mark.parametrize("words", [["datamodule=diabetes"], MACKEY_GLASS, FEW_OF_A_BATCH])
-def test_predictions_are_in_the_units_of_the_data(tmp_path: Path, words: list[str]) -> None:
-    result, found = trained(tmp_path, *words)
-    truth, predicted = np.array(found["truth"]), np.array(found["predicted"])
-    assert truth.shape == predicted.shape and 20 < truth.size <= 500
->>>>>>> refs/heads/recipes
     loaded = load(result.folder)
     batch = loaded.datamodule.split("test")
     stride = -(-len(batch[0]) // (500 // loaded.model.spec.output_size))
