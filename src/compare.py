@@ -119,7 +119,7 @@ def read(folders: Sequence[Path], into: Path | None) -> Found:
         UserError: if there are none.
     """
     from src.comparing.sweeps import pending
-    from src.tracking.recorded import Remarks, read_runs
+    from src.tracking.reading import Remarks, read_runs
 
     remarks = Remarks()
     runs = read_runs(*folders, remarks=remarks)

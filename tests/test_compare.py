@@ -15,7 +15,7 @@ from PIL import Image
 
 from src.compare import main, scaling
 from src.errors import UserError
-from src.tracking.recorded import read_runs
+from src.tracking.reading import read_runs
 from src.tracking.run_folder import RunFolder, replaced
 from tests.conftest import Command
 

@@ -127,7 +127,9 @@ def legend(view: View, columns: Sequence[str]) -> list[str]:
     """Return what the marks and names of a table mean, a sentence a line."""
     lines = []
     if view.repeated:
-        lines.append(f"± standard deviation over seeds and folds; interval of the mean, Student's t, {CONFIDENCE:.0%}")
+        wider = ", wider as folds share training data" if view.folded else ""
+        over = "folds" if view.folded else "seeds"
+        lines.append(f"± standard deviation over {over}; interval of the mean by Student's t, {CONFIDENCE:.0%}{wider}")
     if view.test:
         lines.append(f"vs best: {view.test}, Holm's correction; ≈ not told apart from rank 1, * p < 0.05, ** p < 0.01")
     if "gap" in columns:

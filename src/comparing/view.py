@@ -116,6 +116,7 @@ class View:
         following: the keys that differ too, but follow from those.
         rows: in the order in which they are shown.
         test: the test behind the marks.
+        folded: whether repetitions are folds, so that intervals and tests allow for the training data that they share.
     """
 
     runs: tuple[RecordedRun, ...]
@@ -125,6 +126,7 @@ class View:
     following: tuple[str, ...]
     rows: tuple[Row, ...]
     test: str = ""
+    folded: bool = False
 
     @property
     def title(self) -> str:
@@ -209,7 +211,7 @@ def _view(runs: Sequence[RecordedRun], metric: str, sort: str | None) -> View:
         replace(row, rank=rank, p=p_values.get(place))
         for place, (row, rank) in enumerate(zip(rows, ranks, strict=True))
     ]
-    view = View(tuple(runs), metric, mode, tuple(keys), tuple(following), tuple(rows), test)
+    view = View(tuple(runs), metric, mode, tuple(keys), tuple(following), tuple(rows), test, share > 0)
     return view if sort is None else _sorted(view, sort)
 
 

@@ -1,27 +1,16 @@
-"""Runs read back, for comparison: `RecordedRun` is all that a comparison knows of a run, wherever it was recorded.
+"""Runs as a comparison knows them, wherever they were recorded: config, record, curves."""
 
-Two thousand run folders are read in seconds: of config.yaml, each section is parsed once, however many runs share it,
-and metrics.jsonl is read only when a curve is asked for, or where run.json has no value yet.
-"""
-
-import json
-import os
-import re
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from math import inf, isfinite, nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from src.errors import UserError, nearest
 from src.spec import SPLITS
 from src.tasks.catalogue import direction_of
-from src.tracking.filters import flat
-from src.tracking.run_folder import RunFolder, read_metrics
 
 _BESIDE = ("paths", "resume", "tags", "notes", "logger", "sweep", "callbacks")
 """Sections of a config that say where and how a run is recorded."""
@@ -31,9 +20,6 @@ SIZES = ("parameters", "multiply_adds")
 
 _KEPT = ("started", "command", "error", "wandb")
 """What a comparison keeps of run.json: without the git diff, which can be long."""
-
-_NAMED = 3
-"""Folders that a remark names; further ones are counted."""
 
 
 class Curve(NamedTuple):
@@ -106,97 +92,6 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-class Remarks:
-    """What was left out while reading, each kind said once, with the folders that it concerns."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, list[Path]] = {}
-
-    def add(self, what: str, path: Path) -> None:
-        paths = self._found.setdefault(what, [])
-        if path not in paths:
-            paths.append(path)
-
-    def __str__(self) -> str:
-        return "\n".join(f"{what}: {_few(paths)}" for what, paths in self._found.items())
-
-    def __bool__(self) -> bool:
-        return bool(self._found)
-
-
-def _few(paths: Sequence[Path]) -> str:
-    more = len(paths) - _NAMED
-    return ", ".join(map(_shown, paths[:_NAMED])) + (f" and {more} more" if more > 0 else "")
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def read_runs(*paths: Path, remarks: Remarks | None = None) -> list[RecordedRun]:
-    """Return the runs in some folders, in the order of their names, each once.
-
-    Args:
-        paths: run folders, sweeps, or any folders that hold such.
-        remarks: gets what had to be left out.
-
-    Raises:
-        UserError: if a folder does not exist or holds no run.
-    """
-    remarks = Remarks() if remarks is None else remarks
-    folders: dict[Path, None] = {}
-    for path in paths:
-        found = list(_run_folders(path))
-        if not found:
-            raise UserError(f"{path}: there are no runs in this folder; a sweep's is outputs/sweeps/<name>")
-        folders.update(dict.fromkeys(found))
-    several = len({folder.parent for folder in folders}) > 1
-    runs = [run for folder in folders if (run := _read(folder, several, remarks)) is not None]
-    if not runs:
-        raise UserError(f"{', '.join(map(str, paths))}: no run here can be read\n{remarks}")
-    return runs
-
-
-def _run_folders(path: Path) -> Iterator[Path]:
-    """Yield the run folders at or below a path; nothing is looked for within a run."""
-    path = path.absolute()
-    if not path.is_dir():
-        if path.is_file():
-            raise UserError(f"{path}: this is a file; compare reads folders of runs")
-        beside = path.parent.iterdir() if path.parent.is_dir() else ()
-        near = nearest(path.name, [f.name for f in beside if f.is_dir() and not f.name.startswith(".")])
-        raise UserError(f"{path}: there is no such folder. {near}".rstrip())
-    for folder, below, files in os.walk(path):
-        if "config.yaml" in files:
-            below.clear()
-            yield Path(folder)
-        below[:] = sorted(name for name in below if not name.startswith("."))
-
-
-def _read(folder: Path, several: bool, remarks: Remarks) -> RecordedRun | None:
-    """Return a run, or None if the folder holds none."""
-    try:
-        config = read_config((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        remarks.add("left out, as config.yaml cannot be read", folder)
-        return None
-    record = _record(folder, remarks)
-    if record is None:
-        return None
-    if record.get("status") == "running" and not RunFolder(folder, record).alive:
-        record = _record(folder, remarks) or record  # it may have ended between the two looks
-        if record["status"] == "running":
-            record["status"] = "interrupted"
-    return recorded_run(
-        name=f"{folder.parent.name}/{folder.name}" if several else folder.name,
-        place=_shown(folder),
-        config=config,
-        record=record,
-        read_curves=partial(_read_curves, folder, remarks),
-        folder=folder,
-    )
-
-
 def recorded_run(
     name: str,
     place: str,
@@ -244,24 +139,6 @@ def recorded_run(
     )
 
 
-def _record(folder: Path, remarks: Remarks) -> dict[str, Any] | None:
-    """Return run.json, or what can be said without it; None if the folder holds no run."""
-    try:
-        record = json.loads((folder / "run.json").read_bytes())
-        if isinstance(record, dict):
-            return record
-    except ValueError:
-        pass
-    except OSError:
-        if not (folder / "metrics.jsonl").is_file():
-            remarks.add("left out, as there is neither run.json nor metrics.jsonl", folder)
-            return None
-        remarks.add("run.json is missing, so the status is unknown", folder)
-        return {"status": "unknown"}
-    remarks.add("run.json is damaged, so the status is unknown", folder)
-    return {"status": "unknown"}
-
-
 def _given(curves: Mapping[str, Curve]) -> Mapping[str, Curve]:
     return curves
 
@@ -293,14 +170,6 @@ def best_of(curves: Mapping[str, Curve], metric: str, mode: str) -> tuple[int | 
     return best - 1, _numbers(found)
 
 
-# ---- the files ---------------------------------------------------------------------------------------------------
-
-
-def _read_curves(folder: Path, remarks: Remarks) -> dict[str, Curve]:
-    entries = read_metrics(folder, damaged=partial(remarks.add, "lines of metrics.jsonl are torn and left out", folder))
-    return curves_of(entries)
-
-
 def curves_of(entries: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
     """Return what was logged once an epoch, by metric, and ``lr``; of an epoch that was logged twice, the last.
 
@@ -329,38 +198,3 @@ def _each_epoch(name: str) -> bool:
 
 def _float(value: Any) -> float:
     return float(value) if is_number(value) else nan
-
-
-def read_config(text: str) -> dict[str, Any]:
-    """Return a config, a value a dotted key.
-
-    The sections of a block mapping are independent of each other, unless an anchor of one is used in another: so each is
-    parsed by itself, once for all runs that have it.
-
-    Args:
-        text: of config.yaml.
-
-    Raises:
-        ValueError: if it holds no mapping.
-        yaml.YAMLError: if it is no YAML.
-    """
-    if "&" in text or "---" in text:
-        return dict(_leaves(yaml.load(text, _Loader)))
-    try:
-        return {key: value for part in re.split(r"\n(?=[^\s#-])", text.strip()) for key, value in _section(part)}
-    except (yaml.YAMLError, ValueError):  # a hand-written one may be laid out in another way
-        return dict(_leaves(yaml.load(text, _Loader)))
-
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-@lru_cache(maxsize=8192)
-def _section(text: str) -> tuple[tuple[str, Any], ...]:
-    return tuple(_leaves(yaml.load(text, _Loader)))
-
-
-def _leaves(node: Any) -> Iterator[tuple[str, Any]]:
-    if not isinstance(node, Mapping):
-        raise ValueError("no mapping")
-    return flat(node)

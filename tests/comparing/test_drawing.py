@@ -10,7 +10,7 @@ from src.comparing.drawing import answers, axis, band
 from src.comparing.importance import importance
 from src.comparing.pictures import curve_figure, heat_figure, pictures, response_figure
 from src.comparing.view import View, views
-from src.tracking.recorded import read_runs
+from src.tracking.reading import read_runs
 from tests.comparing.conftest import MakeRun, WriteRun
 
 RANDOM = np.random.default_rng(0)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from src.tracking.recorded import RecordedRun, read_runs
+from src.tracking.reading import read_runs
+from src.tracking.recorded import RecordedRun
 from tests.comparing.browser import CHROMIUM, DRIVER, Browser, browser
 from tests.comparing.conftest import NASTY, WriteRun, written
 

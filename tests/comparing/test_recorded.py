@@ -16,7 +16,8 @@ from src.config.compose import compose
 from src.errors import UserError
 from src.sweeping.ledger import Ledger
 from src.tracking.filters import flat
-from src.tracking.recorded import Remarks, best_of, curves_of, read_config, read_runs
+from src.tracking.reading import Remarks, read_config, read_runs
+from src.tracking.recorded import best_of, curves_of
 from src.tracking.run_folder import RunFolder
 from tests.comparing.conftest import WriteRun
 

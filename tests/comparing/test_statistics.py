@@ -17,6 +17,13 @@ def test_mean_deviation_and_interval_are_those_of_scipy(n: int) -> None:
     assert found.interval == pytest.approx(stats.t.interval(0.95, n - 1, values.mean(), stats.sem(values)))
 
 
+def test_the_interval_of_folds_is_wider() -> None:
+    values, folds = RANDOM.normal(3, 2, 5), 5
+    found = sample(values.tolist(), share=1 / (folds - 1))
+    error = np.sqrt((1 / folds + 1 / (folds - 1)) * values.var(ddof=1))  # Nadeau and Bengio, 2003
+    assert found.interval == pytest.approx(stats.t.interval(0.95, folds - 1, values.mean(), error))
+
+
 def test_a_single_run_has_no_deviation() -> None:
     found = sample([0.5])
     assert (found.mean, found.deviation, found.interval, str(found)) == (0.5, None, None, "0.5")

@@ -14,6 +14,7 @@ def only(found: list[View]) -> View:
     return view
 
 
+@pytest.mark.req("H4")
 def test_seeds_are_repetitions_of_one_row(run: MakeRun) -> None:
     values = {0.1: [0.30, 0.34, 0.32], 0.01: [0.20, 0.21, 0.22]}
     runs = [
@@ -31,6 +32,7 @@ def test_seeds_are_repetitions_of_one_row(run: MakeRun) -> None:
     assert [r.value for r in view.rows[0].runs] == [0.20, 0.21, 0.22], "the best repetition first"
 
 
+@pytest.mark.req("H4")
 def test_folds_are_compared_fold_by_fold(run: MakeRun) -> None:
     folds = {"a": [0.1, 0.5, 0.9, 0.3], "b": [0.12, 0.53, 0.91, 0.34]}
     runs = [
@@ -39,7 +41,7 @@ def test_folds_are_compared_fold_by_fold(run: MakeRun) -> None:
         for fold, value in enumerate(values)
     ]
     view = only(views(runs[::-1]))
-    assert "Nadeau" in view.test and len(view.rows) == 2
+    assert "Nadeau" in view.test and view.folded and len(view.rows) == 2
     p = view.rows[1].p
     assert p is not None and p < 0.1, "each fold is worse, though folds differ far more than the rows do"
     assert stats.ttest_ind(*folds.values(), equal_var=False).pvalue > 0.9

@@ -75,22 +75,11 @@ def test_it_can_be_left_out(fast: Callable[..., list[str]], tmp_path: Path) -> N
         Answers(RunFolder.open(result.folder), -1)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["datamodule=diabetes"],
-        ["datamodule=mackey_glass", "model=mlp", "datamodule.length=1500"],
-        [
-            *[
-                "datamodule=mackey_glass",
-                "model=mlp",
-                "datamodule.length=2000",
-                "datamodule.horizon=20",
-                "datamodule.batch_size=4",
-            ]
-        ],
-    ],
-)
+MACKEY_GLASS = ["datamodule=mackey_glass", "model=mlp", "datamodule.length=1500"]
+FEW_OF_A_BATCH = [*MACKEY_GLASS, "datamodule.length=2000", "datamodule.horizon=20", "datamodule.batch_size=4"]
+
+
+@pytest.mark.parametrize("words", [["datamodule=diabetes"], MACKEY_GLASS, FEW_OF_A_BATCH])
 def test_true_and_predicted_numbers_go_through_the_whole_split(
     words: list[str], fast: Callable[..., list[str]]
 ) -> None:
