@@ -118,7 +118,9 @@ class WeightsAndBiases(WandbLogger):
 
         shown: dict[str, Any] = {}
         if examples := answers["examples"]:
-            columns = [key for key in ("input", "truth", "prediction", "probability") if key in examples[0]]
+            columns: list[str | int] = [
+                key for key in ("input", "truth", "prediction", "probability") if key in examples[0]
+            ]
             rows = [
                 [example[key] if key == "probability" else _text(example[key]) for key in columns]
                 for example in examples
