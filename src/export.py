@@ -52,11 +52,25 @@ def export(path: Path, formats: Sequence[str] | None = None, target: Path | None
         for program in made
     }
     with replaced(folder / "README.md") as card:
-        card.write_text(model_card(run, loaded.model.spec, usage(made), files), encoding="utf-8")
+        card.write_text(
+            model_card(run, loaded.model.spec, usage(made, loaded.model.spec.task), files), encoding="utf-8"
+        )
     return made
 
 
-def usage(made: "Sequence[Exported]") -> str:
+OUTPUTS = {
+    "classification": "logits [batch, classes], in the order of the class names; softmax makes probabilities of them",
+    "binary_classification": "logits [batch]; sigmoid makes the probability of the second class",
+    "regression": "targets [batch, targets], on the scale that training standardised them to",
+    "forecasting": "values [batch, horizon, series], on the scale of the inputs",
+    "tagging": "logits [batch, length, classes] of every step",
+    "language_modelling": "logits [batch, length, vocabulary] of the token after each",
+    "translation": "logits [batch, length, vocabulary] of the target's token after each",
+}
+"""What a program returns, by task."""
+
+
+def usage(made: "Sequence[Exported]", task: str) -> str:
     """Return how the programs are loaded, as Markdown."""
     inputs = made[0].inputs
     shapes = "\n".join(f"- `{name}`: [{', '.join(shape)}]" for name, shape in inputs.items())
@@ -75,7 +89,7 @@ session = onnxruntime.InferenceSession("model.onnx")
 ```""",
     }
     how = "\n\n".join(code[program.format] for program in made)
-    return f"Inputs, prepared as in training:\n\n{shapes}\n\n{how}"
+    return f"Inputs, prepared as in training:\n\n{shapes}\n\nOutputs: {OUTPUTS[task]}.\n\n{how}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,7 +1,7 @@
 """Runs: python -m src.runs list | show | tag | note | archive | restore | delete | rerun | export
 
   python -m src.runs list optimizer=adam "val/loss<0.3"       find runs by what they were made of and reached
-  python -m src.runs show a1b2c3                              one run: result, settings that are not the default's, files
+  python -m src.runs show a1b2c3                              one run: result, settings, where it comes from
   python -m src.runs tag a1b2c3 baseline                      --remove takes a tag away
   python -m src.runs note a1b2c3 "diverges without warm-up"
   python -m src.runs archive my_sweep                         lists leave it out; restore brings it back

@@ -80,6 +80,13 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(fast: Callable[..., 
         exporting.export(model, tmp_path, ["torch"])
 
 
+@pytest.mark.slow
+def test_a_recurrent_network_on_padded_texts_is_refused(fast: Callable[..., list[str]], tmp_path: Path) -> None:
+    model = loaded(fast("model=lstm", "datamodule=text_classification"))
+    with pytest.raises(UserError, match=r"LSTM cannot be exported: .*packed by their lengths"):
+        exporting.export(model, tmp_path, ["torch"])
+
+
 def test_a_run_is_exported_with_its_card(
     fast: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

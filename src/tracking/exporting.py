@@ -50,7 +50,7 @@ class Exported:
 def export(loaded: "Loaded", folder: Path, formats: Sequence[str] = FORMATS) -> list[Exported]:
     """Write a trained model as programs, and compare their outputs with the model's on examples of the test split.
 
-    Batches may have any size; so may the time of sequences and texts.
+    Batches may have any size; so may texts and translations.
 
     Args:
         loaded: the model, with its data.
@@ -74,7 +74,9 @@ def export(loaded: "Loaded", folder: Path, formats: Sequence[str] = FORMATS) -> 
                 _FORWARD[len(inputs)](model), inputs, dynamic_shapes=_varying(batches[0]), strict=False
             )
         except Exception as error:
-            raise UserError(f"{name} cannot be exported: {_reason(error)}") from error
+            padded = loaded.model.spec.inputs == "tokens" and loaded.model.spec.padding_id is not None
+            hint = ". Padded sequences are perhaps packed by their lengths, which depends on the data" if padded else ""
+            raise UserError(f"{name} cannot be exported: {_reason(error)}{hint}") from error
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for format in formats:

@@ -12,8 +12,6 @@ from src.tracking.console import number
 from src.tracking.filters import flat
 from src.tracking.run_folder import RunFolder
 
-_TRAINING = ("optimizer", "scheduler", "regularization")
-
 
 def model_card(folder: RunFolder, spec: DataSpec, use: str, files: Mapping[str, str]) -> str:
     """Return the card of a run.
@@ -26,13 +24,14 @@ def model_card(folder: RunFolder, spec: DataSpec, use: str, files: Mapping[str, 
     """
     config, record = folder.config(), folder.record
     model, data, facts = config["model"]["name"], config["datamodule"]["name"], TASKS[spec.task]
+    task = spec.task.replace("_", " ")
     sections = {
-        "": f"# {model} on {data}\n\nA {model} for {spec.task.replace('_', ' ')} ({facts.summary}), trained with Gridlight.",
+        "": f"# {model} on {data}\n\nThe model `{model}` for {task} ({facts.summary}), trained with Gridlight.",
         "Intended use": _intended(spec, data),
         "Results": _results(record),
         "Data": _settings(config["datamodule"]) + _names(spec),
         "Model": _model(config["model"], record),
-        "Training": _settings({key: config[key] for key in _TRAINING}, used=True) + _length(config, record),
+        "Training": _settings(_training(config), used=True) + _length(config, record),
         "How to use it": use,
         "Files": "\n".join(f"- `{name}`: {text}" for name, text in files.items()),
         "Where it comes from": _provenance(folder),
@@ -67,6 +66,18 @@ def _model(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     size = f"{record['parameters']:,} parameters" if record.get("parameters") else ""
     work = f", {record['multiply_adds']:,} multiply-adds an example" if record.get("multiply_adds") else ""
     return f"{size}{work}.\n\n{_settings(config)}" if size else _settings(config)
+
+
+def _training(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return optimizer, schedule and regularization, without kinds of augmentation that are off."""
+    switch = {"audio": ("time_stretch", "pitch_shift", "noise_snr"), "synonyms": ("probability",)}
+    switch["back_translation"] = ("forward",)
+    knobs = {
+        key: value
+        for key, value in config["regularization"].items()
+        if key not in switch or any(value.get(name) for name in switch[key])
+    }
+    return {"optimizer": config["optimizer"], "scheduler": config["scheduler"], "regularization": knobs}
 
 
 def _length(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:

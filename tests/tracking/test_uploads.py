@@ -141,6 +141,22 @@ def _forget(logger: Any) -> None:
     wandb.teardown()
 
 
+@pytest.mark.slow
+def test_the_torn_end_of_a_killed_run_is_given_up(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    use(wandb_server, monkeypatch, key=False)
+    folder = record(tmp_path / "run", 0, 50)
+    (session,) = sessions(folder.path)
+    session.write_bytes(session.read_bytes()[:-3000])
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert sync([tmp_path]) and marker(session).exists()
+    found = arrived(wandb_server, folder)
+    assert 0 < len(found) < 50 and found == recorded(folder)[: len(found)]
+    capsys.readouterr()
+    assert sync([tmp_path]) and "nothing to upload" in capsys.readouterr().out
+
+
 def test_what_cannot_be_uploaded_is_said(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
