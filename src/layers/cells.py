@@ -127,6 +127,24 @@ class GRUCell(Cell):
         return (torch.lerp(h, candidate, z),)  # (1 - z) ⊙ h + z ⊙ candidate
 
 
+class InitialState(nn.ParameterList):
+    """A learned state before the first step, which starts at zero.
+
+    Args:
+        cells: layers · directions.
+        hidden_size: H, width of the state.
+        num_states: tensors of a state: 1, for an LSTM 2.
+    """
+
+    def __init__(self, cells: int, hidden_size: int, num_states: int) -> None:
+        super().__init__(nn.Parameter(torch.zeros(cells, 1, hidden_size)) for _ in range(num_states))
+
+    def for_batch(self, batch_size: int) -> Tensor | State:
+        """Return it for every sequence of a batch, [cells, B, H] each."""
+        states = tuple(state.expand(-1, batch_size, -1).contiguous() for state in self)
+        return states if len(states) > 1 else states[0]
+
+
 class Layers(nn.Module):
     """Cells on top of each other and in one or both directions; called as ``torch.nn.RNN`` with ``batch_first=True``.
 

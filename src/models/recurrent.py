@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from src.batches import Batch
 from src.errors import UserError
-from src.layers.cells import Cell, GRUCell, Layers, LSTMCell, RNNCell
+from src.layers.cells import Cell, GRUCell, InitialState, Layers, LSTMCell, RNNCell
 from src.layers.drop import dropped_state_weights
 from src.layers.sampling import DEFAULT_NEW_TOKENS, next_token
 from src.layers.sequences import Embedded
@@ -81,10 +81,9 @@ class Recurrent(Model):
         else:
             self.recurrent = self.kernel(**shape, batch_first=True)
         self.directions = 2 if bidirectional else 1
-        self.start: nn.ParameterList | None = None
+        self.start: InitialState | None = None
         if initial_state == "learned":
-            shape = (num_layers * self.directions, 1, hidden_size)
-            self.start = nn.ParameterList(nn.Parameter(torch.zeros(shape)) for _ in range(self.equations.num_states))
+            self.start = InitialState(num_layers * self.directions, hidden_size, self.equations.num_states)
         self.drop_connect = drop_connect
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size * self.directions, self.spec.output_size)
@@ -121,8 +120,8 @@ class Recurrent(Model):
             lengths: as `forward` takes them.
             state: where reading starts, shaped as what is returned; by default the initial state.
         """
-        if state is None:
-            state = self._initial(steps.size(0))
+        if state is None and self.start is not None:
+            state = self.start.for_batch(steps.size(0))
         if isinstance(self.recurrent, Layers):
             return self.recurrent(steps, state, lengths)
         with dropped_state_weights(self.recurrent, self.drop_connect):  # type: ignore[arg-type]
@@ -131,12 +130,6 @@ class Recurrent(Model):
             packed = pack_padded_sequence(steps, lengths.cpu(), batch_first=True, enforce_sorted=False)
             outputs, state = self.recurrent(packed, state)
         return pad_packed_sequence(outputs, batch_first=True, total_length=steps.size(1))[0], state
-
-    def _initial(self, batch_size: int) -> Any:
-        if self.start is None:
-            return None
-        states = tuple(state.expand(-1, batch_size, -1).contiguous() for state in self.start)
-        return states if len(states) == 2 else states[0]
 
     # ---- a state that is carried from batch to batch (truncated BPTT) --------------------------------------------
 

@@ -15,6 +15,7 @@ from src.config.combinations import monitor_of
 from src.config.schema import Config
 from src.experiment import build_data, build_model, build_trainer
 from src.models.base import Model
+from src.regularization.averaging import end_schedule, first_averaged_epoch
 from src.tracking import closing
 
 if TYPE_CHECKING:
@@ -55,6 +56,12 @@ class _Rehearsal(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return self.model.configure_optimizers()
+
+    def on_train_epoch_start(self) -> None:
+        knobs = self.model.training_config.regularization
+        if knobs.swa_start is not None and knobs.swa_lr is not None:
+            if self.current_epoch >= first_averaged_epoch(knobs.swa_start, self.trainer.max_epochs):
+                end_schedule(self.trainer, knobs.swa_lr)
 
     def on_train_start(self) -> None:
         if any(isinstance(entry.scheduler, ReduceLROnPlateau) for entry in self.trainer.lr_scheduler_configs):

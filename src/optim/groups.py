@@ -7,9 +7,11 @@ from typing import Any
 from torch import nn
 
 from src.errors import UserError, nearest
+from src.layers.cells import InitialState
 from src.layers.positions import LearnedPositions
 
-EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag, LearnedPositions)
+OFFSETS = (nn.Embedding, nn.EmbeddingBag, LearnedPositions, InitialState)
+"""Modules whose parameters are added, or looked up, and multiplied with no input."""
 
 
 def parameter_groups(model: nn.Module, decays: dict[str, float]) -> list[dict[str, Any]]:
@@ -34,8 +36,9 @@ def weight_decays(
     Args:
         model: whose parameters are trained.
         weight_decay: λ of every parameter that is not named.
-        norms_and_biases: false gives biases, the parameters of normalisation and embeddings (of positions too) λ = 0,
-            whatever names them; a weight that an output layer shares with an embedding counts as an embedding.
+        norms_and_biases: false gives biases, the parameters of normalisation, embeddings (of positions too) and learned
+            initial states λ = 0, whatever names them; a weight that an output layer shares with an embedding counts as an
+            embedding.
         by_layer: λ by patterns of names, such as ``layers.0.*``; of several that match, the last counts.
 
     Raises:
@@ -60,12 +63,12 @@ def _names_nothing(pattern: str, names: list[str], may_decay: list[str]) -> str:
 
 
 def _spared(model: nn.Module) -> set[int]:
-    """Return the identities of biases, normalisation parameters and embeddings; told by what they belong to and not by
+    """Return the identities of biases, normalisation parameters and offsets; told by what they belong to and not by
     their shape, which a sharded model changes.
     """
     return {
         id(parameter)
         for module in model.modules()
         for name, parameter in module.named_parameters(recurse=False)
-        if "bias" in name or "Norm" in type(module).__name__ or isinstance(module, EMBEDDINGS)
+        if "bias" in name or name == "b" or "Norm" in type(module).__name__ or isinstance(module, OFFSETS)
     }

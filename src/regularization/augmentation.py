@@ -76,8 +76,9 @@ class ImageAugmentation(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Map [B, C, H, W] to [B, C, H, W]."""
-        return self.steps(images)
+        """Map [B, C, H, W] to [B, C, H, W], in full precision: with eight bits, places of pixels would be rounded."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self.steps(images if images.itemsize >= 4 else images.float()).to(images.dtype)
 
 
 class InUnitRange(nn.Module):

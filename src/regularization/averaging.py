@@ -94,10 +94,7 @@ class StochasticWeightAveraging(Averaging):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.lr is not None and self._begun(trainer):
-            trainer.strategy.lr_scheduler_configs.clear()
-            for optimizer in trainer.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = self.lr
+            end_schedule(trainer, self.lr)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Average before validation and not after the epoch, as Lightning would: what is saved is what was validated."""
@@ -128,7 +125,21 @@ class StochasticWeightAveraging(Averaging):
     def _begun(self, trainer: L.Trainer) -> bool:
         """Tell whether this epoch counts; once there is an average, a longer run does not throw it away."""
         assert trainer.max_epochs is not None
-        return bool(self.average.n_averaged > 0) or trainer.current_epoch >= int(self.start * trainer.max_epochs)
+        first = first_averaged_epoch(self.start, trainer.max_epochs)
+        return bool(self.average.n_averaged > 0) or trainer.current_epoch >= first
+
+
+def first_averaged_epoch(start: float, max_epochs: int) -> int:
+    """Return the epoch, from 0, that begins at or before a share of them; 0.29 of 100 are 29, although 0.29 · 100 < 29."""
+    return int(round(start * max_epochs, 9))
+
+
+def end_schedule(trainer: L.Trainer, lr: float) -> None:
+    """Train on with one learning rate, in place of the schedules."""
+    trainer.strategy.lr_scheduler_configs.clear()
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
 
 
 class _OfBatch(nn.Module):

@@ -144,16 +144,22 @@ def summarize(model: nn.Module, batch: Batch) -> Summary:
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluate without gradients, and leave modes and random generators as they were."""
+    """Evaluate with frozen parameters, and leave these, modes and random generators as they were.
+
+    Under ``torch.no_grad`` alone, a view of a parameter claims to need a gradient, and the counter of operations fails.
+    """
     training = [module for module in model.modules() if module.training]
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    model.eval()
+    model.eval().requires_grad_(False)
     try:
-        with torch.random.fork_rng(devices=sorted(devices, key=str)), torch.no_grad():
+        with torch.random.fork_rng(devices=sorted(devices, key=str)):
             yield
     finally:
         for module in training:
             module.training = True
+        for parameter in learned:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -74,6 +74,14 @@ def test_the_curve_knows_how_the_run_ends_and_measures(words: list[str]) -> None
 
 
 @pytest.mark.req("S9")
+def test_the_curve_knows_where_an_average_takes_its_own_rate() -> None:
+    """As `test_averaging` finds it in a run: the schedule's rates before, one rate from then on."""
+    words = ["scheduler=cosine", "regularization=swa", "regularization.swa_start=0.7"]
+    plain, averaged = (schedule_curve(config_of(*words, *more)).rates for more in ([], ["regularization.swa_lr=0.02"]))
+    assert averaged == plain[: 5 * 5] + [0.02] * (3 * 5)
+
+
+@pytest.mark.req("S9")
 @pytest.mark.parametrize("monitor", ["val/loss", "val/accuracy"])
 def test_a_metric_that_always_improves_never_lowers_the_rate(monitor: str) -> None:
     config = config_of("scheduler=plateau", "scheduler.patience=0", f"monitor={monitor}")

@@ -13,6 +13,7 @@ from src.config.check import check
 from src.config.compose import compose
 from src.config.schema import Config
 from src.errors import UserError
+from src.layers.cells import GRUCell, InitialState, Layers, LSTMCell, RNNCell
 from src.layers.positions import LearnedPositions
 from src.models.mlp import MLP
 from src.models.transformer import Transformer
@@ -43,13 +44,15 @@ class Mixed(nn.Module):
                 nn.Embedding(5, 2),
                 nn.EmbeddingBag(5, 2),
                 LearnedPositions(4, 3),
+                InitialState(2, 3, 2),
             ]
         )
+        self.cells = nn.ModuleList(Layers(cell, 2, 3, bidirectional=True) for cell in (RNNCell, LSTMCell, GRUCell))
         self.own_bias = nn.Parameter(torch.zeros(2, 2))
 
 
 def decaying(name: str) -> bool:
-    return "decays" in name or name.startswith("lstm.weight")
+    return "decays" in name or name.startswith("lstm.weight") or ".W_" in name
 
 
 @pytest.mark.req("G1")

@@ -131,6 +131,21 @@ def test_scale_translation_and_shear_are_the_affine_map_of_scipy() -> None:
 
 
 @pytest.mark.req("G6")
+@pytest.mark.parametrize("name", ["crop", "rotation"])
+def test_mixed_precision_moves_no_value(name: str) -> None:
+    images, strength = torch.randn(16, 1, 28, 28), 3.0
+    torch.manual_seed(0)
+    expected = augmented(images, **{name: strength})
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(augmented(images, **{name: strength}), expected)
+    torch.manual_seed(0)
+    narrow = augmented(images.bfloat16(), **{name: strength})
+    assert narrow.dtype is torch.bfloat16
+    torch.testing.assert_close(narrow.float(), expected, rtol=0.01, atol=0.05)
+
+
+@pytest.mark.req("G6")
 def test_a_crop_is_a_window_of_the_image_with_its_border_repeated() -> None:
     x = torch.randn(32, 2, 9, 12)
     y, seen = augmented(x, crop=3).numpy(), set()

@@ -16,7 +16,7 @@ from src.config.compose import compose, resumed
 from src.errors import UserError
 from src.evaluate import evaluate
 from src.experiment import Interrupted, load, resume, run
-from src.regularization.averaging import ExponentialMovingAverage, StochasticWeightAveraging
+from src.regularization.averaging import ExponentialMovingAverage, StochasticWeightAveraging, first_averaged_epoch
 from src.tracking.run_folder import RunFolder
 
 Words = Callable[..., list[str]]
@@ -230,6 +230,13 @@ def test_a_run_that_ends_before_says_so(fast: Words, caplog: pytest.LogCaptureFi
     assert "before weights were averaged, from 0.75 of 8 epochs on" in caplog.text
     last = saved(result.folder, "last")
     assert all(torch.equal(value, last["current_model_state"][name]) for name, value in last["state_dict"].items())
+
+
+@pytest.mark.parametrize(
+    ("start", "epochs", "first"), [(0.5, 4, 2), (0.4, 4, 1), (0.29, 100, 29), (0.57, 100, 57), (0.0, 9, 0), (0.99, 9, 8)]
+)
+def test_it_begins_with_the_epoch_in_which_its_share_is_over(start: float, epochs: int, first: int) -> None:
+    assert first_averaged_epoch(start, epochs) == first
 
 
 def test_off_is_absent(fast: Words) -> None:

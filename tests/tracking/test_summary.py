@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.batches import LabelledBatch
+from src.models.recurrent import GRU, LSTM, RNN, Recurrent
+from src.spec import DataSpec
 from src.tracking.console import show
 from src.tracking.summary import summarize
 
@@ -104,6 +106,20 @@ def test_shared_unused_and_frozen_layers() -> None:
     assert "10 frozen" in summary.headline()
 
 
+@pytest.mark.req("R2")
+@pytest.mark.parametrize("cell", ["torch", "textbook"])
+@pytest.mark.parametrize("kind", [RNN, LSTM, GRU])
+def test_a_learned_initial_state_adds_parameters_and_no_work(kind: type[Recurrent], cell: str) -> None:
+    spec, batch = DataSpec("regression", "sequence", (9, 3), (1,)), LabelledBatch(torch.randn(2, 9, 3), torch.zeros(2))
+    zero, learned = (
+        summarize(kind(spec, cell=cell, hidden_size=6, num_layers=2, initial_state=start), batch)
+        for start in ("zero", "learned")
+    )
+    states = 2 if kind is LSTM else 1
+    assert learned.trainable - zero.trainable == states * 2 * 6
+    assert learned.multiply_adds == zero.multiply_adds > 0
+
+
 def test_nothing_is_disturbed() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
     model[1].eval()
@@ -120,6 +136,7 @@ def test_nothing_is_disturbed() -> None:
     assert [module.training for module in model] == [True, False, True, True]
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert torch.backends.mkldnn.enabled and torch.backends.mha.get_fastpath_enabled()
 
 
