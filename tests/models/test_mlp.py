@@ -87,7 +87,9 @@ SERIES = DataSpec("forecasting", "sequence", (9, 3), (4, 3))
 
 
 @pytest.mark.parametrize("hidden_sizes", [(), (5,)])
-def test_series_apart_are_each_forecast_from_their_own_past_with_the_same_weights(hidden_sizes: tuple[int, ...]) -> None:
+def test_series_apart_are_each_forecast_from_their_own_past_with_the_same_weights(
+    hidden_sizes: tuple[int, ...],
+) -> None:
     torch.manual_seed(0)
     model = MLP(SERIES, hidden_sizes, "tanh", series="apart", from_last=True).double()
     x = np.random.default_rng(0).normal(size=(5, 9, 3))

@@ -38,7 +38,12 @@ def test_a_padded_step_is_no_answer(tmp_path: Path) -> None:
 
 
 MACKEY_GLASS = ["datamodule=mackey_glass", "datamodule.length=600"]
-FEW_OF_A_BATCH = ["datamodule=mackey_glass", "datamodule.length=2000", "datamodule.horizon=20", "datamodule.batch_size=4"]
+FEW_OF_A_BATCH = [
+    "datamodule=mackey_glass",
+    "datamodule.length=2000",
+    "datamodule.horizon=20",
+    "datamodule.batch_size=4",
+]
 
 
 @pytest.mark.parametrize("words", [["datamodule=diabetes"], MACKEY_GLASS, FEW_OF_A_BATCH])
