@@ -286,6 +286,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--machine", help="that it was trained on, where it is more than its processor: one H100")
     words = parser.parse_args(argv)
     with errors_for_people():
+        if words.run is None and (words.cpu is not None or words.machine):
+            raise UserError("--cpu and --machine are about a finished run: --run RUN")
         known = {row.words: row for row in rows()}
         for name in words.rows:
             if name not in known:
