@@ -233,7 +233,8 @@ def test_a_run_that_ends_before_says_so(fast: Words, caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize(
-    ("start", "epochs", "first"), [(0.5, 4, 2), (0.4, 4, 1), (0.29, 100, 29), (0.57, 100, 57), (0.0, 9, 0), (0.99, 9, 8)]
+    ("start", "epochs", "first"),
+    [(0.5, 4, 2), (0.4, 4, 1), (0.29, 100, 29), (0.57, 100, 57), (0.0, 9, 0), (0.99, 9, 8)],
 )
 def test_it_begins_with_the_epoch_in_which_its_share_is_over(start: float, epochs: int, first: int) -> None:
     assert first_averaged_epoch(start, epochs) == first
