@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     result = run([*REDUCED, f"paths.outputs={folder / 'outputs'}"], verbose=False)
     (folder / "RUN").symlink_to(result.folder)
+    for name in ("one", "two"):
+        shutil.copytree(result.folder, folder / "outputs" / "sweeps" / "lr" / name)
     Image.new("L", (32, 32), 10).save(folder / "digit.png")
     (folder / "my.txt").write_text("To be, or not to be, that is the question. " * 100, encoding="utf-8")
     return folder
@@ -60,6 +63,8 @@ def _run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 def _reduce(words: list[str]) -> list[str]:
     """Return a command of training, cut down to a few steps; other commands as they stand."""
+    if words[:3] == ["python", "-m", "src.tune"]:
+        return [*words, *REDUCED]
     if words[:3] != ["python", "-m", "src.train"] or {"--help", "--cfg"} & set(words):
         return words
     if any(word.startswith("resume=") for word in words):
