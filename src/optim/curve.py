@@ -60,6 +60,7 @@ class _Rehearsal(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         knobs = self.model.training_config.regularization
         if knobs.swa_start is not None and knobs.swa_lr is not None:
+            assert self.trainer.max_epochs is not None
             if self.current_epoch >= first_averaged_epoch(knobs.swa_start, self.trainer.max_epochs):
                 end_schedule(self.trainer, knobs.swa_lr)
 
