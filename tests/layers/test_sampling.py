@@ -78,3 +78,9 @@ def test_of_equally_likely_tokens_exactly_k_stay() -> None:
 @pytest.mark.parametrize(("top_p", "kept"), [(0.25, 1), (0.5, 2), (0.51, 3), (1.0, 4)])
 def test_the_smallest_set_with_exactly_the_probability_is_enough(top_p: float, kept: int) -> None:
     assert (distribution(torch.zeros(1, 4), 1.0, None, top_p) > 0).sum() == kept
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-5])
+def test_as_the_temperature_falls_the_likeliest_token_remains(temperature: float) -> None:
+    logits = torch.tensor([[0.1, 2.0, -1.0], [300.0, 290.0, -1e9]])
+    assert distribution(logits, temperature).tolist() == [[0, 1, 0], [1, 0, 0]]
