@@ -1,11 +1,13 @@
 """The table of the textbook's requirements: id → choice on the command line → tests: make coverage-of-the-textbook
 
-docs/textbook/ holds one file a letter (M: multi-layer perceptron … H: choosing hyperparameters): for every requirement
-what it asks, and the words of a command line that choose it. The tests that prove it are found by their mark req("<id>").
-A requirement without a choice or without a test is a gap, and the exit code is then 1.
+docs/textbook/ holds one file a letter (M: multi-layer perceptron … H: choosing hyperparameters): for every
+requirement what it asks, and the words of a command line that choose it. The tests that prove it are found by their mark req("<id>").
+A requirement without a choice or without a test is a gap, and so is an id in a file or a mark that is none; the exit code
+is then 1.
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -19,6 +21,9 @@ from src import ROOT
 from src.tracking.console import show
 
 FOLDER = ROOT / "docs" / "textbook"
+COUNTS = {"M": 7, "C": 7, "R": 7, "T": 8, "O": 9, "S": 9, "G": 8, "H": 5}
+"""Requirements of each chapter, numbered from 1. They stand here so that one that is forgotten below is a gap."""
+IDS = [f"{letter}{number}" for letter, count in COUNTS.items() for number in range(1, count + 1)]
 
 
 @dataclass(frozen=True)
@@ -42,16 +47,25 @@ class Requirement:
         return bool(self.choice and self.tests)
 
 
-def requirements() -> list[Requirement]:
-    """Return every requirement, in the order of the textbook's chapters."""
-    tests = marked_tests()
+def requirements(folder: Path, tests: Mapping[str, Sequence[str]]) -> list[Requirement]:
+    """Return every requirement, in the order of the textbook's chapters, and behind them ids that are none.
+
+    Args:
+        folder: with a file a letter.
+        tests: of each id, as `marked_tests` returns them.
+    """
+    entries: dict[str, dict[str, str]] = {}
+    for path in sorted(folder.glob("*.yaml")):
+        entries |= yaml.safe_load(path.read_text(encoding="utf-8"))
+    strange = sorted({*entries, *tests} - set(IDS))
     found = []
-    for letter in "MCRTOSGH":
-        entries = yaml.safe_load((FOLDER / f"{letter}.yaml").read_text(encoding="utf-8"))
-        for name, entry in entries.items():
-            proofs = tuple(dict.fromkeys(tests.get(name, ())))
-            found.append(Requirement(name, entry["what"], entry.get("choice") or "", proofs))
-    return found
+    for name in IDS:
+        entry = entries.get(name, {})
+        proofs = tuple(dict.fromkeys(tests.get(name, ())))
+        found.append(Requirement(name, entry.get("what", ""), entry.get("choice") or "", proofs))
+    return found + [
+        Requirement(name, "no requirement of the textbook", "", tuple(tests.get(name, ()))) for name in strange
+    ]
 
 
 class _Marks:
@@ -82,7 +96,7 @@ def main() -> int:
     table = Table(box=None, pad_edge=False)
     for heading in ("id", "what", "choice on the command line", "tests"):
         table.add_column(heading, overflow="fold")
-    found = requirements()
+    found = requirements(FOLDER, marked_tests())
     for entry in found:
         files = dict.fromkeys(Path(test.partition("::")[0]).name for test in entry.tests)
         proofs = f"{len(entry.tests)} in {', '.join(files)}" if entry.tests else "GAP"

@@ -74,8 +74,13 @@ class Generation:
             if given:
                 raise UserError(f"{', '.join(given)}: for models that generate; this one does {task}")
             return {}
-        temperature = (0.0 if self.beams else facts.temperature) if self.temperature is None else self.temperature
+        searching = self.beams is not None or self.length_penalty is not None
+        temperature = (0.0 if searching else facts.temperature) if self.temperature is None else self.temperature
         if temperature == 0 and (idle := [flag for flag in given if flag in ("--top-k", "--top-p", "--seed")]):
+            if searching:
+                raise UserError(
+                    f"{', '.join(idle)}: for sampling, and --beams searches the likeliest sequence: give one"
+                )
             raise UserError(
                 f"{', '.join(idle)}: the temperature is 0, which takes the likeliest token; to sample: --temperature 1"
             )

@@ -22,6 +22,8 @@ class DataSpec:
         padding_id: the token that fills short sequences up; None where every sequence is full.
         start_id, end_id: the tokens that open and close a target sequence, for translation.
         target_length: the longest target sequence in tokens, with its start and end, for translation.
+        reserved_tokens: how many first tokens of the vocabulary stand for no text, and are not generated; for language
+            modelling.
         carry_state: row b of a batch goes on where row b of the batch before ended, in all splits, so that a recurrent
             model can carry its state over.
         class_names: names of the classes, in the order of the logits.
@@ -38,6 +40,7 @@ class DataSpec:
     start_id: int | None = None
     end_id: int | None = None
     target_length: int | None = None
+    reserved_tokens: int = 0
     carry_state: bool = False
     class_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()

@@ -8,7 +8,9 @@ import pytest
 from src.answers import AnswerFile
 from src.errors import UserError
 from src.experiment import run
-from src.predict import _line, main
+from src.models.transformer import Transformer
+from src.predict import Generation, _line, main
+from src.spec import DataSpec
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,18 @@ def test_a_file_is_there_only_when_it_is_complete(tmp_path) -> None:
         AnswerFile(tmp_path / "a.txt")
     with pytest.raises(UserError, match="cannot be written: No such file"), AnswerFile(tmp_path / "no" / "a.csv"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"length_penalty": 0.6}, "--length-penalty weighs the sequences of a beam search: add --beams 4"),
+        ({"beams": 3, "top_k": 3}, "--top-k: for sampling, and --beams searches the likeliest sequence: give one"),
+        ({"beams": 3, "temperature": 1.0}, "--beams searches the likeliest sequence, --temperature draws one"),
+        ({"temperature": 0.0, "top_k": 3}, "--top-k: the temperature is 0"),
+    ],
+)
+def test_a_refusal_speaks_of_what_was_given(given: dict[str, float], says: str) -> None:
+    model = Transformer(DataSpec("language_modelling", "tokens", (8,), (11,), vocabulary_size=11))
+    with pytest.raises(UserError, match=says):
+        Generation(**given).arguments(model)  # type: ignore[arg-type]

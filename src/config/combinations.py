@@ -70,6 +70,8 @@ def _knobs_of_the_model(config: schema.Config) -> Iterator[str]:
         if getattr(config.regularization, knob) and not takes:
             fitting = _listed("model", partial(_has_field, knob))
             yield f"regularization.{knob} has no place in model={config.model.name}. Models with it: {fitting}."
+    if config.regularization.batch_norm and config.datamodule.batch_size == 1:
+        yield "regularization.batch_norm normalises over a batch: datamodule.batch_size must be 2 or more, and is 1."
 
 
 def _knobs_of_the_task(config: schema.Config) -> Iterator[str]:

@@ -17,6 +17,7 @@ from src.datamodules.rows import names_a_file
 from src.datamodules.streams import stream_order
 from src.datamodules.token_files import between, cut, pieces, tokens_on_disk
 from src.datamodules.tokens import Tokens, from_plain, learned
+from src.datamodules.vocabulary import SPECIAL
 from src.errors import UserError
 from src.spec import DataSpec
 
@@ -155,7 +156,13 @@ class Text(DataModule):
         assert self.vocabulary is not None
         size = len(self.vocabulary)
         return DataSpec(
-            self.task, self.inputs, (self.context,), (size,), vocabulary_size=size, carry_state=self.carry_state
+            self.task,
+            self.inputs,
+            (self.context,),
+            (size,),
+            vocabulary_size=size,
+            reserved_tokens=len(SPECIAL),
+            carry_state=self.carry_state,
         )
 
     def encode(self, inputs: Sequence[str]) -> Batch:

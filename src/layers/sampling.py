@@ -27,7 +27,8 @@ def next_token(logits: Tensor, temperature: float, top_k: int | None = None, top
 
 def distribution(logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None) -> Tensor:
     """Return the probabilities [B, V] that `next_token` draws from; of equally likely tokens the first ones stay."""
-    probabilities, tokens = (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    below = logits - logits.max(-1, keepdim=True).values  # 0 for the likeliest, so that no temperature overflows
+    probabilities, tokens = (below / max(temperature, 1e-30)).softmax(-1).sort(dim=-1, descending=True, stable=True)
     if top_k is not None:
         probabilities[:, top_k:] = 0
         probabilities = probabilities / probabilities.sum(-1, keepdim=True)

@@ -156,7 +156,9 @@ class Model(L.LightningModule):
     def _meter(self, split: str) -> Meter:
         if split not in self.meters:
             testing = self.trainer.testing
-            self.meters[split] = Meter(self.task, detailed=testing or split != "train", decoded=testing)
+            measured = testing or split != "train"
+            smoothed = not measured and self.training_config.regularization.label_smoothing > 0
+            self.meters[split] = Meter(self.task, detailed=measured, decoded=testing, derived=not smoothed)
             self.meters[split].to(self.device)
         return self.meters[split]
 

@@ -16,10 +16,12 @@ class Meter:
         task: what is measured.
         detailed: measure the task's metrics too, not only the loss.
         decoded: also measure generated sequences, if the task generates any.
+        derived: also tell what follows from the loss; not from one of smoothed targets, where it would mean nothing.
     """
 
-    def __init__(self, task: Task, detailed: bool = True, decoded: bool = False) -> None:
+    def __init__(self, task: Task, detailed: bool = True, decoded: bool = False, derived: bool = True) -> None:
         self.task = task
+        self.derived = derived
         self.metrics: MetricCollection | None = task.metrics() if detailed else None
         self.decoded: MetricCollection | None = task.decoded_metrics() if decoded else None
         self._sum = 0.0
@@ -70,7 +72,7 @@ class Meter:
         values: dict[str, Tensor] = {"loss": total / count}
         for metrics in filter(None, (self.metrics, self.decoded)):
             values |= metrics.compute()
-        return values | self.task.derived(values)
+        return values | self.task.derived(values) if self.derived else values
 
     def partial(self) -> list[Any]:
         """Return the sums of an unfinished epoch."""

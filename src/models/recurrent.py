@@ -175,7 +175,9 @@ class Recurrent(Model):
         tokens, state = inputs, None
         for _ in range(DEFAULT_NEW_TOKENS if max_new_tokens is None else max_new_tokens):
             outputs, state = self.read(self.embed(tokens), state=state)
-            chosen = next_token(self.output(outputs[:, -1]), temperature, top_k, top_p)
+            logits = self.output(outputs[:, -1])
+            logits[:, : self.spec.reserved_tokens] = -torch.inf
+            chosen = next_token(logits, temperature, top_k, top_p)
             yield chosen
             tokens = chosen.unsqueeze(1)
 

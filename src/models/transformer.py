@@ -227,4 +227,5 @@ class Transformer(Model):
         def read(new: Tensor, start: int, caches: Caches | None) -> Tensor:
             return self.output(decoder(self._embedded(new, start), causal=True, caches=caches)[:, -1])
 
-        return Reader(read, decoder.new_caches if use_cache else None, self.spec.input_shape[0])
+        never = tuple(range(self.spec.reserved_tokens))
+        return Reader(read, decoder.new_caches if use_cache else None, self.spec.input_shape[0], never=never)

@@ -59,11 +59,11 @@ class _Rehearsal(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         knobs = self.model.training_config.regularization
-        if knobs.swa_start is not None and knobs.swa_lr is not None:
-            if self.current_epoch >= first_averaged_epoch(
-                knobs.swa_start, self.model.training_config.trainer.max_epochs
-            ):
-                end_schedule(self.trainer, knobs.swa_lr)
+        if knobs.swa_start is None or knobs.swa_lr is None:
+            return
+        assert self.trainer.max_epochs is not None
+        if self.current_epoch >= first_averaged_epoch(knobs.swa_start, self.trainer.max_epochs):
+            end_schedule(self.trainer, knobs.swa_lr)
 
     def on_train_start(self) -> None:
         if any(isinstance(entry.scheduler, ReduceLROnPlateau) for entry in self.trainer.lr_scheduler_configs):

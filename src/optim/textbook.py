@@ -45,6 +45,13 @@ class Textbook(Optimizer):
         return loss
 
 
+def _memory(state: dict[str, Tensor], name: str, g: Tensor) -> Tensor:
+    """Return what a parameter remembers, zero at its first step."""
+    if name not in state:
+        state[name] = torch.zeros_like(g)
+    return state[name]
+
+
 class Momentum(Textbook):
     """v ← γv + ηg, θ ← θ - v (textbook, SGD with Momentum). torch's v ← γv + g, θ ← θ - ηv is the same while η is
     constant; where a schedule moves η, here the velocity keeps the rates that its gradients came with (erratum E9).
@@ -63,7 +70,7 @@ class Momentum(Textbook):
         super().__init__(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
 
     def change(self, g: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
-        velocity = state.setdefault("velocity", torch.zeros_like(g))
+        velocity = _memory(state, "velocity", g)
         velocity.mul_(group["momentum"]).add_(g, alpha=group["lr"])
         return (group["momentum"] * velocity).add_(g, alpha=group["lr"]) if group["nesterov"] else velocity
 
@@ -82,7 +89,7 @@ class Adagrad(Textbook):
         super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay)
 
     def change(self, g: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
-        squares = state.setdefault("squares", torch.zeros_like(g))
+        squares = _memory(state, "squares", g)
         squares.addcmul_(g, g)
         return group["lr"] * g / (squares + group["eps"]).sqrt()
 
@@ -104,6 +111,6 @@ class RMSprop(Textbook):
         super().__init__(params, lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay)
 
     def change(self, g: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
-        mean = state.setdefault("mean", torch.zeros_like(g))
+        mean = _memory(state, "mean", g)
         mean.mul_(group["alpha"]).addcmul_(g, g, value=1 - group["alpha"])
         return group["lr"] * g / (mean + group["eps"]).sqrt()

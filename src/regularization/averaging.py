@@ -155,7 +155,7 @@ class _OfBatch(nn.Module):
 
 @torch.no_grad()
 def measure_batch_norm(model: nn.Module, trainer: L.Trainer) -> None:
-    """Measure the running statistics of a model anew over the batches of this epoch's training data.
+    """Measure the running statistics of a model anew over this epoch's batches of training data, as they are.
 
     Args:
         model: any, with the inputs of a batch as arguments; one without batch normalization is left alone.
@@ -164,8 +164,9 @@ def measure_batch_norm(model: nn.Module, trainer: L.Trainer) -> None:
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     if not norms:
         return
-    loader = trainer.train_dataloader
-    assert loader is not None
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    loader = datamodule.loader("train", shuffle=datamodule.shuffle)
+    loader.set_epoch(trainer.current_epoch)
 
     def batches() -> Iterator[list[Any]]:
         for number, batch in enumerate(loader):

@@ -36,7 +36,11 @@ class Regression(Task):
 
 
 class Forecasting(Regression):
-    """Mean squared error of the next values [B, horizon, series], averaged over time (textbook R4)."""
+    """Mean squared error of the next values [B, horizon, series], averaged over time (textbook R4) and over the series.
+
+    The textbook's 1/T Σ_t ‖y_t - ŷ_t‖² sums over the series and is larger by their number; the mean is what published
+    tables of forecasts show.
+    """
 
     name = "forecasting"
 

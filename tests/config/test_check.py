@@ -121,6 +121,7 @@ IMPOSSIBLE = [
     (["model=mlp", "datamodule=dates"], ["translation", "Models for translation of tokens: transformer"]),
     (["model=resnet", "datamodule=mackey_glass"], ["forecasting", "mlp"]),
     (["model=lstm", "datamodule=breast_cancer"], ["vector", "Models for binary_classification of vector: mlp"]),
+    (["regularization=batch_norm", "datamodule.batch_size=1"], ["normalises over a batch", "must be 2 or more"]),
     (["regularization=stochastic_depth"], ["regularization.stochastic_depth", "model=mlp", "resnet"]),
     (["regularization=spatial_dropout", "model=lstm"], ["regularization.spatial_dropout", "cnn"]),
     (["regularization=batch_norm", "model=transformer"], ["regularization.batch_norm", "mlp, cnn"]),

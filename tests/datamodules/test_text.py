@@ -7,6 +7,8 @@ import torch
 
 from src.datamodules.text import Text
 from src.errors import UserError
+from src.models.recurrent import LSTM
+from src.models.transformer import Transformer
 
 BODY = "the quick brown fox jumps over the lazy dog\n" * 40
 
@@ -151,3 +153,25 @@ def test_a_prompt_may_be_a_file(write, tmp_path):
     assert torch.equal(data.encode([str(tmp_path / "prompt.txt")])[0], data.encode(["the fox"])[0])
     with pytest.raises(UserError, match=r"missing\.txt: there is no such file"):
         data.encode(["missing.txt"])
+
+
+@pytest.mark.req("R3", "T6")
+@pytest.mark.parametrize("kind", ["characters", "byte_pairs"])
+@pytest.mark.parametrize("model", [LSTM, Transformer])
+def test_what_stands_for_no_text_is_not_generated(model, kind, tmp_path):
+    """With a network that thinks nothing else likely: a text has every token that was asked for, and no unknown one."""
+    path = tmp_path / "book.txt"
+    path.write_text(BODY)
+    data = Text(path, kind, 300, context=10, val_fraction=0.1, test_fraction=0.2)
+    data.setup()
+    torch.manual_seed(0)
+    made = model(data.spec).eval()
+    with torch.no_grad():
+        made.output.bias[: data.spec.reserved_tokens] = 50.0
+    tokens = made.generate(data.encode(["the fox"]).inputs[0], max_new_tokens=40, temperature=1.0)
+    assert tokens.shape == (1, 40) and tokens.min() >= 4
+    (answer,) = data.answers([{"tokens": tokens[0].tolist()}])
+    if kind == "characters":  # bytes at random are no text
+        assert len(answer["prediction"]) == 40 and "\ufffd" not in answer["prediction"]
+    names = data.vocabulary.names(range(data.spec.reserved_tokens + 1))
+    assert all(name.startswith("<") for name in names[:-1]) and not names[-1].startswith("<")

@@ -95,6 +95,12 @@ def copied(layers: Layers, kernel: Any, change: Callable[[str, Tensor], Tensor] 
     return theirs
 
 
+def weighted(outputs: Tensor, last: Any) -> Tensor:
+    """A number that depends on every output and on the last states, which pass the padded steps."""
+    parts = (outputs, *(last if isinstance(last, tuple) else (last,)))
+    return torch.stack([(part * numbers(*part.shape, seed=5 + n)).sum() for n, part in enumerate(parts)]).sum()
+
+
 @pytest.mark.req("R1", "R2")
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("num_layers", [1, 3])
@@ -103,21 +109,27 @@ def test_rnn_and_lstm_are_torch_s(cell: type[Cell], num_layers: int, bidirection
     """Outputs, last states and gradients on a ragged batch, from a state that is not zero."""
     layers = made(cell, num_layers, bidirectional)
     theirs = copied(layers, KERNELS[cell](F, H, num_layers, batch_first=True, bidirectional=bidirectional))
-    x, lengths = numbers(4, 9, F), torch.tensor([9, 4, 1, 7])
-    shape = (num_layers * layers.directions, 4, H)
-    start: Any = (numbers(*shape, seed=2), numbers(*shape, seed=3)) if cell is LSTMCell else numbers(*shape, seed=2)
+    x, lengths = numbers(4, 9, F).requires_grad_(), torch.tensor([9, 4, 1, 7])
+    states = [
+        numbers(num_layers * layers.directions, 4, H, seed=2 + n).requires_grad_() for n in range(cell.num_states)
+    ]
+    start: Any = tuple(states) if cell is LSTMCell else states[0]
     packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
     expected, last = theirs(packed, start)
     expected = nn.utils.rnn.pad_packed_sequence(expected, batch_first=True)[0]
     found, ours_last = layers(x, start, lengths)
     torch.testing.assert_close((found, ours_last), (expected, last), rtol=0, atol=1e-12)
-    weights = numbers(*found.shape, seed=5)
-    (found * weights).sum().backward()
-    (expected * weights).sum().backward()
-    first = ORDER[cell].index(layers.cells[0].gates[0])  # type: ignore[arg-type, union-attr, index]
-    torch.testing.assert_close(
-        layers.cells[0].W_h.grad[:H], theirs.weight_hh_l0.grad[first * H :][:H], rtol=0, atol=1e-11
+    ours, torchs = (
+        torch.autograd.grad(weighted(outputs, end), [x, *states, weight])
+        for outputs, end, weight in (
+            (found, ours_last, layers.cells[0].W_h),
+            (expected, last, theirs.weight_hh_l0),
+        )
     )
+    torch.testing.assert_close(ours[:-1], torchs[:-1], rtol=0, atol=1e-11)
+    rows = [ORDER[cell].index(gate) for gate in layers.cells[0].gates]  # type: ignore[union-attr]
+    stacked = torch.cat([torchs[-1].split(H)[row] for row in rows])
+    torch.testing.assert_close(ours[-1], stacked, rtol=0, atol=1e-11)
 
 
 def with_z_swapped(gate: str, W: Tensor) -> Tensor:
@@ -158,3 +170,21 @@ def test_mixed_precision_is_near(cell: type[Cell], dtype: torch.dtype) -> None:
     torch.testing.assert_close(found.float(), layers(x, None, lengths)[0], rtol=0, atol=0.1)
     found.float().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in layers.parameters())
+
+
+@pytest.mark.req("R2")
+@pytest.mark.parametrize("cell", PAGES)
+def test_dropout_is_between_layers_and_not_above_the_top_one(cell: type[Cell]) -> None:
+    layers, x = made(cell, 2), numbers(4, 9, F)
+    layers.dropout = 0.5
+    assert (layers(x)[0] != 0).all()
+    assert not torch.equal(layers(x)[0], layers(x)[0])
+    assert torch.equal(layers.eval()(x)[0], layers(x)[0])
+
+
+@pytest.mark.req("R1")
+@pytest.mark.parametrize("cell", PAGES)
+def test_weights_start_within_the_root_of_the_state_s_width(cell: type[Cell]) -> None:
+    torch.manual_seed(0)
+    for parameter in cell(4, 100).parameters():
+        assert 0.09 < parameter.abs().max() <= 0.1

@@ -158,6 +158,19 @@ def test_the_search_stops_when_nothing_better_can_come() -> None:
     assert max(asked) <= 2
 
 
+@pytest.mark.req("T6")
+def test_the_search_goes_on_while_a_longer_sequence_can_win() -> None:
+    """At length 1 the ended and the unended beginning are equally likely; only the penalty of what may follow decides."""
+
+    def later(beginning: tuple[int, ...]) -> list[float]:
+        end, on = {1: (0.5, 0.5), 2: (0.0, 1.0), 3: (0.0, 1.0)}.get(len(beginning), (1.0, 0.0))
+        return [-math.inf, -math.inf, *(math.log(p) if p else -math.inf for p in (end, on)), -math.inf]
+
+    found, score = beam_search(reader(later), starts(1), 6, END, PADDING, 2, 1.0)
+    assert words_of(found[0]) == (3, 3, 3, END)
+    assert float(score) == pytest.approx(math.log(0.5) / 1.5)
+
+
 def test_no_tokens_are_asked_for() -> None:
     found, _ = beam_search(reader(toy(0)), starts(3), 0, END, PADDING, 2, 0.6)
     assert found.shape == sample(reader(toy(0)), starts(3), 0, END, PADDING, 0.0).shape == (3, 0)

@@ -39,6 +39,7 @@ LOGITS = torch.tensor([0.4, 0.1, 0.05, 0.25, 0.2], dtype=torch.float64).log()
         (None, 0.41, [0.4 / 0.65, 0, 0, 0.25 / 0.65, 0]),  # the one that crosses the border is in
         (None, 0.9, [0.4 / 0.95, 0.1 / 0.95, 0, 0.25 / 0.95, 0.2 / 0.95]),
         (None, 1.0, [0.4, 0.1, 0.05, 0.25, 0.2]),
+        (3, 0.45, [1, 0, 0, 0, 0]),  # of three, 0.4 / 0.85 is enough
         (3, 0.5, [0.4 / 0.65, 0, 0, 0.25 / 0.65, 0]),  # 0.4 / 0.85 is below a half
     ],
 )
@@ -71,3 +72,15 @@ def test_truncated_samples_follow_their_distribution() -> None:
 
 def test_of_equally_likely_tokens_exactly_k_stay() -> None:
     assert (distribution(torch.zeros(1, 6), 1.0, top_k=2) > 0).tolist() == [[True, True, False, False, False, False]]
+
+
+@pytest.mark.req("R3")
+@pytest.mark.parametrize(("top_p", "kept"), [(0.25, 1), (0.5, 2), (0.51, 3), (1.0, 4)])
+def test_the_smallest_set_with_exactly_the_probability_is_enough(top_p: float, kept: int) -> None:
+    assert (distribution(torch.zeros(1, 4), 1.0, None, top_p) > 0).sum() == kept
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-5])
+def test_as_the_temperature_falls_the_likeliest_token_remains(temperature: float) -> None:
+    logits = torch.tensor([[0.1, 2.0, -1.0], [300.0, 290.0, -1e9]])
+    assert distribution(logits, temperature).tolist() == [[0, 1, 0], [1, 0, 0]]

@@ -203,6 +203,15 @@ def test_dropout_is_for_training(kind: type[Recurrent], cell: str) -> None:
     assert not torch.equal(model(x), model(x))
 
 
+@pytest.mark.req("G2")
+@pytest.mark.parametrize("spec", [SERIES, TEXT], ids=["last state", "every step"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_single_layer_drops_before_its_output(kind: type[Recurrent], spec: DataSpec) -> None:
+    model = made(kind, spec, dropout=0.5).train()
+    x = numbers(2, 9, 3) if spec is SERIES else torch.randint(0, 11, (2, 9))
+    assert not torch.equal(model(x), model(x))
+
+
 @pytest.fixture
 def carrying(tmp_path: Path) -> Callable[..., Experiment]:
     """Return a function that builds a run which carries its state, over a text of 8 streams with windows of 5."""
@@ -285,6 +294,8 @@ def test_gradients_end_at_the_border_of_a_window(kind: type[Recurrent], cell: st
     carried.outputs_of(LanguageBatch(tokens[:2, 4:]), "val")  # another split begins anew
     smaller = carried.outputs_of(LanguageBatch(tokens[:2, 4:]), "val")
     assert smaller.shape[0] == 2
+    carried.on_validation_epoch_start()  # and so does another validation
+    torch.testing.assert_close(carried.outputs_of(LanguageBatch(tokens), "val"), whole, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

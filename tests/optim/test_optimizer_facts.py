@@ -60,7 +60,10 @@ def test_noise_stops_a_constant_rate_and_not_a_falling_one(descend: Descend) -> 
 @pytest.mark.req("O1")
 @pytest.mark.req("O2")
 def test_momentum_needs_the_root_of_the_condition_number(descend: Descend) -> None:
-    """SGD at its best rate 2/(λ_min + λ_max) takes O(κ) steps, heavy-ball momentum at its best O(√κ)."""
+    """SGD at its best rate 2/(λ_min + λ_max) takes O(κ) steps, heavy-ball momentum at its best O(√κ).
+
+    Its best γ is the square of the textbook's (√κ - 1)/(√κ + 1), which is the best of Nesterov (below).
+    """
 
     def steps(condition: float) -> tuple[int, int]:
         curvature, root = quadratic(condition), math.sqrt(condition)

@@ -117,6 +117,17 @@ def test_the_average_has_batch_norm_statistics_of_its_own(fast: Words, monkeypat
     assert not torch.allclose(in_training["layers.2.running_mean"], mean, rtol=1e-3)
 
 
+def test_the_statistics_are_those_of_examples_without_augmentation(fast: Words) -> None:
+    words = ("datamodule=audio_folder", "model=cnn", "regularization=[swa,batch_norm,audio_augmentation]")
+    folder = run(fast(*words, "regularization.swa_start=0.0", "trainer.max_epochs=2"), verbose=False).folder
+    loaded, state = load(folder), saved(folder, "last")["state_dict"]
+    loaded.model.load_state_dict(state)
+    loader = loaded.datamodule.loader("train", shuffle=True)
+    loader.set_epoch(1)
+    torch.optim.swa_utils.update_bn([batch.inputs[0] for batch in list(loader)[:2]], loaded.model)
+    assert_close(copy(loaded.model), state)
+
+
 AVERAGES = [
     ["regularization=ema", "regularization.ema_decay=0.8", "model=cnn"],
     [

@@ -1,6 +1,7 @@
 """Label smoothing: cross-entropy against 1 - ε + ε/V and ε/V, computed by hand in float64, for every task with classes."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from src.config.check import check
 from src.config.compose import compose
 from src.errors import UserError
-from src.experiment import build_data, build_model
+from src.experiment import build_data, build_model, run
 from src.models.meter import Meter
 from src.spec import DataSpec
 from src.tasks.build import build_task
@@ -102,6 +103,17 @@ def test_training_smooths_and_measuring_does_not() -> None:
     model.meters["val"] = Meter(model.task)
     model.validation_step(batch, 0)
     assert float(model.meters["val"]._sum) == pytest.approx(plain.item() * len(batch.x), rel=1e-6)
+
+
+@pytest.mark.req("G4")
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_smoothed_loss_has_no_perplexity(fast: Callable[..., list[str]], smoothing: float) -> None:
+    metrics = run(
+        fast("model=gru", "datamodule=text", f"regularization.label_smoothing={smoothing}"), verbose=False
+    ).metrics
+    assert ("train/perplexity" in metrics) == (smoothing == 0.0)
+    for split in ("val", "test"):
+        assert metrics[f"{split}/perplexity"] == pytest.approx(math.exp(metrics[f"{split}/loss"]), rel=1e-6)
 
 
 def test_numbers_have_no_label_to_smooth() -> None:

@@ -138,8 +138,8 @@ def test_shares_are_those_of_counts_by_hand(fast: Words, monkeypatch, words: lis
 
 
 def test_a_dead_unit_is_one_that_no_example_and_no_place_wakes() -> None:
-    images = torch.zeros(3, 4, 2, 2)
-    images[2, 1, 0, 1] = images[0, 3, 1, 1] = 5.0
+    images = torch.zeros(3, 4, 3, 5)  # of each axis, another share is awake
+    images[2, 1, 0, 1] = images[2, 3, 1, 1] = 5.0
     vectors = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]])
     over_time = torch.zeros(2, 5, 4)
     over_time[1, 3, 2] = 1.0
