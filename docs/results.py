@@ -10,15 +10,18 @@ The data lie in paths.data (GRIDLIGHT_DATA), as for any run; runs are left in ou
 
 import argparse
 import json
+import re
 import resource
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from statistics import mean, stdev
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import yaml
 
@@ -27,6 +30,7 @@ from src import ROOT
 from src.config.check import check
 from src.config.command_line import errors_for_people
 from src.config.compose import compose
+from src.config.options import CONF
 from src.errors import UserError, nearest
 from src.tasks.catalogue import direction_of
 from src.tracking.run_folder import RunFolder, config_hash
@@ -64,8 +68,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run came to, as results.json holds it."""
+    """What one run came to, as results.json holds it; `recipe` is the digest of what it was trained with."""
 
+    recipe: str
     seed: int
     metrics: dict[str, float]
     epochs: int
@@ -89,6 +94,18 @@ def results() -> dict[str, list[Measured]]:
         return {}
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
     return {words: [Measured(**run) for run in runs] for words, runs in found.items()}
+
+
+def recipe(row: Row) -> str:
+    """Return a digest of a row's words and of the experiment that they name, with those that it builds upon: a recipe that
+    is changed has not been measured.
+    """
+    (name,) = re.findall(r"experiment=(\w+)", row.words)
+    parts: list[Any] = [row.words]
+    while name:
+        parts.append(yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")))
+        name = next((other for other in parts[-1]["defaults"] if isinstance(other, str)), None)
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 # ---- measuring ----------------------------------------------------------------------------------------------------
@@ -126,6 +143,7 @@ def read(folder: RunFolder, row: Row, cpu_seconds: int | None, machine: str | No
     record = folder.record
     here = f"{record['hardware']['cpu']}, {record['hardware']['usable_cores']} cores"
     return Measured(
+        recipe=recipe(row),
         seed=record["seed"],
         metrics={name: float(f"{value:.6g}") for name, value in sorted({**record["best"], **record["final"]}.items())},
         epochs=sum("train/loss" in line for line in folder.metrics()),

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from docs import results as page
-from docs.results import ASKED, Measured, Row, put_down, reached, row_of, rows, written
+from docs.results import ASKED, Measured, Row, put_down, reached, recipe, row_of, rows, written
 from src.config.check import check
 from src.config.compose import compose
 from src.errors import UserError
 from src.tracking.run_folder import RunFolder
 
 ROWS = {row.words: row for row in rows()}
-RUN = Measured(0, {"test/accuracy": 0.9}, 3, 100, 60, 20, "a machine", "2.13.0", "2026-11-25")
+RUN = Measured("c0ffee", 0, {"test/accuracy": 0.9}, 3, 100, 60, 20, "a machine", "2.13.0", "2026-11-25")
 ROW = Row("experiment=fashion_mnist_mlp", "clothes", "MLP", "", {"test/accuracy": 0.9})
 
 
@@ -37,6 +37,7 @@ def test_every_measured_row_is_asked_for_and_has_its_metrics() -> None:
     for words, runs in page.results().items():
         assert len({run.seed for run in runs}) == len(runs)
         for run in runs:
+            assert run.recipe == recipe(ROWS[words]), f"{words} was changed: python -m docs.results {words}"
             assert set(ROWS[words].goals) <= set(run.metrics) and bool(run.sample) == bool(ROWS[words].prompt)
 
 
@@ -70,6 +71,25 @@ def test_a_run_takes_the_place_of_an_older_one_of_its_seed(tmp_path: Path, monke
     for run in (replace(RUN, seed=1), RUN, newer):
         put_down(ROW, run)
     assert page.results() == {ROW.words: [newer, replace(RUN, seed=1)]}
+
+
+def test_a_recipe_is_its_words_its_file_and_those_that_it_builds_upon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "CONF", tmp_path)
+    (tmp_path / "experiment").mkdir()
+    base, built = (tmp_path / "experiment" / f"{name}.yaml" for name in ("base", "built"))
+    row = replace(ROW, words="experiment=built")
+
+    def digest(below: str, above: str, words: str = "experiment=built") -> str:
+        base.write_text(f"defaults: [{{override /model: mlp}}]\n{below}\n")
+        built.write_text(f"defaults: [base]\n{above}\n")
+        return recipe(replace(row, words=words))
+
+    one = digest("seed: 1", "tags: [a]")
+    assert one == digest("seed: 1   # with a reason", "tags: [a]")
+    others = [digest("seed: 2", "tags: [a]"), digest("seed: 1", "tags: [b]")]
+    assert len({one, *others, digest("seed: 1", "tags: [a]", "experiment=built optimizer=sgd")}) == 4
 
 
 @pytest.fixture
