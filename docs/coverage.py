@@ -1,7 +1,7 @@
 """The table of the textbook's requirements: id → choice on the command line → tests: make coverage-of-the-textbook
 
-docs/textbook/ holds one file a letter (M: multi-layer perceptron … H: choosing hyperparameters): for every
-requirement what it asks, and the words of a command line that choose it. The tests that prove it are found by their mark req("<id>").
+docs/textbook/ holds one file a letter (M: multi-layer perceptron … H: choosing hyperparameters): for every requirement
+what it asks, and the words of a command line that choose it. The tests that prove it are found by their mark req("<id>").
 A requirement without a choice or without a test is a gap, and so is an id in a file or a mark that is none; the exit code
 is then 1.
 """
