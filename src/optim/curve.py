@@ -106,9 +106,11 @@ def schedule_curve(config: Config, improving: bool = False) -> Curve:
     datamodule.prepare_data()
     datamodule.setup()
     model = build_model(config, datamodule.spec)
-    datamodule.trainer = SimpleNamespace(global_rank=0, world_size=_processes(config))  # type: ignore[assignment]
-    here = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "precision": "32-true", "limit_val_batches": 1}
-    quick = here | {"profiler": None, "detect_anomaly": False, "max_time": None, "sync_batchnorm": False}
+    here = SimpleNamespace(root_device=torch.device("cpu"))
+    processes = _processes(config)
+    datamodule.trainer = SimpleNamespace(global_rank=0, world_size=processes, strategy=here)  # type: ignore[assignment]
+    alone = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "precision": "32-true", "limit_val_batches": 1}
+    quick = alone | {"profiler": None, "detect_anomaly": False, "max_time": None, "sync_batchnorm": False}
     settings = config.trainer.model_copy(update=quick)
     monitor, mode = monitor_of(config, datamodule.spec.task)
     factor = 1.0 if not improving else {"min": 0.75, "max": 1 / 0.75}[mode]

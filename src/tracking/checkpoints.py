@@ -75,7 +75,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except Exception as error:
             first = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(f"{path}: this checkpoint cannot be read: {first}") from error
-        if not isinstance(checkpoint, dict) or "gridlight" not in checkpoint:
+        if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
             raise UserError(f"{path}: this checkpoint was not written by Gridlight")
         return checkpoint
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from src.errors import UserError
 from src.tracking.checkpoints import AtomicCheckpointIO
 
 
@@ -15,4 +16,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if it is missing, torn, holds more than data, or was not written by Gridlight.
     """
-    return AtomicCheckpointIO().load_checkpoint(path)
+    checkpoint = AtomicCheckpointIO().load_checkpoint(path)
+    if "gridlight" not in checkpoint:
+        raise UserError(f"{path}: this checkpoint was not written by Gridlight")
+    return checkpoint
