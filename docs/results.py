@@ -231,6 +231,7 @@ def number(name: str, value: float) -> str:
 
 
 def goal(name: str, wanted: float) -> str:
+    """Return what a metric is to be, at least or at most."""
     return ("≥ " if direction_of(name) == "max" else "≤ ") + number(name, wanted)
 
 
