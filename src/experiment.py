@@ -258,7 +258,8 @@ def _execute(config: Config, folder: RunFolder, verbose: bool, callbacks: Sequen
     records = not _is_worker_rank()
     loggers: list[Logger] = []
     exit_code = 1
-    with stop_request.heard(), closing.log_to(folder.train_log if records else None, quiet=not records):
+    log_file = folder.train_log if records else None
+    with stop_request.heard(), closing.log_to(log_file, quiet=not records), folder.written_into():
         try:
             experiment = build(config, folder, verbose=verbose, callbacks=callbacks)
             if records:  # only now: what cannot be built leaves no trace on a server

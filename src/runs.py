@@ -55,9 +55,8 @@ def show_list(runs: "Sequence[KeptRun]", as_json: bool = False) -> None:
         table.add_row(
             run.id,
             str(record.get("started") or "")[:16].replace("T", " "),
-            "running" if record.get("status") == "running" and run.folder.alive else _status(record.get("status")),
-            run.config["model"]["name"],
-            run.config["datamodule"]["name"],
+            run.status,
+            *(str((run.config.get(group) or {}).get("name", "?")) for group in ("model", "datamodule")),
             record.get("monitor") or "",
             number(record.get("value")),
             duration(seconds) if seconds else "-",
@@ -68,14 +67,10 @@ def show_list(runs: "Sequence[KeptRun]", as_json: bool = False) -> None:
     print(f"{len(runs)} runs")
 
 
-def _status(recorded: str | None) -> str:
-    return "killed" if recorded == "running" else recorded or "unknown"
-
-
 def show_one(run: "KeptRun") -> None:
     """Print everything about one run that a person asks for first."""
     from src.tracking.console import duration, number, shown
-    from src.tracking.filters import flat
+    from src.tracking.filters import flat, measured
     from src.tracking.keeping import size
 
     record = run.record
@@ -84,11 +79,11 @@ def show_one(run: "KeptRun") -> None:
     facts = {
         "id": f"{run.id}, config {record.get('config_hash')}" + (f", W&B {wandb['id']}" if wandb.get("id") else ""),
         "sweep": run.sweep,
-        "status": _status(record.get("status")) + (", archived" if run.archived else ""),
+        "status": run.status + (", archived" if run.archived else ""),
         "error": last,
         "started": record.get("started"),
         "time": duration(record["seconds"]) if record.get("seconds") else None,
-        "best": None if best is None else f"{record['monitor']} {number(record.get('value'))} in epoch {best + 1}",
+        "best": None if best is None else f"{record.get('monitor')} {number(record.get('value'))} in epoch {best + 1}",
         "parameters": f"{record['parameters']:,}" if record.get("parameters") else None,
         "tags": " ".join(run.tags),
         "notes": run.notes,
@@ -101,11 +96,10 @@ def show_one(run: "KeptRun") -> None:
     for name, value in facts.items():
         if value:
             print(f"  {name:<11} {value}")
-    metrics = {**(record.get("best") or {}), **(record.get("final") or {})}
-    for name, value in metrics.items():
+    for name, value in measured(record).items():
         print(f"  {name:<24} {number(value)}")
     print("config:")
-    for key, value in flat({key: run.config[key] for key in ("model", "datamodule", "optimizer", "scheduler")}):
+    for key, value in flat({key: run.config.get(key) for key in ("model", "datamodule", "optimizer", "scheduler")}):
         print(f"  {key:<24} {'null' if value is None else value}")
     print(f"  …, all of it in {shown(run.path / 'config.yaml')}")
 
@@ -121,7 +115,7 @@ def delete(runs: "Sequence[KeptRun]", yes: bool) -> None:
     from src.tracking.keeping import size
 
     for run in runs:
-        print(f"  {run.record.get('status')}  {shown(run.path)}")
+        print(f"  {run.status}  {shown(run.path)}")
     what = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {sum(size(run.path) for run in runs) / 1e6:.1f} MB"
     if not yes:
         if not sys.stdin.isatty():

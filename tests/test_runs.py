@@ -163,3 +163,25 @@ def test_a_run_is_trained_again_and_packed(fast: Callable[..., list[str]], tmp_p
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(words, cwd=tmp_path / "packed/code", env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "→" in done.stdout, done.stderr
+
+
+def test_an_empty_word_names_nothing(outputs: Path, capsys: Any) -> None:
+    assert "an empty word names no run" in refused(capsys, "delete", "", "--yes")
+    assert len(listed(capsys)) == 4
+
+
+def test_a_killed_run_is_interrupted_everywhere(outputs: Path, capsys: Any) -> None:
+    RunFolder.create(outputs / "runs" / "2026-01-01" / "120000-mlp-digits-eeeeee", CONFIG, [])._release()
+    assert listed(capsys, "status=interrupted") == {"eeeeee"}
+    main(["show", "eeeeee"])
+    assert "interrupted" in capsys.readouterr().out
+
+
+def test_damaged_runs_are_named_and_the_others_listed(outputs: Path, capsys: Any, caplog: Any) -> None:
+    (outputs / "sweeps/rates/lr_1_bbbbbb/config.yaml").write_text("a: [")
+    record = outputs / "sweeps/rates/lr_2_cccccc/run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"best": 5, "monitor": None}))
+    assert listed(capsys, "optimizer.lr=0.001") == {"aaaaaa"}
+    assert "lr_1_bbbbbb" in caplog.text
+    main(["show", "cccccc"])
+    main(["list"])

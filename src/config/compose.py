@@ -118,7 +118,8 @@ def _wrong_option(override: Override, options: dict[str, dict[str, str]]) -> str
 
 def _wrong_keys(parsed: Sequence[Override], options: dict[str, dict[str, str]], roots: Sequence[Path]) -> list[str]:
     """Walk every dotted key down the config that the chosen groups make."""
-    searched = f"hydra.searchpath=[{','.join(f'file://{root.absolute()}' for root in roots if root != CONF)}]"
+    entries = [f"'file://{root.absolute()}'" for root in roots if root != CONF]
+    searched = f"hydra.searchpath=[{','.join(entries)}]"
     chosen = [o.input_line for o in parsed if o.key_or_group in options and not o.is_sweep_override() and o.input_line]
     try:
         with own_hydra():

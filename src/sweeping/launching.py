@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from src.config.schema import Config
+from src.config.check import check_section
+from src.config.schema import Config, Sweep
 from src.errors import JobsFailed, UserError
 from src.sweeping.display import Display
 from src.sweeping.driver import Driver, Listed, Source
@@ -63,6 +64,7 @@ def launch(
     """
     if master.resume is not None:
         raise UserError("resume goes on with one run, without -m; sweep.resume=<folder> goes on with a sweep")
+    check_section(Sweep, master.sweep, "sweep")
     words: list[list[str]] | None = None
     if master.sweep.resume:
         others = {word for words in points for word in words if not word.startswith("sweep.")}

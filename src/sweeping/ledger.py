@@ -109,18 +109,22 @@ class Ledger:
         """
         file = folder / LEDGER
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # a word may hold other line ends
         except OSError as error:
             raise UserError(f"{folder}: there is no ledger of a sweep here ({error.strerror})") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file}: this ledger is damaged: no UTF-8 at byte {error.start}") from error
         try:
-            head = json.loads(lines[0])
+            head = dict(json.loads(lines[0]))
             jobs = [_job(json.loads(line)) for line in lines[1:-1]]
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise UserError(f"{file}: this ledger is damaged: {error}") from error
         if head.get("version") != VERSION:
             raise UserError(f"{file}: a ledger of version {head.get('version')}; this code reads version {VERSION}")
-        with suppress(ValueError):  # a search appends line by line
+        try:
             jobs += [_job(json.loads(line)) for line in lines[1:][-1:]]
+        except ValueError:  # a search appends line by line
+            log.warning("%s: its last line is torn, and is left out", file)
         return cls(folder, head, jobs)
 
     @classmethod

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src.config.compose import own_hydra
 from src.config.options import CONF, search_roots, sweeps
 from src.config.schema import Config
+from src.config.words import readable
 from src.errors import JobsFailed, UserError
 from src.sweeping.grid import Composer
 from src.sweeping.ledger import Job, Ledger, State
@@ -113,6 +114,7 @@ class Tuning:
         digest = hashlib.sha256("\n".join(relevant).encode()).hexdigest()[:6]
         self.name = f"{self.start.model.name}-{self.start.datamodule.name}-{digest}"
         self.folder = self.start.paths.outputs / "tune" / self.name
+        self._outputs = readable(f"paths.outputs={self.folder}")
 
     @property
     def config_folders(self) -> list[str]:
@@ -166,14 +168,14 @@ class Tuning:
             varied += ["search=random", f"search.trials={share}"]
         keys = {axis.key for axis in axes}
         base = [word for word in words if word.partition("=")[0] not in keys]
-        command = [*base, *varied, *self._ours, f"paths.outputs={self.folder}", f"sweep.name={name}"]
+        command = [*base, *varied, *self._ours, self._outputs, f"sweep.name={name}"]
         print(f"\n$ python -m src.train -m {shlex.join(command)}", flush=True)
         with suppress(JobsFailed):  # each was told when it failed, and the others are what the stage is for
             self._run_sweep(["-m", *command])
         folder = self.folder / "sweeps" / name
         ledger = Ledger.open(folder)
         states = ledger.states()
-        shared = set(Space.of([*base, f"paths.outputs={self.folder}"]).fixed)
+        shared = set(Space.of([*base, self._outputs]).fixed)
         jobs = [(job, states[job.number]) for job in ledger.jobs if shared <= set(job.words)]
         self._left -= len(jobs)
         return folder, jobs
@@ -187,8 +189,7 @@ class Tuning:
         job, state = min(done, key=lambda entry: sign * float(entry[1].value or 0.0))
         if before is not None and sign * float(state.value or 0.0) >= sign * float(before.state.value or 0.0):
             return None
-        outputs = f"paths.outputs={self.folder}"
-        words = tuple(word for word in job.words if word != outputs)
+        words = tuple(word for word in job.words if word != self._outputs)
         return Best(words, job, folder / job.slug, state)
 
     def _axes(self, name: str, best: Best) -> list[Values]:

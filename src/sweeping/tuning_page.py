@@ -63,7 +63,7 @@ def write_experiment(
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(head + text, encoding="utf-8")
     chosen = [f"experiment={name}", *typed]
-    entries = ",".join([*config_folders, f"file://{folder.absolute() / 'conf'}"])
+    entries = ",".join(f"'{entry}'" for entry in [*config_folders, f"file://{folder.absolute() / 'conf'}"])
     made = check(compose([f"hydra.searchpath=[{entries}]", *chosen]))
     assert config_hash(made.plain()) == best.job.digest, f"{file} is another experiment than {best.path}"
     if config_folders:

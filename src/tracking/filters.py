@@ -138,10 +138,16 @@ def known(config: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any
     """
     facts: dict[str, Any] = dict(flat(config))
     facts |= {key: record[key] for key in RECORDED if record.get(key) is not None}
-    facts |= {**(record.get("best") or {}), **(record.get("final") or {})}
+    facts |= measured(record)
     facts["tag"] = record.get("tags", config.get("tags") or [])
     facts["id"] = (record.get("wandb") or {}).get("id")
     return facts
+
+
+def measured(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics of the best epoch and of the test that a record has."""
+    parts = [record.get(name) for name in ("best", "final")]
+    return {key: value for part in parts if isinstance(part, Mapping) for key, value in part.items()}
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,6 @@
 """Runs as things that are kept: found, listed, tagged, archived, deleted, exported."""
 
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from src.errors import UserError, nearest
 from src.tracking.console import shown
 from src.tracking.filters import known, matching, parse
 from src.tracking.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,18 @@ class KeptRun:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return self.folder.config()
+        """The config of the run; empty, with a warning, where it cannot be read."""
+        try:
+            return self.folder.config()
+        except UserError as error:
+            log.warning("%s", str(error).splitlines()[0])
+            return {}
+
+    @cached_property
+    def status(self) -> str:
+        """What became of the run; one that was killed is interrupted."""
+        recorded = str(self.record.get("status") or "unknown")
+        return "interrupted" if recorded == "running" and not self.folder.alive else recorded
 
     @property
     def sweep(self) -> str | None:
@@ -66,6 +80,7 @@ class KeptRun:
     def facts(self) -> dict[str, Any]:
         """What a condition may ask of the run."""
         return known(self.config, self.record) | {
+            "status": self.status,
             "id": self.id,
             "sweep": self.sweep,
             "archived": self.archived,
@@ -106,6 +121,8 @@ def named(words: Sequence[str], outputs: Path) -> list[KeptRun]:
     found: dict[Path, KeptRun] = {}
     everything: list[KeptRun] | None = None
     for word in words:
+        if not word.strip():
+            raise UserError("an empty word names no run")
         path = Path(word)
         if (path / "config.yaml").is_file():
             found[path.absolute()] = KeptRun(RunFolder.open(path), outputs)

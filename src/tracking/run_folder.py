@@ -42,7 +42,6 @@ _NO_INFLUENCE = (
     "notes",
     "logger",
     "sweep",
-    "callbacks.answers",
     "callbacks.progress",
     "callbacks.checkpoints",
     "callbacks.answers",
@@ -67,6 +66,7 @@ class RunFolder:
         self._made: list[Path] = []
         self._before: tuple[dict[str, Any], str] | None = None
         self._lock: tuple[Callable[[], Any], int] | None = None
+        self._written_into = False
         self._since = monotonic()
 
     # ---- life of a run -------------------------------------------------------------------------------------------
@@ -206,7 +206,19 @@ class RunFolder:
     def _end(self, status: str, **changes: Any) -> None:
         seconds = (self.record.get("seconds") or 0.0) + monotonic() - self._since
         self.update(status=status, ended=_now(), seconds=round(seconds, 3), **changes)
-        self._release()
+        if not self._written_into:
+            self._release()
+
+    @contextmanager
+    def written_into(self) -> Iterator[None]:
+        """Keep the lock after the record has ended, as loggers still write into the folder then."""
+        self._written_into = True
+        try:
+            yield
+        finally:
+            self._written_into = False
+            if self.record.get("ended"):
+                self._release()
 
     # ---- what is in it -------------------------------------------------------------------------------------------
 

@@ -124,3 +124,28 @@ def test_ten_thousand_jobs_open_and_list_within_two_seconds(tmp_path: Path) -> N
     assert {state.status for state in states.values()} == {"finished"}
     assert spent < 2.0, f"{spent:.2f} s of this process, {seconds:.2f} s on the clock"
     print(f"10,000 jobs: {seconds:.2f} s, of which this process {spent:.2f} s")
+
+
+def test_line_ends_of_other_alphabets_end_no_line(tmp_path: Path) -> None:
+    made = ledger(tmp_path, 1)
+    made.add(["notes=a\u2028b\u0085c", "model=mlp"], [], {**config(9), "model": {"name": "a\u2028b"}})
+    made.save()
+    assert Ledger.open(tmp_path).jobs == made.jobs
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"[1]\n"])
+def test_a_file_that_is_no_ledger_is_told(tmp_path: Path, damage: bytes) -> None:
+    ledger(tmp_path, 1)
+    file = tmp_path / "ledger.jsonl"
+    file.write_bytes(damage + file.read_bytes())
+    with pytest.raises(UserError, match="damaged"):
+        Ledger.open(tmp_path)
+
+
+def test_a_sweep_stays_in_its_place() -> None:
+    from src.config.check import check_section
+    from src.config.schema import Sweep
+
+    for name in ("../evil", ".", "", "a/b"):
+        with pytest.raises(UserError, match="one folder"):
+            check_section(Sweep, {"name": name}, "sweep")

@@ -318,3 +318,12 @@ def test_the_record_needs_no_torch() -> None:
         "assert not {'torch', 'lightning', 'wandb'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_run_is_alive_until_nothing_writes_into_its_folder(tmp_path: Path) -> None:
+    """Loggers still write when the record has ended; a sync or a delete must not come between."""
+    run = RunFolder.create(tmp_path / "run", CONFIG, [])
+    with run.written_into():
+        run.finish({})
+        assert run.alive
+    assert not run.alive
