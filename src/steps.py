@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.loops.fetchers import _DataFetcher
@@ -84,6 +85,7 @@ class TrainingSteps(_TrainingEpochLoop):
         self.batch_progress.increment_started()
         loss: Tensor
 
+        @torch.enable_grad()  # an optimizer may call it from under no_grad, as torch's do
         def gradient() -> Tensor:
             """Compute the loss, and add its gradient to what was accumulated."""
             nonlocal loss

@@ -84,7 +84,7 @@ def test_the_numbers_are_means_of_what_was_measured(name: str) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_what_is_measured_can_be_run(name: str) -> None:
     for words in PAGES[name].words:
-        check(compose(shlex.split(words)))
+        check(compose(shlex.split(words)), for_training="data/speakers.csv" not in words)  # which docs.speakers makes
 
 
 @pytest.mark.parametrize(
