@@ -6,7 +6,7 @@ from typing import Any
 
 from src.datamodules.audio import ENDINGS, Audio
 from src.datamodules.folders import Labelled, labelled_files
-from src.datamodules.splitting import completed
+from src.datamodules.splitting import completed, split_paths
 
 
 class AudioFolder(Audio):
@@ -33,8 +33,7 @@ class AudioFolder(Audio):
         super().__init__(**common)
         self.pattern = pattern
         self.test_fraction = test_fraction
-        self.paths = {"train": Path(path)}
-        self.paths |= {name: Path(folder) for name, folder in (("val", val_path), ("test", test_path)) if folder}
+        self.paths = split_paths(path, val_path, test_path)
 
     def files(self) -> dict[str, list[Labelled]]:
         given = {name: labelled_files(folder, self.pattern, ENDINGS, "WAV file") for name, folder in self.paths.items()}

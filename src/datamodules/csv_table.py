@@ -18,7 +18,7 @@ from src.datamodules.folds import recut
 from src.datamodules.labels import class_numbers, classes_of
 from src.datamodules.records import rows_of
 from src.datamodules.rows import looks_like_file
-from src.datamodules.splitting import completed, split_groups
+from src.datamodules.splitting import completed, split_groups, split_paths
 from src.datamodules.standardizing import Standardizer
 from src.errors import UserError, nearest
 from src.spec import DataSpec
@@ -71,8 +71,7 @@ class CSV(DataModule):
     ) -> None:
         super().__init__(**common)
         self.task = kind  # type: ignore[misc]  # of this table
-        self.paths = {"train": Path(path)}
-        self.paths |= {name: Path(file) for name, file in (("val", val_path), ("test", test_path)) if file}
+        self.paths = split_paths(path, val_path, test_path)
         self.targets = (target_column,) if isinstance(target_column, str) else tuple(target_column)
         self.chosen = None if columns is None else tuple(columns)
         self.ignored, self.categories = tuple(ignore), tuple(categories)

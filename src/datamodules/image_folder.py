@@ -19,7 +19,7 @@ from src.datamodules.image_sets import pixel_scale
 from src.datamodules.images import read_image, size_and_channels
 from src.datamodules.labels import class_numbers, classes_of
 from src.datamodules.memory import fits, usable_cores
-from src.datamodules.splitting import completed
+from src.datamodules.splitting import completed, split_paths
 from src.datamodules.standardizing import Standardizer
 from src.errors import UserError
 from src.spec import DataSpec
@@ -74,8 +74,7 @@ class ImageFolder(DataModule):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        self.paths = {"train": Path(path)}
-        self.paths |= {name: Path(folder) for name, folder in (("val", val_path), ("test", test_path)) if folder}
+        self.paths = split_paths(path, val_path, test_path)
         self.pattern = pattern
         self.size, self.channels = size, channels
         self.memory_share, self.workers = memory_share, workers

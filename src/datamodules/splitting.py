@@ -1,6 +1,7 @@
 """Seeded, disjoint splits."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -9,6 +10,12 @@ from src.datamodules.folds import Fold, recut
 from src.errors import UserError
 
 Example = TypeVar("Example")
+
+
+def split_paths(train: Path, val: Path | None, test: Path | None) -> dict[str, Path]:
+    """Return where the splits lie that a person named; the others are drawn out of ``train`` (`completed`)."""
+    named = {"train": train, "val": val, "test": test}
+    return {name: Path(path) for name, path in named.items() if path}
 
 
 def split_indices(

@@ -14,7 +14,7 @@ from src.datamodules.base import DataModule
 from src.datamodules.labels import class_numbers, classes_of
 from src.datamodules.records import JSON_LINES, read_records, read_text
 from src.datamodules.rows import looks_like_file
-from src.datamodules.splitting import completed
+from src.datamodules.splitting import completed, split_paths
 from src.datamodules.vocabulary import PADDING, cut_padding, padded
 from src.datamodules.words import Words
 from src.errors import UserError
@@ -61,8 +61,7 @@ class TextClassification(DataModule):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        self.paths = {"train": Path(path)}
-        self.paths |= {name: Path(file) for name, file in (("val", val_path), ("test", test_path)) if file}
+        self.paths = split_paths(path, val_path, test_path)
         self.columns = (text_column, label_column)
         self.split_seed = split_seed
         self.fractions = (val_fraction, test_fraction)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from src.datamodules.memory import usable_cores
 from src.errors import UserError
 from src.sweeping.worker import Assignment, Ended, Event, ending, work
 
@@ -25,11 +26,6 @@ def warm_up() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's library would start its threads when it is imported
     _context.set_forkserver_preload(["src.sweeping.warm"])
     forkserver.ensure_running()
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> tuple[str, ...]:

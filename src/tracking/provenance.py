@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from src import ROOT
+from src.datamodules.memory import usable_cores
 
 PACKAGES = (
     "torch",
@@ -123,12 +124,11 @@ def version(package: str) -> str | None:
 
 def hardware() -> dict[str, Any]:
     """Return the processor, the cores (of the machine, and those that this process may use) and the memory in GiB."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "platform": platform.platform(),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
-        "usable_cores": usable,
+        "usable_cores": usable_cores(),
         "memory_gib": _memory_gib(),
     }
 
