@@ -99,8 +99,11 @@ class MultiHeadAttention(nn.Module):
             seen = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
             mask = seen if mask is None else mask & seen
         if mask is not None:
-            scores = scores.masked_fill(~mask, -math.inf)
-        self.weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        weights = scores.softmax(-1)
+        if mask is not None:  # a query that may look nowhere gets nothing, as from the fused product
+            weights = weights.masked_fill(~mask, 0.0)
+        self.weights = F.dropout(weights, self.dropout, self.training)
         return self.weights @ value
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -38,8 +38,8 @@ class CNN(Model):
         spec: the data; inputs are images [C, H, W].
         channels: output channels of each block.
         kernel_size, stride: of the convolution.
-        padding: pixels at each border; ``same`` is (kernel_size - 1) / 2, which at stride 1 and for an odd kernel keeps
-            the size.
+        padding: pixels at each border; ``same`` is ⌊(kernel_size - 1) / 2⌋, which at stride 1 keeps the size; an even kernel
+            loses one pixel.
         pool: ``max``, ``average`` or ``none``.
         pool_size: side of a pooling window.
         pool_stride: distance of two windows; None: their side, so that they neither overlap nor leave gaps.

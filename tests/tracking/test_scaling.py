@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import optimize, stats
 
 from src.errors import UserError
 from src.tracking.scaling import draw, fit, fit_with_constant
@@ -33,6 +34,25 @@ def test_intervals_hold_the_exponent_in_19_of_20_cases() -> None:
     whole = [fit_with_constant(SIZES, (0.5 + 50 * SIZES**-0.4) * noise(seed, 0.02)) for seed in range(400)]
     assert 8 <= sum(not law.interval[0] <= 0.4 <= law.interval[1] for law in whole) <= 36
     assert sum(law.has_constant for law in whole) > 380
+
+
+@pytest.mark.req("T8")
+@pytest.mark.parametrize("seed", range(3))
+def test_a_fit_with_a_constant_is_that_of_scipy(seed: int) -> None:
+    """The same least squares of relative misses by another algorithm, with Student's t of n - 3 degrees of freedom."""
+    loss = (0.5 + 50 * SIZES**-0.4) * noise(seed, 0.02)
+    law = fit_with_constant(SIZES, loss)
+
+    def power_law(x: np.ndarray, constant: float, factor: float, exponent: float) -> np.ndarray:
+        return constant + factor * x**-exponent
+
+    found, covariance = optimize.curve_fit(power_law, SIZES, loss, (0.5, 50, 0.4), sigma=loss)
+    np.testing.assert_allclose([law.constant, law.factor, law.exponent], found, rtol=1e-4)
+    margins = stats.t.ppf(0.975, len(SIZES) - 3) * np.sqrt(np.diag(covariance))
+    for interval, value, margin in zip(
+        (law.constant_interval, law.interval), (found[0], found[2]), (margins[0], margins[2]), strict=True
+    ):
+        np.testing.assert_allclose(interval, (max(value - margin, 0), value + margin), rtol=1e-3)
 
 
 @pytest.mark.req("T8")
