@@ -313,7 +313,8 @@ def _train_and_test(experiment: Experiment, folder: RunFolder, started: float, v
     tested = trainer.test(
         model, datamodule=datamodule, ckpt_path=best, weights_only=True if best else None, verbose=False
     )
-    epoch, best_metrics = best_epoch(folder.metrics(), monitor, mode) if best else (None, last_epoch(folder.metrics()))
+    rows, since = folder.metrics(), folder.record.get("best_since")
+    epoch, best_metrics = best_epoch(rows, monitor, mode, since) if best else (None, last_epoch(rows))
     metrics = best_metrics | {name: float(value) for name, value in tested[0].items()}
     seconds = time.monotonic() - started
     value = metrics.get(monitor)

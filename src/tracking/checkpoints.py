@@ -213,6 +213,12 @@ class Checkpoints(ModelCheckpoint):
         stop_request.awaited = False
         self._write_best(trainer)
 
+    def forget_best(self, trainer: L.Trainer) -> None:
+        """Let the next epoch be the best whatever came before, as its weights are of another kind."""
+        self._write_best(trainer)
+        self.best_k_models, self.best_model_score = {}, None
+        self.best_model_path = self.kth_best_model_path = ""
+
     def _update_best_and_save(self, current: Tensor, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         self.best_epoch = trainer.current_epoch
         super()._update_best_and_save(current, trainer, monitor_candidates)

@@ -153,7 +153,11 @@ def _picture(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> "Figure":
             axis.plot(*zip(*found, strict=True), marker="o", label=model, color=colours[model])
         axis.axhline(trivial[data], color="grey", linestyle="--", label="trivial answer")
         against_lag = any("lag" in config["datamodule"] for config, _ in runs if config["datamodule"]["name"] == data)
-        axis.set(yscale="log", xlabel="lag" if against_lag else "", ylabel="test loss", title=data)
+        axis.set(xlabel="lag" if against_lag else "", ylabel="test loss", title=data)
+        if against_lag:
+            axis.set_yscale("log")
+        else:
+            axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
         axis.legend()
     return figure

@@ -76,7 +76,7 @@ def _run(run: Any, history: Sequence[Mapping[str, Any]]) -> WandbRun:
     rows = list(_rows(history))
     monitor = summary.get("monitor") or config.get("monitor") or "val/loss"
     mode = summary.get("mode") or ("min" if any(word in monitor for word in ("loss", "err", "perplexity")) else "max")
-    epoch, best = best_epoch(rows, monitor, mode)
+    epoch, best = best_epoch(rows, monitor, mode, summary.get("best_since"))
     runtime = (dict(run.summary).get("_wandb") or {}).get("runtime")
     record = {
         "status": _STATUS.get(run.state, run.state),

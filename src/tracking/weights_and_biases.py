@@ -32,7 +32,7 @@ _used_ids: set[str] = set()
 _unreachable: set[str] = set()
 """Servers that failed a run of this process: the other runs of a sweep do not wait for them again."""
 
-_SUMMARIZED = ("monitor", "mode", "parameters", "multiply_adds", "seconds")
+_SUMMARIZED = ("monitor", "mode", "parameters", "multiply_adds", "seconds", "best_since")
 """What the summary takes from the record, for `src.tracking.wandb_runs` to read."""
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -160,7 +160,8 @@ class WeightsAndBiases(WandbLogger):
         record = self._folder.record
         epoch, best = record.get("best_epoch"), record.get("best") or {}
         if not best and record.get("monitor"):  # the run was stopped or failed
-            epoch, best = best_epoch(self._folder.metrics(), record["monitor"], record["mode"])
+            since = record.get("best_since")
+            epoch, best = best_epoch(self._folder.metrics(), record["monitor"], record["mode"], since)
         values = {f"best/{name}": value for name, value in best.items()}
         values |= {"best_epoch": epoch} if epoch is not None else {}
         values |= {key: record[key] for key in _SUMMARIZED if record.get(key) is not None}

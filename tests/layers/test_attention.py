@@ -1,6 +1,7 @@
 """Multi-head attention against the formula, against torch's own, and what its masks and caches promise."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -190,6 +191,13 @@ def test_a_causal_attention_may_be_masked_too_also_where_nothing_is_left_to_see(
     torch.testing.assert_close(recorded, expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(attention(x, mask=mask & allowed[:, None]), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(recorded[1, :2], attention.output.bias.expand(2, D), rtol=0, atol=1e-12)
+    slopes = []
+    for records in (True, False):
+        y = x.clone().requires_grad_()
+        with attention_weights(attention) if records else nullcontext():
+            attention(y, mask=mask & allowed[:, None]).square().sum().backward()
+        slopes.append(y.grad)
+    torch.testing.assert_close(*slopes, rtol=0, atol=1e-10)
 
 
 def test_dropout_of_attention_weights_keeps_the_mean() -> None:
