@@ -102,6 +102,8 @@ class Generation:
             raise UserError("--beams searches the likeliest sequence, --temperature draws one: give one of them")
         if self.length_penalty is not None and (self.beams or getattr(model, "beams", 1)) == 1:
             raise UserError("--length-penalty weighs the sequences of a beam search: add --beams 4")
+        if self.beams is not None and self.beams > (most := model.spec.output_size):
+            raise UserError(f"--beams {self.beams}: at most {most}, as many as one step has tokens to choose from")
         return {"beams": self.beams, "length_penalty": self.length_penalty}
 
 

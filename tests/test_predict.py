@@ -83,6 +83,7 @@ def test_a_file_is_there_only_when_it_is_complete(tmp_path) -> None:
         ({"beams": 3, "top_k": 3}, "--top-k: for sampling, and --beams searches the likeliest sequence: give one"),
         ({"beams": 3, "temperature": 1.0}, "--beams searches the likeliest sequence, --temperature draws one"),
         ({"temperature": 0.0, "top_k": 3}, "--top-k: the temperature is 0"),
+        ({"beams": 12}, "--beams 12: at most 11, as many as one step has tokens to choose from"),
     ],
 )
 def test_a_refusal_speaks_of_what_was_given(given: dict[str, float], says: str) -> None:

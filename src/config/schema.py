@@ -682,6 +682,13 @@ class Augmentation(Section):
     noise: NonNegative
     erasing: Share
 
+    @model_validator(mode="after")
+    def _one_policy(self) -> "Augmentation":
+        policies = [name for name in ("trivial_augment", "rand_augment", "auto_augment") if getattr(self, name)]
+        if len(policies) > 1:
+            raise ValueError(f"{' and '.join(policies)} are policies of their own: one at a time, the others 0")
+        return self
+
     def chosen(self) -> dict[str, float]:
         """Return the changes that are on."""
         return {name: strength for name, strength in self if strength}

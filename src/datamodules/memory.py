@@ -4,6 +4,8 @@ import logging
 import os
 from pathlib import Path
 
+from src.errors import UserError
+
 log = logging.getLogger(__name__)
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -52,6 +54,20 @@ def fits(needed: int, share: float, what: str) -> bool:
         shown_bytes(available),
     )
     return False
+
+
+def refuse_too_much(needed: int, what: str) -> None:
+    """Refuse to generate data that the memory cannot hold.
+
+    Args:
+        needed: bytes.
+        what: the keys that ask for them, with their values.
+
+    Raises:
+        UserError: if fewer bytes are free.
+    """
+    if needed > (available := available_memory()):
+        raise UserError(f"{what}: {shown_bytes(needed)} of data, and {shown_bytes(available)} of memory are free")
 
 
 def usable_cores() -> int:

@@ -179,7 +179,12 @@ class Transformer(Model):
             reader = self._translating(inputs, beams, use_cache)
             tokens = torch.full((inputs.size(0), 1), spec.start_id, device=inputs.device)
             longest = spec.target_length - 1
-            count = longest if max_new_tokens is None else min(max_new_tokens, longest)
+            count = longest if max_new_tokens is None else max_new_tokens
+            if count > longest:
+                raise UserError(
+                    f"a translation of {count} tokens (--length): this model has learned at most {longest}, and what comes "
+                    "behind would be made up"
+                )
         else:
             reader = self._continuing(use_cache)
             tokens = inputs

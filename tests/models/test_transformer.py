@@ -321,7 +321,9 @@ def test_decoding_stops_when_all_have_ended_or_enough_is_generated() -> None:
     model.output.bias.data[END] = 1e6
     assert model.generate(source).tolist() == [[END], [END]]
     model.output.bias.data[END] = -1e6
-    assert model.generate(source).shape == model.generate(source, max_new_tokens=100).shape == (2, 7)
+    assert model.generate(source).shape == model.generate(source, max_new_tokens=7).shape == (2, 7)
+    with pytest.raises(UserError, match=r"a translation of 8 tokens .*: this model has learned at most 7"):
+        model.generate(source, max_new_tokens=8)
 
 
 @pytest.mark.req("T5")

@@ -359,9 +359,11 @@ def test_a_warm_up_that_outlasts_the_run_is_said(caplog: pytest.LogCaptureFixtur
         (["scheduler=plateau", "scheduler.interval=step"], "scheduler.interval=step"),
         (["scheduler=inverse_sqrt", "scheduler.interval=epoch"], "scheduler.interval=epoch"),
         (["scheduler=inverse_sqrt", "scheduler.warmup_steps=0"], "scheduler.warmup_steps"),
+        (["scheduler=cosine", "scheduler.eta_min=0.3"], "scheduler.eta_min=0.3 .* above optimizer.lr=0.2"),
+        (["scheduler=plateau", "scheduler.min_lr=0.3"], "scheduler.min_lr=0.3 .* above optimizer.lr=0.2"),
     ],
 )
-def test_a_unit_that_a_schedule_cannot_count_in_is_refused(words: list[str], says: str) -> None:
+def test_a_length_or_rate_that_a_schedule_cannot_have_is_refused(words: list[str], says: str) -> None:
     with pytest.raises(UserError, match=says):
         config_of(*words)
 

@@ -82,4 +82,11 @@ def test_the_law_is_drawn_on_logarithmic_axes_through_the_points() -> None:
     assert axes.get_xscale() == axes.get_yscale() == "log"
     np.testing.assert_allclose(points.get_xydata(), np.stack([SIZES, loss], 1))
     np.testing.assert_allclose(line.get_ydata(), 5 * line.get_xdata() ** -0.3, rtol=1e-9)
-    assert "0.300" in str(line.get_label())
+    assert "x^-0.300" in str(line.get_label())
+
+
+def test_a_loss_that_grows_has_one_sign() -> None:
+    loss = 5 * SIZES**0.2
+    law = fit(SIZES, loss)
+    figure = draw(SIZES.tolist(), loss.tolist(), [law], "parameters", "val/loss")
+    assert "x^0.200" in str(law) and "x^0.200" in str(figure.axes[0].get_lines()[1].get_label())
