@@ -36,6 +36,8 @@ class MultiHeadAttention(nn.Module):
         num_heads: h; divides d_model.
         dropout: probability to drop an attention weight.
 
+    Weights and biases start as those of ``torch.nn.MultiheadAttention``.
+
     While `attention_weights` records, `weights` [B, h, T, S] are those of the last forward pass; else they are None.
     """
 
@@ -49,8 +51,9 @@ class MultiHeadAttention(nn.Module):
         self.query = nn.Linear(d_model, d_model)
         self.key_value = nn.Linear(d_model, 2 * d_model)
         self.output = nn.Linear(d_model, d_model)
-        for layer in (self.query, self.key_value):
-            nn.init.xavier_uniform_(layer.weight)
+        for weight in (self.query.weight, *self.key_value.weight.chunk(2)):
+            nn.init.xavier_uniform_(weight, gain=math.sqrt(0.5))  # what torch gets by filling all three as one matrix
+        for layer in (self.query, self.key_value, self.output):
             nn.init.zeros_(layer.bias)
 
     def forward(

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from src.layers.attention import KeyValueCache, MultiHeadAttention, attention_weights
@@ -74,6 +75,20 @@ def test_attention_equals_torch(attention: MultiHeadAttention) -> None:
     mine = attention(x, memory, mask=~padding[:, None, None, :])
     expected = theirs(x, memory, memory, key_padding_mask=padding, need_weights=False)[0]
     torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
+
+
+def test_weights_start_as_those_of_torch() -> None:
+    """Uniform within the same bounds, by Kolmogorov's and Smirnov's test, and biases of zero."""
+    torch.manual_seed(0)
+    width = 64
+    mine, theirs = MultiHeadAttention(width, 4), nn.MultiheadAttention(width, 4)
+    pairs = [*zip((mine.query.weight, *mine.key_value.weight.chunk(2)), theirs.in_proj_weight.chunk(3), strict=True)]
+    for own, other in [*pairs, (mine.output.weight, theirs.out_proj.weight)]:
+        assert stats.ks_2samp(own.detach().flatten(), other.detach().flatten()).pvalue > 1e-3
+        assert float(own.detach().abs().max()) == pytest.approx(float(other.detach().abs().max()), rel=0.01)
+    for layer in (mine.query, mine.key_value, mine.output):
+        assert not layer.bias.any()
+    assert not theirs.in_proj_bias.any() and not theirs.out_proj.bias.any()
 
 
 @pytest.mark.req("T2")
