@@ -87,6 +87,19 @@ def test_the_numbers_are_means_of_what_was_measured(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
+def test_the_words_do_not_claim_what_the_numbers_do_not_show(name: str) -> None:
+    text = PAGES[name].file.read_text(encoding="utf-8")
+    table, _, rest = text.partition("## Measured effect")[2].partition("<!-- end -->")
+    effects = set(re.findall(r"\| (gain|loss|none) \|$", table, re.M))
+    said = rest.partition("## Source")[0]
+    assert effects and said.strip()
+    if effects == {"none"}:
+        assert not re.search(r"\b(gain|hurts)\b", said)
+    if "none" not in effects:
+        assert not re.search(r"\bNo (effect|difference)\b", said)
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_what_is_measured_can_be_run(name: str) -> None:
     for words in PAGES[name].words:
         check(compose(shlex.split(words)), for_training="data/speakers.csv" not in words)  # which docs.speakers makes
