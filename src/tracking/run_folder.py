@@ -346,7 +346,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
     The order of keys does not count, nor do the keys that only say where and how a run is recorded. Paths below the
     working directory count from there, so that a project may lie anywhere.
     """
-    relevant = json.loads(json.dumps(plain(config)))
+    relevant = plain(config)
     for key in _NO_INFLUENCE:
         *parents, last = key.split(".")
         node = relevant
