@@ -167,6 +167,8 @@ def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: S
     settings = config.trainer.model_dump(exclude={"name", "profiler", "loop"})
     clip_norm, clip_value = config.regularization.gradient_clip_norm, config.regularization.gradient_clip_value
     clip = clip_norm if clip_norm is not None else clip_value
+    if not (config.trainer.deterministic or torch.are_deterministic_algorithms_enabled()):
+        settings["deterministic"] = None  # to say no to torch would load its compiler
     try:
         trainer = L.Trainer(
             **settings,
