@@ -132,6 +132,7 @@ class ResNet(ModelOption):
     activation: Activation
     dropout: Probability
     stochastic_depth: Probability
+    checkpoint_activations: bool = False
 
 
 class Recurrent(ModelOption):
@@ -162,6 +163,7 @@ class Transformer(ModelOption):
     length_penalty: NonNegative
     dropout: Probability
     stochastic_depth: Probability
+    checkpoint_activations: bool = False
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "Transformer":

@@ -20,7 +20,6 @@ from src.tracking.provenance import remember  # noqa: E402
 for name in (
     "src.experiment",
     "src.sweeping.reporting",
-    "torch._dynamo",  # the first optimizer step asks for it
     *(target.rpartition(".")[0] for group in ("model", "datamodule") for target in SCHEMAS[group]),
 ):
     import_module(name)

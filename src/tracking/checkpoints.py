@@ -284,7 +284,7 @@ def _copy(value: Any) -> Any:
 def _between_steps(trainer: L.Trainer) -> bool:
     """Whether the state of a run is complete: no gradients are accumulated, and the epoch goes on."""
     loop = trainer.fit_loop.epoch_loop
-    unfinished = not loop.batch_progress.is_last_batch and not trainer.should_stop
+    unfinished = not loop.batch_progress.is_last_batch and not loop._is_training_done and not trainer.should_stop
     return unfinished and not loop._should_accumulate() and _knows_its_position(trainer)
 
 

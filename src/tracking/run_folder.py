@@ -49,6 +49,7 @@ _NO_INFLUENCE = (
     "trainer.detect_anomaly",
     "trainer.log_every_n_steps",
     "trainer.loop",
+    "model.checkpoint_activations",
 )
 """Keys that change where and how a run is recorded, not what comes out."""
 
