@@ -206,6 +206,7 @@ class WandbServer:
             "upsertView": self._upsert_view,
             "RunResumeStatus": lambda v: {"model": self._project(v) | {"bucket": self._resume_status(v["name"])}},
             "Runs": self._list,
+            "Run": lambda v: self._one(v, self._node(self.runs[v["name"]])) if v["name"] in self.runs else None,
             "ProjectInternalId": lambda v: {"project": {"id": "p", "internalId": "1"}},
             "GetProjects": self._projects,
             "RunHistoryKeys": lambda v: self._one(v, {"historyKeys": self._node(self.runs[v["name"]])["historyKeys"]}),

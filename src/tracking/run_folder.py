@@ -4,6 +4,7 @@
     config.yaml     the resolved config; rerunning needs nothing else
     metrics.jsonl   one line a log; only ever appended to
     answers.json    confusion of the classes, predicted numbers, and examples, on the test split
+    examples.png    the inputs of the examples side by side, where they are images
     checkpoints/    best.ckpt, last.ckpt
     train.log, plots/, wandb/
 
@@ -34,6 +35,8 @@ from src.errors import UserError
 from src.tracking.provenance import provenance
 
 log = logging.getLogger(__name__)
+
+ANSWERS, EXAMPLES = "answers.json", "examples.png"
 
 _NO_INFLUENCE = (
     "paths",

@@ -5,7 +5,7 @@ the test, and by which metric the best epoch was chosen. Runs that others record
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +73,7 @@ def read_project(path: str) -> list[WandbRun]:
 def _run(run: Any, history: Sequence[Mapping[str, Any]]) -> WandbRun:
     config = {key: value for key, value in run.config.items() if not key.startswith(("_", "+")) and "." not in key}
     summary = {key: value for key, value in dict(run.summary).items() if not key.startswith("_")}
-    rows = list(_rows(history))
+    rows = list(history_rows(history))
     monitor = summary.get("monitor") or config.get("monitor") or "val/loss"
     mode = summary.get("mode") or ("min" if any(word in monitor for word in ("loss", "err", "perplexity")) else "max")
     epoch, best = best_epoch(rows, monitor, mode, summary.get("best_since"))
@@ -98,7 +98,7 @@ def _run(run: Any, history: Sequence[Mapping[str, Any]]) -> WandbRun:
     return WandbRun(run.id, run.name or run.id, run.url, config, record, rows, summary)
 
 
-def _rows(history: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def history_rows(history: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the lines of metrics.jsonl; what a resumed run repeated counts once, as it was the last time."""
     rows: list[dict[str, Any]] = []
     for line in sorted(history, key=lambda line: line.get("_step", 0)):
