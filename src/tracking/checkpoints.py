@@ -187,15 +187,20 @@ class Checkpoints(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not (stop_request.made or self._is_due(trainer)) or not _between_steps(trainer):
+        if not (stop_request.made or self.is_due(trainer)) or not between_steps(trainer):
             return
-        if self._last_global_step_saved != trainer.global_step:
-            self._write_best(trainer)
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        self.save_between_steps(trainer)
         if stop_request.made:
             raise KeyboardInterrupt
 
-    def _is_due(self, trainer: L.Trainer) -> bool:
+    def save_between_steps(self, trainer: L.Trainer) -> None:
+        """Write last.ckpt within an epoch, unless it has this step."""
+        if self._last_global_step_saved != trainer.global_step:
+            self._write_best(trainer)
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def is_due(self, trainer: L.Trainer) -> bool:
+        """Tell whether it is time for a checkpoint within an epoch."""
         if (
             self._every_n_steps is not None
             and trainer.global_step - self._last_global_step_saved >= self._every_n_steps
@@ -275,7 +280,7 @@ def _copy(value: Any) -> Any:
     return type(value)(map(_copy, value)) if type(value) in (list, tuple) else value
 
 
-def _between_steps(trainer: L.Trainer) -> bool:
+def between_steps(trainer: L.Trainer) -> bool:
     """Whether the state of a run is complete: no gradients are accumulated, and the epoch goes on."""
     loop = trainer.fit_loop.epoch_loop
     unfinished = not loop.batch_progress.is_last_batch and not trainer.should_stop

@@ -146,8 +146,12 @@ class RunFolder:
 
     def update(self, **changes: Any) -> None:
         """Change entries of the record, and replace run.json as a whole."""
-        self.record.update(plain(changes))
+        self.note(**changes)
         _write(self.path / "run.json", json.dumps(self.record, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+    def note(self, **changes: Any) -> None:
+        """Change entries of the record, to be written with the next update."""
+        self.record.update(plain(changes))
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Record the end of a run.
