@@ -38,6 +38,7 @@ class Assignment:
         output: file for what it prints.
         environment: of the process.
         members: jobs that are to be trained as one; the rest of the assignment is about their process.
+        fuse: ``auto`` or ``always``, for members.
     """
 
     number: int
@@ -50,6 +51,7 @@ class Assignment:
     output: Path | None = None
     environment: dict[str, str] | None = None
     members: tuple["Assignment", ...] = ()
+    fuse: str = "always"
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Said:
     text: str
 
 
-Event = Progress | Ended | Said
+Event = Progress | Ended | Declined | Said
 
 
 def work(assignment: Assignment, channel: Connection) -> None:
