@@ -24,6 +24,7 @@ FREE = (
     "regularization.gradient_clip_norm",
     "regularization.gradient_clip_value",
     "regularization.early_stopping_patience",
+    "callbacks.*",
     "logger.*",
     "paths.*",
     "search*",

@@ -131,6 +131,8 @@ class Checkpoints(ModelCheckpoint):
         self._every_n_steps = every_n_steps
         self._every_seconds = None if every_minutes is None else 60 * every_minutes
         self._pause = 0.0 if every_n_steps else pause
+        self.too_soon: Callable[[], bool] = self._too_soon
+        """Whether the end of this epoch need not be written; a group of runs answers for all of its members alike."""
         self._waits = False
         self._best_in_memory: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
@@ -160,14 +162,17 @@ class Checkpoints(ModelCheckpoint):
 
     def _may_wait(self, trainer: L.Trainer) -> bool:
         """Tell whether the files of this epoch may be left to a later one, which will come."""
-        if self._last_global_step_saved == 0 or time.monotonic() - self._saved_at >= self._pause:
+        if not self._pause or not self.too_soon():
             return False
         last = (
             trainer.current_epoch + 1 == trainer.max_epochs
             or trainer.fit_loop.epoch_loop.global_step == trainer.max_steps
         )
         ends = last or trainer.should_stop or stop_request.made
-        return not ends and trainer.world_size == 1 and _bytes(trainer.lightning_module) <= SMALL
+        return not ends and trainer.world_size == 1 and bytes_of(trainer.lightning_module) <= SMALL
+
+    def _too_soon(self) -> bool:
+        return self._last_global_step_saved != 0 and time.monotonic() - self._saved_at < self._pause
 
     def _write_best(self, trainer: L.Trainer) -> None:
         """Write the best epoch, if it waits in memory."""
@@ -267,7 +272,7 @@ class Checkpoints(ModelCheckpoint):
             _restore_position(trainer)
 
 
-def _bytes(model: torch.nn.Module) -> int:
+def bytes_of(model: torch.nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -72,13 +73,14 @@ class RunFolder:
     # ---- life of a run -------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: Path, config: dict[str, Any], command: Sequence[str]) -> "RunFolder":
+    def create(cls, path: Path, config: dict[str, Any], command: Sequence[str], **facts: Any) -> "RunFolder":
         """Make the folder of a new run, with its config and a record that says "running".
 
         Args:
             path: where; it must not exist or be empty.
             config: the resolved config, plain containers only.
             command: the words of the command line.
+            facts: entries of the record that are known already.
 
         Raises:
             UserError: if there is something at the path, or if the folder cannot be made.
@@ -95,7 +97,7 @@ class RunFolder:
         if any(path.iterdir()):
             folder._release()
             raise UserError(f"{path}: a new run needs a new or empty folder. To go on with a run: resume={path}")
-        _write(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain(config))))
+        _write(path / "config.yaml", as_yaml(config))
         folder.record = {
             "status": "running",
             "config_hash": config_hash(config),
@@ -112,7 +114,7 @@ class RunFolder:
             "final": {},
             "error": None,
         }
-        folder.update()
+        folder.update(**facts)
         return folder
 
     @classmethod
@@ -182,7 +184,7 @@ class RunFolder:
         self._since = monotonic()
         self._before = self.record.copy(), (self.path / "config.yaml").read_text(encoding="utf-8")
         if config is not None:
-            _write(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain(config))))
+            _write(self.path / "config.yaml", as_yaml(config))
             self.record["config_hash"] = config_hash(config)
         here = provenance([])
         del here["command"]
@@ -414,6 +416,16 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # tensors and numpy's arrays and scalars
         return plain(value.tolist())
     return str(value)
+
+
+def as_yaml(config: Mapping[str, Any]) -> str:
+    """Return a config as it stands in config.yaml; a section that many configs share is put into words once."""
+    return "".join(_section_as_yaml(key, json.dumps(plain(value))) for key, value in config.items())
+
+
+@lru_cache(maxsize=1000)
+def _section_as_yaml(key: str, value: str) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create({key: json.loads(value)}))
 
 
 @contextmanager

@@ -8,7 +8,15 @@ from typing import Any
 
 RATES = ("dropout", "drop_connect", "spatial_dropout", "stochastic_depth")
 """Probabilities that may differ between members, unless they are 0: then the layer that draws is not there."""
-KNOBS = ("weight_decay", "label_smoothing", "gradient_clip_norm", "gradient_clip_value", "early_stopping_patience")
+KNOBS = (
+    "weight_decay",
+    "weight_decay_by_layer",
+    "decay_norms_and_biases",
+    "label_smoothing",
+    "gradient_clip_norm",
+    "gradient_clip_value",
+    "early_stopping_patience",
+)
 """Keys of regularization that may differ."""
 CALLBACKS = {
     "src.regularization.early_stopping.EarlyStopping",

@@ -53,6 +53,9 @@ class MemberTrainer:
         self.scheduler_progress = _SchedulerProgress()
         self._checkpoint_connector = _MemberCheckpoints(self)
 
+    loops: Callable[[], dict[str, Any]]
+    """Returns the progress of the group's loops; set by the group."""
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._group, name)
 
@@ -78,9 +81,9 @@ class _MemberCheckpoints(_CheckpointConnector):
         return self.trainer.lightning_module.state_dict()
 
     def _get_loops_state_dict(self) -> dict[str, Any]:
-        loops = super()._get_loops_state_dict()
-        loops["fit_loop"]["epoch_loop.scheduler_progress"] = self.trainer.scheduler_progress.state_dict()  # type: ignore[attr-defined]
-        return loops
+        loops = self.trainer.loops()  # type: ignore[attr-defined]
+        progress = {"epoch_loop.scheduler_progress": self.trainer.scheduler_progress.state_dict()}  # type: ignore[attr-defined]
+        return {**loops, "fit_loop": loops["fit_loop"] | progress}
 
     def dump_checkpoint(self, weights_only: bool | None = None) -> dict[str, Any]:
         checkpoint = super().dump_checkpoint(weights_only=bool(weights_only))
@@ -175,6 +178,11 @@ class Member:
                 self.trainer.scheduler_progress.increment_completed()
                 stepped = True
         return stepped
+
+    def write_when(self, too_soon: Callable[[], bool]) -> None:
+        """Let the group say when the ends of epochs are not written."""
+        for callback in self._savers:
+            callback.too_soon = too_soon
 
     def is_due(self) -> bool:
         """Tell whether it is time for a checkpoint within an epoch."""

@@ -1,19 +1,18 @@
 """What the worker process of a group does: its members as one, in parts that are at the same step of their runs."""
 
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from src.config import schema
 from src.config.check import check
+from src.config.combinations import monitor_of
 from src.config.schema import Config
 from src.errors import UserError
-from src.experiment import build_trainer, prepared_data
+from src.experiment import build_trainer, prepared_data, seeded_model
 from src.population.reasons import reason
 from src.sweeping.fused.data import order_problem
 from src.sweeping.fused.logs import MembersLog
@@ -109,11 +108,16 @@ def _train(
         for member, _, _ in part:
             send(Declined(member.number, why or ""))
         return
+    summary = summarize(seeded_model(configs[0], datamodule), next(iter(datamodule.loader("train"))))
     folders = []
     for (member, folder, _), config in zip(part, configs, strict=True):
+        monitor, mode = monitor_of(config, datamodule.spec.task)
+        facts = {"monitor": monitor, "mode": mode}
+        facts |= {"parameters": summary.parameters, "multiply_adds": summary.multiply_adds}
         if folder is None:
-            folder = RunFolder.create(member.folder, config.plain(), member.command)
+            folder = RunFolder.create(member.folder, config.plain(), member.command, **facts)
         else:
+            folder.note(**facts)
             folder.resume(config.plain())
         folders.append(folder)
     members: list[Member] = []
@@ -126,14 +130,6 @@ def _train(
             for (job, _, _), config, folder in zip(part, configs, folders, strict=True):
                 reporter = Reporter(job.number, send)
                 members.append(Member(job.number, config, folder, datamodule, trainer, [reporter]))
-            summary = summarize(members[0].model, next(iter(datamodule.loader("train"))))
-            for member in members:
-                member.folder.update(
-                    monitor=member.monitor,
-                    mode=member.mode,
-                    parameters=summary.parameters,
-                    multiply_adds=summary.multiply_adds,
-                )
             group = Group(
                 members,
                 trainer,
