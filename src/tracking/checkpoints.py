@@ -136,6 +136,7 @@ class Checkpoints(ModelCheckpoint):
         self._waits = False
         self._best_in_memory: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
+        self._best_step: int | None = None
         self._metrics: dict[str, float] = {}
         self._resumed = False
 
@@ -170,6 +171,18 @@ class Checkpoints(ModelCheckpoint):
         )
         ends = last or trainer.should_stop or stop_request.made
         return not ends and trainer.world_size == 1 and bytes_of(trainer.lightning_module) <= SMALL
+
+    def best_weights(self, trainer: L.Trainer) -> dict[str, Tensor] | None:
+        """Return the weights of the best epoch; None where they are those that the model has, or where there is none.
+
+        Args:
+            trainer: of a run whose last epoch has just ended.
+        """
+        if self._best_in_memory is not None:
+            return self._best_in_memory["state_dict"]  # type: ignore[no-any-return]
+        if not self.best_model_path or self._best_step == trainer.global_step:
+            return None
+        return trainer.strategy.checkpoint_io.load_checkpoint(self.best_model_path, weights_only=True)["state_dict"]  # type: ignore[no-any-return]
 
     def _too_soon(self) -> bool:
         return self._last_global_step_saved != 0 and time.monotonic() - self._saved_at < self._pause
@@ -225,16 +238,19 @@ class Checkpoints(ModelCheckpoint):
 
     def _update_best_and_save(self, current: Tensor, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         self.best_epoch = trainer.current_epoch
+        self._best_step = trainer.global_step
         super()._update_best_and_save(current, trainer, monitor_candidates)
 
     def _save_none_monitor_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         self.best_epoch = trainer.current_epoch
+        self._best_step = trainer.global_step
         super()._save_none_monitor_checkpoint(trainer, monitor_candidates)
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         """Write a state once: where best.ckpt and last.ckpt are the same, the second is a link to the first."""
         if self._waits:
-            self._best_in_memory = _copy(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
+            state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            self._best_in_memory = state if getattr(trainer, "dumps_copies", False) else _copy(state)
             return
         if filepath == self.best_model_path:
             self._best_in_memory = None
@@ -247,7 +263,9 @@ class Checkpoints(ModelCheckpoint):
     # ---- resuming ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "best_epoch": self.best_epoch, "metrics": self._metrics}
+        state = super().state_dict()
+        best = dict(state["best_k_models"])  # which is changed in its place
+        return {**state, "best_k_models": best, "best_epoch": self.best_epoch, "metrics": self._metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         folder = str(self.dirpath)
@@ -334,9 +352,11 @@ class RandomState(Callback):
 
     def __init__(self) -> None:
         self._own: dict[str, Any] = {}
+        self.now: Callable[[torch.device], dict[str, Any]] = random_state
+        """Tells the state that is saved; of a member of a group, that of a run of its own."""
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        own = random_state(trainer.strategy.root_device)
+        own = {**self.now(trainer.strategy.root_device)}
         if isinstance(pl_module, Model):
             own |= pl_module.unfinished_epoch()
         states: list[Any] = [own]

@@ -23,13 +23,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
-from yaml import YAMLError
+from omegaconf._utils import get_omega_conf_dumper
 
 from src.errors import UserError
 from src.tracking.provenance import provenance
@@ -284,7 +285,7 @@ class RunFolder:
         file = self.path / "config.yaml"
         try:
             config = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-        except (OSError, YAMLError, UnicodeDecodeError) as error:
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: cannot be read: {error}") from error
         if not isinstance(config, dict) or not config:
             raise UserError(f"{file}: holds no config")
@@ -425,7 +426,18 @@ def as_yaml(config: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=1000)
 def _section_as_yaml(key: str, value: str) -> str:
-    return OmegaConf.to_yaml(OmegaConf.create({key: json.loads(value)}))
+    return yaml.dump({key: json.loads(value)}, Dumper=_dumper(), allow_unicode=True, sort_keys=False)
+
+
+@cache
+def _dumper() -> Any:
+    """Return libyaml's dumper with OmegaConf's quotes around texts that look like numbers, else OmegaConf's own."""
+    slow = get_omega_conf_dumper()
+    if not hasattr(yaml, "CSafeDumper"):
+        return slow
+    fast = type("Dumper", (yaml.CSafeDumper,), {})
+    fast.add_representer(str, slow.str_representer)
+    return fast
 
 
 @contextmanager

@@ -17,16 +17,19 @@ from lightning.pytorch.loops.progress import _SchedulerProgress
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.states import TrainerFn, TrainerState
 from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch import Tensor
 from torch.optim import Optimizer
 
+from src.batches import Batch
 from src.config.combinations import monitor_of
 from src.config.schema import Config
 from src.datamodules.base import DataModule
 from src.experiment import seeded_model
 from src.optim.build import build_optimization
+from src.tracking.answers import Answers
 from src.tracking.best import best_epoch, last_epoch
 from src.tracking.callbacks import build_callbacks
-from src.tracking.checkpoints import Checkpoints, random_state
+from src.tracking.checkpoints import Checkpoints, RandomState, random_state
 from src.tracking.run_folder import RunFolder
 from src.tracking.run_logger import build_loggers, close_loggers
 
@@ -39,11 +42,14 @@ class MemberTrainer:
         member: whose it is.
     """
 
+    dumps_copies = True
+    """What goes into a checkpoint is copied: a view would drag the tensors of all members along."""
+
     def __init__(self, group: L.Trainer, member: "Member") -> None:
         self._group = group
         self._member = member
         self.state = TrainerState(fn=TrainerFn.FITTING)
-        self.callback_metrics: dict[str, torch.Tensor] = {}
+        self.callback_metrics: dict[str, Tensor] = {}
         self.should_stop = False
         self.testing = False
         self.callbacks: list[Callback] = []
@@ -85,11 +91,6 @@ class _MemberCheckpoints(_CheckpointConnector):
         progress = {"epoch_loop.scheduler_progress": self.trainer.scheduler_progress.state_dict()}  # type: ignore[attr-defined]
         return {**loops, "fit_loop": loops["fit_loop"] | progress}
 
-    def dump_checkpoint(self, weights_only: bool | None = None) -> dict[str, Any]:
-        checkpoint = super().dump_checkpoint(weights_only=bool(weights_only))
-        self.trainer._member.mend_random_state(checkpoint)  # type: ignore[attr-defined]
-        return checkpoint
-
 
 class Member:
     """One job of a group.
@@ -119,7 +120,6 @@ class Member:
         self.monitor, self.mode = monitor_of(config, datamodule.spec.task)
         self.model = seeded_model(config, datamodule)
         self._random = random_state(torch.device("cpu"))
-        self._random_of_group: torch.Tensor | None = None
         self.trainer = MemberTrainer(trainer, self)
         own = [*build_callbacks(config, folder, datamodule.task, verbose=False), *callbacks]
         self.trainer.callbacks = sorted(own, key=lambda callback: isinstance(callback, Checkpoint))
@@ -179,10 +179,21 @@ class Member:
                 stepped = True
         return stepped
 
-    def write_when(self, too_soon: Callable[[], bool]) -> None:
-        """Let the group say when the ends of epochs are not written."""
-        for callback in self._savers:
-            callback.too_soon = too_soon
+    def join(self, loops: Callable[[], dict[str, Any]], too_soon: Callable[[], bool], drawn: Callable[[], bool]) -> None:
+        """Let the group answer for what the member has not of its own.
+
+        Args:
+            loops: returns the progress of the loops.
+            too_soon: tells whether the end of an epoch need not be written.
+            drawn: tells whether training has drawn random numbers; where it has not, the state of the generators is that
+                of a run of its own.
+        """
+        self.trainer.loops = loops
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, Checkpoints):
+                callback.too_soon = too_soon
+            elif isinstance(callback, RandomState):
+                callback.now = lambda device: random_state(device) if drawn() else self._random
 
     def is_due(self) -> bool:
         """Tell whether it is time for a checkpoint within an epoch."""
@@ -199,24 +210,37 @@ class Member:
 
     # ---- the end ---------------------------------------------------------------------------------------------------
 
-    def test(self) -> None:
-        """Measure the best weights on the test split, and record the end of the run."""
-        trainer, model, folder = self.trainer, self.model, self.folder
-        best = folder.best_checkpoint if folder.has_checkpoint("best") else None
+    def end_training(self) -> None:
+        """Do what Lightning does at the end of training, and take the best weights."""
+        best = next((weights for saver in self._savers if (weights := saver.best_weights(self.trainer))), None)  # type: ignore[arg-type]
+        self.call("on_train_end")
         if best is not None:
-            model.load_state_dict(trainer.strategy.checkpoint_io.load_checkpoint(best, weights_only=True)["state_dict"])
-        trainer.state.fn, trainer.testing = TrainerFn.TESTING, True
-        model.eval()
-        limit = self.config.trainer.limit_test_batches
+            self.model.load_state_dict(best)
+        self.trainer.state.fn, self.trainer.testing = TrainerFn.TESTING, True
+        self.model.eval()
+
+    def test(self, batches: Sequence[Batch], outputs: Sequence[Tensor] | None, meter: Any) -> None:
+        """Measure the weights on the test split, and record the end of the run.
+
+        Args:
+            batches: of the split, on the device.
+            outputs: of the model for each batch, where they are known.
+            meter: what was measured with them.
+        """
+        trainer, model, folder = self.trainer, self.model, self.folder
         with torch.no_grad():
             self.call("on_test_start")
-            for index, batch in enumerate(self.datamodule.loader("test")):
-                if limit is not None and index >= limit:
-                    break
-                batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
+            for index, batch in enumerate(batches):
                 self.call("on_test_batch_start", batch, index)
-                model.test_step(batch, index)
+                if outputs is None:
+                    model.test_step(batch, index)
+                else:
+                    for callback in trainer.callbacks:
+                        if isinstance(callback, Answers):
+                            callback.take(outputs[index])
                 self.call("on_test_batch_end", None, batch, index)
+            if outputs is not None:
+                model.meters["test"] = meter
             self.call("on_test_epoch_end")
             dtype = torch.get_default_dtype()  # Lightning rounds what is logged in a test
             tested = {name: float(value.to(dtype)) for name, value in model.measured("test").items()}
@@ -224,7 +248,8 @@ class Member:
         for logger in trainer.loggers:
             logger.log_metrics(tested | {"epoch": trainer.current_epoch}, step=trainer.global_step)
         rows = folder.metrics()
-        epoch, metrics = best_epoch(rows, self.monitor, self.mode) if best else (None, last_epoch(rows))
+        kept = folder.has_checkpoint("best")
+        epoch, metrics = best_epoch(rows, self.monitor, self.mode) if kept else (None, last_epoch(rows))
         folder.note(best_epoch=epoch, value=(metrics | tested).get(self.monitor), best=metrics)
         folder.finish(tested)
 
@@ -244,14 +269,3 @@ class Member:
         """Close what is open."""
         close_loggers(self.trainer.loggers, exit_code)
         self.gone = True
-
-    # ---- random generators -----------------------------------------------------------------------------------------
-
-    def mend_random_state(self, checkpoint: dict[str, Any]) -> None:
-        """Put the random state of the member's own run into a checkpoint, where the group has drawn nothing since."""
-        if "random_states" in checkpoint and not self.draws():
-            (state,) = checkpoint["random_states"]
-            checkpoint["random_states"] = [state | self._random]
-
-    draws: Callable[[], bool] = staticmethod(lambda: False)
-    """Whether the group has drawn random numbers in training; set by the group."""

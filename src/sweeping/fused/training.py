@@ -1,7 +1,8 @@
 """A group of jobs trained as one: Lightning's trainer runs its loops once, and a step of them is a step of all members."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import lightning as L
@@ -120,14 +121,10 @@ class Group:
         self.population = Population([m.model for m in self.members], [m.optimizer for m in self.members])
         self._measuring = Measuring(self.members)
         generators = torch.get_rng_state()
-
-        def draws() -> bool:
-            return not torch.equal(generators, torch.get_rng_state())
-
         for member in self.members:
-            member.draws = draws
-            member.trainer.loops = self._loops
-            member.write_when(lambda: self._too_soon)
+            member.join(
+                self._loops, lambda: self._too_soon, lambda: not torch.equal(generators, torch.get_rng_state())
+            )
 
     def _loops(self) -> dict[str, Any]:
         """Return the progress of the loops, looked up once a step."""
@@ -145,9 +142,9 @@ class Group:
         """Take one optimizer step of every member; return the losses [M]."""
         with self.trainer.precision_plugin.forward_context():
             losses = self.population.step(batch, stacked=self.loader.stacked)
-        count = self._losses_in(batch.targets)
-        self._losses.append(losses.double() * count)
-        self._counts = self._counts + count
+        counts = self._losses_in(batch.targets)
+        self._losses.append(losses.double() * counts)
+        self._counts = self._counts + counts
         every, step = self.members[0].config.trainer.log_every_n_steps, self.trainer.global_step + 1
         if every and step % every == 0:
             for member, loss in zip(self._rows(), losses.tolist(), strict=True):
@@ -155,11 +152,13 @@ class Group:
         return losses
 
     def _losses_in(self, targets: Tensor) -> Tensor | float:
-        """Return of how many losses each member's is the mean, for all or [M]."""
-        task, first = self.members[0].model.task, 1 if self.loader.stacked else 0
-        if (weights := task.weights(targets)) is not None:
-            return weights.flatten(first).sum(-1).clamp(min=1)
-        return float(losses_in(task.name, targets[0] if self.loader.stacked else targets))
+        """Return of how many losses each member's is the mean: for all, or [M]."""
+        task = self.members[0].model.task
+        if not self.loader.stacked:
+            return losses_in(task, targets)
+        if task.weights(targets[:1]) is None:
+            return losses_in(task, targets[0])
+        return torch.tensor([losses_in(task, own) for own in targets], dtype=torch.float64, device=targets.device)
 
     def end_step(self, index: int, epoch_ends: bool) -> None:
         """Step the schedules after the `index`-th batch of an epoch."""
@@ -206,7 +205,8 @@ class Group:
         self._measuring.add(self._rows(), outputs, batch.targets)
 
     def end_validation(self) -> None:
-        self._measuring.hand_out(self._rows())
+        for member, meter in zip(self._rows(), self._measuring.meters(self._rows()), strict=True):
+            member.model.meters["val"] = meter
         self.each(lambda member: member.model.on_validation_epoch_end())
         self.each(lambda member: member.call("on_validation_end"))
 
@@ -235,14 +235,36 @@ class Group:
     def leave(self, members: Sequence[Member]) -> None:
         """Let members end: test them, and record what came out."""
 
+        if not members:
+            return
+        self.each(Member.end_training, members)
+        members = [member for member in members if not member.gone]
+        batches = [_on_device(self.trainer, batch) for batch in self._test_batches()]
+        known = self._tested(members, batches)
+
         def end(member: Member) -> None:
-            member.call("on_train_end")
-            member.test()
+            member.test(batches, *known.get(member, (None, None)))
             member.close(0)
             self._ended(member)
 
         self.each(end, members)
         stop_request.awaited = bool(self.living)
+
+    def _test_batches(self) -> Iterator[Batch]:
+        return islice(self.datamodule.loader("test"), self.members[0].config.trainer.limit_test_batches)
+
+    def _tested(self, members: Sequence[Member], batches: Sequence[Batch]) -> dict[Member, tuple[list[Tensor], Any]]:
+        """Return what the members answer to the batches and how good that is, where it can be had for all at once."""
+        rows = self._rows()
+        if not self._measuring.at_once or len(members) < 2 or list(members) != rows:
+            return {}
+        outputs = []
+        with self.trainer.precision_plugin.forward_context():
+            for batch in batches:
+                outputs.append(self.population.outputs(batch, False))
+                self._measuring.add(rows, outputs[-1], batch.targets)
+        meters = self._measuring.meters(rows)
+        return {member: ([each[row] for each in outputs], meters[row]) for row, member in enumerate(rows)}
 
     def _compact(self) -> None:
         """Take members that have left out of the population and of the data."""
