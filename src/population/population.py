@@ -13,7 +13,7 @@ from src.models.base import Model
 from src.population.clipping import Clipping
 from src.population.optimizers import Optimization
 from src.population.stacks import Matrix, Stack, problem_of
-from src.population.template import Template
+from src.population.template import Template, others, trained
 
 
 class Population:
@@ -38,13 +38,9 @@ class Population:
         self.models, self.optimizers = list(models), list(optimizers)
         self.members = tuple(range(len(models)))
         """The original numbers of the members that are trained: row r of all that is stacked is member members[r]."""
-        trained = [{name: p for name, p in m.named_parameters() if p.requires_grad} for m in models]
-        others = [
-            {name: p for name, p in m.named_parameters() if not p.requires_grad} | dict(m.named_buffers())
-            for m in models
-        ]
-        self._matrix, self._others = Matrix(trained), Stack(others)
         self._template = Template(models)
+        self._matrix = Matrix(self._template.trained, [trained(model) for model in models])
+        self._others = Stack(self._template.others, [[t for _, t in others(model)] for model in models])
         self._optimization = Optimization(self._matrix, optimizers)
         knobs = [model.training_config.regularization for model in models]
         self._clipping = Clipping(knobs, self._matrix.theta)
@@ -90,7 +86,7 @@ class Population:
         Returns:
             the loss of each member before the step [K]: the weighted mean over its batch.
         """
-        network = self._template.training(True)
+        network = self._template.mode(True)
         uniform = bool((self._smoothing == self._smoothing[0]).all())
         smoothing = float(self._smoothing[0]) if uniform else self._smoothing
 
@@ -123,7 +119,7 @@ class Population:
             batch: as in `step`.
             stacked: as in `step`.
         """
-        network = self._template.training(False)
+        network = self._template.mode(False)
 
         def forward(tensors: dict[str, Tensor], batch: Batch) -> Tensor:
             return functional_call(network, tensors, batch.inputs)

@@ -15,15 +15,15 @@ class Matrix:
     """The trainable parameters of all members, [K, P]: a row a member, so that an optimizer works on all of them at once.
 
     Args:
-        members: the trainable parameters of each member by name, alike in names, shapes, kind of number and device.
+        names: of the parameters.
+        members: the trainable parameters of each member, alike in shapes, kind of number and device.
     """
 
-    def __init__(self, members: Sequence[dict[str, nn.Parameter]]) -> None:
-        first = members[0]
-        self.names = tuple(first)
-        self.shapes = [parameter.shape for parameter in first.values()]
-        self.sizes = [parameter.numel() for parameter in first.values()]
-        self.members = [list(parameters.values()) for parameters in members]
+    def __init__(self, names: Sequence[str], members: Sequence[list[nn.Parameter]]) -> None:
+        self.names = names
+        self.shapes = [parameter.shape for parameter in members[0]]
+        self.sizes = [parameter.numel() for parameter in members[0]]
+        self.members = list(members)
         self.theta = self.gather(self.members)
         self.g = torch.zeros_like(self.theta)
         self.gradients = self.split(self.g)
@@ -59,12 +59,14 @@ class Stack:
     """Other tensors of the members, each [K, *shape]: buffers, and parameters that are not trained.
 
     Args:
-        members: the tensors of each member by name, alike in names, shapes, kinds of number and device.
+        names: of the tensors.
+        members: the tensors of each member, alike in shapes, kinds of number and device.
     """
 
-    def __init__(self, members: Sequence[dict[str, Tensor]]) -> None:
+    def __init__(self, names: Sequence[str], members: Sequence[list[Tensor]]) -> None:
         self.members = list(members)
-        self.tensors = {name: torch.stack([own[name].detach() for own in members]) for name in members[0]}
+        stacked = (torch.stack([tensor.detach() for tensor in tensors]) for tensors in zip(*members, strict=True))
+        self.tensors = dict(zip(names, stacked, strict=True))
         self._bind()
 
     def keep(self, rows: Tensor) -> None:
@@ -75,27 +77,29 @@ class Stack:
 
     def _bind(self) -> None:
         for row, own in enumerate(self.members):
-            for name, tensor in own.items():
-                rebind(tensor, self.tensors[name][row])
+            for tensor, stack in zip(own, self.tensors.values(), strict=True):
+                rebind(tensor, stack[row])
 
 
 def problem_of(models: Sequence[nn.Module]) -> str | None:
     """Say why the tensors of models cannot be stacked; None where they can."""
-    first = models[0]
-    like = {name: (t.shape, t.dtype, t.device, t.requires_grad) for name, t in _tensors(first).items()}
+    first, tensors = models[0], _facts(models[0])
     for model in models[1:]:
         if type(model) is not type(first):
             return f"the models differ: {type(first).__name__} and {type(model).__name__}"
-        own = {name: (t.shape, t.dtype, t.device, t.requires_grad) for name, t in _tensors(model).items()}
-        for name in sorted(like.keys() | own.keys()):
-            if like.get(name) != own.get(name):
-                one, other = (tuple(facts[name][0]) if name in facts else "none" for facts in (like, own))
-                return f"the models differ in {name}: {one} and {other}"
-    kinds = {t.dtype for t in first.parameters() if t.requires_grad}
+        own = _facts(model)
+        if len(own) != len(tensors):
+            return f"the models differ: one has {len(tensors)} parameters and buffers, another {len(own)}"
+        for (name, facts), (_, others) in zip(tensors, own, strict=True):
+            if facts != others:
+                what = next(f"{one} and {two}" for one, two in zip(facts, others, strict=True) if one != two)
+                return f"the models differ in {name}: {what}"
+    kinds = {parameter.dtype for parameter in first.parameters() if parameter.requires_grad}
     if len(kinds) > 1:
         return f"the parameters have different kinds of number: {', '.join(sorted(map(str, kinds)))}"
     return None
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+def _facts(model: nn.Module) -> list[tuple[str, tuple[object, ...]]]:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return [(name, (tuple(t.shape), t.dtype, t.device, t.requires_grad)) for name, t in tensors]
