@@ -435,7 +435,7 @@ def _dumper() -> Any:
     slow = get_omega_conf_dumper()
     if not hasattr(yaml, "CSafeDumper"):
         return slow
-    fast = type("Dumper", (yaml.CSafeDumper,), {})
+    fast: Any = type("Dumper", (yaml.CSafeDumper,), {})
     fast.add_representer(str, slow.str_representer)
     return fast
 

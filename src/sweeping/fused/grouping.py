@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 RATES = ("dropout", "drop_connect", "spatial_dropout", "stochastic_depth")
@@ -74,7 +75,7 @@ def _parts(numbers: Sequence[int], most: int) -> list[list[int]]:
     """Cut a group into equal parts of at most so many members, and at least two."""
     count = min(-(-len(numbers) // most), len(numbers) // 2)
     ends = [len(numbers) * part // count for part in range(count + 1)]
-    return [list(numbers[start:end]) for start, end in zip(ends, ends[1:], strict=False)]
+    return [list(numbers[start:end]) for start, end in pairwise(ends)]
 
 
 def problem(config: Mapping[str, Any]) -> str | None:

@@ -57,7 +57,7 @@ class MemberTrainer:
         self.optimizers: list[Optimizer] = []
         self.lr_scheduler_configs: list[LRSchedulerConfig] = []
         self.scheduler_progress = _SchedulerProgress()
-        self._checkpoint_connector = _MemberCheckpoints(self)
+        self._checkpoint_connector = _MemberCheckpoints(self)  # type: ignore[arg-type]
 
     loops: Callable[[], dict[str, Any]]
     """Returns the progress of the group's loops; set by the group."""
@@ -179,7 +179,9 @@ class Member:
                 stepped = True
         return stepped
 
-    def join(self, loops: Callable[[], dict[str, Any]], too_soon: Callable[[], bool], drawn: Callable[[], bool]) -> None:
+    def join(
+        self, loops: Callable[[], dict[str, Any]], too_soon: Callable[[], bool], drawn: Callable[[], bool]
+    ) -> None:
         """Let the group answer for what the member has not of its own.
 
         Args:

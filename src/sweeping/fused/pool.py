@@ -125,7 +125,7 @@ class FusedPool(LocalPool):
         if event.reason in self._told:
             return []
         self._told.add(event.reason)
-        return [Said(f"on its own, as {event.reason}: job {event.number} (others with the same reason are not named)")]
+        return [Said(f"some jobs run on their own after all, as {event.reason}")]
 
     def _end_of_group(self, event: Ended) -> list[Event]:
         """Let the jobs that a group has not brought to an end run on their own, as when its process was killed."""
@@ -135,7 +135,11 @@ class FusedPool(LocalPool):
         self._backlog += left.values()
         if not left:
             return []
-        return [Said(f"a group ended before its jobs did ({event.error or event.status}): {_counted(len(left))} go on alone")]
+        return [
+            Said(
+                f"a group ended before its jobs did ({event.error or event.status}): {_counted(len(left))} go on alone"
+            )
+        ]
 
 
 def _grouped(groups: Sequence[Sequence[int]], configs: Mapping[int, dict[str, object]]) -> str:
@@ -143,7 +147,9 @@ def _grouped(groups: Sequence[Sequence[int]], configs: Mapping[int, dict[str, ob
     keys = list(dict.fromkeys(key for group in groups for key in differing([configs[number] for number in group])))
     shown = ", ".join(keys[:6]) + (f" and {len(keys) - 6} more keys" if len(keys) > 6 else "")
     sizes = " and ".join(map(str, sorted({len(group) for group in groups}, reverse=True)))
-    return f"fused: {_counted(total)} in {len(groups)} group{'s' * (len(groups) > 1)} of {sizes}, which differ in {shown}"
+    return (
+        f"fused: {_counted(total)} in {len(groups)} group{'s' * (len(groups) > 1)} of {sizes}, which differ in {shown}"
+    )
 
 
 def _counted(number: int) -> str:

@@ -122,9 +122,7 @@ class Group:
         self._measuring = Measuring(self.members)
         generators = torch.get_rng_state()
         for member in self.members:
-            member.join(
-                self._loops, lambda: self._too_soon, lambda: not torch.equal(generators, torch.get_rng_state())
-            )
+            member.join(self._loops, lambda: self._too_soon, lambda: not torch.equal(generators, torch.get_rng_state()))
 
     def _loops(self) -> dict[str, Any]:
         """Return the progress of the loops, looked up once a step."""
@@ -251,7 +249,8 @@ class Group:
         stop_request.awaited = bool(self.living)
 
     def _test_batches(self) -> Iterator[Batch]:
-        return islice(self.datamodule.loader("test"), self.members[0].config.trainer.limit_test_batches)
+        loader, limit = self.datamodule.loader("test"), self.members[0].config.trainer.limit_test_batches
+        return islice(loader, int(limit * len(loader)) if isinstance(limit, float) else limit)
 
     def _tested(self, members: Sequence[Member], batches: Sequence[Batch]) -> dict[Member, tuple[list[Tensor], Any]]:
         """Return what the members answer to the batches and how good that is, where it can be had for all at once."""
@@ -318,16 +317,18 @@ class _Optimization(_AutomaticOptimization):
         self._group = group
 
     def run(self, optimizer: Any, batch_idx: int, kwargs: Any) -> dict[str, Any]:
-        self.count(self.optim_progress.optimizer.zero_grad)
-        self.optim_progress.optimizer.step.increment_ready()
-        self._group.step(kwargs["batch"])
-        self.optim_progress.optimizer.step.increment_completed()
+        self.step(kwargs["batch"])
         return {}
 
-    @staticmethod
-    def count(progress: Any) -> None:
-        for what in ("ready", "started", "completed"):
-            getattr(progress, f"increment_{what}")()
+    def step(self, batch: Batch) -> None:
+        """Take the step of the group, and count it."""
+        counted = self.optim_progress.optimizer
+        counted.zero_grad.increment_ready()
+        counted.zero_grad.increment_started()
+        counted.zero_grad.increment_completed()
+        counted.step.increment_ready()
+        self._group.step(batch)
+        counted.step.increment_completed()
 
 
 class _Steps(_TrainingEpochLoop):
@@ -348,7 +349,7 @@ class _Steps(_TrainingEpochLoop):
         batch = _on_device(self.trainer, batch)
         self.batch_progress.increment_ready()
         self.batch_progress.increment_started()
-        self.automatic_optimization.run(None, self.batch_idx, {"batch": batch})
+        self.automatic_optimization.step(batch)  # type: ignore[attr-defined]
         self.batch_progress.increment_processed()
         self.update_lr_schedulers("step", update_plateau_schedulers=False)
         self._group.save_if_asked()
