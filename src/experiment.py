@@ -124,6 +124,25 @@ def build_model(config: Config, spec: Any) -> Model:
     return model
 
 
+def prepared_data(config: Config) -> DataModule:
+    """Make the datamodule of a training run, and load its data."""
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    datamodule = build_data(config)
+    datamodule.augmentation = example_augmentation(config.regularization, datamodule.raw)
+    datamodule.prepare_data()
+    datamodule.setup()
+    datamodule.say_where()
+    return datamodule
+
+
+def seeded_model(config: Config, datamodule: DataModule) -> Model:
+    """Make the model of a training run; the same weights, however the data were made."""
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    model = build_model(config, datamodule.spec)
+    _tell_texts(model, datamodule)
+    return model
+
+
 def build(
     config: Config,
     folder: RunFolder | None = None,
@@ -140,15 +159,8 @@ def build(
         verbose: show the progress.
         callbacks: beside those of the config.
     """
-    L.seed_everything(config.seed, workers=True, verbose=False)
-    datamodule = build_data(config)
-    datamodule.augmentation = example_augmentation(config.regularization, datamodule.raw)
-    datamodule.prepare_data()
-    datamodule.setup()
-    datamodule.say_where()
-    L.seed_everything(config.seed, workers=True, verbose=False)  # the same weights, however the data were made
-    model = build_model(config, datamodule.spec)
-    _tell_texts(model, datamodule)
+    datamodule = prepared_data(config)
+    model = seeded_model(config, datamodule)
     own = build_callbacks(config, folder, datamodule.task, verbose) if folder else []
     trainer = build_trainer(config, [*own, *callbacks], loggers)
     if trainer.global_rank > 0:  # dropout, mixing and augmentation differ from device to device

@@ -16,7 +16,7 @@ from src.config.schema import Config, Sweep
 from src.errors import JobsFailed, UserError
 from src.sweeping.display import Display
 from src.sweeping.driver import Driver, Listed, Source
-from src.sweeping.executor import Executor
+from src.sweeping.executor import Arranging, Executor
 from src.sweeping.grid import Composer, enter
 from src.sweeping.ledger import Job, Ledger, State, locked
 from src.sweeping.naming import sweep_name
@@ -180,8 +180,13 @@ def _run(sweep: _Sweep, master: DictConfig, executor: Callable[[Path], Executor]
         source = trials
     complete = True
     if source.more():
+        runner = executor(ledger.folder)
+        if isinstance(runner, Arranging):
+            due, said = runner.arrange(ledger, due, known=trials is None)
+            source = source if trials is not None else Listed(due)
+            print("\n".join(said), flush=True)
         with Display(len(sweep.jobs) + more, before=len(sweep.jobs) - len(due)) as display:
-            complete = Driver(ledger, source, executor(ledger.folder), display, sys.orig_argv).run()
+            complete = Driver(ledger, source, runner, display, sys.orig_argv).run()
     if trials is not None:
         sweep.jobs = _merged(sweep.jobs, trials.jobs)
     return _close(ledger, sweep.jobs, complete, trials)

@@ -63,7 +63,7 @@ class LocalPool:
         devices_per_job: int = 1,
         threads: int | None = None,
     ) -> None:
-        self.width = jobs
+        self._slots = jobs
         self._free = list(devices)
         self._leases = bool(devices)
         self._devices_per_job = devices_per_job
@@ -74,11 +74,15 @@ class LocalPool:
 
     # ---- Executor ------------------------------------------------------------------------------------------------
 
+    @property
+    def width(self) -> int:
+        return self._slots
+
     def room(self, assignment: Assignment) -> bool:
         if self._leases:
             return len(set(self._free)) >= self._needs(assignment)
-        taken = sum(min(worker.assignment.processes, self.width) for worker in self._workers)
-        return taken + min(assignment.processes, self.width) <= self.width
+        taken = sum(min(worker.assignment.processes, self._slots) for worker in self._workers)
+        return taken + min(assignment.processes, self._slots) <= self._slots
 
     def start(self, assignment: Assignment) -> None:
         devices = self._lease(self._needs(assignment)) if self._leases else ()
@@ -138,7 +142,7 @@ class LocalPool:
         try:
             while not worker.channel.closed and worker.channel.poll():
                 event = worker.channel.recv()
-                if isinstance(event, Ended):
+                if isinstance(event, Ended) and event.number == worker.assignment.number:
                     worker.ended = event  # told when its process is gone, and its slot is free
                 else:
                     events.append(event)

@@ -82,6 +82,10 @@ class Answers(Callback):
     ) -> None:
         self._outputs = None
 
+    def take(self, outputs: Tensor) -> None:
+        """Take the outputs for the batch that was begun, where the model is not called for it."""
+        self._outputs = outputs
+
     def on_test_batch_end(
         self,
         trainer: L.Trainer,

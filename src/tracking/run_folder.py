@@ -24,12 +24,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import cache, lru_cache
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
-from yaml import YAMLError
+from omegaconf._utils import get_omega_conf_dumper
 
 from src.errors import UserError
 from src.tracking.provenance import provenance
@@ -76,13 +78,14 @@ class RunFolder:
     # ---- life of a run -------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: Path, config: dict[str, Any], command: Sequence[str]) -> "RunFolder":
+    def create(cls, path: Path, config: dict[str, Any], command: Sequence[str], **facts: Any) -> "RunFolder":
         """Make the folder of a new run, with its config and a record that says "running".
 
         Args:
             path: where; it must not exist or be empty.
             config: the resolved config, plain containers only.
             command: the words of the command line.
+            facts: entries of the record that are known already.
 
         Raises:
             UserError: if there is something at the path, or if the folder cannot be made.
@@ -99,7 +102,7 @@ class RunFolder:
         if any(path.iterdir()):
             folder._release()
             raise UserError(f"{path}: a new run needs a new or empty folder. To go on with a run: resume={path}")
-        _write(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain(config))))
+        _write(path / "config.yaml", as_yaml(config))
         folder.record = {
             "status": "running",
             "config_hash": config_hash(config),
@@ -116,7 +119,7 @@ class RunFolder:
             "final": {},
             "error": None,
         }
-        folder.update()
+        folder.update(**facts)
         return folder
 
     @classmethod
@@ -150,8 +153,12 @@ class RunFolder:
 
     def update(self, **changes: Any) -> None:
         """Change entries of the record, and replace run.json as a whole."""
-        self.record.update(plain(changes))
+        self.note(**changes)
         _write(self.path / "run.json", json.dumps(self.record, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+    def note(self, **changes: Any) -> None:
+        """Change entries of the record, to be written with the next update."""
+        self.record.update(plain(changes))
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Record the end of a run.
@@ -182,7 +189,7 @@ class RunFolder:
         self._since = monotonic()
         self._before = self.record.copy(), (self.path / "config.yaml").read_text(encoding="utf-8")
         if config is not None:
-            _write(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain(config))))
+            _write(self.path / "config.yaml", as_yaml(config))
             self.record["config_hash"] = config_hash(config)
         here = provenance([])
         del here["command"]
@@ -282,7 +289,7 @@ class RunFolder:
         file = self.path / "config.yaml"
         try:
             config = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-        except (OSError, YAMLError, UnicodeDecodeError) as error:
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: cannot be read: {error}") from error
         if not isinstance(config, dict) or not config:
             raise UserError(f"{file}: holds no config")
@@ -414,6 +421,27 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # tensors and numpy's arrays and scalars
         return plain(value.tolist())
     return str(value)
+
+
+def as_yaml(config: Mapping[str, Any]) -> str:
+    """Return a config as it stands in config.yaml; a section that many configs share is put into words once."""
+    return "".join(_section_as_yaml(key, json.dumps(plain(value))) for key, value in config.items())
+
+
+@lru_cache(maxsize=1000)
+def _section_as_yaml(key: str, value: str) -> str:
+    return yaml.dump({key: json.loads(value)}, Dumper=_dumper(), allow_unicode=True, sort_keys=False)
+
+
+@cache
+def _dumper() -> Any:
+    """Return libyaml's dumper with OmegaConf's quotes around texts that look like numbers, else OmegaConf's own."""
+    slow = get_omega_conf_dumper()
+    if not hasattr(yaml, "CSafeDumper"):
+        return slow
+    fast: Any = type("Dumper", (yaml.CSafeDumper,), {})
+    fast.add_representer(str, slow.str_representer)
+    return fast
 
 
 @contextmanager
