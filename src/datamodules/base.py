@@ -133,6 +133,10 @@ class DataModule(L.LightningDataModule):
     texts: Callable[[Tensor], list[str]] | None = None
     """A method that turns target tokens [B, T] into texts, where BLEU is to be measured on them."""
 
+    def training_texts(self) -> list[str]:
+        """Return the training texts before they become tokens, in the order of the split; where `raw` is ``text``."""
+        raise UserError(f"{type(self).__name__} does not tell its training texts (`training_texts`)")
+
     def augmented(self, index: Tensor) -> Tensor:
         """Return the inputs of some training examples [B] as `augmentation` changes them, drawn anew in every call."""
         raise AssertionError(f"{type(self).__name__} has no raw examples")

@@ -122,6 +122,9 @@ class TextClassification(DataModule):
         assert isinstance(batch, LabelledBatch)
         return batch._replace(x=cut_padding(batch.x))
 
+    def training_texts(self) -> list[str]:
+        return self._training
+
     def augmented(self, index: Tensor) -> Tensor:
         return self._tokens([self.augmentation(self._training[i]) for i in index.tolist()])
 

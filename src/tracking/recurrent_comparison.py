@@ -154,7 +154,8 @@ def _picture(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> "Figure":
         axis.axhline(trivial[data], color="grey", linestyle="--", label="trivial answer")
         against_lag = any("lag" in config["datamodule"] for config, _ in runs if config["datamodule"]["name"] == data)
         axis.set(xlabel="lag" if against_lag else "", ylabel="test loss", title=data)
-        if against_lag:
+        losses = [loss for found in models.values() for _, loss in found]
+        if trivial[data] > 10 * min(losses):
             axis.set_yscale("log")
         else:
             axis.set_ylim(bottom=0)
