@@ -171,7 +171,7 @@ def parallel_figure(view: View, rows: Sequence[Row], keys: Sequence[str]) -> "Fi
         heights.append((values - low) / (high - low) if high > low else np.full(len(rows), 0.5))
     for place in reversed(range(len(rows))):  # the best on top
         good = 1 - place / max(len(rows) - 1, 1)
-        axes.plot([h[place] for h in heights], color=colormaps["viridis"](good), alpha=0.35 + 0.5 * good, linewidth=1.2)
+        axes.plot([h[place] for h in heights], color=colormaps["Blues"](0.35 + 0.6 * good), linewidth=1.2)
     for place, (along, height) in enumerate(zip(alongs, heights, strict=True)):
         axes.axvline(place, color="0.4", linewidth=1)
         ticks = sorted(set(zip(height.tolist(), along.values, strict=True)))
@@ -189,7 +189,7 @@ def parallel_figure(view: View, rows: Sequence[Row], keys: Sequence[str]) -> "Fi
     axes.set_xlim(-0.1, len(alongs) - 0.75)
     axes.set_yticks([])
     axes.set_frame_on(False)
-    axes.set_title("a line a row; yellow is the best rank", fontsize=9)
+    axes.set_title("a line a row; the darker, the better its rank", fontsize=9)
     return figure
 
 
