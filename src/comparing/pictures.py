@@ -66,6 +66,8 @@ def curve_figure(view: View, rows: Sequence[Row], names: Sequence[str]) -> "Figu
         rows: to draw.
         names: of the metrics: the first solid, the second dashed.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure, (axes,) = _figure(1, (9, 5))
     values = []
     for place, row in enumerate(rows):
@@ -85,6 +87,7 @@ def curve_figure(view: View, rows: Sequence[Row], names: Sequence[str]) -> "Figu
         _logarithmic(axes, "y")
         axes.set_ylim(bottom=0.8 * min(values))
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(f"{names[0]} (dashed: {names[1]})" if len(names) > 1 else _named(names[0]))
     axes.grid(True, alpha=0.3)
     figure.legend(fontsize=8, loc="outside lower left", frameon=False)

@@ -352,7 +352,7 @@ function parallel(view, state) {
   const all = [...view.axes, { key: view.metric, values: view.rows.map((row) => row.value), names: [], log: view.logMetric }];
   const rows = view.rows.map((row, number) => ({ row, number })).filter(({ row, number }) => row.rank && all.every((axis) => finite(axis.values[number])));
   if (rows.length < 2 || all.length < 3) return null;
-  const width = Math.max(all.length * 150, document.getElementById("main").clientWidth - 74), height = 330, top = 44, bottom = height - 18;
+  const width = Math.max(all.length * 150, document.getElementById("main").clientWidth - 74), height = 340, top = 54, bottom = height - 18;
   const svg = el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Parallel coordinates of ${rows.length} rows over ${all.map((axis) => axis.key).join(", ")}`, style: `min-width:${all.length * 150}px` });
   const at = (i) => 60 + (i * (width - 120)) / (all.length - 1);
   const scales = all.map((axis) => {
