@@ -46,6 +46,7 @@ class Found:
         places: the folders or projects that were asked for.
         into: the folder that gets pictures and page.
         pending: jobs of their sweeps that have not started.
+        driven: whether a process is there to start them.
         remarks: whose text says what had to be left out, a line each; it grows while curves are read.
     """
 
@@ -53,12 +54,13 @@ class Found:
     places: Sequence[str]
     into: Path
     pending: int = 0
+    driven: bool = False
     remarks: object = ""
 
     @property
     def ended(self) -> bool:
         """Whether nothing will change any more."""
-        return not self.pending and all(run.status != "running" for run in self.runs)
+        return not (self.pending and self.driven) and all(run.status != "running" for run in self.runs)
 
 
 def compare(found: Found, words: argparse.Namespace, reload: float | None = None) -> "list[View]":
@@ -104,6 +106,8 @@ def compare(found: Found, words: argparse.Namespace, reload: float | None = None
 
             page = write_report(found.into / "report.html", tables, found.places, found.pending, found.remarks, reload)
             print(f"\npage: {page}", file=beside)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UserError(f"{error.filename or found.into}: cannot be written: {error.strerror}") from error
     if text := str(found.remarks):
@@ -137,17 +141,32 @@ def watch(read: Callable[[], Found], words: argparse.Namespace) -> "list[View]":
         words: the options of `add_options`.
     """
     from src.tracking.console import on_terminal
+    from src.tracking.reading import NoRuns
 
     views: list[View] = []
+    said = ""
     try:
         while True:
             started = time.monotonic()
-            found = read()
+            try:
+                found = read()
+            except NoRuns as error:
+                if str(error) != said:
+                    print(f"{error}\nwaiting for one; Ctrl-C ends", file=sys.stderr, flush=True)
+                    said = str(error)
+                time.sleep(words.every)
+                continue
             if on_terminal():
                 print("\033[H\033[2J", end="")
             views = compare(found, words, None if found.ended else words.every)
             _open(found, words)
             if found.ended:
+                if found.pending:
+                    print(
+                        f"\nthe sweep does not run any more, and {found.pending} of its jobs have not started: "
+                        "its command goes on with them",
+                        file=sys.stderr,
+                    )
                 return views
             print(f"\nagain every {words.every:g} s; Ctrl-C ends", file=sys.stderr, flush=True)
             time.sleep(max(0.0, words.every - (time.monotonic() - started)))

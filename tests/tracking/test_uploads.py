@@ -75,7 +75,7 @@ def test_a_killed_upload_goes_on(tmp_path: Path, wandb_server: Any, monkeypatch:
     folder = record(tmp_path / "run", 0, 5000)
     record(tmp_path / "run", 5000, 10)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    wandb_server.delay = 0.3
+    wandb_server.delay = 1.0
 
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     words = [sys.executable, "-m", "src.sync", str(tmp_path)]
