@@ -14,6 +14,7 @@ from src.config.compose import explain, refused
 from src.config.options import CONF, search_roots
 from src.config.schema import Config
 from src.errors import UserError
+from src.sweeping.fold_check import FoldCheck
 from src.sweeping.ledger import Job, Ledger
 from src.sweeping.naming import varied
 from src.sweeping.template import NotPlain, Template, is_plain
@@ -118,8 +119,9 @@ def enter(ledger: Ledger, composer: Composer, points: Iterable[Sequence[str]]) -
     A point whose words are in the ledger keeps the config that it was frozen with.
 
     Raises:
-        UserError: if any point is impossible, or if two are the same experiment.
+        UserError: if any point is impossible, if there are more folds than examples, or if two are the same experiment.
     """
+    check_folds = FoldCheck()
     words = [tuple(point) for point in points]
     problems: list[str] = []
     jobs: list[Job] = []
@@ -128,7 +130,10 @@ def enter(ledger: Ledger, composer: Composer, points: Iterable[Sequence[str]]) -
     for point, label in zip(words, varied(words), strict=True):
         checked += 1
         try:
-            job = ledger.find(point) or ledger.add(point, label, composer.config(point).plain())
+            if (job := ledger.find(point)) is None:
+                config = composer.config(point)
+                check_folds(config)
+                job = ledger.add(point, label, config.plain())
         except UserError as error:
             problems.append(f"job {' '.join(label) or ' '.join(point)}: {error}".replace("\n", "\n  "))
         else:
