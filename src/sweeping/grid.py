@@ -7,13 +7,14 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.config.check import check
 from src.config.compose import explain, refused
 from src.config.options import CONF, search_roots
 from src.config.schema import Config
 from src.errors import UserError
+from src.sweeping.fold_check import FoldCheck
 from src.sweeping.ledger import Job, Ledger
 from src.sweeping.naming import varied
 from src.sweeping.template import NotPlain, Template, is_plain
@@ -30,7 +31,8 @@ class Composer:
     """Composes the points of a sweep.
 
     Hydra takes tens of milliseconds to compose a config. The points of a sweep mostly differ in single keys, so each
-    combination of options is composed once, and the keys are set in copies of it, to the same effect.
+    combination of options is composed once, and the keys are set in copies of it, to the same effect. The first may be
+    that of the whole sweep, which Hydra has composed already.
 
     Args:
         loader: Hydra's config loader.
@@ -44,7 +46,10 @@ class Composer:
         self._name = name
         self._words: dict[str, Override] = {}
         self._plain: set[str] = set()
-        self._templates: dict[tuple[str, ...], Template] = {}
+        self._templates: dict[tuple[bool, tuple[str, ...]], Template] = {}
+        words = [word for word in master.hydra.overrides.task if not word.startswith("sweep.")]
+        self._shared = [word for word in words if not self._parsed(word).is_sweep_override()]
+        self._shared_options = self._taken_apart(self._shared)[0]
 
     def config(self, words: Sequence[str]) -> Config:
         """Return the checked config of a point.
@@ -70,6 +75,12 @@ class Composer:
         Raises:
             NotPlain: if only Hydra can compose it.
         """
+        options, changes = self._taken_apart(words)
+        whole = options == self._shared_options and set(words).issuperset(self._shared)
+        return self._template(whole, options).resolved(changes)
+
+    def _taken_apart(self, words: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[str, Any]]]:
+        """Return the words that choose options, and the keys that are set beside, with their values."""
         options: list[str] = []
         changes: list[tuple[str, Any]] = []
         taken: list[str] = []
@@ -81,7 +92,7 @@ class Composer:
             else:
                 options.append(word)
                 taken.append(key)
-        return self._template(tuple(reversed(options))).resolved(reversed(changes))
+        return tuple(reversed(options)), changes[::-1]
 
     def _parsed(self, word: str) -> Override:
         if word not in self._words:
@@ -92,12 +103,13 @@ class Composer:
                 self._plain.add(word)
         return self._words[word]
 
-    def _template(self, options: tuple[str, ...]) -> Template:
-        if options not in self._templates:
+    def _template(self, whole: bool, options: tuple[str, ...]) -> Template:
+        if (whole, options) not in self._templates:
             if len(self._templates) == REMEMBERED:
                 self._templates.clear()
-            self._templates[options] = Template(self._composed(options))
-        return self._templates[options]
+            raw: Any = OmegaConf.to_container(self._master if whole else self._composed(options), resolve=False)
+            self._templates[whole, options] = Template(raw | {"sweep": {"name": self._name}})
+        return self._templates[whole, options]
 
     def _composed(self, words: Sequence[str]) -> DictConfig:
         cfg: DictConfig = self._loader.load_sweep_config(self._master, list(words))
@@ -118,8 +130,9 @@ def enter(ledger: Ledger, composer: Composer, points: Iterable[Sequence[str]]) -
     A point whose words are in the ledger keeps the config that it was frozen with.
 
     Raises:
-        UserError: if any point is impossible, or if two are the same experiment.
+        UserError: if any point is impossible, if there are more folds than examples, or if two are the same experiment.
     """
+    check_folds = FoldCheck()
     words = [tuple(point) for point in points]
     problems: list[str] = []
     jobs: list[Job] = []
@@ -128,7 +141,10 @@ def enter(ledger: Ledger, composer: Composer, points: Iterable[Sequence[str]]) -
     for point, label in zip(words, varied(words), strict=True):
         checked += 1
         try:
-            job = ledger.find(point) or ledger.add(point, label, composer.config(point).plain())
+            if (job := ledger.find(point)) is None:
+                config = composer.config(point)
+                check_folds(config)
+                job = ledger.add(point, label, config.plain())
         except UserError as error:
             problems.append(f"job {' '.join(label) or ' '.join(point)}: {error}".replace("\n", "\n  "))
         else:

@@ -1,11 +1,11 @@
 """A composed config in which keys are set quickly: plain containers, with the interpolations that Hydra left in it."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 _PART = re.compile(r"\$\{(?P<key>\.*[A-Za-z_][\w.]*)\}|\$\{oc\.env:[^${}\\]*\}")
 """An interpolation of a key (from the root or, after dots, from where it stands) or of the environment, which is the same
@@ -24,11 +24,11 @@ class Template:
     other than ``oc.env``, sections that are given as a whole, keys that are missing. What it returns is what Hydra would.
 
     Args:
-        cfg: composed, with its interpolations.
+        raw: composed by Hydra, with its interpolations.
     """
 
-    def __init__(self, cfg: DictConfig) -> None:
-        self._raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self._raw = {key: node for key, node in raw.items() if key != "hydra"}
         self._constants: dict[str, Any] = {}
 
     def resolved(self, changes: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class Template:
         Raises:
             NotPlain: if a key is not there, or is not to be changed so.
         """
-        root = self._raw
+        root: Any = self._raw
         for key, value in changes:
             root = _with(root, key.split("."), value)
         return {key: self._value(node, root, (key,), ()) for key, node in root.items()}

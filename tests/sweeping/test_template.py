@@ -104,8 +104,10 @@ def random_points(composer: Composer, count: int, seed: int) -> Iterator[list[st
 
 @pytest.mark.parametrize("count", [15, pytest.param(300, marks=pytest.mark.slow)])
 def test_random_words_are_composed_as_hydra_would(composer: Make, count: int) -> None:
-    made = composer()
+    made = composer(*BASES[1], "seed=3", "optimizer.lr=1,2", "sweep.name=other")
     outcomes = [same(made, point) for point in random_points(made, count, seed=count)]
+    assert same(made, [*BASES[1], "seed=3", "optimizer.lr=2"]) == "plain"  # that of the whole sweep
+    assert same(made, [*BASES[1], "optimizer.lr=2"]) == "plain"
     assert {"plain", "left to Hydra"} <= set(outcomes) and outcomes.count("plain") > count / 4
 
 
@@ -127,7 +129,7 @@ def test_interpolations_follow_what_they_name(changes: list[tuple[str, Any]]) ->
     for key, value in changes:
         OmegaConf.update(cfg, key, value)
     try:
-        found = Template(OmegaConf.create(TREE)).resolved(changes)
+        found = Template(TREE).resolved(changes)
     except NotPlain:
         assert changes == [("a.d", 2), ("a.b", [1])], "a list within a text"
         return
@@ -151,4 +153,4 @@ def test_interpolations_follow_what_they_name(changes: list[tuple[str, Any]]) ->
 )
 def test_what_is_not_plain_is_left_to_hydra(tree: dict[str, Any]) -> None:
     with pytest.raises(NotPlain):
-        Template(OmegaConf.create(tree)).resolved([])
+        Template(tree).resolved([])
