@@ -20,17 +20,12 @@ from benchmarks.epoch_cost import CASES, Case
 from benchmarks.machine import machine, today
 from src import ROOT
 from src.batches import Batch
+from src.datamodules.memory import forget_peak, resident
 from src.experiment import build
 from src.models.base import Model
 from src.tracking.run_folder import RunFolder
 
 MIB = 2**20
-
-
-def resident(name: str) -> int:
-    """Return ``VmRSS``, the resident memory, or ``VmHWM``, its peak, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def activations(model: Model, batch: Batch) -> int:
@@ -59,10 +54,10 @@ def measure(case: Case) -> dict[str, float]:
         batch = next(iter(experiment.datamodule.loader("train")))
         saved = activations(experiment.model, batch)
         parameters = sum(p.numel() * p.element_size() for p in experiment.model.parameters())
-        before = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = resident()
+        forget_peak()
         experiment.trainer.fit(experiment.model, datamodule=experiment.datamodule)
-        peak = resident("VmHWM") - before
+        peak = resident(peak=True) - before
         folder.finish({})
     sizes = {"parameters": parameters, "gradients": parameters, "optimizer": 2 * parameters, "activations": saved}
     return {name: size / MIB for name, size in {**sizes, "peak": peak}.items()}

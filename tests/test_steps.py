@@ -142,6 +142,23 @@ def test_the_last_weights_are_validated(
     assert result.value == min(row["val/loss"] for row in validated)
 
 
+@pytest.mark.parametrize("loop", ["auto", "lightning"])
+@pytest.mark.parametrize(
+    "words", [["model=mlp", "optimizer=sgd"], ["model=transformer", "regularization=none"]], ids=" ".join
+)
+def test_accumulated_batches_are_one_large_batch(fast: Callable[..., list[str]], words: list[str], loop: str) -> None:
+    weights = []
+    for batch, accumulated in ((48, 1), (12, 4)):
+        sizes = [f"datamodule.batch_size={batch}", f"trainer.accumulate_grad_batches={accumulated}"]
+        sizes += [f"trainer.limit_train_batches={2 * accumulated}", "trainer.precision=64-true", f"trainer.loop={loop}"]
+        result = run(fast("datamodule=digits", *words, *sizes, "trainer.max_epochs=2"), verbose=False)
+        state = torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)
+        assert state["global_step"] == 4
+        weights.append(state["state_dict"])
+    for name, whole in weights[0].items():
+        torch.testing.assert_close(weights[1][name], whole, rtol=1e-9, atol=1e-12)
+
+
 class Witness(Callback):
     """Writes down which of its hooks were called, and what they could see and log."""
 
