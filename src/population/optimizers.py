@@ -333,7 +333,8 @@ class Optimization:
         group = optimizers[0].param_groups[0]
         self.flags = {flag: bool(group[flag]) for flag in self.rule.flags}
         self._columns = [self._columns_of(row) for row in range(len(optimizers))]
-        self.read()
+        self._read()
+        self._stale = True  # a schedule may set rates before the first step
         self._take_over()
         self._scratch: list[Tensor] = []
 
@@ -347,8 +348,12 @@ class Optimization:
 
     # ---- settings ------------------------------------------------------------------------------------------------
 
-    def read(self) -> None:
-        """Read the settings of all parameter groups."""
+    def changed(self) -> None:
+        """Read the settings of all parameter groups again before the next step."""
+        self._stale = True
+
+    def _read(self) -> None:
+        self._stale = False
         self.settings: dict[str, Tensor] = {}
         for name in self.rule.settings:
             if name == "betas":
@@ -414,6 +419,8 @@ class Optimization:
         if rule.counts:
             counts = [[float(group.get("step", 0))] for o in self.optimizers for group in o.param_groups[:1]]
             self.counts = torch.tensor(counts, dtype=torch.float64)
+        for optimizer in self.optimizers:
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules ask whether steps are taken
         self._given = not any(new)
         if self._given:
             self._give()
@@ -443,7 +450,7 @@ class Optimization:
         if self.rule.counts:
             self.counts = self.counts[rows.cpu()]
         self._scratch = []
-        self.read()
+        self._read()
         if self._given:
             self._give()
 
@@ -452,18 +459,19 @@ class Optimization:
     @torch.no_grad()
     def step(self) -> None:
         """Change the parameters of all members, by the gradients in the matrix."""
+        if self._stale:
+            self._read()
         if not self._given:
             self._give()
             self._given = True
-        theta, numbers = self.matrix.theta, {name: tensor[:, :1] for name, tensor in self.numbers.items()}
+        theta = self.matrix.theta
         t = self._count().to(theta.device)
-        numbers = {name: tensor.to(theta.device) for name, tensor in numbers.items()}
+        numbers = {name: tensor[:, :1].to(theta.device, copy=True) for name, tensor in self.numbers.items()}
         state = {**self.remembered, **numbers}
         self.rule.formula(Now(theta, self.matrix.g, state, t, self.settings, self.flags, self.first, self._scratch))
         self.first = torch.zeros_like(self.first)
-        for name in self.rule.numbers:
-            if name != "step":
-                self.numbers[name].copy_(numbers[name])
+        for name in self.rule.numbers.keys() - {"step"}:
+            self.numbers[name].copy_(numbers[name])
 
     def _count(self) -> Tensor:
         """Count the step, and return its number of each member [K, 1]."""

@@ -74,7 +74,7 @@ class Population:
 
     def rates_changed(self) -> None:
         """Read the settings of all parameter groups again, after schedules changed them."""
-        self._optimization.read()
+        self._optimization.changed()
 
     def step(self, batch: Batch, stacked: bool = True) -> Tensor:
         """Take one optimizer step of every member.

@@ -85,9 +85,14 @@ def stacked(batches: Sequence[Batch], padding: int | None = None) -> Batch:
     fields = [list(tensors) for tensors in zip(*batches, strict=True)]
     if padding is not None:
         fields = [
-            [F.pad(x, (0, max(len(x[0]) for x in field) - len(x[0])), value=padding) for x in field] for field in fields
+            [_filled(x, max(y.size(-1) for y in field), padding) for x in field] if field[0].dim() > 1 else field
+            for field in fields
         ]
     return type(batches[0])(*map(torch.stack, fields))
+
+
+def _filled(x: Tensor, length: int, padding: int) -> Tensor:
+    return F.pad(x, (0, length - x.size(1)), value=padding)
 
 
 def _cast(batch: Batch, dtype: torch.dtype) -> Batch:

@@ -235,7 +235,8 @@ class Member:
             for index, batch in enumerate(batches):
                 self.call("on_test_batch_start", batch, index)
                 if outputs is None:
-                    model.test_step(batch, index)
+                    with trainer.precision_plugin.forward_context():
+                        model.test_step(batch, index)
                 else:
                     for callback in trainer.callbacks:
                         if isinstance(callback, Answers):

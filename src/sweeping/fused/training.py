@@ -119,7 +119,8 @@ class Group:
                 member.set_up(checkpoint)
         self._checkpoints = []
         self.population = Population([m.model for m in self.members], [m.optimizer for m in self.members])
-        self._measuring = Measuring(self.members)
+        with plugin.forward_context():  # metrics add up in the models' precision
+            self._measuring = Measuring(self.members)
         generators = torch.get_rng_state()
         for member in self.members:
             member.join(self._loops, lambda: self._too_soon, lambda: not torch.equal(generators, torch.get_rng_state()))
