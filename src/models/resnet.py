@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from src.layers.activations import activation as make_activation
 from src.layers.drop import StochasticDepth
 from src.layers.initialization import initialize
-from src.models.base import Model
+from src.models.images import ImageModel
 from src.spec import DataSpec
 
 
@@ -40,7 +40,7 @@ class ResidualBlock(nn.Module):
         return self.activation(shortcut + self.drop(self.branch(x)))
 
 
-class ResNet(Model):
+class ResNet(ImageModel):
     """A 3×3 convolution, stages of residual blocks, global average pooling, one linear layer.
 
     With three stages of widths 16, 32, 64 and n blocks each it is the paper's CIFAR ResNet of 6n + 2 layers.
@@ -53,9 +53,6 @@ class ResNet(Model):
         dropout: probability to drop a unit before the last layer.
         stochastic_depth: probability to skip the last block; the l-th of L blocks is skipped with l/L of it.
     """
-
-    tasks = ("classification", "binary_classification", "regression")
-    inputs = ("image",)
 
     def __init__(
         self,
