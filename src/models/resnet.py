@@ -9,7 +9,7 @@ from src.layers.activations import activation as make_activation
 from src.layers.drop import StochasticDepth
 from src.layers.initialization import initialize
 from src.layers.recompute import recomputed
-from src.models.base import Model
+from src.models.images import ImageModel
 from src.spec import DataSpec
 
 
@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
         return self.activation(shortcut + self.drop(self.branch(x)))
 
 
-class ResNet(Model):
+class ResNet(ImageModel):
     """A 3×3 convolution, stages of residual blocks, global average pooling, one linear layer.
 
     With three stages of widths 16, 32, 64 and n blocks each it is the paper's CIFAR ResNet of 6n + 2 layers.
@@ -55,9 +55,6 @@ class ResNet(Model):
         stochastic_depth: probability to skip the last block; the l-th of L blocks is skipped with l/L of it.
         checkpoint_activations: compute each block again in the backward pass, which needs less memory and more time.
     """
-
-    tasks = ("classification", "binary_classification", "regression")
-    inputs = ("image",)
 
     def __init__(
         self,

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import nn
 
+from src.models.base import Model
+from src.models.cnn import CNN
 from src.models.resnet import ResidualBlock, ResNet
 from src.spec import DataSpec
 
@@ -26,6 +28,21 @@ def test_layers_and_parameters_of_the_paper(n: int, layers: int, millions: str) 
     assert sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in model.modules()) == layers
     count = sum(p.numel() for p in model.parameters()) / 1e6
     assert f"{count:.{len(millions) - 2}f}" == millions
+
+
+@pytest.mark.parametrize("cls", [CNN, ResNet])
+def test_weights_lie_channels_last_where_it_trains_on_a_gpu(cls: type[Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a GPU is there and a run uses it not: told by the device of the model alone."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for device, last in (("cpu", False), ("cuda", True)):
+        model = cls(CIFAR)
+        monkeypatch.setattr(cls, "device", torch.device(device))
+        model.on_fit_start()
+        weights = [
+            layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size > (1, 1)
+        ]
+        assert len(weights) >= 2
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) == last for weight in weights)
 
 
 @pytest.mark.req("C6")
