@@ -65,7 +65,7 @@ def show_list(runs: "Sequence[KeptRun]", as_json: bool = False) -> None:
             shown(run.path),
         )
     show(table)
-    print(f"{len(runs)} runs")
+    print("1 run" if len(runs) == 1 else f"{len(runs)} runs")
 
 
 def show_one(run: "KeptRun") -> None:

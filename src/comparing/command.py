@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from src.comparing.view import View
     from src.tracking.recorded import RecordedRun
 
+LIMIT = 30
+"""Rows of a table that are printed, unless more are asked for."""
+
 FORMATS = ("csv", "json", "markdown", "latex")
 
 
@@ -26,7 +29,7 @@ def add_options(made: argparse.ArgumentParser) -> None:
         "--filter", metavar="CONDITIONS", action="append", default=[], help="such as 'optimizer.name=adam val/loss<0.3'"
     )
     made.add_argument("--columns", metavar="A,B", help="columns, metrics or keys to show; all: every key that differs")
-    made.add_argument("--limit", type=int, default=30, help="the most rows (30); 0: all")
+    made.add_argument("--limit", type=int, default=LIMIT, help=f"the most rows ({LIMIT}); 0: all")
     made.add_argument("--diff", nargs=2, metavar=("A", "B"), help="two runs, by rank or name: configs, metrics, curves")
     made.add_argument("--export", metavar="|".join(FORMATS), help="print the table in this form")
     made.add_argument("--pictures", action="store_true", help="write curves, responses, importance, … into plots/")
@@ -113,6 +116,21 @@ def compare(found: Found, words: argparse.Namespace, reload: float | None = None
     if text := str(found.remarks):
         print(text, file=sys.stderr)
     return shown
+
+
+def print_ranking(folders: Sequence[Path]) -> None:
+    """Print the tables of the runs of a sweep, at its end.
+
+    Args:
+        folders: of its jobs; those that hold no run yet are left out.
+    """
+    from src.comparing.terminal import print_view
+    from src.comparing.view import views
+    from src.tracking.reading import read_runs
+
+    if started := [folder for folder in folders if (folder / "run.json").is_file()]:
+        for view in views(read_runs(*started)):
+            print_view(view, view.columns, LIMIT)
 
 
 def save_pictures(folder: Path, views: "Sequence[View]") -> Path:

@@ -86,8 +86,9 @@ def _run_folders(path: Path) -> Iterator[Path]:
         if path.is_file():
             raise UserError(f"{path}: this is a file; compare reads folders of runs")
         beside = path.parent.iterdir() if path.parent.is_dir() else ()
-        near = nearest(path.name, [f.name for f in beside if f.is_dir() and not f.name.startswith(".")])
-        raise NoRuns(f"{path}: there is no such folder. {near}".rstrip())
+        names = [folder.name for folder in beside if folder.is_dir() and not folder.name.startswith(".")]
+        near = f". {nearest(path.name, names)}" if names else ""
+        raise NoRuns(f"{path}: there is no such folder{near}")
     for folder, below, files in os.walk(path):
         if "config.yaml" in files:
             below.clear()

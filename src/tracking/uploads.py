@@ -159,7 +159,8 @@ def _completed(folder: RunFolder, patience: float) -> str | None:
     from src.tracking.completing import complete  # which loads torch
     from src.tracking.wandb_access import first_line
 
-    folder.update(wandb={**folder.record["wandb"], "complete": False})
+    known = folder.record.get("wandb") or {"id": _id(sessions(folder.path)[-1])}  # run.json may be damaged
+    folder.update(wandb={**known, "complete": False})
     try:
         return None if complete(folder, patience) else "not all of it arrived"
     except Exception as error:
@@ -215,6 +216,10 @@ def _address(said: str, run: Waiting) -> str | None:
     """Return where the client says that a run can be seen."""
     if not run.sessions:
         return None
-    id = run.sessions[0].stem.removeprefix("run-")
-    found = re.search(rf"View run .* at (\S+/runs/{re.escape(id)})\b", said)
+    found = re.search(rf"View run .* at (\S+/runs/{re.escape(_id(run.sessions[0]))})\b", said)
     return found[1] if found else None
+
+
+def _id(session: Path) -> str:
+    """Return the id of the W&B run that a session is of."""
+    return session.stem.removeprefix("run-")

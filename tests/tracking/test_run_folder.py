@@ -318,7 +318,7 @@ def test_plain_values_are_json() -> None:
 def test_the_record_needs_no_torch() -> None:
     """The command line and `compare` read run folders before, or without, torch."""
     code = (
-        "import sys, src.tracking.run_folder, src.tracking.ranking, src.tracking.provenance;"
+        "import sys, src.tracking.run_folder, src.tracking.reading, src.tracking.provenance;"
         "assert not {'torch', 'lightning', 'wandb'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

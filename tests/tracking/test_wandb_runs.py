@@ -13,7 +13,7 @@ from src.errors import UserError
 from src.tracking.run_folder import RunFolder
 from src.tracking.run_logger import build_loggers, close_loggers
 from src.tracking.wandb_report import build_report, save_report
-from src.tracking.wandb_runs import _status, read_project
+from src.tracking.wandb_runs import WandbRun, _status, read_project
 from tests.tracking.recording import SETTINGS, begin, log, use
 
 pytest.importorskip("wandb")
@@ -62,6 +62,15 @@ def test_runs_come_back_as_they_were_recorded(
     assert first["final"] == {"test/loss": 0.5} and first["parameters"] == 17 and first["tags"] == ["a", "b"]
     assert second["value"] == 0.9 and [run.record["command"] for run in runs] == ["train optimizer.lr=0.1"] * 3
     assert (third["monitor"], third["mode"], third["value"]) == ("val/accuracy", "max", 0.8)
+
+
+def test_attention_maps_are_found_among_what_a_run_logged() -> None:
+    logged = {"_type": "images/separated", "filenames": ["media/images/plots/attention-1-self_27_ab.png"]}
+    other = {"plots/gradients": logged, "val/loss": 0.1, "plots/attention-2-self": {"_type": "image-file"}}
+    run = WandbRun("a", "a", "", {}, {}, [], {"plots/attention-1-self": logged, **other}, str.encode)
+    assert run.attention() == {"attention-1-self": b"media/images/plots/attention-1-self_27_ab.png"}
+    missing = WandbRun("a", "a", "", {}, {}, [], {"plots/attention-1-self": logged}, lambda name: None)
+    assert missing.attention() == {} and missing.answers() is None
 
 
 @pytest.mark.slow

@@ -79,7 +79,8 @@ def test_a_whole_run_arrives(
         for rows in (read.rows, folder.metrics())
     ]
     assert untimed[0] == untimed[1]
-    assert read.config == folder.config()
+    assert read.config == folder.config() and read.record["status"] == "finished"
+    assert read.answers() == read_answers(folder.path)
     assert read.record["best"] == folder.record["best"] and read.record["final"] == folder.record["final"]
 
 
