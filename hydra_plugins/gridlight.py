@@ -76,7 +76,7 @@ class LocalLauncher(SweepLauncher):
     def warm_up(self) -> None:
         from src.sweeping.pool import warm_up
 
-        warm_up()
+        warm_up(self.config)
 
 
 class FusedLauncher(LocalLauncher):

@@ -14,7 +14,7 @@ import pytest
 from src.sweeping.ledger import Ledger
 from src.tracking.resume_proof import compare
 from src.tracking.run_folder import RunFolder
-from tests.sweeping.commands import records, running, start, wait_for
+from tests.sweeping.commands import PRUNED, records, running, start, wait_for
 
 Words = Callable[..., list[str]]
 SLOW = """
@@ -154,6 +154,24 @@ def test_ranks_of_a_job_have_its_config(sweep: Words, tmp_path: Path) -> None:
     (record,) = records(tmp_path / "outputs" / "sweeps" / "ranks").values()
     assert record["status"] == "finished"
     assert re.search(r"distributed_backend=gloo|All distributed processes registered", _log(tmp_path, "ranks"))
+
+
+def test_a_search_prunes_and_outlives_its_driver(sweep: Words, tmp_path: Path) -> None:
+    """The first of the four learns, the others hardly: the median of those before says so."""
+    words = [*sweep("search", "optimizer.lr=3e-3,1e-6,2e-6,3e-6", *PRUNED), *ON_SLURM, "hydra.launcher.jobs=1"]
+    folder = tmp_path / "outputs" / "sweeps" / "search"
+    driver = start(words)
+    wait_for(lambda: any(record["status"] == "finished" for record in records(folder).values()))
+    wait_for(running(folder, 1))
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    before = {name: record for name, record in records(folder).items() if record["status"] == "finished"}
+    code, output = done(words)
+    assert code == 0 and "1 of 4 jobs finished, 3 pruned" in output, output
+    after = records(folder)
+    assert {name: after[name] for name in before} == before
+    assert sorted(record["status"] for record in after.values()) == ["finished", "pruned", "pruned", "pruned"]
+    assert done(words)[1].count("(4 finished before)") == 1 and records(folder) == after
 
 
 def _log(tmp_path: Path, name: str) -> str:
