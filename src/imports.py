@@ -1,4 +1,4 @@
-"""Importing Lightning, and torchmetrics with it, in a third of the time."""
+"""Importing Lightning, and torchmetrics with it, without what few runs need."""
 
 import importlib
 import sys

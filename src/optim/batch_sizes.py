@@ -1,12 +1,15 @@
 """The batch sizes that fit into memory: how fast each of them trains, and what it takes."""
 
+import gc
+import json
+import os
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from typing import Any
 
 import lightning as L
@@ -109,29 +112,36 @@ def find_batch_sizes(config: Config, share: float = SHARE, patience: float = PAT
     Raises:
         UserError: if no batch fits.
     """
-    context = get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_walk, args=(theirs, config.plain(), share, patience))
-    process.start()
-    theirs.close()
+    asked = json.dumps({"plain": config.plain(), "share": share, "patience": patience})
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # where a user's own classes are
     trials: list[Trial] = []
-    budget, ended, failure, tried = 0, "", "", 0
+    budget, tried, ended, failure = 0, 0, "", ""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "src.optim.batch_sizes"],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin is not None and process.stdout is not None
     try:
-        with suppress(EOFError):
-            while True:
-                kind, value = ours.recv()
-                if kind == "trial":
-                    trials.append(Trial(**value))
-                budget = value if kind == "budget" else budget
-                tried = value if kind == "try" else tried
-                ended = value if kind == "ended" else ended
-                failure = value if kind == "failure" else failure
-        process.join()
+        with process.stdin, process.stdout:
+            with suppress(BrokenPipeError):  # it ended before it was asked
+                process.stdin.write(asked)
+                process.stdin.close()
+            for line in process.stdout:
+                said = json.loads(line)
+                trials += [Trial(**said["trial"])] if "trial" in said else []
+                budget, tried = said.get("budget", budget), said.get("tried", tried)
+                ended, failure = said.get("ended", ended), said.get("failure", failure)
     finally:
         process.kill()
-        process.join()
-    if failure:
-        raise RuntimeError(f"the batch-size finder failed:\n{failure}")
+        process.wait()
+    if failure or not tried:
+        raise RuntimeError(
+            f"the batch-size finder failed:\n{failure or f'its process ended with {process.returncode}'}"
+        )
     if not trials:
         raise UserError(
             f"callbacks.batch_size_finder: not even a batch of {tried} fits into memory. model.checkpoint_activations=true, "
@@ -144,21 +154,29 @@ def find_batch_sizes(config: Config, share: float = SHARE, patience: float = PAT
 # ---- the process ---------------------------------------------------------------------------------------------------
 
 
-def _walk(out: Connection, plain: dict[str, Any], share: float, patience: float) -> None:
+def main() -> None:
+    """Walk through the sizes for the config that standard input has, and tell on standard output, in JSON, what comes out."""
+    told = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what data print goes elsewhere
+
+    def tell(**what: Any) -> None:
+        print(json.dumps(what), file=told, flush=True)
+
     with closing.log_to(None, quiet=True):
         try:
-            _Walk(out, check(plain), share, patience).run()
+            asked = json.load(sys.stdin)
+            _Walk(tell, check(asked["plain"]), asked["share"], asked["patience"]).run()
         except Exception:
-            out.send(("failure", traceback.format_exc()))
+            tell(failure=traceback.format_exc())
 
 
 class _Walk:
-    def __init__(self, out: Connection, config: Config, share: float, patience: float) -> None:
+    def __init__(self, tell: Callable[..., None], config: Config, share: float, patience: float) -> None:
         one = {"devices": 1, "strategy": "auto", "max_epochs": 10**6, "max_steps": -1, "max_time": None}
         all_of_it = {"limit_train_batches": 1.0, "limit_val_batches": 0, "log_every_n_steps": 0}
         settings = config.trainer.model_copy(update={**one, **all_of_it, "profiler": None, "detect_anomaly": False})
         self.config = config.model_copy(update={"trainer": settings})
-        self.out = out
+        self.tell = tell
         self.patience = patience
         self.trials: list[Trial] = []
         device = build_trainer(self.config).strategy.root_device
@@ -170,7 +188,7 @@ class _Walk:
             torch.cuda.set_per_process_memory_fraction(self.budget / whole, self.cuda)
         else:
             self.budget = resident() + int(share * available_memory())
-        out.send(("budget", self.budget))
+        tell(budget=self.budget)
 
     def run(self) -> None:
         data = build_data(self.config)
@@ -180,32 +198,33 @@ class _Walk:
         most = len(data.split("train")[0])
         fitting: set[int] = set()
         for size in sizes_to_try(fitting.__contains__, FIRST, most):
-            self.out.send(("try", size))
+            self.tell(tried=size)
             if (found := self.attempt(data, size)) is None:
                 continue
             trial, step = found
             fitting.add(size)
             self.trials.append(trial)
-            self.out.send(("trial", asdict(trial)))
+            self.tell(trial=asdict(trial))
             if step > self.patience and size < most:
-                self.out.send(("ended", f"a step of {size:,} takes {step:.0f} s"))
+                self.tell(ended=f"a step of {size:,} takes {step:.0f} s")
                 return
         whole = most in fitting
-        self.out.send(("ended", "that is the whole training split" if whole else "more does not fit"))
+        self.tell(ended="that is the whole training split" if whole else "more does not fit")
 
     def attempt(self, data: DataModule, size: int) -> tuple[Trial, float] | None:
         """Return how a batch size trains, and the seconds of a step; None where it does not fit."""
         if self._foreseen(size) > self.budget:
             return None
+        data.trainer = None  # which holds the model of the last trial
+        gc.collect()
         self._forget_peak()
         L.seed_everything(self.config.seed, workers=True, verbose=False)
         data.batch_size = size
         clock = _Clock(size, self.cuda)
         try:
             model = build_model(self.config, data.spec)
-            trainer = build_trainer(self.config, [clock])
-            with suppress(FloatingPointError):  # it diverged, which is not asked here
-                trainer.fit(model, datamodule=data)
+            model._report = _nothing  # type: ignore[method-assign]  # whether it diverges is not asked here
+            build_trainer(self.config, [clock]).fit(model, datamodule=data)
         except (torch.OutOfMemoryError, MemoryError):
             return None
         except RuntimeError as error:
@@ -231,6 +250,10 @@ class _Walk:
             torch.cuda.reset_peak_memory_stats(self.cuda)
         else:
             forget_peak()
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
 
 
 class _Clock(Callback):
@@ -261,3 +284,7 @@ class _Clock(Callback):
     def step(self) -> float:
         """Seconds of a full batch."""
         return self.size / self.rate
+
+
+if __name__ == "__main__":
+    main()
