@@ -1,6 +1,7 @@
 """The logs of the members of a group, which is one process: each line goes into train.log of the run that it is about."""
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,7 @@ class MembersLog(logging.Handler):
     def kept(self) -> Iterator[None]:
         """Keep what is said below."""
         with log_to(None, quiet=True):
+            warnings.filterwarnings("ignore", message=".*configure_optimizers. returned .None.")
             root = logging.getLogger()
             root.addHandler(self)
             try:

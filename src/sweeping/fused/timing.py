@@ -39,6 +39,8 @@ class Trial:
     @property
     def size(self) -> int:
         """The members of the fastest group; 1 where one by one is as fast."""
+        if not self.together:
+            return 1  # not even a few have room in the device's memory
         best = min(self.together, key=lambda size: self.together[size] / size)
         return best if self.alone * best > GAIN * self.together[best] else 1
 
@@ -101,7 +103,10 @@ def trial(configs: Sequence[Config], datamodule: DataModule, trainer: L.Trainer)
     for size in sorted({min(FEW, len(configs)), len(configs)}):
         group = models[:size]
         optimizers = [build_optimizer(model, config) for model, config in zip(group, configs, strict=False)]
-        population = Population(group, optimizers)
         stacked_batch, stacked = batch_of(size)
-        together[size] = seconds(lambda p=population, b=stacked_batch, s=stacked: p.step(b, stacked=s))  # type: ignore[misc]
+        try:
+            population = Population(group, optimizers)
+            together[size] = seconds(lambda p=population, b=stacked_batch, s=stacked: p.step(b, stacked=s))  # type: ignore[misc]
+        except torch.OutOfMemoryError:
+            break
     return Trial(single, together)

@@ -62,6 +62,7 @@ class Group:
         self._checkpoints = list(checkpoints)
         self._log = log
         self._failed, self._ended = failed, ended
+        datamodule.trainer = trainer  # its splits go to the device that trains
         self.loader = StackedLoader(datamodule, [member.config.datamodule.seed for member in members])
         self._losses: list[Tensor] = []
         self._loops_at: tuple[int, dict[str, Any]] | None = None
@@ -81,7 +82,6 @@ class Group:
         trainer.callbacks = [_Hooks(self)]  # type: ignore[attr-defined]
         if (first := self._checkpoints[0]) is not None:
             trainer.fit_loop.load_state_dict(first["loops"]["fit_loop"])
-        self.datamodule.trainer = trainer
         trainer.fit(_Module(self), self.loader, self.datamodule.loader("val"))
         self.leave(self.living)
 

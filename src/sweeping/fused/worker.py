@@ -14,6 +14,7 @@ from src.config.check import check
 from src.config.combinations import monitor_of
 from src.config.schema import Config
 from src.datamodules.base import DataModule
+from src.datamodules.memory import available_memory
 from src.errors import UserError
 from src.experiment import build_trainer, prepared_data, seeded_model
 from src.population.reasons import reason
@@ -24,6 +25,7 @@ from src.sweeping.fused.timing import trial
 from src.sweeping.fused.training import Group
 from src.sweeping.reporting import Reporter
 from src.sweeping.worker import Assignment, Declined, Ended, Event, Orders, Said, begun
+from src.tracking.checkpoints import bytes_of
 from src.tracking.load_checkpoint import load_checkpoint
 from src.tracking.run_folder import RunFolder
 from src.tracking.stopping import stop_request
@@ -97,9 +99,10 @@ def _parts(assignment: Assignment, send: Send) -> None:
         if problem := order_problem(datamodule, [job.config.datamodule.seed for job in jobs]):
             _decline(jobs, problem, send)
             continue
-        size = len(jobs)
-        if assignment.fuse == "auto":
-            measured = trial([job.config for job in jobs], datamodule, build_trainer(jobs[0].config))
+        size = min(len(jobs), _room(seeded_model(jobs[0].config, datamodule)))
+        if assignment.fuse == "auto" and size > 1:
+            tried = [job.config for job in jobs[:size]]
+            measured = trial(tried, datamodule, build_trainer(tried[0]))
             size = measured.size
             send(Said(f"group {-assignment.number}, {len(jobs)} jobs: {measured}"))
         if size == 1:
@@ -108,6 +111,17 @@ def _parts(assignment: Assignment, send: Send) -> None:
         parts_of_size = -(-len(jobs) // size)
         for part in range(parts_of_size):
             _train(jobs[part::parts_of_size], datamodule, send)
+
+
+COPIES, SHARE = 8, 0.25
+"""Of the parameters of a member: weights, gradients, what an optimizer remembers, and the best of them in memory; and the
+share of the free memory that all members may take with them.
+"""
+
+
+def _room(model: torch.nn.Module) -> int:
+    """Return how many members have room in the memory."""
+    return max(1, int(SHARE * available_memory() / max(1, COPIES * bytes_of(model))))
 
 
 def _decline(jobs: Sequence["_Job"], why: str, send: Send) -> None:
