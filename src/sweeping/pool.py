@@ -19,12 +19,16 @@ from src.sweeping.worker import Assignment, Ended, Event, ending, work
 _context = get_context("forkserver")
 
 
-def warm_up() -> None:
-    """Start the fork server; it imports everything while this process goes on."""
+def warm_up(module: str = "src.sweeping.warm") -> None:
+    """Start the fork server; it imports everything while this process goes on.
+
+    Args:
+        module: that imports it.
+    """
     from multiprocessing import forkserver
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's library would start its threads when it is imported
-    _context.set_forkserver_preload(["src.sweeping.warm"])
+    _context.set_forkserver_preload([module])
     forkserver.ensure_running()
 
 

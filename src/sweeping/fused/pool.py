@@ -35,9 +35,10 @@ class FusedPool(LocalPool):
         self._sizes: dict[int, int] = {}
         self._gathered: list[Assignment] = []
         self._inside: dict[int, dict[int, Assignment]] = {}
+        self._outputs: dict[int, Path] = {}
         self._backlog: deque[Assignment] = deque()
+        self._stopping = False
         self._told: set[str] = set()
-        self._said: list[Event] = []
 
     # ---- before it begins ------------------------------------------------------------------------------------------
 
@@ -82,21 +83,17 @@ class FusedPool(LocalPool):
         members, self._gathered = tuple(self._gathered), []
         self._inside[group] = {member.number: member for member in members}
         output = members[0].output
-        super().start(
-            replace(
-                members[0],
-                number=group,
-                members=members,
-                fuse=self._fuse,
-                output=None if output is None else output.with_name(f"group{-group}.txt"),
-            )
-        )
+        if output is not None:
+            output = self._outputs[group] = output.with_name(f"fused-group-{-group}.log")
+        super().start(replace(members[0], number=group, members=members, fuse=self._fuse, output=output))
 
     def wait(self, timeout: float) -> list[Event]:
+        events: list[Event] = []
+        while self._backlog and self._stopping:
+            events.append(Ended(self._backlog.popleft().number, "interrupted"))
         while self._backlog and super().room(self._backlog[0]):
             super().start(self._backlog.popleft())
-        events: list[Event] = []
-        for event in super().wait(timeout):
+        for event in super().wait(0 if events else timeout):
             number = getattr(event, "number", None)
             if isinstance(event, Ended) and number in self._inside:
                 events += self._end_of_group(event)
@@ -108,9 +105,14 @@ class FusedPool(LocalPool):
                 events.append(event)
         return events
 
+    def stop(self, order: str, number: int | None = None) -> None:
+        super().stop(order, number)
+        if number is None:
+            self._stopping = True
+
     def kill(self) -> None:
+        self._stopping = True
         super().kill()
-        self._backlog.clear()
 
     # ---- parts -----------------------------------------------------------------------------------------------------
 
@@ -130,16 +132,21 @@ class FusedPool(LocalPool):
     def _end_of_group(self, event: Ended) -> list[Event]:
         """Let the jobs that a group has not brought to an end run on their own, as when its process was killed."""
         left = self._inside.pop(event.number)
-        if event.status == "interrupted":
-            return [Ended(number, event.status) for number in left]
+        said: list[Event] = []
+        if (output := self._outputs.pop(event.number, None)) is not None and output.is_file():
+            if event.status == "failed" and output.stat().st_size:
+                kept = output.replace(output.parent.parent / output.name)
+                said.append(Said(f"what group {-event.number} printed before it failed: {kept}"))
+            output.unlink(missing_ok=True)
+        if self._stopping:
+            return [Ended(number, event.status, event.error) for number in left]
         self._backlog += left.values()
-        if not left:
-            return []
-        return [
-            Said(
-                f"a group ended before its jobs did ({event.error or event.status}): {_counted(len(left))} go on alone"
+        if left:
+            ending = event.error.strip().splitlines()[-1] if event.error else event.status
+            said.insert(
+                0, Said(f"group {-event.number} ended before {_counted(len(left))} of it, which go on alone: {ending}")
             )
-        ]
+        return said
 
 
 def _grouped(groups: Sequence[Sequence[int]], configs: Mapping[int, dict[str, object]]) -> str:

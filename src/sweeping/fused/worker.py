@@ -74,9 +74,11 @@ def together(assignment: Assignment, orders: Orders) -> Ended:
             send(Ended(number, orders.outcome))
         return Ended(assignment.number, orders.outcome)
     except Exception as error:
-        log.exception("a group of %d jobs failed as one", len(left))
+        traceback.print_exc()
+        first = next(iter(str(error).splitlines()), "")
         for number in list(left):
-            send(Declined(number, f"training them as one failed: {type(error).__name__}: {error}"))
+            send(Declined(number, f"training them as one failed: {type(error).__name__}: {first}"))
+        return Ended(assignment.number, "failed", _traceback(error))
     return Ended(assignment.number, "finished")
 
 
@@ -101,8 +103,7 @@ def _parts(assignment: Assignment, send: Send) -> None:
             continue
         size = min(len(jobs), _room(seeded_model(jobs[0].config, datamodule)))
         if assignment.fuse == "auto" and size > 1:
-            tried = [job.config for job in jobs[:size]]
-            measured = trial(tried, datamodule, build_trainer(tried[0]))
+            measured = trial([job.config for job in jobs[:size]], datamodule)
             size = measured.size
             send(Said(f"group {-assignment.number}, {len(jobs)} jobs: {measured}"))
         if size == 1:
@@ -152,7 +153,6 @@ def _like(first: Config, its: dict[str, Any], other: dict[str, Any]) -> Config:
 def _train(jobs: Sequence["_Job"], datamodule: DataModule, send: Send) -> None:
     """Train jobs as one to their ends."""
     config = jobs[0].config
-    trainer = build_trainer(config)
     summary = summarize(seeded_model(config, datamodule), next(iter(datamodule.loader("train"))))
     folders = []
     for job in jobs:
@@ -171,6 +171,7 @@ def _train(jobs: Sequence["_Job"], datamodule: DataModule, send: Send) -> None:
         try:
             datamodule.say_where()
             log.info("steps: as one with those of %d other jobs, src/sweeping/fused", len(jobs) - 1)
+            trainer = build_trainer(config)
             for job, folder in zip(jobs, folders, strict=True):
                 reporter = Reporter(job.number, send)
                 members.append(Member(job.number, job.config, folder, datamodule, trainer, [reporter]))

@@ -104,4 +104,4 @@ def test_a_killed_worker_costs_no_job(fast: Words, tmp_path: Path) -> None:
     os.kill(first[0]["pid"], signal.SIGKILL)
     output, _ = sweep.communicate(timeout=900)
     assert sweep.returncode == 0, output
-    assert "a group ended before its jobs did" in output and "2 of 2 jobs finished" in output
+    assert "group 1 ended before 2 jobs of it" in output and "SIGKILL" in output and "2 of 2 jobs finished" in output
