@@ -174,13 +174,18 @@ def _kill_group(process: ForkServerProcess) -> None:
 
 
 def local_pool(
-    master: DictConfig, jobs: int | None, devices_per_job: int, threads: int | None
+    master: DictConfig,
+    jobs: int | None,
+    devices_per_job: int,
+    threads: int | None,
+    make: Callable[[int, Sequence[str], int, int | None], LocalPool] = LocalPool,
 ) -> Callable[[Path], LocalPool]:
     """Return what makes the pool that the settings of the launcher ask for, for any sweep's folder.
 
     Args:
         master: the config of the whole sweep.
         jobs, devices_per_job, threads: see conf/hydra/launcher/local.yaml.
+        make: the pool's class, or what makes it.
 
     Raises:
         UserError: if a setting is out of its range.
@@ -194,4 +199,4 @@ def local_pool(
     at_a_time = jobs or (len(gpus) // devices_per_job if gpus else usable_cores())
     if gpus and at_a_time * devices_per_job > len(gpus):  # several jobs share a GPU, in turns
         gpus = tuple(gpus[number % len(gpus)] for number in range(at_a_time * devices_per_job))
-    return lambda _: LocalPool(at_a_time, gpus, devices_per_job, threads)
+    return lambda _: make(at_a_time, gpus, devices_per_job, threads)

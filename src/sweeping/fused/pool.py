@@ -3,7 +3,9 @@
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -22,13 +24,13 @@ class FusedPool(LocalPool):
     """A pool in which groups of jobs take one process each.
 
     Args:
-        pool: whose slots, devices and threads it has.
+        settings: of `LocalPool`.
         fuse: ``auto`` times both ways first, ``always`` does not, ``never`` makes no groups.
         members: most members of a group.
     """
 
-    def __init__(self, pool: LocalPool, fuse: str, members: int) -> None:
-        vars(self).update(vars(pool))
+    def __init__(self, *settings: Any, fuse: str, members: int) -> None:
+        super().__init__(*settings)
         self._fuse = fuse
         self._most = members
         self._group_of: dict[int, int] = {}
@@ -165,7 +167,7 @@ def _counted(number: int) -> str:
 
 def fused_pool(
     master: DictConfig, fuse: str, members: int, jobs: int | None, devices_per_job: int, threads: int | None
-) -> Callable[[Path], FusedPool]:
+) -> Callable[[Path], LocalPool]:
     """Return what makes the pool that the settings of the launcher ask for, for any sweep's folder.
 
     Args:
@@ -179,5 +181,4 @@ def fused_pool(
         raise UserError(f"hydra.launcher.fuse={fuse}: must be one of {', '.join(WAYS)}")
     if not isinstance(members, int) or members < 2:
         raise UserError(f"hydra.launcher.members={members}: must be a whole number of 2 or more")
-    make = local_pool(master, jobs, devices_per_job, threads)
-    return lambda folder: FusedPool(make(folder), fuse, members)
+    return local_pool(master, jobs, devices_per_job, threads, partial(FusedPool, fuse=fuse, members=members))
