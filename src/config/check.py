@@ -54,31 +54,36 @@ def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> sch
     """Return the checked config of one run.
 
     Args:
-        cfg: what Hydra composed, or a plain config read back from a run folder or checkpoint.
+        cfg: what Hydra composed, or plain containers with nothing left to resolve, as in a run folder or checkpoint.
         for_training: the files that the data are read from must be there, and callbacks and loggers can be made.
 
     Raises:
         UserError: with every problem that was found, one a line.
     """
-    raw = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(dict(cfg))
-    plain = _resolve(raw)
+    resolved = _resolve(cfg) if isinstance(cfg, DictConfig) else cfg
+    plain = {str(key): value for key, value in resolved.items() if key not in _OF_A_SWEEP}
+
+    def found_in(error: ValidationError, given: Any, *start: str) -> Iterator[str]:
+        raw = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(dict(cfg))
+        return _problems(error, raw, given, start)
+
     problems: list[str] = []
     checked: dict[str, Any] = dict(plain)
     for group, (_, base, _) in _KINDS.items():
         try:
             checked[group] = _check_option(group, plain.get(group))
         except ValidationError as error:
-            problems += _problems(error, raw, plain[group], (group,))
+            problems += found_in(error, plain[group], group)
             checked[group] = base.model_construct()  # stands in, so that the rest is checked at the same time
     try:
         config = schema.Config.model_validate(checked)
     except ValidationError as error:
-        problems += _problems(error, raw, plain, ())
+        problems += found_in(error, plain)
     for group, key, entry in _entries(plain) if for_training else ():
         try:
             _schema_of_entry(group, key, entry).model_validate(entry)
         except ValidationError as error:
-            problems += _problems(error, raw, entry, (group, key))
+            problems += found_in(error, entry, group, key)
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
     for key, path in config.datamodule.files().items() if for_training else ():
@@ -115,7 +120,7 @@ def check_section(kind: type[S], given: Mapping[str, Any], key: str) -> S:
         raise UserError("\n".join(dict.fromkeys(found))) from error
 
 
-def _resolve(raw: DictConfig) -> dict[str, Any]:
+def _resolve(raw: DictConfig) -> dict[Any, Any]:
     try:
         missing = sorted(key for key in OmegaConf.missing_keys(raw) if not key.startswith("hydra."))
         plain = OmegaConf.to_container(raw, resolve=True)
@@ -124,15 +129,15 @@ def _resolve(raw: DictConfig) -> dict[str, Any]:
     if missing:
         raise UserError("\n".join(f"{key} must be given: {key}=…" for key in missing))
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key not in _OF_A_SWEEP}
+    return plain
 
 
 def _check_option(group: str, option: Any) -> schema.Option:
     if not isinstance(option, dict):
         raise UserError(f"{group} must be chosen: {group}=…")
     target = option.get("_target_") or ""
-    option.setdefault("name", option_name(target) or "none")
-    return _schema_of(group, target, option).model_validate(option)
+    named = {"name": option_name(target) or "none", **option}
+    return _schema_of(group, target, named).model_validate(named)
 
 
 def _schema_of(group: str, target: str, given: Collection[str] | None = None) -> type[schema.Option]:

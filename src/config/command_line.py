@@ -83,7 +83,8 @@ def run_with_hydra(task: Callable[..., object], argv: Sequence[str]) -> None:
         UserError: if the command line names what does not exist.
     """
     flags = [word for word in argv if word in ("-m", "--multirun")]  # argparse takes no words on both sides of a flag
-    argv = [*flags, *(readable(word) for word in argv if word not in flags)]
+    words = ("sweep.dry_run=true" if word == "--dry-run" else word for word in argv if word not in flags)
+    argv = [*flags, *map(readable, words)]
     _refuse_misuse(argv)
     sys.argv[1:] = argv  # Hydra reads the command line from there
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print, and we explain it
@@ -142,6 +143,7 @@ def help_text(argv: Sequence[str]) -> str:
         "  python -m src.train regularization=[dropout,l2]             combine presets",
         "  python -m src.train -m model=mlp,cnn optimizer.lr=1e-3,1e-2 a sweep over all pairs",
         "  python -m src.train -m +sweeps=learning_rate search=optuna  a search over a documented range",
+        "  python -m src.train -m model=mlp,cnn --dry-run              check a sweep, show its jobs and their sizes",
         "  python -m src.train resume=outputs/runs/…                   go on with an interrupted run",
         "  python -m src.train --cfg job model=lstm                    print the config and stop",
         "",

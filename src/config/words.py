@@ -2,11 +2,21 @@
 
 import re
 
+from src.errors import UserError
+
 
 def readable(word: str) -> str:
     """Put quotes around a value that Hydra's grammar cannot read bare, such as a path with an accent or a text with
     "="; every other word stays as it is.
+
+    Raises:
+        UserError: if a word is no text.
     """
+    try:
+        word.encode()
+    except UnicodeEncodeError as error:
+        shown = word.encode(errors="backslashreplace").decode()
+        raise UserError(f"cannot read '{shown}': its bytes are no UTF-8 text") from error
     key, equals, value = word.partition("=")
     if (
         not equals

@@ -24,12 +24,13 @@ TRACEBACK = 8
 class _Running:
     job: Job
     since: float
+    before: float = 0.0
     progress: Progress | None = None
 
     @property
     def share(self) -> float:
         if self.progress is None or not self.progress.epochs:
-            return 0.0
+            return self.before
         return min((self.progress.epoch + 1) / self.progress.epochs, 1.0)
 
 
@@ -45,6 +46,7 @@ class Display:
         self._total = total
         self._before = before
         self._ended = 0
+        self._worked = 0.0  # jobs, of those that have ended; what a command before this one did does not count
         self._failed = 0
         self._running: dict[int, _Running] = {}
         self._recent: deque[tuple[Job, State]] = deque(maxlen=RECENT)
@@ -66,18 +68,25 @@ class Display:
 
     # ---- events --------------------------------------------------------------------------------------------------
 
-    def started(self, job: Job) -> None:
+    def started(self, job: Job, before: float = 0.0) -> None:
+        """Show a job.
+
+        Args:
+            job: that starts now.
+            before: the share of its work that was done before this command.
+        """
         now = time.monotonic()
         self._started = self._started or now
-        self._running[job.number] = _Running(job, now)
+        self._running[job.number] = _Running(job, now, before)
 
     def progress(self, job: Job, progress: Progress) -> None:
         self._running[job.number].progress = progress
 
     def ended(self, job: Job, state: State, event: Ended) -> None:
-        self._running.pop(job.number, None)
+        run = self._running.pop(job.number, None)
         if state.status != "interrupted":
             self._ended += 1
+            self._worked += 1 - (run.before if run else 0.0)
         self._monitor = state.metric or self._monitor
         self._recent.append((job, state))
         value = f"{state.metric} {number(state.value)}" if state.value is not None else ""
@@ -112,9 +121,9 @@ class Display:
         """Return the estimated time to the end, from the share of the work that is done; None before there is any."""
         if self._started is None or self._total is None:
             return None
-        done = self._ended + sum(run.share for run in self._running.values())
-        left = self._total - self._before - done
-        return (time.monotonic() - self._started) / done * left if done > 0 else None
+        left = self._total - self._before - self._ended - sum(run.share for run in self._running.values())
+        worked = self._worked + sum(run.share - run.before for run in self._running.values())
+        return (time.monotonic() - self._started) / worked * left if worked > 0 else None
 
     def _left(self) -> str:
         seconds = self.seconds_left()

@@ -12,7 +12,7 @@ from src.sweeping.executor import Executor
 from src.sweeping.ledger import Job, Ledger, State
 from src.sweeping.worker import PRUNE, STOP, Assignment, Declined, Ended, Event, Progress, Said
 from src.tracking.best import best_so_far
-from src.tracking.run_folder import RunFolder
+from src.tracking.run_folder import RunFolder, read_metrics
 
 POLL = 0.2
 """Seconds after which a driver that hears nothing looks whether it was told to stop."""
@@ -117,11 +117,12 @@ class Driver:
                 return self._waiting is not None or self._source.more()
             job, assignment = self._waiting
             self._waiting = None
+            before = _share_done(assignment)
             self._starting = True
             self._executor.start(assignment)
             self._starting = False
             self._running[job.number] = job
-            self._display.started(job)
+            self._display.started(job, before)
 
     def _assignment(self, job: Job) -> Assignment:
         config = self._ledger.config(job)
@@ -161,15 +162,15 @@ class Driver:
         output = self._output / f"{job.slug}.txt"
         if (path / "run.json").is_file():
             folder = RunFolder.open(path)
-            if folder.record.get("status") == "running" and not folder.alive:
+            if ended.status == "pruned" and folder.record.get("status") not in ("pruned", "finished"):
+                folder.update(status="pruned", **best_so_far(folder))
+            elif folder.record.get("status") == "running" and not folder.alive:
                 if self._obeyed > 1:
                     folder.interrupt()
                 else:
                     folder.fail(ProcessEnded(ended.error))
             elif ended.status == "failed" and folder.record.get("status") == "interrupted" and not self._obeyed:
                 folder.fail(ProcessEnded(ended.error))  # somebody else stopped it
-            elif ended.status == "pruned":
-                folder.update(status="pruned", **best_so_far(folder))
             _append(output, folder.train_log)
         output.unlink(missing_ok=True)
 
@@ -209,6 +210,12 @@ class ProcessEnded(RuntimeError):
 def processes_of(devices: object) -> int:
     """Return how many processes a job's ``trainer.devices`` asks for."""
     return len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) else 1
+
+
+def _share_done(assignment: Assignment) -> float:
+    """Return how much of a job an earlier session has done."""
+    epochs = [row["epoch"] + 1 for row in read_metrics(assignment.folder) if "train/loss" in row]
+    return min(max(epochs, default=0) / assignment.config["trainer"]["max_epochs"], 1.0)
 
 
 def _append(output: Path, log: Path) -> None:

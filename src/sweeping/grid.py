@@ -1,33 +1,38 @@
 """From the words of each point to its checked config, with what points share composed once."""
 
-import copy
 import sys
+import time
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 from src.config.check import check
-from src.config.compose import explain
+from src.config.compose import explain, refused
 from src.config.options import CONF, search_roots
 from src.config.schema import Config
 from src.errors import UserError
+from src.sweeping.fold_check import FoldCheck
 from src.sweeping.ledger import Job, Ledger
 from src.sweeping.naming import varied
+from src.sweeping.template import NotPlain, Template, is_plain
 
 SHOWN_PROBLEMS = 10
+"""After so many no further points are looked at."""
+SPEAKS_EVERY = 5.0
+"""Seconds between two lines that say how many points are checked."""
+REMEMBERED = 256
+"""Combinations of options that are kept composed."""
 
 
 class Composer:
     """Composes the points of a sweep.
 
     Hydra takes tens of milliseconds to compose a config. The points of a sweep mostly differ in single keys, so each
-    combination of options is composed once, and the keys are set in copies of it, as Hydra would.
+    combination of options is composed once, and the keys are set in copies of it, to the same effect. The first may be
+    that of the whole sweep, which Hydra has composed already.
 
     Args:
         loader: Hydra's config loader.
@@ -39,42 +44,84 @@ class Composer:
         self._loader = loader
         self._master = master
         self._name = name
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._words: dict[str, Override] = {}
+        self._plain: set[str] = set()
+        self._templates: dict[tuple[bool, tuple[str, ...]], Template] = {}
+        words = [word for word in master.hydra.overrides.task if not word.startswith("sweep.")]
+        self._shared = [word for word in words if not self._parsed(word).is_sweep_override()]
+        self._shared_options = self._taken_apart(self._shared)[0]
 
     def config(self, words: Sequence[str]) -> Config:
         """Return the checked config of a point.
 
         Raises:
             UserError: with everything that is wrong with it.
-            HydraException, OmegaConfBaseException: if a word names what does not exist.
         """
-        parsed = [(word, _parse(word)) for word in words]
-        cfg = copy.deepcopy(self._options(tuple(word for word, override in parsed if not self._is_value(override))))
-        for _, override in parsed:
-            if self._is_value(override):
-                OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
-        return check(cfg)
+        try:
+            return check(self.resolved(words))
+        except Exception as error:
+            if not isinstance(error, (NotPlain, UserError)) and not refused(error):
+                raise
+        try:  # what is wrong, if anything, is told by the config that Hydra composes of all words
+            return check(self._composed(words))
+        except Exception as error:
+            if not refused(error):
+                raise
+            raise explain(error, [*_config_folders(), *words]) from error
 
-    def _options(self, words: tuple[str, ...]) -> DictConfig:
-        if words not in self._composed:
-            cfg = self._loader.load_sweep_config(self._master, list(words))
-            with open_dict(cfg):
-                del cfg["hydra"]
-                cfg.sweep = {"name": self._name}
-            self._composed[words] = cfg
-        return self._composed[words]
+    def resolved(self, words: Sequence[str]) -> dict[str, Any]:
+        """Return the config of a point, without Hydra where its options were composed before.
 
-    def _is_value(self, override: Override) -> bool:
-        """Whether a word sets a key, and does not choose an option."""
-        key = override.key_or_group
-        if override.type != OverrideType.CHANGE or override.package is not None or "/" in key:
-            return False
-        return "." in key or (key in self._master and not isinstance(self._master._get_node(key), DictConfig))
+        Raises:
+            NotPlain: if only Hydra can compose it.
+        """
+        options, changes = self._taken_apart(words)
+        whole = options == self._shared_options and set(words).issuperset(self._shared)
+        return self._template(whole, options).resolved(changes)
+
+    def _taken_apart(self, words: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[str, Any]]]:
+        """Return the words that choose options, and the keys that are set beside, with their values."""
+        options: list[str] = []
+        changes: list[tuple[str, Any]] = []
+        taken: list[str] = []
+        for word in reversed(words):
+            override = self._parsed(word)
+            key = override.key_or_group
+            if word in self._plain and not any(_overlap(key, other) for other in taken):
+                changes.append((key, override.value()))
+            else:
+                options.append(word)
+                taken.append(key)
+        return tuple(reversed(options)), changes[::-1]
+
+    def _parsed(self, word: str) -> Override:
+        if word not in self._words:
+            override = self._words[word] = OverridesParser.create().parse_override(word)
+            key = override.key_or_group
+            own = key.partition(".")[0] == "sweep"  # which is put into its place afterwards
+            if is_plain(override) and not own and not self._loader.repository.group_exists(key):
+                self._plain.add(word)
+        return self._words[word]
+
+    def _template(self, whole: bool, options: tuple[str, ...]) -> Template:
+        if (whole, options) not in self._templates:
+            if len(self._templates) == REMEMBERED:
+                self._templates.clear()
+            raw: Any = OmegaConf.to_container(self._master if whole else self._composed(options), resolve=False)
+            self._templates[whole, options] = Template(raw | {"sweep": {"name": self._name}})
+        return self._templates[whole, options]
+
+    def _composed(self, words: Sequence[str]) -> DictConfig:
+        cfg: DictConfig = self._loader.load_sweep_config(self._master, list(words))
+        with open_dict(cfg):
+            del cfg["hydra"]
+            cfg.sweep = {"name": self._name}
+        return cfg
 
 
-@lru_cache(maxsize=100_000)
-def _parse(word: str) -> Override:
-    return OverridesParser.create().parse_override(word)
+def _overlap(key: str, other: str) -> bool:
+    """Whether one key is the other, or within its section."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
 def enter(ledger: Ledger, composer: Composer, points: Iterable[Sequence[str]]) -> list[Job]:
@@ -83,43 +130,39 @@ def enter(ledger: Ledger, composer: Composer, points: Iterable[Sequence[str]]) -
     A point whose words are in the ledger keeps the config that it was frozen with.
 
     Raises:
-        UserError: if any point is impossible, or if two are the same experiment.
+        UserError: if any point is impossible, if there are more folds than examples, or if two are the same experiment.
     """
+    check_folds = FoldCheck()
     words = [tuple(point) for point in points]
     problems: list[str] = []
     jobs: list[Job] = []
     first: dict[str, tuple[str, ...]] = {}
+    checked, spoken = 0, time.monotonic()
     for point, label in zip(words, varied(words), strict=True):
-        shown = " ".join(label) or " ".join(point)
-        job = ledger.find(point)
-        if job is None:
-            try:
+        checked += 1
+        try:
+            if (job := ledger.find(point)) is None:
                 config = composer.config(point)
-            except (UserError, HydraException, OmegaConfBaseException) as error:
-                problems.append(f"job {shown}: {told(error, point)}".replace("\n", "\n  "))
-                continue
-            job = ledger.add(point, label, config.plain())
-        if (other := first.get(job.digest)) is not None:
-            what = "given twice" if other == point else f"the same experiment as job {' '.join(other)}"
-            problems.append(f"job {' '.join(point)}: {what}")
-        first[job.digest] = point
-        jobs.append(job)
+                check_folds(config)
+                job = ledger.add(point, label, config.plain())
+        except UserError as error:
+            problems.append(f"job {' '.join(label) or ' '.join(point)}: {error}".replace("\n", "\n  "))
+        else:
+            if (other := first.get(job.digest)) is not None:
+                what = "given twice" if other == point else f"the same experiment as job {' '.join(other)}"
+                problems.append(f"job {' '.join(point)}: {what}")
+            first[job.digest] = point
+            jobs.append(job)
+        if len(problems) == SHOWN_PROBLEMS:
+            break
+        if time.monotonic() - spoken > SPEAKS_EVERY:
+            spoken = time.monotonic()
+            print(f"checked {checked:,} of {len(words):,} jobs", flush=True)
     if problems:
-        rest = len(problems) - SHOWN_PROBLEMS
-        more = [f"… and {rest} more"] if rest > 0 else []
-        count = f"{len(problems)} of {len(words)} jobs cannot run, so none was started:"
-        raise UserError("\n".join([count, *problems[:SHOWN_PROBLEMS], *more]))
+        of = f"{checked}" if checked == len(words) else f"the first {checked:,} of {len(words):,}"
+        count = f"{len(problems)} of {of} jobs cannot run, so none was started:"
+        raise UserError("\n".join([count, *problems]))
     return jobs
-
-
-def told(error: Exception, words: Sequence[str]) -> UserError:
-    """Say what is wrong with a point, in words for people.
-
-    Args:
-        error: what its composition raised.
-        words: of the point.
-    """
-    return error if isinstance(error, UserError) else explain(error, [*_config_folders(), *words])
 
 
 def _config_folders() -> list[str]:

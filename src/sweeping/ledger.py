@@ -254,9 +254,9 @@ class Ledger:
     # ---- the code ------------------------------------------------------------------------------------------------
 
     def code_changed(self) -> str | None:
-        """Say how the code differs from that which the sweep's jobs ran with so far, once; None where it does not."""
-        before, now = self.head.get("code"), code_state()
-        self.head["code"] = now
+        """Say how the code differs from that which the sweep began with; None where it does not."""
+        now = code_state()
+        before = self.head.setdefault("code", now)
         if before is None or now is None or before == now:
             return None
         if before["revision"] != now["revision"]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from src.sweeping.mailbox import Mailbox
-from src.sweeping.worker import Assignment, Ended, Event
+from src.sweeping.worker import PRUNE, Assignment, Ended, Event
 
 HEARS_EVERY = 1.0
 """Seconds between two looks into the mailboxes."""
@@ -129,5 +129,6 @@ class RemoteExecutor(ABC):
         if number not in self._jobs:
             return last
         del self._jobs[number]
-        status = "interrupted" if mailbox.order() is not None else "failed"
+        order = mailbox.order()
+        status = "failed" if order is None else "pruned" if order == PRUNE else "interrupted"
         return [*last, Ended(number, status, words)]

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from omegaconf import DictConfig
 
+from src.sweeping.space import refuse_too_many
 from src.tracking.console import new_table, number, show
 
 FOLD = "cross_validation.fold"
@@ -22,6 +23,7 @@ def with_folds(words: Sequence[str], config: DictConfig) -> list[str]:
     named = any(word.lstrip("+").partition("=")[0] == FOLD for word in words)
     if not isinstance(folds, int) or config.cross_validation.fold is not None or named:
         return list(words)
+    refuse_too_many(folds, f"cross_validation.folds={folds}")
     return [*words, f"{FOLD}={','.join(str(number) for number in range(1, folds + 1))}"]
 
 

@@ -15,7 +15,7 @@ from src.sweeping.ledger import Job, Ledger
 from src.sweeping.naming import varied
 from src.sweeping.objectives import COSTS, Objective, objectives_of
 from src.sweeping.repeats import FOLD
-from src.sweeping.space import Space
+from src.sweeping.space import Space, refuse_too_many
 
 if TYPE_CHECKING:
     from src.sweeping.trials import Trials
@@ -90,6 +90,7 @@ class Asked:
         if isinstance(self.search, OptunaSearch):
             return None
         if isinstance(self.search, RandomSearch):
+            refuse_too_many(self.search.trials, f"search.trials={self.search.trials}")
             return self.spaces[0].draw(self.search.trials, self.search.seed)
         return [point for space in self.spaces for point in space.grid()]
 

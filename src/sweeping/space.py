@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 DIGITS = 4
 """Significant digits of a number that is drawn: more of them change no result, and no name of a folder gets longer."""
 
+MOST = 100_000
+"""Points that a command may list: half an hour of checking, and a ledger that opens in seconds."""
+
 REPEATS = 1000
 """Draws in a row that were there already, after which no others are expected."""
 
@@ -189,6 +192,9 @@ class Space:
                     f"{axis.key}={axis}: search=grid cannot take every number of an interval. search=random and "
                     f"search=optuna draw from it; a grid needs a list, such as {axis.key}={some}"
                 )
+        count = math.prod(len(axis.probes()) for axis in self.axes)
+        advice = ". search=random search.trials=100 draws some of them"
+        refuse_too_many(count, " × ".join(axis.key for axis in self.axes), advice)
         lists = [axis.words for axis in self.axes if isinstance(axis, Values)]
         yield from (self.point(chosen) for chosen in itertools.product(*lists))
 
@@ -201,6 +207,21 @@ class Space:
                 yield self.point([*first[:place], value, *first[place + 1 :]])
 
 
+def refuse_too_many(count: float, of: str, advice: str = "") -> None:
+    """Refuse more points than anybody means.
+
+    Args:
+        count: of the points.
+        of: what makes them.
+        advice: what to do instead.
+
+    Raises:
+        UserError: if there are more than `MOST`.
+    """
+    if count > MOST:
+        raise UserError(f"{of}: {count:,.0f} jobs, and a sweep has {MOST:,} at most{advice}")
+
+
 def _word(key: str, override: Override) -> str:
     return f"{key}={override.get_value_element_as_str()}"
 
@@ -209,6 +230,8 @@ def _axis(key: str, override: Override) -> Axis:
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
         return _interval(key, sweep)
+    if isinstance(sweep, RangeSweep) and sweep.start is not None and sweep.stop is not None:
+        refuse_too_many(abs((sweep.stop - sweep.start) / (sweep.step or 1)), override.input_line or key)
     words = tuple(override.sweep_string_iterator())
     if not words:
         raise UserError(f"{override.input_line}: there is nothing in this range")

@@ -3,15 +3,13 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from src.errors import UserError
-from src.sweeping.grid import Composer, told
+from src.sweeping.grid import Composer
 from src.sweeping.ledger import Job, Ledger, State
 from src.sweeping.objectives import COSTS, Objective
 from src.sweeping.space import Space
@@ -56,8 +54,8 @@ class Proposer:
             return known
         try:
             config = self._composer.config(words)
-        except (UserError, HydraException, OmegaConfBaseException) as error:
-            print(f"not possible: {' '.join(label)}: {told(error, words)}", flush=True)
+        except UserError as error:
+            print(f"not possible: {' '.join(label)}: {error}", flush=True)
             return None
         count = len(self._ledger.jobs)
         job = self._ledger.add(words, label, config.plain())

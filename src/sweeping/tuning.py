@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf.errors import OmegaConfBaseException
 
 from src.config.compose import own_hydra
 from src.config.options import CONF, search_roots, sweeps
@@ -239,7 +237,7 @@ def _hash(composer: Composer, words: Sequence[str]) -> str | None:
     """Return the hash of a point's config; None where it is impossible."""
     try:
         return config_hash(composer.config(words).plain())
-    except (UserError, HydraException, OmegaConfBaseException):
+    except UserError:
         return None
 
 

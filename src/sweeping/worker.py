@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
+from src.tracking.best import best_so_far
 from src.tracking.run_folder import RunFolder
 
 STOP, PRUNE = "stop", "prune"
@@ -165,7 +166,7 @@ def carry_out(assignment: Assignment, orders: Orders) -> Ended:
             return together(assignment, orders)
         return (_alone if assignment.processes == 1 else _in_a_fresh_process)(assignment, orders)
     except KeyboardInterrupt:
-        return Ended(assignment.number, orders.outcome)
+        return _stopped(assignment, orders)
     except BaseException as error:
         traceback.print_exc()
         shown = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
@@ -191,6 +192,14 @@ def prepare(assignment: Assignment) -> None:
         sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     faulthandler.enable(file=2)  # a crash in native code leaves a trace
+
+
+def _stopped(assignment: Assignment, orders: Orders) -> Ended:
+    """Return how a job has ended that was told to; that it was pruned stands in its record, should the driver die now."""
+    folder = begun(assignment.folder)
+    if orders.outcome == "pruned" and folder is not None and folder.record.get("status") == "interrupted":
+        folder.update(status="pruned", **best_so_far(folder))
+    return Ended(assignment.number, orders.outcome)
 
 
 def _alone(assignment: Assignment, orders: Orders) -> Ended:
@@ -242,7 +251,7 @@ def _in_a_fresh_process(assignment: Assignment, orders: Orders) -> Ended:
         return Ended(assignment.number, "finished")
     record = RunFolder.open(assignment.folder)
     if orders.stopping:
-        return Ended(assignment.number, orders.outcome)
+        return _stopped(assignment, orders)
     if record.record.get("status") == "failed":
         return Ended(assignment.number, "failed", str(record.record.get("error")))
     raise RuntimeError(f"{' '.join(command)} ended with {ending(code)}")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 LOG_WIDTH = 200
-"""Columns of a table in a log, where nobody knows the width of the reader's window."""
+"""Columns of a table in a log at least, where nobody knows the width of the reader's window."""
 
 
 def on_terminal() -> bool:
@@ -38,7 +38,8 @@ def show(renderable: Any) -> None:
     if on_terminal():
         Console(markup=False, emoji=False, highlight=False).print(renderable)
         return
-    console = Console(file=StringIO(), width=LOG_WIDTH, color_system=None, markup=False, emoji=False, highlight=False)
+    console = Console(file=StringIO(), width=10_000, color_system=None, markup=False, emoji=False, highlight=False)
+    console.width = max(console.measure(renderable).maximum, LOG_WIDTH)  # a name that is folded cannot be searched for
     with console.capture() as captured:
         console.print(renderable)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,14 @@ def ask(*words: str, **more: object) -> "subprocess.CompletedProcess[str]":
 def test_misuse_is_answered_in_one_screen(words: list[str], says: str) -> None:
     done = ask(*words)
     assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr and not done.stdout
+
+
+def test_a_dry_run_may_be_asked_for_with_a_flag(tmp_path: Path) -> None:
+    words = ["-m", "model=mlp", "datamodule=wine", "seed=1,2", f"paths.outputs={tmp_path}"]
+    done = ask(*words, "--dry-run")
+    assert "2 of 2 jobs would run; this was a dry run, nothing was started" in done.stdout, done.stderr
+    assert not list(tmp_path.iterdir())
+    assert "begin with -m" in ask("--dry-run").stderr
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ UNLISTED = [t for t in OPTIMIZERS if t.startswith("torch.") and t not in SCHEMAS
 def checked(group: str, **option: Any) -> Config:
     cfg = OmegaConf.to_container(compose([]), resolve=False)
     assert isinstance(cfg, dict)
-    return check({**cfg, group: option})
+    return check(OmegaConf.create({**cfg, group: option}))
 
 
 @pytest.mark.parametrize("target", OPTIMIZERS)

@@ -32,6 +32,11 @@ def test_what_hydra_reads_is_left_alone(word: str) -> None:
     assert readable(word) == word
 
 
+def test_bytes_that_are_no_text_are_refused() -> None:
+    with pytest.raises(UserError, match=r"cannot read 'notes=a.udcffb': its bytes are no UTF-8 text"):
+        compose(["notes=a\udcffb"])
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -45,6 +45,19 @@ def test_the_time_left_follows_from_the_share_that_is_done(monkeypatch: pytest.M
     assert display.seconds_left() == pytest.approx(10 / 0.5 * 3.5)
 
 
+def test_what_an_earlier_command_did_took_none_of_this_one_s_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    display = Display(2)
+    display.started(JOBS[0], before=0.5)
+    now[0] += 10
+    assert display.seconds_left() is None
+    display.progress(JOBS[0], Progress(1, 5, 10, {}))
+    assert display.seconds_left() == pytest.approx(10 / 0.1 * 1.4)
+    display.ended(JOBS[0], State("finished"), Ended(1, "finished"))
+    assert display.seconds_left() == pytest.approx(10 / 0.5 * 1.0)
+
+
 def test_the_live_table(capsys: pytest.CaptureFixture[str]) -> None:
     display = Display(4)
     display.started(JOBS[0])

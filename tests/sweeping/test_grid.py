@@ -10,6 +10,7 @@ from src.config.compose import compose
 from src.errors import UserError
 from src.sweeping.grid import Composer, enter
 from src.sweeping.ledger import Ledger
+from src.sweeping.space import Space
 
 Make = Callable[..., Composer]
 
@@ -61,6 +62,39 @@ def test_all_that_is_wrong_is_told_at_once(composer: Make, tmp_path: Path) -> No
     assert "transformer reads image, sequence, tokens" in text and "optimizer.lr=fast" in text
     assert "Did you mean 'lr'?" in text and "the same experiment as job model=mlp datamodule=wine" in text
     assert not (tmp_path / "ledger.jsonl").exists()
+
+
+def test_no_more_than_ten_problems_are_looked_for(composer: Make, tmp_path: Path) -> None:
+    points = [[f"optimizer.lr=-{number}"] for number in range(1, 40)]
+    with pytest.raises(UserError) as told:
+        enter(Ledger.create(tmp_path, "test", []), composer(), [["optimizer.lr=1"], *points])
+    assert str(told.value).startswith("10 of the first 11 of 40 jobs cannot run, so none was started:")
+    assert str(told.value).count("must be") == 10
+
+
+def test_what_hydra_cannot_read_is_told_of_its_job(composer: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"(?s)2 of 3 jobs.*model must be chosen.*no such option"):
+        enter(Ledger.create(tmp_path, "test", []), composer(), [["model=mlp"], ["model=null"], ["model=mlpp"]])
+
+
+def test_more_folds_than_examples_are_told_before_the_first_job(composer: Make, tmp_path: Path) -> None:
+    folds = [["datamodule=wine", "cross_validation.folds=500", f"cross_validation.fold={n}"] for n in range(1, 501)]
+    with pytest.raises(UserError, match=r"10 of the first 10 of 500 jobs(?s:.*)there are \d+ examples to share out"):
+        enter(Ledger.create(tmp_path, "test", []), composer(), folds)
+
+
+def test_more_jobs_than_anybody_means_are_refused() -> None:
+    for words in (["seed=range(0,1000000000)"], ["seed=range(0,1000)", "model.x=range(0,1000)"]):
+        with pytest.raises(UserError, match="jobs, and a sweep has 100,000 at most"):
+            list(Space.of(words).grid())
+
+
+def test_checking_tells_how_far_it_is(
+    composer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("src.sweeping.grid.SPEAKS_EVERY", 0.0)
+    enter(Ledger.create(tmp_path, "test", []), composer(), [["seed=1"], ["seed=2"]])
+    assert capsys.readouterr().out.splitlines() == ["checked 1 of 2 jobs", "checked 2 of 2 jobs"]
 
 
 def test_jobs_keep_the_config_that_they_were_frozen_with(composer: Make, tmp_path: Path) -> None:

@@ -92,15 +92,16 @@ def test_two_drivers_cannot_run_one_sweep(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists(), "a sweep that was refused leaves nothing"
 
 
-def test_changed_code_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_code_is_told_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from src.sweeping import ledger as module
 
     made = ledger(tmp_path, 1)
     for revision, changed, told in (
         ("a" * 40, "", None),
         ("a" * 40, "x", "files were changed"),
-        ("a" * 40, "x", None),
+        ("a" * 40, "x", "files were changed"),
         ("b" * 40, "x", "revision bbbbbbbbb"),
+        ("a" * 40, "", None),
     ):
         monkeypatch.setattr(module, "code_state", lambda r=revision, c=changed: {"revision": r, "changed": c})
         said = made.code_changed()

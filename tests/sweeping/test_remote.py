@@ -15,7 +15,7 @@ from src.sweeping.mailbox import Mailbox
 from src.sweeping.on_ray import ray
 from src.sweeping.on_slurm import SlurmExecutor, slurm
 from src.sweeping.remote import RemoteExecutor
-from src.sweeping.worker import STOP, Assignment, Ended, Event, Progress
+from src.sweeping.worker import PRUNE, STOP, Assignment, Ended, Event, Progress
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +96,11 @@ def test_a_dead_job_has_its_last_words_or_the_scheduler_s(tmp_path: Path) -> Non
     assert scheduler.cancelled == [([2], True)]
     scheduler.dead = {2: "CANCELLED"}
     assert scheduler.wait(0.0) == [Ended(2, "interrupted", "CANCELLED")], "that was asked of it"
+
+    scheduler.start(job(tmp_path, 4))
+    scheduler.stop(PRUNE, 4)
+    scheduler.dead = {4: "TIMEOUT"}
+    assert scheduler.wait(0.0) == [Ended(4, "pruned", "TIMEOUT")]
 
     class Late(Scheduler):
         def gone(self, jobs: Iterable[Assignment]) -> Mapping[int, str]:

@@ -51,7 +51,7 @@ def killed_until_done(words: list[str], folder: Path, kills: int, seed: int, lon
     return met
 
 
-@pytest.mark.parametrize(("jobs", "kills", "epochs"), [(6, 4, 12)])
+@pytest.mark.parametrize(("jobs", "kills", "epochs"), [(6, 4, 12), (24, 10, 12)])
 def test_a_sweep_that_is_killed_again_and_again(
     fast: Words, tmp_path: Path, jobs: int, kills: int, epochs: int
 ) -> None:

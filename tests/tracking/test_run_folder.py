@@ -6,18 +6,22 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from src import ROOT
+from src.config.check import check
+from src.config.compose import compose
 from src.errors import UserError
-from src.tracking.run_folder import RunFolder, config_hash, new_run_path, plain, read_metrics
+from src.tracking.run_folder import RunFolder, config_hash, config_text, new_run_path, plain, read_metrics
 
 CONFIG: dict[str, Any] = {
     "seed": 0,
@@ -327,3 +331,56 @@ def test_a_run_is_alive_until_nothing_writes_into_its_folder(tmp_path: Path) -> 
         run.finish({})
         assert run.alive
     assert not run.alive
+
+
+def test_a_killed_session_counts_up_to_its_last_sign_of_life(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    run.update(started=(datetime.now(UTC) - timedelta(seconds=100)).isoformat(timespec="seconds"))
+    run._release()  # as if its process were gone
+    log = run.path / "metrics.jsonl"
+    log.write_text("")
+    os.utime(log, times=(time.time() - 40, time.time() - 40))
+    os.utime(run.path / "run.json", times=(time.time() - 90, time.time() - 90))
+    again = RunFolder.open(run.path)
+    again.resume()
+    assert again.record["seconds"] == pytest.approx(60, abs=1.5)
+    again._since -= 5  # type: ignore[operator]
+    again.finish({})
+    assert again.record["seconds"] == pytest.approx(65, abs=1.5)
+
+
+def test_a_driver_that_records_a_death_counts_the_time_of_the_dead(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    run.update(started=(datetime.now(UTC) - timedelta(seconds=30)).isoformat(timespec="seconds"))
+    run._release()
+    RunFolder.open(run.path).fail(RuntimeError("killed"))
+    assert RunFolder.open(run.path).record["seconds"] == pytest.approx(30, abs=1.5)
+
+
+def test_texts_in_a_config_are_read_back_as_texts(tmp_path: Path) -> None:
+    texts = [
+        "1e-3",
+        "yes",
+        "1_000",
+        "0x1F",
+        "nan",
+        "",
+        "a\nb\u2028c\u0085d",
+        "null",
+        "~",
+        "1:30",
+        "2020-01-01",
+        ".5",
+        "=",
+        "<<",
+    ]
+    texts += [" led", "tab\t", "#c", "@x", "- x", "a: b", "'q'", "é" * 200, "\U0001f4a5", "+1", "1.", "-.inf", "True"]
+    config = {"texts": texts, "numbers": [1, 2.5, 1e-5, 1e20, None, True], "empty": {}, "none": []}
+    (tmp_path / "config.yaml").write_text(config_text(config), encoding="utf-8")
+    read = OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml"), resolve=False)
+    assert repr(read) == repr(config)
+
+
+def test_a_config_is_written_as_omegaconf_would() -> None:
+    config = check(compose(["model=lstm", "optimizer=adamw", "callbacks=default"])).plain()
+    assert config_text(config) == OmegaConf.to_yaml(OmegaConf.create(config))
