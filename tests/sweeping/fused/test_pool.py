@@ -52,9 +52,8 @@ def begun(processes: Pretended, tmp_path: Path) -> FusedPool:
     pool = FusedPool(2, (), 1, 1, fuse="always", members=64)
     pool._group_of, pool._sizes = dict.fromkeys((1, 2, 3), -1), {-1: 3}
     for number in (1, 2, 3):
-        assert pool.room(
-            job := Assignment(number, {}, tmp_path / str(number), (), output=tmp_path / "out" / f"{number}.txt")
-        )
+        job = Assignment(number, {}, tmp_path / str(number), (), output=tmp_path / "out" / f"{number}.txt")
+        assert pool.room(job)
         pool.start(job)
     assert [assignment.number for assignment in processes.started] == [-1]
     assert [member.number for member in processes.started[0].members] == [1, 2, 3]
