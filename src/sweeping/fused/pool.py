@@ -50,6 +50,8 @@ class FusedPool(LocalPool):
             return list(jobs), ["fused: nothing, as a search that learns starts jobs one by one; all run on their own"]
         if self._fuse == "never":
             return list(jobs), ["fused: nothing, as hydra.launcher.fuse=never; all jobs run on their own"]
+        if self._devices_per_job > 1:
+            return list(jobs), ["fused: nothing, as each process has several devices (hydra.launcher.devices_per_job)"]
         configs = {job.number: ledger.config(job) for job in jobs}
         found = plan(configs, self._slots, self._most)
         said = [_grouped(found.groups, configs)] if found.groups else []

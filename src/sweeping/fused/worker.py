@@ -33,7 +33,6 @@ from src.tracking.summary import summarize
 
 log = logging.getLogger(__name__)
 
-
 Send = Callable[[Event], None]
 
 
@@ -125,7 +124,7 @@ def _room(model: torch.nn.Module) -> int:
     return max(1, int(SHARE * available_memory() / max(1, COPIES * bytes_of(model))))
 
 
-def _decline(jobs: Sequence["_Job"], why: str, send: Send) -> None:
+def _decline(jobs: Sequence[_Job], why: str, send: Send) -> None:
     for job in jobs:
         send(Declined(job.number, why))
 
@@ -150,25 +149,19 @@ def _like(first: Config, its: dict[str, Any], other: dict[str, Any]) -> Config:
     return first.model_copy(update=changed)
 
 
-def _train(jobs: Sequence["_Job"], datamodule: DataModule, send: Send) -> None:
+def _train(jobs: Sequence[_Job], datamodule: DataModule, send: Send) -> None:
     """Train jobs as one to their ends."""
     config = jobs[0].config
-    summary = summarize(seeded_model(config, datamodule), next(iter(datamodule.loader("train"))))
-    folders = []
-    for job in jobs:
-        monitor, mode = monitor_of(job.config, datamodule.spec.task)
-        facts: dict[str, Any] = {"monitor": monitor, "mode": mode}
-        facts |= {"parameters": summary.parameters, "multiply_adds": summary.multiply_adds}
-        if (folder := job.folder) is None:
-            folder = RunFolder.create(job.assignment.folder, job.config.plain(), job.assignment.command, **facts)
-        else:
-            folder.note(**facts)
-            folder.resume(job.config.plain())
-        folders.append(folder)
     members: list[Member] = []
-    records = MembersLog(folders)
+    folders: list[RunFolder] = []
+    records = MembersLog()
     with records.kept(), stop_request.heard():
         try:
+            summary = summarize(seeded_model(config, datamodule), next(iter(datamodule.loader("train"))))
+            facts = {"parameters": summary.parameters, "multiply_adds": summary.multiply_adds}
+            for job in jobs:
+                folders.append(_opened(job, datamodule, facts))
+                records.add(folders[-1])
             datamodule.say_where()
             log.info("steps: as one with those of %d other jobs, src/sweeping/fused", len(jobs) - 1)
             trainer = build_trainer(config)
@@ -197,6 +190,17 @@ def _train(jobs: Sequence["_Job"], datamodule: DataModule, send: Send) -> None:
             for member in members:
                 if not member.gone:
                     member.close(1)
+
+
+def _opened(job: _Job, datamodule: DataModule, facts: dict[str, Any]) -> RunFolder:
+    """Return the run folder of a job, with the facts in its record: a new one, or that in which it goes on."""
+    monitor, mode = monitor_of(job.config, datamodule.spec.task)
+    facts = {"monitor": monitor, "mode": mode, **facts}
+    if job.folder is None:
+        return RunFolder.create(job.assignment.folder, job.config.plain(), job.assignment.command, **facts)
+    job.folder.note(**facts)
+    job.folder.resume(job.config.plain())
+    return job.folder
 
 
 def _traceback(error: BaseException) -> str:
