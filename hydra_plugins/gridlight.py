@@ -97,6 +97,11 @@ class FusedLauncher(LocalLauncher):
 
         return fused_pool(self.config, self.fuse, self.members, self.jobs, self.devices_per_job, self.threads)
 
+    def warm_up(self) -> None:
+        from src.sweeping.pool import warm_up
+
+        warm_up(self.config, "src.sweeping.warm" if self.fuse == "never" else "src.sweeping.fused.warm")
+
 
 class SubmititSlurmLauncher(SweepLauncher):
     """Runs the jobs of a sweep on a SLURM cluster; see conf/hydra/launcher/submitit_slurm.yaml."""

@@ -1,10 +1,10 @@
 """Dropping with rates that are tensors, so that they differ from member to member (`src.layers.drop`, and torch's)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.layers.drop import DropConnect, StochasticDepth
+from src.population.linear import linear
 
 TINY = 1e-12
 """What stands for a share of 0 that is kept, so that it divides."""
@@ -63,7 +63,7 @@ class RatedDropConnect(Rated):
         weight = self.weight
         if self.training:
             weight = weight * kept(weight, tuple(weight.shape), self.rate)
-        return F.linear(x, weight, self.bias)
+        return linear(x, weight, self.bias)
 
 
 def rated(module: nn.Module) -> Rated:

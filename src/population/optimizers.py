@@ -416,6 +416,8 @@ class Optimization:
             )
             for name, start in rule.numbers.items()
         }
+        if any((tensor != tensor[:, :1]).any() for tensor in self.numbers.values()):
+            raise ValueError("the parameters of a member were not all trained for as many steps")
         if rule.counts:
             counts = [[float(group.get("step", 0))] for o in self.optimizers for group in o.param_groups[:1]]
             self.counts = torch.tensor(counts, dtype=torch.float64)

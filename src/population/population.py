@@ -44,8 +44,7 @@ class Population:
         self._optimization = Optimization(self._matrix, optimizers)
         knobs = [model.training_config.regularization for model in models]
         self._clipping = Clipping(knobs, self._matrix.theta)
-        smoothings = [float(k.label_smoothing) for k in knobs]
-        self._smoothing = torch.tensor(smoothings, dtype=self._matrix.theta.dtype, device=self._matrix.theta.device)
+        self._smoothings = [float(knob.label_smoothing) for knob in knobs]
         for model, optimizer in zip(models, optimizers, strict=True):
             model.register_state_dict_post_hook(_copied_weights)
             optimizer.register_state_dict_post_hook(_copied_state)
@@ -70,7 +69,7 @@ class Population:
         self._template.keep(rows)
         self._optimization.keep(rows)
         self._clipping.keep(rows)
-        self._smoothing = self._smoothing[rows]
+        self._smoothings = [self._smoothings[row] for row in rows.tolist()]
 
     def rates_changed(self) -> None:
         """Read the settings of all parameter groups again, after schedules changed them."""
@@ -87,8 +86,9 @@ class Population:
             the loss of each member before the step [K]: the weighted mean over its batch.
         """
         network = self._template.mode(True)
-        uniform = bool((self._smoothing == self._smoothing[0]).all())
-        smoothing = float(self._smoothing[0]) if uniform else self._smoothing
+        smoothing: float | Tensor = self._smoothings[0]
+        if uneven := len(set(self._smoothings)) > 1:
+            smoothing = self._matrix.theta.new_tensor(self._smoothings)
 
         def loss(tensors: dict[str, Tensor], batch: Batch, smoothing: float | Tensor) -> Tensor:
             outputs = functional_call(network, tensors, batch.inputs)
@@ -98,7 +98,7 @@ class Population:
             return losses.sum() / count
 
         tensors = self._matrix.leaves | self._others.tensors | self._template.rates
-        dims = (0, 0 if stacked else None, None if uniform else 0)
+        dims = (0, 0 if stacked else None, 0 if uneven else None)
         with torch.enable_grad():
             losses = vmap(loss, dims, randomness="different")(tensors, batch, smoothing)
             leaves = self._matrix.leaves

@@ -16,6 +16,7 @@ from src.models.base import Model
 from src.models.recurrent import Recurrent
 from src.population.attention import MemberAttention
 from src.population.dropping import Rated, rated
+from src.population.linear import MemberLinear
 from src.population.recurrent import MemberCell, MemberKernel
 
 Place = tuple[str, int, int]
@@ -70,8 +71,9 @@ class Template:
 
 
 def _shell(model: Model) -> Model:
-    """Return a copy of a model that shares its tensors and its config, in which modules can be replaced."""
-    shared = (*model.parameters(), *model.buffers(), model.training_config, model.batch_transform)
+    """Return a copy of a model in which modules can be replaced; tensors, config, task and trainer are the model's own."""
+    own = ("_modules", "_parameters", "_buffers")
+    shared = (*model.parameters(), *model.buffers(), *(value for key, value in vars(model).items() if key not in own))
     return copy.deepcopy(model, {id(thing): thing for thing in shared})
 
 
@@ -123,4 +125,6 @@ def _counterpart(module: nn.Module) -> nn.Module | None:
         return MemberCell(module)
     if isinstance(module, nn.RNNBase):
         return MemberKernel(module)
+    if type(module) is nn.Linear:
+        return MemberLinear(module)
     return None

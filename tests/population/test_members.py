@@ -150,6 +150,7 @@ def test_members_may_share_a_batch(twins: Callable[..., Twins]) -> None:
 
 
 RATES = (0.0, 0.2, 0.6)
+DRAWS = 150
 
 
 @pytest.mark.parametrize(
@@ -159,9 +160,9 @@ RATES = (0.0, 0.2, 0.6)
         (["model=mlp"], "drop_connect"),
         (["model=cnn"], "spatial_dropout"),
         (["model=resnet"], "stochastic_depth"),
-        (["model=lstm", "model.num_layers=2"], "dropout"),
-        (["model=gru"], "drop_connect"),
-        (["model=gru", "model.cell=textbook", "model.num_layers=2"], "dropout"),
+        (["model=lstm", "datamodule=digits", "model.num_layers=2"], "dropout"),
+        (["model=gru", "datamodule=digits"], "drop_connect"),
+        (["model=gru", "datamodule=digits", "model.cell=textbook", "model.num_layers=2"], "dropout"),
         (["model=transformer", "datamodule=digits"], "dropout"),
     ],
     ids=str,
@@ -173,13 +174,13 @@ def test_every_member_drops_at_its_own_rate(twins: Callable[..., Twins], words: 
         optimizer.param_groups[0]["lr"] = 0.0
     population = Population(pair.models, pair.optimizers)
     (batches,) = pair.batches(1)
-    together = torch.stack([population.step(stacked(batches)) for _ in range(400)])
-    alone = torch.stack([pair.step_alone(batches) for _ in range(400)])
-    assert torch.equal(together[:, 0], together[:1, 0].expand(400))  # rate 0
+    together = torch.stack([population.step(stacked(batches)) for _ in range(DRAWS)])
+    alone = torch.stack([pair.step_alone(batches) for _ in range(DRAWS)])
+    assert torch.equal(together[:, 0], together[:1, 0].expand(DRAWS))  # rate 0
     for member in (1, 2):
-        errors = (together[:, member].var() + alone[:, member].var()).div(400).sqrt()
+        errors = (together[:, member].var() + alone[:, member].var()).div(DRAWS).sqrt()
         assert (together[:, member].mean() - alone[:, member].mean()).abs() < 5 * errors
-        assert 0.75 < together[:, member].std() / alone[:, member].std() < 1.33
+        assert 0.7 < together[:, member].std() / alone[:, member].std() < 1.4
     assert len(together[:, 1].unique()) > 1
 
 

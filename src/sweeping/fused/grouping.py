@@ -1,6 +1,7 @@
 """Which jobs of a sweep can be trained as one, told from their frozen configs; torch is not needed for it."""
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,8 +95,9 @@ def problem(config: Mapping[str, Any]) -> str | None:
             return f"trainer.{key}={trainer[key]}"
     if trainer["precision"] not in PRECISIONS:
         return f"trainer.precision={trainer['precision']}"
-    if loggers := [key for key, entry in config["logger"].items() if entry is not None]:
-        return f"logger={loggers[0]}"
+    silent = {"wandb"} if os.environ.get("WANDB_MODE") == "disabled" else set()
+    if loggers := [key for key, entry in config["logger"].items() if entry is not None and key not in silent]:
+        return f"logger={loggers[0]} records one run a process (logger=none would let them be fused)"
     for key, entry in config["callbacks"].items():
         if entry is not None and (why := _callback_problem(entry)):
             return f"callbacks.{key}{why}"

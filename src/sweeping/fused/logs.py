@@ -1,7 +1,8 @@
 """The logs of the members of a group, which is one process: each line goes into train.log of the run that it is about."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,17 +11,21 @@ from src.tracking.run_folder import RunFolder
 
 
 class MembersLog(logging.Handler):
-    """Writes what is said about a member into its log, and what is said about none into those of all.
+    """Writes what is said about a member into its log, and what is said about none into those of all."""
 
-    Args:
-        folders: of the members.
-    """
-
-    def __init__(self, folders: Sequence[RunFolder]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._all = [folder.train_log for folder in folders]
+        self._all: list[Path] = []
         self._about: Path | None = None
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    def add(self, folder: RunFolder) -> None:
+        """Write into the log of one more member."""
+        self._all.append(folder.train_log)
+
+    def drop(self, folder: RunFolder) -> None:
+        """Write no more into the log of a member that has ended."""
+        self._all.remove(folder.train_log)
 
     @contextmanager
     def about(self, folder: RunFolder) -> Iterator[None]:
@@ -41,6 +46,7 @@ class MembersLog(logging.Handler):
     def kept(self) -> Iterator[None]:
         """Keep what is said below."""
         with log_to(None, quiet=True):
+            warnings.filterwarnings("ignore", message=".*configure_optimizers. returned .None.")
             root = logging.getLogger()
             root.addHandler(self)
             try:

@@ -24,7 +24,9 @@ class Measuring:
         self._task = members[0].model.task
         self.at_once = type(self._task) is Classification
         """Whether all of the task's metrics are computed for all members at once."""
-        self._meters = {member: Meter(member.model.task, detailed=not self.at_once) for member in members}
+        self._meters: dict[Member, Meter] = {}
+        if not self.at_once:
+            self._meters = {member: Meter(member.model.task).to(member.model.device) for member in members}
         self._outputs: list[Tensor] = []
         self._targets: list[Tensor] = []
         self._totals: list[Tensor] = []

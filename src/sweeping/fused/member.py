@@ -119,7 +119,7 @@ class Member:
         self.datamodule = datamodule
         self.monitor, self.mode = monitor_of(config, datamodule.spec.task)
         self.model = seeded_model(config, datamodule)
-        self._random = random_state(torch.device("cpu"))
+        self._random = random_state(trainer.strategy.root_device)
         self.trainer = MemberTrainer(trainer, self)
         own = [*build_callbacks(config, folder, datamodule.task, verbose=False), *callbacks]
         self.trainer.callbacks = sorted(own, key=lambda callback: isinstance(callback, Checkpoint))
@@ -146,6 +146,7 @@ class Member:
                 if (state := checkpoint["callbacks"].get(callback.state_key)) is not None:
                     callback.load_state_dict(state)
         trainer.optimizers, schedules = build_optimization(model, self.config, trainer)  # type: ignore[arg-type]
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules warn otherwise: the group does its steps
         trainer.lr_scheduler_configs = [LRSchedulerConfig(**schedule) for schedule in schedules]
         if checkpoint is not None:
             self.optimizer.load_state_dict(checkpoint["optimizer_states"][0])

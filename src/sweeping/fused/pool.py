@@ -3,7 +3,9 @@
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -22,22 +24,23 @@ class FusedPool(LocalPool):
     """A pool in which groups of jobs take one process each.
 
     Args:
-        pool: whose slots, devices and threads it has.
+        settings: of `LocalPool`.
         fuse: ``auto`` times both ways first, ``always`` does not, ``never`` makes no groups.
         members: most members of a group.
     """
 
-    def __init__(self, pool: LocalPool, fuse: str, members: int) -> None:
-        vars(self).update(vars(pool))
+    def __init__(self, *settings: Any, fuse: str, members: int) -> None:
+        super().__init__(*settings)
         self._fuse = fuse
         self._most = members
         self._group_of: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
         self._gathered: list[Assignment] = []
         self._inside: dict[int, dict[int, Assignment]] = {}
+        self._outputs: dict[int, Path] = {}
         self._backlog: deque[Assignment] = deque()
+        self._stopping = False
         self._told: set[str] = set()
-        self._said: list[Event] = []
 
     # ---- before it begins ------------------------------------------------------------------------------------------
 
@@ -47,6 +50,8 @@ class FusedPool(LocalPool):
             return list(jobs), ["fused: nothing, as a search that learns starts jobs one by one; all run on their own"]
         if self._fuse == "never":
             return list(jobs), ["fused: nothing, as hydra.launcher.fuse=never; all jobs run on their own"]
+        if self._devices_per_job > 1:
+            return list(jobs), ["fused: nothing, as each process has several devices (hydra.launcher.devices_per_job)"]
         configs = {job.number: ledger.config(job) for job in jobs}
         found = plan(configs, self._slots, self._most)
         said = [_grouped(found.groups, configs)] if found.groups else []
@@ -82,21 +87,17 @@ class FusedPool(LocalPool):
         members, self._gathered = tuple(self._gathered), []
         self._inside[group] = {member.number: member for member in members}
         output = members[0].output
-        super().start(
-            replace(
-                members[0],
-                number=group,
-                members=members,
-                fuse=self._fuse,
-                output=None if output is None else output.with_name(f"group{-group}.txt"),
-            )
-        )
+        if output is not None:
+            output = self._outputs[group] = output.with_name(f"fused-group-{-group}.log")
+        super().start(replace(members[0], number=group, members=members, fuse=self._fuse, output=output))
 
     def wait(self, timeout: float) -> list[Event]:
+        events: list[Event] = []
+        while self._backlog and self._stopping:
+            events.append(Ended(self._backlog.popleft().number, "interrupted"))
         while self._backlog and super().room(self._backlog[0]):
             super().start(self._backlog.popleft())
-        events: list[Event] = []
-        for event in super().wait(timeout):
+        for event in super().wait(0 if events else timeout):
             number = getattr(event, "number", None)
             if isinstance(event, Ended) and number in self._inside:
                 events += self._end_of_group(event)
@@ -108,9 +109,14 @@ class FusedPool(LocalPool):
                 events.append(event)
         return events
 
+    def stop(self, order: str, number: int | None = None) -> None:
+        super().stop(order, number)
+        if number is None:
+            self._stopping = True
+
     def kill(self) -> None:
+        self._stopping = True
         super().kill()
-        self._backlog.clear()
 
     # ---- parts -----------------------------------------------------------------------------------------------------
 
@@ -130,16 +136,21 @@ class FusedPool(LocalPool):
     def _end_of_group(self, event: Ended) -> list[Event]:
         """Let the jobs that a group has not brought to an end run on their own, as when its process was killed."""
         left = self._inside.pop(event.number)
-        if event.status == "interrupted":
-            return [Ended(number, event.status) for number in left]
+        said: list[Event] = []
+        if (output := self._outputs.pop(event.number, None)) is not None and output.is_file():
+            if event.status == "failed" and output.stat().st_size:
+                kept = output.replace(output.parent.parent / output.name)
+                said.append(Said(f"what group {-event.number} printed before it failed: {kept}"))
+            output.unlink(missing_ok=True)
+        if self._stopping:
+            return [Ended(number, event.status, event.error) for number in left]
         self._backlog += left.values()
-        if not left:
-            return []
-        return [
-            Said(
-                f"a group ended before its jobs did ({event.error or event.status}): {_counted(len(left))} go on alone"
+        if left:
+            ending = event.error.strip().splitlines()[-1] if event.error else event.status
+            said.insert(
+                0, Said(f"group {-event.number} ended before {_counted(len(left))} of it, which go on alone: {ending}")
             )
-        ]
+        return said
 
 
 def _grouped(groups: Sequence[Sequence[int]], configs: Mapping[int, dict[str, object]]) -> str:
@@ -158,7 +169,7 @@ def _counted(number: int) -> str:
 
 def fused_pool(
     master: DictConfig, fuse: str, members: int, jobs: int | None, devices_per_job: int, threads: int | None
-) -> Callable[[Path], FusedPool]:
+) -> Callable[[Path], LocalPool]:
     """Return what makes the pool that the settings of the launcher ask for, for any sweep's folder.
 
     Args:
@@ -172,5 +183,4 @@ def fused_pool(
         raise UserError(f"hydra.launcher.fuse={fuse}: must be one of {', '.join(WAYS)}")
     if not isinstance(members, int) or members < 2:
         raise UserError(f"hydra.launcher.members={members}: must be a whole number of 2 or more")
-    make = local_pool(master, jobs, devices_per_job, threads)
-    return lambda folder: FusedPool(make(folder), fuse, members)
+    return local_pool(master, jobs, devices_per_job, threads, partial(FusedPool, fuse=fuse, members=members))

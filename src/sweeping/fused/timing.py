@@ -4,17 +4,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import lightning as L
 import torch
 
 from src.batches import Batch
 from src.config.schema import Config
 from src.datamodules.base import DataModule
-from src.experiment import seeded_model
+from src.experiment import build_trainer, seeded_model
 from src.models.base import Model
 from src.optim.build import build_optimizer
 from src.population.population import Population
 from src.sweeping.fused.data import StackedLoader
+from src.tracking.closing import log_to
 
 STEPS = 3
 """Timed steps of each way, after one that is not; the fastest counts."""
@@ -39,6 +39,8 @@ class Trial:
     @property
     def size(self) -> int:
         """The members of the fastest group; 1 where one by one is as fast."""
+        if not self.together:
+            return 1  # not even a few have room in the device's memory
         best = min(self.together, key=lambda size: self.together[size] / size)
         return best if self.alone * best > GAIN * self.together[best] else 1
 
@@ -51,14 +53,15 @@ class Trial:
         return f"{'; '.join(parts)}: {'one by one' if size == 1 else f'trained as one, {size} at a time'}"
 
 
-def trial(configs: Sequence[Config], datamodule: DataModule, trainer: L.Trainer) -> Trial:
+def trial(configs: Sequence[Config], datamodule: DataModule) -> Trial:
     """Time a few steps on models that are thrown away.
 
     Args:
         configs: of the members.
         datamodule: with the data loaded.
-        trainer: made for the first of them: its precision and device are used.
     """
+    with log_to(None, quiet=True):  # no run has begun whose log it would be
+        trainer = build_trainer(configs[0])
     plugin, device = trainer.precision_plugin, trainer.strategy.root_device
     alone_on_core = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if alone_on_core else time.perf_counter  # others may use the core too
@@ -101,7 +104,10 @@ def trial(configs: Sequence[Config], datamodule: DataModule, trainer: L.Trainer)
     for size in sorted({min(FEW, len(configs)), len(configs)}):
         group = models[:size]
         optimizers = [build_optimizer(model, config) for model, config in zip(group, configs, strict=False)]
-        population = Population(group, optimizers)
         stacked_batch, stacked = batch_of(size)
-        together[size] = seconds(lambda p=population, b=stacked_batch, s=stacked: p.step(b, stacked=s))  # type: ignore[misc]
+        try:
+            population = Population(group, optimizers)
+            together[size] = seconds(lambda p=population, b=stacked_batch, s=stacked: p.step(b, stacked=s))  # type: ignore[misc]
+        except torch.OutOfMemoryError:
+            break
     return Trial(single, together)

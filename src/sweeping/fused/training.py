@@ -62,6 +62,7 @@ class Group:
         self._checkpoints = list(checkpoints)
         self._log = log
         self._failed, self._ended = failed, ended
+        datamodule.trainer = trainer  # its splits go to the device that trains
         self.loader = StackedLoader(datamodule, [member.config.datamodule.seed for member in members])
         self._losses: list[Tensor] = []
         self._loops_at: tuple[int, dict[str, Any]] | None = None
@@ -81,7 +82,6 @@ class Group:
         trainer.callbacks = [_Hooks(self)]  # type: ignore[attr-defined]
         if (first := self._checkpoints[0]) is not None:
             trainer.fit_loop.load_state_dict(first["loops"]["fit_loop"])
-        self.datamodule.trainer = trainer
         trainer.fit(_Module(self), self.loader, self.datamodule.loader("val"))
         self.leave(self.living)
 
@@ -105,6 +105,7 @@ class Group:
 
     def _fail(self, member: Member, error: Exception) -> None:
         member.fail(error)
+        self._log.drop(member.folder)
         self._failed(member, error)
 
     # ---- the way of a run ------------------------------------------------------------------------------------------
@@ -121,9 +122,9 @@ class Group:
         self.population = Population([m.model for m in self.members], [m.optimizer for m in self.members])
         with plugin.forward_context():  # metrics add up in the models' precision
             self._measuring = Measuring(self.members)
-        generators = torch.get_rng_state()
+        before = _drawn(device)
         for member in self.members:
-            member.join(self._loops, lambda: self._too_soon, lambda: not torch.equal(generators, torch.get_rng_state()))
+            member.join(self._loops, lambda: self._too_soon, lambda: not torch.equal(before, _drawn(device)))
 
     def _loops(self) -> dict[str, Any]:
         """Return the progress of the loops, looked up once a step."""
@@ -233,7 +234,6 @@ class Group:
 
     def leave(self, members: Sequence[Member]) -> None:
         """Let members end: test them, and record what came out."""
-
         if not members:
             return
         self.each(Member.end_training, members)
@@ -244,6 +244,7 @@ class Group:
         def end(member: Member) -> None:
             member.test(batches, *known.get(member, (None, None)))
             member.close(0)
+            self._log.drop(member.folder)
             self._ended(member)
 
         self.each(end, members)
@@ -384,6 +385,11 @@ class _Validation(_EvaluationLoop):
         self.batch_progress.increment_completed()
         self._has_run = True
         self._seen_batches_per_dataloader[dataloader_idx] += 1
+
+
+def _drawn(device: torch.device) -> Tensor:
+    """Return the state of the generators of which training on a device draws."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def _on_device(trainer: L.Trainer, batch: Batch) -> Batch:

@@ -14,6 +14,7 @@ from src.config.check import check
 from src.config.combinations import monitor_of
 from src.config.schema import Config
 from src.datamodules.base import DataModule
+from src.datamodules.memory import available_memory
 from src.errors import UserError
 from src.experiment import build_trainer, prepared_data, seeded_model
 from src.population.reasons import reason
@@ -24,13 +25,13 @@ from src.sweeping.fused.timing import trial
 from src.sweeping.fused.training import Group
 from src.sweeping.reporting import Reporter
 from src.sweeping.worker import Assignment, Declined, Ended, Event, Orders, Said, begun
+from src.tracking.checkpoints import bytes_of
 from src.tracking.load_checkpoint import load_checkpoint
 from src.tracking.run_folder import RunFolder
 from src.tracking.stopping import stop_request
 from src.tracking.summary import summarize
 
 log = logging.getLogger(__name__)
-
 
 Send = Callable[[Event], None]
 
@@ -72,9 +73,11 @@ def together(assignment: Assignment, orders: Orders) -> Ended:
             send(Ended(number, orders.outcome))
         return Ended(assignment.number, orders.outcome)
     except Exception as error:
-        log.exception("a group of %d jobs failed as one", len(left))
+        traceback.print_exc()
+        first = next(iter(str(error).splitlines()), "")
         for number in list(left):
-            send(Declined(number, f"training them as one failed: {type(error).__name__}: {error}"))
+            send(Declined(number, f"training them as one failed: {type(error).__name__}: {first}"))
+        return Ended(assignment.number, "failed", _traceback(error))
     return Ended(assignment.number, "finished")
 
 
@@ -97,9 +100,9 @@ def _parts(assignment: Assignment, send: Send) -> None:
         if problem := order_problem(datamodule, [job.config.datamodule.seed for job in jobs]):
             _decline(jobs, problem, send)
             continue
-        size = len(jobs)
-        if assignment.fuse == "auto":
-            measured = trial([job.config for job in jobs], datamodule, build_trainer(jobs[0].config))
+        size = min(len(jobs), _room(seeded_model(jobs[0].config, datamodule)))
+        if assignment.fuse == "auto" and size > 1:
+            measured = trial([job.config for job in jobs[:size]], datamodule)
             size = measured.size
             send(Said(f"group {-assignment.number}, {len(jobs)} jobs: {measured}"))
         if size == 1:
@@ -110,7 +113,18 @@ def _parts(assignment: Assignment, send: Send) -> None:
             _train(jobs[part::parts_of_size], datamodule, send)
 
 
-def _decline(jobs: Sequence["_Job"], why: str, send: Send) -> None:
+COPIES, SHARE = 8, 0.25
+"""Of the parameters of a member: weights, gradients, what an optimizer remembers, and the best of them in memory; and the
+share of the free memory that all members may take with them.
+"""
+
+
+def _room(model: torch.nn.Module) -> int:
+    """Return how many members have room in the memory."""
+    return max(1, int(SHARE * available_memory() / max(1, COPIES * bytes_of(model))))
+
+
+def _decline(jobs: Sequence[_Job], why: str, send: Send) -> None:
     for job in jobs:
         send(Declined(job.number, why))
 
@@ -135,28 +149,22 @@ def _like(first: Config, its: dict[str, Any], other: dict[str, Any]) -> Config:
     return first.model_copy(update=changed)
 
 
-def _train(jobs: Sequence["_Job"], datamodule: DataModule, send: Send) -> None:
+def _train(jobs: Sequence[_Job], datamodule: DataModule, send: Send) -> None:
     """Train jobs as one to their ends."""
     config = jobs[0].config
-    trainer = build_trainer(config)
-    summary = summarize(seeded_model(config, datamodule), next(iter(datamodule.loader("train"))))
-    folders = []
-    for job in jobs:
-        monitor, mode = monitor_of(job.config, datamodule.spec.task)
-        facts: dict[str, Any] = {"monitor": monitor, "mode": mode}
-        facts |= {"parameters": summary.parameters, "multiply_adds": summary.multiply_adds}
-        if (folder := job.folder) is None:
-            folder = RunFolder.create(job.assignment.folder, job.config.plain(), job.assignment.command, **facts)
-        else:
-            folder.note(**facts)
-            folder.resume(job.config.plain())
-        folders.append(folder)
     members: list[Member] = []
-    records = MembersLog(folders)
+    folders: list[RunFolder] = []
+    records = MembersLog()
     with records.kept(), stop_request.heard():
         try:
+            summary = summarize(seeded_model(config, datamodule), next(iter(datamodule.loader("train"))))
+            facts = {"parameters": summary.parameters, "multiply_adds": summary.multiply_adds}
+            for job in jobs:
+                folders.append(_opened(job, datamodule, facts))
+                records.add(folders[-1])
             datamodule.say_where()
             log.info("steps: as one with those of %d other jobs, src/sweeping/fused", len(jobs) - 1)
+            trainer = build_trainer(config)
             for job, folder in zip(jobs, folders, strict=True):
                 reporter = Reporter(job.number, send)
                 members.append(Member(job.number, job.config, folder, datamodule, trainer, [reporter]))
@@ -182,6 +190,17 @@ def _train(jobs: Sequence["_Job"], datamodule: DataModule, send: Send) -> None:
             for member in members:
                 if not member.gone:
                     member.close(1)
+
+
+def _opened(job: _Job, datamodule: DataModule, facts: dict[str, Any]) -> RunFolder:
+    """Return the run folder of a job, with the facts in its record: a new one, or that in which it goes on."""
+    monitor, mode = monitor_of(job.config, datamodule.spec.task)
+    facts = {"monitor": monitor, "mode": mode, **facts}
+    if job.folder is None:
+        return RunFolder.create(job.assignment.folder, job.config.plain(), job.assignment.command, **facts)
+    job.folder.note(**facts)
+    job.folder.resume(job.config.plain())
+    return job.folder
 
 
 def _traceback(error: BaseException) -> str:

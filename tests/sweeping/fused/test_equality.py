@@ -36,36 +36,38 @@ SEVERAL = [
 LENGTH = ["trainer.max_epochs=3", "trainer.limit_train_batches=7", "trainer.limit_val_batches=3"]
 
 
+def fitting(*leaves_out: str) -> list[list[str]]:
+    """Return the words of each job without those that the data or the model have no use for."""
+    return [[word for word in words if not word.startswith(leaves_out or ("-",))] for words in SEVERAL]
+
+
+LANGUAGE = ["model=transformer", "datamodule=text", "regularization.dropout=0", "optimizer=momentum"]
+OF_NUMBERS, OF_ONE_ORDER = "regularization.label_smoothing", "seed"
+
+
 @pytest.mark.parametrize(
-    "choices",
+    ("choices", "leaves_out"),
     [
-        ["model=mlp", "optimizer=adamw"],
-        pytest.param(["model=mlp", "datamodule=breast_cancer", "optimizer=nesterov"], marks=pytest.mark.slow),
-        pytest.param(["model=cnn", "regularization=batch_norm"], marks=pytest.mark.slow),
-        pytest.param(["model=gru"], marks=pytest.mark.slow),
-        pytest.param(["model=transformer"], marks=pytest.mark.slow),
+        (["model=mlp", "optimizer=adamw"], ()),
+        pytest.param(["model=mlp", "datamodule=breast_cancer", "optimizer=nesterov"], (), marks=pytest.mark.slow),
+        # The gradient of a bias before a normalisation is nought but for rounding, which Adam would make large.
+        pytest.param(["model=cnn", "regularization=batch_norm", "optimizer=momentum"], (), marks=pytest.mark.slow),
+        pytest.param(["model=gru", "datamodule=mackey_glass"], (OF_NUMBERS,), marks=pytest.mark.slow),
+        pytest.param(["model=mlp", "datamodule=diabetes"], (OF_NUMBERS,), marks=pytest.mark.slow),
+        pytest.param(
+            ["model=transformer", "datamodule=text", "regularization.dropout=0", "optimizer=momentum"],
+            (OF_ONE_ORDER,),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["model=lstm", "datamodule=text_classification"], (OF_ONE_ORDER,), marks=pytest.mark.slow),
     ],
     ids=lambda choices: "-".join(word.partition("=")[2] for word in choices),
 )
-def test_in_64_bits_a_member_is_its_own_run(both: Callable[..., Both], choices: list[str]) -> None:
-    found = both([*choices, *LENGTH, "trainer.precision=64-true", "trainer.log_every_n_steps=2"], SEVERAL)
-    assert_same_runs(found, 1e-10)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("data", ["diabetes", "mackey_glass"])
-def test_tasks_of_numbers(both: Callable[..., Both], data: str) -> None:
-    own = [words for words in SEVERAL if not any("label_smoothing" in word for word in words)]
-    assert_same_runs(both(["model=mlp", f"datamodule={data}", *LENGTH, "trainer.precision=64-true"], own), 1e-10)
-
-
-@pytest.mark.slow
-def test_language_modelling(both: Callable[..., Both]) -> None:
-    """Batches without weights of many losses an example, and metrics that are sums."""
-    choices = ["model=transformer", "datamodule=text", *LENGTH, "trainer.precision=64-true"]
-    assert_same_runs(
-        both(choices, [words for words in SEVERAL if "seed=1" not in words and "seed=2" not in words]), 1e-9
-    )
+def test_in_64_bits_a_member_is_its_own_run(
+    both: Callable[..., Both], choices: list[str], leaves_out: tuple[str, ...]
+) -> None:
+    shared = [*choices, *LENGTH, "trainer.precision=64-true", "trainer.log_every_n_steps=2"]
+    assert_same_runs(both(shared, fitting(*leaves_out)), 1e-10)
 
 
 @pytest.mark.slow
