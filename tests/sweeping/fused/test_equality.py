@@ -63,7 +63,9 @@ def test_tasks_of_numbers(both: Callable[..., Both], data: str) -> None:
 def test_language_modelling(both: Callable[..., Both]) -> None:
     """Batches without weights of many losses an example, and metrics that are sums."""
     choices = ["model=transformer", "datamodule=text", *LENGTH, "trainer.precision=64-true"]
-    assert_same_runs(both(choices, [words for words in SEVERAL if "seed=1" not in words and "seed=2" not in words]), 1e-9)
+    assert_same_runs(
+        both(choices, [words for words in SEVERAL if "seed=1" not in words and "seed=2" not in words]), 1e-9
+    )
 
 
 @pytest.mark.slow
