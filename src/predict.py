@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = parser.parse_args(argv)
     with errors_for_people():
         generation = Generation(**{field.name: getattr(words, field.name) for field in fields(Generation)})
-        output = AnswerFile(words.output) if words.output else None
+        output = AnswerFile(words.output, words.inputs) if words.output else None
         from src.experiment import answer, continuation
 
         loaded, arguments = _ready(words.run, generation)
@@ -225,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _line(shown: str, found: dict[str, Any]) -> str:
-    shown = shown.strip().replace("\n", "; ")
+    shown = shown.encode(errors="backslashreplace").decode().strip().replace("\n", "; ")
     shown = shown if len(shown) <= 40 else shown[:37] + "..."
     probabilities = found.get("probabilities", {})
     likely = sorted(probabilities.items(), key=lambda pair: -pair[1])[:3]

@@ -61,6 +61,11 @@ class DataModule(L.LightningDataModule):
         """Processes that read; None takes those of `src.datamodules.streaming.default_workers`."""
         self.movable = True
         """Whether splits may be moved to the training device."""
+        self.paths: dict[str, Path] = {}
+        """Where the splits lie that a person gave, of kinds that take them one by one; the others are drawn from train."""
+        self.whole = False
+        """Whether all that the person's file holds is the test split; `load` returns this one alone then."""
+        self._asked: str | None = None
         self._splits: dict[str, Batch] | None = None
         self._fold: Fold | None = None
         self._asked_for_fold = False
@@ -96,6 +101,22 @@ class DataModule(L.LightningDataModule):
         """Return each split, whole, as one batch: {"train": …, "val": …, "test": …}. Where `readers` make the inputs, the
         numbers of the examples stand in their place.
         """
+
+    def ask_for(self, name: str, whole: bool = False) -> None:
+        """Leave out every other split, where this one has a file of its own; the preparation must be there already.
+
+        Args:
+            name: train, val or test.
+            whole: take all of the person's file for it.
+        """
+        self._asked, self.whole, self._splits = name, whole, None
+        own = name in self.paths and (name == "test" or (name == "val" and self._fold is None))
+        if self.paths and (whole or own):
+            self.paths = {name: self.paths["train" if whole else name]}
+
+    def place_of(self, name: str) -> Path:
+        """Return where a split of `paths` was taken from."""
+        return self.paths.get(name) or self.paths["train"]
 
     @property
     @abstractmethod
@@ -152,9 +173,10 @@ class DataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if self._splits is None:
-            self.kept_together()  # refuse a column that is not there, whether or not `load` asks for it
+            if self._asked is None:
+                self.kept_together()  # refuse a column that is not there, whether or not `load` asks for it
             self._splits, self._moved = self.load(), {}
-            if self._fold is not None and not self._asked_for_fold:
+            if self._fold is not None and not self._asked_for_fold and self._asked is None:
                 raise UserError(
                     f"cross_validation: {type(self).__name__} cannot be cut into folds; its load() must use self.fold "
                     "(docs/extending.md)"

@@ -87,7 +87,7 @@ class CSV(DataModule):
         parts = self.rows()
         if self.columns is None:
             self.columns = self._fitted(parts["train"])
-        self._fit_targets(parts["train"])
+            self._fit_targets(parts["train"])
         return {
             name: LabelledBatch(self.columns.apply(part), self._answers(name, part)) for name, part in parts.items()
         }
@@ -97,6 +97,8 @@ class CSV(DataModule):
     def rows(self) -> dict[str, list[Row]]:
         """Return the rows of each split that have a target."""
         given = {name: self._labelled(path) for name, path in self.paths.items()}
+        if "train" not in given:
+            return given
         self._refuse_quantities(given["train"])
         together = self._together()
         label = itemgetter(self.targets[0])
@@ -192,10 +194,7 @@ class CSV(DataModule):
     def _fit_targets(self, rows: Sequence[Row]) -> None:
         where = str(self.paths["train"])
         if self.task == "regression":
-            if self.target_scale is None:
-                self.target_scale = Standardizer.fit(self._numbers(rows))
-            return
-        if self.classes:
+            self.target_scale = Standardizer.fit(self._numbers(rows))
             return
         labels = [row[self.targets[0]] for _, row in rows]
         self.classes = classes_of(labels, where)
@@ -220,8 +219,7 @@ class CSV(DataModule):
     def _answers(self, name: str, rows: Sequence[Row]) -> Tensor:
         if self.target_scale is not None:
             return self.target_scale.apply(self._numbers(rows))
-        path = self.paths.get(name, self.paths["train"])
-        numbers = class_numbers([row[self.targets[0]] for _, row in rows], self.classes, str(path))
+        numbers = class_numbers([row[self.targets[0]] for _, row in rows], self.classes, str(self.place_of(name)))
         return numbers if self.task == "classification" else numbers.float()
 
     # ---- as every data source ---------------------------------------------------------------------------------------

@@ -25,12 +25,15 @@ ROWS_A_MONTH = {"h": 30 * 24, "m": 30 * 24 * 4}
 MONTHS = {"train": 12, "val": 4, "test": 4}
 
 _BASE = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small"
-_SUMS = {"h1": "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066"}
+_SUMS = {
+    "h1": "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
+    "h2": "a3dc2c597b9218c7ce1cd55eb77b283fd459a1d09d753063f944967dd6b9218b",
+    "m1": "6ce1759b1a18e3328421d5d75fadcb316c449fcd7cec32820c8dafda71986c9e",
+    "m2": "db973ca252c6410a30d0469b13d696cf919648d0f3fd588c60f03fdbdbadd1fd",
+}
 FILES = {
-    name: PublicFile(
-        f"{_BASE}/ETT{name}.csv", f"ett/ETT{name}.csv", _SUMS.get(name), also=(f"ETT-small/ETT{name}.csv",)
-    )
-    for name in ("h1", "h2", "m1", "m2")
+    name: PublicFile(f"{_BASE}/ETT{name}.csv", f"ett/ETT{name}.csv", known, also=(f"ETT-small/ETT{name}.csv",))
+    for name, known in _SUMS.items()
 }
 
 

@@ -38,6 +38,7 @@ class Series(Windows):
     ) -> None:
         super().__init__(**rest)
         self.path = Path(path)
+        self.where = str(path)
         self.named = column is not None
         if column is not None:
             self.targets = (column,) if isinstance(column, str) else tuple(column)

@@ -104,7 +104,8 @@ def completed(
     """Draw the splits that are not given out of the training examples.
 
     Args:
-        given: the examples of ``train``, and of those other splits that have some of their own.
+        given: the examples of ``train``, and of those other splits that have some of their own; without ``train``,
+            nothing is drawn.
         val_fraction, test_fraction: shares of a split that is drawn.
         seed: the same seed draws the same split.
         group: names the group of an example; each is drawn in the same proportion.
@@ -114,6 +115,8 @@ def completed(
     Raises:
         UserError: if a part would be empty.
     """
+    if "train" not in given:
+        return given
     whole = given["train"]
     shares = {"val": val_fraction, "test": test_fraction}
     drawn = {name: 0.0 if name in given else share for name, share in shares.items()}

@@ -79,8 +79,8 @@ class Text(DataModule):
         for name, part in tokens.items():
             if len(part) <= self.context:
                 raise UserError(
-                    f"{self.path}: every split needs more tokens than datamodule.context={self.context}, and {name} has "
-                    f"{len(part):,}"
+                    f"{self.path}: every split needs more tokens than datamodule.context={self.context}, and {name} "
+                    f"has {len(part):,}"
                 )
         return {name: LanguageBatch(self._windows(part)) for name, part in tokens.items()}
 
@@ -91,6 +91,8 @@ class Text(DataModule):
 
     def _parts(self, length: int) -> dict[str, tuple[int, int]]:
         """Return the first character of each split and the one behind its last."""
+        if self.whole:
+            return {"test": (0, length)}
         val, test = (round(length * fraction) for fraction in self.fractions)
         if min(val, test, length - val - test) <= self.context:
             raise UserError(

@@ -77,13 +77,11 @@ class TextClassification(DataModule):
         if not self.classes:
             self.classes = classes_of((label for _, label in rows["train"]), str(self.paths["train"]))
         labels = {
-            name: class_numbers(
-                [label for _, label in part], self.classes, str(self.paths.get(name, self.paths["train"]))
-            )
+            name: class_numbers([label for _, label in part], self.classes, str(self.place_of(name)))
             for name, part in rows.items()
         }
         texts = {name: [text for text, _ in part] for name, part in rows.items()}
-        self._training = texts["train"]
+        self._training = texts.get("train", [])
         if self.augmentation is not None:
             self.augmentation.fit(self._training)
         if self.vocabulary is None:
