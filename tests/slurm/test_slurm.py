@@ -56,7 +56,7 @@ ON_SLURM = ["hydra/launcher=submitit_slurm", "hydra.launcher.poll_seconds=1"]
 
 def done(words: list[str]) -> tuple[int, str]:
     process = start(words)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     return process.returncode, output
 
 
@@ -118,7 +118,7 @@ def test_more_urgent_work_preempts_and_the_jobs_come_back(sweep: Words, tmp_path
     if "urgent" not in subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True).stdout:
         pytest.skip("this cluster has no partition 'urgent' that preempts")
     subprocess.run(["srun", "--partition=urgent", "--ntasks=2", "sleep", "2"], check=True, timeout=120)
-    output, _ = driver.communicate(timeout=300)
+    output, _ = driver.communicate(timeout=900)
     assert driver.returncode == 0, output
     found = records(folder)
     assert len(found) == 2 and all(len(record["resumed"]) == 1 for record in found.values()), "both were preempted"
@@ -138,7 +138,7 @@ def test_a_cancelled_job_costs_itself_alone_and_ctrl_c_saves_the_rest(sweep: Wor
     wait_for(lambda: len(records(folder)) == 3)
     wait_for(running(folder, 2))
     driver.send_signal(signal.SIGINT)
-    output, _ = driver.communicate(timeout=120)
+    output, _ = driver.communicate(timeout=300)
     assert driver.returncode == 130, output
     assert f"its SLURM job {jobs[0]} ended: CANCELLED" in output, output
     wait_for(lambda: queue("stopped") == {})  # nothing is left in the queue
@@ -167,10 +167,12 @@ def test_a_search_prunes_and_outlives_its_driver(sweep: Words, tmp_path: Path) -
     driver.communicate()
     before = {name: record for name, record in records(folder).items() if record["status"] == "finished"}
     code, output = done(words)
-    assert code == 0 and "1 of 4 jobs finished, 3 pruned" in output, output
+    assert code == 0, output
     after = records(folder)
-    assert {name: after[name] for name in before} == before
-    assert sorted(record["status"] for record in after.values()) == ["finished", "pruned", "pruned", "pruned"]
+    assert len(after) == 4 and {name: after[name] for name in before} == before
+    pruned = sum(record["status"] == "pruned" for record in after.values())
+    assert pruned >= 2, "all that a driver watched; the one in between may have come to its end alone"
+    assert f"{4 - pruned} of 4 jobs finished, {pruned} pruned" in output
     assert done(words)[1].count("(4 finished before)") == 1 and records(folder) == after
 
 

@@ -46,7 +46,7 @@ def _alive(process: Path) -> bool:
     return ") Z " not in (process / "stat").read_text()
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 120.0) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 300.0) -> Any:
     """Wait until something is true, and return it."""
     end = time.monotonic() + seconds
     while not (found := what()):

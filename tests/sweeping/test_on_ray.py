@@ -17,7 +17,7 @@ Words = Callable[..., list[str]]
 
 pytestmark = pytest.mark.slow
 
-LONG = 300.0
+LONG = 600.0
 """Seconds: Ray starts a dozen processes, which takes its time on a busy machine."""
 
 
