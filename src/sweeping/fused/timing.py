@@ -20,6 +20,8 @@ STEPS = 3
 """Timed steps of each way, after one that is not; the fastest counts."""
 FEW = 8
 """Members of the smaller group that is tried."""
+CLEAR = 3.0
+"""How many times faster all as one must be, for the smaller group not to be tried."""
 GAIN = 1.05
 """How many times faster it must be as one: a group has costs of its own, and memory."""
 
@@ -40,11 +42,13 @@ class Trial:
     def size(self) -> int:
         """The members of the fastest group; 1 where one by one is as fast."""
         if not self.together:
-            return 1  # not even a few have room in the device's memory
+            return 1
         best = min(self.together, key=lambda size: self.together[size] / size)
         return best if self.alone * best > GAIN * self.together[best] else 1
 
     def __str__(self) -> str:
+        if not self.together:
+            return "there is no room for several in the device's memory: one by one"
         parts = [
             f"a step of {size} takes {1000 * seconds:.2f} ms as one and {1000 * size * self.alone:.2f} ms one by one"
             for size, seconds in sorted(self.together.items(), reverse=True)
@@ -101,7 +105,7 @@ def trial(configs: Sequence[Config], datamodule: DataModule) -> Trial:
 
     single, together = seconds(alone), {}
     models = [made(config) for config in configs]
-    for size in sorted({min(FEW, len(configs)), len(configs)}):
+    for size in sorted({min(FEW, len(configs)), len(configs)}, reverse=True):
         group = models[:size]
         optimizers = [build_optimizer(model, config) for model, config in zip(group, configs, strict=False)]
         stacked_batch, stacked = batch_of(size)
@@ -109,5 +113,7 @@ def trial(configs: Sequence[Config], datamodule: DataModule) -> Trial:
             population = Population(group, optimizers)
             together[size] = seconds(lambda p=population, b=stacked_batch, s=stacked: p.step(b, stacked=s))  # type: ignore[misc]
         except torch.OutOfMemoryError:
+            continue
+        if single * size > CLEAR * together[size]:
             break
     return Trial(single, together)
