@@ -136,12 +136,12 @@ def download(url: str, target: Path, settled: Callable[[Path], bool]) -> None:
                 partial.unlink()
                 if not continued:  # else the earlier part was wrong
                     raise UserError(
-                        f"{target}: this file is missing, and the {size:,} bytes that were sent for it are not the "
+                        f"{target} is missing, and the {size:,} bytes that were sent for it are not the "
                         f"published file; a network that wants a login answers like this.\n{by_hand}"
                     )
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise UserError(f"{target}: this file is missing and cannot be downloaded ({reason}).\n{by_hand}") from error
+        raise UserError(f"{target} is missing and cannot be downloaded ({reason}).\n{by_hand}") from error
 
 
 def fetch(url: str, partial: Path) -> None:
