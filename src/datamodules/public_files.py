@@ -116,12 +116,14 @@ def download(url: str, target: Path, settled: Callable[[Path], bool]) -> None:
 
     Args:
         url: where it is.
-        target: where it belongs; nothing is done if it is there when no other process downloads it any more.
+        target: where it belongs; nothing is done if it is there, or another process has put it there meanwhile.
         settled: given the downloaded file, puts it in its place and returns True, or False if it is a wrong one.
 
     Raises:
         UserError: if it cannot be had, or is wrong.
     """
+    if target.exists():
+        return
     partial = target.with_name(f".{target.name}.partial")
     by_hand = f"Its address: {url}\nPut it there, or set paths.data (or GRIDLIGHT_DATA) to where it lies"
     try:

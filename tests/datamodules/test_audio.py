@@ -161,6 +161,7 @@ def test_the_test_set_is_index_0_to_4(recordings):
     parts = {
         name: {path.stem for path, _ in part} for name, part in digits(recordings, val_fraction=0.5).files().items()
     }
+    assert [path.name for path in (recordings / "fsdd").iterdir()] == ["recordings"], "nothing is written beside them"
     assert parts["test"] == {f"{d}_{s}_{i}" for d in range(10) for s in ("ann", "bob") for i in range(5)}
     for name in ("train", "val"):  # one of each digit and speaker
         assert len(parts[name]) == 20 and len({stem.rpartition("_")[0] for stem in parts[name]}) == 20
