@@ -151,7 +151,7 @@ def answers_to(loaded: "Loaded", inputs: Sequence[str], **arguments: Any) -> Ite
             for one in some:
                 yield from answers_to(loaded, [one], **arguments)
             continue
-        names = some if size == len(some) else [f"{some[0]}, row {number}" for number in range(1, size + 1)]
+        names = some if size == len(some) else [f"{some[0]}, example {number}" for number in range(1, size + 1)]
         for first in range(0, size, AT_ONCE):
             part = type(batch)(*(tensor[first : first + AT_ONCE] for tensor in batch))
             yield from zip(names[first : first + AT_ONCE], answer(loaded, part, **arguments), strict=True)

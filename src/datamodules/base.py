@@ -175,12 +175,22 @@ class DataModule(L.LightningDataModule):
         if self._splits is None:
             if self._asked is None:
                 self.kept_together()  # refuse a column that is not there, whether or not `load` asks for it
-            self._splits, self._moved = self.load(), {}
+            try:
+                self._splits, self._moved = self.load(), {}
+            except UserError as error:
+                raise UserError(self._placed(str(error))) from error
             if self._fold is not None and not self._asked_for_fold and self._asked is None:
                 raise UserError(
                     f"cross_validation: {type(self).__name__} cannot be cut into folds; its load() must use self.fold "
                     "(docs/extending.md)"
                 )
+
+    def _placed(self, said: str) -> str:
+        """Return what is wrong with the data, with the file and the fold."""
+        places = [str(path) for path in self.paths.values()]
+        if places and not any(place in said for place in places):
+            said = f"{places[0]}: {said}"
+        return f"cross_validation, fold {self._fold.number} of {self._fold.of}: {said}" if self._fold else said
 
     def split(self, name: str) -> Batch:
         """Return one split, whole, as `load` made it."""

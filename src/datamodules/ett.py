@@ -15,7 +15,7 @@ from src.datamodules.base import DataModule
 from src.datamodules.baselines import scores
 from src.datamodules.public_files import PublicFile
 from src.datamodules.records import read_text
-from src.datamodules.rows import looks_like_file, read_rows
+from src.datamodules.rows import is_number, looks_like_file, read_rows
 from src.datamodules.standardizing import Standardizer
 from src.errors import UserError
 from src.spec import DataSpec
@@ -167,11 +167,7 @@ def _rows(text: str, where: str) -> np.ndarray:
         raise UserError(f"{where}: the columns must be date,{','.join(SERIES)}, not {','.join(header)[:80]}")
     rows = []
     for number, cells in enumerate(lines, 2):
-        try:
-            row = [float(cell) for cell in cells[1:]]
-        except ValueError as error:
-            raise UserError(f"{where}, row {number}: {error}") from error
-        if len(row) != len(SERIES) or not np.isfinite(row).all():
+        if len(cells) != 1 + len(SERIES) or not all(map(is_number, cells[1:])):
             raise UserError(f"{where}, row {number}: {len(SERIES)} numbers are expected after the date")
-        rows.append(row)
+        rows.append([float(cell) for cell in cells[1:]])
     return np.array(rows)

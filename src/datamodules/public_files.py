@@ -116,12 +116,14 @@ def download(url: str, target: Path, settled: Callable[[Path], bool]) -> None:
 
     Args:
         url: where it is.
-        target: where it belongs; nothing is done if it is there when no other process downloads it any more.
+        target: where it belongs; nothing is done if it is there, or another process has put it there meanwhile.
         settled: given the downloaded file, puts it in its place and returns True, or False if it is a wrong one.
 
     Raises:
         UserError: if it cannot be had, or is wrong.
     """
+    if target.exists():
+        return
     partial = target.with_name(f".{target.name}.partial")
     by_hand = f"Its address: {url}\nPut it there, or set paths.data (or GRIDLIGHT_DATA) to where it lies"
     try:
@@ -136,12 +138,12 @@ def download(url: str, target: Path, settled: Callable[[Path], bool]) -> None:
                 partial.unlink()
                 if not continued:  # else the earlier part was wrong
                     raise UserError(
-                        f"{target}: this file is missing, and the {size:,} bytes that were sent for it are not the "
+                        f"{target} is missing, and the {size:,} bytes that were sent for it are not the "
                         f"published file; a network that wants a login answers like this.\n{by_hand}"
                     )
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise UserError(f"{target}: this file is missing and cannot be downloaded ({reason}).\n{by_hand}") from error
+        raise UserError(f"{target} is missing and cannot be downloaded ({reason}).\n{by_hand}") from error
 
 
 def fetch(url: str, partial: Path) -> None:

@@ -144,6 +144,9 @@ class TextClassification(DataModule):
         texts = [text for given in inputs for text in self._read(given)]
         return LabelledBatch(self._tokens(texts, warn=True), torch.zeros(len(texts), dtype=torch.int64))
 
+    def listed(self, inputs: Sequence[str]) -> list[str]:
+        return [text for given in inputs for text in self._read(given)]
+
     def _read(self, given: str) -> list[str]:
         if os.path.isfile(given) or (not any(map(str.isspace, given)) and looks_like_file(given)):
             path = Path(given)
