@@ -21,7 +21,7 @@ from src.sweeping.pool import shared_modules
         (["sweep.resume=outputs/sweeps/x"], None),
         (["callbacks.early_stopping=3", "model._target_=my.Net"], {"src.datamodules.digits"}),
     ],
-    ids=str,
+    ids=lambda value: " ".join(sorted(value or ["nothing"])),
 )
 def test_what_all_jobs_share_is_imported_and_no_more(words: list[str], expected: set[str] | None) -> None:
     with own_hydra():
