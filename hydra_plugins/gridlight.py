@@ -79,6 +79,30 @@ class LocalLauncher(SweepLauncher):
         warm_up(self.config)
 
 
+class FusedLauncher(LocalLauncher):
+    """Trains the jobs of a sweep that differ only in numbers as one; the others run as with `LocalLauncher`.
+
+    Args:
+        fuse: ``auto``, ``always`` or ``never``.
+        members: most jobs that train as one.
+        settings: of `LocalLauncher`.
+    """
+
+    def __init__(self, fuse: str = "auto", members: int = 64, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.fuse, self.members = fuse, members
+
+    def executor(self) -> "Callable[[Path], Executor]":
+        from src.sweeping.fused.pool import fused_pool
+
+        return fused_pool(self.config, self.fuse, self.members, self.jobs, self.devices_per_job, self.threads)
+
+    def warm_up(self) -> None:
+        from src.sweeping.pool import warm_up
+
+        warm_up(self.config, "src.sweeping.warm" if self.fuse == "never" else "src.sweeping.fused.warm")
+
+
 class SubmititSlurmLauncher(SweepLauncher):
     """Runs the jobs of a sweep on a SLURM cluster; see conf/hydra/launcher/submitit_slurm.yaml."""
 

@@ -1,6 +1,6 @@
 """DataSpec: what a datamodule tells a model about its data."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -58,7 +58,7 @@ class DataSpec:
 
     def to_plain(self) -> dict[str, Any]:
         """Return plain containers, for a checkpoint that loads with ``weights_only=True``."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "DataSpec":

@@ -80,13 +80,18 @@ class BatchLoader:
         self._given_before = state_dict["epoch"], state_dict["given"]
 
     def __iter__(self) -> Iterator[Batch]:
+        for batch in self.counted(self.indices()):
+            yield self.collate(batch) if self.collate else batch
+
+    def counted(self, indices: Sequence[torch.Tensor]) -> Iterator[Batch]:
+        """Yield what each index cuts out that was not given before, and count it."""
         epoch, given = self._given_before or (self.epoch, 0)
         start = given if epoch == self.epoch else 0
         self._given_before = None
         self._given = start
-        for batch in self.cut(self._indices(), start):
+        for batch in self.cut(indices, start):
             self._given += 1
-            yield self.collate(batch) if self.collate else batch
+            yield batch
 
     def cut(self, indices: Sequence[torch.Tensor], start: int) -> Iterator[Batch]:
         """Yield the examples of each index [B], from batch `start` on."""
@@ -98,7 +103,8 @@ class BatchLoader:
         size = len(self.split[0])
         return -(-size // self.world_size) if self.shuffle else size // self.world_size
 
-    def _indices(self) -> list[torch.Tensor]:
+    def indices(self) -> list[torch.Tensor]:
+        """Return the examples [B] of each batch of this epoch."""
         chunks = list(self._order().to(self.split[0].device).split(self.batch_size))
         if len(chunks) > len(self):
             chunks[-2:] = [torch.cat(chunks[-2:])]

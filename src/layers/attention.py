@@ -28,6 +28,18 @@ class KeyValueCache:
             self.keys, self.values = self.keys[rows], self.values[rows]
 
 
+def softmax_of_scores(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """Return softmax(Q K^T / √d_k) [B, h, T, S]; arguments as in `MultiHeadAttention.attend`."""
+    scores = query @ key.transpose(2, 3) / math.sqrt(query.size(3))
+    if causal:
+        seen = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
+        mask = seen if mask is None else mask & seen
+    if mask is None:
+        return scores.softmax(-1)
+    weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
+    return weights.masked_fill(~mask, 0.0)  # a query that may look nowhere gets nothing, as from the fused product
+
+
 class MultiHeadAttention(nn.Module):
     """Concat(head_1, …, head_h) W^O, each head softmax(Q K^T / √d_k) V.
 
@@ -35,6 +47,8 @@ class MultiHeadAttention(nn.Module):
         d_model: width of queries, keys, values and output.
         num_heads: h; divides d_model.
         dropout: probability to drop an attention weight.
+
+    Weights and biases start as those of ``torch.nn.MultiheadAttention``.
 
     While `attention_weights` records, `weights` [B, h, T, S] are those of the last forward pass; else they are None.
     """
@@ -49,8 +63,9 @@ class MultiHeadAttention(nn.Module):
         self.query = nn.Linear(d_model, d_model)
         self.key_value = nn.Linear(d_model, 2 * d_model)
         self.output = nn.Linear(d_model, d_model)
-        for layer in (self.query, self.key_value):
-            nn.init.xavier_uniform_(layer.weight)
+        for weight in (self.query.weight, *self.key_value.weight.chunk(2)):
+            nn.init.xavier_uniform_(weight, gain=math.sqrt(0.5))  # what torch gets by filling all three as one matrix
+        for layer in (self.query, self.key_value, self.output):
             nn.init.zeros_(layer.bias)
 
     def forward(
@@ -85,22 +100,19 @@ class MultiHeadAttention(nn.Module):
                 assert cache.keys is None or query.size(2) == 1
                 key, value = cache.extend(key, value)
         causal = bool(causal and query.size(2) > 1)
-        if self.records:
-            attended = self._recorded(query, key, value, mask, causal)
-        else:
-            dropped = self.dropout if self.training else 0.0
-            attended = F.scaled_dot_product_attention(query, key, value, mask, dropped, causal)
-        return self.output(attended.transpose(1, 2).flatten(2))
+        attend = self._recorded if self.records else self.attend
+        return self.output(attend(query, key, value, mask, causal).transpose(1, 2).flatten(2))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """Return the heads' outputs [B, h, T, d_k], from queries [B, h, T, d_k], keys and values [B, h, S, d_k]; mask and
+        causal as in `forward`.
+        """
+        dropped = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(query, key, value, mask, dropped, causal)
 
     def _recorded(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """Attend step by step as the textbook writes it, and keep the weights that the values were summed with."""
-        scores = query @ key.transpose(2, 3) / math.sqrt(query.size(3))
-        if causal:
-            seen = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
-            mask = seen if mask is None else mask & seen
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -math.inf)
-        self.weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
+        self.weights = F.dropout(softmax_of_scores(query, key, mask, causal), self.dropout, self.training)
         return self.weights @ value
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -38,9 +38,9 @@ class Cell(nn.Module):
         self.W_h = nn.Parameter(torch.empty(rows, hidden_size).uniform_(-bound, bound))
         self.b = nn.Parameter(torch.empty(rows).uniform_(-bound, bound))
 
-    def weights(self) -> tuple[Tensor, ...]:
+    def weights(self, W_h: Tensor) -> tuple[Tensor, ...]:
         """Return the blocks of W_h that `step` multiplies with, transposed."""
-        return (self.W_h.t(),)
+        return (W_h.mT,)
 
     def step(self, a: Tensor, state: State, weights: tuple[Tensor, ...]) -> State:
         """Return the next state.
@@ -49,6 +49,8 @@ class Cell(nn.Module):
             a: W_x·x_t + b [B, gates · H].
             state: the state before.
             weights: what `weights` returned.
+
+        All may have a dimension of members in front.
         """
         raise NotImplementedError
 
@@ -75,7 +77,7 @@ class Cell(nn.Module):
         """Read forwards; arguments and results as in `forward`."""
         a = F.linear(x, self.W_x, self.b)  # [T, B, gates · H]
         state = tuple(part.to(a.dtype) for part in state)  # autocast may have changed it
-        weights = self.weights()
+        weights = self.weights(self.W_h)
         outputs = []
         for a_t, valid_t in zip(a.unbind(0), [None] * len(a) if valid is None else valid.unbind(0), strict=True):
             after = self.step(a_t, state, weights)
@@ -86,6 +88,11 @@ class Cell(nn.Module):
         return torch.stack(outputs), state
 
 
+def _add_product(a: Tensor, h: Tensor, W: Tensor) -> Tensor:
+    """Return a + h·W, of matrices or of as many as there are members."""
+    return torch.addmm(a, h, W) if a.dim() == 2 else torch.baddbmm(a, h, W)
+
+
 class RNNCell(Cell):
     """Vanilla RNN."""
 
@@ -93,7 +100,7 @@ class RNNCell(Cell):
 
     def step(self, a: Tensor, state: State, weights: tuple[Tensor, ...]) -> State:
         (h,), (W_hh,) = state, weights
-        return (torch.tanh(torch.addmm(a, h, W_hh)),)
+        return (torch.tanh(_add_product(a, h, W_hh)),)
 
 
 class LSTMCell(Cell):
@@ -115,15 +122,15 @@ class GRUCell(Cell):
 
     gates = ("r", "z", "h")
 
-    def weights(self) -> tuple[Tensor, ...]:
-        gates, candidate = self.W_h.split((2 * self.hidden_size, self.hidden_size))
-        return gates.t(), candidate.t()
+    def weights(self, W_h: Tensor) -> tuple[Tensor, ...]:
+        gates, candidate = W_h.split((2 * self.hidden_size, self.hidden_size), -2)
+        return gates.mT, candidate.mT
 
     def step(self, a: Tensor, state: State, weights: tuple[Tensor, ...]) -> State:
         (h,), (W_rz, W_h) = state, weights
         a_rz, a_h = a.split((2 * self.hidden_size, self.hidden_size), -1)
-        r, z = torch.addmm(a_rz, h, W_rz).sigmoid().chunk(2, -1)
-        candidate = torch.tanh(torch.addmm(a_h, r * h, W_h))
+        r, z = _add_product(a_rz, h, W_rz).sigmoid().chunk(2, -1)
+        candidate = torch.tanh(_add_product(a_h, r * h, W_h))
         return (torch.lerp(h, candidate, z),)  # (1 - z) ⊙ h + z ⊙ candidate
 
 
@@ -168,7 +175,8 @@ class Layers(nn.Module):
     ) -> None:
         super().__init__()
         self.num_layers, self.hidden_size = num_layers, hidden_size
-        self.bidirectional, self.dropout = bidirectional, dropout
+        self.bidirectional = bidirectional
+        self.dropout = nn.Dropout(dropout)
         self.num_states = cell.num_states
         self.directions = 2 if bidirectional else 1
         widths = [input_size] + [self.directions * hidden_size] * (num_layers - 1)
@@ -206,7 +214,7 @@ class Layers(nn.Module):
                 after.append(last)
             outputs = torch.cat(read, -1) if self.bidirectional else read[0]
             if layer + 1 < self.num_layers:
-                outputs = F.dropout(outputs, self.dropout, self.training)
+                outputs = self.dropout(outputs)
         if valid is not None:
             outputs = outputs * valid
         stacked = tuple(torch.stack(parts) for parts in zip(*after, strict=True))

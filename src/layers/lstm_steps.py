@@ -24,22 +24,28 @@ class LSTMSteps(torch.autograd.Function):
         W_x, W_h, b: [4 · H, F], [4 · H, H], [4 · H]; the gates in the order o, f, i, C.
         h, C: the state before the first step [B, H].
         valid: [T, B, 1] True where a step is no padding, or None.
+
+    Of K networks at once each has a dimension of members in front of B, and the weights in front of all.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, W_x: Tensor, W_h: Tensor, b: Tensor, h: Tensor, C: Tensor, valid: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        gates = F.linear(x, W_x, b)  # [T, B, 4 · H], and later σ and tanh of it
+        members = W_h.dim() == 3
+        gates = (
+            _linear_of_members(x, W_x, b) if members else F.linear(x, W_x, b)
+        )  # [T, B, 4 · H]; later σ and tanh of it
+        add_product = Tensor.baddbmm_ if members else Tensor.addmm_
         x, W_x, W_h = (tensor.to(gates.dtype) for tensor in (x, W_x, W_h))  # autocast may have changed it
         hs, Cs = gates.new_empty(2, len(x) + 1, *h.shape)
         hs[0], Cs[0] = h, C
         tanhs = torch.empty_like(hs[1:])
         sigmoids = gates[..., : -h.size(-1)].unbind(0)
         o, f, i, candidate = (gate.unbind(0) for gate in gates.chunk(4, -1))
-        h_of, C_of, tanh_of, W = hs.unbind(0), Cs.unbind(0), tanhs.unbind(0), W_h.t()
+        h_of, C_of, tanh_of, W = hs.unbind(0), Cs.unbind(0), tanhs.unbind(0), W_h.mT
         for t, gates_t in enumerate(gates.unbind(0)):
-            gates_t.addmm_(h_of[t], W)  # W·[h_{t-1}, x_t] + b of every gate
+            add_product(gates_t, h_of[t], W)  # W·[h_{t-1}, x_t] + b of every gate
             sigmoids[t].sigmoid_()
             candidate[t].tanh_()
             torch.mul(f[t], C_of[t], out=C_of[t + 1]).addcmul_(i[t], candidate[t])  # C_t = f ⊙ C_{t-1} + i ⊙ C̃
@@ -54,6 +60,8 @@ class LSTMSteps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dhs: Tensor, dC: Tensor) -> tuple[Tensor | None, ...]:
         x, W_x, W_h, gates, hs, Cs, tanhs, valid = ctx.saved_tensors
+        members = W_h.dim() == 3
+        add_product = torch.baddbmm if members else torch.addmm
         o, f, i, candidate = gates.chunk(4, -1)
         dh_by_dC = tanh_backward(o, tanhs)  # ∂h_t/∂C_t
         da = torch.empty_like(gates)  # first ∂h_t by what stands under o and ∂C_t by that under f, i, C̃; later ∂L
@@ -64,19 +72,35 @@ class LSTMSteps(torch.autograd.Function):
         tanh_backward(i, candidate, grad_input=da_C)
         if valid is not None:
             dh_by_dC, da, f = dh_by_dC * valid, da * valid, torch.where(valid, f, 1)
-        by_dh, by_dC = da.unflatten(-1, (4, -1)).split((1, 3), 2)  # under o; under f, i, C̃: [T, B, 1 or 3, H]
+        by_dh, by_dC = da.unflatten(-1, (4, -1)).split((1, 3), -2)  # under o; under f, i, C̃: [T, B, 1 or 3, H]
         through_y = [torch.zeros_like(hs[0]), *dhs.unbind(0)]
         dh = through_y[-1]  # ∂L/∂h_t, through y_t and through h_{t+1}
         every = [part.unbind(0) for part in (dh_by_dC, f, da, by_dh, by_dC)]
         for t, (dh_by_dC_t, f_t, da_t, by_dh_t, by_dC_t) in reversed(list(enumerate(zip(*every, strict=True)))):
             dC = torch.addcmul(dC, dh, dh_by_dC_t)
-            by_dh_t.mul_(dh.unsqueeze(1))
-            by_dC_t.mul_(dC.unsqueeze(1))
+            by_dh_t.mul_(dh.unsqueeze(-2))
+            by_dC_t.mul_(dC.unsqueeze(-2))
             dC.mul_(f_t)
-            dh_before = torch.addmm(through_y[t], da_t, W_h)
+            dh_before = add_product(through_y[t], da_t, W_h)
             dh = dh_before if valid is None else torch.where(valid[t], dh_before, through_y[t] + dh)
-        flat = da.flatten(0, 1)
-        dW_x = (x.flatten(0, 1).t() @ flat).t()
-        dW_h = flat.t() @ hs[:-1].flatten(0, 1)
-        dx = da @ W_x if ctx.needs_input_grad[0] else None
-        return dx, dW_x, dW_h, flat.sum(0), dh, dC, None
+        flat = _rows(da, members)
+        dW_x = (_rows(x, members).mT @ flat).mT
+        dW_h = flat.mT @ _rows(hs[:-1], members)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = _steps_first(flat @ W_x, len(x)) if members else da @ W_x
+        return dx, dW_x, dW_h, flat.sum(-2), dh, dC, None
+
+
+def _rows(steps: Tensor, members: bool) -> Tensor:
+    """Return the steps [T, B, F] below each other [T · B, F]; of members [T, K, B, F] as [K, T · B, F]."""
+    return steps.transpose(0, 1).flatten(1, 2) if members else steps.flatten(0, 1)
+
+
+def _linear_of_members(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
+    return _steps_first(torch.baddbmm(b.unsqueeze(1), _rows(x, True), W.mT), len(x))
+
+
+def _steps_first(rows: Tensor, steps: int) -> Tensor:
+    """Undo `_rows` of members: [T, K, B, F]."""
+    return rows.unflatten(1, (steps, -1)).transpose(0, 1)

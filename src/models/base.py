@@ -162,7 +162,12 @@ class Model(L.LightningModule):
             self.meters[split].to(self.device)
         return self.meters[split]
 
-    def _report(self, split: str, more: dict[str, Tensor] | None = None) -> None:
+    def measured(self, split: str) -> dict[str, Tensor]:
+        """Return every metric of a split since the last call, by ``split/name``.
+
+        Raises:
+            FloatingPointError: if its loss is no number.
+        """
         values = self._meter(split).compute(self.trainer.strategy)
         self._meter(split).reset()
         if not torch.isfinite(values["loss"]):
@@ -170,7 +175,10 @@ class Model(L.LightningModule):
                 f"{split}/loss is {float(values['loss'])} after epoch {self.current_epoch + 1}: the run diverged. "
                 "A smaller optimizer.lr or regularization=gradient_clipping helps; debug=anomaly finds the operation"
             )
-        metrics = {f"{split}/{name}": value for name, value in values.items()} | (more or {})
+        return {f"{split}/{name}": value for name, value in values.items()}
+
+    def _report(self, split: str, more: dict[str, Tensor] | None = None) -> None:
+        metrics = self.measured(split) | (more or {})
         fitting = self.trainer.state.fn == "fit"
         if not fitting:
             self.log_dict(metrics, rank_zero_only=False)

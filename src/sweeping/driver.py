@@ -10,7 +10,7 @@ from typing import Protocol
 from src.sweeping.display import Display
 from src.sweeping.executor import Executor
 from src.sweeping.ledger import Job, Ledger, State
-from src.sweeping.worker import PRUNE, STOP, Assignment, Ended, Progress
+from src.sweeping.worker import PRUNE, STOP, Assignment, Declined, Ended, Event, Progress, Said
 from src.tracking.best import best_so_far
 from src.tracking.run_folder import RunFolder, read_metrics
 
@@ -135,7 +135,11 @@ class Driver:
             output=(self._output / f"{job.slug}.txt").absolute(),
         )
 
-    def _take(self, event: Progress | Ended) -> None:
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Said):
+            self._display.say(event.text)
+            return
+        assert not isinstance(event, Declined), "an executor's own"
         job = self._running[event.number]
         if isinstance(event, Progress):
             self._display.progress(job, event)

@@ -1,8 +1,9 @@
 """What the driver of a sweep asks of a launcher, whatever it runs the jobs on."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from src.sweeping.ledger import Job, Ledger
 from src.sweeping.worker import Assignment, Event
 
 
@@ -40,4 +41,19 @@ class Executor(Protocol):
     @property
     def width(self) -> int:
         """How many jobs run at a time."""
+        ...
+
+
+@runtime_checkable
+class Arranging(Protocol):
+    """An executor that wants to know all jobs before the first is started."""
+
+    def arrange(self, ledger: Ledger, jobs: Sequence[Job], known: bool) -> tuple[list[Job], list[str]]:
+        """Return the jobs in the order in which they are to be started, and what people should know of it.
+
+        Args:
+            ledger: of the sweep.
+            jobs: that are to run.
+            known: whether they are all, and not those that a search has proposed so far.
+        """
         ...

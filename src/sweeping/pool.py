@@ -20,18 +20,19 @@ from src.sweeping.worker import Assignment, Ended, Event, ending, work
 _context = get_context("forkserver")
 
 
-def warm_up(master: DictConfig | None = None) -> None:
+def warm_up(master: DictConfig | None = None, module: str = "src.sweeping.warm") -> None:
     """Start the fork server; it imports everything while this process goes on.
 
     Args:
         master: the config of the whole sweep: where no word varies its model or its data, no others are imported.
+        module: that imports it.
     """
     from multiprocessing import forkserver
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's library would start its threads when it is imported
     if master is not None:
         os.environ["GRIDLIGHT_PRELOAD"] = " ".join(shared_modules(master))
-    _context.set_forkserver_preload(["src.sweeping.warm"])
+    _context.set_forkserver_preload([module])
     forkserver.ensure_running()
     os.environ.pop("GRIDLIGHT_PRELOAD", None)
 
@@ -90,7 +91,7 @@ class LocalPool:
         devices_per_job: int = 1,
         threads: int | None = None,
     ) -> None:
-        self.width = jobs
+        self._slots = jobs
         self._free = list(devices)
         self._leases = bool(devices)
         self._devices_per_job = devices_per_job
@@ -101,11 +102,15 @@ class LocalPool:
 
     # ---- Executor ------------------------------------------------------------------------------------------------
 
+    @property
+    def width(self) -> int:
+        return self._slots
+
     def room(self, assignment: Assignment) -> bool:
         if self._leases:
             return len(set(self._free)) >= self._needs(assignment)
-        taken = sum(min(worker.assignment.processes, self.width) for worker in self._workers)
-        return taken + min(assignment.processes, self.width) <= self.width
+        taken = sum(min(worker.assignment.processes, self._slots) for worker in self._workers)
+        return taken + min(assignment.processes, self._slots) <= self._slots
 
     def start(self, assignment: Assignment) -> None:
         devices = self._lease(self._needs(assignment)) if self._leases else ()
@@ -165,7 +170,7 @@ class LocalPool:
         try:
             while not worker.channel.closed and worker.channel.poll():
                 event = worker.channel.recv()
-                if isinstance(event, Ended):
+                if isinstance(event, Ended) and event.number == worker.assignment.number:
                     worker.ended = event  # told when its process is gone, and its slot is free
                 else:
                     events.append(event)
@@ -193,13 +198,18 @@ def _kill_group(process: ForkServerProcess) -> None:
 
 
 def local_pool(
-    master: DictConfig, jobs: int | None, devices_per_job: int, threads: int | None
+    master: DictConfig,
+    jobs: int | None,
+    devices_per_job: int,
+    threads: int | None,
+    make: Callable[[int, Sequence[str], int, int | None], LocalPool] = LocalPool,
 ) -> Callable[[Path], LocalPool]:
     """Return what makes the pool that the settings of the launcher ask for, for any sweep's folder.
 
     Args:
         master: the config of the whole sweep.
         jobs, devices_per_job, threads: see conf/hydra/launcher/local.yaml.
+        make: the pool's class, or what makes it.
 
     Raises:
         UserError: if a setting is out of its range.
@@ -213,4 +223,4 @@ def local_pool(
     at_a_time = jobs or (len(gpus) // devices_per_job if gpus else usable_cores())
     if gpus and at_a_time * devices_per_job > len(gpus):  # several jobs share a GPU, in turns
         gpus = tuple(gpus[number % len(gpus)] for number in range(at_a_time * devices_per_job))
-    return lambda _: LocalPool(at_a_time, gpus, devices_per_job, threads)
+    return lambda _: make(at_a_time, gpus, devices_per_job, threads)

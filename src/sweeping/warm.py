@@ -24,8 +24,7 @@ chosen = os.environ.get("GRIDLIGHT_PRELOAD", "").split()
 for name in (
     "src.experiment",
     "src.sweeping.reporting",
-    "torch._dynamo",  # the first optimizer step asks for it
-    "torch.utils.serialization.config",  # and the first checkpoint for these
+    "torch.utils.serialization.config",  # the first checkpoint asks for these
     "fsspec.implementations.chained",
     "numpy.ma",
     *(chosen or every),

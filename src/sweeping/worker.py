@@ -38,6 +38,8 @@ class Assignment:
         devices: of CUDA that it may see; None leaves them alone.
         output: file for what it prints.
         environment: of the process.
+        members: jobs that are to be trained as one; the rest of the assignment is about their process.
+        fuse: ``auto`` or ``always``, for members.
     """
 
     number: int
@@ -49,6 +51,8 @@ class Assignment:
     devices: tuple[str, ...] | None = None
     output: Path | None = None
     environment: dict[str, str] | None = None
+    members: tuple["Assignment", ...] = ()
+    fuse: str = "always"
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,27 @@ class Ended:
     error: str = ""
 
 
-Event = Progress | Ended
+@dataclass(frozen=True)
+class Declined:
+    """A job of several that were to be trained as one is to run on its own.
+
+    Args:
+        number: of the job.
+        reason: why, in words.
+    """
+
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """Something that people should read."""
+
+    text: str
+
+
+Event = Progress | Ended | Declined | Said
 
 
 def work(assignment: Assignment, channel: Connection) -> None:
@@ -136,6 +160,10 @@ def _listen(channel: Connection, orders: Orders) -> None:
 def carry_out(assignment: Assignment, orders: Orders) -> Ended:
     """Run a job in this process, or a job of several processes in those that it starts, and say how it has ended."""
     try:
+        if assignment.members:
+            from src.sweeping.fused.worker import together
+
+            return together(assignment, orders)
         return (_alone if assignment.processes == 1 else _in_a_fresh_process)(assignment, orders)
     except KeyboardInterrupt:
         return _stopped(assignment, orders)

@@ -131,9 +131,12 @@ class Checkpoints(ModelCheckpoint):
         self._every_n_steps = every_n_steps
         self._every_seconds = None if every_minutes is None else 60 * every_minutes
         self._pause = 0.0 if every_n_steps else pause
+        self.too_soon: Callable[[], bool] = self._too_soon
+        """Whether the end of this epoch need not be written; a group of runs answers for all of its members alike."""
         self._waits = False
         self._best_in_memory: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
+        self._best_step: int | None = None
         self._metrics: dict[str, float] = {}
         self._resumed = False
 
@@ -160,14 +163,29 @@ class Checkpoints(ModelCheckpoint):
 
     def _may_wait(self, trainer: L.Trainer) -> bool:
         """Tell whether the files of this epoch may be left to a later one, which will come."""
-        if self._last_global_step_saved == 0 or time.monotonic() - self._saved_at >= self._pause:
+        if not self._pause or not self.too_soon():
             return False
         last = (
             trainer.current_epoch + 1 == trainer.max_epochs
             or trainer.fit_loop.epoch_loop.global_step == trainer.max_steps
         )
         ends = last or trainer.should_stop or stop_request.made
-        return not ends and trainer.world_size == 1 and _bytes(trainer.lightning_module) <= SMALL
+        return not ends and trainer.world_size == 1 and bytes_of(trainer.lightning_module) <= SMALL
+
+    def best_weights(self, trainer: L.Trainer) -> dict[str, Tensor] | None:
+        """Return the weights of the best epoch; None where they are those that the model has, or where there is none.
+
+        Args:
+            trainer: of a run whose last epoch has just ended.
+        """
+        if self._best_in_memory is not None:
+            return self._best_in_memory["state_dict"]  # type: ignore[no-any-return]
+        if not self.best_model_path or self._best_step == trainer.global_step:
+            return None
+        return trainer.strategy.checkpoint_io.load_checkpoint(self.best_model_path, weights_only=True)["state_dict"]  # type: ignore[no-any-return]
+
+    def _too_soon(self) -> bool:
+        return self._last_global_step_saved != 0 and time.monotonic() - self._saved_at < self._pause
 
     def _write_best(self, trainer: L.Trainer) -> None:
         """Write the best epoch, if it waits in memory."""
@@ -187,15 +205,20 @@ class Checkpoints(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not (stop_request.made or self._is_due(trainer)) or not _between_steps(trainer):
+        if not (stop_request.made or self.is_due(trainer)) or not between_steps(trainer):
             return
-        if self._last_global_step_saved != trainer.global_step:
-            self._write_best(trainer)
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        self.save_between_steps(trainer)
         if stop_request.made:
             raise KeyboardInterrupt
 
-    def _is_due(self, trainer: L.Trainer) -> bool:
+    def save_between_steps(self, trainer: L.Trainer) -> None:
+        """Write last.ckpt within an epoch, unless it has this step."""
+        if self._last_global_step_saved != trainer.global_step:
+            self._write_best(trainer)
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def is_due(self, trainer: L.Trainer) -> bool:
+        """Tell whether it is time for a checkpoint within an epoch."""
         if (
             self._every_n_steps is not None
             and trainer.global_step - self._last_global_step_saved >= self._every_n_steps
@@ -213,18 +236,27 @@ class Checkpoints(ModelCheckpoint):
         stop_request.awaited = False
         self._write_best(trainer)
 
+    def forget_best(self, trainer: L.Trainer) -> None:
+        """Let the next epoch be the best whatever came before, as its weights are of another kind."""
+        self._write_best(trainer)
+        self.best_k_models, self.best_model_score = {}, None
+        self.best_model_path = self.kth_best_model_path = ""
+
     def _update_best_and_save(self, current: Tensor, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         self.best_epoch = trainer.current_epoch
+        self._best_step = trainer.global_step
         super()._update_best_and_save(current, trainer, monitor_candidates)
 
     def _save_none_monitor_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         self.best_epoch = trainer.current_epoch
+        self._best_step = trainer.global_step
         super()._save_none_monitor_checkpoint(trainer, monitor_candidates)
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         """Write a state once: where best.ckpt and last.ckpt are the same, the second is a link to the first."""
         if self._waits:
-            self._best_in_memory = _copy(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
+            state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            self._best_in_memory = state if getattr(trainer, "dumps_copies", False) else _copy(state)
             return
         if filepath == self.best_model_path:
             self._best_in_memory = None
@@ -237,7 +269,9 @@ class Checkpoints(ModelCheckpoint):
     # ---- resuming ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "best_epoch": self.best_epoch, "metrics": self._metrics}
+        state = super().state_dict()
+        best = dict(state["best_k_models"])  # which is changed in its place
+        return {**state, "best_k_models": best, "best_epoch": self.best_epoch, "metrics": self._metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         folder = str(self.dirpath)
@@ -262,7 +296,7 @@ class Checkpoints(ModelCheckpoint):
             _restore_position(trainer)
 
 
-def _bytes(model: torch.nn.Module) -> int:
+def bytes_of(model: torch.nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
@@ -275,10 +309,10 @@ def _copy(value: Any) -> Any:
     return type(value)(map(_copy, value)) if type(value) in (list, tuple) else value
 
 
-def _between_steps(trainer: L.Trainer) -> bool:
+def between_steps(trainer: L.Trainer) -> bool:
     """Whether the state of a run is complete: no gradients are accumulated, and the epoch goes on."""
     loop = trainer.fit_loop.epoch_loop
-    unfinished = not loop.batch_progress.is_last_batch and not trainer.should_stop
+    unfinished = not loop.batch_progress.is_last_batch and not loop._is_training_done and not trainer.should_stop
     return unfinished and not loop._should_accumulate() and _knows_its_position(trainer)
 
 
@@ -324,9 +358,11 @@ class RandomState(Callback):
 
     def __init__(self) -> None:
         self._own: dict[str, Any] = {}
+        self.now: Callable[[torch.device], dict[str, Any]] = random_state
+        """Tells the state that is saved; of a member of a group, that of a run of its own."""
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        own = random_state(trainer.strategy.root_device)
+        own = {**self.now(trainer.strategy.root_device)}
         if isinstance(pl_module, Model):
             own |= pl_module.unfinished_epoch()
         states: list[Any] = [own]

@@ -4,6 +4,7 @@
     config.yaml     the resolved config; rerunning needs nothing else
     metrics.jsonl   one line a log; only ever appended to
     answers.json    confusion of the classes, predicted numbers, and examples, on the test split
+    examples.png    the inputs of the examples side by side, where they are images
     checkpoints/    best.ckpt, last.ckpt
     train.log, plots/, wandb/
 
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -34,6 +36,8 @@ from src.errors import UserError
 from src.tracking.provenance import provenance
 
 log = logging.getLogger(__name__)
+
+ANSWERS, EXAMPLES = "answers.json", "examples.png"
 
 _NO_INFLUENCE = (
     "paths",
@@ -49,6 +53,7 @@ _NO_INFLUENCE = (
     "trainer.detect_anomaly",
     "trainer.log_every_n_steps",
     "trainer.loop",
+    "model.checkpoint_activations",
 )
 """Keys that change where and how a run is recorded, not what comes out."""
 
@@ -72,13 +77,14 @@ class RunFolder:
     # ---- life of a run -------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: Path, config: dict[str, Any], command: Sequence[str]) -> "RunFolder":
+    def create(cls, path: Path, config: dict[str, Any], command: Sequence[str], **facts: Any) -> "RunFolder":
         """Make the folder of a new run, with its config and a record that says "running".
 
         Args:
             path: where; it must not exist or be empty.
             config: the resolved config, plain containers only.
             command: the words of the command line.
+            facts: entries of the record that are known already.
 
         Raises:
             UserError: if there is something at the path, or if the folder cannot be made.
@@ -96,7 +102,7 @@ class RunFolder:
         if any(path.iterdir()):
             folder._release()
             raise UserError(f"{path}: a new run needs a new or empty folder. To go on with a run: resume={path}")
-        _write(path / "config.yaml", config_text(config))
+        _write(path / "config.yaml", as_yaml(config))
         folder.record = {
             "status": "running",
             "config_hash": config_hash(config),
@@ -113,7 +119,7 @@ class RunFolder:
             "final": {},
             "error": None,
         }
-        folder.update()
+        folder.update(**facts)
         return folder
 
     @classmethod
@@ -147,8 +153,12 @@ class RunFolder:
 
     def update(self, **changes: Any) -> None:
         """Change entries of the record, and replace run.json as a whole."""
-        self.record.update(plain(changes))
+        self.note(**changes)
         _write(self.path / "run.json", json.dumps(self.record, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+    def note(self, **changes: Any) -> None:
+        """Change entries of the record, to be written with the next update."""
+        self.record.update(plain(changes))
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Record the end of a run.
@@ -180,7 +190,7 @@ class RunFolder:
         self._since = monotonic()
         self._before = self.record.copy(), (self.path / "config.yaml").read_text(encoding="utf-8")
         if config is not None:
-            _write(self.path / "config.yaml", config_text(config))
+            _write(self.path / "config.yaml", as_yaml(config))
             self.record["config_hash"] = config_hash(config)
         here = provenance([])
         del here["command"]
@@ -371,9 +381,16 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.replace(here, '"').encode()).hexdigest()[:12]
 
 
-def config_text(config: Mapping[str, Any]) -> str:
-    """Return a config as it stands in config.yaml: as OmegaConf would write it, in a tenth of the time."""
-    return yaml.dump(plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+def as_yaml(config: Mapping[str, Any]) -> str:
+    """Return a config as it stands in config.yaml: as OmegaConf would write it, in a tenth of the time; a section that many
+    configs share is put into words once.
+    """
+    return "".join(_section_as_yaml(key, json.dumps(plain(value))) for key, value in config.items())
+
+
+@lru_cache(maxsize=1000)
+def _section_as_yaml(key: str, value: str) -> str:
+    return yaml.dump({key: json.loads(value)}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]

@@ -176,7 +176,7 @@ def test_mixed_precision_is_near(cell: type[Cell], dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("cell", PAGES)
 def test_dropout_is_between_layers_and_not_above_the_top_one(cell: type[Cell]) -> None:
     layers, x = made(cell, 2), numbers(4, 9, F)
-    layers.dropout = 0.5
+    layers.dropout.p = 0.5
     assert (layers(x)[0] != 0).all()
     assert not torch.equal(layers(x)[0], layers(x)[0])
     assert torch.equal(layers.eval()(x)[0], layers(x)[0])

@@ -1,0 +1,140 @@
+"""What members cost that are trained as one: python -m benchmarks.population [--repeats 5] [--members 1,16,64] [--device cpu]
+
+Optimizer steps (forward, backward, AdamW) of K models a second, against the same models one after the other in a bare
+loop over torch's own layers and optimizer, in turns, in one process; on a CPU with one thread. Figures are medians, and
+the ratio is the median of the ratios of neighbours. Where K models one at a time would take more than `--patience`
+seconds a repeat, a share of them is timed.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import lightning as L
+import torch
+from torch.optim import Optimizer
+
+from benchmarks.machine import load, machine, today
+from src.batches import Batch, LabelledBatch
+from src.config.check import check
+from src.config.compose import compose
+from src.experiment import build_model
+from src.models.base import Model
+from src.optim.build import build_optimizer
+from src.population.population import Population
+from src.spec import DataSpec
+
+DIGITS = DataSpec("classification", "image", (1, 8, 8), (10,))
+FASHION = DataSpec("classification", "image", (1, 28, 28), (10,))
+SERIES = DataSpec("forecasting", "sequence", (48, 1), (1, 1))
+
+CASES = {
+    "MLP 64-128-64-10, digits": (DIGITS, ["model=mlp"]),
+    "CNN 16-32, 8×8": (DIGITS, ["model=cnn"]),
+    "CNN 16-32, 28×28": (FASHION, ["model=cnn"]),
+    "ResNet-8, 8×8": (DIGITS, ["model=resnet"]),
+    "LSTM 64, 48 steps": (SERIES, ["model=lstm"]),
+    "GRU 64, 48 steps": (SERIES, ["model=gru"]),
+    "transformer 64 wide, 2 layers, 28 rows": (
+        FASHION,
+        ["model=transformer", "datamodule=digits", "model.d_model=64", "model.d_ff=128", "regularization.dropout=0.0"],
+    ),
+}
+BATCH = 32
+
+
+def members(spec: DataSpec, words: list[str], count: int, device: str) -> tuple[list[Model], list[Optimizer]]:
+    """Make models of different seeds, with an AdamW each."""
+    config = check(compose([*words, "optimizer=adamw"]))
+    models = []
+    for seed in range(count):
+        L.seed_everything(seed, verbose=False)
+        models.append(build_model(config, spec).to(device).train())
+    return models, [build_optimizer(model, config) for model in models]
+
+
+def batches(spec: DataSpec, count: int, device: str) -> Batch:
+    """Draw a batch of each member."""
+    x = torch.randn(count, BATCH, *spec.input_shape, device=device)
+    if spec.task == "classification":
+        return LabelledBatch(x, torch.randint(spec.output_size, (count, BATCH), device=device))
+    return LabelledBatch(x, torch.randn(count, BATCH, *spec.output_shape, device=device))
+
+
+def alone(models: Sequence[Model], optimizers: Sequence[Optimizer], batch: Batch) -> None:
+    """Take a step of every model, one after the other."""
+    for row, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
+        own = LabelledBatch(*(tensor[row] for tensor in batch))
+        clip = model.training_config.regularization.gradient_clip_norm
+        loss = model.task.losses(model(own.x), own.y).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+
+
+def seconds(once: Callable[[], object], steps: int, device: str) -> float:
+    """Return the time of one of some calls."""
+    started = time.perf_counter()
+    for _ in range(steps):
+        once()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / steps
+
+
+def measure(spec: DataSpec, words: list[str], count: int, repeats: int, device: str, patience: float) -> list[float]:
+    """Return the medians of a step of all members as one and one at a time, in milliseconds, and of the ratios."""
+    fused, single = members(spec, words, count, device), members(spec, words, count, device)
+    population, batch = Population(*fused), batches(spec, count, device)
+    for _ in range(3):
+        population.step(batch)
+    alone(*single, batch)
+    guess = seconds(lambda: alone(*single, batch), 1, device)
+    timed = max(1, min(count, int(count * patience / guess)))
+    some = single[0][:timed], single[1][:timed]
+    steps = max(1, min(50, int(0.5 / guess)))
+    pairs = []
+    for _ in range(repeats):
+        one = seconds(lambda: population.step(batch), steps, device)
+        other = seconds(lambda: alone(*some, batch), steps, device) * count / timed
+        pairs.append((one, other))
+    return [
+        1e3 * median(one for one, _ in pairs),
+        1e3 * median(other for _, other in pairs),
+        median(other / one for one, other in pairs),
+    ]
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.population", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--members", default="1,16,64")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--patience", type=float, default=5.0)
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    busy = load()
+    where = machine() if arguments.device == "cpu" else torch.cuda.get_device_name()
+    print(f"batch {BATCH}, AdamW, float32; {where}, 1 thread; torch {torch.__version__}, {today()}; {busy} before\n")
+    print("| model | members | as one | one at a time | steps of members a second | times |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for name, (spec, words) in CASES.items():
+        if arguments.only.lower() not in name.lower():
+            continue
+        for count in map(int, arguments.members.split(",")):
+            one, other, ratio = measure(spec, words, count, arguments.repeats, arguments.device, arguments.patience)
+            print(
+                f"| {name} | {count} | {one:.2f} ms | {other:.2f} ms | {1e3 * count / one:,.0f} | {ratio:.1f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,487 @@
+"""The optimizers for all members at once, on matrices [K, P] with a row a member.
+
+Each formula is that of the ordinary optimizer's class, with numbers [K, 1] of the members in place of its own. What it
+remembers are views in the ordinary optimizers' state, under their names, so that a member can go on in its ordinary
+optimizer at any time.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pytorch_optimizer import AdaBound, Lion
+from torch import Tensor
+from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
+from torch.optim.optimizer import _get_scalar_dtype
+
+from src.optim import textbook
+from src.population.stacks import Matrix
+
+
+@dataclass
+class Now:
+    """One step of all members.
+
+    Args:
+        theta: parameters [K, P], changed in place.
+        g: gradients [K, P], which may be used up.
+        state: what is remembered, each [K, P], or a number of a member [K, 1]; changed in place.
+        t: number of this step of each member [K, 1], from 1, in float64.
+        settings: of the parameter groups, in float64 [K, 1]; [K, P] where a member's groups differ. Without
+            ``weight_decay`` where nothing decays.
+        flags: settings that are true or false for all.
+        first: [K, 1] True for members that remember nothing yet.
+        scratch: matrices for passing results.
+    """
+
+    theta: Tensor
+    g: Tensor
+    state: Mapping[str, Tensor]
+    t: Tensor
+    settings: Mapping[str, Tensor]
+    flags: Mapping[str, bool]
+    first: Tensor
+    scratch: list[Tensor]
+
+    def __getitem__(self, setting: str) -> Tensor:
+        return self.settings[setting]
+
+    def cast(self, numbers: Tensor) -> Tensor:
+        """Return numbers of the members in the parameters' precision."""
+        return numbers.to(self.theta.dtype)
+
+    def space(self, number: int = 0) -> Tensor:
+        """Return a matrix [K, P] that holds nothing yet."""
+        while len(self.scratch) <= number:
+            self.scratch.append(torch.empty_like(self.theta))
+        return self.scratch[number]
+
+    def decay(self, decoupled: bool = False) -> None:
+        """g ← g + λθ; decoupled, θ ← (1 - ηλ) θ."""
+        if "weight_decay" not in self.settings:
+            return
+        if decoupled:
+            self.theta.mul_(self.cast(1 - self["lr"] * self["weight_decay"]))
+        else:
+            self.g.addcmul_(self.theta, self.cast(self["weight_decay"]))
+
+    def average(self, name: str, new: Tensor, beta: str) -> Tensor:
+        """m ← βm + (1 - β) x; returns m."""
+        return self.state[name].lerp_(new, self.cast(1 - self[beta]))
+
+    def unbias(self, beta: str) -> Tensor:
+        """Return 1 - β^t."""
+        return 1 - self[beta] ** self.t
+
+    def go(self, direction: Tensor, rate: Tensor) -> None:
+        """θ ← θ - rate · direction."""
+        self.theta.addcmul_(direction, self.cast(-rate))
+
+    def go_divided(self, direction: Tensor, divisor: Tensor, rate: Tensor) -> None:
+        """θ ← θ - rate · direction / divisor."""
+        scaled = torch.mul(direction, self.cast(-rate), out=self.space(1))
+        self.theta.addcdiv_(scaled, divisor)
+
+    def root(self, square: Tensor, epsilon: Tensor) -> Tensor:
+        """Return √x + ε."""
+        return torch.sqrt(square, out=self.space()).add_(self.cast(epsilon))
+
+
+# ---- the formulas ----------------------------------------------------------------------------------------------
+
+
+def _sgd(now: Now) -> None:
+    now.decay()
+    direction = now.g
+    if "momentum_buffer" in now.state:
+        velocity, momentum = now.state["momentum_buffer"], now["momentum"]
+        share = torch.where(now.first | (momentum == 0), 1, 1 - now["dampening"])
+        velocity.mul_(now.cast(momentum)).addcmul_(now.g, now.cast(share))
+        direction = now.g.addcmul_(velocity, now.cast(momentum)) if now.flags["nesterov"] else velocity
+    now.go(direction, now["lr"])
+
+
+def _adam(now: Now) -> None:
+    now.decay(decoupled=now.flags["decoupled_weight_decay"])
+    mean = now.average("exp_avg", now.g, "beta1")
+    square = now.average("exp_avg_sq", now.g.square_(), "beta2")
+    if now.flags["amsgrad"]:
+        largest = now.state["max_exp_avg_sq"]
+        square = torch.maximum(largest, square, out=largest)
+    unbias = now.unbias("beta2").sqrt()
+    now.go_divided(mean, now.root(square, now["eps"] * unbias), now["lr"] * unbias / now.unbias("beta1"))
+
+
+def _adamax(now: Now) -> None:
+    now.decay()
+    mean = now.average("exp_avg", now.g, "beta1")
+    largest = now.state["exp_inf"].mul_(now.cast(now["beta2"]))
+    torch.maximum(largest, now.g.abs_().add_(now.cast(now["eps"])), out=largest)
+    now.go_divided(mean, largest, now["lr"] / now.unbias("beta1"))
+
+
+def _nadam(now: Now) -> None:
+    now.decay(decoupled=now.flags["decoupled_weight_decay"])
+    mu, mu_next = (now["beta1"] * (1 - 0.5 * 0.96 ** (t * now["momentum_decay"])) for t in (now.t, now.t + 1))
+    product = now.state["mu_product"]
+    product.mul_(mu.to(product.dtype))
+    so_far = product.to(mu.dtype)
+    mean = now.average("exp_avg", now.g, "beta1")
+    square = now.average("exp_avg_sq", torch.square(now.g, out=now.space()), "beta2")
+    unbias = now.unbias("beta2").sqrt()
+    divisor = now.root(square, now["eps"] * unbias)
+    rate = now["lr"] * unbias
+    now.go_divided(now.g, divisor, rate * (1 - mu) / (1 - so_far))
+    now.go_divided(mean, divisor, rate * mu_next / (1 - so_far * mu_next))
+
+
+def _radam(now: Now) -> None:
+    now.decay(decoupled=now.flags["decoupled_weight_decay"])
+    mean = now.average("exp_avg", now.g, "beta1")
+    square = now.average("exp_avg_sq", now.g.square_(), "beta2")
+    unbias, decayed = now.unbias("beta2"), now["beta2"] ** now.t
+    end = 2 / (1 - now["beta2"]) - 1
+    length = end - 2 * now.t * decayed / unbias
+    trusted = length > 5
+    rectified = ((length - 4) * (length - 2) * end / ((end - 4) * (end - 2) * length) * unbias).sqrt()
+    divisor = now.root(square, now["eps"])
+    divisor.masked_fill_(~trusted, 1)
+    now.go_divided(mean, divisor, now["lr"] / now.unbias("beta1") * torch.where(trusted, rectified, 1))
+
+
+def _adagrad(now: Now) -> None:
+    now.decay()
+    total = now.state["sum"].addcmul_(now.g, now.g)
+    now.go_divided(now.g, now.root(total, now["eps"]), now["lr"] / (1 + (now.t - 1) * now["lr_decay"]))
+
+
+def _adadelta(now: Now) -> None:
+    now.decay()
+    square = now.average("square_avg", torch.square(now.g, out=now.space()), "rho")
+    epsilon = now.cast(now["eps"])
+    root = torch.add(square, epsilon, out=now.space()).sqrt_()
+    change = torch.add(now.state["acc_delta"], epsilon, out=now.space(1)).sqrt_().div_(root).mul_(now.g)
+    now.average("acc_delta", torch.square(change, out=now.g), "rho")
+    now.go(change, now["lr"])
+
+
+def _rmsprop(now: Now) -> None:
+    now.decay()
+    square = now.average("square_avg", torch.square(now.g, out=now.space()), "alpha")
+    if now.flags["centered"]:
+        mean = now.average("grad_avg", now.g, "alpha")
+        square = torch.addcmul(square, mean, mean, value=-1, out=now.space())
+    divisor = now.root(square, now["eps"])
+    if "momentum_buffer" in now.state:
+        velocity = now.state["momentum_buffer"].mul_(now.cast(now["momentum"]))
+        now.go(velocity.addcdiv_(now.g, divisor), now["lr"])
+    else:
+        now.go_divided(now.g, divisor, now["lr"])
+
+
+def _adabound(now: Now) -> None:
+    now.decay(decoupled=now.flags["weight_decouple"])
+    mean = now.average("exp_avg", now.g, "beta1")
+    square = now.average("exp_avg_sq", now.g.square_(), "beta2")
+    if now.flags["ams_bound"]:
+        largest = now.state["max_exp_avg_sq"]
+        square = torch.maximum(largest, square, out=largest)
+    base = now["base_lr"]
+    final = torch.where(base > 0, now["final_lr"] * now["lr"] / base, 0)
+    divisor = torch.add(square, 1e-15, out=now.space()).sqrt_().add_(now.cast(now["eps"]))
+    rate = now["lr"] * now.unbias("beta2").sqrt() / now.unbias("beta1")
+    rates = torch.div(now.cast(rate), divisor, out=divisor)
+    closing = now["gamma"] * now.t
+    torch.maximum(rates, now.cast(final * (1 - 1 / (closing + 1))), out=rates)
+    torch.minimum(rates, now.cast(final * (1 + 1 / closing)), out=rates)
+    now.theta.addcmul_(rates, mean, value=-1)
+
+
+def _lion(now: Now) -> None:
+    now.decay(decoupled=now.flags["weight_decouple"])
+    direction = torch.lerp(now.state["exp_avg"], now.g, now.cast(1 - now["beta1"]), out=now.space()).sign_()
+    now.average("exp_avg", now.g, "beta2")
+    now.go(direction, now["lr"])
+
+
+def _textbook_momentum(now: Now) -> None:
+    now.decay()
+    lr, momentum = now.cast(now["lr"]), now.cast(now["momentum"])
+    velocity = now.state["velocity"].mul_(momentum).addcmul_(now.g, lr)
+    if now.flags["nesterov"]:
+        now.theta.addcmul_(velocity, -momentum).addcmul_(now.g, -lr)
+    else:
+        now.theta.sub_(velocity)
+
+
+def _textbook_adagrad(now: Now) -> None:
+    now.decay()
+    squares = now.state["squares"].addcmul_(now.g, now.g)
+    now.go_divided(now.g, torch.add(squares, now.cast(now["eps"]), out=now.space()).sqrt_(), now["lr"])
+
+
+def _textbook_rmsprop(now: Now) -> None:
+    now.decay()
+    mean = now.average("mean", torch.square(now.g, out=now.space()), "alpha")
+    now.go_divided(now.g, torch.add(mean, now.cast(now["eps"]), out=now.space()).sqrt_(), now["lr"])
+
+
+# ---- whose they are --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How an optimizer is done for all members.
+
+    Args:
+        formula: one step.
+        settings: the numbers in its parameter groups; ``betas`` are ``beta1`` and ``beta2`` to the formula.
+        remembers: tensors in its state that are shaped as a parameter, each with the setting or flag without which it is
+            not kept, or with ``""``.
+        numbers: numbers in its state of each parameter, with their first values.
+        flags: settings that must be the same for all members.
+        counts: it counts steps in its parameter groups.
+    """
+
+    formula: Callable[[Now], None]
+    settings: tuple[str, ...]
+    remembers: Mapping[str, str]
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    counts: bool = False
+
+
+_STEP = {"step": 0.0}
+_MOMENTS = {"exp_avg": "", "exp_avg_sq": ""}
+_ADAM = ("lr", "betas", "eps", "weight_decay")
+
+RULES: dict[type[Optimizer], Rule] = {
+    SGD: Rule(
+        _sgd, ("lr", "momentum", "dampening", "weight_decay"), {"momentum_buffer": "momentum"}, flags=("nesterov",)
+    ),
+    Adam: Rule(
+        _adam, _ADAM, {**_MOMENTS, "max_exp_avg_sq": "amsgrad"}, _STEP, flags=("amsgrad", "decoupled_weight_decay")
+    ),
+    Adamax: Rule(_adamax, _ADAM, {"exp_avg": "", "exp_inf": ""}, _STEP),
+    NAdam: Rule(
+        _nadam, (*_ADAM, "momentum_decay"), _MOMENTS, {**_STEP, "mu_product": 1.0}, flags=("decoupled_weight_decay",)
+    ),
+    RAdam: Rule(_radam, _ADAM, _MOMENTS, _STEP, flags=("decoupled_weight_decay",)),
+    Adagrad: Rule(_adagrad, ("lr", "lr_decay", "eps", "weight_decay"), {"sum": ""}, _STEP),
+    Adadelta: Rule(_adadelta, ("lr", "rho", "eps", "weight_decay"), {"square_avg": "", "acc_delta": ""}, _STEP),
+    RMSprop: Rule(
+        _rmsprop,
+        ("lr", "alpha", "eps", "momentum", "weight_decay"),
+        {"square_avg": "", "momentum_buffer": "momentum", "grad_avg": "centered"},
+        _STEP,
+        flags=("centered",),
+    ),
+    AdaBound: Rule(
+        _adabound,
+        (*_ADAM, "final_lr", "gamma"),
+        {**_MOMENTS, "max_exp_avg_sq": "ams_bound"},
+        flags=("ams_bound", "weight_decouple"),
+        counts=True,
+    ),
+    Lion: Rule(_lion, ("lr", "betas", "weight_decay"), {"exp_avg": ""}, flags=("weight_decouple",), counts=True),
+    textbook.Momentum: Rule(
+        _textbook_momentum, ("lr", "momentum", "weight_decay"), {"velocity": ""}, flags=("nesterov",)
+    ),
+    textbook.Adagrad: Rule(_textbook_adagrad, ("lr", "eps", "weight_decay"), {"squares": ""}),
+    textbook.RMSprop: Rule(_textbook_rmsprop, ("lr", "alpha", "eps", "weight_decay"), {"mean": ""}),
+}
+RULES[AdamW] = RULES[Adam]
+
+
+def optimizer_problem(optimizers: Sequence[Optimizer]) -> str | None:
+    """Say why optimizers cannot be done as one; None where they can."""
+    first = optimizers[0]
+    for optimizer in optimizers:
+        if type(optimizer) is not type(first):
+            return f"the optimizers differ: {type(first).__name__} and {type(optimizer).__name__}"
+    rule = RULES.get(type(first))
+    if rule is None:
+        return f"{type(first).__name__} has no formula for several members in src/population/optimizers.py"
+    flags = {flag: first.param_groups[0][flag] for flag in rule.flags}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for key, value in group.items():
+                if key in flags and value != flags[key]:
+                    return f"the optimizers differ in {key}: {flags[key]} and {value}"
+                if value is True and key not in flags and key != "foreach":
+                    return f"{type(first).__name__} has no formula for several members with {key}"
+    return None
+
+
+class Optimization:
+    """The optimizers of all members.
+
+    Args:
+        matrix: the parameters of the members.
+        optimizers: the ordinary ones over the same parameters; what they remember is taken over.
+
+    Raises:
+        ValueError: if they cannot be done as one.
+    """
+
+    def __init__(self, matrix: Matrix, optimizers: Sequence[Optimizer]) -> None:
+        if problem := optimizer_problem(optimizers):
+            raise ValueError(problem)
+        self.matrix, self.optimizers = matrix, list(optimizers)
+        self.rule = RULES[type(optimizers[0])]
+        group = optimizers[0].param_groups[0]
+        self.flags = {flag: bool(group[flag]) for flag in self.rule.flags}
+        self._columns = [self._columns_of(row) for row in range(len(optimizers))]
+        self._read()
+        self._stale = True  # a schedule may set rates before the first step
+        self._take_over()
+        self._scratch: list[Tensor] = []
+
+    def _columns_of(self, row: int) -> list[list[int]]:
+        """Return which parameters each group of a member has, by their numbers in the matrix."""
+        numbers = {id(parameter): number for number, parameter in enumerate(self.matrix.members[row])}
+        groups = [[numbers.pop(id(p), -1) for p in group["params"]] for group in self.optimizers[row].param_groups]
+        if numbers or any(-1 in group for group in groups):
+            raise ValueError("an optimizer must have every trainable parameter of its model, and no other")
+        return groups
+
+    # ---- settings ------------------------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """Read the settings of all parameter groups again before the next step."""
+        self._stale = True
+
+    def _read(self) -> None:
+        self._stale = False
+        self.settings: dict[str, Tensor] = {}
+        for name in self.rule.settings:
+            if name == "betas":
+                for number in (0, 1):
+                    self.settings[f"beta{number + 1}"] = self._numbers(lambda group, i=number: group["betas"][i])  # type: ignore[misc]
+            else:
+                self.settings[name] = self._numbers(lambda group, key=name: group[key])  # type: ignore[misc]
+        if not self.settings["weight_decay"].any():
+            del self.settings["weight_decay"]
+        if type(self.optimizers[0]) is AdaBound:
+            self.settings["base_lr"] = self._base_rates()
+
+    def _numbers(self, of: Callable[[dict[str, Any]], float]) -> Tensor:
+        rows = [[float(of(group)) for group in optimizer.param_groups] for optimizer in self.optimizers]
+        return self._spread(rows)
+
+    def _spread(self, rows: list[list[float]]) -> Tensor:
+        """Return numbers of each group of each member as [K, 1], or as [K, P] where a member's differ."""
+        theta = self.matrix.theta
+        if all(len(set(row)) == 1 for row in rows):
+            return torch.tensor([row[:1] for row in rows], dtype=torch.float64, device=theta.device)
+        table = torch.zeros(len(rows), len(self.matrix.sizes), dtype=torch.float64)
+        for row, columns, values in zip(table, self._columns, rows, strict=True):
+            for group, value in zip(columns, values, strict=True):
+                row[group] = value
+        return table.repeat_interleave(torch.tensor(self.matrix.sizes), 1).to(theta.device)
+
+    def _base_rates(self) -> Tensor:
+        """Return the rates that AdaBound compares with: the first above 0."""
+        bases = []
+        for optimizer in self.optimizers:
+            assert isinstance(optimizer, AdaBound)
+            bases.append(optimizer.base_lrs)
+            for number, group in enumerate(optimizer.param_groups):
+                bases[-1][number] = bases[-1][number] or group["lr"]
+        return self._spread(bases)
+
+    # ---- state ---------------------------------------------------------------------------------------------------
+
+    def _take_over(self) -> None:
+        matrix, rule = self.matrix, self.rule
+        states = [[o.state.get(p, {}) for p in row] for o, row in zip(self.optimizers, matrix.members, strict=True)]
+        new = [not any(state for state in row) for row in states]
+        self.first = torch.tensor(new, device=matrix.theta.device).unsqueeze(1)
+        self.remembered: dict[str, Tensor] = {}
+        for name, condition in rule.remembers.items():
+            if (
+                not condition
+                or self.flags.get(condition)
+                or (condition in self.settings and self.settings[condition].any())
+            ):
+                rows = [
+                    [state.get(name, torch.zeros_like(p)) for state, p in zip(row, parameters, strict=True)]
+                    for row, parameters in zip(states, matrix.members, strict=True)
+                ]
+                self.remembered[name] = matrix.gather(rows)
+        self.numbers = {
+            name: torch.tensor(
+                [[float(state.get(name, start)) for state in row] for row in states], dtype=_get_scalar_dtype()
+            )
+            for name, start in rule.numbers.items()
+        }
+        if any((tensor != tensor[:, :1]).any() for tensor in self.numbers.values()):
+            raise ValueError("the parameters of a member were not all trained for as many steps")
+        if rule.counts:
+            counts = [[float(group.get("step", 0))] for o in self.optimizers for group in o.param_groups[:1]]
+            self.counts = torch.tensor(counts, dtype=torch.float64)
+        for optimizer in self.optimizers:
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules ask whether steps are taken
+        self._given = not any(new)
+        if self._given:
+            self._give()
+
+    def _give(self) -> None:
+        """Make what the ordinary optimizers remember views of what is remembered here."""
+        views = {name: self.matrix.split(tensor) for name, tensor in self.remembered.items()}
+        for row, (optimizer, parameters) in enumerate(zip(self.optimizers, self.matrix.members, strict=True)):
+            kept = {name: parts for name, parts in views.items() if self._keeps(name, row)}
+            for number, parameter in enumerate(parameters):
+                own = {name: numbers[row, number] for name, numbers in self.numbers.items()}
+                own |= {name: parts[number][row] for name, parts in kept.items()}
+                if own:
+                    optimizer.state[parameter].update(own)
+
+    def _keeps(self, name: str, row: int) -> bool:
+        condition = self.rule.remembers[name]
+        return condition not in self.settings or bool(self.settings[condition][row].any())
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these members [M], after `matrix` did; what the others remember stays theirs."""
+        self.optimizers = [self.optimizers[row] for row in rows.tolist()]
+        self._columns = [self._columns[row] for row in rows.tolist()]
+        self.first = self.first[rows]
+        self.remembered = {name: tensor[rows] for name, tensor in self.remembered.items()}
+        self.numbers = {name: tensor[rows.cpu()] for name, tensor in self.numbers.items()}
+        if self.rule.counts:
+            self.counts = self.counts[rows.cpu()]
+        self._scratch = []
+        self._read()
+        if self._given:
+            self._give()
+
+    # ---- a step --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Change the parameters of all members, by the gradients in the matrix."""
+        if self._stale:
+            self._read()
+        if not self._given:
+            self._give()
+            self._given = True
+        theta = self.matrix.theta
+        t = self._count().to(theta.device)
+        numbers = {name: tensor[:, :1].to(theta.device, copy=True) for name, tensor in self.numbers.items()}
+        state = {**self.remembered, **numbers}
+        self.rule.formula(Now(theta, self.matrix.g, state, t, self.settings, self.flags, self.first, self._scratch))
+        self.first = torch.zeros_like(self.first)
+        for name in self.rule.numbers.keys() - {"step"}:
+            self.numbers[name].copy_(numbers[name])
+
+    def _count(self) -> Tensor:
+        """Count the step, and return its number of each member [K, 1]."""
+        if "step" in self.numbers:
+            return self.numbers["step"].add_(1)[:, :1].double()
+        if not self.rule.counts:
+            return self.first.double()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["step"] = group.get("step", 0) + 1
+        return self.counts.add_(1)

@@ -1,0 +1,148 @@
+"""Models of one shape that are trained as one, with a leading member dimension."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+from torch.optim import Optimizer
+
+from src.batches import Batch
+from src.models.base import Model
+from src.population.clipping import Clipping
+from src.population.optimizers import Optimization
+from src.population.stacks import Matrix, Stack, problem_of
+from src.population.template import Template, others, trained
+
+
+class Population:
+    """Models of one shape that are trained as one.
+
+    The ordinary models and optimizers stay what they are: their tensors become views of the stacks that are trained here,
+    so that each can be evaluated, saved and scheduled on its own at any time. Their state dictionaries hold copies: a
+    file of a view would hold the whole stack.
+
+    Args:
+        models: K of them, alike in everything that has a shape; rates of dropping, label smoothing and clipping may
+            differ.
+        optimizers: of each model, after anything was loaded into them; alike in their kind.
+
+    Raises:
+        ValueError: if they cannot be trained as one.
+    """
+
+    def __init__(self, models: Sequence[Model], optimizers: Sequence[Optimizer]) -> None:
+        if problem := problem_of(models):
+            raise ValueError(problem)
+        self.models, self.optimizers = list(models), list(optimizers)
+        self.members = tuple(range(len(models)))
+        """The original numbers of the members that are trained: row r of all that is stacked is member members[r]."""
+        self._template = Template(models)
+        self._matrix = Matrix(self._template.trained, [trained(model) for model in models])
+        self._others = Stack(self._template.others, [[t for _, t in others(model)] for model in models])
+        self._optimization = Optimization(self._matrix, optimizers)
+        knobs = [model.training_config.regularization for model in models]
+        self._clipping = Clipping(knobs, self._matrix.theta)
+        self._smoothings = [float(knob.label_smoothing) for knob in knobs]
+        for model, optimizer in zip(models, optimizers, strict=True):
+            model.register_state_dict_post_hook(_copied_weights)
+            optimizer.register_state_dict_post_hook(_copied_state)
+
+    @property
+    def alive(self) -> Tensor:
+        """[K] True for members that are still trained."""
+        alive = torch.zeros(len(self.models), dtype=torch.bool)
+        alive[list(self.members)] = True
+        return alive
+
+    def keep(self, members: Sequence[int]) -> None:
+        """Go on with some of the members; the others keep their weights and states as they are, and cost nothing.
+
+        Those that go on are trained as if nothing had been; where they drop, they draw other masks for being fewer.
+
+        Args:
+            members: original numbers, increasing, of members that are still trained.
+        """
+        rows = torch.tensor([self.members.index(member) for member in members])
+        self.members = tuple(members)
+        self._matrix.keep(rows)
+        self._others.keep(rows)
+        self._template.keep(rows)
+        self._optimization.keep(rows)
+        self._clipping.keep(rows)
+        self._smoothings = [self._smoothings[row] for row in rows.tolist()]
+
+    def rates_changed(self) -> None:
+        """Read the settings of all parameter groups again, after schedules changed them."""
+        self._optimization.changed()
+
+    def step(self, batch: Batch, stacked: bool = True) -> Tensor:
+        """Take one optimizer step of every member.
+
+        Args:
+            batch: tensors [K, B, …], a row a member.
+            stacked: false if all members see the same batch [B, …].
+
+        Returns:
+            the loss of each member before the step [K]: the weighted mean over its batch.
+        """
+        network = self._template.mode(True)
+        smoothing: float | Tensor = self._smoothings[0]
+        if uneven := len(set(self._smoothings)) > 1:
+            smoothing = self._matrix.theta.new_tensor(self._smoothings)
+
+        def loss(tensors: dict[str, Tensor], batch: Batch, smoothing: float | Tensor) -> Tensor:
+            outputs = functional_call(network, tensors, batch.inputs)
+            losses = _smoothed(network, outputs, batch.targets, smoothing)
+            weights = network.task.weights(batch.targets)
+            count = losses.numel() if weights is None else weights.sum().clamp(min=1)
+            return losses.sum() / count
+
+        tensors = self._matrix.leaves | self._others.tensors | self._template.rates
+        dims = (0, 0 if stacked else None, 0 if uneven else None)
+        with torch.enable_grad():
+            losses = vmap(loss, dims, randomness="different")(tensors, batch, smoothing)
+            leaves = self._matrix.leaves
+            gradients = torch.autograd.grad(losses, list(leaves.values()), torch.ones_like(losses), allow_unused=True)
+        for name, gradient in zip(leaves, gradients, strict=True):
+            if gradient is None:
+                raise ValueError(f"the loss does not depend on {name}, which an ordinary optimizer would leave alone")
+        torch._foreach_copy_(self._matrix.gradients, list(gradients))
+        self._clipping.clip(self._matrix.g)
+        self._optimization.step()
+        return losses.detach()
+
+    @torch.no_grad()
+    def outputs(self, batch: Batch, stacked: bool = True) -> Tensor:
+        """Return what the models answer in evaluation [K, B, *output_shape].
+
+        Args:
+            batch: as in `step`.
+            stacked: as in `step`.
+        """
+        network = self._template.mode(False)
+
+        def forward(tensors: dict[str, Tensor], batch: Batch) -> Tensor:
+            return functional_call(network, tensors, batch.inputs)
+
+        tensors = self._matrix.leaves | self._others.tensors | self._template.rates
+        return vmap(forward, (0, 0 if stacked else None))(tensors, batch)
+
+
+def _smoothed(network: Model, outputs: Tensor, targets: Tensor, smoothing: float | Tensor) -> Tensor:
+    """Return the losses of a smoothing that may be a tensor: they are linear in it, as the targets are."""
+    if isinstance(smoothing, float):
+        return network.losses(outputs, targets, smoothing)
+    return torch.lerp(network.losses(outputs, targets, 0.0), network.losses(outputs, targets, 1.0), smoothing)
+
+
+def _copied_weights(module: Any, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    state.update({name: value.clone() for name, value in state.items() if isinstance(value, Tensor)})
+
+
+def _copied_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    state["state"] = {
+        index: {name: value.clone() if isinstance(value, Tensor) else value for name, value in own.items()}
+        for index, own in state["state"].items()
+    }

@@ -1,0 +1,97 @@
+"""What the members of a group answer in an evaluation, measured for all of them at once where that is the same."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
+
+from src.models.meter import Meter
+from src.sweeping.fused.member import Member
+from src.tasks.base import Task
+from src.tasks.classification import Classification
+
+
+class Measuring:
+    """Collects the outputs of an evaluation, and makes a meter a member of them.
+
+    Args:
+        members: whose task is the same.
+    """
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._task = members[0].model.task
+        self.at_once = type(self._task) is Classification
+        """Whether all of the task's metrics are computed for all members at once."""
+        self._meters: dict[Member, Meter] = {}
+        if not self.at_once:
+            self._meters = {member: Meter(member.model.task).to(member.model.device) for member in members}
+        self._outputs: list[Tensor] = []
+        self._targets: list[Tensor] = []
+        self._totals: list[Tensor] = []
+
+    def add(self, members: Sequence[Member], outputs: Tensor, targets: Tensor) -> None:
+        """Take the outputs [M, B, …] for a batch with targets [B, …], a row a member."""
+        rows = len(members)
+        repeated = targets.expand(rows, *targets.shape)
+        losses = self._task.losses(outputs.flatten(0, 1), repeated.flatten(0, 1))
+        self._totals.append(losses.unflatten(0, (rows, -1)).flatten(1).sum(1))
+        self._outputs.append(outputs)
+        self._targets.append(targets)
+
+    def meters(self, members: Sequence[Member]) -> list[Any]:
+        """Return what was measured since the last call, a meter a member."""
+        totals = torch.stack(self._totals, 1).tolist()  # [M, batches]
+        counts = sum(losses_in(self._task, targets) for targets in self._targets)
+        sums = [sum(row) for row in totals]
+        outputs, targets = self._outputs, self._targets
+        self._outputs, self._targets, self._totals = [], [], []
+        if self.at_once:
+            measured = _classification(torch.cat(outputs, 1), torch.cat(targets))
+            losses = torch.tensor(sums, dtype=torch.float64) / counts
+            return [
+                Measured({"loss": losses[row]} | {name: values[row] for name, values in measured.items()})
+                for row in range(len(members))
+            ]
+        for row, member in enumerate(members):
+            meter = self._meters[member]
+            meter.go_on([sums[row], counts])
+            for answers, truth in zip(outputs, targets, strict=True):
+                meter.update(answers[row], truth)
+        return [self._meters[member] for member in members]
+
+
+class Measured:
+    """A meter that has measured already.
+
+    Args:
+        values: of every metric.
+    """
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        self._values = values
+
+    def compute(self, strategy: Any) -> dict[str, Tensor]:
+        return self._values
+
+    def reset(self) -> None:
+        """Do nothing: there is another one for the next evaluation."""
+
+
+def losses_in(task: Task, targets: Tensor) -> float:
+    """Return of how many losses the loss of a batch is the mean."""
+    if (weights := task.weights(targets)) is not None:
+        return float(weights.sum().clamp(min=1))
+    return float(targets.numel() if task.name == "language_modelling" else len(targets))
+
+
+def _classification(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Return the metrics [M] of `Classification`, of logits [M, N, C] for targets [N]."""
+    members, _, classes = outputs.shape
+    how: dict[str, Any] = {"multidim_average": "samplewise", "validate_args": False}
+    logits, truth = outputs.transpose(1, 2), targets.expand(members, -1)
+    return {
+        "accuracy": multiclass_accuracy(logits, truth, classes, average="micro", **how),
+        "f1": multiclass_f1_score(logits, truth, classes, average="macro", **how),
+    }

@@ -1,0 +1,27 @@
+"""What is chosen from what was timed, and how it is said."""
+
+import pytest
+
+from src.sweeping.fused.timing import Trial
+
+
+@pytest.mark.parametrize(
+    ("alone", "together", "size"),
+    [
+        (0.001, {32: 0.004}, 32),
+        (0.001, {32: 0.031, 8: 0.004}, 8),
+        (0.001, {32: 0.040, 8: 0.009}, 1),
+        (0.001, {32: 0.0318, 8: 0.0079}, 1),  # hardly faster is not worth it
+        (0.001, {}, 1),
+    ],
+)
+def test_the_fastest_way_is_taken(alone: float, together: dict[int, float], size: int) -> None:
+    assert Trial(alone, together).size == size
+
+
+def test_the_numbers_are_told() -> None:
+    said = str(Trial(0.001, {32: 0.031, 8: 0.004}))
+    assert "a step of 32 takes 31.00 ms as one and 32.00 ms one by one" in said
+    assert said.endswith("trained as one, 8 at a time")
+    assert str(Trial(0.001, {8: 0.02})).endswith("one by one")
+    assert "no room" in str(Trial(0.001, {}))
