@@ -8,12 +8,15 @@ from types import ModuleType
 
 from src.asleep import put_to_sleep
 
+LEFT_OUT = ("matplotlib", "onnxruntime")
+"""Packages that torchmetrics is told are not there."""
+
 
 @contextmanager
 def lean() -> Iterator[None]:
     """Import below without torch's compiler (`src.asleep`), and torchmetrics without scipy.signal, which it loads for the
-    sake of one metric of sounds in an old version, and without matplotlib, which it needs when a metric is drawn: then it is
-    loaded.
+    sake of one metric of sounds in an old version, without onnxruntime, which another one asks for and which starts a thread,
+    and without matplotlib, which it needs when a metric is drawn: then it is loaded.
     """
     put_to_sleep()
     if "torchmetrics" in sys.modules:
@@ -22,7 +25,7 @@ def lean() -> Iterator[None]:
     from lightning_utilities.core.imports import RequirementCache
 
     is_there = RequirementCache.__bool__
-    RequirementCache.__bool__ = lambda self: self.requirement != "matplotlib" and is_there(self)  # type: ignore[method-assign]
+    RequirementCache.__bool__ = lambda self: self.requirement not in LEFT_OUT and is_there(self)  # type: ignore[method-assign]
     placeholder = ModuleType("scipy.signal")
     placeholder.hamming = None  # type: ignore[attr-defined]
     takes_place = "scipy.signal" not in sys.modules

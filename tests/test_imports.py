@@ -15,6 +15,7 @@ RARE = {
     "scipy.stats",
     "sklearn",
     "matplotlib",
+    "onnxruntime",
     "pandas",
     "wandb",
     "kornia",
