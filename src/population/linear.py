@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from src.population.outside import outside
 
 
-class MemberLinear(nn.Module):
+class MemberLinear(nn.Linear):
     """As ``nn.Linear``: one product of all members' matrices that adds the bias too, where a vmap would add it in a pass
     of its own.
 
@@ -15,7 +15,8 @@ class MemberLinear(nn.Module):
     """
 
     def __init__(self, layer: nn.Linear) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
         self.weight, self.bias = layer.weight, layer.bias
 
     def forward(self, x: Tensor) -> Tensor:

@@ -59,6 +59,8 @@ class Population:
     def keep(self, members: Sequence[int]) -> None:
         """Go on with some of the members; the others keep their weights and states as they are, and cost nothing.
 
+        Those that go on are trained as if nothing had been; where they drop, they draw other masks for being fewer.
+
         Args:
             members: original numbers, increasing, of members that are still trained.
         """

@@ -158,12 +158,16 @@ DRAWS = 150
     [
         (["model=mlp"], "dropout"),
         (["model=mlp"], "drop_connect"),
-        (["model=cnn"], "spatial_dropout"),
-        (["model=resnet"], "stochastic_depth"),
-        (["model=lstm", "datamodule=digits", "model.num_layers=2"], "dropout"),
-        (["model=gru", "datamodule=digits"], "drop_connect"),
-        (["model=gru", "datamodule=digits", "model.cell=textbook", "model.num_layers=2"], "dropout"),
-        (["model=transformer", "datamodule=digits"], "dropout"),
+        pytest.param(["model=cnn"], "spatial_dropout", marks=pytest.mark.slow),
+        pytest.param(["model=resnet"], "stochastic_depth", marks=pytest.mark.slow),
+        pytest.param(["model=lstm", "datamodule=digits", "model.num_layers=2"], "dropout", marks=pytest.mark.slow),
+        pytest.param(["model=gru", "datamodule=digits"], "drop_connect", marks=pytest.mark.slow),
+        pytest.param(
+            ["model=gru", "datamodule=digits", "model.cell=textbook", "model.num_layers=2"],
+            "dropout",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["model=transformer", "datamodule=digits"], "dropout", marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -102,10 +102,16 @@ def schedules_of(optimizer: Optimizer, model: Model) -> list[LRScheduler]:
     ("words", "each"),
     [
         (["model=mlp", "regularization=batch_norm", "optimizer=momentum"], [[], [], []]),
-        (["model=cnn", "regularization=batch_norm", "optimizer=momentum"], [[], [], []]),
+        pytest.param(
+            ["model=cnn", "regularization=batch_norm", "optimizer=momentum"], [[], [], []], marks=pytest.mark.slow
+        ),
         (["model=mlp"], [[f"regularization.label_smoothing={value}"] for value in (0.0, 0.1, 0.3)]),
-        (["model=mlp", "datamodule=breast_cancer"], [[f"regularization.label_smoothing={v}"] for v in (0.0, 0.1, 0.3)]),
-        (["model=transformer"], [["regularization.label_smoothing=0.1"]] * 3),
+        pytest.param(
+            ["model=mlp", "datamodule=breast_cancer"],
+            [[f"regularization.label_smoothing={v}"] for v in (0.0, 0.1, 0.3)],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["model=transformer"], [["regularization.label_smoothing=0.1"]] * 3, marks=pytest.mark.slow),
         (["model=mlp"], [[f"regularization.gradient_clip_norm={value}"] for value in (0.01, "null", 1.0)]),
         (
             ["model=gru"],
@@ -117,15 +123,31 @@ def schedules_of(optimizer: Optimizer, model: Model) -> list[LRScheduler]:
         ),
         (["model=mlp"], [["regularization.weight_decay_by_layer={layers.1.*:0.5}"], [], []]),
         (["model=lstm", "model.cell=textbook", "model.num_layers=2"], [[], [], []]),
-        (["model=gru", "model.cell=textbook", "model.bidirectional=true"], [[], [], []]),
-        (["model=rnn", "model.num_layers=2", "model.bidirectional=true", "model.initial_state=learned"], [[], [], []]),
-        (["model=gru", "datamodule=text_classification", "model.num_layers=2"], [[], [], []]),
-        (["model=lstm", "datamodule=text_classification", "model.bidirectional=true"], [[], [], []]),
-        (["model=lstm", "datamodule=text"], [[], [], []]),
+        pytest.param(
+            ["model=gru", "model.cell=textbook", "model.bidirectional=true"], [[], [], []], marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ["model=rnn", "model.num_layers=2", "model.bidirectional=true", "model.initial_state=learned"],
+            [[], [], []],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["model=gru", "datamodule=text_classification", "model.num_layers=2"], [[], [], []], marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ["model=lstm", "datamodule=text_classification", "model.bidirectional=true"],
+            [[], [], []],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["model=lstm", "datamodule=text"], [[], [], []], marks=pytest.mark.slow),
         (["model=lstm", "datamodule=copy"], [[], [], []]),
-        (["model=transformer", "datamodule=text", "model.norm_first=true"], [[], [], []]),
-        (["model=transformer", "datamodule=digits", "model.positions=learned"], [[], [], []]),
-        (["model=mlp", "datamodule=diabetes"], [[], [], []]),
+        pytest.param(
+            ["model=transformer", "datamodule=text", "model.norm_first=true"], [[], [], []], marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ["model=transformer", "datamodule=digits", "model.positions=learned"], [[], [], []], marks=pytest.mark.slow
+        ),
+        pytest.param(["model=mlp", "datamodule=diabetes"], [[], [], []], marks=pytest.mark.slow),
         (["model=mlp", "datamodule=mackey_glass", "model.series=apart", "model.from_last=true"], [[], [], []]),
     ],
     ids=str,
