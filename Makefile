@@ -22,7 +22,7 @@ lint: .venv/tested
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
 bench: .venv/tested
-	$(PY) -m benchmarks.epoch_cost && $(PY) -m benchmarks.start_up && $(PY) -m benchmarks.attention && $(PY) -m benchmarks.decoding && $(PY) -m benchmarks.comparing && $(PY) -m benchmarks.cells
+	$(PY) -m benchmarks $(ARGS)
 
 coverage-of-the-textbook: .venv/tested
 	$(PY) -m docs.coverage

@@ -2,6 +2,10 @@
 
 Forward and backward pass of one layer, both sides in turns, in one process, in float32 and with one thread: the ratio of
 threads would measure the machine. Figures are medians, and the ratio is the median of the ratios of neighbours.
+
+The LSTM over 200 steps is the one that stays above 1.6, at about 1.8. Profiled there, half of its time is in matrix
+products, which torch's kernel has too, and the rest in twelve small operations a step, five of them backwards. Fewer views
+and no new tensors in the backward loop changed the ratio by less than it varies (1.79 for 1.81).
 """
 
 import argparse

@@ -1,10 +1,9 @@
 """How fast data come: python -m benchmarks.data [--images 2000] [--sounds 1000] [--epochs 3]
 
 Folders of pictures (JPEG, 96×96 in colours, brought to 64×64) and of sounds (WAV, one second at 16 kHz, as log-mel
-spectrograms) are written to a temporary folder and read whole: held in memory, and batch by batch with 0 and 2 workers. Each
-way has a process of its own, so that its peak of memory is its own; workers' memory is told apart. Figures are
-medians of epochs over the training split, behind a first one that warms up. Where Fashion-MNIST lies in paths.data, an epoch
-of an MLP on it follows, beside a bare loop (`benchmarks.epoch_cost`).
+spectrograms) are written to a temporary folder and read whole: held in memory, and batch by batch with 0, 1 and 2 workers.
+Nothing trains meanwhile. Each way has a process of its own, so that its peak of memory is its own; workers' memory is told
+apart. Figures are medians of epochs over the training split, behind a first one that warms up.
 """
 
 import argparse
@@ -14,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -23,18 +21,19 @@ import torch
 from PIL import Image
 from scipy.io import wavfile
 
-from benchmarks.epoch_cost import Case, measure
-from benchmarks.machine import machine, today
-from src.config.check import check
-from src.config.compose import compose
-from src.config.schema import Config
+from benchmarks.machine import load, machine, today
 from src.datamodules.audio_folder import AudioFolder
 from src.datamodules.base import DataModule
 from src.datamodules.image_folder import ImageFolder
-from src.datamodules.image_sets import FashionMNIST
+from src.datamodules.streaming import default_workers
 
 BATCH = 64
-WAYS = {"in memory": (1.0, 0), "from files, 0 workers": (0.0, 0), "from files, 2 workers": (0.0, 2)}
+WAYS = {
+    "in memory": (1.0, 0),
+    "from files, 0 workers": (0.0, 0),
+    "from files, 1 worker": (0.0, 1),
+    "from files, 2 workers": (0.0, 2),
+}
 """For each way: the share of memory, and the workers."""
 
 
@@ -83,17 +82,6 @@ def figures(kind: str, folder: Path, way: str, epochs: int) -> dict[str, float]:
     return dict(zip(("ready", "rate", "peak", "worker_peak"), (ready, median(rates[1:]), *peaks), strict=True))
 
 
-@dataclass(frozen=True)
-class FashionCase(Case):
-    """The MLP on Fashion-MNIST itself."""
-
-    def config(self, epochs: int, outputs: Path) -> Config:
-        words = ["model=mlp", "datamodule=fashion_mnist", "trainer=cpu", "logger=none", f"paths.outputs={outputs}"]
-        knobs = [f"regularization.early_stopping_patience={epochs}", f"trainer.max_epochs={epochs}"]
-        sizes = [f"model.hidden_sizes={[*self.hidden_sizes]}", f"datamodule.batch_size={self.batch_size}"]
-        return check(compose([*words, *knobs, *sizes]))
-
-
 def main() -> None:
     """Print Markdown tables."""
     parser = argparse.ArgumentParser(
@@ -108,7 +96,10 @@ def main() -> None:
         kind, folder, way = words.one
         print(json.dumps(figures(kind, Path(folder), way, words.epochs)))
         return
-    print(f"{machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {today()}\n")
+    print(
+        f"{machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {today()}; {load()}; "
+        f"workers by default here: {default_workers()}\n"
+    )
     print(
         "| data | read | ready after | examples a second | peak of memory | of a worker |\n|---|---|---:|---:|---:|---:|"
     )
@@ -117,9 +108,8 @@ def main() -> None:
             write(Path(temporary), count)
             for way in WAYS:
                 command = [sys.executable, "-m", "benchmarks.data", "--epochs", str(words.epochs)]
-                done = subprocess.run(
-                    [*command, "--one", kind, temporary, way], capture_output=True, text=True, check=True
-                )
+                done = subprocess.run([*command, "--one", kind, temporary, way], capture_output=True, text=True)
+                assert done.returncode == 0, done.stderr
                 found = json.loads(done.stdout.splitlines()[-1])
                 worker = f"{found['worker_peak'] / 1e6:.0f} MB" if WAYS[way][1] else ""
                 print(
@@ -127,11 +117,6 @@ def main() -> None:
                     f"| {found['peak'] / 1e6:.0f} MB | {worker} |",
                     flush=True,
                 )
-    if all(file.find(Path(compose([]).paths.data)) for file in FashionMNIST.files.values()):
-        case = FashionCase("MLP 784-256-128-10, Fashion-MNIST", FashionMNIST, (256, 128), 128)
-        cost = measure(case, max(words.epochs, 5))
-        print("\n| one epoch | batch | bare PyTorch | Gridlight | ratio |\n|---|---:|---:|---:|---:|")
-        print(f"| {case.name} | {case.batch_size} | {cost.bare:.2f} s | {cost.gridlight:.2f} s | {cost.ratio:.2f} |")
 
 
 if __name__ == "__main__":

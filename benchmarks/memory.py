@@ -3,7 +3,8 @@
 The peak of the resident memory during fit over what the process held before it, against what must be there: parameters,
 their gradients, the state of Adam (two numbers a parameter), and the activations that the backward pass of one batch
 asks for (`torch.autograd.graph.saved_tensors_hooks`, every storage once, without parameters and inputs). Each model, at
-its defaults on images 28×28, has a process of its own. On Linux, on the CPU.
+its defaults on images 28×28, has a process of its own. Two deep ones follow, also with model.checkpoint_activations=true
+("recomputed"), where the activations told are those that are kept without it. On Linux, on the CPU.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,21 +22,32 @@ from benchmarks.epoch_cost import CASES, Case
 from benchmarks.machine import machine, today
 from src import ROOT
 from src.batches import Batch
-from src.experiment import build
+from src.datamodules.memory import forget_peak, resident
+from src.experiment import build, build_model
 from src.models.base import Model
 from src.tracking.run_folder import RunFolder
 
 MIB = 2**20
+RESNET = ("model=resnet", "model.blocks_per_stage=3")
+TRANSFORMER = ("model=transformer", "model.num_layers=6", "model.d_model=256", "model.num_heads=8", "model.d_ff=1024")
 
 
-def resident(name: str) -> int:
-    """Return ``VmRSS``, the resident memory, or ``VmHWM``, its peak, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+def cases(batch_size: int) -> list[Case]:
+    """Return the models of `benchmarks.epoch_cost`, and deep ones, for a few steps: the peak of an epoch is that of its steps."""
+    few, again = 5 * batch_size, "model.checkpoint_activations=true"
+    deep = [
+        Case(f"{name}{how}", (*words, *more), batch_size, few)
+        for name, words in (("ResNet-20", RESNET), ("transformer, 6 layers, 256 wide", TRANSFORMER))
+        for how, more in (("", ()), (", recomputed", (again,)))
+    ]
+    return [*(replace(case, train_size=few) for case in CASES if case.batch_size == batch_size), *deep]
 
 
 def activations(model: Model, batch: Batch) -> int:
     """Return the bytes that are saved for the backward pass of a batch."""
+    for module in model.modules():
+        if hasattr(module, "checkpoint_activations"):
+            module.checkpoint_activations = False
     known = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *batch)}
     saved: dict[int, int] = {}
 
@@ -57,12 +70,12 @@ def measure(case: Case) -> dict[str, float]:
         folder = RunFolder.create(Path(temporary) / "run", config.plain(), ["benchmark"])
         experiment = build(config, folder, verbose=False)
         batch = next(iter(experiment.datamodule.loader("train")))
-        saved = activations(experiment.model, batch)
+        saved = activations(build_model(config, experiment.datamodule.spec), batch)
         parameters = sum(p.numel() * p.element_size() for p in experiment.model.parameters())
-        before = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = resident()
+        forget_peak()
         experiment.trainer.fit(experiment.model, datamodule=experiment.datamodule)
-        peak = resident("VmHWM") - before
+        peak = resident(peak=True) - before
         folder.finish({})
     sizes = {"parameters": parameters, "gradients": parameters, "optimizer": 2 * parameters, "activations": saved}
     return {name: size / MIB for name, size in {**sizes, "peak": peak}.items()}
@@ -77,20 +90,21 @@ def main() -> None:
     parser.add_argument("--case", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case is not None:
-        print(json.dumps(measure(CASES[arguments.case])))
+        print(json.dumps(measure(cases(arguments.batch_size)[arguments.case])))
         return
     print(f"MiB; batch {arguments.batch_size}; {machine()}, torch {torch.__version__}, {today()}\n")
     print("| model | parameters | gradients | optimizer | activations | their sum | peak of fit |")
     print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
-    for number, case in enumerate(CASES):
-        if case.batch_size == arguments.batch_size:
-            words = [sys.executable, "-m", "benchmarks.memory", "--case", str(number)]
-            done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-            sizes = json.loads(done.stdout.splitlines()[-1])
-            peak = sizes.pop("peak")
-            cells = " | ".join(f"{size:.1f}" for size in (*sizes.values(), sum(sizes.values()), peak))
-            print(f"| {case.name} | {cells} |", flush=True)
+    for number, case in enumerate(cases(arguments.batch_size)):
+        words = ["--batch-size", str(arguments.batch_size), "--case", str(number)]
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.memory", *words], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        sizes = json.loads(done.stdout.splitlines()[-1])
+        peak = sizes.pop("peak")
+        cells = " | ".join(f"{size:.1f}" for size in (*sizes.values(), sum(sizes.values()), peak))
+        print(f"| {case.name} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ The same sweep (MLP 64-128-64-10 on digits, 10 epochs, learning rate × weight d
 turns: plain Lightning under Hydra's basic launcher, all in one process (benchmarks/plain_lightning.py); Gridlight with one
 worker; Gridlight with two; Gridlight with two that train the jobs as one (hydra/launcher=fused). Figures are medians. The
 overhead of a job is what a job more costs one worker, beyond the time that its own record says it took; `seconds` in run.json
-begins when the job's folder is made.
+begins when the job's folder is made. The start of a sweep is the same with one worker and with two, so the work of both is
+also told without it: by what 8 jobs take less.
 """
 
 import argparse
@@ -86,7 +87,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=64, help="a multiple of 8, at most 64")
     arguments = parser.parse_args()
     jobs, times = arguments.jobs, {"plain": [], "one": [], "two": [], "fused": []}  # type: ignore[var-annotated]
-    overheads, busy = [], load()
+    overheads, ratios, busy = [], [], load()
     for _ in range(arguments.repeats):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
@@ -95,9 +96,11 @@ def main() -> None:
             times["fused"].append(gridlight(jobs, 2, folder / "fused", "fused")[0])
             one, inside = gridlight(jobs, 1, folder / "one")
             few, inside_few = gridlight(8, 1, folder / "few")
+            few_by_two = gridlight(8, 2, folder / "few_by_two")[0]
         times["one"].append(one)
         if jobs > 8:
             overheads.append(((one - few) - (inside - inside_few)) / (jobs - 8))
+            ratios.append((one - few) / (times["two"][-1] - few_by_two))
     plain_time, one_time, two_time, fused_time = (median(times[name]) for name in ("plain", "one", "two", "fused"))
     print(f"medians of {arguments.repeats}; {machine()}; {THREADS} thread a process; {today()}; {busy} before\n")
     print(f"| {jobs} jobs, whole command | time | of plain Lightning's speed |\n|---|---:|---:|")
@@ -107,6 +110,7 @@ def main() -> None:
     print(f"| Gridlight, two workers, fused | {fused_time:.1f} s | {plain_time / fused_time:.1f} |")
     if overheads:
         print(f"\noverhead of a job: {1000 * median(overheads):.0f} ms")
+        print(f"two workers, once they run, do {median(ratios):.2f} times the work of one")
 
 
 if __name__ == "__main__":

@@ -167,11 +167,13 @@ def effect_table(page: Page) -> str:
     if missing := [words for words in page.words if words not in known]:
         raise UserError(f"{page.name}: not measured yet: {missing[0]}")
     measured = [known[words]["seeds"] for words in page.words]
-    lines = ["| | " + " | ".join(f"`{name}`" for name in page.metrics) + f" | Δ `{page.metrics[0]}` | better |"]
-    lines.append("|---|" + "---:|" * (len(page.metrics) + 2))
+    lines = [
+        "| | " + " | ".join(f"`{name}`" for name in page.metrics) + f" | Δ `{page.metrics[0]}` | better | effect |"
+    ]
+    lines.append("|---|" + "---:|" * (len(page.metrics) + 2) + "---|")
     for label, runs in zip(page.labels, measured, strict=True):
         numbers = [shown([run[name] for run in runs.values()]) for name in page.metrics]
-        compared = ("", "") if runs is measured[0] else difference(page.metrics[0], runs, measured[0])
+        compared = ("", "", "") if runs is measured[0] else difference(page.metrics[0], runs, measured[0])
         lines.append(f"| `{label}` | " + " | ".join([*numbers, *compared]) + " |")
     entry = known[page.words[-1]]
     facts = f"{len(measured[0])} seeds, mean ± deviation; Δ: what differs from the first row with the same seed. "
@@ -179,13 +181,27 @@ def effect_table(page: Page) -> str:
     return "\n".join([*lines, "", facts, "", "```", command(page.words[-1]), "```"]) + "\n"
 
 
-def difference(metric: str, runs: dict[str, Any], others: dict[str, Any]) -> tuple[str, str]:
-    """Return the mean ± deviation of what a metric differs by from the others with the same seed, and in how many
-    seeds it is better.
+def difference(metric: str, runs: dict[str, Any], others: dict[str, Any]) -> tuple[str, str, str]:
+    """Return the mean ± deviation of what a metric differs by from the others with the same seed, in how many seeds it
+    is better, and the effect in a word.
     """
     pairs = [(runs[seed][metric], others[seed][metric]) for seed in others]
+    changes = [one - other for one, other in pairs]
     wins = sum(better(metric, one, other) for one, other in pairs)
-    return shown([one - other for one, other in pairs], sign="+"), f"{wins} of {len(pairs)}"
+    return shown(changes, sign="+"), f"{wins} of {len(pairs)}", effect(changes, wins)
+
+
+def effect(changes: Sequence[float], wins: int) -> str:
+    """Return ``gain`` or ``loss`` where a difference is larger than its deviation and shows in all seeds but at most one,
+    else ``none``.
+
+    Args:
+        changes: the difference with each seed.
+        wins: in how many it is an improvement.
+    """
+    if abs(mean(changes)) <= stdev(changes):
+        return "none"
+    return "gain" if wins >= len(changes) - 1 else "loss" if wins <= 1 else "none"
 
 
 def shown(values: Sequence[float], sign: str = "") -> str:
@@ -204,7 +220,8 @@ def better(metric: str, value: float, other: float) -> bool:
 
 def overview() -> str:
     """Return one line a page: the first metric without the method, and what the last row differs by."""
-    known, lines = results(), ["| page | task | metric | without | Δ with | better |", "|---|---|---|---:|---:|---:|"]
+    known = results()
+    lines = ["| page | task | metric | without | Δ with | better | effect |", "|---|---|---|---:|---:|---:|---|"]
     for page in pages():
         metric, task = page.metrics[0], definitions()["pages"][page.name]["task"]
         without, runs = known[page.words[0]]["seeds"], known[page.words[-1]]["seeds"]

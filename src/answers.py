@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,14 +20,19 @@ class AnswerFile:
 
     Args:
         path: ends in ``.csv`` or ``.jsonl``.
+        inputs: of the command line; a file among them is not written over.
 
     Raises:
-        UserError: for another ending, or if nothing can be written there.
+        UserError: for another ending, for an input, or if nothing can be written there.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, inputs: Sequence[str] = ()) -> None:
         if path.suffix.lower() not in ENDINGS:
             raise UserError(f"--output {path}: must end in {' or '.join(ENDINGS)}")
+        if path.is_dir():
+            raise UserError(f"--output {path}: this is a folder; the answers go into a file")
+        if path.exists() and any(os.path.isfile(given) and path.samefile(given) for given in inputs):
+            raise UserError(f"--output {path}: this is an input, and the answers would take its place")
         self.path = path
         self._partial = path.with_name(f".{path.name}.partial")
         self._file: IO[str] | None = None
@@ -36,7 +41,7 @@ class AnswerFile:
 
     def __enter__(self) -> "AnswerFile":
         try:
-            self._file = self._partial.open("w", encoding="utf-8", newline="")
+            self._file = self._partial.open("w", encoding="utf-8", errors="backslashreplace", newline="")
         except OSError as error:
             raise UserError(f"--output {self.path}: cannot be written: {error.strerror}") from error
         return self

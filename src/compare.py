@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,12 +57,13 @@ def scaling(path: Path, runs: "Sequence[RecordedRun]", size: str) -> "list[Power
     return laws
 
 
-def report(project: str, views: "Sequence[View]") -> str:
+def report(project: str, views: "Sequence[View]", filtered: bool = False) -> str:
     """Make a report of the largest view of a project in Weights & Biases, print where it is, and return that.
 
     Args:
         project: ``entity/project``.
         views: of its runs, the largest first.
+        filtered: whether they are not all runs of the project.
 
     Raises:
         UserError: without wandb-workspaces, or if W&B does not take it.
@@ -73,7 +74,8 @@ def report(project: str, views: "Sequence[View]") -> str:
     view, *rest = views
     entity, name = project.split("/")
     table = to_markdown([(view, [*view.keys, "run"])])
-    address = save_report(build_report(entity, name, view.metric, view.mode, view.keys, table=table))
+    ids = [run.record["wandb"]["id"] for run in view.runs] if filtered or rest else []
+    address = save_report(build_report(entity, name, view.metric, view.mode, view.keys, table=table, runs=ids))
     left = f" of {view.title}; --metric or a condition chooses another" if rest else ""
     print(f"report: {address}{left}")
     return address
@@ -124,7 +126,8 @@ def read(folders: Sequence[Path], into: Path | None) -> Found:
     remarks = Remarks()
     runs = read_runs(*folders, remarks=remarks)
     common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
-    return Found(runs, [str(folder) for folder in folders], into or common, pending(folders), remarks)
+    waiting, driven = pending(folders)
+    return Found(runs, [str(folder) for folder in folders], into or common, waiting, driven, remarks)
 
 
 def read_wandb(project: str, into: Path | None) -> Found:
@@ -138,7 +141,15 @@ def read_wandb(project: str, into: Path | None) -> Found:
     from src.tracking.wandb_runs import read_project
 
     runs = [
-        recorded_run(run.name, run.url, dict(flat(run.config)), run.record, partial(curves_of, run.rows))
+        recorded_run(
+            run.name,
+            run.url,
+            dict(flat(run.config)),
+            run.record,
+            partial(curves_of, run.rows),
+            read_answers=cache(run.answers),
+            read_attention=cache(run.attention),
+        )
         for run in read_project(project)
     ]
     return Found(runs, [project], into or Path("outputs", "wandb", *project.split("/")))
@@ -163,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if words.wandb:
             views = show(lambda: read_wandb(words.wandb, words.into), words)
             if words.report:
-                report(words.wandb, views)
+                report(words.wandb, views, filtered=bool(words.filter))
             return
         show(lambda: read(folders, words.into), words)
         if words.scaling:

@@ -1,6 +1,6 @@
 """Evaluate: python -m src.evaluate <run folder or checkpoint> [split=test] [datamodule.path=other.txt …]
 
-Rebuilds model, data and preparation from the checkpoint alone and measures them again.
+Rebuilds model, data and preparation from the checkpoint alone and measures them again; another file is measured whole.
 """
 
 import json
@@ -20,18 +20,29 @@ def evaluate(path: Path, split: str = "test", overrides: Sequence[str] = ()) -> 
     Args:
         path: a run folder or a checkpoint.
         split: ``train``, ``val`` or ``test``.
-        overrides: keys of the recorded config to change, such as ``datamodule.path=other.txt``.
+        overrides: keys of the recorded config to change, such as ``datamodule.path=other.txt``; that file is measured
+            as a whole, as test.
 
     Raises:
         UserError: if there is no such run, split or key.
     """
+    return _measured(path, split, overrides)[0]
+
+
+def _measured(path: Path, split: str, overrides: Sequence[str]) -> tuple[dict[str, float], int]:
+    """Return the metrics, and of how many examples."""
     if split not in SPLITS:
         raise UserError(f"split={split}: {nearest(split, SPLITS)}")
     if not path.is_file():
         RunFolder.open(path)  # a wrong path is answered before torch is loaded
+    whole = any(change.startswith("datamodule.path=") for change in overrides)
+    if whole and split != "test":
+        raise UserError(f"split={split}: the file that datamodule.path names is measured as a whole, as test")
     from src.experiment import load, measure
 
-    return measure(load(path, overrides), split)
+    loaded = load(path, overrides)
+    loaded.datamodule.ask_for(split, whole)
+    return measure(loaded, split), len(loaded.datamodule.split(split)[0])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,12 +53,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     with errors_for_people():
         changes = [change for change in words.changes if not change.startswith("split=")]
         split = next((change[6:] for change in words.changes if change.startswith("split=")), "test")
-        metrics = evaluate(words.run, split, changes)
+        metrics, count = _measured(words.run, split, changes)
         if words.json:
             print(json.dumps(metrics))
         else:
             width = max(map(len, metrics))
             print("\n".join(f"{name:<{width}}  {value:.4f}" for name, value in metrics.items()))
+            print(f"of {count:,} examples")
 
 
 if __name__ == "__main__":

@@ -179,6 +179,8 @@ def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: S
     settings = config.trainer.model_dump(exclude={"name", "profiler", "loop"})
     clip_norm, clip_value = config.regularization.gradient_clip_norm, config.regularization.gradient_clip_value
     clip = clip_norm if clip_norm is not None else clip_value
+    if not (config.trainer.deterministic or torch.are_deterministic_algorithms_enabled()):
+        settings["deterministic"] = None  # to say no to torch would load its compiler
     try:
         trainer = L.Trainer(
             **settings,
@@ -196,8 +198,7 @@ def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: S
         )
     except (L.pytorch.utilities.exceptions.MisconfigurationException, ValueError) as error:
         raise UserError(f"trainer: {error}") from error
-    if config.trainer.loop == "auto":
-        trainer.fit_loop.epoch_loop = TrainingSteps(trainer, max_steps=config.trainer.max_steps)
+    trainer.fit_loop.epoch_loop = TrainingSteps(trainer, config.trainer.max_steps, config.trainer.loop == "auto")
     return trainer
 
 
@@ -290,7 +291,8 @@ def _execute(config: Config, folder: RunFolder, verbose: bool, callbacks: Sequen
                 folder.fail(error)
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 log.error(
-                    "out of GPU memory: a smaller datamodule.batch_size or trainer.precision=bf16-mixed needs less"
+                    "out of GPU memory: a smaller datamodule.batch_size, trainer.precision=bf16-mixed, or for a ResNet or a "
+                    "transformer model.checkpoint_activations=true needs less; callbacks=batch_size_finder says what fits"
                 )
             raise
         finally:
@@ -325,7 +327,8 @@ def _train_and_test(experiment: Experiment, folder: RunFolder, started: float, v
     tested = trainer.test(
         model, datamodule=datamodule, ckpt_path=best, weights_only=True if best else None, verbose=False
     )
-    epoch, best_metrics = best_epoch(folder.metrics(), monitor, mode) if best else (None, last_epoch(folder.metrics()))
+    rows, since = folder.metrics(), folder.record.get("best_since")
+    epoch, best_metrics = best_epoch(rows, monitor, mode, since) if best else (None, last_epoch(rows))
     metrics = best_metrics | {name: float(value) for name, value in tested[0].items()}
     seconds = time.monotonic() - started
     value = metrics.get(monitor)

@@ -1,4 +1,4 @@
-"""Importing Lightning, and torchmetrics with it, in half the time."""
+"""Importing Lightning, and torchmetrics with it, without what few runs need."""
 
 import importlib
 import sys
@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+from src.asleep import put_to_sleep
+
 
 @contextmanager
 def lean() -> Iterator[None]:
-    """Import torchmetrics below without scipy.signal, which it loads for the sake of one metric of sounds in an old
-    version, and without matplotlib, which it needs when a metric is drawn: then it is loaded.
+    """Import below without torch's compiler (`src.asleep`), and torchmetrics without scipy.signal, which it loads for the
+    sake of one metric of sounds in an old version, and without matplotlib, which it needs when a metric is drawn: then it is
+    loaded.
     """
+    put_to_sleep()
     if "torchmetrics" in sys.modules:
         yield
         return

@@ -102,6 +102,8 @@ class Generation:
             raise UserError("--beams searches the likeliest sequence, --temperature draws one: give one of them")
         if self.length_penalty is not None and (self.beams or getattr(model, "beams", 1)) == 1:
             raise UserError("--length-penalty weighs the sequences of a beam search: add --beams 4")
+        if self.beams is not None and self.beams > (most := model.spec.output_size):
+            raise UserError(f"--beams {self.beams}: at most {most}, as many as one step has tokens to choose from")
         return {"beams": self.beams, "length_penalty": self.length_penalty}
 
 
@@ -149,7 +151,7 @@ def answers_to(loaded: "Loaded", inputs: Sequence[str], **arguments: Any) -> Ite
             for one in some:
                 yield from answers_to(loaded, [one], **arguments)
             continue
-        names = some if size == len(some) else [f"{some[0]}, row {number}" for number in range(1, size + 1)]
+        names = some if size == len(some) else [f"{some[0]}, example {number}" for number in range(1, size + 1)]
         for first in range(0, size, AT_ONCE):
             part = type(batch)(*(tensor[first : first + AT_ONCE] for tensor in batch))
             yield from zip(names[first : first + AT_ONCE], answer(loaded, part, **arguments), strict=True)
@@ -190,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = parser.parse_args(argv)
     with errors_for_people():
         generation = Generation(**{field.name: getattr(words, field.name) for field in fields(Generation)})
-        output = AnswerFile(words.output) if words.output else None
+        output = AnswerFile(words.output, words.inputs) if words.output else None
         from src.experiment import answer, continuation
 
         loaded, arguments = _ready(words.run, generation)
@@ -223,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _line(shown: str, found: dict[str, Any]) -> str:
-    shown = shown.strip().replace("\n", "; ")
+    shown = shown.encode(errors="backslashreplace").decode().strip().replace("\n", "; ")
     shown = shown if len(shown) <= 40 else shown[:37] + "..."
     probabilities = found.get("probabilities", {})
     likely = sorted(probabilities.items(), key=lambda pair: -pair[1])[:3]

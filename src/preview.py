@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from src.config.command_line import errors_for_people
 from src.config.compose import compose
@@ -18,17 +18,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from src.config.schema import Config
+    from src.tracking import console
 
 PICTURES = {
     "schedule": ("src.optim.curve", "schedule_picture", "the learning rate of every step"),
     "learning_rate": ("src.optim.range_test", "range_test_picture", "the loss while the rate grows; suggests one"),
-    "augmentation": ("src.regularization.preview", "augmentation_picture", "augmented and mixed training images"),
+    "augmentation": (
+        "src.regularization.preview",
+        "augmentation_preview",
+        "training images, sounds or texts, augmented and mixed",
+    ),
 }
 """What can be drawn: the module and the function that draws it from a checked config, and what it shows."""
 
 
-def preview(what: str, words: Sequence[str]) -> "tuple[Figure, Path]":
+def preview(what: str, words: Sequence[str]) -> "tuple[Figure | console.Rows, Path]":
     """Draw a picture of a run before it trains, and return it with its file, preview/plots/<what>.png of the outputs.
+    What are texts is printed as a table, and written into preview/<what>.md.
 
     Args:
         what: a name in `PICTURES`.
@@ -43,11 +49,15 @@ def preview(what: str, words: Sequence[str]) -> "tuple[Figure, Path]":
 
     config = check(compose(words))
     module, name, _ = PICTURES[what]
-    draw: Callable[[Config], Figure] = getattr(import_module(module), name)
+    draw: Callable[[Config], Any] = getattr(import_module(module), name)
+    from src.tracking.console import Rows
     from src.tracking.pictures import save_picture
+    from src.tracking.siblings import show_table
 
-    figure = draw(config)
-    return figure, save_picture(config.paths.outputs / "preview", what, figure)
+    drawn, folder = draw(config), config.paths.outputs / "preview"
+    if isinstance(drawn, Rows):
+        return drawn, show_table(folder, what, *drawn)
+    return drawn, save_picture(folder, what, drawn)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,8 +70,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("words", nargs="*", metavar="group=option", help="the run, as for python -m src.train")
     arguments = parser.parse_args(argv)
     with errors_for_people():
-        figure, path = preview(arguments.what, arguments.words)
-        print(f"{figure.get_suptitle()}\n{path}")
+        drawn, path = preview(arguments.what, arguments.words)
+        if not isinstance(drawn, tuple):  # a table has its title
+            print(drawn.get_suptitle())
+        print(path)
 
 
 if __name__ == "__main__":

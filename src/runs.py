@@ -16,6 +16,7 @@ name; and several by a condition on keys of the config, metrics of the best epoc
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ def show_list(runs: "Sequence[KeptRun]", as_json: bool = False) -> None:
             shown(run.path),
         )
     show(table)
-    print(f"{len(runs)} runs")
+    print("1 run" if len(runs) == 1 else f"{len(runs)} runs")
 
 
 def show_one(run: "KeptRun") -> None:
@@ -204,6 +205,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             case "show":
                 show_one(_one([words.run], words.outputs))
             case "tag":
+                for word in () if words.remove else words.tags:
+                    if not re.fullmatch(r"\w[\w.:+@/-]{0,63}", word):
+                        raise UserError(f"{word!r}: a tag is a word of letters, digits and . : + @ / - _, at most 64")
                 for run in named([words.run], words.outputs):
                     added = [] if words.remove else words.tags
                     kept = [tag for tag in run.tags if tag not in words.tags]

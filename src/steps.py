@@ -51,18 +51,26 @@ class TrainingSteps(_TrainingEpochLoop):
     """Lightning's loop over the batches of an epoch, in which a step is written out where that is the same.
 
     Counters, hooks of callbacks, schedules and checkpoints are as in Lightning's step, which is taken where something asks
-    for more of it (`needs_lightning`), and first of all when a run is resumed.
+    for more of it (`needs_lightning`), and first of all when a run is resumed. The last weights of a run are always validated,
+    also where it ends within an epoch (``trainer.max_steps``) or with one that is not (``trainer.check_val_every_n_epoch``).
+
+    Args:
+        trainer: of the run.
+        max_steps: optimizer steps of the run; -1: as many as its epochs have.
+        written_out: False takes Lightning's step in any case.
     """
 
-    def __init__(self, trainer: L.Trainer, max_steps: int) -> None:
+    def __init__(self, trainer: L.Trainer, max_steps: int, written_out: bool = True) -> None:
         super().__init__(trainer, max_steps=max_steps)
-        self.val_loop = ValidationSteps(
-            trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False
-        )
+        if written_out:
+            self.val_loop = ValidationSteps(
+                trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False
+            )
+        self._written_out = written_out
         self._told = False
 
     def run(self, data_fetcher: _DataFetcher) -> None:
-        reason = needs_lightning(self.trainer)
+        reason = needs_lightning(self.trainer) if self._written_out else "trainer.loop=lightning"
         if not self._told:
             log.info("steps: %s", f"Lightning's, for {reason}" if reason else "written out, src/steps.py")
             self._told = True
@@ -133,13 +141,26 @@ class TrainingSteps(_TrainingEpochLoop):
         count.increment_completed()
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
-        """Validate after the last batch of an epoch."""
-        if self._short is None or self._num_ready_batches_reached() or self.trainer.should_stop:
+        """Validate after the last batch of an epoch, and after the last step of all."""
+        if (
+            self._short is None
+            or self._num_ready_batches_reached()
+            or self._is_training_done
+            or self.trainer.should_stop
+        ):
             super().on_advance_end(data_fetcher)
             return
         self._batches_that_stepped += not self._should_accumulate()
         if self.trainer.received_sigterm:
             raise SIGTERMException
+
+    def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
+        if super()._should_check_val_fx(data_fetcher):
+            return True
+        trainer = self.trainer
+        last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+        last = self.global_step == self.max_steps or (last_epoch and self._num_ready_batches_reached())
+        return last and trainer.enable_validation and not self.restarting
 
 
 class ValidationSteps(_EvaluationLoop):

@@ -1,7 +1,8 @@
 """Sync: python -m src.sync [folder …] uploads the runs in these folders that Weights & Biases kept on disk (all of outputs/)
 
-Runs that were recorded offline, and those whose server died on the way. Each is uploaded once; after an interruption the same
-command goes on. A run that is running is left alone.
+Runs that were recorded offline, those whose server died on the way, and, of those that were killed, what their folders have
+and the server has not. Each is uploaded once; after an interruption the same command goes on. A run that is running, or that
+another process uploads, is left alone.
 """
 
 import argparse
@@ -25,14 +26,17 @@ def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
     """
     from src.tracking.console import shown
     from src.tracking.run_folder import RunFolder
-    from src.tracking.uploads import Waiting, find, upload
+    from src.tracking.uploads import BUSY, Waiting, find, upload
 
     runs: list[Waiting] = []
-    running: list[Waiting] = []
     for run in find(paths):
-        (running if RunFolder.open(run.folder).alive else runs).append(run)
-    for run in running:
-        print(f"still running: {shown(run.folder)}")
+        folder = RunFolder.open(run.folder)
+        if not folder.alive:
+            runs.append(run)
+        elif folder.record.get("status") == "running":
+            print(f"still running: {shown(run.folder)}")
+        else:
+            print(f"left alone, {BUSY}: {shown(run.folder)}")
     if not runs:
         print("nothing to upload")
         return True
@@ -43,10 +47,14 @@ def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
         return True
     _needs_server()
     with _Bar(len(runs), size) as bar:
-        failed = upload(runs, done=bar.advance)
-    for run, reason in failed:
-        print(f"not uploaded: {shown(run.folder)}: {reason}", file=sys.stderr)
-    print(f"{_runs(len(runs) - len(failed))} uploaded, {_megabytes(size - sum(run.size for run, _ in failed))}")
+        left = upload(runs, done=bar.advance)
+    failed = [(run, reason) for run, reason in left if reason != BUSY]
+    for run, reason in left:
+        if reason == BUSY:
+            print(f"left alone, {BUSY}: {shown(run.folder)}")
+        else:
+            print(f"not uploaded: {shown(run.folder)}: {reason}", file=sys.stderr)
+    print(f"{_runs(len(runs) - len(left))} uploaded, {_megabytes(size - sum(run.size for run, _ in left))}")
     if failed:
         print("the same command goes on", file=sys.stderr)
     return not failed

@@ -149,7 +149,7 @@ def _spoken_digits(folder: Path) -> list[str]:
     for digit in range(10):
         for i in range(9):
             write_tone(folder / "fsdd" / "recordings" / f"{digit}_ann_{i}.wav", 200 + 100 * digit, 0.2, seed=i)
-    return [f"paths.data={folder}"]
+    return [f"paths.data={folder}", "datamodule.verify=false"]
 
 
 def _series(folder: Path) -> list[str]:

@@ -15,9 +15,10 @@ from PIL import Image
 
 from src.compare import main, scaling
 from src.errors import UserError
+from src.sweeping.ledger import Ledger
 from src.tracking.reading import read_runs
 from src.tracking.run_folder import RunFolder, replaced
-from tests.conftest import Command
+from tests.conftest import ROOT, Command
 
 
 def recorded(folder: Path, width: int, loss: float | None, status: str = "finished", metric: str = "val/loss") -> None:
@@ -177,6 +178,29 @@ def test_a_watch_ends_with_the_last_run(tuned: Path, capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     assert "5 finished, 1 running" in out and out.count("6 runs: 6 finished") == 1
     assert '"reload":null' in (tuned / "report.html").read_text()
+
+
+def test_a_watch_waits_for_the_first_run_and_ends_with_the_driver(
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later = tmp_path / "later"
+    timer = threading.Timer(1.0, lambda: tuned.rename(later))
+    timer.start()
+    main([str(later), "--watch", "--every", "0.2"])
+    timer.join()
+    printed = capsys.readouterr()
+    assert printed.err.count("waiting for one; Ctrl-C ends") == 1 and "6 runs: 6 finished" in printed.out
+    ledger = Ledger.create(later, "later", ["train"])
+    ledger.add(["seed=7"], ["seed=7"], {"seed": 7})
+    ledger.save()
+    main([str(later), "--watch", "--every", "0.2"])
+    assert "does not run any more, and 1 of its jobs" in capsys.readouterr().err
+
+
+def test_head_is_no_failed_writing(tuned: Path) -> None:
+    words = f"{sys.executable} -m src.compare {tuned} --html --watch | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr == "" and done.returncode in (0, 141)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def test_a_recurrent_network_on_padded_texts_is_refused(fast: Callable[..., list
         exporting.export(model, tmp_path, ["torch"])
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_with_its_card(
     fast: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

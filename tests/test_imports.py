@@ -21,6 +21,9 @@ RARE = {
     "optuna",
     "plotly",
     "babel",
+    "sympy",
+    "torch._dynamo.eval_frame",  # torch's compiler is asleep, see src/asleep.py
+    "torch._inductor",
 }
 
 PROGRAM = """

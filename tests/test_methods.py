@@ -65,7 +65,7 @@ def test_the_numbers_are_means_of_what_was_measured(name: str) -> None:
         assert len(seeds) == 5
         row = re.search(rf"^\| `{re.escape(label)}` \| (.*) \|$", text, re.M)
         assert row is not None
-        *cells, change, better_in = row[1].split(" | ")
+        *cells, change, better_in, word = row[1].split(" | ")
         first = PAGES[name].metrics[0]
         values = [np.array([seed[metric] for seed in seeds]) for metric in PAGES[name].metrics]
         if words != PAGES[name].words[0]:
@@ -74,11 +74,29 @@ def test_the_numbers_are_means_of_what_was_measured(name: str) -> None:
             values.append(values[0] - before)
             gain = values[-1] if first.endswith("accuracy") else -values[-1]
             assert better_in == f"{(gain > 0).sum()} of 5"
+            shows = abs(gain.mean()) > gain.std(ddof=1)
+            expected = (
+                "gain" if shows and (gain > 0).sum() >= 4 else "loss" if shows and (gain > 0).sum() <= 1 else "none"
+            )
+            assert word == expected
         for cell, numbers in zip(cells, values, strict=True):
             mean, deviation = map(float, cell.split(" ± "))
             spread = numbers.std(ddof=1)
             assert deviation == pytest.approx(spread, rel=0.06)
             assert mean == pytest.approx(numbers.mean(), abs=0.06 * spread or 5e-4)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_words_do_not_claim_what_the_numbers_do_not_show(name: str) -> None:
+    text = PAGES[name].file.read_text(encoding="utf-8")
+    table, _, rest = text.partition("## Measured effect")[2].partition("<!-- end -->")
+    effects = set(re.findall(r"\| (gain|loss|none) \|$", table, re.M))
+    said = rest.partition("## Source")[0]
+    assert effects and said.strip()
+    if effects == {"none"}:
+        assert not re.search(r"\b(gain|hurts)\b", said)
+    if "none" not in effects:
+        assert not re.search(r"\bNo (effect|difference)\b", said)
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -21,7 +21,7 @@ def test_a_sweep_runs_each_job_once(command, fast: Words, tmp_path: Path) -> Non
     first = records(tmp_path)
     assert len(first) == 2 and {record["status"] for record in first.values()} == {"finished"}
     assert len({folder.parent for folder in first}) == 1, "one folder for the sweep"
-    rows = re.findall(r"^ *(\d+) +(\S+) +\S+ +finished", done.stdout, re.MULTILINE)
+    rows = re.findall(r"^ *(\d+) +(\S+) +0\.\d+ .* lr-0\.\d+_", done.stdout, re.MULTILINE)
     values = [float(row[1]) for row in rows]
     assert [row[0] for row in rows] == ["1", "2"] and values == sorted(values), "the smallest val/loss first"
     recorded = sorted(record["best"]["val/loss"] for record in first.values())

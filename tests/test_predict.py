@@ -83,9 +83,29 @@ def test_a_file_is_there_only_when_it_is_complete(tmp_path) -> None:
         ({"beams": 3, "top_k": 3}, "--top-k: for sampling, and --beams searches the likeliest sequence: give one"),
         ({"beams": 3, "temperature": 1.0}, "--beams searches the likeliest sequence, --temperature draws one"),
         ({"temperature": 0.0, "top_k": 3}, "--top-k: the temperature is 0"),
+        ({"beams": 12}, "--beams 12: at most 11, as many as one step has tokens to choose from"),
     ],
 )
 def test_a_refusal_speaks_of_what_was_given(given: dict[str, float], says: str) -> None:
     model = Transformer(DataSpec("language_modelling", "tokens", (8,), (11,), vocabulary_size=11))
     with pytest.raises(UserError, match=says):
         Generation(**given).arguments(model)  # type: ignore[arg-type]
+
+
+def test_an_input_is_never_written_over(tmp_path) -> None:
+    mine = tmp_path / "mine.csv"
+    mine.write_text("a,b\n")
+    (tmp_path / "link.csv").symlink_to(mine)
+    for output in (mine, tmp_path / "link.csv"):
+        with pytest.raises(UserError, match="this is an input"):
+            AnswerFile(output, ["5,6", str(mine)])
+    AnswerFile(tmp_path / "other.csv", [str(mine)])
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(UserError, match="this is a folder"):
+        AnswerFile(tmp_path / "folder.csv")
+
+
+def test_an_input_that_is_no_unicode_is_written_as_an_escape(tmp_path) -> None:
+    with AnswerFile(tmp_path / "answers.jsonl") as file:
+        file.write("caf\udce9.png", {"prediction": 1})
+    assert json.loads((tmp_path / "answers.jsonl").read_text())["input"] == "caf\udce9.png"

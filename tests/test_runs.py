@@ -87,6 +87,8 @@ def test_tags_and_notes_are_kept(outputs: Path, capsys: Any) -> None:
     main(["note", "outputs/sweeps/rates/lr_1_bbbbbb", "the best one"])
     assert listed(capsys, "tag=good") == {"bbbbbb", "cccccc"}
     assert RunFolder.open(outputs / "sweeps/rates/lr_1_bbbbbb").record["tags"] == ["good", "first"]
+    for word in ("two words", "", "a,b", "=x", "x" * 65):
+        assert "a tag is a word" in refused(capsys, "tag", "rates", word)
     main(["tag", "bbbbbb", "good", "--remove"])
     assert listed(capsys, "tag=good") == {"cccccc"}
     assert listed(capsys, "tag=first") == {"aaaaaa", "bbbbbb", "cccccc", "dddddd"}
@@ -113,6 +115,8 @@ def test_deleting_asks(outputs: Path, capsys: Any, monkeypatch: pytest.MonkeyPat
     assert listed(capsys, "status=failed") == {"dddddd"}
     main(["delete", "status=failed"])
     assert listed(capsys) == {"aaaaaa", "bbbbbb", "cccccc"}
+    (outputs / "sweeps/rates/plots").mkdir()
+    (outputs / "sweeps/rates/report.html").write_text("of a comparison")
     main(["delete", "rates", "--yes"])
     assert listed(capsys) == {"aaaaaa"} and not (outputs / "sweeps/rates").exists()
 

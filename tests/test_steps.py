@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from src.config.check import check
 from src.config.compose import compose
 from src.config.options import CONF, groups
-from src.experiment import RunResult, build, run
+from src.experiment import RunResult, build, load, run
 from src.models.mlp import MLP
 from src.steps import TrainingSteps, needs_lightning
 from src.tracking.resume_proof import TOLD_APART, _leaves
@@ -113,6 +113,50 @@ def test_what_needs_lightnings_step(
     assert isinstance(trainer.fit_loop.epoch_loop, TrainingSteps)
     trainer.strategy._lightning_module = experiment.model if model is None else model(experiment.datamodule.spec)
     assert needs_lightning(trainer) == reason
+
+
+@pytest.mark.parametrize("loop", ["auto", "lightning"])
+@pytest.mark.parametrize(
+    ("words", "epoch"),
+    [
+        (["trainer.max_steps=3"], 0),  # below one epoch, early stopping included
+        (["trainer.max_steps=7"], 1),
+        (["trainer.max_steps=4", "trainer.accumulate_grad_batches=2"], 1),
+        (["trainer.check_val_every_n_epoch=2"], 2),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else "",
+)
+def test_the_last_weights_are_validated(
+    fast: Callable[..., list[str]], words: list[str], epoch: int, loop: str
+) -> None:
+    few = ["trainer.max_epochs=3", "trainer.limit_train_batches=5", "trainer.limit_val_batches=1.0"]
+    result = run(fast(*few, *words, f"trainer.loop={loop}"), verbose=False)
+    rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    validated = [row for row in rows if "val/loss" in row]
+    assert len({row["step"] for row in validated}) == len(validated)  # once each
+    assert validated[-1]["epoch"] == epoch
+    loaded = load(result.folder / "checkpoints" / "last.ckpt")
+    val = loaded.datamodule.split("val")
+    loss = torch.nn.functional.cross_entropy(loaded.model.double()(val.x.double()), val.y)
+    assert validated[-1]["val/loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert result.value == min(row["val/loss"] for row in validated)
+
+
+@pytest.mark.parametrize("loop", ["auto", "lightning"])
+@pytest.mark.parametrize(
+    "words", [["model=mlp", "optimizer=sgd"], ["model=transformer", "regularization=none"]], ids=" ".join
+)
+def test_accumulated_batches_are_one_large_batch(fast: Callable[..., list[str]], words: list[str], loop: str) -> None:
+    weights = []
+    for batch, accumulated in ((48, 1), (12, 4)):
+        sizes = [f"datamodule.batch_size={batch}", f"trainer.accumulate_grad_batches={accumulated}"]
+        sizes += [f"trainer.limit_train_batches={2 * accumulated}", "trainer.precision=64-true", f"trainer.loop={loop}"]
+        result = run(fast("datamodule=digits", *words, *sizes, "trainer.max_epochs=2"), verbose=False)
+        state = torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)
+        assert state["global_step"] == 4
+        weights.append(state["state_dict"])
+    for name, whole in weights[0].items():
+        torch.testing.assert_close(weights[1][name], whole, rtol=1e-9, atol=1e-12)
 
 
 class Witness(Callback):

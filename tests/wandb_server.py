@@ -206,7 +206,9 @@ class WandbServer:
             "upsertView": self._upsert_view,
             "RunResumeStatus": lambda v: {"model": self._project(v) | {"bucket": self._resume_status(v["name"])}},
             "Runs": self._list,
+            "Run": lambda v: self._one(v, self._node(self.runs[v["name"]])) if v["name"] in self.runs else None,
             "ProjectInternalId": lambda v: {"project": {"id": "p", "internalId": "1"}},
+            "RunFiles": lambda v: self._one(v, {"fileCount": 1, "files": self._files(v)}),
             "GetProjects": self._projects,
             "RunHistoryKeys": lambda v: self._one(v, {"historyKeys": self._node(self.runs[v["name"]])["historyKeys"]}),
             "OrganizationCoreWeaveOrganizationID": lambda v: {
@@ -378,6 +380,17 @@ class WandbServer:
 
     def _one(self, variables: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
         return {"project": {"run": found}}
+
+    def _files(self, variables: dict[str, Any]) -> dict[str, Any]:
+        name = variables["name"]
+        edges = []
+        for file in variables["fileNames"]:
+            if (body := self.runs[name].files.get(file)) is not None:
+                url = f"{self.url}/storage/run/{name}/{file}"
+                facts = {"id": file, "name": file, "url": url, "directUrl": url, "sizeBytes": str(len(body)), "md5": ""}
+                node = facts | {"mimetype": "", "updatedAt": "2026-01-01T00:00:00"}
+                edges.append({"node": node, "cursor": file})
+        return {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
 
     def _lines(self, variables: dict[str, Any]) -> list[str]:
         run = self.runs[variables.get("run") or variables["name"]]

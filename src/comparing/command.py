@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from src.comparing.view import View
     from src.tracking.recorded import RecordedRun
 
+LIMIT = 30
+"""Rows of a table that are printed, unless more are asked for."""
+
 FORMATS = ("csv", "json", "markdown", "latex")
 
 
@@ -26,7 +29,7 @@ def add_options(made: argparse.ArgumentParser) -> None:
         "--filter", metavar="CONDITIONS", action="append", default=[], help="such as 'optimizer.name=adam val/loss<0.3'"
     )
     made.add_argument("--columns", metavar="A,B", help="columns, metrics or keys to show; all: every key that differs")
-    made.add_argument("--limit", type=int, default=30, help="the most rows (30); 0: all")
+    made.add_argument("--limit", type=int, default=LIMIT, help=f"the most rows ({LIMIT}); 0: all")
     made.add_argument("--diff", nargs=2, metavar=("A", "B"), help="two runs, by rank or name: configs, metrics, curves")
     made.add_argument("--export", metavar="|".join(FORMATS), help="print the table in this form")
     made.add_argument("--pictures", action="store_true", help="write curves, responses, importance, … into plots/")
@@ -46,6 +49,7 @@ class Found:
         places: the folders or projects that were asked for.
         into: the folder that gets pictures and page.
         pending: jobs of their sweeps that have not started.
+        driven: whether a process is there to start them.
         remarks: whose text says what had to be left out, a line each; it grows while curves are read.
     """
 
@@ -53,12 +57,13 @@ class Found:
     places: Sequence[str]
     into: Path
     pending: int = 0
+    driven: bool = False
     remarks: object = ""
 
     @property
     def ended(self) -> bool:
         """Whether nothing will change any more."""
-        return not self.pending and all(run.status != "running" for run in self.runs)
+        return not (self.pending and self.driven) and all(run.status != "running" for run in self.runs)
 
 
 def compare(found: Found, words: argparse.Namespace, reload: float | None = None) -> "list[View]":
@@ -104,11 +109,28 @@ def compare(found: Found, words: argparse.Namespace, reload: float | None = None
 
             page = write_report(found.into / "report.html", tables, found.places, found.pending, found.remarks, reload)
             print(f"\npage: {page}", file=beside)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UserError(f"{error.filename or found.into}: cannot be written: {error.strerror}") from error
     if text := str(found.remarks):
         print(text, file=sys.stderr)
     return shown
+
+
+def print_ranking(folders: Sequence[Path]) -> None:
+    """Print the tables of the runs of a sweep, at its end.
+
+    Args:
+        folders: of its jobs; those that hold no run yet are left out.
+    """
+    from src.comparing.terminal import print_view
+    from src.comparing.view import views
+    from src.tracking.reading import read_runs
+
+    if started := [folder for folder in folders if (folder / "run.json").is_file()]:
+        for view in views(read_runs(*started)):
+            print_view(view, view.columns, LIMIT)
 
 
 def save_pictures(folder: Path, views: "Sequence[View]") -> Path:
@@ -137,17 +159,32 @@ def watch(read: Callable[[], Found], words: argparse.Namespace) -> "list[View]":
         words: the options of `add_options`.
     """
     from src.tracking.console import on_terminal
+    from src.tracking.reading import NoRuns
 
     views: list[View] = []
+    said = ""
     try:
         while True:
             started = time.monotonic()
-            found = read()
+            try:
+                found = read()
+            except NoRuns as error:
+                if str(error) != said:
+                    print(f"{error}\nwaiting for one; Ctrl-C ends", file=sys.stderr, flush=True)
+                    said = str(error)
+                time.sleep(words.every)
+                continue
             if on_terminal():
                 print("\033[H\033[2J", end="")
             views = compare(found, words, None if found.ended else words.every)
             _open(found, words)
             if found.ended:
+                if found.pending:
+                    print(
+                        f"\nthe sweep does not run any more, and {found.pending} of its jobs have not started: "
+                        "its command goes on with them",
+                        file=sys.stderr,
+                    )
                 return views
             print(f"\nagain every {words.every:g} s; Ctrl-C ends", file=sys.stderr, flush=True)
             time.sleep(max(0.0, words.every - (time.monotonic() - started)))

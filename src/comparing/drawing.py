@@ -1,26 +1,26 @@
 """What pictures and page draw: mean curves of repeated runs, axes of hyperparameters, answers."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite, nan
-from pathlib import Path
 from typing import Any
 
 from src.comparing.keys import MISSING, short, shown
 from src.comparing.view import Row, View
-from src.tracking.recorded import RecordedRun, is_number
+from src.tracking.recorded import Curve, RecordedRun, by_factors, is_number
 
 LOGARITHMIC = 20.0
-"""The largest value over the smallest from which the axis of a hyperparameter is logarithmic."""
+"""The largest value over the smallest from which the axis of a hyperparameter is logarithmic; that of a learning rate
+always is."""
 FAR = 5.0
 """The same for a metric."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """A curve of several runs: each epoch's mean, lowest and highest value over the runs that reached it.
+    """A curve of several runs: each epoch's mean, lowest and highest value. A run that stopped before the others counts with
+    its last value, as otherwise the mean would jump where it stops.
 
     Args:
         epochs, mean, low, high: [n].
@@ -39,13 +39,20 @@ def band(runs: Iterable[RecordedRun], metric: str) -> Band | None:
         return None
     if len(curves) == 1:
         return Band(curves[0].epochs, curves[0].values, curves[0].values, curves[0].values)
-    at: dict[int, list[float]] = {}
-    for curve in curves:
-        for epoch, value in zip(*curve, strict=True):
-            at.setdefault(epoch, []).append(value)
-    epochs = sorted(at)
-    points = [[value for value in at[epoch] if isfinite(value)] or [nan] for epoch in epochs]
+    epochs = sorted({epoch for curve in curves for epoch in curve.epochs})
+    known = [_held(curve, epochs) for curve in curves]
+    points = [[value for value in values if isfinite(value)] or [nan] for values in zip(*known, strict=True)]
     return Band(epochs, [sum(p) / len(p) for p in points], list(map(min, points)), list(map(max, points)))
+
+
+def _held(curve: Curve, epochs: Sequence[int]) -> list[float]:
+    """Return the value of a curve in each epoch: its last one where it has none, NaN before its first."""
+    at = dict(zip(*curve, strict=True))
+    held, last = [], nan
+    for epoch in epochs:
+        last = at.get(epoch, last)
+        held.append(last)
+    return held
 
 
 def metrics_drawn(view: View, rows: Sequence[Row]) -> list[str]:
@@ -82,7 +89,7 @@ def axis(key: str, rows: Sequence[Row]) -> Axis:
     if found and all(is_number(value) for value in found):
         numbers = tuple(float(value) for value in found)
         lowest, highest = min(numbers), max(numbers)
-        return Axis(key, numbers, (), lowest > 0 and highest / lowest >= LOGARITHMIC)
+        return Axis(key, numbers, (), lowest > 0 and (by_factors(key) or highest / lowest >= LOGARITHMIC))
     texts = [shown(value) for value in found]
     names = sorted(set(texts), key=_order)
     return Axis(key, tuple(float(names.index(text)) for text in texts), tuple(names))
@@ -115,10 +122,7 @@ def answers(run: RecordedRun) -> Mapping[str, Any] | None:
     """Return what the tested weights of a run answered, as `src.tracking.answers` wrote it: ``classes`` and ``confusion``, or
     ``true`` and ``predicted`` numbers; None where there is none, or where it is damaged.
     """
-    try:
-        found = json.loads((run.folder / "answers.json").read_bytes()) if run.folder else {}
-    except (OSError, ValueError):
-        return None
+    found = run.read_answers()
     if not isinstance(found, dict):
         return None
     names, counts = found.get("classes"), found.get("confusion")
@@ -139,8 +143,3 @@ def _shaped(rows: Any, height: int, width: int) -> bool:
         and len(rows) == height
         and all(isinstance(row, list) and len(row) == width and all(map(is_number, row)) for row in rows)
     )
-
-
-def attention_pictures(run: RecordedRun) -> list[Path]:
-    """Return the pictures of a run's attention maps, as `callbacks=attention_maps` draws them."""
-    return sorted((run.folder / "plots").glob("attention-*.png")) if run.folder else []

@@ -66,6 +66,8 @@ def curve_figure(view: View, rows: Sequence[Row], names: Sequence[str]) -> "Figu
         rows: to draw.
         names: of the metrics: the first solid, the second dashed.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure, (axes,) = _figure(1, (9, 5))
     values = []
     for place, row in enumerate(rows):
@@ -85,6 +87,7 @@ def curve_figure(view: View, rows: Sequence[Row], names: Sequence[str]) -> "Figu
         _logarithmic(axes, "y")
         axes.set_ylim(bottom=0.8 * min(values))
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(f"{names[0]} (dashed: {names[1]})" if len(names) > 1 else _named(names[0]))
     axes.grid(True, alpha=0.3)
     figure.legend(fontsize=8, loc="outside lower left", frameon=False)
@@ -171,7 +174,7 @@ def parallel_figure(view: View, rows: Sequence[Row], keys: Sequence[str]) -> "Fi
         heights.append((values - low) / (high - low) if high > low else np.full(len(rows), 0.5))
     for place in reversed(range(len(rows))):  # the best on top
         good = 1 - place / max(len(rows) - 1, 1)
-        axes.plot([h[place] for h in heights], color=colormaps["viridis"](good), alpha=0.35 + 0.5 * good, linewidth=1.2)
+        axes.plot([h[place] for h in heights], color=colormaps["Blues"](0.35 + 0.6 * good), linewidth=1.2)
     for place, (along, height) in enumerate(zip(alongs, heights, strict=True)):
         axes.axvline(place, color="0.4", linewidth=1)
         ticks = sorted(set(zip(height.tolist(), along.values, strict=True)))
@@ -189,7 +192,7 @@ def parallel_figure(view: View, rows: Sequence[Row], keys: Sequence[str]) -> "Fi
     axes.set_xlim(-0.1, len(alongs) - 0.75)
     axes.set_yticks([])
     axes.set_frame_on(False)
-    axes.set_title("a line a row; yellow is the best rank", fontsize=9)
+    axes.set_title("a line a row; the darker, the better its rank", fontsize=9)
     return figure
 
 

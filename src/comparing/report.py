@@ -15,7 +15,6 @@ from typing import Any
 from src.comparing.drawing import (
     Axis,
     answers,
-    attention_pictures,
     axis,
     band,
     best_rows,
@@ -102,9 +101,9 @@ def _view(view: View, columns: Sequence[str]) -> dict[str, Any]:
         }
         if row.rank and row.rank <= MOST_ANSWERS:
             entry["answers"] = answers(row.best)
-            pictures = [file for file in attention_pictures(row.best) if file.stat().st_size <= room]
-            entry["pictures"] = [_picture(file) for file in pictures]
-            room -= sum(file.stat().st_size for file in pictures)
+            pictures = {name: png for name, png in row.best.read_attention().items() if len(png) <= room}
+            entry["pictures"] = [_picture(name, png) for name, png in pictures.items()]
+            room -= sum(map(len, pictures.values()))
         rows.append(entry)
     values = [row.score.mean for row in ranked if row.score]
     several = view.repeated
@@ -117,7 +116,11 @@ def _view(view: View, columns: Sequence[str]) -> dict[str, Any]:
         "rows": rows,
         "notes": legend(view, columns),
         "metrics": metrics,
-        "curveNote": ("Mean of the repetitions, and the range that they span." if several else "A line a run.")
+        "curveNote": (
+            "Mean of the repetitions, and the range that they span; one that stopped early keeps its last value."
+            if several
+            else "A line a run."
+        )
         + left_out,
         "axes": [_axis(axis(key, view.rows)) for key in view.keys],
         "logMetric": far_apart(values),
@@ -198,6 +201,5 @@ def _importance(view: View) -> dict[str, Any] | None:
     return {"keys": found.keys, "loss": found.loss, "deviation": found.deviation, "note": note}
 
 
-def _picture(file: Path) -> dict[str, str]:
-    data = base64.b64encode(file.read_bytes()).decode()
-    return {"name": shown(file.stem.replace("-", " ")), "data": f"data:image/png;base64,{data}"}
+def _picture(name: str, png: bytes) -> dict[str, str]:
+    return {"name": shown(name.replace("-", " ")), "data": f"data:image/png;base64,{base64.b64encode(png).decode()}"}

@@ -8,12 +8,33 @@ from src.errors import UserError
 from src.sweeping.ledger import LEDGER, Ledger
 
 
-def pending(paths: Iterable[Path]) -> int:
-    """Return how many jobs have not started, in the sweeps at some folders or directly below."""
+def pending(paths: Iterable[Path]) -> tuple[int, bool]:
+    """Return how many jobs have not started, in the sweeps at some folders or directly below, and whether a process is
+    there to start them.
+    """
     ledgers = {file.absolute() for path in paths for pattern in (LEDGER, f"*/{LEDGER}") for file in path.glob(pattern)}
-    count = 0
+    count, driven = 0, False
     for file in ledgers:
         with suppress(UserError):  # a damaged ledger is no matter of the runs that are there
             ledger = Ledger.open(file.parent)
             count += sum(not (ledger.path(job) / "config.yaml").is_file() for job in ledger.jobs)
-    return count
+            driven = driven or _is_driven(file.parent)
+    return count, driven
+
+
+def _is_driven(sweep: Path) -> bool:
+    """Whether a process holds the lock of a sweep, which the system releases even if that is killed; where there are no
+    locks, it may.
+    """
+    try:
+        import fcntl
+
+        with (sweep / ".lock").open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    except (ImportError, OSError):
+        return True
+    return False

@@ -24,7 +24,8 @@ def headline(runs: Sequence[RecordedRun], pending: int = 0) -> str:
         pending: jobs of their sweeps that have not started.
     """
     counts = statuses_of(runs, pending)
-    return f"{len(runs)} runs: {', '.join(f'{count} {status}' for status, count in counts.items())}"
+    every = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    return f"{every}: {', '.join(f'{count} {status}' for status, count in counts.items())}"
 
 
 def statuses_of(runs: Sequence[RecordedRun], pending: int) -> dict[str, int]:

@@ -88,10 +88,12 @@ def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> sch
         raise UserError("\n".join(dict.fromkeys(problems)))
     for key, path in config.datamodule.files().items() if for_training else ():
         if not path.is_file():
-            raise UserError(f"datamodule.{key}={path}: there is no such file")
+            says = "this is a folder, and a file is expected" if path.is_dir() else "there is no such file"
+            raise UserError(f"datamodule.{key}={path}: {says}")
     for key, path in config.datamodule.folders().items() if for_training else ():
         if not path.is_dir():
-            raise UserError(f"datamodule.{key}={path}: there is no such folder")
+            says = "this is a file, and a folder is expected" if path.is_file() else "there is no such folder"
+            raise UserError(f"datamodule.{key}={path}: {says}")
     if found := combination_problems(config):
         raise UserError("\n".join(found))
     return config

@@ -116,6 +116,11 @@ def _optimization(config: schema.Config) -> Iterator[str]:
             f"optimizer.weight_decay={decay} and regularization.weight_decay={knobs.weight_decay} contradict each "
             "other: set both alike, or the first to ${regularization.weight_decay} in the option's file."
         )
+    highest = getattr(config.optimizer, "lr", None)
+    for key in ("eta_min", "min_lr"):
+        lowest = getattr(config.scheduler, key, None)
+        if highest is not None and lowest is not None and lowest > highest:
+            yield f"scheduler.{key}={lowest} is the lowest rate of the schedule, and above optimizer.lr={highest}."
     if isinstance(config.scheduler, schema.InverseSqrt) and not config.scheduler.warmup_steps:
         yield f"scheduler={config.scheduler.name} is defined by its warm-up: scheduler.warmup_steps must be 1 or more."
 

@@ -210,6 +210,7 @@ _MAY_CHANGE = (
     "trainer.accelerator",
     "trainer.log_every_n_steps",
     "regularization.early_stopping_patience",
+    "model.checkpoint_activations",
     "datamodule.path",
     "datamodule.val_path",
     "datamodule.test_path",

@@ -73,6 +73,11 @@ class LearningRateFinder(Entry):
     steps: Annotated[int, Field(ge=20)] = 200
 
 
+class BatchSizeFinder(Entry):
+    share: Annotated[float, Field(gt=0, le=1)] = 0.8
+    patience: PositiveFloat = 10.0
+
+
 class CSVLogger(Entry):
     save_dir: str | None = None
     name: str | None = "lightning_logs"
@@ -110,5 +115,6 @@ ENTRIES: dict[str, type[Entry]] = {
     "src.tracking.gradient_through_time.GradientThroughTime": GradientThroughTime,
     "src.tracking.recurrent_comparison.RecurrentComparison": Entry,
     "src.tracking.learning_rate_finder.LearningRateFinder": LearningRateFinder,
+    "src.tracking.batch_size_finder.BatchSizeFinder": BatchSizeFinder,
     "lightning.pytorch.loggers.CSVLogger": CSVLogger,
 }

@@ -132,6 +132,7 @@ class ResNet(ModelOption):
     activation: Activation
     dropout: Probability
     stochastic_depth: Probability
+    checkpoint_activations: bool = False
 
 
 class Recurrent(ModelOption):
@@ -162,6 +163,7 @@ class Transformer(ModelOption):
     length_penalty: NonNegative
     dropout: Probability
     stochastic_depth: Probability
+    checkpoint_activations: bool = False
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "Transformer":
@@ -277,12 +279,23 @@ class MackeyGlass(DataOption):
     test_fraction: TestFraction
 
 
+def _each_once(names: list[str]) -> list[str]:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"'{name}' is named more than once")
+    return names
+
+
+Names = Annotated[list[str], AfterValidator(_each_once)]
+"""Columns of a table."""
+
+
 class Series(DataOption):
     task = "forecasting"
     inputs = "sequence"
     path: UserPath
-    column: str | Annotated[list[str], Field(min_length=1)] | None
-    covariates: list[str] = []
+    column: str | Annotated[Names, Field(min_length=1)] | None
+    covariates: Names = []
     time_column: str | None = None
     window: PositiveInt
     horizon: PositiveInt
@@ -291,6 +304,13 @@ class Series(DataOption):
 
     def files(self) -> dict[str, Path]:
         return {"path": self.path}
+
+    @model_validator(mode="after")
+    def _seen_once(self) -> "Series":
+        targets = [self.column] if isinstance(self.column, str) else self.column or []
+        if both := sorted(set(targets) & set(self.covariates)):
+            raise ValueError(f"covariates={both}: the model sees what it forecasts anyway; leave it out of covariates")
+        return self
 
 
 class Drawn(DataOption):
@@ -411,9 +431,9 @@ class CSV(Split):
     task: ClassVar[Any] = _Asked()
     inputs = "vector"
     path: UserPath
-    target_column: str | Annotated[list[str], Field(min_length=1)]
+    target_column: str | Annotated[Names, Field(min_length=1)]
     kind: Literal["classification", "binary_classification", "regression"]
-    columns: list[str] | None
+    columns: Names | None
     ignore: list[str]
     categories: list[str]
     missing: list[str]
@@ -496,7 +516,7 @@ class AudioFolder(Audio):
 
 
 class FSDD(Audio):
-    pass
+    verify: bool
 
 
 def _two_sides(size: Any) -> Any:
@@ -681,6 +701,13 @@ class Augmentation(Section):
     auto_augment: Share
     noise: NonNegative
     erasing: Share
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> "Augmentation":
+        policies = [name for name in ("trivial_augment", "rand_augment", "auto_augment") if getattr(self, name)]
+        if len(policies) > 1:
+            raise ValueError(f"{' and '.join(policies)} are policies of their own: one at a time, the others 0")
+        return self
 
     def chosen(self) -> dict[str, float]:
         """Return the changes that are on."""

@@ -8,6 +8,7 @@ import torch
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
 from src.datamodules.folds import recut
+from src.datamodules.memory import refuse_too_much
 from src.datamodules.rows import read_rows
 from src.errors import UserError
 from src.spec import DataSpec
@@ -50,6 +51,8 @@ class Adding(DataModule):
         return FIRST + self.lag
 
     def load(self) -> dict[str, Batch]:
+        count = sum(self.sizes.values())  # of sequences, with a value and a mark of four bytes for each step, twice
+        refuse_too_much(16 * count * self.length, f"datamodule.lag={self.lag} with {count:,} sequences")
         generator = torch.Generator().manual_seed(self.split_seed)
         return recut({name: self._drawn(size, generator) for name, size in self.sizes.items()}, self.fold)
 

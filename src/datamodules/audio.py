@@ -112,7 +112,7 @@ class Audio(DataModule):
         """Tell whether waveforms and features of all files may be in memory at the same time."""
         count = sum(map(len, files.values()))
         needed = 4 * count * (self._length + prod(self.spec.input_shape))
-        return fits(needed, self.memory_share, f"{files['train'][0][0].parent}: {count:,} sounds")
+        return fits(needed, self.memory_share, f"{next(iter(files.values()))[0][0].parent}: {count:,} sounds")
 
     def _streamed(self, files: dict[str, list[Labelled]], labels: dict[str, Tensor]) -> dict[str, Batch]:
         paths = {name: tuple(path for path, _ in part) for name, part in files.items()}

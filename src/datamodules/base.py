@@ -61,6 +61,11 @@ class DataModule(L.LightningDataModule):
         """Processes that read; None takes those of `src.datamodules.streaming.default_workers`."""
         self.movable = True
         """Whether splits may be moved to the training device."""
+        self.paths: dict[str, Path] = {}
+        """Where the splits lie that a person gave, of kinds that take them one by one; the others are drawn from train."""
+        self.whole = False
+        """Whether all that the person's file holds is the test split; `load` returns this one alone then."""
+        self._asked: str | None = None
         self._splits: dict[str, Batch] | None = None
         self._fold: Fold | None = None
         self._asked_for_fold = False
@@ -96,6 +101,22 @@ class DataModule(L.LightningDataModule):
         """Return each split, whole, as one batch: {"train": …, "val": …, "test": …}. Where `readers` make the inputs, the
         numbers of the examples stand in their place.
         """
+
+    def ask_for(self, name: str, whole: bool = False) -> None:
+        """Leave out every other split, where this one has a file of its own; the preparation must be there already.
+
+        Args:
+            name: train, val or test.
+            whole: take all of the person's file for it.
+        """
+        self._asked, self.whole, self._splits = name, whole, None
+        own = name in self.paths and (name == "test" or (name == "val" and self._fold is None))
+        if self.paths and (whole or own):
+            self.paths = {name: self.paths["train" if whole else name]}
+
+    def place_of(self, name: str) -> Path:
+        """Return where a split of `paths` was taken from."""
+        return self.paths.get(name) or self.paths["train"]
 
     @property
     @abstractmethod
@@ -133,6 +154,10 @@ class DataModule(L.LightningDataModule):
     texts: Callable[[Tensor], list[str]] | None = None
     """A method that turns target tokens [B, T] into texts, where BLEU is to be measured on them."""
 
+    def training_texts(self) -> list[str]:
+        """Return the training texts before they become tokens, in the order of the split; where `raw` is ``text``."""
+        raise UserError(f"{type(self).__name__} does not tell its training texts (`training_texts`)")
+
     def augmented(self, index: Tensor) -> Tensor:
         """Return the inputs of some training examples [B] as `augmentation` changes them, drawn anew in every call."""
         raise AssertionError(f"{type(self).__name__} has no raw examples")
@@ -148,13 +173,24 @@ class DataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if self._splits is None:
-            self.kept_together()  # refuse a column that is not there, whether or not `load` asks for it
-            self._splits, self._moved = self.load(), {}
-            if self._fold is not None and not self._asked_for_fold:
+            if self._asked is None:
+                self.kept_together()  # refuse a column that is not there, whether or not `load` asks for it
+            try:
+                self._splits, self._moved = self.load(), {}
+            except UserError as error:
+                raise UserError(self._placed(str(error))) from error
+            if self._fold is not None and not self._asked_for_fold and self._asked is None:
                 raise UserError(
                     f"cross_validation: {type(self).__name__} cannot be cut into folds; its load() must use self.fold "
                     "(docs/extending.md)"
                 )
+
+    def _placed(self, said: str) -> str:
+        """Return what is wrong with the data, with the file and the fold."""
+        places = [str(path) for path in self.paths.values()]
+        if places and not any(place in said for place in places):
+            said = f"{places[0]}: {said}"
+        return f"cross_validation, fold {self._fold.number} of {self._fold.of}: {said}" if self._fold else said
 
     def split(self, name: str) -> Batch:
         """Return one split, whole, as `load` made it."""

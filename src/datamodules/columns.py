@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.datamodules.rows import is_number, what_it_is
+from src.datamodules.standardizing import or_one
 from src.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,7 @@ class Column:
         numbers = [number_in(where, name, cell) for where, cell in present]
         mean = math.fsum(numbers) / len(numbers)
         deviation = math.sqrt(math.fsum((number - mean) ** 2 for number in numbers) / len(numbers))
-        return cls(name, None, mean, deviation or 1.0, missing)
+        return cls(name, None, mean, or_one(deviation, mean), missing)
 
     @property
     def features(self) -> list[str]:
@@ -143,13 +145,6 @@ class Columns:
         return cls(tuple(columns), tuple(plain["absent"]))
 
 
-def is_number(cell: str) -> bool:
-    try:
-        return math.isfinite(float(cell))
-    except ValueError:
-        return False
-
-
 def number_in(where: str, column: str, cell: str) -> float:
     """Return the number in a cell.
 
@@ -158,7 +153,7 @@ def number_in(where: str, column: str, cell: str) -> float:
     """
     if not is_number(cell):
         raise UserError(
-            f"{where}, column '{column}': '{cell[:60]}' is no number. If it stands for a missing one, add it to "
+            f"{where}, column '{column}': '{cell[:60]}' {what_it_is(cell)}. If it stands for a missing one, add it to "
             f"datamodule.missing; if this column is a category, datamodule.categories=[{column}]"
         )
     return float(cell)

@@ -9,6 +9,7 @@ from torch import Tensor
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
 from src.datamodules.folds import recut
+from src.datamodules.memory import refuse_too_much
 from src.errors import UserError
 from src.spec import DataSpec
 from src.tasks.tagging import UNASKED
@@ -48,6 +49,10 @@ class Copy(DataModule):
         self.sizes = {"train": train_size, "val": val_size, "test": test_size}
 
     def load(self) -> dict[str, Batch]:
+        count = sum(self.sizes.values())  # of sequences, with a token and a target of eight bytes for each step
+        refuse_too_much(
+            16 * count * (self.lag + 2 * self.symbols + 1), f"datamodule.lag={self.lag} with {count:,} sequences"
+        )
         generator = torch.Generator().manual_seed(self.split_seed)
         splits: dict[str, Batch] = {
             name: self._drawn(torch.randint(SYMBOLS, (size, self.symbols), generator=generator))

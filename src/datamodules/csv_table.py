@@ -13,11 +13,11 @@ from torch import Tensor
 
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
-from src.datamodules.columns import Column, Columns, Row, is_number, number_in
+from src.datamodules.columns import Column, Columns, Row, number_in
 from src.datamodules.folds import recut
 from src.datamodules.labels import class_numbers, classes_of
 from src.datamodules.records import rows_of
-from src.datamodules.rows import looks_like_file
+from src.datamodules.rows import is_number, looks_like_file, what_it_is
 from src.datamodules.splitting import completed, split_groups, split_paths
 from src.datamodules.standardizing import Standardizer
 from src.errors import UserError, nearest
@@ -26,7 +26,10 @@ from src.spec import DataSpec
 log = logging.getLogger(__name__)
 
 MOST_CLASSES = 100
-"""Different numbers in a target, beyond which they are rather a quantity than classes."""
+"""Different numbers in a target, beyond which they are rather a quantity than classes; so are those of which most occur
+once."""
+FEW_ROWS = 20
+"""Rows that are too few to tell."""
 
 
 class CSV(DataModule):
@@ -87,7 +90,7 @@ class CSV(DataModule):
         parts = self.rows()
         if self.columns is None:
             self.columns = self._fitted(parts["train"])
-        self._fit_targets(parts["train"])
+            self._fit_targets(parts["train"])
         return {
             name: LabelledBatch(self.columns.apply(part), self._answers(name, part)) for name, part in parts.items()
         }
@@ -97,6 +100,8 @@ class CSV(DataModule):
     def rows(self) -> dict[str, list[Row]]:
         """Return the rows of each split that have a target."""
         given = {name: self._labelled(path) for name, path in self.paths.items()}
+        if "train" not in given:
+            return given
         self._refuse_quantities(given["train"])
         together = self._together()
         label = itemgetter(self.targets[0])
@@ -120,7 +125,8 @@ class CSV(DataModule):
 
     def _refuse_quantities(self, rows: Sequence[Row]) -> None:
         labels = {row[self.targets[0]] for _, row in rows}
-        if self.task != "regression" and len(labels) > MOST_CLASSES and all(map(is_number, labels)):
+        many = len(labels) > MOST_CLASSES or 2 * len(labels) > len(rows) > FEW_ROWS
+        if self.task != "regression" and many and all(map(is_number, labels)):
             raise UserError(
                 f"{self.paths['train']}: column '{self.targets[0]}' has {len(labels):,} different numbers: to tell a "
                 "quantity, datamodule.kind=regression"
@@ -147,7 +153,8 @@ class CSV(DataModule):
         return cells[column]
 
     def _labelled(self, path: Path) -> list[Row]:
-        wanted = (*self.targets, *(self.chosen or ()), *((self.group_column,) if self.group_column else ()))
+        apart = (self.group_column, None if path == self.paths.get("test") else self._together())
+        wanted = (*self.targets, *(self.chosen or ()), *(name for name in apart if name))
         found = self._read(path, wanted)
         kept = [row for row in found if not any(self._is_missing(row[1].get(name, "")) for name in self.targets)]
         if not kept:
@@ -162,6 +169,10 @@ class CSV(DataModule):
         rows = [(f"{path}, row {line}", row) for line, row in rows_of(path, wanted)]
         if not rows:
             raise UserError(f"{path}: there are no rows in this file")
+        present = dict.fromkeys(name for _, row in rows for name in row)
+        for name in wanted:
+            if name not in present:  # of JSON lines: a key may be left out of some rows
+                raise UserError(f"{path}: no row has '{name}'. {nearest(name, present)}")
         return [
             (where, {name: "" if self._is_missing(cell) else cell.strip() for name, cell in row.items()})
             for where, row in rows
@@ -192,10 +203,7 @@ class CSV(DataModule):
     def _fit_targets(self, rows: Sequence[Row]) -> None:
         where = str(self.paths["train"])
         if self.task == "regression":
-            if self.target_scale is None:
-                self.target_scale = Standardizer.fit(self._numbers(rows))
-            return
-        if self.classes:
+            self.target_scale = Standardizer.fit(self._numbers(rows))
             return
         labels = [row[self.targets[0]] for _, row in rows]
         self.classes = classes_of(labels, where)
@@ -211,7 +219,7 @@ class CSV(DataModule):
             for name in self.targets:
                 if not is_number(row[name]):
                     raise UserError(
-                        f"{where}, column '{name}': '{row[name][:60]}' is no number; for classes: "
+                        f"{where}, column '{name}': '{row[name][:60]}' {what_it_is(row[name])}; for classes: "
                         "datamodule.kind=classification"
                     )
             table.append([number_in(where, name, row[name]) for name in self.targets])
@@ -220,8 +228,7 @@ class CSV(DataModule):
     def _answers(self, name: str, rows: Sequence[Row]) -> Tensor:
         if self.target_scale is not None:
             return self.target_scale.apply(self._numbers(rows))
-        path = self.paths.get(name, self.paths["train"])
-        numbers = class_numbers([row[self.targets[0]] for _, row in rows], self.classes, str(path))
+        numbers = class_numbers([row[self.targets[0]] for _, row in rows], self.classes, str(self.place_of(name)))
         return numbers if self.task == "classification" else numbers.float()
 
     # ---- as every data source ---------------------------------------------------------------------------------------
@@ -247,17 +254,35 @@ class CSV(DataModule):
         for given in inputs:
             if looks_like_file(given):
                 rows += self._read(Path(given), self.columns.names)
+                self._warn_of_strange_keys(given, rows)
             else:
-                cells = next(csv.reader(io.StringIO(given)), [])
-                names = self.columns.names
-                if len(cells) != len(names):
-                    raise UserError(
-                        f"input '{given[:60]}': {len(cells)} columns where {len(names)} are expected: {', '.join(names[:40])}"
-                    )
-                cells = ["" if self._is_missing(cell) else cell.strip() for cell in cells]
-                rows.append((f"input '{given[:60]}'", dict(zip(names, cells, strict=True))))
+                rows += self._typed(given)
         x = self.columns.apply(rows)
         return LabelledBatch(x, torch.zeros(len(x)))
+
+    def _typed(self, given: str) -> list[Row]:
+        """Return the rows of an input that a person typed, one a line."""
+        assert self.columns is not None
+        where, names = f"input '{given[:60]}'", self.columns.names
+        try:
+            lines = list(csv.reader(io.StringIO(given))) or [[]]
+        except csv.Error as error:
+            raise UserError(f"{where}: this is no CSV: {error}") from error
+        for cells in lines:
+            if len(cells) != len(names):
+                raise UserError(
+                    f"{where}: {len(cells)} columns where {len(names)} are expected: {', '.join(names[:40])}"
+                )
+        known = [["" if self._is_missing(cell) else cell.strip() for cell in cells] for cells in lines]
+        return [(where, dict(zip(names, cells, strict=True))) for cells in known]
+
+    def _warn_of_strange_keys(self, file: str, rows: Sequence[Row]) -> None:
+        """Name the keys of rows that lack a feature: they may be meant for it."""
+        assert self.columns is not None
+        known = {*self.columns.names, *self.targets, *self.ignored, self.group_column}
+        lacking = [row for _, row in rows if not row.keys() >= set(self.columns.names)]
+        if strange := sorted({key for row in lacking for key in row.keys() - known}):
+            log.warning(f"{file}: {', '.join(strange[:5])} is passed over in rows that lack a column of training")
 
     def example_inputs(self, count: int = 3) -> list[str]:
         names = self.columns.names if self.columns else self._fitted(self.rows()["train"]).names

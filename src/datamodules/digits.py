@@ -103,11 +103,9 @@ def _read_pixels(text: str) -> np.ndarray:
 
 def _read_image(path: str) -> np.ndarray:
     """Average over the fields of an 8×8 grid, as the data set's makers did with 4×4 pixels a field."""
-    image = open_image(path)
-    depth = 65535 if image.mode.startswith("I") else 255
-    grey = image.convert("F" if depth == 65535 else "L").convert("F")
+    grey = open_image(path).convert("L").convert("F")
     small = grey.resize((SIDE, SIDE), Image.Resampling.BOX)
-    pixels = np.asarray(small, dtype=np.float64).reshape(1, -1) * (BRIGHTEST / depth)
+    pixels = np.asarray(small, dtype=np.float64).reshape(1, -1) * (BRIGHTEST / 255)
     if pixels.mean() > BRIGHTEST / 2:
         log.warning(f"{path}: most of this image is bright; the model knows bright digits on dark ground: invert it")
     return pixels

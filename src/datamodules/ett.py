@@ -15,7 +15,7 @@ from src.datamodules.base import DataModule
 from src.datamodules.baselines import scores
 from src.datamodules.public_files import PublicFile
 from src.datamodules.records import read_text
-from src.datamodules.rows import looks_like_file, read_rows
+from src.datamodules.rows import is_number, looks_like_file, read_rows
 from src.datamodules.standardizing import Standardizer
 from src.errors import UserError
 from src.spec import DataSpec
@@ -25,12 +25,15 @@ ROWS_A_MONTH = {"h": 30 * 24, "m": 30 * 24 * 4}
 MONTHS = {"train": 12, "val": 4, "test": 4}
 
 _BASE = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small"
-_SUMS = {"h1": "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066"}
+_SUMS = {
+    "h1": "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
+    "h2": "a3dc2c597b9218c7ce1cd55eb77b283fd459a1d09d753063f944967dd6b9218b",
+    "m1": "6ce1759b1a18e3328421d5d75fadcb316c449fcd7cec32820c8dafda71986c9e",
+    "m2": "db973ca252c6410a30d0469b13d696cf919648d0f3fd588c60f03fdbdbadd1fd",
+}
 FILES = {
-    name: PublicFile(
-        f"{_BASE}/ETT{name}.csv", f"ett/ETT{name}.csv", _SUMS.get(name), also=(f"ETT-small/ETT{name}.csv",)
-    )
-    for name in ("h1", "h2", "m1", "m2")
+    name: PublicFile(f"{_BASE}/ETT{name}.csv", f"ett/ETT{name}.csv", known, also=(f"ETT-small/ETT{name}.csv",))
+    for name, known in _SUMS.items()
 }
 
 
@@ -164,11 +167,7 @@ def _rows(text: str, where: str) -> np.ndarray:
         raise UserError(f"{where}: the columns must be date,{','.join(SERIES)}, not {','.join(header)[:80]}")
     rows = []
     for number, cells in enumerate(lines, 2):
-        try:
-            row = [float(cell) for cell in cells[1:]]
-        except ValueError as error:
-            raise UserError(f"{where}, row {number}: {error}") from error
-        if len(row) != len(SERIES) or not np.isfinite(row).all():
+        if len(cells) != 1 + len(SERIES) or not all(map(is_number, cells[1:])):
             raise UserError(f"{where}, row {number}: {len(SERIES)} numbers are expected after the date")
-        rows.append(row)
+        rows.append([float(cell) for cell in cells[1:]])
     return np.array(rows)

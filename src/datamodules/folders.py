@@ -9,8 +9,16 @@ from src.errors import UserError
 
 Labelled = tuple[Path, str]
 """A file and its class."""
-SPLIT_NAMES = {"train": "path", "val": "val_path", "valid": "val_path", "validation": "val_path", "test": "test_path"}
-"""Names of folders that people give to splits, and the key that each belongs to."""
+SPLIT_NAMES = {
+    "train": "path",
+    "training": "path",
+    "val": "val_path",
+    "valid": "val_path",
+    "validation": "val_path",
+    "test": "test_path",
+    "testing": "test_path",
+}
+"""Names of folders that people give to splits, large or small, and the key that each belongs to."""
 
 
 def labelled_files(folder: Path, pattern: str | None, endings: Sequence[str], what: str) -> list[Labelled]:
@@ -35,8 +43,9 @@ def labelled_files(folder: Path, pattern: str | None, endings: Sequence[str], wh
             wanted = f"fits datamodule.pattern={pattern}"
         raise UserError(f"{folder}: none of the {len(names)} files here{_example(names)} {wanted}")
     labels = {label for _, label in found}
-    if pattern is None and labels <= set(SPLIT_NAMES):
-        words = " ".join(f"datamodule.{SPLIT_NAMES[label]}={folder / label}" for label in sorted(labels, reverse=True))
+    if pattern is None and {label.lower() for label in labels} <= set(SPLIT_NAMES):
+        keys = ((SPLIT_NAMES[label.lower()], label) for label in sorted(labels, key=str.lower, reverse=True))
+        words = " ".join(f"datamodule.{key}={folder / label}" for key, label in keys)
         raise UserError(f"{folder}: its folders are splits, not classes: {words}")
     return found
 
@@ -62,8 +71,17 @@ def listed(inputs: Sequence[str], endings: Sequence[str]) -> list[str]:
 def _names(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
+    found = []
+    for place, inner, names in os.walk(folder, followlinks=True):
+        here = Path(place)
+        inner[:] = [name for name in inner if not name.startswith(".") and not _leads_back(here / name)]
+        found += [here / name for name in names if not name.startswith(".")]
+    return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
+
+
+def _leads_back(folder: Path) -> bool:
+    """Tell whether a folder is a link to one that it lies in."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _regular(pattern: str) -> str:

@@ -95,16 +95,14 @@ class ImageFolder(DataModule):
         if not self.classes:
             self.classes = classes_of((label for _, label in parts["train"]), str(self.paths["train"]))
         labels = {
-            name: class_numbers(
-                [label for _, label in part], self.classes, str(self.paths.get(name, self.paths["train"]))
-            )
+            name: class_numbers([label for _, label in part], self.classes, str(self.place_of(name)))
             for name, part in parts.items()
         }
         if not self.shape:
             self.shape = self._shared_shape(files)
         total = sum(map(len, files.values()))
         bytes_needed = 4 * total * int(np.prod(self.shape))
-        if fits(bytes_needed, self.memory_share, f"{self.paths['train']}: {total:,} images"):
+        if fits(bytes_needed, self.memory_share, f"{next(iter(self.paths.values()))}: {total:,} images"):
             self.readers = {}
             return self._in_memory(files, labels)
         if self.scale is None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
 from src.datamodules.images import is_image, read_image
-from src.datamodules.public_files import PublicFile
+from src.datamodules.public_files import PublicFile, has_sum
 from src.datamodules.rows import read_rows
 from src.datamodules.splitting import split_indices
 from src.datamodules.standardizing import Standardizer
@@ -168,18 +168,13 @@ class IdxImages(ImageSet):
         return str(self.files[name].find(self.data_dir))
 
 
-def _idx_files(folder: str, base: str, torchvision: str, **sums: tuple[str, str]) -> dict[str, PublicFile]:
-    """Return the four files; `sums` has for each (which of the two checksums is known, its value)."""
+def _idx_files(folder: str, base: str, torchvision: str, **sums: str) -> dict[str, PublicFile]:
+    """Return the four files with the SHA-256 of their contents."""
     files = {}
-    for key, (kind, value) in sums.items():
+    for key, value in sums.items():
         name = key.replace("_", "-")
         file = f"{name}-ubyte.gz"
-        files[name] = PublicFile(
-            f"{base}/{file}",
-            f"{folder}/{file}",
-            also=(f"{torchvision}/raw/{file}",),
-            **{kind: value},  # type: ignore[arg-type]
-        )
+        files[name] = PublicFile(f"{base}/{file}", f"{folder}/{file}", value, also=(f"{torchvision}/raw/{file}",))
     return files
 
 
@@ -191,10 +186,10 @@ class FashionMNIST(IdxImages):
         "fashion_mnist",
         "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion",
         "FashionMNIST",
-        train_images_idx3=("sha256", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
-        train_labels_idx1=("sha256", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
-        t10k_images_idx3=("sha256", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
-        t10k_labels_idx1=("sha256", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+        train_images_idx3="c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        train_labels_idx1="bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        t10k_images_idx3="5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        t10k_labels_idx1="0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     )
 
 
@@ -206,10 +201,10 @@ class MNIST(IdxImages):
         "mnist",
         "https://ossci-datasets.s3.amazonaws.com/mnist",
         "MNIST",
-        train_images_idx3=("packed_sha256", "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
-        train_labels_idx1=("packed_sha256", "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
-        t10k_images_idx3=("packed_sha256", "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
-        t10k_labels_idx1=("packed_sha256", "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+        train_images_idx3="ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        train_labels_idx1="65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        t10k_images_idx3="0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        t10k_labels_idx1="ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     )
 
 
@@ -233,10 +228,18 @@ class CIFAR10(ImageSet):
     archive = PublicFile(
         "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         "cifar10/cifar-10-python.tar.gz",
-        packed_sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+        packed="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
         also=("cifar-10-python.tar.gz",),
     )
     folder = "cifar-10-batches-py"
+    sums: ClassVar[dict[str, str]] = {
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "test_batch": "40351d587109b95175f43aff81a1287e",
+    }
 
     def read(self) -> tuple[Arrays, Arrays]:
         parts = [self._batch(f"data_batch_{number}") for number in range(1, 6)]
@@ -247,7 +250,13 @@ class CIFAR10(ImageSet):
         """Return one file of the archive; nothing is unpacked onto the disk."""
         for place in (self.data_dir / "cifar10" / self.folder / name, self.data_dir / self.folder / name):
             if place.is_file():
-                return self._arrays(place.read_bytes(), str(place))
+                contents = place.read_bytes()
+                if self.verify and not has_sum(contents, self.sums[name]):
+                    raise UserError(
+                        f"{place}: {len(contents):,} bytes that are not those published in {self.archive.url}; "
+                        "datamodule.verify=false takes them as they are"
+                    )
+                return self._arrays(contents, str(place))
         where = f"{self.archive.find(self.data_dir) or self.data_dir / self.archive.path}, {self.folder}/{name}"
         try:
             member = self._archive().extractfile(f"{self.folder}/{name}")

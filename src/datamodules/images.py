@@ -3,14 +3,16 @@
 import struct
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from src.datamodules.rows import looks_like_file
 from src.errors import UserError
 
 _GREY = ("1", "L", "LA", "F")
 _UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_MODES = {1: "L", 3: "RGB"}
+_TURNED = range(5, 9)
+"""Orientations of a photograph (EXIF 274) whose rows are columns of the picture."""
 
 
 def is_image(text: str) -> bool:
@@ -19,19 +21,31 @@ def is_image(text: str) -> bool:
 
 
 def open_image(path: str) -> Image.Image:
-    """Return an image, loaded.
+    """Return an image of bytes, upright as its camera says, on white where it is transparent.
 
     Raises:
-        UserError: if there is no such file, or if it is no image that can be read.
+        UserError: if there is no such file, if it is no image that can be read, or if it holds numbers of which nobody
+            knows what is white.
     """
     if not looks_like_file(path):
         raise UserError(f"'{path[:60]}': there is no such image file")
     try:
         with Image.open(path) as image:
             image.load()
-            return image
+            upright = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # 16 bits
+                values = np.asarray(upright, dtype=np.float64) / 257  # Pillow would cut them off at 255
+                return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+            if image.mode not in ("I", "F"):
+                return _on_white(upright) if upright.has_transparency_data else upright
     except _UNREADABLE as error:
         raise UserError(f"{path}: this is no image that can be read") from error
+    raise UserError(f"{path}: pixels of 32 bits have no agreed white; save it with 8 or 16 bits a channel")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def size_and_channels(path: str) -> tuple[tuple[int, int], int]:
@@ -42,7 +56,8 @@ def size_and_channels(path: str) -> tuple[tuple[int, int], int]:
     """
     try:
         with Image.open(path) as image:
-            return (image.height, image.width), 1 if image.mode in _GREY or image.mode.startswith("I") else 3
+            size = (image.width, image.height) if image.getexif().get(274) in _TURNED else (image.height, image.width)
+            return size, 1 if image.mode in _GREY or image.mode.startswith("I") else 3
     except _UNREADABLE as error:
         raise UserError(f"{path}: this is no image that can be read") from error
 
@@ -55,10 +70,7 @@ def read_image(path: str, shape: tuple[int, ...]) -> np.ndarray:
         shape: [C, H, W]; 1 channel is grey, 3 are red, green and blue.
     """
     channels, height, width = shape
-    image = open_image(path)
-    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would cut them off at 255
-        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
-    image = image.convert(_MODES[channels])
+    image = open_image(path).convert(_MODES[channels])
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)

@@ -2,12 +2,17 @@
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
+
+from src.errors import UserError
 
 log = logging.getLogger(__name__)
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
+_STATUS = Path("/proc/self/status")
+_REFS = Path("/proc/self/clear_refs")
 
 
 def available_memory() -> int:
@@ -52,6 +57,36 @@ def fits(needed: int, share: float, what: str) -> bool:
         shown_bytes(available),
     )
     return False
+
+
+def refuse_too_much(needed: int, what: str) -> None:
+    """Refuse to generate data that the memory cannot hold.
+
+    Args:
+        needed: bytes.
+        what: the keys that ask for them, with their values.
+
+    Raises:
+        UserError: if fewer bytes are free.
+    """
+    if needed > (available := available_memory()):
+        raise UserError(f"{what}: {shown_bytes(needed)} of data, and {shown_bytes(available)} of memory are free")
+
+
+def resident(peak: bool = False) -> int:
+    """Return the bytes of memory that this process holds, or that it held at the most since `forget_peak`."""
+    if not _STATUS.is_file():
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS, which tells the peak alone, in bytes
+    lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+    return int(lines["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
+
+
+def forget_peak() -> None:
+    """Let the peak of `resident` begin anew, where the system can do that."""
+    with suppress(OSError):
+        _REFS.write_text("5")
 
 
 def usable_cores() -> int:

@@ -48,6 +48,8 @@ class ParallelText(Translating):
             pairs = paired(
                 matched(sources, targets, str(self.path), str(self.target_path)), str(self.path), str(self.target_path)
             )
+        if self.whole:
+            return {"test": pairs}
         parts = split_indices(len(pairs), *self.fractions, self.split_seed, fold=self.fold)
         return {name: [pairs[i] for i in index] for name, index in parts.items()}
 

@@ -1,7 +1,8 @@
 """Public files: found under paths.data, else downloaded, checked, and refused by name where they are wrong.
 
-A download is written beside its place and moved there when it is complete and right; what an interrupted one left is
-continued. What is checked is the contents, so that a file that was recompressed is as good as the original.
+A download is written beside its place and moved there when it is complete and right, by one process at a time; what an
+interrupted one left is continued. What is checked is the contents, so that a file that was recompressed is as good as
+the original.
 """
 
 import gzip
@@ -11,9 +12,12 @@ import os
 import urllib.error
 import urllib.request
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+
+from filelock import FileLock
 
 from src.errors import UserError
 
@@ -31,16 +35,17 @@ class PublicFile:
     Args:
         url: its public address.
         path: where it belongs under ``paths.data``.
-        sha256: of the contents, decompressed where the name ends in ``.gz``; None where no sum is published, and the
-            reader's own checks must do.
-        packed_sha256: of the file as it is published, for a compressed one of which only that is known.
+        sha256: of the contents, decompressed where the name ends in ``.gz``.
+        packed: MD5 or SHA-256 of the file as it is published, for a compressed one of which only that is known.
+        lines: of the contents, which must do where no sum is known, or only that of a file that was unpacked since.
         also: other places under ``paths.data`` where people keep it, with or without ``.gz``.
     """
 
     url: str
     path: str
     sha256: str | None = None
-    packed_sha256: str | None = None
+    packed: str | None = None
+    lines: int | None = None
     also: tuple[str, ...] = ()
 
     def read(self, data_dir: Path, verify: bool = True) -> bytes:
@@ -53,10 +58,12 @@ class PublicFile:
         Raises:
             UserError: if the file is missing and cannot be had, cannot be read, or is not the published one.
         """
-        found = self.find(data_dir) or self._download(data_dir)
+        found = self.find(data_dir)
+        if found is None:
+            found = data_dir / self.path
+            download(self.url, found, lambda partial: self._settled(partial, found, verify))
         try:
-            raw = found.read_bytes()
-            contents = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+            raw, contents = _unpacked(found)
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{found}: this file is damaged: {error}. Delete it, and it is fetched again") from error
         if verify and not self._is_right(raw, contents):
@@ -72,28 +79,71 @@ class PublicFile:
         return next((place for place in places if place.is_file()), None)
 
     def _is_right(self, raw: bytes, contents: bytes) -> bool:
-        known = [
-            hashlib.sha256(data).hexdigest() == expected
-            for data, expected in ((contents, self.sha256), (raw, self.packed_sha256))
-            if expected is not None
-        ]
-        unpacked = raw is contents and self.sha256 is None  # only the packed sum is known, and the file was unpacked
-        return any(known) or not known or unpacked
+        if self.sha256 is not None:
+            return has_sum(contents, self.sha256)
+        if self.packed is not None and has_sum(raw, self.packed):
+            return True
+        if self.lines is not None:
+            return contents.rstrip(b"\r\n").count(b"\n") + 1 == self.lines
+        return self.packed is None
 
-    def _download(self, data_dir: Path) -> Path:
-        target = data_dir / self.path
-        partial = target.with_name(f".{target.name}.partial")
+    def _settled(self, partial: Path, target: Path, verify: bool) -> bool:
+        """Move a download to its place if it is the published file."""
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            fetch(self.url, partial)
-        except (OSError, HTTPException) as error:
-            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-            raise UserError(
-                f"{target}: this file is missing and cannot be downloaded ({reason}).\n"
-                f"Its address: {self.url}\nPut it there, or set paths.data (or GRIDLIGHT_DATA) to where it lies"
-            ) from error
-        os.replace(partial, target)
-        return target
+            right = self._is_right(*_unpacked(partial)) or not verify
+        except (OSError, EOFError, zlib.error):
+            return False
+        if right:
+            os.replace(partial, target)
+        return right
+
+
+def has_sum(contents: bytes, expected: str) -> bool:
+    """Tell whether contents have a checksum: MD5 where it has 32 digits, else SHA-256."""
+    return (
+        hashlib.new("md5" if len(expected) == 32 else "sha256", contents, usedforsecurity=False).hexdigest() == expected
+    )
+
+
+def _unpacked(path: Path) -> tuple[bytes, bytes]:
+    """Return a file as it is, and its contents."""
+    raw = path.read_bytes()
+    return raw, gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+
+
+def download(url: str, target: Path, settled: Callable[[Path], bool]) -> None:
+    """Download what is missing; once, however many processes miss it.
+
+    Args:
+        url: where it is.
+        target: where it belongs; nothing is done if it is there, or another process has put it there meanwhile.
+        settled: given the downloaded file, puts it in its place and returns True, or False if it is a wrong one.
+
+    Raises:
+        UserError: if it cannot be had, or is wrong.
+    """
+    if target.exists():
+        return
+    partial = target.with_name(f".{target.name}.partial")
+    by_hand = f"Its address: {url}\nPut it there, or set paths.data (or GRIDLIGHT_DATA) to where it lies"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(".download.lock")):
+            while not target.exists():
+                continued = partial.is_file()
+                fetch(url, partial)
+                if settled(partial):
+                    return
+                size = partial.stat().st_size
+                partial.unlink()
+                if not continued:  # else the earlier part was wrong
+                    raise UserError(
+                        f"{target} is missing, and the {size:,} bytes that were sent for it are not the "
+                        f"published file; a network that wants a login answers like this.\n{by_hand}"
+                    )
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise UserError(f"{target} is missing and cannot be downloaded ({reason}).\n{by_hand}") from error
 
 
 def fetch(url: str, partial: Path) -> None:
@@ -108,9 +158,12 @@ def fetch(url: str, partial: Path) -> None:
     try:
         answer = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing is left to send
-            return
-        raise
+        if error.code != 416 or not have:
+            raise
+        if error.headers.get("Content-Range") != f"bytes */{have}":  # else all of it is here
+            partial.unlink()
+            fetch(url, partial)
+        return
     with answer:
         if answer.status != 206:  # the server sends the whole file
             have = 0

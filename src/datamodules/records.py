@@ -53,13 +53,13 @@ def rows_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str,
     """Yield the line where a row begins, and its cells by the names of their columns.
 
     Args:
-        path: see `read_records`.
+        path: see `read_records`. Lists and objects in JSON lines are passed over.
         columns: that a table's header must have.
 
     Raises:
         UserError: if it cannot be read, naming the file and the row.
     """
-    yield from _json_rows(path) if path.suffix.lower() in JSON_LINES else _table_rows(path, columns)
+    yield from _json_rows(path, columns) if path.suffix.lower() in JSON_LINES else _table_rows(path, columns)
 
 
 def _table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -69,13 +69,14 @@ def _table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[
     try:
         header = [name.strip() for name in next(reader, [])]
         if not header:
-            raise UserError(f"{path}: this file is empty; it begins with a header such as {delimiter.join(columns)}")
+            such = f" such as {delimiter.join(columns)}" if columns else ""
+            raise UserError(f"{path}: this file is empty; it begins with a header{such}")
         for column in columns:
             if column not in header:
-                other = (
-                    f" Columns stand between {'tabs' if delimiter == chr(9) else 'commas'}." if len(header) == 1 else ""
-                )
-                raise UserError(f"{path}: the header has no column '{column}'. {nearest(column, header)}{other}")
+                parts = [nearest(column, header)] if not set(",;\t|") & set(header[0]) else []
+                if len(header) == 1:
+                    parts.append(f"Columns stand between {'tabs' if delimiter == chr(9) else 'commas'}; it has none.")
+                raise UserError(f"{path}: the header has no column '{column}'. {' '.join(parts)}")
         for column in header:
             if header.count(column) > 1:
                 raise UserError(f"{path}: the header names '{column}' more than once")
@@ -93,7 +94,7 @@ def _table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[
         raise UserError(f"{path}, row {line}: this is no CSV: {error}") from error
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     for line, text in enumerate(read_text(path).split("\n"), 1):
         if not text.strip():
             continue
@@ -101,6 +102,11 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             row = json.loads(text)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}, row {line}, column {error.colno}: this is no JSON: {error.msg}") from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, row {line}: this JSON cannot be read: {error}") from error
         if not isinstance(row, dict):
             raise UserError(f'{path}, row {line}: a row is an object, such as {{"text": "…", "label": "…"}}')
-        yield line, {key: "" if value is None else str(value) for key, value in row.items()}
+        nested = [key for key, value in row.items() if isinstance(value, dict | list)]
+        if wrong := [key for key in nested if key in columns]:
+            raise UserError(f"{path}, row {line}, column '{wrong[0]}': neither a text nor a number")
+        yield line, {key: "" if row[key] is None else str(row[key]) for key in row if key not in nested}

@@ -4,11 +4,15 @@ import csv
 import logging
 import os
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 
 from src.errors import UserError
 
 log = logging.getLogger(__name__)
+
+LARGEST = 1e30
+"""The largest number that data may hold: squares of larger ones are beyond 64 bits before long, and they beyond 32."""
 
 
 def read_rows(inputs: Sequence[str], columns: Sequence[str] | int) -> list[list[float]]:
@@ -70,7 +74,7 @@ def _read_file(path: Path, names: list[str]) -> list[list[float]]:
     except OSError as error:
         raise UserError(f"{path}: this file cannot be read: {error.strerror}") from error
     numbered = [(n, cells) for n, cells in enumerate(lines, 1) if any(cell.strip() for cell in cells)]
-    header = [] if not numbered or any(map(_is_number, numbered[0][1])) else [c.strip() for c in numbered.pop(0)[1]]
+    header = [] if not numbered or any(map(is_number, numbered[0][1])) else [c.strip() for c in numbered.pop(0)[1]]
     if not numbered:
         raise UserError(f"{path}: there is no row of numbers in this file")
     named = sorted(header) == sorted(names)
@@ -94,16 +98,25 @@ def _numbers(cells: list[str], names: list[str], where: str) -> list[float]:
         listed = "" if names[0] == "column 1" else f": {', '.join(names[:40])}"
         raise UserError(f"{where}: {len(cells)} columns where {len(names)} are expected{listed}")
     for number, (cell, name) in enumerate(zip(cells, names, strict=True), 1):
-        if not _is_number(cell):
-            raise UserError(f"{where}, column {number} ({name}): '{_short(cell)}' is no number")
+        if not is_number(cell):
+            raise UserError(f"{where}, column {number} ({name}): '{_short(cell)}' {what_it_is(cell)}")
     return [float(cell) for cell in cells]
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Tell whether a cell holds a number as people write it, of at most `LARGEST`."""
     try:
-        return abs(float(cell)) < float("inf")
+        return abs(float(cell)) <= LARGEST and "_" not in cell
     except ValueError:
         return False
+
+
+def what_it_is(cell: str) -> str:
+    """Return what to say of a cell that is no number."""
+    try:
+        return "is no finite number" if not isfinite(float(cell)) else f"is no number up to {LARGEST:g}"
+    except ValueError:
+        return "is no number"
 
 
 def _short(text: str) -> str:

@@ -1,6 +1,5 @@
-"""Series of the user's: columns of a CSV file, in order of time."""
+"""Series of the user's: columns of a table, in order of time."""
 
-import csv
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.datamodules.records import read_text
+from src.datamodules.records import read_text, rows_of
+from src.datamodules.rows import is_number, what_it_is
 from src.datamodules.windows import Windows
 from src.errors import UserError, nearest
 
 
 class Series(Windows):
-    """Columns of a CSV file, in the order of its rows; the header names the columns.
+    """Columns of a table (CSV, TSV or JSON lines), in the order of its rows; the header names the columns.
 
     Args:
         path: the file.
@@ -38,6 +38,7 @@ class Series(Windows):
     ) -> None:
         super().__init__(**rest)
         self.path = Path(path)
+        self.where = str(path)
         self.named = column is not None
         if column is not None:
             self.targets = (column,) if isinstance(column, str) else tuple(column)
@@ -59,49 +60,39 @@ class Series(Windows):
             UserError: if there is no such file or column, or naming the row of what is no number, or of a time that does
                 not rise.
         """
-        lines = list(csv.reader(read_text(path).splitlines()))
-        header = [cell.strip() for cell in lines[0]] if lines else []
-        places = self._places(path, header)
         rows: list[list[float]] = []
         before = -math.inf
-        for number, cells in enumerate(lines[1:], 2):
-            if not cells:
-                continue
-            where = f"{path}, row {number}"
-            texts = [cells[place].strip() if place < len(cells) else "" for place in places]
+        names: Sequence[str] = ()
+        for line, cells in rows_of(path, self.targets if self.named else ()):
+            names = names or self._columns(path, list(cells))
+            where = f"{path}, row {line}, column"
             if self.time_column is not None:
-                now = _moment(texts[-1], f"{where}, column {self.time_column}")
+                now = _moment(text := cells.get(self.time_column, "").strip(), f"{where} {self.time_column}")
                 if now <= before:
-                    raise UserError(
-                        f"{where}, column {self.time_column}: '{texts[-1]}' is not later than the row before"
-                    )
+                    raise UserError(f"{where} {self.time_column}: '{text}' is not later than the row before")
                 before = now
-            named = zip(texts, places, strict=True)
-            found = [(text, f"{where}, column {header[place]}") for text, place in named][: len(self.names)]
-            rows.append([_number(text, place) for text, place in found])
+            rows.append([_number(cells.get(name, "").strip(), f"{where} {name}") for name in names])
+        if not rows:
+            raise UserError(f"{path}: there are no rows in this file")
         return rows
 
-    def _places(self, path: Path, header: list[str]) -> list[int]:
-        """Return where the series stand in a row, and behind them the time, where it is named."""
+    def _columns(self, path: Path, header: list[str]) -> Sequence[str]:
+        """Return the columns of the series in a file, whose header has them and the time."""
         if not self.named and len(header) == len(self.names) == 1 and self.time_column is None:
-            return [0]
+            return header
         wanted = [("column", name) for name in (self.targets if self.named else ("",))]
         wanted += [("covariates", name) for name in self.covariates]
         wanted += [("time_column", self.time_column)] if self.time_column is not None else []
         for key, name in wanted:
             if name not in header:
                 raise UserError(f"{path}: datamodule.{key}={name or 'null'}: {nearest(name, header)}")
-        return [header.index(name) for _, name in wanted]
+        return self.names
 
 
 def _number(text: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise UserError(f"{where}: '{text}' is no number") from None
-    if not math.isfinite(value):
-        raise UserError(f"{where}: '{text}' is no finite number")
-    return value
+    if not is_number(text):
+        raise UserError(f"{where}: '{text[:60]}' {what_it_is(text)}")
+    return float(text)
 
 
 def _moment(text: str, where: str) -> float:

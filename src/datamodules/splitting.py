@@ -63,7 +63,7 @@ def split_indices(
         if asked[name] and not len(indices):
             raise UserError(
                 f"datamodule.val_fraction={val_fraction}, .test_fraction={test_fraction}: "
-                f"of {size} examples none is left for {name}"
+                f"of {size} examples none is left for {name}; more examples or other shares"
             )
     return drawn
 
@@ -88,7 +88,7 @@ def split_groups(groups: Sequence[str], val_fraction: float, test_fraction: floa
     drawn = {name: np.flatnonzero(part[group] == number) for number, name in enumerate(ends)}
     for name, share in (("val", val_fraction), ("test", test_fraction), ("train", 1.0)):
         if share and not len(drawn[name]):
-            raise UserError(f"datamodule.group_column: {len(names)} groups are too few, none is left for {name}")
+            raise UserError(f"{len(names)} groups are too few, none is left for {name}")
     return drawn
 
 
@@ -104,20 +104,26 @@ def completed(
     """Draw the splits that are not given out of the training examples.
 
     Args:
-        given: the examples of ``train``, and of those other splits that have some of their own.
+        given: the examples of ``train``, and of those other splits that have some of their own; without ``train``,
+            nothing is drawn.
         val_fraction, test_fraction: shares of a split that is drawn.
         seed: the same seed draws the same split.
         group: names the group of an example; each is drawn in the same proportion.
         fold: of a cross-validation, which shares training and validation examples out anew.
-        kept_together: names what a fold keeps together.
+        kept_together: names what a fold keeps together, and every drawn split; its groups are not drawn in proportion.
 
     Raises:
         UserError: if a part would be empty.
     """
+    if "train" not in given:
+        return given
     whole = given["train"]
     shares = {"val": val_fraction, "test": test_fraction}
     drawn = {name: 0.0 if name in given else share for name, share in shares.items()}
-    parts = split_indices(len(whole), drawn["val"], drawn["test"], seed, np.array([group(one) for one in whole]))
+    if kept_together is None:
+        parts = split_indices(len(whole), drawn["val"], drawn["test"], seed, np.array([group(one) for one in whole]))
+    else:
+        parts = split_groups([kept_together(one) for one in whole], drawn["val"], drawn["test"], seed)
     found = {name: [whole[i] for i in index] for name, index in parts.items()}
     splits = {name: found[name] if name == "train" or drawn[name] else given[name] for name in found}
     return recut(splits, fold, _each(group), _each(kept_together) if kept_together else None)

@@ -5,13 +5,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-13
+"""Share of the mean up to which a deviation comes of rounding alone: a column of 99.9 has 3e-16."""
+
+
+def or_one(deviation: float, mean: float) -> float:
+    """Return the deviation of a column, or 1 where the column is constant."""
+    return deviation if deviation > ROUNDING * abs(mean) else 1.0
+
 
 @dataclass(frozen=True)
 class Standardizer:
     """Maps columns to mean 0 and deviation 1.
 
     Args:
-        mean, deviation: one number a column; a constant column has deviation 1.
+        mean, deviation: one number a column; a constant column has deviation 1 (`or_one`).
     """
 
     mean: tuple[float, ...]
@@ -20,9 +28,8 @@ class Standardizer:
     @classmethod
     def fit(cls, x: Tensor) -> "Standardizer":
         """Fit on training data [N, columns]."""
-        deviation = x.double().std(0, correction=0)
-        deviation[deviation == 0] = 1
-        return cls(tuple(x.double().mean(0).tolist()), tuple(deviation.tolist()))
+        means, deviations = x.double().mean(0).tolist(), x.double().std(0, correction=0).tolist()
+        return cls(tuple(means), tuple(or_one(*pair) for pair in zip(deviations, means, strict=True)))
 
     def apply(self, x: Tensor) -> Tensor:
         """Standardise [..., columns]."""

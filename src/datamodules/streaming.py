@@ -65,7 +65,17 @@ class StreamLoader(BatchLoader):
             multiprocessing_context=_START if self.workers else None,
             generator=torch.Generator(),  # the seeds of workers are of no use here, and not the process's to give
         )
-        for (_, index), found in zip(numbered, loader, strict=True):
+        batches = iter(loader)
+        for _, index in numbered:
+            try:
+                found = next(batches)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise UserError(
+                    "a process that reads files was killed, as where memory runs out: datamodule.workers=0 reads without "
+                    "others, a smaller datamodule.batch_size needs less"
+                ) from error
             if isinstance(found, UserError):
                 raise found
             yield LabelledBatch(found, self.split.y[index])

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,8 +22,8 @@ from src.datamodules.vocabulary import SPECIAL
 from src.errors import UserError
 from src.spec import DataSpec
 
-BYTES_A_CHARACTER = 10
-"""What a character takes in memory: as a text, and as a token of 64 bits."""
+BYTES_A_CHARACTER = {"characters": 20, "byte_pairs": 100}
+"""What a character may take in memory while tokens of 64 bits are made of a text; byte pairs are learned of it."""
 COUNTED = 1 << 24
 """Tokens of a text on disk from which the trivial answer is counted."""
 
@@ -79,18 +80,22 @@ class Text(DataModule):
         for name, part in tokens.items():
             if len(part) <= self.context:
                 raise UserError(
-                    f"{self.path}: every split needs more tokens than datamodule.context={self.context}, and {name} has "
-                    f"{len(part):,}"
+                    f"{self.path}: every split needs more tokens than datamodule.context={self.context}, and {name} "
+                    f"has {len(part):,}"
                 )
         return {name: LanguageBatch(self._windows(part)) for name, part in tokens.items()}
 
     def _is_large(self) -> bool:
         if not self.path.is_file():
             return False
-        return not fits(BYTES_A_CHARACTER * self.path.stat().st_size, self.memory_share, f"{self.path}, as tokens")
+        return not fits(
+            BYTES_A_CHARACTER[self.tokens] * self.path.stat().st_size, self.memory_share, f"{self.path}, as tokens"
+        )
 
     def _parts(self, length: int) -> dict[str, tuple[int, int]]:
         """Return the first character of each split and the one behind its last."""
+        if self.whole:
+            return {"test": (0, length)}
         val, test = (round(length * fraction) for fraction in self.fractions)
         if min(val, test, length - val - test) <= self.context:
             raise UserError(
@@ -108,10 +113,11 @@ class Text(DataModule):
         if self.vocabulary is None:
             self.vocabulary = self._learned(between(cut(text), *parts["train"]))
         tokens = {
-            name: [token for piece in between(cut(text), *part) for token in self.vocabulary.encode(piece)]
+            name: [np.array(self.vocabulary.encode(piece), dtype=np.int32) for piece in between(cut(text), *part)]
             for name, part in parts.items()
         }
-        return {name: torch.tensor(part, dtype=torch.int64) for name, part in tokens.items()}
+        none = np.zeros(0, dtype=np.int32)
+        return {name: torch.from_numpy(np.concatenate([none, *part])) for name, part in tokens.items()}
 
     def _from_disk(self) -> dict[str, Tensor]:
         parts = self._parts(sum(map(len, pieces(self.path))))
@@ -131,7 +137,7 @@ class Text(DataModule):
     def _windows(self, tokens: Tensor) -> Tensor:
         """Cut into windows that share one token, so that every token but the first is predicted once."""
         windows = tokens.unfold(0, self.context + 1, self.context)
-        return windows if self.on_disk else windows.contiguous()
+        return windows if self.on_disk else windows.long().contiguous()
 
     def collate(self, batch: Batch) -> Batch:
         """Widen tokens that are kept on disk."""
@@ -170,7 +176,10 @@ class Text(DataModule):
         assert self.vocabulary is not None
         prompt = inputs[0] if len(inputs) == 1 else ""
         if names_a_file(prompt):
-            prompt = read_text(Path(prompt))
+            path = Path(prompt)
+            prompt = read_text(path)
+            if not prompt:
+                raise UserError(f"{path}: this file is empty; it holds the prompt to continue")
         if not prompt:
             raise UserError("a language model continues one prompt of at least one character at a time")
         tokens = self.vocabulary.encode(prompt, warn=True)

@@ -77,13 +77,11 @@ class TextClassification(DataModule):
         if not self.classes:
             self.classes = classes_of((label for _, label in rows["train"]), str(self.paths["train"]))
         labels = {
-            name: class_numbers(
-                [label for _, label in part], self.classes, str(self.paths.get(name, self.paths["train"]))
-            )
+            name: class_numbers([label for _, label in part], self.classes, str(self.place_of(name)))
             for name, part in rows.items()
         }
         texts = {name: [text for text, _ in part] for name, part in rows.items()}
-        self._training = texts["train"]
+        self._training = texts.get("train", [])
         if self.augmentation is not None:
             self.augmentation.fit(self._training)
         if self.vocabulary is None:
@@ -122,6 +120,9 @@ class TextClassification(DataModule):
         assert isinstance(batch, LabelledBatch)
         return batch._replace(x=cut_padding(batch.x))
 
+    def training_texts(self) -> list[str]:
+        return self._training
+
     def augmented(self, index: Tensor) -> Tensor:
         return self._tokens([self.augmentation(self._training[i]) for i in index.tolist()])
 
@@ -142,6 +143,9 @@ class TextClassification(DataModule):
         """Each input is a text, or a file of them: a table with the text column, or else one text a line."""
         texts = [text for given in inputs for text in self._read(given)]
         return LabelledBatch(self._tokens(texts, warn=True), torch.zeros(len(texts), dtype=torch.int64))
+
+    def listed(self, inputs: Sequence[str]) -> list[str]:
+        return [text for given in inputs for text in self._read(given)]
 
     def _read(self, given: str) -> list[str]:
         if os.path.isfile(given) or (not any(map(str.isspace, given)) and looks_like_file(given)):

@@ -6,7 +6,9 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,8 @@ from src.errors import UserError
 
 log = logging.getLogger(__name__)
 
+FACTS = "facts.json"
+"""The file beside the tokens that says how many there are, and holds their vocabulary."""
 PIECE = 1 << 20
 """Characters that are read and cut into tokens at once; a piece ends with a line where lines are shorter."""
 
@@ -88,13 +92,18 @@ def tokens_on_disk(
         UserError: if the text cannot be read, or the tokens cannot be written.
     """
     stat = path.stat()
-    facts = [str(path.absolute()), stat.st_size, stat.st_mtime_ns, dict(parts), kind, dict(settings)]
-    facts.append(known.to_plain() if known is not None else None)
+    state = [str(path.absolute()), stat.st_size, stat.st_mtime_ns]
+    facts = [*state, dict(parts), kind, dict(settings), known.to_plain() if known is not None else None]
     folder = cache / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     try:
-        if not folder.is_dir():
-            _write(folder, path, parts, known, learn)
-        vocabulary = known or from_plain(kind, json.loads((folder / "vocabulary.json").read_text()))
+        plain = _kept(folder, parts)
+        if plain is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            _write(folder, path, parts, known, learn, state)
+            _remove_older(cache, state)
+            plain = _kept(folder, parts)
+        assert plain is not None
+        vocabulary = known or from_plain(kind, plain)
         files = {name: folder / f"{name}.int32" for name in parts}
         tokens = {name: _mapped(file) for name, file in files.items()}
     except OSError as error:
@@ -106,23 +115,46 @@ def tokens_on_disk(
     return vocabulary, tokens
 
 
+def _kept(folder: Path, parts: Iterable[str]) -> dict[str, Any] | None:
+    """Return the vocabulary that was kept with tokens, or None where something is missing or cut off."""
+    try:
+        found = json.loads((folder / FACTS).read_text())
+        if all((folder / f"{name}.int32").stat().st_size == 4 * found["tokens"][name] for name in parts):
+            return dict(found["vocabulary"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _remove_older(cache: Path, state: list[Any]) -> None:
+    """Remove the tokens of a text as it was before it changed."""
+    for folder in cache.iterdir():
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            before = json.loads((folder / FACTS).read_text())["text"]
+            if before[0] == state[0] and before != state:
+                shutil.rmtree(folder)
+
+
 def _write(
     folder: Path,
     path: Path,
     parts: Mapping[str, tuple[int, int]],
     known: Tokens | None,
     learn: Callable[[Iterator[str]], Tokens],
+    state: list[Any],
 ) -> None:
     """Fill a folder beside its place and move it there when it is complete."""
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     partial.mkdir(parents=True, exist_ok=True)
     try:
         vocabulary = known or learn(between(pieces(path), *parts["train"]))
-        (partial / "vocabulary.json").write_text(json.dumps(vocabulary.to_plain()))
+        counts = {}
         for name, (start, stop) in parts.items():
             with (partial / f"{name}.int32").open("wb") as file:
                 for piece in between(pieces(path), start, stop):
                     np.array(vocabulary.encode(piece), dtype=np.int32).tofile(file)
+                counts[name] = file.tell() // 4
+        (partial / FACTS).write_text(json.dumps({"text": state, "tokens": counts, "vocabulary": vocabulary.to_plain()}))
         try:
             os.replace(partial, folder)
         except OSError:

@@ -2,6 +2,7 @@
 
 import struct
 import warnings
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,14 @@ import torch
 from scipy.io import wavfile
 from torch import Tensor
 
+from src.datamodules.rows import LARGEST
 from src.errors import UserError
+
+RATES = 1_000, 768_000
+"""Samples a second that a sound may have."""
+FINEST = 1000
+"""The largest denominator of a ratio of rates, unless they are further apart: exact for the usual ones, and a filter's
+length grows with it."""
 
 
 def read_wave(path: Path, sample_rate: int | None = None) -> tuple[np.ndarray, int]:
@@ -20,7 +28,8 @@ def read_wave(path: Path, sample_rate: int | None = None) -> tuple[np.ndarray, i
         sample_rate: resample to it, in Hz; None keeps the file's own.
 
     Raises:
-        UserError: if the file is no such WAV, cut off, without samples, or if a sample is no number.
+        UserError: if the file is no such WAV, cut off, without samples, of a rate that no sound has, or if a sample is no
+            number.
     """
     try:
         with warnings.catch_warnings():  # scipy warns of a file that ends too soon, and of chunks that it passes over
@@ -45,15 +54,18 @@ def read_wave(path: Path, sample_rate: int | None = None) -> tuple[np.ndarray, i
         ) from error
     if not samples.size or not rate:
         raise UserError(f"{path}: there is no sound in this WAV file")
+    if not RATES[0] <= rate <= RATES[1]:
+        raise UserError(f"{path}: {rate:,} samples a second; {RATES[0]:,} to {RATES[1]:,} can be read")
     wave = _to_unit(samples)
-    if not np.isfinite(wave).all():
-        raise UserError(f"{path}: a sample of this WAV file is no number")
+    if not (np.abs(wave) <= LARGEST).all():
+        raise UserError(f"{path}: a sample of this WAV file is no number up to {LARGEST:g}")
     if wave.ndim > 1:
         wave = wave.mean(1)
     if sample_rate is not None and rate != sample_rate:
         from scipy.signal import resample_poly  # takes a second to import
 
-        wave, rate = resample_poly(wave, sample_rate, rate), sample_rate  # both divided by their common divisor
+        ratio = Fraction(sample_rate, int(rate)).limit_denominator(max(FINEST, int(rate) // sample_rate + 1))
+        wave, rate = resample_poly(wave, ratio.numerator, ratio.denominator), sample_rate
     return wave.astype(np.float32), int(rate)
 
 

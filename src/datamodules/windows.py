@@ -34,6 +34,8 @@ class Windows(DataModule):
     inputs = "sequence"
     too_short = "datamodule.window, .horizon"
     """The keys that help where the series is too short."""
+    where = "datamodule"
+    """Where the series comes from, for messages."""
 
     def __init__(
         self,
@@ -66,21 +68,28 @@ class Windows(DataModule):
 
     def load(self) -> dict[str, Batch]:
         series = self.values()
+        if self.whole:
+            self._refuse_short(len(series))
+            assert self.scale is not None
+            return {"test": self._windows(self.scale.apply(series))}
         val, test = (round(len(series) * fraction) for fraction in self.fractions)
         sizes = [len(series) - val - test, val, test]
         if self.fold is not None:
             begin, end = self.fold.blocks(len(series) - test)
             sizes = [begin, end - begin, test]
             series = torch.cat((series[:end], series[len(series) - test :]))
-        if (shortest := min(sizes)) < self.window + self.horizon:
-            raise UserError(
-                f"datamodule: a split of {shortest} values holds no window of {self.window} + {self.horizon}; "
-                f"give {self.too_short}"
-            )
+        self._refuse_short(min(sizes))
         parts = dict(zip(("train", "val", "test"), series.split(sizes), strict=True))
         if self.scale is None:
             self.scale = Standardizer.fit(parts["train"])
         return {name: self._windows(self.scale.apply(part)) for name, part in parts.items()}
+
+    def _refuse_short(self, size: int) -> None:
+        if size < self.window + self.horizon:
+            raise UserError(
+                f"{self.where}: a split of {size} values holds no window of {self.window} + {self.horizon}; "
+                f"give {self.too_short}"
+            )
 
     def _windows(self, part: Tensor) -> LabelledBatch:
         windows = part.unfold(0, self.window + self.horizon, 1).transpose(1, 2)  # [N, window + horizon, series]

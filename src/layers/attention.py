@@ -34,9 +34,10 @@ def softmax_of_scores(query: Tensor, key: Tensor, mask: Tensor | None, causal: b
     if causal:
         seen = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
         mask = seen if mask is None else mask & seen
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
-    return scores.softmax(-1)
+    if mask is None:
+        return scores.softmax(-1)
+    weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
+    return weights.masked_fill(~mask, 0.0)  # a query that may look nowhere gets nothing, as from the fused product
 
 
 class MultiHeadAttention(nn.Module):
@@ -46,6 +47,8 @@ class MultiHeadAttention(nn.Module):
         d_model: width of queries, keys, values and output.
         num_heads: h; divides d_model.
         dropout: probability to drop an attention weight.
+
+    Weights and biases start as those of ``torch.nn.MultiheadAttention``.
 
     While `attention_weights` records, `weights` [B, h, T, S] are those of the last forward pass; else they are None.
     """
@@ -60,8 +63,9 @@ class MultiHeadAttention(nn.Module):
         self.query = nn.Linear(d_model, d_model)
         self.key_value = nn.Linear(d_model, 2 * d_model)
         self.output = nn.Linear(d_model, d_model)
-        for layer in (self.query, self.key_value):
-            nn.init.xavier_uniform_(layer.weight)
+        for weight in (self.query.weight, *self.key_value.weight.chunk(2)):
+            nn.init.xavier_uniform_(weight, gain=math.sqrt(0.5))  # what torch gets by filling all three as one matrix
+        for layer in (self.query, self.key_value, self.output):
             nn.init.zeros_(layer.bias)
 
     def forward(

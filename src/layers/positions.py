@@ -49,6 +49,9 @@ class SinusoidalPositions(nn.Module):
 class LearnedPositions(nn.Module):
     """Adds a learned vector for each of a fixed number of positions to [B, T, d_model].
 
+    They start with the mean square of sinusoidal ones, ½, so that they are heard beside embeddings of 1 (as in BERT and
+    GPT-2, whose positions start about as large as their embeddings).
+
     Args:
         d_model: width.
         length: number of positions.
@@ -56,7 +59,7 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, d_model: int, length: int) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.randn(length, d_model) * 0.02)
+        self.table = nn.Parameter(torch.randn(length, d_model) * math.sqrt(0.5))
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Add the positions start, start + 1, … to x [B, T, d_model].

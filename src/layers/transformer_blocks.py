@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from src.layers.activations import activation as make_activation
 from src.layers.attention import KeyValueCache, MultiHeadAttention
 from src.layers.drop import StochasticDepth
+from src.layers.recompute import recomputed
 
 
 class Block(nn.Module):
@@ -73,12 +74,21 @@ class Block(nn.Module):
 class Stack(nn.Module):
     """N blocks, and with pre-norm a last normalisation; arguments as in `Block`, where `stochastic_depth` is that of the
     last block, and the l-th has l/N of it.
+
+    With `checkpoint_activations`, the backward pass computes each block again (`src.layers.recompute`).
     """
 
     def __init__(
-        self, num_layers: int, d_model: int, norm_first: bool, stochastic_depth: float = 0.0, **block: object
+        self,
+        num_layers: int,
+        d_model: int,
+        norm_first: bool,
+        stochastic_depth: float = 0.0,
+        checkpoint_activations: bool = False,
+        **block: object,
     ) -> None:
         super().__init__()
+        self.checkpoint_activations = checkpoint_activations
         self.blocks = nn.ModuleList(
             Block(
                 d_model=d_model,
@@ -100,7 +110,8 @@ class Stack(nn.Module):
         caches: list[tuple[KeyValueCache, KeyValueCache]] | None = None,
     ) -> Tensor:
         for number, block in enumerate(self.blocks):
-            x = block(x, mask, causal, memory, memory_mask, caches[number] if caches else None)
+            inputs = x, mask, causal, memory, memory_mask, caches[number] if caches else None
+            x = recomputed(block, *inputs) if self.checkpoint_activations else block(*inputs)
         return self.norm(x)
 
     def new_caches(self) -> list[tuple[KeyValueCache, KeyValueCache]]:

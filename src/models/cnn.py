@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from src.errors import UserError
 from src.layers.activations import activation as make_activation
 from src.layers.drop import DropConnect
 from src.layers.initialization import initialize
-from src.models.base import Model
+from src.models.images import ImageModel
 from src.spec import DataSpec
 
 _POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
@@ -29,7 +28,7 @@ def _each(setting: Any, blocks: int) -> Sequence[Any]:
     return [setting] * blocks if setting is None or isinstance(setting, int | str) else setting
 
 
-class CNN(Model):
+class CNN(ImageModel):
     """Blocks of convolution, activation and pooling, then fully connected layers.
 
     The settings of convolution and pooling are one value for all blocks, or a list with one a block.
@@ -38,8 +37,8 @@ class CNN(Model):
         spec: the data; inputs are images [C, H, W].
         channels: output channels of each block.
         kernel_size, stride: of the convolution.
-        padding: pixels at each border; ``same`` is (kernel_size - 1) / 2, which at stride 1 and for an odd kernel keeps
-            the size.
+        padding: pixels at each border; ``same`` is ⌊(kernel_size - 1) / 2⌋, which at stride 1 keeps the size; an even kernel
+            loses one pixel.
         pool: ``max``, ``average`` or ``none``.
         pool_size: side of a pooling window.
         pool_stride: distance of two windows; None: their side, so that they neither overlap nor leave gaps.
@@ -53,9 +52,6 @@ class CNN(Model):
     Raises:
         UserError: if pooling and strides leave nothing of an image.
     """
-
-    tasks = ("classification", "binary_classification", "regression")
-    inputs = ("image",)
 
     def __init__(
         self,
@@ -116,8 +112,6 @@ class CNN(Model):
         head.append(nn.Linear(width, self.spec.output_size))
         self.head = nn.Sequential(*head)
         initialize(self, initialization)
-        if torch.cuda.is_available():
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [B, C, H, W] to outputs [B, *output_shape]."""

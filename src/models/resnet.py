@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from src.layers.activations import activation as make_activation
 from src.layers.drop import StochasticDepth
 from src.layers.initialization import initialize
-from src.models.base import Model
+from src.layers.recompute import recomputed
+from src.models.images import ImageModel
 from src.spec import DataSpec
 
 
@@ -40,7 +41,7 @@ class ResidualBlock(nn.Module):
         return self.activation(shortcut + self.drop(self.branch(x)))
 
 
-class ResNet(Model):
+class ResNet(ImageModel):
     """A 3×3 convolution, stages of residual blocks, global average pooling, one linear layer.
 
     With three stages of widths 16, 32, 64 and n blocks each it is the paper's CIFAR ResNet of 6n + 2 layers.
@@ -52,10 +53,8 @@ class ResNet(Model):
         activation: by name; relu in the paper.
         dropout: probability to drop a unit before the last layer.
         stochastic_depth: probability to skip the last block; the l-th of L blocks is skipped with l/L of it.
+        checkpoint_activations: compute each block again in the backward pass, which needs less memory and more time.
     """
-
-    tasks = ("classification", "binary_classification", "regression")
-    inputs = ("image",)
 
     def __init__(
         self,
@@ -65,8 +64,10 @@ class ResNet(Model):
         activation: str = "relu",
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__(spec)
+        self.checkpoint_activations = checkpoint_activations
         self.stem = nn.Sequential(
             nn.Conv2d(self.spec.input_shape[0], widths[0], 3, padding=1, bias=False),
             nn.BatchNorm2d(widths[0]),
@@ -89,4 +90,7 @@ class ResNet(Model):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [B, C, H, W] to outputs [B, *output_shape]."""
-        return self.head(self.blocks(self.stem(x))).reshape(x.size(0), *self.spec.output_shape)
+        h = self.stem(x)
+        for block in self.blocks:
+            h = recomputed(block, h) if self.checkpoint_activations else block(h)
+        return self.head(h).reshape(x.size(0), *self.spec.output_shape)

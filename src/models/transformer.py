@@ -34,6 +34,7 @@ class Transformer(Model):
         length_penalty: α of that search, see `src.layers.decoding.penalty`.
         dropout: on attention weights, feed-forward networks, sublayer outputs and embeddings.
         stochastic_depth: probability to skip a sublayer of a stack's last block; the l-th of N blocks has l/N of it.
+        checkpoint_activations: compute each block again in the backward pass, which needs less memory and more time.
 
     Raises:
         UserError: if num_heads does not divide d_model.
@@ -64,6 +65,7 @@ class Transformer(Model):
         length_penalty: float = 0.6,
         dropout: float = 0.1,
         stochastic_depth: float = 0.0,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__(spec)
         if d_model % num_heads:
@@ -77,6 +79,7 @@ class Transformer(Model):
             "dropout": dropout,
             "activation": activation,
             "stochastic_depth": stochastic_depth,
+            "checkpoint_activations": checkpoint_activations,
         }
         self.scale = math.sqrt(d_model) if spec.inputs == "tokens" else 1.0
         self.dropout = nn.Dropout(dropout)
@@ -179,7 +182,12 @@ class Transformer(Model):
             reader = self._translating(inputs, beams, use_cache)
             tokens = torch.full((inputs.size(0), 1), spec.start_id, device=inputs.device)
             longest = spec.target_length - 1
-            count = longest if max_new_tokens is None else min(max_new_tokens, longest)
+            count = longest if max_new_tokens is None else max_new_tokens
+            if count > longest:
+                raise UserError(
+                    f"a translation of {count} tokens (--length): this model has learned at most {longest}, and what comes "
+                    "behind would be made up"
+                )
         else:
             reader = self._continuing(use_cache)
             tokens = inputs

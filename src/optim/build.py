@@ -58,6 +58,11 @@ def build_optimizer(model: nn.Module, config: Config) -> Optimizer:
     if "weight_decay" in settings:
         decay = settings["weight_decay"] or 0.0
         assert knobs.weight_decay in (0.0, decay), "refused by src.config.combinations"
+        if not (knobs.decay_norms_and_biases or decay or knobs.weight_decay_by_layer):
+            log.warning(
+                "regularization.decay_norms_and_biases=false spares biases and normalisation from weight decay, and there "
+                "is none: regularization=l2 or optimizer=adamw has one"
+            )
         decays = weight_decays(model, decay, knobs.decay_norms_and_biases, knobs.weight_decay_by_layer)
         params = parameter_groups(model, decays)
     else:

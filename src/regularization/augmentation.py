@@ -17,7 +17,8 @@ class ImageAugmentation(nn.Module):
         shape: of one image [C, H, W].
 
     Raises:
-        UserError: if a policy, which works on colours, is asked for images that are neither grey nor RGB.
+        UserError: if a policy, which works on colours, is asked for images that are neither grey nor RGB, or if a crop
+            could move an image out of sight.
     """
 
     def __init__(self, strengths: dict[str, float], shape: tuple[int, ...]) -> None:
@@ -31,6 +32,11 @@ class ImageAugmentation(nn.Module):
             raise UserError(
                 f"regularization.augmentation.{policies[0]} changes colours, and images here have {channels} channels: "
                 "neither grey nor RGB."
+            )
+        if (crop := strengths.get("crop", 0)) >= min(size):
+            raise UserError(
+                f"regularization.augmentation.crop={crop:.0f}: images here are {size[0]}×{size[1]}, and nothing would be "
+                f"left of some: at most {min(size) - 1} pixels, usually an eighth of the side"
             )
         steps: list[nn.Module] = []
         if {"rotation", "translate", "scale", "shear"} & set(strengths):
@@ -51,10 +57,10 @@ class ImageAugmentation(nn.Module):
                 continue
             match name:
                 case "crop":  # "resample" cuts the whole batch at once; the shifts are whole pixels
-                    crop = K.RandomCrop(
-                        (size[0], size[1]), padding=int(strength), padding_mode="replicate", cropping_mode="resample"
+                    whole = (size[0], size[1])
+                    steps.append(
+                        K.RandomCrop(whole, padding=int(strength), padding_mode="replicate", cropping_mode="resample")
                     )
-                    steps.append(crop)
                 case "horizontal_flip":
                     steps.append(K.RandomHorizontalFlip(p=strength))
                 case "vertical_flip":

@@ -2,9 +2,11 @@
 
 Both stand on Lightning's `WeightAveraging`: training goes on with its own weights, while validation, and so the monitor,
 early stopping and best.ckpt, see the average. What is tested, evaluated and predicted with is thus what was validated.
+Stochastic averaging begins late in a run, and whoever asks for it wants the average: best.ckpt is the best of the epochs
+since then, also where the weights of an earlier one were better.
 Only train/loss is measured with the weights in training. A checkpoint keeps both, and a resumed run goes on with both.
-(Lightning's `StochasticWeightAveraging` shows its average to no validation and moves it into the model after the last
-epoch, too late for best.ckpt.)
+(Lightning's `StochasticWeightAveraging` too leaves the average in the model, but after the last epoch, unvalidated and too
+late for best.ckpt.)
 """
 
 import logging
@@ -18,6 +20,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+
+from src.tracking.checkpoints import Checkpoints
+from src.tracking.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +44,7 @@ class Averaging(WeightAveraging):
         if stage == "fit":  # the model that was copied is moved to its device and precision only later
             trainer.precision_plugin.convert_module(self.average.module)
             self.average.to(trainer.strategy.root_device)
+            self.average.n_averaged = self.average.n_averaged.cpu()  # it is read every step, which would wait for a GPU
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take both sets of weights back to train on; a test after training wants the average alone, which Lightning
@@ -62,7 +68,7 @@ class ExponentialMovingAverage(Averaging):
         self.off = decay == 0
 
         def update(averages: list[Tensor], weights: list[Tensor], averaged: Tensor | int) -> None:
-            step = int(averaged) + 1
+            step = int(self.average.n_averaged) + 1
             get_ema_multi_avg_fn(min(decay, step / (9 + step)))(averages, weights, averaged)  # type: ignore[arg-type]
 
         super().__init__(multi_avg_fn=update, use_buffers=True)
@@ -77,10 +83,12 @@ class StochasticWeightAveraging(Averaging):
     Args:
         start: share of trainer.max_epochs after which it begins, in [0, 1); None is off.
         lr: the learning rate from then on, in place of the schedule; None keeps the schedule.
+        folder: of the run, whose record notes since which epoch the best is looked for.
     """
 
-    def __init__(self, start: float | None, lr: float | None = None) -> None:
+    def __init__(self, start: float | None, lr: float | None = None, folder: RunFolder | None = None) -> None:
         super().__init__(use_buffers=False)
+        self.folder = folder
         self.off = start is None
         self.start = start or 0.0
         self.lr = lr
@@ -110,6 +118,15 @@ class StochasticWeightAveraging(Averaging):
             self.average.n_averaged.zero_()  # the next update copies again
         elif self.average.n_averaged > 1:
             measure_batch_norm(self.average, trainer)
+        else:
+            self._look_for_the_best_anew(trainer)
+
+    def _look_for_the_best_anew(self, trainer: L.Trainer) -> None:
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, Checkpoints):
+                callback.forget_best(trainer)
+        if self.folder is not None and trainer.is_global_zero:
+            self.folder.update(best_since=trainer.current_epoch)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 UNREADABLE = "�"
 """What a vocabulary makes of an unknown token."""
+MOST_FOREIGN = 0.5
+"""Share of the words of paraphrases that may stand in no text, before it is said."""
 AT_ONCE = 64
 """Sentences that are translated at once."""
 
@@ -135,6 +137,8 @@ class BackTranslation:
 
     def __init__(self, forward: Path, backward: Path, probability: float) -> None:
         self._way = (_translator(forward, "forward"), _translator(backward, "backward"))
+        if self._way[0].checkpoint.samefile(self._way[1].checkpoint):
+            raise UserError(f"regularization.back_translation: forward and backward are the same run, {forward}")
         self.probability = probability
         self.found: dict[str, str] = {}
 
@@ -146,8 +150,15 @@ class BackTranslation:
             return
         log.info(f"back-translation of {len(distinct):,} sentences")
         results: list[str | None] = list(distinct)
-        for translator in self._way:
+        for key, translator in zip(("forward", "backward"), self._way, strict=True):
             results = _translated(translator, results)
+            if not any(results):
+                raise UserError(
+                    f"regularization.back_translation.{key}={translator.checkpoint}: this run can read none of the "
+                    f"{len(distinct):,} sentences, such as '{distinct[0][:60]}': it was trained on other words or a "
+                    "language of its own"
+                )
+        _warn_of_foreign_words(distinct, results)
         kept = results.count(None)
         if kept:
             log.warning(
@@ -159,6 +170,22 @@ class BackTranslation:
     def __call__(self, text: str) -> str:
         """Return the text or its paraphrase; `fit` has seen it."""
         return self.found[text] if torch.rand(()) < self.probability else text
+
+
+def _warn_of_foreign_words(before: Sequence[str], after: Sequence[str | None]) -> None:
+    """A translator of other texts, or of another language, makes nonsense of a sentence that it can read."""
+    pairs = [(own, other) for own, other in zip(before, after, strict=True) if other is not None]
+    known = {word.lower() for text in before for word in WORD.findall(text)}
+    words = [word.lower() for _, other in pairs for word in WORD.findall(other)]
+    foreign = sum(word not in known for word in words) / max(len(words), 1)
+    if foreign > MOST_FOREIGN or not words:
+        log.warning(
+            "back-translation: %.0f %% of the words that come back stand in none of the texts, such as '%s' for '%s': "
+            "were these runs trained on such texts, and is backward the way back of forward?",
+            100 * foreign,
+            pairs[0][1],
+            pairs[0][0],
+        )
 
 
 def sentences(text: str) -> list[str]:

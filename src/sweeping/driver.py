@@ -162,7 +162,7 @@ class Driver:
         output = self._output / f"{job.slug}.txt"
         if (path / "run.json").is_file():
             folder = RunFolder.open(path)
-            if ended.status == "pruned" and folder.record.get("status") not in ("pruned", "finished"):
+            if ended.status == "pruned" and folder.record.get("status") in ("running", "interrupted"):
                 folder.update(status="pruned", **best_so_far(folder))
             elif folder.record.get("status") == "running" and not folder.alive:
                 if self._obeyed > 1:

@@ -11,6 +11,7 @@ from torch import Tensor
 from src.batches import Batch
 from src.config.check import check
 from src.config.schema import Config
+from src.datamodules.memory import shown_bytes
 from src.experiment import build_data, build_model
 from src.optim.build import build_optimizer
 from src.sweeping.launching import ACTIONS
@@ -38,7 +39,7 @@ class Estimate:
     @property
     def memory(self) -> str:
         total = self.weights + (self.activations or 0)
-        return f"{_readable(total)}{'' if self.activations is not None else ' + activations'}"
+        return f"{shown_bytes(total)}{'' if self.activations is not None else ' + activations'}"
 
 
 def estimate(config: Config) -> Estimate:
@@ -87,14 +88,6 @@ def _activations(model: Any, batch: Batch) -> int | None:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def _readable(size: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
 
 
 def print_plan(ledger: Ledger, jobs: list[Job], states: Mapping[int, State], due: list[bool]) -> None:

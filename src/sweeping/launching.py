@@ -20,9 +20,7 @@ from src.sweeping.executor import Arranging, Executor
 from src.sweeping.grid import Composer, enter
 from src.sweeping.ledger import Job, Ledger, State, locked
 from src.sweeping.naming import sweep_name
-from src.sweeping.repeats import print_repeats
 from src.sweeping.search import Asked, samples_of
-from src.tracking.ranking import print_ranking
 
 if TYPE_CHECKING:
     from src.sweeping.trials import Trials
@@ -221,54 +219,34 @@ def _counted(finished: int, interrupted: int, failed: int) -> str:
 # ---- the end -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """What a ranking shows of a job."""
-
-    overrides: Sequence[str]
-    folder: Path
-    status: str
-    metric: str
-    mode: str
-    value: float | None
-    seconds: float
-
-
 def _close(ledger: Ledger, jobs: list[Job], complete: bool, trials: "Trials | None" = None) -> list[JobReturn]:
-    """Print one ranking for each metric, since losses of different tasks do not compare, the Pareto front of several
-    objectives, and how many jobs are done.
-    """
-    states = ledger.states()
-    entries = [_entry(ledger, job, states[job.number]) for job in jobs]
-    measured = [entry for entry in entries if entry.value is not None]
-    for metric in dict.fromkeys(entry.metric for entry in measured):
-        same = [entry for entry in measured if entry.metric == metric]
-        print_ranking(same, same[0].mode)
-    print_repeats(measured)
+    """Print the rankings as `src.compare` does, the Pareto front of several objectives, and how many jobs are done."""
+    from src.comparing.command import print_ranking
+
+    all_states = ledger.states()
+    states = [all_states[job.number] for job in jobs]
+    print_ranking([ledger.path(job) for job in jobs])
     if trials is not None:
         trials.print_front()
-    finished, pruned = (sum(entry.status == status for entry in entries) for status in ("finished", "pruned"))
+    finished, pruned = (sum(state.status == status for state in states) for status in ("finished", "pruned"))
     ended_early = f", {pruned} pruned" if pruned else ""
     rest = "" if complete else "; the same command goes on"
     print(f"{finished} of {len(jobs)} jobs finished{ended_early}{rest}", flush=True)
     if not complete:
         again = shlex.quote(f"sweep.resume={ledger.folder}")
         raise KeyboardInterrupt(f"go on with: python -m src.train -m {again}")
-    elsewhere = [entry.folder for entry in entries if entry.status == "running"]
+    elsewhere = [
+        f"{ledger.folder}/{job.slug}" for job, state in zip(jobs, states, strict=True) if state.status == "running"
+    ]
     if elsewhere:
         raise JobsFailed(f"{len(elsewhere)} of {len(jobs)} jobs still run in another process, such as {elsewhere[0]}")
-    failed = sum(entry.status in ("failed", "pending", "interrupted") for entry in entries)
+    failed = sum(state.status in ("failed", "pending", "interrupted") for state in states)
     if failed:
         raise JobsFailed(f"{failed} of {len(jobs)} jobs failed")
-    return [_returned(job, entry) for job, entry in zip(jobs, entries, strict=True)]
+    return [_returned(job, state) for job, state in zip(jobs, states, strict=True)]
 
 
-def _entry(ledger: Ledger, job: Job, state: State) -> _Entry:
-    shown = Path(ledger.folder) / job.slug
-    return _Entry(job.words, shown, state.status, state.metric, state.mode, state.value, state.seconds)
-
-
-def _returned(job: Job, entry: _Entry) -> JobReturn:
+def _returned(job: Job, state: State) -> JobReturn:
     result = JobReturn(overrides=list(job.words), cfg=None, status=JobStatus.COMPLETED)
-    result.return_value = entry.value
+    result.return_value = state.value
     return result

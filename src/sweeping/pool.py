@@ -1,6 +1,7 @@
 """Worker processes on this machine: forked from a server that has imported everything, a core or devices each."""
 
 import os
+import re
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,17 +20,40 @@ from src.sweeping.worker import Assignment, Ended, Event, ending, work
 _context = get_context("forkserver")
 
 
-def warm_up(module: str = "src.sweeping.warm") -> None:
+def warm_up(master: DictConfig | None = None, module: str = "src.sweeping.warm") -> None:
     """Start the fork server; it imports everything while this process goes on.
 
     Args:
+        master: the config of the whole sweep: where no word varies its model or its data, no others are imported.
         module: that imports it.
     """
     from multiprocessing import forkserver
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's library would start its threads when it is imported
+    if master is not None:
+        os.environ["GRIDLIGHT_PRELOAD"] = " ".join(shared_modules(master))
     _context.set_forkserver_preload([module])
     forkserver.ensure_running()
+    os.environ.pop("GRIDLIGHT_PRELOAD", None)
+
+
+def shared_modules(master: DictConfig) -> list[str]:
+    """Return the modules of model, data and callbacks that all jobs of a sweep have; none where it is not known.
+
+    Args:
+        master: the config of the whole sweep.
+    """
+    words = [*master.hydra.overrides.task]
+    words += [f"{key}={values}" for key, values in (master.hydra.sweeper.params or {}).items()]
+    for key, _, values in (word.lstrip("+").partition("=") for word in words):
+        if key == "sweep.resume" or (key.partition(".")[::2] in _CHOICES and re.search(r"[,(]", values)):
+            return []
+    sections = [master.model, master.datamodule, *(master.callbacks or {}).values()]
+    targets = [str(section.get("_target_")) for section in sections if isinstance(section, DictConfig)]
+    return [target.rpartition(".")[0] for target in targets if target.startswith("src.")]
+
+
+_CHOICES = [("experiment", ""), *((group, key) for group in ("model", "datamodule") for key in ("", "_target_"))]
 
 
 def visible_gpus() -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
@@ -18,7 +19,7 @@ from src.errors import UserError
 from src.models.base import Model
 from src.tasks.catalogue import TASKS
 from src.tasks.tagging import UNASKED
-from src.tracking.run_folder import RunFolder, plain, replaced
+from src.tracking.run_folder import ANSWERS, EXAMPLES, RunFolder, plain, replaced
 from src.tracking.weights_and_biases import WeightsAndBiases
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ _CERTAIN = 1e4
 
 
 class Answers(Callback):
-    """Writes answers.json when the best weights are tested, and shows the same in Weights & Biases as tables.
+    """Writes answers.json when the best weights are tested, and shows the same in Weights & Biases as tables; where the inputs
+    are images, those of the examples stand side by side in examples.png.
 
     The file holds ``classes`` and ``confusion`` (rows: truth, columns: answer; counts over the whole split; null where the
     task has no classes), ``true`` and ``predicted`` where it has numbers (a row an example, through the whole split), and
@@ -160,17 +162,40 @@ class Answers(Callback):
         counts = None if self._confusion is None else self._confusion.tolist()
         numbers = self._true_and_predicted(trainer, pl_module)
         found = {"split": "test", "classes": classes, "confusion": counts, **numbers, "examples": plain(self._examples)}
-        with replaced(self.folder.path / "answers.json") as partial:
+        with replaced(self.folder.path / ANSWERS) as partial:
             partial.write_text(json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8")
+        if self._pictures:
+            _save_pictures(self.folder.path, self._pictures)
         for logger in trainer.loggers:
             if isinstance(logger, WeightsAndBiases):
-                logger.log_answers(found, [_picture(image) for image in self._pictures])
+                logger.log_answers()
 
 
 def read_answers(folder: Path) -> dict[str, Any] | None:
     """Return what a run kept of its answers, None if nothing."""
-    file = folder / "answers.json"
+    file = folder / ANSWERS
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def read_pictures(folder: Path, count: int) -> list[Any]:
+    """Return the inputs of the examples of a run, [H, W] or [H, W, 3] bytes; none where they are no images.
+
+    Args:
+        folder: of the run.
+        count: of its examples.
+    """
+    from PIL import Image
+
+    file = folder / EXAMPLES
+    return np.split(np.asarray(Image.open(file)), count, axis=1) if file.is_file() else []
+
+
+def _save_pictures(folder: Path, images: Sequence[Tensor]) -> None:
+    from PIL import Image
+
+    strip = np.concatenate([_picture(image) for image in images], axis=1)
+    with replaced(folder / EXAMPLES) as partial:
+        Image.fromarray(strip[..., 0] if strip.shape[2] == 1 else strip).save(partial, format="PNG")
 
 
 def _flat(answer: Any) -> list[float]:

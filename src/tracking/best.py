@@ -10,15 +10,19 @@ if TYPE_CHECKING:
     from src.tracking.run_folder import RunFolder
 
 
-def best_epoch(rows: Sequence[Mapping[str, Any]], monitor: str, mode: str) -> tuple[int | None, dict[str, float]]:
+def best_epoch(
+    rows: Sequence[Mapping[str, Any]], monitor: str, mode: str, since: int | None = None
+) -> tuple[int | None, dict[str, float]]:
     """Return the epoch with the best monitor and everything that was logged for it; of equals, the first.
 
     Args:
         rows: the lines of metrics.jsonl.
         monitor, mode: what is best.
+        since: epochs before this one count only where there is none after it; ``best_since`` of a run's record.
     """
     epochs = _epochs(rows)
     scored = {epoch: numbers for epoch, numbers in epochs.items() if isfinite(numbers.get(monitor, float("nan")))}
+    scored = {epoch: numbers for epoch, numbers in scored.items() if epoch >= (since or 0)} or scored
     if not scored:
         return None, {}
     best = (min if mode == "min" else max)(scored, key=lambda epoch: scored[epoch][monitor])
@@ -34,7 +38,7 @@ def best_so_far(folder: "RunFolder") -> dict[str, Any]:
     monitor = folder.record.get("monitor")
     if not monitor:
         return {}
-    epoch, best = best_epoch(folder.metrics(), monitor, folder.record["mode"])
+    epoch, best = best_epoch(folder.metrics(), monitor, folder.record["mode"], folder.record.get("best_since"))
     return {"best_epoch": epoch, "best": best, "value": best.get(monitor)}
 
 

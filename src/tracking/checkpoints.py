@@ -236,6 +236,12 @@ class Checkpoints(ModelCheckpoint):
         stop_request.awaited = False
         self._write_best(trainer)
 
+    def forget_best(self, trainer: L.Trainer) -> None:
+        """Let the next epoch be the best whatever came before, as its weights are of another kind."""
+        self._write_best(trainer)
+        self.best_k_models, self.best_model_score = {}, None
+        self.best_model_path = self.kth_best_model_path = ""
+
     def _update_best_and_save(self, current: Tensor, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         self.best_epoch = trainer.current_epoch
         self._best_step = trainer.global_step
@@ -306,7 +312,7 @@ def _copy(value: Any) -> Any:
 def between_steps(trainer: L.Trainer) -> bool:
     """Whether the state of a run is complete: no gradients are accumulated, and the epoch goes on."""
     loop = trainer.fit_loop.epoch_loop
-    unfinished = not loop.batch_progress.is_last_batch and not trainer.should_stop
+    unfinished = not loop.batch_progress.is_last_batch and not loop._is_training_done and not trainer.should_stop
     return unfinished and not loop._should_accumulate() and _knows_its_position(trainer)
 
 

@@ -4,7 +4,7 @@ import math
 import sys
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -12,6 +12,13 @@ from rich.table import Table
 
 LOG_WIDTH = 200
 """Columns of a table in a log at least, where nobody knows the width of the reader's window."""
+
+
+class Rows(NamedTuple):
+    """A table to be shown: the rows by column, all with the same columns."""
+
+    title: str
+    rows: list[dict[str, str]]
 
 
 def on_terminal() -> bool:

@@ -196,7 +196,6 @@ def delete(runs: Sequence[KeptRun]) -> None:
         run.path.rename(gone)  # at once, so that nothing half deleted is left under its name
         shutil.rmtree(gone)
     for parent in {run.path.parent for run in runs}:
-        if not any(file.is_dir() for file in parent.iterdir()) and (
-            (parent / "ledger.jsonl").is_file() or not any(parent.iterdir())
-        ):
+        sweep = (parent / "ledger.jsonl").is_file() and not any(parent.glob("*/config.yaml"))
+        if sweep or not any(parent.iterdir()):  # with its pictures and its page
             shutil.rmtree(parent)

@@ -17,10 +17,14 @@ import yaml
 from src.errors import UserError, nearest
 from src.tracking.filters import flat
 from src.tracking.recorded import Curve, RecordedRun, curves_of, recorded_run
-from src.tracking.run_folder import RunFolder, read_metrics
+from src.tracking.run_folder import ANSWERS, RunFolder, read_metrics
 
 _NAMED = 3
 """Folders that a remark names; further ones are counted."""
+
+
+class NoRuns(UserError):
+    """There are no runs in a folder, or none yet."""
 
 
 class Remarks:
@@ -58,14 +62,15 @@ def read_runs(*paths: Path, remarks: Remarks | None = None) -> list[RecordedRun]
         remarks: gets what had to be left out.
 
     Raises:
-        UserError: if a folder does not exist or holds no run.
+        NoRuns: if a folder does not exist or holds no run.
+        UserError: if no run in it can be read.
     """
     remarks = Remarks() if remarks is None else remarks
     folders: dict[Path, None] = {}
     for path in paths:
         found = list(_run_folders(path))
         if not found:
-            raise UserError(f"{path}: there are no runs in this folder; a sweep's is outputs/sweeps/<name>")
+            raise NoRuns(f"{path}: there are no runs in this folder; a sweep's is outputs/sweeps/<name>")
         folders.update(dict.fromkeys(found))
     several = len({folder.parent for folder in folders}) > 1
     runs = [run for folder in folders if (run := _read(folder, several, remarks)) is not None]
@@ -81,8 +86,9 @@ def _run_folders(path: Path) -> Iterator[Path]:
         if path.is_file():
             raise UserError(f"{path}: this is a file; compare reads folders of runs")
         beside = path.parent.iterdir() if path.parent.is_dir() else ()
-        near = nearest(path.name, [f.name for f in beside if f.is_dir() and not f.name.startswith(".")])
-        raise UserError(f"{path}: there is no such folder. {near}".rstrip())
+        names = [folder.name for folder in beside if folder.is_dir() and not folder.name.startswith(".")]
+        near = f". {nearest(path.name, names)}" if names else ""
+        raise NoRuns(f"{path}: there is no such folder{near}")
     for folder, below, files in os.walk(path):
         if "config.yaml" in files:
             below.clear()
@@ -110,6 +116,8 @@ def _read(folder: Path, several: bool, remarks: Remarks) -> RecordedRun | None:
         config=config,
         record=record,
         read_curves=partial(_read_curves, folder, remarks),
+        read_answers=partial(_read_answers, folder),
+        read_attention=partial(_read_attention, folder),
         folder=folder,
     )
 
@@ -135,6 +143,17 @@ def _record(folder: Path, remarks: Remarks) -> dict[str, Any] | None:
 def _read_curves(folder: Path, remarks: Remarks) -> dict[str, Curve]:
     entries = read_metrics(folder, damaged=partial(remarks.add, "lines of metrics.jsonl are torn and left out", folder))
     return curves_of(entries)
+
+
+def _read_answers(folder: Path) -> Any:
+    try:
+        return json.loads((folder / ANSWERS).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _read_attention(folder: Path) -> dict[str, bytes]:
+    return {file.stem: file.read_bytes() for file in sorted((folder / "plots").glob("attention-*.png"))}
 
 
 # ---- config.yaml ---------------------------------------------------------------------------------------------------

@@ -22,6 +22,14 @@ _KEPT = ("started", "command", "error", "wandb")
 """What a comparison keeps of run.json: without the git diff, which can be long."""
 
 
+_BY_FACTORS = ("lr", "weight_decay", "eps", "min_lr", "eta_min")
+
+
+def by_factors(key: str) -> bool:
+    """Whether what a key of a config means goes by factors, as a learning rate does, whatever values it has."""
+    return key.rpartition(".")[2].endswith(_BY_FACTORS)
+
+
 class Curve(NamedTuple):
     """A metric over time.
 
@@ -49,6 +57,8 @@ class RecordedRun:
         summary: the metrics of its best epoch and of its test, by ``split/name``.
         record: parameters, multiply_adds, best_epoch (from 0), started, command, error, wandb.
         read_curves: gives its curves; called once, when they are asked for.
+        read_answers: gives what answers.json holds; None where there is none that can be read.
+        read_attention: gives its attention maps, as `callbacks=attention_maps` draws them: PNG by name.
         folder: where it lies; None on a server.
     """
 
@@ -63,6 +73,8 @@ class RecordedRun:
     summary: Mapping[str, float] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
     read_curves: Callable[[], Mapping[str, Curve]] = field(default=dict, repr=False, compare=False)
+    read_answers: Callable[[], Any] = field(default=dict, repr=False, compare=False)
+    read_attention: Callable[[], Mapping[str, bytes]] = field(default=dict, repr=False, compare=False)
     folder: Path | None = None
 
     @cached_property
@@ -98,6 +110,8 @@ def recorded_run(
     config: Mapping[str, Any],
     record: Mapping[str, Any],
     read_curves: Callable[[], Mapping[str, Curve]],
+    read_answers: Callable[[], Any] = dict,
+    read_attention: Callable[[], Mapping[str, bytes]] = dict,
     folder: Path | None = None,
 ) -> RecordedRun:
     """Return a run from its config and its record, wherever both were kept.
@@ -109,6 +123,7 @@ def recorded_run(
         record: what run.json holds; what is missing or of a wrong type is left out.
         read_curves: gives its curves, such as ``lambda: curves_of(rows)``; called only if they are asked for, or if the run
             has not finished.
+        read_answers, read_attention: as `RecordedRun` has them.
         folder: where it lies; None on a server.
     """
     metric = str(record.get("monitor") or config.get("monitor") or "val/loss")
@@ -135,6 +150,8 @@ def recorded_run(
         summary=summary,
         record=kept | {"best_epoch": epoch},
         read_curves=read_curves,
+        read_answers=read_answers,
+        read_attention=read_attention,
         folder=folder,
     )
 

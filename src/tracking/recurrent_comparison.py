@@ -1,5 +1,6 @@
 """The textbook's table of RNN, LSTM and GRU, measured: parameters, time, memory, and the error at several lags."""
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ def bytes_kept(model: Model, batch: Batch) -> int:
 class RecurrentComparison(Callback):
     """Measures what a run costs and reaches, and in a sweep shows all its runs in one table.
 
-    The numbers are in run.json; the sweep's folder gets recurrent_comparison.md and, where the lag varies,
+    The numbers are in run.json; the sweep's folder gets recurrent_comparison.md and, where the data vary,
     plots/recurrent_comparison.png, drawn anew by every run that ends. The time of an epoch is that of its training steps:
     of the processor (all threads) where the model is on a CPU, so that other programs do not count, else of the clock.
 
@@ -101,19 +102,19 @@ class RecurrentComparison(Callback):
 
 
 def compare(folder: RunFolder) -> None:
-    """Print and write the table of a sweep, and draw its errors against the lag.
+    """Print and write the table of a sweep, and draw its errors.
 
     Args:
         folder: of one of its runs.
     """
     runs = [(run.config(), run.record) for run in siblings_with(folder, KEY) if "test" in run.record[KEY]]
-    runs.sort(key=lambda run: run[0]["datamodule"].get("lag", 0))
+    runs.sort(key=lambda run: run[0]["datamodule"].get("lag", math.inf))
     rows = []
     for config, record in runs:
-        found, data = record[KEY], config["datamodule"]
+        found = record[KEY]
         rows.append(
             {
-                "data": data["name"] + (f", lag {data['lag']}" if "lag" in data else ""),
+                "data": _data(config),
                 "model": config["model"]["name"],
                 "parameters": f"{record['parameters']:,}",
                 "seconds an epoch": number(found["seconds"]),
@@ -125,24 +126,39 @@ def compare(folder: RunFolder) -> None:
         )
     sweep = folder.path.parent
     show_table(sweep, KEY, "recurrent networks, measured", rows)
-    if len({config["datamodule"].get("lag") for config, _ in runs}) > 1:
+    if len({_data(config) for config, _ in runs}) > 1:
         show(f"picture: {shown(save_picture(sweep, KEY, _picture(runs)))}")
 
 
+def _data(config: dict[str, Any]) -> str:
+    data = config["datamodule"]
+    return str(data["name"]) + (f", lag {data['lag']}" if "lag" in data else "")
+
+
 def _picture(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> "Figure":
+    """Draw the test losses on each data source: against the lag where it has one, else model beside model."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4))
-    axis = figure.subplots()
-    for name in dict.fromkeys(config["model"]["name"] for config, _ in runs):
-        points = [
-            (config["datamodule"]["lag"], record[KEY]["test"]["test/loss"])
-            for config, record in runs
-            if config["model"]["name"] == name
-        ]
-        axis.plot(*zip(*points, strict=True), marker="o", label=name)
-    axis.axhline(runs[0][1][KEY]["trivial"], color="grey", linestyle="--", label="trivial answer")
-    axis.set(yscale="log", xlabel="lag", ylabel="test loss", title=runs[0][0]["datamodule"]["name"])
-    axis.grid(alpha=0.3)
-    axis.legend()
+    points: dict[str, dict[str, list[tuple[Any, float]]]] = {}
+    trivial: dict[str, float] = {}
+    for config, record in runs:
+        data, model = config["datamodule"], config["model"]["name"]
+        point = data.get("lag", model), record[KEY]["test"]["test/loss"]
+        points.setdefault(data["name"], {}).setdefault(model, []).append(point)
+        trivial[data["name"]] = record[KEY]["trivial"]
+    colours = {model: f"C{place}" for place, model in enumerate(dict.fromkeys(run[0]["model"]["name"] for run in runs))}
+    figure = Figure(figsize=(1 + 4 * len(points), 4), layout="constrained")
+    for axis, (data, models) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
+        for model, found in models.items():
+            axis.plot(*zip(*found, strict=True), marker="o", label=model, color=colours[model])
+        axis.axhline(trivial[data], color="grey", linestyle="--", label="trivial answer")
+        against_lag = any("lag" in config["datamodule"] for config, _ in runs if config["datamodule"]["name"] == data)
+        axis.set(xlabel="lag" if against_lag else "", ylabel="test loss", title=data)
+        losses = [loss for found in models.values() for _, loss in found]
+        if trivial[data] > 10 * min(losses):
+            axis.set_yscale("log")
+        else:
+            axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+        axis.legend()
     return figure

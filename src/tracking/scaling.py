@@ -51,7 +51,7 @@ class PowerLaw:
             constant = f"; constant {self.constant_interval[0]:.3g} to {self.constant_interval[1]:.3g}"
         left = f"{self.constant:.3g} + " if self.constant_interval[1] else ""
         return (
-            f"loss = {left}{self.factor:.3g} · x^-{self.exponent:.3f}   95 %: exponent {low:.3f} to {high:.3f}{constant}"
+            f"loss = {left}{self.factor:.3g} · x^{-self.exponent:.3f}   95 %: exponent {low:.3f} to {high:.3f}{constant}"
             f"   deviation {100 * self.deviation:.1f} %"
         )
 
@@ -148,7 +148,7 @@ def draw(x: Sequence[float], loss: Sequence[float], laws: Sequence[PowerLaw], na
     for law, style in zip(laws, ("-", "--"), strict=False):
         low, high = law.interval
         constant = f"{law.constant:.3g} + " if law.constant_interval[1] else ""
-        label = f"{constant}{law.factor:.3g} · x^-{law.exponent:.3f}  (95 %: {low:.3f} to {high:.3f})"
+        label = f"{constant}{law.factor:.3g} · x^{-law.exponent:.3f}  (95 %: {low:.3f} to {high:.3f})"
         axes.plot(line, law(line), style, label=label)
     axes.set_xlabel(name)
     axes.set_ylabel(metric)

@@ -20,8 +20,8 @@ def siblings_with(folder: RunFolder, key: str) -> list[RunFolder]:
     return sorted(runs, key=lambda run: str(run.record["started"]))
 
 
-def show_table(sweep: Path, name: str, title: str, rows: Sequence[dict[str, str]]) -> None:
-    """Print a table, and write it as <name>.md into a sweep's folder.
+def show_table(sweep: Path, name: str, title: str, rows: Sequence[dict[str, str]]) -> Path:
+    """Print a table, write it as <name>.md into a sweep's folder, and return that file.
 
     Args:
         sweep: the folder.
@@ -34,6 +34,9 @@ def show_table(sweep: Path, name: str, title: str, rows: Sequence[dict[str, str]
     for row in rows:
         table.add_row(*row.values())
     show(table)
-    lines = [columns, ["---"] * len(columns), *(list(row.values()) for row in rows)]
-    with replaced(sweep / f"{name}.md") as partial:
+    path = sweep / f"{name}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [columns, ["---"] * len(columns), *([cell.replace("|", r"\|") for cell in row.values()] for row in rows)]
+    with replaced(path) as partial:
         partial.write_text("".join(f"| {' | '.join(cells)} |\n" for cells in lines), encoding="utf-8")
+    return path

@@ -1,8 +1,10 @@
-"""Uploading what Weights & Biases kept on disk, by the client's own ``wandb sync``.
+"""Uploading what Weights & Biases kept on disk, by the client's own ``wandb sync``, and what the run folder has beyond it.
 
 A session of a run is a folder wandb/offline-run-<time>-<id> or wandb/run-<time>-<id>; a resumed run has several. The client
 writes the step at which a session began into its ``.syncstate`` and sends a row that it sends again under its old step, so
-that an upload which was interrupted can be started anew; it leaves a ``.synced`` when a session is on the server.
+that an upload which was interrupted can be started anew; it leaves a ``.synced`` when a session is on the server. Where
+sessions do not hold all of a run, as it was killed or the server was in trouble, the run folder is the truth
+(`src.tracking.completing`); run.json says so, as ``complete`` under ``wandb``.
 """
 
 import logging
@@ -13,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -25,20 +27,27 @@ log = logging.getLogger(__name__)
 _BATCH = 50
 """Runs that one process of the client uploads."""
 
+_PATIENCE = 600.0
+"""Seconds for what a run lacks."""
+
+BUSY = "another process works on it"
+
 _CLIENT = "from src.sweeping.lifeline import end_with_parent; end_with_parent(); from wandb.cli.cli import cli; cli()"
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A run with sessions that are not on the server.
+    """A run that is not on the server as a whole.
 
     Args:
         folder: the run's.
-        sessions: their ``.wandb`` files, in the order of time.
+        sessions: the ``.wandb`` files that are not there, in the order of time.
+        complete: whether there is nothing to upload beside them.
     """
 
     folder: Path
     sessions: tuple[Path, ...]
+    complete: bool = True
 
     @property
     def size(self) -> int:
@@ -64,8 +73,9 @@ def sessions(folder: Path) -> list[Path]:
 
 def waiting_in(folder: Path) -> Waiting | None:
     """Return what of a run waits for its upload; None if nothing does."""
-    left = [file for file in sessions(folder) if not marker(file).exists()]
-    return Waiting(folder, tuple(left)) if left else None
+    left = tuple(file for file in sessions(folder) if not marker(file).exists())
+    complete = bool((RunFolder.open(folder).record.get("wandb") or {}).get("complete", True))
+    return Waiting(folder, left, complete) if left or not complete else None
 
 
 def find(paths: Sequence[Path]) -> Iterator[Waiting]:
@@ -89,10 +99,10 @@ def upload(
     timeout: float | None = None,
     held: bool = False,
 ) -> list[tuple[Waiting, str]]:
-    """Upload runs, and return those that did not arrive as a whole with the client's last word about them.
+    """Upload runs, and return those that did not arrive as a whole with the client's last word about them, or `BUSY`.
 
     Args:
-        runs: that do not run; their folders are locked meanwhile.
+        runs: that do not run; their folders are locked meanwhile, and those that another process has locked left alone.
         done: called with each run that has arrived.
         timeout: seconds after which to give up; None never does.
         held: this process has the locks already.
@@ -100,26 +110,69 @@ def upload(
     end = None if timeout is None else time.monotonic() + timeout
     failed: list[tuple[Waiting, str]] = []
     for start in range(0, len(runs), _BATCH):
-        batch = runs[start : start + _BATCH]
         with ExitStack() as locks:
-            folders = {run.folder: RunFolder.open(run.folder) for run in batch}
-            for folder in () if held else folders.values():
-                locks.enter_context(folder.held())
-            said = _client(batch, done, end)
-            for run in batch:
-                _accept_torn(run, said)
+            batch: list[Waiting] = []
+            for run in runs[start : start + _BATCH]:
+                try:
+                    if not held:
+                        locks.enter_context(RunFolder.open(run.folder).held())
+                except UserError:
+                    failed.append((run, BUSY))
+                    continue
+                if (waiting := waiting_in(run.folder)) is None:  # another process has uploaded it meanwhile
+                    done(run)
+                else:
+                    batch.append(waiting)
+            sent, said = _sent(batch, done, end)
+            for run in sent:
                 if run.left:
                     failed.append((run, said.strip().rpartition("\n")[2]))
-                elif address := _address(said, run):
-                    folder = folders[run.folder]
+                    continue
+                folder = RunFolder.open(run.folder)
+                if address := _address(said, run):
                     folder.update(wandb={**(folder.record.get("wandb") or {}), "url": address})
+                if not run.complete:
+                    patience = _PATIENCE if end is None else max(1.0, end - time.monotonic())
+                    if reason := _completed(folder, patience):
+                        failed.append((run, reason))
+                    else:
+                        done(run)
     return failed
+
+
+def _sent(runs: Sequence[Waiting], done: Callable[[Waiting], None], end: float | None) -> tuple[Sequence[Waiting], str]:
+    """Let the client send the sessions of some runs; return the runs, no longer complete where a session was torn, and what
+    the client said.
+    """
+    found = {run.folder: run for run in runs}
+    due, said = list(runs), ""
+    while due:  # the client leaves alone what comes after a torn session
+        said += _client(due, done, end)
+        torn = [replace(run, complete=False) for run in due if _accept_torn(run, said)]
+        found |= {run.folder: run for run in torn}
+        due = [run for run in torn if run.left]
+    return list(found.values()), said
+
+
+def _completed(folder: RunFolder, patience: float) -> str | None:
+    """Make a run whole whose sessions are not, and return why that failed; None if it did not."""
+    from src.tracking.completing import complete  # which loads torch
+    from src.tracking.wandb_access import first_line
+
+    known = folder.record.get("wandb") or {"id": _id(sessions(folder.path)[-1])}  # run.json may be damaged
+    folder.update(wandb={**known, "complete": False})
+    try:
+        return None if complete(folder, patience) else "not all of it arrived"
+    except Exception as error:
+        return first_line(error)
 
 
 def _client(runs: Sequence[Waiting], done: Callable[[Waiting], None], end: float | None) -> str:
     """Run the client until it ends or the time is up, and return what it said."""
     environment = {key: value for key, value in os.environ.items() if key not in ("WANDB_SERVICE", "WANDB_MODE")}
-    files = [str(file) for run in runs for file in run.sessions]
+    files = [str(file) for run in runs for file in run.left]
+    if not files:
+        return ""
     words = [sys.executable, "-c", _CLIENT, "sync", "--include-online", *files]
     open_runs = list(runs)
     with TemporaryFile("w+") as said:
@@ -134,7 +187,7 @@ def _client(runs: Sequence[Waiting], done: Callable[[Waiting], None], end: float
                     running = False
                 except subprocess.TimeoutExpired:
                     running = end is None or time.monotonic() < end
-                for run in [run for run in open_runs if not run.left]:
+                for run in [run for run in open_runs if run.complete and not run.left]:
                     open_runs.remove(run)
                     done(run)
         finally:
@@ -144,18 +197,29 @@ def _client(runs: Sequence[Waiting], done: Callable[[Waiting], None], end: float
         return said.read()
 
 
-def _accept_torn(run: Waiting, said: str) -> None:
+def _accept_torn(run: Waiting, said: str) -> bool:
     """Mark the sessions whose file ends within a record, as the process that wrote it was killed: all that can be read of
-    them has been sent.
+    them has been sent. Return whether there are any.
     """
-    for file in run.left:
-        if re.search(rf"{re.escape(file.parent.name)}\": (.*incomplete record|transactionlog: .*EOF)", said):
-            marker(file).touch()
-            log.warning("%s: it ends within a record, what came before is uploaded", file)
+    torn = [
+        file
+        for file in run.left
+        if re.search(rf"{re.escape(file.parent.name)}\": (.*incomplete record|transactionlog: .*EOF)", said)
+    ]
+    for file in torn:
+        marker(file).touch()
+        log.info("%s: it ends within a record; what is missing comes from the run folder", file)
+    return bool(torn)
 
 
 def _address(said: str, run: Waiting) -> str | None:
     """Return where the client says that a run can be seen."""
-    id = run.sessions[0].stem.removeprefix("run-")
-    found = re.search(rf"View run .* at (\S+/runs/{re.escape(id)})\b", said)
+    if not run.sessions:
+        return None
+    found = re.search(rf"View run .* at (\S+/runs/{re.escape(_id(run.sessions[0]))})\b", said)
     return found[1] if found else None
+
+
+def _id(session: Path) -> str:
+    """Return the id of the W&B run that a session is of."""
+    return session.stem.removeprefix("run-")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from src.errors import UserError
+from src.tracking.recorded import by_factors
 
 CURVES = 6
 """Metrics of which curves are drawn, beside the monitored one."""
@@ -20,35 +21,36 @@ def build_report(
     keys: Sequence[str],
     curves: Sequence[str] = (),
     table: str = "",
-    group: str | None = None,
+    runs: Sequence[str] = (),
 ) -> Any:
     """Return a report that is not saved yet (``wandb_workspaces.reports.v2.Report``).
 
     Args:
         entity, project: where the runs are.
-        metric: what they are ranked by, such as ``val/loss``; its best value is ``best/val/loss`` in their summary.
+        metric: what they are ranked by, such as ``val/loss``, which is ``best/val/loss`` in their summary; those of the test
+            go by their own name there.
         mode: ``min`` or ``max``.
         keys: the keys of the config that differ, such as ``optimizer.lr``.
         curves: metrics whose course is drawn beside the monitored one's.
         table: Markdown of the table, as the comparison prints it.
-        group: only the runs of this sweep.
+        runs: the ids of those that are compared; none: all of the project.
 
     Raises:
         UserError: without wandb-workspaces.
     """
     wr = _library()
-    best = f"best/{metric}"
+    best = metric if metric.startswith("test/") else f"best/{metric}"
     columns = [f"summary:{best}", *map(_column, keys)]
-    runs = wr.Runset(
+    compared = wr.Runset(
         entity=entity,
         project=project,
-        name=group or project,
-        filters=f"Group = '{group}'" if group else "",
+        name=project,
+        filters=f"Metric('ID') in {list(runs)}" if runs else "",
         order=[wr.OrderBy(wr.SummaryMetric(best), ascending=mode == "min")],
         pinned_columns=columns,
         visible_columns=["run:displayName", "run:state", "tags:__ALL__", "summary:best_epoch", "summary:parameters"],
     )
-    axes = [wr.ParallelCoordinatesPlotColumn(wr.Config(key), log=key.endswith("lr") or None) for key in keys]
+    axes = [wr.ParallelCoordinatesPlotColumn(wr.Config(key), log=by_factors(key) or None) for key in keys]
     panels = [
         wr.ParallelCoordinatesPlot(
             title=f"{best} by what differs",
@@ -57,20 +59,21 @@ def build_report(
         ),
         wr.ParameterImportancePlot(with_respect_to=best, layout=wr.Layout(w=24, h=8)),
     ]
-    shown = list(dict.fromkeys([metric, "train/loss", *curves, "lr"]))[: CURVES + 1]
+    course = metric.replace("test/", "val/", 1)  # the test has one value
+    shown = list(dict.fromkeys([course, "train/loss", *curves, "lr"]))[: CURVES + 1]
     lines = [wr.LinePlot(title=name, x="trainer/global_step", y=[name], layout=wr.Layout(w=12, h=8)) for name in shown]
     return wr.Report(
         entity=entity,
         project=project,
-        title=f"Comparison of {group or project}",
+        title=f"Comparison of {project}",
         description=f"Ranked by {metric}, {mode}",
         width="fluid",
         blocks=[
             *([wr.H2("Ranking"), wr.MarkdownBlock(table)] if table else []),
             wr.H2("What differs and what it does"),
-            wr.PanelGrid(runsets=[runs], panels=panels),
+            wr.PanelGrid(runsets=[compared], panels=panels),
             wr.H2("Curves"),
-            wr.PanelGrid(runsets=[runs], panels=lines),
+            wr.PanelGrid(runsets=[compared], panels=lines),
         ],
     )
 

@@ -4,20 +4,27 @@ What the record of a run folder says is in the summary of its W&B run: metrics o
 the test, and by which metric the best epoch was chosen. Runs that others recorded are read as far as they say the same.
 """
 
+import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from src.errors import UserError
 from src.tracking.best import best_epoch
+from src.tracking.run_folder import ANSWERS
 from src.tracking.wandb_access import first_line, key_is_configured, why_unreachable
 
 AT_ONCE = 8
 """Histories that are fetched at the same time."""
 
-_STATUS = {"killed": "failed", "crashed": "failed"}
+_STATUS = {"killed": "interrupted", "crashed": "interrupted", "preempted": "interrupted"}
+"""What becomes of a run whose process could not say itself how it ended."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class WandbRun:
             ``parameters``, ``started``, ``tags``, ``notes``, ``wandb``.
         rows: as `src.tracking.run_folder.read_metrics` returns them.
         summary: as W&B has it.
+        file: gives the bytes of one of its files; None where there is none.
     """
 
     id: str
@@ -40,6 +48,23 @@ class WandbRun:
     record: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
     summary: Mapping[str, Any]
+    file: Callable[[str], bytes | None] = field(repr=False, compare=False)
+
+    def answers(self) -> Any:
+        """Return what answers.json of the run folder holds; None where it cannot be had."""
+        text = self.file(ANSWERS)
+        with suppress(ValueError):
+            return None if text is None else json.loads(text)
+
+    def attention(self) -> dict[str, bytes]:
+        """Return the attention maps of the run, PNG by name."""
+        logged = {key.removeprefix("plots/"): value for key, value in self.summary.items() if _is_attention(key, value)}
+        found = {name: self.file(value["filenames"][0]) for name, value in sorted(logged.items())}
+        return {name: png for name, png in found.items() if png is not None}
+
+
+def _is_attention(key: str, value: Any) -> bool:
+    return key.startswith("plots/attention-") and isinstance(value, Mapping) and bool(value.get("filenames"))
 
 
 def read_project(path: str) -> list[WandbRun]:
@@ -73,13 +98,15 @@ def read_project(path: str) -> list[WandbRun]:
 def _run(run: Any, history: Sequence[Mapping[str, Any]]) -> WandbRun:
     config = {key: value for key, value in run.config.items() if not key.startswith(("_", "+")) and "." not in key}
     summary = {key: value for key, value in dict(run.summary).items() if not key.startswith("_")}
-    rows = list(_rows(history))
+    rows = list(history_rows(history))
     monitor = summary.get("monitor") or config.get("monitor") or "val/loss"
     mode = summary.get("mode") or ("min" if any(word in monitor for word in ("loss", "err", "perplexity")) else "max")
-    epoch, best = best_epoch(rows, monitor, mode)
+    epoch, best = best_epoch(rows, monitor, mode, summary.get("best_since"))
     runtime = (dict(run.summary).get("_wandb") or {}).get("runtime")
     record = {
-        "status": _STATUS.get(run.state, run.state),
+        "status": _status(run.state, summary),
+        "command": summary.get("command"),
+        "error": summary.get("error"),
         "monitor": monitor,
         "mode": mode,
         "value": best.get(monitor),
@@ -95,10 +122,25 @@ def _run(run: Any, history: Sequence[Mapping[str, Any]]) -> WandbRun:
         "notes": run.notes,
         "wandb": {"id": run.id, "mode": "online", "url": run.url},
     }
-    return WandbRun(run.id, run.name or run.id, run.url, config, record, rows, summary)
+    return WandbRun(run.id, run.name or run.id, run.url, config, record, rows, summary, partial(_file, run))
 
 
-def _rows(history: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _status(state: str, summary: Mapping[str, Any]) -> str:
+    """Return what became of a run, as its folder says it where it has ended by itself."""
+    said = summary.get("status")
+    return said if state in ("finished", "failed") and isinstance(said, str) else _STATUS.get(state, state)
+
+
+def _file(run: Any, name: str) -> bytes | None:
+    with TemporaryDirectory() as place:
+        try:
+            run.file(name).download(root=place, replace=True).close()
+        except Exception:  # the run has none, or the server fails
+            return None
+        return Path(place, name).read_bytes()
+
+
+def history_rows(history: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the lines of metrics.jsonl; what a resumed run repeated counts once, as it was the last time."""
     rows: list[dict[str, Any]] = []
     for line in sorted(history, key=lambda line: line.get("_step", 0)):

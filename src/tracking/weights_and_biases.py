@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import wraps
 from math import isfinite
@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from src.tracking.best import best_epoch
 from src.tracking.console import shown
-from src.tracking.run_folder import RunFolder
+from src.tracking.run_folder import ANSWERS, RunFolder
 from src.tracking.uploads import marker, upload, waiting_in
 from src.tracking.wandb_access import first_line, key_is_configured, why_unreachable
 
@@ -32,7 +32,7 @@ _used_ids: set[str] = set()
 _unreachable: set[str] = set()
 """Servers that failed a run of this process: the other runs of a sweep do not wait for them again."""
 
-_SUMMARIZED = ("monitor", "mode", "parameters", "multiply_adds", "seconds")
+_SUMMARIZED = ("command", "monitor", "mode", "parameters", "multiply_adds", "seconds", "best_since")
 """What the summary takes from the record, for `src.tracking.wandb_runs` to read."""
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -60,9 +60,10 @@ class WeightsAndBiases(WandbLogger):
         folder: the folder of our run.
         mode: ``online`` or ``offline``.
         log_model: upload checkpoints as artifacts: True at the end, ``all`` at every save.
+        whole: nothing of earlier parts of the run is missing in W&B's files.
     """
 
-    def __init__(self, run: Any, folder: RunFolder, mode: str, log_model: Any = False) -> None:
+    def __init__(self, run: Any, folder: RunFolder, mode: str, log_model: Any = False, whole: bool = True) -> None:
         # Lightning's `offline` stays False: True would set WANDB_MODE.
         super().__init__(
             experiment=run,
@@ -75,7 +76,7 @@ class WeightsAndBiases(WandbLogger):
         self._host = str(run.settings.base_url)
         self._warned: set[str] = set()
         self._best: float | None = None
-        self._incomplete = mode == "offline"
+        self._whole = whole
         self._session = Path(run.settings.sync_file)
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
@@ -106,17 +107,19 @@ class WeightsAndBiases(WandbLogger):
         """Do nothing: the W&B run was opened with the whole config."""
 
     @_guarded
-    def log_answers(self, answers: Mapping[str, Any], pictures: Sequence[Any] = ()) -> None:
-        """Show what a run answered on its test split: examples as the table ``test/examples``, classes as the chart
-        ``test/confusion``.
-
-        Args:
-            answers: what answers.json holds (`src.tracking.answers`).
-            pictures: of the examples, [H, W, C] bytes.
+    def log_answers(self) -> None:
+        """Show what the run folder says that was answered on the test split (`src.tracking.answers`): examples as the table
+        ``test/examples``, classes as the chart ``test/confusion``, and the file itself.
         """
         import wandb
 
+        from src.tracking.answers import read_answers, read_pictures
+
+        answers = read_answers(self._folder.path)
+        if answers is None:
+            return
         shown: dict[str, Any] = {}
+        pictures = read_pictures(self._folder.path, len(answers["examples"]))
         if examples := answers["examples"]:
             columns: list[str | int] = [
                 key for key in ("input", "truth", "prediction", "probability") if key in examples[0]
@@ -141,29 +144,49 @@ class WeightsAndBiases(WandbLogger):
                 {"title": "test/confusion"},
             )
         if shown:
-            self.experiment.log(shown)
+            self._experiment.log(shown)  # type: ignore[union-attr]
+        self._experiment.save(str(self._folder.path / ANSWERS), str(self._folder.path), "now")  # type: ignore[union-attr]
+
+    @_guarded
+    def log_checkpoints(self) -> None:
+        """Upload the checkpoints of the run folder as Lightning does, where the config asks for it."""
+        if not self._log_model:
+            return
+        import wandb
+
+        run: Any = self._experiment
+        for name in ("last", "best"):
+            if self._folder.has_checkpoint(name):
+                file = self._folder.checkpoints / f"{name}.ckpt"
+                artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata={"original_filename": file.name})
+                artifact.add_file(str(file), name="model.ckpt")
+                run.log_artifact(artifact, aliases=["latest", "best"] if name == "best" else ["latest"])
 
     def close(self, exit_code: int) -> None:
-        """Put the best values into the summary and end the W&B run, with its exit code."""
+        """Put the best values into the summary, end the W&B run with its exit code, and record whether it is whole."""
         self._summarize()
         try:
             self._experiment.finish(exit_code=exit_code)  # type: ignore[union-attr]
             if self.mode == "online":
                 marker(self._session).touch()
         except Exception as error:
-            self._incomplete = True
             _unreachable.add(self._host)
             self.warn_once("finish", error)
+        self._folder.update(wandb={**self._folder.record["wandb"], "complete": self._whole and not self._warned})
 
     @_guarded
     def _summarize(self) -> None:
         record = self._folder.record
         epoch, best = record.get("best_epoch"), record.get("best") or {}
         if not best and record.get("monitor"):  # the run was stopped or failed
-            epoch, best = best_epoch(self._folder.metrics(), record["monitor"], record["mode"])
+            since = record.get("best_since")
+            epoch, best = best_epoch(self._folder.metrics(), record["monitor"], record["mode"], since)
         values = {f"best/{name}": value for name, value in best.items()}
         values |= {"best_epoch": epoch} if epoch is not None else {}
         values |= {key: record[key] for key in _SUMMARIZED if record.get(key) is not None}
+        values["status"] = "interrupted" if record["status"] == "running" else record["status"]
+        if record.get("error"):
+            values["error"] = record["error"].strip().rpartition("\n")[2]
         self._experiment.summary.update(values)  # type: ignore[union-attr]
 
     def warn_once(self, what: str, error: Exception) -> None:
@@ -173,8 +196,6 @@ class WeightsAndBiases(WandbLogger):
 
     def sync_hint(self) -> str | None:
         """Return the command that uploads the run, if it is not there yet."""
-        if not self._incomplete:
-            return None
         return f"python -m src.sync {shown(self._folder.path)}" if waiting_in(self._folder.path) else None
 
 
@@ -203,15 +224,13 @@ def start(settings: Mapping[str, Any], folder: RunFolder, run_config: Mapping[st
     except Exception as error:
         log.warning("Weights & Biases is left out: %s", first_line(error))
         return None
+    known = folder.record.get("wandb") or {}
+    whole = mode == "online" or known.get("complete", True)  # before it goes online, all earlier parts have arrived
     for attempt in ("online", "offline") if mode == "online" else ("offline",):
         before = set(_kept(folder))
         try:
-            folder.update(wandb={"id": run_id, "mode": attempt, "url": None})
-            _quiet(wandb)
-            logger = _open(wandb, attempt, run_id, settings, folder, run_config)
-            if attempt == "online":
-                folder.update(wandb={"id": run_id, "mode": attempt, "url": logger.experiment.url})
-            return logger
+            folder.update(wandb={"id": run_id, "mode": attempt, "url": known.get("url"), "complete": False})
+            return _open(wandb, attempt, run_id, settings, folder, run_config, whole)
         except Exception as error:
             _unreachable.add(_host(wandb))
             follows = "the run is recorded offline" if attempt == "online" else "it is left out"
@@ -236,6 +255,23 @@ def _earlier_sessions_arrive(folder: RunFolder, timeout: float) -> bool:
         reason or failed[0][1],
     )
     return False
+
+
+def reopen(folder: RunFolder, patience: float) -> WeightsAndBiases:
+    """Open the W&B run of a run that has ended, online, to complete it.
+
+    Args:
+        folder: the run's, whose lock this process holds.
+        patience: seconds to wait for its end.
+
+    Raises:
+        Exception: whatever the client raises.
+    """
+    import wandb
+
+    config = folder.config()
+    settings = ((config.get("logger") or {}).get("wandb") or {}) | {"init_timeout": 60, "finish_timeout": patience}
+    return _open(wandb, "online", folder.record["wandb"]["id"], settings, folder, config)
 
 
 def _host(wandb: Any) -> str:
@@ -267,7 +303,9 @@ def _open(
     settings: Mapping[str, Any],
     folder: RunFolder,
     run_config: Mapping[str, Any],
+    whole: bool = True,
 ) -> WeightsAndBiases:
+    _quiet(wandb)
     run = wandb.init(
         id=run_id,
         dir=str(folder.path),
@@ -284,7 +322,9 @@ def _open(
             finish_timeout_raises=True,
         ),
     )
-    return WeightsAndBiases(run, folder, mode, log_model=settings.get("log_model", False))
+    if mode == "online":
+        folder.update(wandb={**folder.record["wandb"], "url": run.url})
+    return WeightsAndBiases(run, folder, mode, settings.get("log_model", False), whole)
 
 
 def _words_of_a_sweep(run_config: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,17 +34,26 @@ def grid(run: MakeRun) -> View:
     return view
 
 
-def test_a_band_is_mean_and_range_of_those_that_got_so_far(run: MakeRun) -> None:
+def test_a_band_is_mean_and_range_and_does_not_jump_where_a_run_stops(run: MakeRun) -> None:
     curves = [[1.0, 0.5, 0.3], [3.0, float("nan")], [2.0]]
     found = band([run(0.1, curves={"val/loss": values}) for values in curves], "val/loss")
     assert found is not None
-    assert (list(found.epochs), found.mean) == ([1, 2, 3], [2.0, 0.5, 0.3])
-    assert (found.low, found.high) == ([1.0, 0.5, 0.3], [3.0, 0.5, 0.3])
+    assert (list(found.epochs), found.mean) == ([1, 2, 3], [2.0, 1.25, 1.15])
+    assert (found.low, found.high) == ([1.0, 0.5, 0.3], [3.0, 2.0, 2.0])
+    late = band(
+        [run(0.1, curves={"val/loss": [1.0, 1.0, 1.0, 1.0]}), run(0.1, curves={"val/loss": [3.0, 3.0]})], "val/loss"
+    )
+    assert late is not None and late.mean == [2.0] * 4
     assert band([run(0.1)], "val/loss") is None
 
 
 def test_axes(grid: View, run: MakeRun) -> None:
     assert axis("optimizer.lr", grid.rows).logarithmic and not axis("model.width", grid.rows).logarithmic
+    (rates,) = views(
+        [run(0.1, {"optimizer.lr": 0.01, "model.width": 8}), run(0.2, {"optimizer.lr": 0.02, "model.width": 9})]
+    )
+    assert axis("optimizer.lr", rates.rows).logarithmic, "a learning rate goes by factors, however near its values are"
+    assert not axis("model.width", rates.rows).logarithmic
     names = axis("model.name", grid.rows)
     assert names.names == ("cnn", "mlp") and set(names.values) == {0.0, 1.0}
     (view,) = views([run(0.1, {"a": 10}), run(0.2, {"a": None}), run(0.3), run(0.4, {"a": 9})])

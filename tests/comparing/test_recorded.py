@@ -14,7 +14,7 @@ from src.comparing.sweeps import pending
 from src.config.check import check
 from src.config.compose import compose
 from src.errors import UserError
-from src.sweeping.ledger import Ledger
+from src.sweeping.ledger import Ledger, locked
 from src.tracking.filters import flat
 from src.tracking.reading import Remarks, read_config, read_runs
 from src.tracking.recorded import best_of, curves_of
@@ -209,6 +209,8 @@ def test_jobs_that_have_not_started_are_counted(tmp_path: Path, write_run: Write
     jobs = [ledger.add([f"seed={n}"], [f"seed={n}"], {"seed": n}) for n in range(3)]
     ledger.save()
     write_run(jobs[1].slug)
-    assert pending([folder]) == pending([tmp_path]) == pending([folder, tmp_path]) == 2
+    assert pending([folder]) == pending([tmp_path]) == pending([folder, tmp_path]) == (2, False)
+    with locked(folder):
+        assert pending([folder]) == (2, True), "a driver is there"
     (folder / "ledger.jsonl").write_text(json.dumps({"version": 99}))
-    assert pending([folder]) == 0
+    assert pending([folder]) == (0, False)

@@ -99,6 +99,11 @@ WRONG_VALUES = [
     # missing
     (["model=transformer", "datamodule=text"], "datamodule.path must be given"),
     (["model=transformer", "datamodule=text", "datamodule.path=nowhere.txt"], "nowhere.txt: there is no such file"),
+    (
+        ["model=transformer", "datamodule=text", "datamodule.path=conf"],
+        "conf: this is a folder, and a file is expected",
+    ),
+    (["model=cnn", "datamodule=image_folder", "datamodule.path=README.md"], "this is a file, and a folder is expected"),
     (["~optimizer.lr"], "optimizer.lr is missing"),
     (["model=null"], "model must be chosen"),
     (["~scheduler"], "scheduler must be chosen"),

@@ -1,8 +1,11 @@
 """Folders of sounds and the spoken digits: classes, splits, sample rates, features, and what is said when files are wrong."""
 
+import hashlib
 import os
 import re
+import tarfile
 from pathlib import Path
+from shutil import copy
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch
 from src import ROOT
 from src.config.check import check
 from src.config.compose import compose
+from src.datamodules import fsdd, public_files
 from src.datamodules.audio_folder import AudioFolder
 from src.datamodules.fsdd import FSDD
 from src.datamodules.waves import read_wave
@@ -138,7 +142,8 @@ def test_predict_names_the_class_of_a_file(fast, sounds, capsys):
 
 
 def digits(folder: Path, **changes) -> FSDD:
-    data = FSDD(**{"seconds": 0.3, "sample_rate": 8000, "n_fft": 256, "hop": 80, "n_mels": 20} | changes)
+    small = {"seconds": 0.3, "sample_rate": 8000, "n_fft": 256, "hop": 80, "n_mels": 20, "verify": False}
+    data = FSDD(**small | changes)
     data.data_dir = folder
     return data
 
@@ -156,6 +161,7 @@ def test_the_test_set_is_index_0_to_4(recordings):
     parts = {
         name: {path.stem for path, _ in part} for name, part in digits(recordings, val_fraction=0.5).files().items()
     }
+    assert [path.name for path in (recordings / "fsdd").iterdir()] == ["recordings"], "nothing is written beside them"
     assert parts["test"] == {f"{d}_{s}_{i}" for d in range(10) for s in ("ann", "bob") for i in range(5)}
     for name in ("train", "val"):  # one of each digit and speaker
         assert len(parts[name]) == 20 and len({stem.rpartition("_")[0] for stem in parts[name]}) == 20
@@ -164,18 +170,49 @@ def test_the_test_set_is_index_0_to_4(recordings):
 
 def test_missing_recordings_are_named_with_their_home(recordings, tmp_path):
     home = "https://github.com/Jakobovski/free-spoken-digit-dataset"
-    with pytest.raises(UserError, match=f"none is there(.|\n)*{home}") as none:
-        digits(tmp_path / "elsewhere").setup()
-    assert str(tmp_path / "elsewhere" / "fsdd" / "recordings") in str(none.value)
     (recordings / "fsdd" / "recordings" / "7_bob_3.wav").unlink()
     with pytest.raises(UserError, match=rf"1 recordings are missing in .*: 7_bob_3\.wav\.\n.*{home}"):
         digits(recordings).setup()
 
 
+def test_recordings_are_downloaded_by_their_names_alone(recordings, tmp_path, monkeypatch):
+    folder = recordings / "fsdd" / "recordings"
+    archive = tmp_path / "archive.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for path in [*sorted(folder.iterdir()), folder / "0_ann_0.wav"]:
+            tar.add(path, f"dataset-1.0/recordings/{path.name}")
+        for name in ("../../evil.wav", "dataset-1.0/recordings/../../evil.wav", "dataset-1.0/other/9_eve_9.wav"):
+            tar.add(folder / "0_ann_0.wav", name)
+    contents = b"".join(path.name.encode() + path.read_bytes() for path in sorted(folder.iterdir()))
+    monkeypatch.setattr(fsdd, "SUM", hashlib.sha256(contents).hexdigest())
+    monkeypatch.setattr(fsdd, "SPEAKERS", ("ann", "bob"))
+    monkeypatch.setattr(fsdd, "RECORDED", 7)
+    monkeypatch.setattr(public_files, "fetch", lambda url, partial: copy(archive, partial))
+    home = tmp_path / "home"
+    found = digits(home, verify=True, val_fraction=0.5).files()
+    assert sum(map(len, found.values())) == 140
+    assert {path.name for path in (home / "fsdd").iterdir()} == {".download.lock", "recordings"}
+    assert not list(tmp_path.rglob("evil.wav")) and len(list(home.rglob("*.wav"))) == 140
+    (home / "fsdd" / "recordings" / "3_ann_2.wav").write_bytes(b"other")
+    with pytest.raises(UserError, match="not the published ones of version 1"):
+        digits(home, verify=True, val_fraction=0.5).files()
+    monkeypatch.setattr(fsdd, "SUM", "0")
+    with pytest.raises(UserError, match=r"recordings is missing, and the .* bytes that were sent for it are not"):
+        digits(tmp_path / "third", verify=True).files()
+
+
+def test_one_speaker_is_not_the_whole_set(tone, tmp_path):
+    for digit in range(10):
+        for i in range(8):
+            tone(tmp_path / "fsdd" / "recordings" / f"{digit}_george_{i}.wav", 200, 0.1, seed=i)
+    with pytest.raises(UserError, match="2,920 recordings are missing"):
+        digits(tmp_path, verify=True).files()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "fsdd").is_dir(), reason="the real recordings are not here")
 def test_the_real_recordings_have_their_usual_split():
-    data = digits(REAL, seconds=1.0, n_mels=40)
+    data = digits(REAL, seconds=1.0, n_mels=40, verify=True)
     assert {name: len(part) for name, part in data.files().items()} == {"train": 2280, "val": 420, "test": 300}
     data.setup()
     assert torch.equal(torch.bincount(data.split("test").y), torch.full((10,), 30))

@@ -132,6 +132,45 @@ def test_a_value_that_training_lacks_is_none_of_its_values(make, caplog):
     assert "column 'city': training lacks Bonn" in caplog.text
 
 
+def test_a_key_that_is_mistyped_in_json_lines_is_not_a_missing_cell(make, tmp_path, caplog):
+    data = make("\n".join(json.dumps({"age": a, "city": c, "bought": b}) for a, c, _, _, b in ROWS), "t.jsonl")
+    data.setup()
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"agee": 30, "city": "Oslo"}\n')
+    with pytest.raises(UserError, match=r"other.jsonl: no row has 'age'. Did you mean 'agee'"):
+        data.encode([str(other)])
+    other.write_text('{"agee": 30, "city": "Oslo"}\n{"age": 30, "city": "Oslo", "shoe": 9}\n')
+    data.encode([str(other)])
+    assert "agee is passed over in rows that lack a column of training" in caplog.text
+
+
+@pytest.mark.parametrize("cell", ["1e200", "1e308", "1_000"])
+def test_what_32_bits_cannot_hold_is_no_number(make, cell):
+    rows = [f"{n},{'no' if n % 2 else 'yes'}" for n in range(40)]
+    with pytest.raises(UserError, match=rf"column 'a': '{cell}' is no number"):
+        make("a,bought\n" + "\n".join([*rows, f"{cell},no"])).setup()
+    with pytest.raises(UserError, match=rf"column 'a': '{cell}' is no number"):
+        make("a,bought\n" + "\n".join([*rows, f"{cell},no"]), target_column="a", kind="regression").setup()
+    data = make("a,bought\n" + "\n".join(rows))
+    data.setup()
+    with pytest.raises(UserError, match=rf"'{cell}' is no number"):
+        data.encode([cell])
+
+
+def test_a_constant_column_is_one_in_spite_of_rounding(make):
+    data = make("a,b,bought\n" + "\n".join(f"99.9,{n},{'no' if n % 2 else 'yes'}" for n in range(500)))
+    data.setup()
+    assert abs(data.encode(["100,3"]).x[0, 0]) < 1
+
+
+def test_every_row_that_is_typed_is_answered(make):
+    data = make(table(), ignore=["patient"])
+    data.setup()
+    assert torch.equal(data.encode(["30,Rome,4\n40,Oslo,5"]).x, data.encode(["30,Rome,4", "40,Oslo,5"]).x)
+    with pytest.raises(UserError, match="this is no CSV: field larger"):
+        data.encode(["1" * 140_000])
+
+
 def test_the_preparation_travels(make):
     other = make(table([(i, "Bonn", 0, 0, "yes") for i in range(9)]))
     data = make(table(), ignore=["patient"])
@@ -160,6 +199,8 @@ BAD = [
         "'city' has 3 classes, and yes or no has two",
     ),
     (table([(i, i * 1.5) for i in range(300)], "n,bought"), {}, "300 different numbers.*kind=regression"),
+    (table([(i, i * 1.5) for i in range(90)], "n,bought"), {}, "90 different numbers.*kind=regression"),
+    (table(ROWS[:3]), {}, r"t.csv: datamodule.val_fraction=.* none is left for (val|train); more examples or"),
     (
         table([(f"n{i}", i % 2) for i in range(2000)], "n,bought"),
         {},

@@ -1,5 +1,6 @@
 """Cross-validation of every datamodule: folds do not overlap, test stays as it is, and nothing is fitted on validation data."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -203,14 +204,33 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
     words = ["model=lstm", "datamodule=text_classification", f"datamodule.path={file}", "datamodule.min_frequency=1"]
     words += ["cross_validation.folds=3", "cross_validation.fold=2"]
     datamodule = build_data(check(compose([*words, "cross_validation.group=author"])))
-    names = [
-        {datamodule.vocabulary.words[t - 4] for t in datamodule.split(split).inputs[0].flatten().tolist() if t >= 4}
-        for split in ("train", "val")
-    ]
-    authors = [{word for word in found if word.startswith("author")} for found in names]
-    assert len(authors[0]) == 4 and not authors[0] & authors[1]
+    authors = [{text.split()[1] for text, _ in rows} for rows in datamodule._rows().values()]
+    assert sum(map(len, authors)) == 6 == len(set.union(*authors)), "each author is in one split, test among them"
+    table = CSV(file, "label")
+    table.fold = Fold(2, 3, group="author")
+    authors = [{row["author"] for _, row in rows} for rows in table.rows().values()]
+    assert sum(map(len, authors)) == 6 == len(set.union(*authors))
+    (tmp_path / "val.csv").write_text("text,label\nx,good\n")
+    table = CSV(file, "label", val_path=tmp_path / "val.csv")
+    table.fold = Fold(2, 3, group="author")
+    with pytest.raises(UserError, match=r"val.csv: the header has no column 'author'"):
+        table.rows()
     with pytest.raises(UserError, match=r"Did you mean 'author'"):
         build_data(check(compose([*words, "cross_validation.group=autor"]))).setup()
+
+
+def test_what_a_fold_lacks_is_said_with_the_fold(tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    file.write_text("a,label\n" + "".join(f"{i},{'rare' if i == 7 else 'ab'[i % 2]}\n" for i in range(40)))
+    said = []
+    for number in (1, 2, 3):
+        table = CSV(file, "label", test_fraction=0.1)
+        table.fold = Fold(number, 3)
+        try:
+            table.setup()
+        except UserError as error:
+            said.append(str(error))
+    assert len(said) == 1 and re.match(r"cross_validation, fold \d of 3: .* has the class 'rare'", said[0])
 
 
 def test_data_without_columns_cannot_be_grouped(users_files: Files) -> None:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from src.datamodules.image_folder import ImageFolder
+from src.datamodules.images import read_image, size_and_channels
 from src.errors import UserError
 from src.experiment import run
 from src.predict import predict
@@ -122,6 +123,45 @@ def test_an_image_that_is_cut_off_is_named_when_its_turn_comes(pictures, workers
     assert str(refused.value) == f"{path}: this is no image that can be read"
 
 
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
+    pixels = np.zeros((6, 8, 3), dtype=np.uint8)
+    pixels[0] = 255  # bright above
+    turned = Image.fromarray(np.ascontiguousarray(np.rot90(pixels)))  # as a camera held on its side sees it
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned to the right
+    turned.save(tmp_path / "a.png", exif=exif)
+    assert size_and_channels(str(tmp_path / "a.png")) == ((6, 8), 3)
+    assert np.array_equal(read_image(str(tmp_path / "a.png"), (3, 6, 8)), pixels.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(tmp_path, mode):
+    image = Image.new("RGBA", (4, 2), (10, 10, 10, 0))
+    image.putpixel((0, 0), (10, 10, 10, 255))
+    image.convert(mode).save(tmp_path / "a.png")
+    read = read_image(str(tmp_path / "a.png"), (1, 2, 4))[0]
+    assert read[0, 0] == 10 and (read.ravel()[1:] == 255).all()
+
+
+def test_numbers_without_a_known_white_are_refused(tmp_path):
+    for values in (np.linspace(0, 1, 12, dtype=np.float32), np.arange(12, dtype=np.int32)):
+        Image.fromarray(values.reshape(3, 4)).save(tmp_path / "a.tiff")
+        with pytest.raises(UserError, match=r"a\.tiff: pixels of 32 bits have no agreed white"):
+            read_image(str(tmp_path / "a.tiff"), (1, 3, 4))
+    Image.fromarray(np.full((3, 4), 65535 // 3, dtype=np.uint16)).save(tmp_path / "a.png")
+    assert (read_image(str(tmp_path / "a.png"), (1, 3, 4)) == 85).all()
+
+
+def test_folders_may_be_links(pictures, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in ("cat", "dog"):
+        (linked / name).symlink_to(pictures / name)
+    (pictures / "cat" / "back").symlink_to(pictures)  # for ever, if it were followed
+    found = {(path.name, label) for part in make(linked).files().values() for path, label in part}
+    assert found == {(f"{i}.png", label) for i in range(10) for label in ("cat", "dog")}
+
+
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path, pictures):
     def says(text: str, folder: Path = tmp_path, **changes) -> None:
         with pytest.raises(UserError, match=text):
@@ -132,6 +172,9 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path, pictures):
     says("none of the 0 files here is a picture in a folder", tmp_path / "empty")
     write_image(tmp_path / "flat" / "a.png", 0)
     says(r"none of the 1 files here, such as a\.png, is a picture in a folder", tmp_path / "flat")
+    for part in ("Training", "testing"):
+        write_image(tmp_path / "capital" / part / "cat" / "a.png", 0)
+    says(r"are splits, not classes: datamodule\.path=.*Training datamodule\.test_path=", tmp_path / "capital")
     for part in ("train", "val"):
         write_image(tmp_path / "split" / part / "cat" / "a.png", 0)
     says(r"its folders are splits, not classes: datamodule\.val_path=.*split/val datamodule\.path=", tmp_path / "split")

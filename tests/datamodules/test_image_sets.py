@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from src import ROOT
-from src.datamodules.image_sets import CIFAR10, FashionMNIST, pixel_scale, read_idx
+from src.datamodules.image_sets import CIFAR10, MNIST, FashionMNIST, pixel_scale, read_idx
 from src.errors import UserError
 from tests.miniatures import cifar_batch, idx, write_cifar10, write_idx_set
 
@@ -97,6 +97,21 @@ def test_the_unpacked_folder_of_cifar_serves_too(tmp_path) -> None:
         (folder / name).write_bytes(cifar_batch(40, seed))
     packed, unpacked = made(CIFAR10, tmp_path / "packed"), made(CIFAR10, tmp_path / "unpacked")
     assert torch.equal(packed.split("test").x, unpacked.split("test").x)
+    unpacked.verify = True
+    with pytest.raises(UserError, match=r"data_batch_1: 123,\d+ bytes that are not those published in https://.*cifar"):
+        unpacked.read()
+
+
+def test_another_set_is_refused_in_the_place_of_mnist(tmp_path) -> None:
+    write_idx_set(tmp_path / "mnist")
+    for file in (tmp_path / "mnist").iterdir():
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+        file.unlink()
+    data = made(MNIST, tmp_path)
+    data.read()
+    data.verify = True
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte: .* not those published"):
+        data.read()
 
 
 class Touch:

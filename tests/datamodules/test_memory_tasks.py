@@ -47,6 +47,14 @@ def test_a_row_is_read_as_it_is_shown() -> None:
     torch.testing.assert_close(batch[0], data.split("test")[0][:2], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("data", [Adding(lag=10**9), Copy(lag=10**9)], ids=["adding", "copy"])
+def test_more_than_the_memory_holds_is_refused(data: Adding | Copy) -> None:
+    with pytest.raises(
+        UserError, match=r"datamodule.lag=1000000000 with 7,900 sequences: .* GB of data, and .* are free"
+    ):
+        data.split("train")
+
+
 @pytest.mark.req("R3", "R7")
 def test_symbols_are_asked_after_the_call_and_nowhere_else() -> None:
     data = Copy(lag=4, symbols=3, train_size=200)

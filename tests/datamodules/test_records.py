@@ -40,6 +40,9 @@ def test_every_form_gives_the_same_rows(name, tmp_path):
         ("a.jsonl", '{"text": "x"}', "row 1: there is no 'label'. Possible: text."),
         ("a.jsonl", '{"text": null, "label": 1}', "row 1, column 'text': this is empty"),
         ("a.jsonl", '["x", 1]', "row 1: a row is an object"),
+        ("a.jsonl", '{"text": {"body": "x"}, "label": 1}', "row 1, column 'text': neither a text nor a number"),
+        ("a.jsonl", '{"text": ' + "[" * 100_000, "row 1: this JSON cannot be read"),
+        ("a.jsonl", '{"text": ' + "1" * 5000 + "}", "row 1: this JSON cannot be read"),
         ("a.csv", b"text,label\n\xff,1\n", "this is no text in UTF-8 (byte 11)"),
     ],
 )

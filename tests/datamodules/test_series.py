@@ -28,6 +28,12 @@ def test_the_chosen_column_is_forecast(tmp_path: Path) -> None:
     assert data.scale.mean[0] == pytest.approx(mean)
 
 
+def test_a_constant_series_stays_one_in_spite_of_rounding(tmp_path: Path) -> None:
+    data = Series(write(tmp_path, "x\n" + "99.9\n" * 500), window=4, horizon=2)
+    data.setup()
+    assert data.scale is not None and data.scale.deviation == (1.0,)
+
+
 def test_one_column_needs_no_name(tmp_path: Path) -> None:
     data = Series(write(tmp_path, "x\n" + "1\n2\n" * 30), window=4, horizon=2)
     assert data.values().tolist() == [[1.0], [2.0]] * 30
@@ -37,11 +43,18 @@ def test_one_column_needs_no_name(tmp_path: Path) -> None:
     ("text", "column", "says"),
     [
         ("a,b\n1,2\n", None, r"datamodule.column=null: Possible: a, b\."),
-        ("price,b\n1,2\n", "prise", r"datamodule.column=prise: Did you mean 'price'\?"),
+        ("price,b\n1,2\n", "prise", r"prices.csv: the header has no column 'prise'. Did you mean 'price'\?"),
         ("a,b\n1,2\n3,\n", "b", r"prices.csv, row 3, column b: '' is no number"),
         ("a\n1\nnan\n", "a", r"row 3, column a: 'nan' is no finite number"),
         ("a\n1\n2\n", "a", r"a longer series or smaller datamodule.window"),
-        ("", "a", r"datamodule.column=a: Possible: none"),
+        ("", "a", r"prices.csv: this file is empty; it begins with a header such as a$"),
+        ("day,sold,price\n1,12,2,5\n", "price", r"prices.csv, row 2: 4 columns where the header has 3"),
+        ("a,a\n1,2\n", "a", r"the header names 'a' more than once"),
+        ('a,b\n1,"2\n3,4\n', "a", r"row 2: this is no CSV: unexpected end of data"),
+        ("a\n" + "1" * 200_000 + "\n", "a", r"row 2: this is no CSV: field larger"),
+        ("day\tprice\n1\t2\n", "price", r"has no column 'price'\. Columns stand between commas; it has none"),
+        ("a\n1\n2e306\n", "a", r"row 3, column a: '2e306' is no number up to 1e\+30"),
+        ("a\n1\n1_000\n", "a", r"row 3, column a: '1_000' is no number"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, column: str | None, says: str) -> None:

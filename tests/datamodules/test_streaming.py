@@ -1,6 +1,8 @@
 """Batches read by workers: the same whoever reads them, and exact to resume."""
 
+import os
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 from src.batches import LabelledBatch
 from src.datamodules.streaming import StreamLoader, default_workers, seeded
+from src.errors import UserError
 from src.tracking.resume_proof import prove
 
 
@@ -31,6 +34,16 @@ def test_batches_are_the_same_whoever_reads_them(workers):
         for a, b in zip(one, other, strict=True):
             assert torch.equal(a.x, b.x) and torch.equal(a.y, b.y)
             assert torch.equal(10 * a.x[:, 0].long(), a.y)
+
+
+def killed(index: torch.Tensor, augment: bool) -> torch.Tensor:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_a_worker_that_was_killed_is_said():
+    with pytest.raises(UserError, match=r"a process that reads files was killed.*datamodule\.workers=0"):
+        list(StreamLoader(LabelledBatch(torch.arange(8), torch.arange(8)), 4, killed, False, 1))
 
 
 def test_every_batch_epoch_and_process_draws_its_own():

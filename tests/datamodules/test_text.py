@@ -129,7 +129,34 @@ def test_tokens_on_disk_are_written_once_and_anew_for_another_file(tmp_path, cap
     assert len(first) == 1 and folders() == first
     assert "above 0 % of" in caplog.text and "mapped into memory" in caplog.text
     path.write_text(BODY + "more")
-    assert len(folders()) == 2
+    second = folders()
+    assert len(second) == 1 and second.keys() != first.keys(), "those of the text before it changed are of no use"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "train.int32").write_bytes((folder / "train.int32").read_bytes()[:400]),
+        lambda folder: (folder / "facts.json").write_text('{"tokens": {"tr'),
+        lambda folder: (folder / "facts.json").unlink(),
+        lambda folder: (folder / "val.int32").unlink(),
+    ],
+    ids=["cut off", "torn", "without vocabulary", "without tokens"],
+)
+def test_tokens_on_disk_that_are_not_whole_are_written_anew(tmp_path, damage):
+    path = tmp_path / "book.txt"
+    path.write_text(BODY * 20)
+
+    def tokens() -> dict[str, torch.Tensor]:
+        data = Text(path, context=10, memory_share=0)
+        data.data_dir = tmp_path
+        return {name: data.split(name)[0].clone() for name in ("train", "val", "test")}
+
+    whole = tokens()
+    (folder,) = (tmp_path / "tokens").iterdir()
+    damage(folder)
+    again = tokens()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
 def test_a_large_text_that_cannot_be_used_is_named(tmp_path):
@@ -153,6 +180,9 @@ def test_a_prompt_may_be_a_file(write, tmp_path):
     assert torch.equal(data.encode([str(tmp_path / "prompt.txt")])[0], data.encode(["the fox"])[0])
     with pytest.raises(UserError, match=r"missing\.txt: there is no such file"):
         data.encode(["missing.txt"])
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(UserError, match=r"empty\.txt: this file is empty"):
+        data.encode([str(tmp_path / "empty.txt")])
 
 
 @pytest.mark.req("R3", "T6")

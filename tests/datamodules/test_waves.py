@@ -60,8 +60,9 @@ def test_resampling_keeps_the_tone_and_the_time(rate, tmp_path):
         (riff(integers(SINE, 16), 16)[:1000], "this WAV file is cut off"),
         (riff(b"", 16), "there is no sound|no WAV file"),
         (riff(np.array([0.0, np.nan], np.float32).tobytes(), 32, kind=3), "a sample of this WAV file is no number"),
+        (riff(np.array([0.0, 1e300]).tobytes(), 64, kind=3), "a sample of this WAV file is no number"),
     ],
-    ids=["empty", "mp3", "header", "cut", "silent", "nan"],
+    ids=["empty", "mp3", "header", "cut", "silent", "nan", "huge"],
 )
 def test_a_file_that_cannot_be_used_is_named(content, says, tmp_path):
     (tmp_path / "a.wav").write_bytes(content)
@@ -85,3 +86,28 @@ def test_unknown_chunks_are_passed_over(tmp_path):
 def test_clips_are_cut_or_filled_up_at_their_end():
     waves = [np.arange(1, 4, dtype=np.float32), np.arange(1, 8, dtype=np.float32)]
     assert torch.equal(fitted(waves, 5), torch.tensor([[1.0, 2, 3, 0, 0], [1, 2, 3, 4, 5]]))
+
+
+@pytest.mark.parametrize("rate", [10, 999, 3_999_999, 2_000_000_011])
+def test_a_rate_that_no_sound_has_is_refused(rate, tmp_path):
+    (tmp_path / "a.wav").write_bytes(riff(integers(SINE, 16), 16, rate=rate))
+    with pytest.raises(UserError, match=rf"{rate:,} samples a second; 1,000 to 768,000 can be read"):
+        read_wave(tmp_path / "a.wav", 16_000)
+
+
+def test_rates_without_a_common_divisor_are_resampled_by_a_short_filter(tmp_path, monkeypatch):
+    import scipy.signal
+
+    ratios = []
+    resample = scipy.signal.resample_poly
+    monkeypatch.setattr(
+        scipy.signal, "resample_poly", lambda x, up, down: ratios.append((up, down)) or resample(x, up, down)
+    )
+    for rate, most in ((192_001, 1000), (44_100, 441), (8_000, 2)):
+        time = np.arange(rate // 10) / rate
+        (tmp_path / "a.wav").write_bytes(riff(integers(np.sin(2 * np.pi * 440 * time), 16), 16, rate=rate))
+        wave, _ = read_wave(tmp_path / "a.wav", 16_000)
+        assert max(ratios.pop()) <= most
+        inner = slice(160, -160)
+        expected = np.sin(2 * np.pi * 440 * np.arange(len(wave)) / 16_000)
+        np.testing.assert_allclose(wave[inner], expected[inner], atol=0.01)

@@ -1,9 +1,11 @@
 """Multi-head attention against the formula, against torch's own, and what its masks and caches promise."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from src.layers.attention import KeyValueCache, MultiHeadAttention, attention_weights
@@ -73,6 +75,20 @@ def test_attention_equals_torch(attention: MultiHeadAttention) -> None:
     mine = attention(x, memory, mask=~padding[:, None, None, :])
     expected = theirs(x, memory, memory, key_padding_mask=padding, need_weights=False)[0]
     torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
+
+
+def test_weights_start_as_those_of_torch() -> None:
+    """Uniform within the same bounds, by Kolmogorov's and Smirnov's test, and biases of zero."""
+    torch.manual_seed(0)
+    width = 64
+    mine, theirs = MultiHeadAttention(width, 4), nn.MultiheadAttention(width, 4)
+    pairs = [*zip((mine.query.weight, *mine.key_value.weight.chunk(2)), theirs.in_proj_weight.chunk(3), strict=True)]
+    for own, other in [*pairs, (mine.output.weight, theirs.out_proj.weight)]:
+        assert stats.ks_2samp(own.detach().flatten(), other.detach().flatten()).pvalue > 1e-3
+        assert float(own.detach().abs().max()) == pytest.approx(float(other.detach().abs().max()), rel=0.01)
+    for layer in (mine.query, mine.key_value, mine.output):
+        assert not layer.bias.any()
+    assert not theirs.in_proj_bias.any() and not theirs.out_proj.bias.any()
 
 
 @pytest.mark.req("T2")
@@ -151,6 +167,52 @@ def test_recorded_weights_are_those_that_are_used(attention: MultiHeadAttention,
     torch.testing.assert_close(attention.output(joined), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
     assert attention.weights is None and not attention.records, "nothing is kept afterwards"
+
+
+@pytest.mark.req("T7")
+def test_recorded_weights_are_those_that_were_dropped() -> None:
+    """In training each recorded weight is 0 or α/(1 - p), and the values are summed with these."""
+    torch.manual_seed(0)
+    p = 0.4
+    attention = MultiHeadAttention(D, H, dropout=p).double()
+    x = numbers(B, T, D)
+    with attention_weights(attention):
+        attention.eval()(x)
+        whole = attention.weights
+        out = attention.train()(x)
+        weights = attention.weights
+    assert whole is not None and weights is not None
+    kept = weights != 0
+    assert 0.3 < kept.double().mean() < 0.9
+    torch.testing.assert_close(weights[kept], whole[kept] / (1 - p), rtol=0, atol=1e-12)
+    values = torch.stack(attention.key_value(x)[..., D:].split(D // H, -1), 1)
+    joined = torch.cat((weights @ values).unbind(1), -1)
+    torch.testing.assert_close(out, attention.output(joined), rtol=0, atol=1e-12)
+
+
+@pytest.mark.req("T2", "T7")
+def test_a_causal_attention_may_be_masked_too_also_where_nothing_is_left_to_see(attention: MultiHeadAttention) -> None:
+    """Padding in front: the first queries see nothing, and get the output's bias alone; recording changes nothing."""
+    x = numbers(B, T, D)
+    mask = (torch.arange(T) >= torch.tensor([[0], [2]]))[:, None, None, :]
+    allowed = mask[:, 0] & torch.ones(T, T).tril().bool()
+    expected = by_formula(attention, x, x, allowed)
+    with attention_weights(attention):
+        recorded = attention(x, mask=mask, causal=True)
+        weights = attention.weights
+    assert weights is not None
+    assert not weights[~allowed[:, None].expand_as(weights)].any()
+    torch.testing.assert_close(weights.sum(-1), allowed.any(-1)[:, None].expand(B, H, T).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(recorded, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(attention(x, mask=mask & allowed[:, None]), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(recorded[1, :2], attention.output.bias.expand(2, D), rtol=0, atol=1e-12)
+    slopes = []
+    for records in (True, False):
+        y = x.clone().requires_grad_()
+        with attention_weights(attention) if records else nullcontext():
+            attention(y, mask=mask & allowed[:, None]).square().sum().backward()
+        slopes.append(y.grad)
+    torch.testing.assert_close(*slopes, rtol=0, atol=1e-10)
 
 
 def test_dropout_of_attention_weights_keeps_the_mean() -> None:

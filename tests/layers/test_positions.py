@@ -76,6 +76,14 @@ def test_learned_positions_are_added_and_trained() -> None:
 
 
 @pytest.mark.req("T3")
+def test_learned_positions_start_as_large_as_sinusoidal_ones() -> None:
+    torch.manual_seed(0)
+    learned = LearnedPositions(64, length=100).table.detach()
+    assert float(learned.square().mean()) == pytest.approx(float(sinusoidal(100, 64).square().mean()), rel=0.05)
+    assert abs(float(learned.mean())) < 0.05
+
+
+@pytest.mark.req("T3")
 def test_learned_positions_refuse_what_they_have_not_learned() -> None:
     with pytest.raises(UserError, match=r"9 steps, and 8 positions were learned.*sinusoidal"):
         LearnedPositions(4, length=8)(torch.zeros(1, 4, 4), start=5)

@@ -174,6 +174,14 @@ def test_forward_is_the_formula(kernel_size: int, stride: int, padding: int | st
 
 
 @pytest.mark.req("C1")
+@pytest.mark.parametrize(("kernel", "side"), [(1, 12), (2, 11), (3, 12), (4, 11), (5, 12), (6, 11)])
+def test_same_keeps_the_size_with_an_odd_kernel_and_loses_a_pixel_with_an_even_one(kernel: int, side: int) -> None:
+    """2 · ⌊(K - 1)/2⌋ is K - 1 for an odd K, and K - 2 for an even one."""
+    model = CNN(DataSpec("classification", "image", (1, 12, 12), (2,)), (3,), kernel, pool="none")
+    assert model.features(torch.zeros(1, 1, 12, 12)).shape == (1, 3, side, side)
+
+
+@pytest.mark.req("C1")
 def test_each_block_has_its_own_settings_and_each_head_its_layers() -> None:
     torch.manual_seed(0)
     spec = DataSpec("regression", "image", (2, 17, 14), (3,))

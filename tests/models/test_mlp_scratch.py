@@ -44,6 +44,16 @@ def test_derivative_of_every_activation(name: str) -> None:
 
 
 @pytest.mark.req("M3")
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_derivative_at_zero_is_autograd_s(name: str) -> None:
+    """Where relu and its like have a kink, any slope between both sides would do; a whole run needs the same one."""
+    z = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    a = activation(name)(z)
+    a.backward()
+    torch.testing.assert_close(ACTIVATION_DERIVATIVES[name](z.detach(), a.detach()), z.grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.req("M3")
 @pytest.mark.parametrize("hidden_sizes", [(), (6,), (6, 5, 4)])
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize(

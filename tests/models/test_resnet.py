@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from torch import nn
 
+from src.models.base import Model
+from src.models.cnn import CNN
 from src.models.resnet import ResidualBlock, ResNet
 from src.spec import DataSpec
 
@@ -27,6 +30,21 @@ def test_layers_and_parameters_of_the_paper(n: int, layers: int, millions: str) 
     assert f"{count:.{len(millions) - 2}f}" == millions
 
 
+@pytest.mark.parametrize("cls", [CNN, ResNet])
+def test_weights_lie_channels_last_where_it_trains_on_a_gpu(cls: type[Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a GPU is there and a run uses it not: told by the device of the model alone."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for device, last in (("cpu", False), ("cuda", True)):
+        model = cls(CIFAR)
+        monkeypatch.setattr(cls, "device", torch.device(device))
+        model.on_fit_start()
+        weights = [
+            layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size > (1, 1)
+        ]
+        assert len(weights) >= 2
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) == last for weight in weights)
+
+
 @pytest.mark.req("C6")
 def test_stages_halve_the_image() -> None:
     model = ResNet(CIFAR, blocks_per_stage=2).eval()
@@ -35,6 +53,21 @@ def test_stages_halve_the_image() -> None:
         block.register_forward_hook(lambda _, __, out: shapes.append(tuple(out.shape[1:])))
     model(torch.randn(1, 3, 32, 32))
     assert shapes == [(16, 32, 32)] * 2 + [(32, 16, 16)] * 2 + [(64, 8, 8)] * 2
+
+
+@pytest.mark.req("C6")
+def test_convolutions_start_as_he_and_others_say() -> None:
+    """N(0, 2/n_in) with n_in = 3·3·channels (He et al. 2015), which the paper takes; by Kolmogorov's and Smirnov's test."""
+    torch.manual_seed(0)
+    model = ResNet(CIFAR)
+    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    assert len(convolutions) == 19
+    for layer in convolutions:
+        weights = layer.weight.detach().flatten().numpy()
+        deviation = (2 / (9 * layer.in_channels)) ** 0.5
+        assert stats.kstest(weights, stats.norm(0, deviation).cdf).pvalue > 1e-3
+    linear = model.head[-1]
+    assert isinstance(linear, nn.Linear) and not linear.bias.any()
 
 
 @pytest.mark.req("C6")

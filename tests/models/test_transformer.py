@@ -100,6 +100,28 @@ def test_encoder_decoder_is_the_papers(norm_first: bool) -> None:
     torch.testing.assert_close(model(source, target), expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.req("T4")
+@pytest.mark.parametrize("spec", [TRANSLATION, TEXT, TOKENS, SERIES], ids=lambda spec: f"{spec.task} of {spec.inputs}")
+def test_dropout_falls_on_the_sums_of_embeddings_and_positions(spec: DataSpec) -> None:
+    """In both stacks (5.4): what a stack reads in training is 0, or the sum/(1 - p)."""
+    p = 0.3
+    model = made(spec, dropout=p)
+    read: dict[str, list[Tensor]] = {}
+    for name in ("encoder", "decoder"):
+        if (stack := getattr(model, name)) is not None:
+            stack.register_forward_pre_hook(lambda _, given, name=name: read.setdefault(name, []).append(given[0]))
+    x = numbers(40, *spec.input_shape) if spec is SERIES else torch.randint(3, 11, (40, spec.input_shape[0]))
+    given = (x, torch.randint(3, 11, (40, 8))) if spec is TRANSLATION else (x,)
+    model.eval()(*given)
+    model.train()(*given)
+    assert set(read) == {"encoder", "decoder"} if spec is TRANSLATION else len(read) == 1
+    for whole, dropped in read.values():
+        kept = dropped != 0
+        torch.testing.assert_close(dropped[kept], whole[kept] / (1 - p), rtol=0, atol=1e-12)
+        count = whole.numel()
+        assert abs(int(kept.sum()) - (1 - p) * count) < 5 * (count * p * (1 - p)) ** 0.5
+
+
 @pytest.mark.req("T5")
 @NORMS
 def test_decoder_alone_is_a_masked_encoder(norm_first: bool) -> None:
@@ -299,7 +321,9 @@ def test_decoding_stops_when_all_have_ended_or_enough_is_generated() -> None:
     model.output.bias.data[END] = 1e6
     assert model.generate(source).tolist() == [[END], [END]]
     model.output.bias.data[END] = -1e6
-    assert model.generate(source).shape == model.generate(source, max_new_tokens=100).shape == (2, 7)
+    assert model.generate(source).shape == model.generate(source, max_new_tokens=7).shape == (2, 7)
+    with pytest.raises(UserError, match=r"a translation of 8 tokens .*: this model has learned at most 7"):
+        model.generate(source, max_new_tokens=8)
 
 
 @pytest.mark.req("T5")

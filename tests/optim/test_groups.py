@@ -13,6 +13,7 @@ from src.config.check import check
 from src.config.compose import compose
 from src.config.schema import Config
 from src.errors import UserError
+from src.experiment import build
 from src.layers.cells import GRUCell, InitialState, Layers, LSTMCell, RNNCell
 from src.layers.positions import LearnedPositions
 from src.models.mlp import MLP
@@ -159,6 +160,14 @@ def test_a_run_takes_the_decay_of_its_patterns(fast: Callable[..., list[str]]) -
     checkpoint = run(words, verbose=False).folder / "checkpoints" / "last.ckpt"
     (state,) = torch.load(checkpoint, weights_only=True)["optimizer_states"]
     assert [(group["weight_decay"], len(group["params"])) for group in state["param_groups"]] == [(0.5, 2), (0.0, 4)]
+
+
+def test_sparing_where_nothing_decays_is_said(fast: Callable[..., list[str]], caplog: pytest.LogCaptureFixture) -> None:
+    for words, said in (("optimizer=adam", True), ("optimizer=adamw", False)):
+        caplog.clear()
+        config = check(compose(fast("regularization=spare_norms_and_biases", words)))
+        build_optimizer(build(config).model, config)
+        assert ("spares biases and normalisation from weight decay, and there is none" in caplog.text) == said
 
 
 def test_shared_and_frozen_parameters() -> None:

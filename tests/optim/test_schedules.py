@@ -232,6 +232,32 @@ def test_warm_up_counts_optimizer_steps_when_gradients_accumulate(name: str) -> 
     assert recorder.rates == pytest.approx([rate(t) for t in range(1, EPOCHS * STEPS + 1)], rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.req("S5")
+@pytest.mark.req("S8")
+@pytest.mark.parametrize(
+    ("words", "first", "length"),
+    [
+        ([], 0, 8),
+        (["scheduler.warmup_steps=7"], 1, 7),  # one epoch
+        (["scheduler.warmup_steps=8"], 1, 7),  # ends within the second epoch, which is then the first of the cosine
+        (["trainer.max_steps=24"], 0, 4),  # three epochs and three steps
+    ],
+)
+def test_a_cosine_in_epochs_fills_the_epochs_that_are_left(words: list[str], first: int, length: int) -> None:
+    """Twenty batches are seven optimizer steps of three batches, the last of two."""
+    lengths = ["scheduler.interval=epoch", "trainer.max_epochs=8", "trainer.accumulate_grad_batches=3"]
+    config, recorder = config_of("scheduler=cosine", *lengths, *words), Recorder()
+    train(config, recorder)
+    assert len(recorder.rates) == (24 if "max_steps" in str(words) else 56)
+    expected = [
+        LR * (1 + math.cos(math.pi * (t // 7 - first) / length)) / 2
+        if t >= config.scheduler.warmup_steps
+        else LR * (t + 1) / config.scheduler.warmup_steps
+        for t in range(len(recorder.rates))
+    ]
+    assert recorder.rates == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
 def restarts(length: int, growth: int, floor: float) -> Callable[[int], float]:
     """Return η(k) = η_min + ½(η_max - η_min)(1 + cos(π·T_cur/T_i)) of SGDR, T_i = length · growth^i."""
 
@@ -333,9 +359,11 @@ def test_a_warm_up_that_outlasts_the_run_is_said(caplog: pytest.LogCaptureFixtur
         (["scheduler=plateau", "scheduler.interval=step"], "scheduler.interval=step"),
         (["scheduler=inverse_sqrt", "scheduler.interval=epoch"], "scheduler.interval=epoch"),
         (["scheduler=inverse_sqrt", "scheduler.warmup_steps=0"], "scheduler.warmup_steps"),
+        (["scheduler=cosine", "scheduler.eta_min=0.3"], "scheduler.eta_min=0.3 .* above optimizer.lr=0.2"),
+        (["scheduler=plateau", "scheduler.min_lr=0.3"], "scheduler.min_lr=0.3 .* above optimizer.lr=0.2"),
     ],
 )
-def test_a_unit_that_a_schedule_cannot_count_in_is_refused(words: list[str], says: str) -> None:
+def test_a_length_or_rate_that_a_schedule_cannot_have_is_refused(words: list[str], says: str) -> None:
     with pytest.raises(UserError, match=says):
         config_of(*words)
 

@@ -268,6 +268,12 @@ def test_images_of_other_channels_have_no_colours() -> None:
         ImageAugmentation({"auto_augment": 1.0}, (4, 8, 8))
 
 
+def test_a_crop_leaves_something_of_the_image() -> None:
+    with pytest.raises(UserError, match=r"augmentation.crop=8: images here are 8×9, .*: at most 7 pixels"):
+        ImageAugmentation({"crop": 8}, (1, 8, 9))
+    ImageAugmentation({"crop": 7}, (1, 8, 9))
+
+
 @pytest.mark.req("G6")
 def test_from_the_command_line_to_the_batch() -> None:
     config = check(compose(["model=cnn", "regularization=augmentation", "regularization.augmentation.erasing=0.5"]))
@@ -288,6 +294,10 @@ def test_from_the_command_line_to_the_batch() -> None:
         (["regularization.augmentation.horizontal_flip=1.5"], "horizontal_flip=1.5: must be less than or equal to 1"),
         (["regularization.augmentation.crop=1.5"], "crop=1.5: must be a valid integer"),
         (["datamodule=wine", "regularization=augmentation"], "wine is a vector"),
+        (
+            ["regularization=trivial_augment", "regularization.augmentation.auto_augment=0.5"],
+            "trivial_augment and auto_augment are policies of their own: one at a time",
+        ),
     ],
 )
 def test_mistakes_are_told(words: list[str], says: str) -> None:

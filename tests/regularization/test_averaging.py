@@ -153,6 +153,19 @@ def test_what_is_validated_is_saved_tested_and_evaluated(fast: Words, words: lis
     assert evaluate(result.folder, "val")["val/loss"] == result.metrics["val/loss"]
 
 
+def test_the_best_epoch_is_one_of_the_average(fast: Words, monkeypatch) -> None:
+    """The rate is far too high from the start of the average on, so that the best weights come before it."""
+    words = ("regularization=swa", "regularization.swa_start=0.5", "regularization.swa_lr=3.0", "optimizer=sgd")
+    history, result = recorded(fast(*words, *EXACT, "optimizer.lr=0.05"), monkeypatch)
+    losses = [row["val/loss"] for row in RunFolder.open(result.folder).metrics() if "val/loss" in row]
+    assert losses.index(min(losses)) == 1
+    record = json.loads((result.folder / "run.json").read_text())
+    best = 2 + losses[2:].index(min(losses[2:]))
+    assert (record["best_since"], record["best_epoch"], result.value) == (2, best, losses[best])
+    assert_close(saved(result.folder, "best")["state_dict"], history.validated[best])
+    assert evaluate(result.folder)["test/loss"] == result.metrics["test/loss"]
+
+
 class Stop(L.Callback):
     """Ctrl-C in the middle of an epoch."""
 

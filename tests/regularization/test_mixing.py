@@ -81,6 +81,8 @@ def test_cutmix_cuts_a_share_of_the_area_that_is_beta_distributed() -> None:
     areas = [(whole[i][1] * whole[i + 1][1]) / 200**2 for i in range(0, len(whole), 2)]
     assert stats.kstest([1 - area for area in areas], stats.uniform.cdf).pvalue > 1e-3
     assert stats.kstest([middle / 200 for middle, _ in whole], stats.uniform.cdf).pvalue > 1e-3
+    across = [middle for middle, _ in whole]
+    assert stats.pearsonr(across[::2], across[1::2]).pvalue > 1e-3, "a row says nothing about the column"
     assert all(share >= 1 - area - 0.02 for share, area in zip(shares, areas, strict=True)), "0.02: whole pixels"
 
 

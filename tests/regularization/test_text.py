@@ -230,6 +230,20 @@ def test_sentences_are_cut_behind_their_marks() -> None:
     assert sentences(" It is 3.5 m. Really?! Yes") == ["It is 3.5 m.", "Really?!", "Yes"]
 
 
+@pytest.mark.slow
+def test_translators_of_other_texts_are_refused_or_told_of(translators: tuple[Path, Path], caplog) -> None:
+    with pytest.raises(UserError, match=r"forward=.*can read none of the 2 sentences, such as 'a dog'"):
+        BackTranslation(*translators, 0.5).fit(["a dog", "no cat"])
+    with pytest.raises(UserError, match="forward and backward are the same run"):
+        BackTranslation(translators[0], translators[0], 0.5)
+    there = BackTranslation(*translators, 0.5)
+    there.fit(["cat and red"])
+    assert "67 % of the words" in caplog.text and "'kitty and scarlet' for 'cat and red'" in caplog.text
+    caplog.clear()
+    there.fit(["kitty and scarlet"])
+    assert "of the words" not in caplog.text
+
+
 def test_what_does_not_translate_is_refused(fast, tmp_path: Path) -> None:
     folder = run(fast(), verbose=False).folder
     with pytest.raises(UserError, match=r"back_translation\.forward=.*: this run does classification"):

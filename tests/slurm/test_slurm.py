@@ -14,7 +14,7 @@ import pytest
 from src.sweeping.ledger import Ledger
 from src.tracking.resume_proof import compare
 from src.tracking.run_folder import RunFolder
-from tests.sweeping.commands import records, running, start, wait_for
+from tests.sweeping.commands import PRUNED, records, running, start, wait_for
 
 Words = Callable[..., list[str]]
 SLOW = """
@@ -56,7 +56,7 @@ ON_SLURM = ["hydra/launcher=submitit_slurm", "hydra.launcher.poll_seconds=1"]
 
 def done(words: list[str]) -> tuple[int, str]:
     process = start(words)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     return process.returncode, output
 
 
@@ -118,7 +118,7 @@ def test_more_urgent_work_preempts_and_the_jobs_come_back(sweep: Words, tmp_path
     if "urgent" not in subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True).stdout:
         pytest.skip("this cluster has no partition 'urgent' that preempts")
     subprocess.run(["srun", "--partition=urgent", "--ntasks=2", "sleep", "2"], check=True, timeout=120)
-    output, _ = driver.communicate(timeout=300)
+    output, _ = driver.communicate(timeout=900)
     assert driver.returncode == 0, output
     found = records(folder)
     assert len(found) == 2 and all(len(record["resumed"]) == 1 for record in found.values()), "both were preempted"
@@ -138,7 +138,7 @@ def test_a_cancelled_job_costs_itself_alone_and_ctrl_c_saves_the_rest(sweep: Wor
     wait_for(lambda: len(records(folder)) == 3)
     wait_for(running(folder, 2))
     driver.send_signal(signal.SIGINT)
-    output, _ = driver.communicate(timeout=120)
+    output, _ = driver.communicate(timeout=300)
     assert driver.returncode == 130, output
     assert f"its SLURM job {jobs[0]} ended: CANCELLED" in output, output
     wait_for(lambda: queue("stopped") == {})  # nothing is left in the queue
@@ -154,6 +154,26 @@ def test_ranks_of_a_job_have_its_config(sweep: Words, tmp_path: Path) -> None:
     (record,) = records(tmp_path / "outputs" / "sweeps" / "ranks").values()
     assert record["status"] == "finished"
     assert re.search(r"distributed_backend=gloo|All distributed processes registered", _log(tmp_path, "ranks"))
+
+
+def test_a_search_prunes_and_outlives_its_driver(sweep: Words, tmp_path: Path) -> None:
+    """The first of the four learns, the others hardly: the median of those before says so."""
+    words = [*sweep("search", "optimizer.lr=3e-3,1e-6,2e-6,3e-6", *PRUNED), *ON_SLURM, "hydra.launcher.jobs=1"]
+    folder = tmp_path / "outputs" / "sweeps" / "search"
+    driver = start(words)
+    wait_for(lambda: any(record["status"] == "finished" for record in records(folder).values()))
+    wait_for(running(folder, 1))
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    before = {name: record for name, record in records(folder).items() if record["status"] == "finished"}
+    code, output = done(words)
+    assert code == 0, output
+    after = records(folder)
+    assert len(after) == 4 and {name: after[name] for name in before} == before
+    pruned = sum(record["status"] == "pruned" for record in after.values())
+    assert pruned >= 2, "all that a driver watched; the one in between may have come to its end alone"
+    assert f"{4 - pruned} of 4 jobs finished, {pruned} pruned" in output
+    assert done(words)[1].count("(4 finished before)") == 1 and records(folder) == after
 
 
 def _log(tmp_path: Path, name: str) -> str:

@@ -11,6 +11,12 @@ from typing import Any
 
 from src import ROOT
 
+PRUNED = (
+    *("search=optuna", "search.trials=4", "search.seed=1"),  # which takes the first of a list first
+    *("search.pruner=median", "search.startup_jobs=1", "search.warmup_epochs=3"),
+)
+"""Words of a search that ends jobs early."""
+
 
 def start(words: list[str], **environment: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
@@ -40,7 +46,7 @@ def _alive(process: Path) -> bool:
     return ") Z " not in (process / "stat").read_text()
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 120.0) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 300.0) -> Any:
     """Wait until something is true, and return it."""
     end = time.monotonic() + seconds
     while not (found := what()):

@@ -9,7 +9,7 @@ import pytest
 
 from src.sweeping.ledger import Ledger
 from src.tracking.resume_proof import compare
-from tests.sweeping.commands import processes, records, running, start, wait_for
+from tests.sweeping.commands import PRUNED, processes, records, running, start, wait_for
 
 pytest.importorskip("ray", reason='needs Ray: pip install -c constraints.txt -e ".[ray]"')
 
@@ -17,7 +17,7 @@ Words = Callable[..., list[str]]
 
 pytestmark = pytest.mark.slow
 
-LONG = 300.0
+LONG = 600.0
 """Seconds: Ray starts a dozen processes, which takes its time on a busy machine."""
 
 
@@ -64,6 +64,26 @@ def test_a_sweep_whose_worker_and_driver_were_killed_equals_an_undisturbed_one(s
     for job in Ledger.open(other).jobs:
         different = [finding for finding in compare(folder / job.slug, other / job.slug) if not finding.equal]
         assert different == [], str(job)
+
+
+def test_a_search_prunes_and_goes_on_after_its_driver(sweep: Words, tmp_path: Path) -> None:
+    folder = tmp_path / "outputs" / "sweeps" / "search"
+    words = sweep("search", "optimizer.lr=3e-3,1e-6,2e-6,3e-6", *PRUNED, "hydra/launcher=ray", "hydra.launcher.jobs=1")
+    words = [word for word in words if word != "optimizer.lr=0.001,0.01,0.02"]
+    driver = start(words, MARKER="search")
+    wait_for(lambda: any(record["status"] == "finished" for record in records(folder).values()), LONG)
+    wait_for(lambda: len(records(folder)) > 1, LONG)
+    driver.kill()
+    driver.communicate()
+    wait_for(lambda: not processes("search"), LONG)
+    before = {name: record for name, record in records(folder).items() if record["status"] == "finished"}
+    again = start(words, MARKER="search")
+    output, _ = again.communicate(timeout=LONG)
+    assert again.returncode == 0 and "1 of 4 jobs finished, 3 pruned" in output, output
+    after = records(folder)
+    assert {name: after[name] for name in before} == before
+    assert sorted(record["status"] for record in after.values()) == ["finished", "pruned", "pruned", "pruned"]
+    wait_for(lambda: not processes("search"), LONG)
 
 
 def test_ctrl_c_lets_the_jobs_save_a_checkpoint(sweep: Words, tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_every_rank_has_the_config_of_its_job(fast: Words, tmp_path: Path) -> No
     )
     words = ddp_words(fast, "ddp", "+callbacks.told._target_=told.Told")
     sweep = start(words, PYTHONPATH=str(tmp_path), MARKER="ddp")
-    output, _ = sweep.communicate(timeout=300)
+    output, _ = sweep.communicate(timeout=900)
     assert sweep.returncode == 0, output
     folder = tmp_path / "outputs" / "sweeps" / "ddp"
     told = {path.parent.name.split("_")[0]: path.parent for path in folder.glob("*/rank0.txt")}
@@ -244,7 +244,7 @@ def test_each_job_is_leased_a_device_of_its_own(fast: Words, tmp_path: Path) -> 
     words = [word for word in fast("trainer=auto") if not word.startswith("trainer=")]
     words = ["-m", *words, "seed=0,1,2,3", "sweep.name=leases", "+callbacks.lease._target_=lease.Lease"]
     sweep = start(words, PYTHONPATH=str(tmp_path), CUDA_VISIBLE_DEVICES="5,6", MARKER="leases")
-    output, _ = sweep.communicate(timeout=300)
+    output, _ = sweep.communicate(timeout=900)
     assert sweep.returncode == 0, output
     leases = [path.read_text().split() for path in tmp_path.glob("outputs/sweeps/leases/*/lease.txt")]
     assert len(leases) == 4 and {device for device, _, _ in leases} == {"5", "6"}

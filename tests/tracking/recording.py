@@ -21,10 +21,11 @@ SETTINGS = {
 
 
 def begin(path: Path, **changes: Any) -> tuple[RunFolder, list[Any], Any]:
-    folder = RunFolder.create(path, CONFIG, []) if not path.exists() else RunFolder.open(path)
+    config = CONFIG | {"logger": {"wandb": SETTINGS | changes}}
+    folder = RunFolder.create(path, config, []) if not path.exists() else RunFolder.open(path)
     if "seconds" in folder.record and folder.record["status"] == "interrupted":
         folder.resume()
-    loggers = build_loggers({"wandb": SETTINGS | changes}, folder, CONFIG)
+    loggers = build_loggers({"wandb": SETTINGS | changes}, folder, config)
     return folder, loggers, loggers[1] if len(loggers) > 1 else None
 
 

@@ -30,6 +30,17 @@ class Branches(nn.Module):
         return self.last(torch.cat([self.long(x), x[:, :, ::2, ::2]], 1))
 
 
+class Strided(nn.Module):
+    """A stride that is a slice alone, another one along each axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x[:, :, ::2, ::3])
+
+
 NETWORKS: dict[str, tuple[nn.Module, list[str]]] = {
     "textbook": (CNN(IMAGES).features, ["0.0", "0.2", "1.0", "1.2"]),
     "a block each": (
@@ -56,6 +67,7 @@ NETWORKS: dict[str, tuple[nn.Module, list[str]]] = {
         ["stem.0", "blocks.0", "blocks.1.branch.0", "blocks.1", "blocks.2"],
     ),
     "branches": (Branches(), ["long.0", "long.2", "last"]),
+    "strided": (Strided(), ["last"]),
 }
 CASES = [(name, layer) for name, (_, layers) in NETWORKS.items() for layer in layers]
 

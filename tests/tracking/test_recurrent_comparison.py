@@ -5,15 +5,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 
 from src.batches import LabelledBatch
 from src.config.check import check
 from src.config.compose import compose, resumed
+from src.config.options import CONF
 from src.experiment import Interrupted, resume, run
 from src.models.recurrent import RNN
 from src.spec import DataSpec
+from src.tracking import recurrent_comparison
+from src.tracking.pictures import save_picture
 from src.tracking.recurrent_comparison import bytes_kept
 from src.tracking.resume_proof import Interrupt
 from src.tracking.run_folder import RunFolder
@@ -33,18 +38,45 @@ def test_memory_is_what_backpropagation_through_time_keeps(steps: int) -> None:
 
 
 @pytest.mark.req("R7")
-def test_a_sweep_leaves_a_table_and_a_picture(fast: Callable[..., list[str]], tmp_path: Path, capsys) -> None:
+def test_the_one_command_measures_a_long_memory_at_several_lags_and_a_real_series() -> None:
+    words = ["experiment=recurrent_comparison"]
+    params = yaml.safe_load((CONF / "experiment" / "recurrent_comparison.yaml").read_text())["hydra"]["sweeper"][
+        "params"
+    ]
+    assert params["model"] == "rnn,lstm,gru"
+    data = [compose([*words, f"datamodule={name}"]).datamodule for name in params["datamodule"].split(",")]
+    assert [(entry.name, entry.get("lag")) for entry in data] == [
+        ("adding", 10),
+        ("adding", 50),
+        ("adding", 100),
+        ("ett", None),
+    ]
+
+
+@pytest.mark.req("R7")
+def test_a_sweep_leaves_a_table_and_a_picture(
+    fast: Callable[..., list[str]], tmp_path: Path, capsys, monkeypatch
+) -> None:
+    figures = []
+    monkeypatch.setattr(
+        recurrent_comparison, "save_picture", lambda *given: figures.append(given[2]) or save_picture(*given)
+    )
     sweep = tmp_path / "sweeps" / "s"
     errors = {}
-    for lag in (4, 2):
-        words = fast("experiment=recurrent_comparison", "model=gru", "sweep.name=s")
-        result = run(check(compose([*words, f"datamodule.lag={lag}"])), sweep / str(lag), verbose=False)
-        errors[lag] = result.metrics["test/loss"]
+    for data in ("datamodule.lag=4", "datamodule=mackey_glass", "datamodule.lag=2"):
+        words = fast("experiment=recurrent_comparison", "model=gru", "sweep.name=s", *[data] * ("=m" in data))
+        result = run(check(compose([*words, data])), sweep / data[-1], verbose=False)
+        errors[data[-1]] = result.metrics["test/loss"]
     table = (sweep / "recurrent_comparison.md").read_text().splitlines()
     rows = [dict(zip(table[0].split(" | "), row.split(" | "), strict=True)) for row in table[2:]]
-    assert [row["| data"] for row in rows] == ["| adding, lag 2", "| adding, lag 4"]
-    assert [float(row["test loss"]) for row in rows] == pytest.approx([errors[2], errors[4]], rel=1e-3)
-    assert {row["parameters"] for row in rows} == {f"{3 * 64 * (2 + 64 + 2) + 65:,}"}
+    assert [row["| data"] for row in rows] == ["| adding, lag 2", "| adding, lag 4", "| mackey_glass"]
+    assert [float(row["test loss"]) for row in rows] == pytest.approx([errors[of] for of in "24s"], rel=1e-3)
+    assert {row["parameters"] for row in rows[:2]} == {f"{3 * 64 * (2 + 64 + 2) + 65:,}"}
+    lagged, series = figures[-1].axes
+    assert (lagged.get_title(), series.get_title()) == ("adding", "mackey_glass")
+    np.testing.assert_allclose(lagged.lines[0].get_xydata(), [(2, errors["2"]), (4, errors["4"])], rtol=1e-3)
+    assert series.lines[0].get_xydata()[0, 1] == pytest.approx(errors["s"], rel=1e-3)
+    assert series.lines[1].get_label() == "trivial answer"
     assert (sweep / "plots" / "recurrent_comparison.png").stat().st_size > 10_000
     assert "recurrent networks, measured" in capsys.readouterr().out
 

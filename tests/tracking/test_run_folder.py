@@ -21,7 +21,7 @@ from src import ROOT
 from src.config.check import check
 from src.config.compose import compose
 from src.errors import UserError
-from src.tracking.run_folder import RunFolder, config_hash, config_text, new_run_path, plain, read_metrics
+from src.tracking.run_folder import RunFolder, as_yaml, config_hash, new_run_path, plain, read_metrics
 
 CONFIG: dict[str, Any] = {
     "seed": 0,
@@ -318,7 +318,7 @@ def test_plain_values_are_json() -> None:
 def test_the_record_needs_no_torch() -> None:
     """The command line and `compare` read run folders before, or without, torch."""
     code = (
-        "import sys, src.tracking.run_folder, src.tracking.ranking, src.tracking.provenance;"
+        "import sys, src.tracking.run_folder, src.tracking.reading, src.tracking.provenance;"
         "assert not {'torch', 'lightning', 'wandb'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -376,11 +376,11 @@ def test_texts_in_a_config_are_read_back_as_texts(tmp_path: Path) -> None:
     ]
     texts += [" led", "tab\t", "#c", "@x", "- x", "a: b", "'q'", "é" * 200, "\U0001f4a5", "+1", "1.", "-.inf", "True"]
     config = {"texts": texts, "numbers": [1, 2.5, 1e-5, 1e20, None, True], "empty": {}, "none": []}
-    (tmp_path / "config.yaml").write_text(config_text(config), encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
     read = OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml"), resolve=False)
     assert repr(read) == repr(config)
 
 
 def test_a_config_is_written_as_omegaconf_would() -> None:
     config = check(compose(["model=lstm", "optimizer=adamw", "callbacks=default"])).plain()
-    assert config_text(config) == OmegaConf.to_yaml(OmegaConf.create(config))
+    assert as_yaml(config) == OmegaConf.to_yaml(OmegaConf.create(config))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import optimize, stats
 
 from src.errors import UserError
 from src.tracking.scaling import draw, fit, fit_with_constant
@@ -36,6 +37,25 @@ def test_intervals_hold_the_exponent_in_19_of_20_cases() -> None:
 
 
 @pytest.mark.req("T8")
+@pytest.mark.parametrize("seed", range(3))
+def test_a_fit_with_a_constant_is_that_of_scipy(seed: int) -> None:
+    """The same least squares of relative misses by another algorithm, with Student's t of n - 3 degrees of freedom."""
+    loss = (0.5 + 50 * SIZES**-0.4) * noise(seed, 0.02)
+    law = fit_with_constant(SIZES, loss)
+
+    def power_law(x: np.ndarray, constant: float, factor: float, exponent: float) -> np.ndarray:
+        return constant + factor * x**-exponent
+
+    found, covariance = optimize.curve_fit(power_law, SIZES, loss, (0.5, 50, 0.4), sigma=loss)
+    np.testing.assert_allclose([law.constant, law.factor, law.exponent], found, rtol=1e-4)
+    margins = stats.t.ppf(0.975, len(SIZES) - 3) * np.sqrt(np.diag(covariance))
+    for interval, value, margin in zip(
+        (law.constant_interval, law.interval), (found[0], found[2]), (margins[0], margins[2]), strict=True
+    ):
+        np.testing.assert_allclose(interval, (max(value - margin, 0), value + margin), rtol=1e-3)
+
+
+@pytest.mark.req("T8")
 def test_a_constant_is_not_claimed_where_there_is_none() -> None:
     laws = [fit_with_constant(SIZES, 5 * SIZES**-0.3 * noise(seed, 0.05)) for seed in range(400)]
     assert sum(law.has_constant for law in laws) <= 32
@@ -62,4 +82,11 @@ def test_the_law_is_drawn_on_logarithmic_axes_through_the_points() -> None:
     assert axes.get_xscale() == axes.get_yscale() == "log"
     np.testing.assert_allclose(points.get_xydata(), np.stack([SIZES, loss], 1))
     np.testing.assert_allclose(line.get_ydata(), 5 * line.get_xdata() ** -0.3, rtol=1e-9)
-    assert "0.300" in str(line.get_label())
+    assert "x^-0.300" in str(line.get_label())
+
+
+def test_a_loss_that_grows_has_one_sign() -> None:
+    loss = 5 * SIZES**0.2
+    law = fit(SIZES, loss)
+    figure = draw(SIZES.tolist(), loss.tolist(), [law], "parameters", "val/loss")
+    assert "x^0.200" in str(law) and "x^0.200" in str(figure.axes[0].get_lines()[1].get_label())

@@ -16,6 +16,7 @@ from src.tracking import weights_and_biases
 from src.tracking.run_folder import RunFolder
 from src.tracking.run_logger import close_loggers
 from src.tracking.uploads import find, marker, sessions
+from src.tracking.wandb_runs import read_project
 from tests.conftest import ROOT
 from tests.tracking.recording import KEY, begin, log, use
 
@@ -42,6 +43,7 @@ def recorded(folder: RunFolder) -> list[tuple[float, float]]:
     return [(row["step"], row["val/loss"]) for row in folder.metrics()]
 
 
+@pytest.mark.slow
 def test_offline_runs_arrive_once(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -73,7 +75,7 @@ def test_a_killed_upload_goes_on(tmp_path: Path, wandb_server: Any, monkeypatch:
     folder = record(tmp_path / "run", 0, 5000)
     record(tmp_path / "run", 5000, 10)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    wandb_server.delay = 0.3
+    wandb_server.delay = 1.0
 
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     words = [sys.executable, "-m", "src.sync", str(tmp_path)]
@@ -142,19 +144,66 @@ def _forget(logger: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_torn_end_of_a_killed_run_is_given_up(
-    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+@pytest.mark.parametrize("left", [0, 0.5])
+def test_what_a_killed_run_did_not_give_to_wandb_comes_from_its_folder(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, left: float
 ) -> None:
+    """Of its W&B file, all or half is missing, and the last record is torn."""
     use(wandb_server, monkeypatch, key=False)
     folder = record(tmp_path / "run", 0, 50)
     (session,) = sessions(folder.path)
-    session.write_bytes(session.read_bytes()[:-3000])
+    session.write_bytes(session.read_bytes()[: max(20, int(left * session.stat().st_size))])
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert sync([tmp_path]) and marker(session).exists()
-    found = arrived(wandb_server, folder)
-    assert 0 < len(found) < 50 and found == recorded(folder)[: len(found)]
+    assert arrived(wandb_server, folder) == recorded(folder) and len(recorded(folder)) == 50
+    run = wandb_server.runs[folder.record["wandb"]["id"]]
+    assert run.received == 50, "a row that had arrived is not sent again"
+    times = [row["_timestamp"] for _, row in sorted(run.history.items())]
+    assert times == pytest.approx([row["time"] for row in folder.metrics()], abs=0.5), "of when it was logged"
+    assert run.project == "tests" and run.summary["status"] == "interrupted" and run.exit_code == 1
     capsys.readouterr()
     assert sync([tmp_path]) and "nothing to upload" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_twice_is_whole(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first part ends within a record, its second repeats a step, and the third goes online."""
+    use(wandb_server, monkeypatch, key=False)
+    folder = record(tmp_path / "run", 0, 30)
+    (session,) = sessions(folder.path)
+    session.write_bytes(session.read_bytes()[:3000])
+    folder.update(wandb=folder.record["wandb"] | {"complete": False})
+    record(tmp_path / "run", 25, 10)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    record(tmp_path / "run", 35, 5, finish_timeout=300)
+    assert not list(find([tmp_path]))
+    (run,) = read_project("local/tests")
+    assert [(row["step"], row["val/loss"]) for row in run.rows] == recorded(folder) and len(recorded(folder)) == 40
+
+
+@pytest.mark.slow
+def test_two_syncs_at_once_share_the_work(tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(wandb_server, monkeypatch, key=False)
+    runs = [record(tmp_path / f"run{number}", 0, 3) for number in range(3)]
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+    with runs[0].held():
+        words = [sys.executable, "-m", "src.sync", str(tmp_path)]
+        both = [
+            subprocess.Popen(
+                words, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            for _ in range(2)
+        ]
+        said = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert all(f"left alone, another process works on it: {runs[0].path}" in text for text in said), said
+    for folder in runs[1:]:
+        assert arrived(wandb_server, folder) == recorded(folder)
+        assert wandb_server.runs[folder.record["wandb"]["id"]].received == 3, "once"
+    assert runs[0].record["wandb"]["id"] not in wandb_server.runs
 
 
 def test_what_cannot_be_uploaded_is_said(

@@ -13,8 +13,8 @@ from src.errors import UserError
 from src.tracking.run_folder import RunFolder
 from src.tracking.run_logger import build_loggers, close_loggers
 from src.tracking.wandb_report import build_report, save_report
-from src.tracking.wandb_runs import read_project
-from tests.tracking.recording import SETTINGS, use
+from src.tracking.wandb_runs import WandbRun, _status, read_project
+from tests.tracking.recording import SETTINGS, begin, log, use
 
 pytest.importorskip("wandb")
 pytestmark = pytest.mark.usefixtures("fresh_wandb")
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("fresh_wandb")
 def record(path: Path, lr: float, losses: list[float], monitor: str = "val/loss", mode: str = "min") -> RunFolder:
     """Record a run with a test at its end; a None among the losses is a resume one step back."""
     config = {"seed": 3, "model": {"name": "mlp", "hidden_sizes": [8, 4]}, "optimizer": {"lr": lr}, "monitor": None}
-    folder = RunFolder.create(path, config, [])
+    folder = RunFolder.create(path, config, ["train", "optimizer.lr=0.1"])
     folder.update(monitor=monitor, mode=mode, parameters=17)
     loggers = build_loggers({"wandb": SETTINGS}, folder, config)
     for epoch, loss in enumerate(losses):
@@ -43,6 +43,7 @@ def comparable(rows: Any) -> list[dict[str, Any]]:
     return list(words)
 
 
+@pytest.mark.slow
 def test_runs_come_back_as_they_were_recorded(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,8 +60,37 @@ def test_runs_come_back_as_they_were_recorded(
     assert (first["status"], first["value"], first["best_epoch"]) == ("finished", 0.25, 1)
     assert first["best"] == {"val/loss": 0.25, "val/accuracy": 0.75, "train/loss": 0.125, "lr": 0.1}
     assert first["final"] == {"test/loss": 0.5} and first["parameters"] == 17 and first["tags"] == ["a", "b"]
-    assert second["value"] == 0.9
+    assert second["value"] == 0.9 and [run.record["command"] for run in runs] == ["train optimizer.lr=0.1"] * 3
     assert (third["monitor"], third["mode"], third["value"]) == ("val/accuracy", "max", 0.8)
+
+
+def test_attention_maps_are_found_among_what_a_run_logged() -> None:
+    logged = {"_type": "images/separated", "filenames": ["media/images/plots/attention-1-self_27_ab.png"]}
+    other = {"plots/gradients": logged, "val/loss": 0.1, "plots/attention-2-self": {"_type": "image-file"}}
+    run = WandbRun("a", "a", "", {}, {}, [], {"plots/attention-1-self": logged, **other}, str.encode)
+    assert run.attention() == {"attention-1-self": b"media/images/plots/attention-1-self_27_ab.png"}
+    missing = WandbRun("a", "a", "", {}, {}, [], {"plots/attention-1-self": logged}, lambda name: None)
+    assert missing.attention() == {} and missing.answers() is None
+
+
+@pytest.mark.slow
+def test_what_became_of_runs_is_what_their_folders_say(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failed, pruned and interrupted by their own word; a run whose process was killed, by W&B's."""
+    use(wandb_server, monkeypatch)
+    for status in ("failed", "pruned", "interrupted"):
+        folder, loggers, _ = begin(tmp_path / status)
+        log(loggers, [1.0])
+        folder.fail(RuntimeError("no more memory")) if status == "failed" else folder._end(status)
+        close_loggers(loggers, 1)
+    begin(tmp_path / "running")
+    runs = {run.name: run.record for run in read_project("local/tests")}
+    assert {name: record["status"] for name, record in runs.items()} == {name: name for name in runs}
+    assert len(runs) == 4 and runs["failed"]["error"] == "RuntimeError: no more memory"
+    for state, status in (("crashed", "interrupted"), ("killed", "interrupted"), ("failed", "failed")):
+        assert _status(state, {}) == status
+    assert _status("crashed", {"status": "finished"}) == "interrupted", "it was resumed, and killed then"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +124,9 @@ def test_a_report_shows_the_comparison(wandb_server: Any, monkeypatch: pytest.Mo
     use(wandb_server, monkeypatch)
     wandb_server.run("one").project = "tests"
     keys = ["optimizer.lr", "model.name"]
-    report = build_report("local", "tests", "val/loss", "min", keys, ["val/accuracy"], "| rank |\n|---|\n| 1 |", "lr")
+    report = build_report(
+        "local", "tests", "val/loss", "min", keys, ["val/accuracy"], "| rank |\n|---|\n| 1 |", ["a1", "b2"]
+    )
     address = save_report(report)
     assert address.startswith(f"{wandb_server.url}/local/tests/reports/")
     (view,) = wandb_server.views
@@ -110,7 +142,21 @@ def test_a_report_shows_the_comparison(wandb_server: Any, monkeypatch: pytest.Mo
     assert {panel["config"]["xAxis"] for panel in panels if panel["viewType"] == "Run History Line Plot"} == {
         "trainer/global_step"
     }
+    for grid in grids:
+        (runset,) = grid["metadata"]["runSets"]
+        assert '"name"' in json.dumps(runset["filters"]) and '["a1", "b2"]' in json.dumps(runset["filters"])
     assert "| rank |" in spec and "summary:best/val/loss" in spec and spec.count("config:optimizer.value.lr") > 1
+
+
+def test_metrics_of_the_test_go_by_their_own_name_in_a_report(
+    wandb_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb_workspaces")
+    use(wandb_server, monkeypatch)
+    wandb_server.run("one").project = "tests"
+    save_report(build_report("local", "tests", "test/accuracy", "max", ["optimizer.lr"]))
+    spec = wandb_server.views[0]["spec"]
+    assert "summary:test/accuracy" in spec and "best/test" not in spec and '"val/accuracy"' in spec
 
 
 def test_a_report_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,19 +13,41 @@ from src.experiment import run
 from src.sync import sync
 from src.tracking.answers import read_answers
 from src.tracking.run_folder import RunFolder
+from src.tracking.uploads import find
 from src.tracking.wandb_runs import read_project
 from tests.conftest import ROOT
 from tests.tracking.recording import KEY, use
 
-pytest.importorskip("wandb")
+wandb = pytest.importorskip("wandb")
 pytestmark = [pytest.mark.usefixtures("fresh_wandb"), pytest.mark.slow]
 
 
-@pytest.mark.parametrize("online", [True, False])
+def _trouble(server: Any, when: bytes, what: Callable[[], None]) -> None:
+    """Let something befall a server with the first request that holds some words."""
+    handle = server.handle
+
+    def watched(method: str, path: str, body: bytes) -> Any:
+        if when in path.encode() + body:
+            server.handle = handle
+            what()
+        return handle(method, path, body)
+
+    server.handle = watched
+
+
+@pytest.mark.parametrize(
+    "trouble", [None, "offline", "dies with the first curve", "500 with it", "dies with the tables"]
+)
 def test_a_whole_run_arrives(
-    fast: Callable[..., list[str]], wandb_server: Any, monkeypatch: pytest.MonkeyPatch, online: bool
+    fast: Callable[..., list[str]], wandb_server: Any, monkeypatch: pytest.MonkeyPatch, trouble: str | None
 ) -> None:
-    use(wandb_server, monkeypatch, key=online)
+    """At once, or, where it was recorded offline or the server was in trouble, with a later sync."""
+    use(wandb_server, monkeypatch, key=trouble != "offline")
+    if trouble in ("dies with the first curve", "dies with the tables"):
+        when = b"file_stream" if "curve" in trouble else b"createArtifact("
+        _trouble(wandb_server, when, lambda: threading.Thread(target=wandb_server.die).start())
+    elif trouble == "500 with it":
+        _trouble(wandb_server, b"file_stream", lambda: setattr(wandb_server, "broken", True))
     monkeypatch.chdir(ROOT)
     words = fast("logger=wandb", "callbacks=[gradients,quiet]", "model=cnn", "scheduler=cosine")
     more = [
@@ -34,11 +57,16 @@ def test_a_whole_run_arrives(
         "notes=why",
         "logger.wandb.project=p",
     ]
-    result = run([*words, *more, "trainer.max_epochs=3", "logger.wandb.finish_timeout=100"], verbose=False)
-    if not online:
-        assert not wandb_server.runs
+    patience = 2 if trouble else 100
+    result = run([*words, *more, "trainer.max_epochs=3", f"logger.wandb.finish_timeout={patience}"], verbose=False)
+    if trouble:
+        assert not any(stored.complete for stored in wandb_server.runs.values())
+        wandb.teardown()  # the client's process ends with ours
+        wandb_server.broken = False
+        if wandb_server.http is None:
+            wandb_server.revive()
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        assert sync([result.folder])
+        assert sync([result.folder]) and not list(find([result.folder]))
     folder = RunFolder.open(result.folder)
     (arrived,) = wandb_server.runs.values()
     _facts(arrived, folder)
@@ -51,7 +79,8 @@ def test_a_whole_run_arrives(
         for rows in (read.rows, folder.metrics())
     ]
     assert untimed[0] == untimed[1]
-    assert read.config == folder.config()
+    assert read.config == folder.config() and read.record["status"] == "finished"
+    assert read.answers() == read_answers(folder.path)
     assert read.record["best"] == folder.record["best"] and read.record["final"] == folder.record["final"]
 
 
@@ -95,8 +124,9 @@ def _images(server: Any) -> None:
 
 
 def _model(server: Any, folder: RunFolder) -> None:
-    models = [found for found in server.artifacts.values() if found["artifactTypeName"] == "model"]
-    assert all(model["committed"] for model in models)
+    models = [
+        found for found in server.artifacts.values() if found["artifactTypeName"] == "model" and found["committed"]
+    ]
     (artifact,) = (model for model in models if "best" in {entry["alias"] for entry in model["aliases"]})
     weights = folder.best_checkpoint.read_bytes()
     assert weights in artifact["files"].values()

@@ -42,6 +42,7 @@ def test_a_run_arrives_online(
         "id": run_id,
         "mode": "online",
         "url": f"{wandb_server.url}/local/tests/runs/{run_id}",
+        "complete": True,
     }
     assert {key: run.config[key] for key in CONFIG} == CONFIG
     assert run.values("val/loss") == [3.0, 1.0, 2.0] and run.values("trainer/global_step") == [0, 1, 2]
@@ -169,7 +170,7 @@ def test_a_server_that_dies_on_the_way(
     assert time.monotonic() - started < 10
     assert "finish failed" in caplog.text
     assert sync_hint(loggers) == "python -m src.sync run"
-    folder.interrupt()
+    folder.finish({})
     logger.experiment.finish()
     wandb_server.broken = False
     assert sync([folder.path])

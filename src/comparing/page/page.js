@@ -90,6 +90,7 @@ function axes(svg, box, x, y, names) {
     else svg.append(el("text", { x: at, y: box.bottom + 17, "text-anchor": "middle" }, name));
   }
   svg.append(el("line", { class: "frame", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }));
+  if (names.y) svg.append(el("text", { x: 2, y: box.top - 10 }, names.y));
   if (names.x) svg.append(el("text", { x: (box.left + box.right) / 2, y: box.bottom + 36, "text-anchor": "middle" }, names.x));
 }
 
@@ -212,7 +213,7 @@ function curves(view, state) {
   let drawn = [], x = null, y = null, box = null, cursor = null, at = null;
   function draw() {
     const width = Math.max(300, chart.clientWidth || 900), height = width < 500 ? 300 : 380;
-    box = { left: 62, right: width - 10, top: 10, bottom: height - 44 };
+    box = { left: 62, right: width - 10, top: 28, bottom: height - 44 };
     const name = metric.value;
     drawn = [...state.shown].filter((n) => view.rows[n].curves && view.rows[n].curves[name]).sort((a, b) => a - b).map((n) => ({ number: n, curve: view.rows[n].curves[name], row: view.rows[n] }));
     const values = drawn.flatMap((d) => [...(d.curve.low || d.curve.mean), ...(d.curve.high || d.curve.mean)]).filter(finite).filter((v) => !log.checked || v > 0);
@@ -234,7 +235,7 @@ function curves(view, state) {
     x = scale(Math.min(...epochs), Math.max(...epochs), box.left, box.right, false);
     y = scale(low, high, box.bottom, box.top, log.checked);
     x.ticks = x.ticks.filter(Number.isInteger);
-    axes(svg, box, x, y, { x: "epoch" });
+    axes(svg, box, x, y, { x: "epoch", y: name + (log.checked ? " (log)" : "") });
     if (cut) svg.append(el("text", { x: box.right, y: box.top + 10, "text-anchor": "end" }, "higher values lie above"));
     const inside = (v) => (log.checked && v <= 0 ? null : Math.max(box.top - 4, y(v)));
     const path = (xs, ys) => xs.map((e, i) => (finite(ys[i]) && inside(ys[i]) !== null ? `${i && finite(ys[i - 1]) ? "L" : "M"}${x(e).toFixed(1)},${inside(ys[i]).toFixed(1)}` : "")).join("");
@@ -311,7 +312,7 @@ function curves(view, state) {
 // ---- hyperparameters ----
 
 function response(view, axis, state) {
-  const width = 360, height = 250, box = { left: 58, right: width - 10, top: 10, bottom: height - 56 };
+  const width = 360, height = 264, box = { left: 58, right: width - 10, top: 24, bottom: height - 56 };
   const svg = el("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `${view.metric} against ${axis.key}` });
   const points = view.rows.map((row, number) => ({ row, number, x: axis.values[number], y: row.value })).filter((p) => p.row.rank && finite(p.y) && finite(p.x));
   if (!points.length) return null;
@@ -321,7 +322,7 @@ function response(view, axis, state) {
   const x = places ? scale(-0.5, places.length - 0.5, box.left, box.right, false) : scale(Math.min(...xs), Math.max(...xs), box.left + 8, box.right - 8, axis.log);
   const y = scale(Math.min(...ys), Math.max(...ys), box.bottom - 6, box.top + 6, log);
   if (!places) fewTicks(x, xs);
-  axes(svg, box, x, y, { x: axis.key + (axis.log ? " (log)" : ""), places });
+  axes(svg, box, x, y, { x: axis.key + (axis.log ? " (log)" : ""), y: view.metric + (log ? " (log)" : ""), places });
   const good = goodness(view);
   for (const p of points.reverse()) {
     const text = `${view.metric} ${short(p.y)}\n${p.row.rank}. ${p.row.label}`;
@@ -351,7 +352,7 @@ function parallel(view, state) {
   const all = [...view.axes, { key: view.metric, values: view.rows.map((row) => row.value), names: [], log: view.logMetric }];
   const rows = view.rows.map((row, number) => ({ row, number })).filter(({ row, number }) => row.rank && all.every((axis) => finite(axis.values[number])));
   if (rows.length < 2 || all.length < 3) return null;
-  const width = Math.max(all.length * 150, document.getElementById("main").clientWidth - 74), height = 330, top = 44, bottom = height - 18;
+  const width = Math.max(all.length * 150, document.getElementById("main").clientWidth - 74), height = 340, top = 54, bottom = height - 18;
   const svg = el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Parallel coordinates of ${rows.length} rows over ${all.map((axis) => axis.key).join(", ")}`, style: `min-width:${all.length * 150}px` });
   const at = (i) => 60 + (i * (width - 120)) / (all.length - 1);
   const scales = all.map((axis) => {
@@ -366,7 +367,7 @@ function parallel(view, state) {
     const g = el("g", { "data-row": number });
     const spot = (i) => `${at(i).toFixed(1)},${scales[i](all[i].values[number]).toFixed(1)}`;
     const d = all.map((_, i) => { if (!i) return `M${spot(0)}`; const middle = (at(i - 1) + at(i)) / 2; const [a, b] = [spot(i - 1).split(",")[1], spot(i).split(",")[1]]; return `C${middle.toFixed(1)},${a} ${middle.toFixed(1)},${b} ${spot(i)}`; }).join("");
-    g.append(el("path", { class: "curve", d, stroke: heat(good(row)).fill, "stroke-opacity": rows.length > 60 ? 0.5 : 0.85 }));
+    g.append(el("path", { class: "curve", d, style: `stroke:color-mix(in srgb, var(--accent) ${Math.round(100 * good(row))}%, var(--faint))`, "stroke-opacity": rows.length > 60 ? 0.6 : 0.9 }));
     g.addEventListener("pointermove", (event) => { state.light(number); showTip(`${view.metric} ${short(row.value)}\n${row.rank}. ${row.label}`, event.clientX, event.clientY); });
     g.addEventListener("pointerleave", () => { state.light(null); hideTip(); });
     svg.append(g);
@@ -383,7 +384,7 @@ function parallel(view, state) {
     }
     svg.append(g);
   });
-  return el("div", {}, el("h3", {}, "Parallel coordinates"), el("div", { class: "scroll", style: "border:0;max-height:none", tabindex: 0, role: "region", "aria-label": "Parallel coordinates, scroll sideways" }, svg), el("p", { class: "soft" }, "A line a row; yellow is the best rank, dark violet the last."));
+  return el("div", {}, el("h3", {}, "Parallel coordinates"), el("div", { class: "scroll", style: "border:0;max-height:none", tabindex: 0, role: "region", "aria-label": "Parallel coordinates, scroll sideways" }, svg), el("p", { class: "soft" }, "A line a row; the bluer, the better its rank."));
 }
 
 function heatmap(view) {
@@ -456,12 +457,12 @@ function confusion(found) {
 }
 
 function predictions(found) {
-  const width = 480, height = 400, box = { left: 58, right: width - 10, top: 10, bottom: height - 46 };
+  const width = 480, height = 414, box = { left: 58, right: width - 10, top: 24, bottom: height - 46 };
   const pairs = found.true.flatMap((row, i) => row.map((value, j) => [value, found.predicted[i][j]])).filter(([a, b]) => finite(a) && finite(b));
   const all = pairs.flat(), low = Math.min(...all), high = Math.max(...all);
   const x = scale(low, high, box.left, box.right, false), y = scale(low, high, box.bottom, box.top, false);
   const svg = el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Predictions against truth, ${pairs.length} numbers` });
-  axes(svg, box, x, y, { x: "truth (predictions upwards)" });
+  axes(svg, box, x, y, { x: "truth", y: "prediction" });
   svg.append(el("line", { class: "cursor", x1: x(low), y1: y(low), x2: x(high), y2: y(high) }));
   for (const [a, b] of pairs) svg.append(el("circle", { cx: x(a).toFixed(1), cy: y(b).toFixed(1), r: 3, fill: colour(0), "fill-opacity": 0.55 }));
   return el("div", {}, el("h3", {}, "Predictions against truth, test split"), svg);
