@@ -55,7 +55,7 @@ def test_a_wrong_setting_is_refused(fast: Words) -> None:
     assert sweep.returncode == 2 and "hydra.launcher.fuse=allways" in output and "always" in output
 
 
-LONG = ["trainer.max_epochs=15", "trainer.limit_train_batches=5", "callbacks.checkpoints.pause=0"]
+LONG = ["trainer.max_epochs=25", "trainer.limit_train_batches=5", "callbacks.checkpoints.pause=0"]
 
 
 def test_killed_and_stopped_it_comes_to_the_same(fast: Words, tmp_path: Path) -> None:
