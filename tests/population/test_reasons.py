@@ -1,48 +1,60 @@
-"""Why runs cannot be trained as one, told from their configs."""
+"""Models that do a step in a way of their own are not trained as one: what they wrote would silently not be called."""
 
-from collections.abc import Callable
-from functools import cache
+from typing import Any
 
+import lightning as L
 import pytest
+from torch import Tensor
 
-from src.config.check import check
-from src.config.compose import compose
-from src.config.schema import Config
-from src.population.reasons import reason
+from src.batches import Batch
+from src.models.cnn import CNN
+from src.models.mlp import MLP
+from src.models.mlp_scratch import MlpScratch
+from src.models.recurrent import Recurrent
+from src.models.resnet import ResNet
+from src.models.transformer import Transformer
+from src.population.reasons import own_step
 
 
-@cache
-def config(words: tuple[str, ...]) -> Config:
-    return check(compose(words))
+class Own(MLP):
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return 2 * super().training_step(batch, batch_idx)
+
+
+class Forward(MLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class Carrying(Recurrent):
+    def outputs_of(self, batch: Batch, split: str) -> Tensor:
+        return 2 * super().outputs_of(batch, split)
+
+
+class Moving(L.LightningDataModule):
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch
+
+
+@pytest.mark.parametrize("model", [MLP, CNN, ResNet, Recurrent, Transformer, Forward])
+def test_our_models_and_a_forward_pass_of_its_own_have_none(model: type[MLP]) -> None:
+    assert own_step(model) is None
+
+
+def test_what_would_not_be_called_is_named() -> None:
+    assert own_step(MlpScratch) == "MlpScratch.losses"
+    assert own_step(Own) == "Own.training_step"
+    assert own_step(Carrying) == "Carrying.outputs_of"
+    assert own_step(MLP, Moving) == "Moving.on_after_batch_transfer"
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "why"),
+    "hook",
     [
-        (["seed=1"], ["seed=2"], None),
-        (["optimizer.lr=0.1"], ["optimizer.betas=[0.5,0.9]", "optimizer.eps=0.1"], None),
-        (["regularization=[dropout,l2,label_smoothing,gradient_clipping]"], [], None),
-        (["scheduler=cosine"], ["scheduler=step"], None),
-        ([], ["optimizer=adamw"], "optimizer._target_ differs: torch.optim.Adam and torch.optim.AdamW"),
-        ([], ["optimizer.amsgrad=true"], "optimizer.amsgrad differs: False and True"),
-        ([], ["model.activation=relu"], "model.activation differs: tanh and relu"),
-        ([], ["datamodule.batch_size=16"], "datamodule.batch_size differs"),
-        (["trainer.accumulate_grad_batches=2"], [], "trainer.accumulate_grad_batches=2 adds gradients up"),
-        ([], ["trainer.precision=bf16-mixed"], "trainer.precision=bf16-mixed"),
-        (["regularization=mixup"], [], "regularization.mixup_alpha=0.2 mixes"),
-        ([], ["regularization=augmentation"], "regularization.augmentation.rotation"),
-        ([], ["regularization=ema"], "regularization.ema_decay"),
-        (["model=mlp_scratch"], [], "model=mlp_scratch"),
-        (
-            ["model=lstm", "datamodule=tiny_shakespeare", "datamodule.carry_state=true"],
-            [],
-            "datamodule.carry_state=true",
-        ),
+        *("validation_step", "test_step", "outputs_of", "losses", "configure_optimizers", "lr_scheduler_step"),
+        *("on_train_batch_start", "on_after_backward", "on_validation_batch_end", "on_fit_start", "on_load_checkpoint"),
     ],
-    ids=str,
 )
-def test_the_reason_names_the_key_and_the_value(
-    complete: Callable[..., list[str]], one: list[str], other: list[str], why: str | None
-) -> None:
-    found = reason([config(tuple(complete(*words))) for words in (one, other)])
-    assert found is None if why is None else found is not None and found.startswith(why)
+def test_every_hook_that_a_group_leaves_out_counts(hook: str) -> None:
+    own = type("Own", (MLP,), {hook: lambda self, *arguments: None})
+    assert own_step(own) == f"Own.{hook}"

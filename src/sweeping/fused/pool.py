@@ -93,8 +93,8 @@ class FusedPool(LocalPool):
 
     def wait(self, timeout: float) -> list[Event]:
         events: list[Event] = []
-        while self._backlog and self._stopping:
-            events.append(Ended(self._backlog.popleft().number, "interrupted"))
+        while self._stopping and (waiting := self._gathered or self._backlog):
+            events.append(Ended(waiting.pop().number, "interrupted"))
         while self._backlog and super().room(self._backlog[0]):
             super().start(self._backlog.popleft())
         for event in super().wait(0 if events else timeout):

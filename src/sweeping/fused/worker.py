@@ -17,7 +17,7 @@ from src.datamodules.base import DataModule
 from src.datamodules.memory import available_memory
 from src.errors import UserError
 from src.experiment import build_trainer, prepared_data, seeded_model
-from src.population.reasons import reason
+from src.population.reasons import own_step
 from src.sweeping.fused.data import order_problem
 from src.sweeping.fused.logs import MembersLog
 from src.sweeping.fused.member import Member
@@ -93,14 +93,15 @@ def _parts(assignment: Assignment, send: Send) -> None:
         if len(jobs) == 1:
             send(Declined(jobs[0].number, f"no other job of its group is at step {step}"))
             continue
-        if problem := reason([job.config for job in jobs]):
-            _decline(jobs, problem, send)
-            continue
         datamodule = prepared_data(jobs[0].config)
         if problem := order_problem(datamodule, [job.config.datamodule.seed for job in jobs]):
             _decline(jobs, problem, send)
             continue
-        size = min(len(jobs), _room(seeded_model(jobs[0].config, datamodule)))
+        model = seeded_model(jobs[0].config, datamodule)
+        if (hook := own_step(type(model), type(datamodule))) is not None:
+            _decline(jobs, f"{hook} would not be called for jobs that are trained as one", send)
+            continue
+        size = min(len(jobs), _room(model))
         if assignment.fuse == "auto" and size > 1:
             measured = trial([job.config for job in jobs[:size]], datamodule)
             size = measured.size

@@ -1,6 +1,6 @@
 """How the pool deals with groups, over processes that only pretend."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,20 @@ def test_nothing_starts_after_ctrl_c(begun: FusedPool, processes: Pretended, die
     events = [event for _ in range(3) for event in begun.wait(0)]
     assert {event.number for event in events if isinstance(event, Ended)} == {1, 2, 3}
     assert len(processes.started) == 1
+
+
+@pytest.mark.parametrize("order", [lambda pool: pool.stop(STOP), FusedPool.kill], ids=["stop", "kill"])
+def test_what_waits_ends_with_ctrl_c(processes: Pretended, tmp_path: Path, order: Callable[[FusedPool], None]) -> None:
+    """Jobs of a group that is not complete, and such as were to go on alone: the sweep would wait for them forever."""
+    pool = FusedPool(2, (), 1, 1, fuse="always", members=64)
+    pool._group_of, pool._sizes = dict.fromkeys((1, 2, 3), -1), {-1: 3}
+    for number in (1, 2):
+        pool.start(Assignment(number, {}, tmp_path / str(number), ()))
+    pool._backlog.append(Assignment(4, {}, tmp_path / "4", ()))
+    order(pool)
+    events = pool.wait(0)
+    assert {event.number for event in events} == {1, 2, 4} and {event.status for event in events} == {"interrupted"}
+    assert processes.started == [] and pool.wait(0) == []
 
 
 def test_a_search_that_learns_fuses_nothing(processes: Pretended, tmp_path: Path) -> None:
