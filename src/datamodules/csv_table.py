@@ -268,7 +268,7 @@ class CSV(DataModule):
             lines = list(csv.reader(io.StringIO(given))) or [[]]
         except csv.Error as error:
             raise UserError(f"input '{given[:60]}': this is no CSV: {error}") from error
-        rows = []
+        rows: list[Row] = []
         for cells in lines:
             where = f"input '{','.join(cells)[:60]}'"
             if len(cells) != len(names):
