@@ -35,7 +35,8 @@ def _measured(path: Path, split: str, overrides: Sequence[str]) -> tuple[dict[st
         raise UserError(f"split={split}: {nearest(split, SPLITS)}")
     if not path.is_file():
         RunFolder.open(path)  # a wrong path is answered before torch is loaded
-    whole = any(change.startswith("datamodule.path=") for change in overrides)
+    changed = {change.partition("=")[0] for change in overrides}
+    whole = "datamodule.path" in changed and "datamodule.test_path" not in changed
     if whole and split != "test":
         raise UserError(f"split={split}: the file that datamodule.path names is measured as a whole, as test")
     from src.experiment import load, measure

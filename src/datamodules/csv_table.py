@@ -263,18 +263,21 @@ class CSV(DataModule):
     def _typed(self, given: str) -> list[Row]:
         """Return the rows of an input that a person typed, one a line."""
         assert self.columns is not None
-        where, names = f"input '{given[:60]}'", self.columns.names
+        names = self.columns.names
         try:
             lines = list(csv.reader(io.StringIO(given))) or [[]]
         except csv.Error as error:
-            raise UserError(f"{where}: this is no CSV: {error}") from error
+            raise UserError(f"input '{given[:60]}': this is no CSV: {error}") from error
+        rows: list[Row] = []
         for cells in lines:
+            where = f"input '{','.join(cells)[:60]}'"
             if len(cells) != len(names):
                 raise UserError(
                     f"{where}: {len(cells)} columns where {len(names)} are expected: {', '.join(names[:40])}"
                 )
-        known = [["" if self._is_missing(cell) else cell.strip() for cell in cells] for cells in lines]
-        return [(where, dict(zip(names, cells, strict=True))) for cells in known]
+            known = ("" if self._is_missing(cell) else cell.strip() for cell in cells)
+            rows.append((where, dict(zip(names, known, strict=True))))
+        return rows
 
     def _warn_of_strange_keys(self, file: str, rows: Sequence[Row]) -> None:
         """Name the keys of rows that lack a feature: they may be meant for it."""
