@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from src.batches import Batch
+from src.errors import option_name
 from src.models.base import Model
 from src.tracking.closing import shown
 from src.tracking.console import number, show
@@ -130,9 +131,14 @@ def compare(folder: RunFolder) -> None:
         show(f"picture: {shown(save_picture(sweep, KEY, _picture(runs)))}")
 
 
+def _source(config: dict[str, Any]) -> str:
+    """Return the name of the data whatever their lag, which options such as adding_long set."""
+    return option_name(config["datamodule"]["_target_"])
+
+
 def _data(config: dict[str, Any]) -> str:
     data = config["datamodule"]
-    return str(data["name"]) + (f", lag {data['lag']}" if "lag" in data else "")
+    return _source(config) + (f", lag {data['lag']}" if "lag" in data else "")
 
 
 def _picture(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> "Figure":
@@ -142,17 +148,17 @@ def _picture(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> "Figure":
     points: dict[str, dict[str, list[tuple[Any, float]]]] = {}
     trivial: dict[str, float] = {}
     for config, record in runs:
-        data, model = config["datamodule"], config["model"]["name"]
-        point = data.get("lag", model), record[KEY]["test"]["test/loss"]
-        points.setdefault(data["name"], {}).setdefault(model, []).append(point)
-        trivial[data["name"]] = record[KEY]["trivial"]
+        data, model = _source(config), config["model"]["name"]
+        point = config["datamodule"].get("lag", model), record[KEY]["test"]["test/loss"]
+        points.setdefault(data, {}).setdefault(model, []).append(point)
+        trivial[data] = record[KEY]["trivial"]
     colours = {model: f"C{place}" for place, model in enumerate(dict.fromkeys(run[0]["model"]["name"] for run in runs))}
     figure = Figure(figsize=(1 + 4 * len(points), 4), layout="constrained")
     for axis, (data, models) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
         for model, found in models.items():
             axis.plot(*zip(*found, strict=True), marker="o", label=model, color=colours[model])
         axis.axhline(trivial[data], color="grey", linestyle="--", label="trivial answer")
-        against_lag = any("lag" in config["datamodule"] for config, _ in runs if config["datamodule"]["name"] == data)
+        against_lag = any("lag" in config["datamodule"] for config, _ in runs if _source(config) == data)
         axis.set(xlabel="lag" if against_lag else "", ylabel="test loss", title=data)
         losses = [loss for found in models.values() for _, loss in found]
         if trivial[data] > 10 * min(losses):
