@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from src.batches import Batch
 from src.models.base import Model
 from src.population.clipping import Clipping
-from src.population.optimizers import Optimization
+from src.population.optimization import Optimization
 from src.population.stacks import Matrix, Stack, problem_of
 from src.population.template import Template, others, trained
 

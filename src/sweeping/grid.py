@@ -23,8 +23,8 @@ SHOWN_PROBLEMS = 10
 """After so many no further points are looked at."""
 SPEAKS_EVERY = 5.0
 """Seconds between two lines that say how many points are checked."""
-REMEMBERED = 256
-"""Combinations of options that are kept composed."""
+REMEMBERED, REMEMBERED_WORDS = 256, 10_000
+"""Combinations of options that are kept composed, and words that are kept parsed."""
 
 
 class Composer:
@@ -44,11 +44,10 @@ class Composer:
         self._loader = loader
         self._master = master
         self._name = name
-        self._words: dict[str, Override] = {}
-        self._plain: set[str] = set()
+        self._words: dict[str, tuple[Override, bool]] = {}
         self._templates: dict[tuple[bool, tuple[str, ...]], Template] = {}
         words = [word for word in master.hydra.overrides.task if not word.startswith("sweep.")]
-        self._shared = [word for word in words if not self._parsed(word).is_sweep_override()]
+        self._shared = [word for word in words if not self._parsed(word)[0].is_sweep_override()]
         self._shared_options = self._taken_apart(self._shared)[0]
 
     def config(self, words: Sequence[str]) -> Config:
@@ -80,27 +79,30 @@ class Composer:
         return self._template(whole, options).resolved(changes)
 
     def _taken_apart(self, words: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[str, Any]]]:
-        """Return the words that choose options, and the keys that are set beside, with their values."""
+        """Return the words that only Hydra can answer, and the keys that are set beside, with their values."""
         options: list[str] = []
         changes: list[tuple[str, Any]] = []
-        taken: list[str] = []
+        later: list[str] = []  # keys that Hydra changes after those before them
         for word in reversed(words):
-            override = self._parsed(word)
-            key = override.key_or_group
-            if word in self._plain and not any(_overlap(key, other) for other in taken):
-                changes.append((key, override.value()))
-            else:
-                options.append(word)
-                taken.append(key)
-        return tuple(reversed(options)), changes[::-1]
-
-    def _parsed(self, word: str) -> Override:
-        if word not in self._words:
-            override = self._words[word] = OverridesParser.create().parse_override(word)
+            override, is_choice = self._parsed(word)
             key = override.key_or_group
             own = key.partition(".")[0] == "sweep"  # which is put into its place afterwards
-            if is_plain(override) and not own and not self._loader.repository.group_exists(key):
-                self._plain.add(word)
+            if not is_choice and not own and is_plain(override) and not any(_overlap(key, other) for other in later):
+                changes.append((key, override.value()))
+                continue
+            options.append(word)
+            if not is_choice:
+                later.append(key)
+        return tuple(reversed(options)), changes[::-1]
+
+    def _parsed(self, word: str) -> tuple[Override, bool]:
+        """Return a word as Hydra reads it, and whether it chooses an option, which comes before all keys."""
+        if word not in self._words:
+            if len(self._words) == REMEMBERED_WORDS:
+                self._words.clear()
+            override = OverridesParser.create().parse_override(word)
+            is_group = self._loader.repository.group_exists(override.key_or_group)
+            self._words[word] = override, is_group and not isinstance(override.value(), dict)
         return self._words[word]
 
     def _template(self, whole: bool, options: tuple[str, ...]) -> Template:

@@ -22,7 +22,9 @@ MODELS = [
 
 
 def numbers_of(optimizer: str) -> list[list[str]]:
-    """Return other settings of every number of an optimizer for each member."""
+    """Return other settings of every number of an optimizer for each member; rates are at most the option's, as at
+    larger ones the rounding errors of single runs grow too.
+    """
     from src.config.compose import compose
 
     option = compose(["model=mlp", f"optimizer={optimizer}"]).optimizer
@@ -34,8 +36,10 @@ def numbers_of(optimizer: str) -> list[list[str]]:
             elif key == "weight_decay":
                 words.append(f"regularization.weight_decay={(0.01, 0.0, 0.1)[member]}")
                 words.append(f"regularization.decay_norms_and_biases={('true', 'true', 'false')[member]}")
+            elif key == "lr":
+                words.append(f"optimizer.lr={value / (1 + member)}")
             elif isinstance(value, float) and value:
-                grows = key in ("lr", "eps", "lr_decay", "final_lr", "gamma", "momentum_decay")
+                grows = key in ("eps", "lr_decay", "final_lr", "gamma", "momentum_decay")
                 words.append(f"optimizer.{key}={value * (1 + member) if grows else value - 0.05 * member}")
     return each
 
@@ -154,3 +158,28 @@ def schedules_of(optimizer: Optimizer, model: Model) -> list[LRScheduler]:
 )
 def test_what_a_model_may_be_asked_for(twins: Callable[..., Twins], words: list[str], each: list[list[str]]) -> None:
     train(twins(*words, each=each), 20)
+
+
+@pytest.mark.parametrize(
+    ("words", "each"),
+    [
+        ("momentum optimizer.dampening=0.1", ["optimizer.momentum=0.0", "optimizer.momentum=0.5", "optimizer.lr=0.01"]),
+        (
+            "rmsprop optimizer.centered=true",
+            ["optimizer.momentum=0.0", "optimizer.momentum=0.9", "optimizer.alpha=0.8"],
+        ),
+        ("adam optimizer.amsgrad=true", [f"regularization.weight_decay={value}" for value in (0.0, 0.1, 0.01)]),
+        ("adabound optimizer.ams_bound=true optimizer.weight_decouple=true", ["regularization.weight_decay=0.1"] * 3),
+        ("nadam optimizer.decoupled_weight_decay=true", ["regularization.weight_decay=0.1"] * 3),
+        ("radam optimizer.decoupled_weight_decay=true", ["regularization.weight_decay=0.1"] * 3),
+        ("lion optimizer.weight_decouple=false", ["regularization.weight_decay=0.1"] * 3),
+        (
+            "adagrad optimizer.initial_accumulator_value=0.1",
+            [f"optimizer.lr_decay={value}" for value in (0.0, 0.1, 0.2)],
+        ),
+        ("momentum_textbook optimizer.nesterov=true", [f"optimizer.momentum={value}" for value in (0.9, 0.5, 0.0)]),
+    ],
+    ids=str,
+)
+def test_what_an_optimizer_may_be_asked_for(twins: Callable[..., Twins], words: str, each: list[str]) -> None:
+    train(twins("model=mlp", *f"optimizer={words}".split(), each=[[word] for word in each]), 12)

@@ -102,6 +102,14 @@ def random_points(composer: Composer, count: int, seed: int) -> Iterator[list[st
         yield [*base[:place], *words, *base[place:]]
 
 
+def test_keys_may_stand_before_the_options_that_have_them(composer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, composed = composer(), []
+    by_hydra = made._composed
+    monkeypatch.setattr(made, "_composed", lambda words: composed.append(words) or by_hydra(words))
+    rates = [made.resolved([f"optimizer.lr={lr}", "optimizer=adamw"])["optimizer"]["lr"] for lr in (0.1, 0.2, 0.3)]
+    assert rates == [0.1, 0.2, 0.3] and composed == [("optimizer=adamw",)]
+
+
 @pytest.mark.parametrize("count", [15, pytest.param(300, marks=pytest.mark.slow)])
 def test_random_words_are_composed_as_hydra_would(composer: Make, count: int) -> None:
     made = composer(*BASES[1], "seed=3", "optimizer.lr=1,2", "sweep.name=other")
