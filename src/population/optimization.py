@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _get_scalar_dtype
 
 from src.population.optimizers import RULES, Now, optimizer_problem
-from src.population.stacks import Matrix
+from src.population.stacks import Matrix, kept
 
 
 class Optimization:
@@ -144,6 +144,8 @@ class Optimization:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these members [M], after `matrix` did; what the others remember stays theirs."""
+        states = [[t for own in o.state.values() for t in own.values() if torch.is_tensor(t)] for o in self.optimizers]
+        kept(states, rows)
         self.optimizers = [self.optimizers[row] for row in rows.tolist()]
         self._columns = [self._columns[row] for row in rows.tolist()]
         self.first = self.first[rows]

@@ -27,17 +27,19 @@ class Population:
         models: K of them, alike in everything that has a shape; rates of dropping, label smoothing and clipping may
             differ.
         optimizers: of each model, after anything was loaded into them; alike in their kind.
+        numbers: by which the members are called, increasing; None: their places.
 
     Raises:
         ValueError: if they cannot be trained as one.
     """
 
-    def __init__(self, models: Sequence[Model], optimizers: Sequence[Optimizer]) -> None:
+    def __init__(
+        self, models: Sequence[Model], optimizers: Sequence[Optimizer], numbers: Sequence[int] | None = None
+    ) -> None:
         if problem := problem_of(models):
             raise ValueError(problem)
-        self.models, self.optimizers = list(models), list(optimizers)
-        self.members = tuple(range(len(models)))
-        """The original numbers of the members that are trained: row r of all that is stacked is member members[r]."""
+        self.members = tuple(range(len(models)) if numbers is None else numbers)
+        """The numbers of the members that are trained: row r of all that is stacked is member members[r]."""
         self._template = Template(models)
         self._matrix = Matrix(self._template.trained, [trained(model) for model in models])
         self._others = Stack(self._template.others, [[t for _, t in others(model)] for model in models])
@@ -49,20 +51,13 @@ class Population:
             model.register_state_dict_post_hook(_copied_weights)
             optimizer.register_state_dict_post_hook(_copied_state)
 
-    @property
-    def alive(self) -> Tensor:
-        """[K] True for members that are still trained."""
-        alive = torch.zeros(len(self.models), dtype=torch.bool)
-        alive[list(self.members)] = True
-        return alive
-
     def keep(self, members: Sequence[int]) -> None:
         """Go on with some of the members; the others keep their weights and states as they are, and cost nothing.
 
         Those that go on are trained as if nothing had been; where they drop, they draw other masks for being fewer.
 
         Args:
-            members: original numbers, increasing, of members that are still trained.
+            members: numbers, increasing, of members that are still trained.
         """
         rows = torch.tensor([self.members.index(member) for member in members])
         self.members = tuple(members)

@@ -1,14 +1,29 @@
 """Tensors of several members in one, of which the members' own are views."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Tensors = TypeVar("Tensors", bound=Sequence[Tensor])
 
 
 def rebind(tensor: Tensor, view: Tensor) -> None:
     """Let a member's tensor be a view of a stack; it keeps its identity, by which optimizers know it."""
     tensor.data = view
+
+
+def kept(members: Sequence[Tensors], rows: Tensor) -> list[Tensors]:
+    """Return the tensors of the members that go on [M]; those of the others get memory of their own, as views of a stack
+    would keep all of it.
+    """
+    staying = rows.tolist()
+    for row, tensors in enumerate(members):
+        if row not in staying:
+            for tensor in tensors:
+                rebind(tensor, tensor.detach().clone())
+    return [members[row] for row in staying]
 
 
 class Matrix:
@@ -42,7 +57,7 @@ class Matrix:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these members [M]; what the others have stays theirs."""
-        self.members = [self.members[row] for row in rows.tolist()]
+        self.members = kept(self.members, rows)
         self.theta, self.g = self.theta[rows], self.g[rows]
         self.gradients = self.split(self.g)
         self._bind()
@@ -71,7 +86,7 @@ class Stack:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these members [M]; what the others have stays theirs."""
-        self.members = [self.members[row] for row in rows.tolist()]
+        self.members = kept(self.members, rows)
         self.tensors = {name: tensor[rows] for name, tensor in self.tensors.items()}
         self._bind()
 

@@ -113,17 +113,24 @@ class Group:
     def set_up(self) -> None:
         """Make optimizers and schedules, and stack everything."""
         plugin, device = self.trainer.precision_plugin, self.trainer.strategy.root_device
-        for member, checkpoint in zip(self.members, self._checkpoints, strict=True):
+        checkpoints = dict(zip(self.members, self._checkpoints, strict=True))
+
+        def set_up(member: Member) -> None:
             plugin.convert_module(member.model)
             member.model.to(device)
-            with self._log.about(member.folder):
-                member.set_up(checkpoint)
-        self._checkpoints = []
-        self.population = Population([m.model for m in self.members], [m.optimizer for m in self.members])
+            member.set_up(checkpoints.pop(member))
+
+        self.each(set_up)
+        self._checkpoints, living = [], self.living
+        if not living:
+            raise RuntimeError("no member could be set up")
+        places = [self.members.index(member) for member in living]
+        self.population = Population([m.model for m in living], [m.optimizer for m in living], places)
+        self.loader.keep(places)
         with plugin.forward_context():  # metrics add up in the models' precision
             self._measuring = Measuring(self.members)
         before = _drawn(device)
-        for member in self.members:
+        for member in living:
             member.join(self._loops, lambda: self._too_soon, lambda: not torch.equal(before, _drawn(device)))
 
     def _loops(self) -> dict[str, Any]:

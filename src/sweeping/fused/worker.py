@@ -30,6 +30,7 @@ from src.tracking.load_checkpoint import load_checkpoint
 from src.tracking.run_folder import RunFolder
 from src.tracking.stopping import stop_request
 from src.tracking.summary import summarize
+from src.tracking.wandb_access import first_line
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +75,8 @@ def together(assignment: Assignment, orders: Orders) -> Ended:
         return Ended(assignment.number, orders.outcome)
     except Exception as error:
         traceback.print_exc()
-        first = next(iter(str(error).splitlines()), "")
         for number in list(left):
-            send(Declined(number, f"training them as one failed: {type(error).__name__}: {first}"))
+            send(Declined(number, f"training them as one failed: {type(error).__name__}: {first_line(error)}"))
         return Ended(assignment.number, "failed", _traceback(error))
     return Ended(assignment.number, "finished")
 
@@ -86,8 +86,12 @@ def _parts(assignment: Assignment, send: Send) -> None:
     configs = _configs([member.config for member in assignment.members])
     parts: dict[int, list[_Job]] = defaultdict(list)
     for member, config in zip(assignment.members, configs, strict=True):
-        folder = begun(member.folder)
-        state = load_checkpoint(folder.last_checkpoint) if folder and folder.has_checkpoint("last") else None
+        try:
+            folder = begun(member.folder)
+            state = load_checkpoint(folder.last_checkpoint) if folder and folder.has_checkpoint("last") else None
+        except Exception as error:  # on its own it fails as any run does
+            send(Declined(member.number, first_line(error)))
+            continue
         parts[state["global_step"] if state else 0].append(_Job(member, config, folder, state))
     for step, jobs in sorted(parts.items()):
         if len(jobs) == 1:
@@ -160,20 +164,28 @@ def _train(jobs: Sequence[_Job], datamodule: DataModule, send: Send) -> None:
         try:
             summary = summarize(seeded_model(config, datamodule), next(iter(datamodule.loader("train"))))
             facts = {"parameters": summary.parameters, "multiply_adds": summary.multiply_adds}
+            ready: list[_Job] = []
             for job in jobs:
-                folders.append(_opened(job, datamodule, facts))
+                try:
+                    folders.append(_opened(job, datamodule, facts))
+                except Exception as error:  # on its own it fails as any run does
+                    send(Declined(job.number, first_line(error)))
+                    continue
                 records.add(folders[-1])
+                ready.append(job)
+            if not ready:
+                return
             datamodule.say_where()
-            log.info("steps: as one with those of %d other jobs, src/sweeping/fused", len(jobs) - 1)
+            log.info("steps: as one with those of %d other jobs, src/sweeping/fused", len(ready) - 1)
             trainer = build_trainer(config)
-            for job, folder in zip(jobs, folders, strict=True):
+            for job, folder in zip(ready, folders, strict=True):
                 reporter = Reporter(job.number, send)
                 members.append(Member(job.number, job.config, folder, datamodule, trainer, [reporter]))
             group = Group(
                 members,
                 trainer,
                 datamodule,
-                [job.state for job in jobs],
+                [job.state for job in ready],
                 records,
                 failed=lambda member, error: send(Ended(member.number, "failed", _traceback(error))),
                 ended=lambda member: send(Ended(member.number, "finished")),
@@ -183,14 +195,14 @@ def _train(jobs: Sequence[_Job], datamodule: DataModule, send: Send) -> None:
             for member in members:
                 if not member.gone:
                     member.interrupt()
-            for folder in folders:
-                if folder.record["status"] == "running":
-                    folder.interrupt()
             raise KeyboardInterrupt from stop
         finally:
             for member in members:
                 if not member.gone:
                     member.close(1)
+            for folder in folders:  # they go on another time, or on their own
+                if folder.record["status"] == "running":
+                    folder.interrupt()
 
 
 def _opened(job: _Job, datamodule: DataModule, facts: dict[str, Any]) -> RunFolder:
