@@ -246,7 +246,8 @@ class Member:
             if outputs is not None:
                 model.meters["test"] = meter
             self.call("on_test_epoch_end")
-            dtype = torch.get_default_dtype()  # Lightning rounds what is logged in a test
+            with trainer.precision_plugin.forward_context():
+                dtype = torch.get_default_dtype()  # Lightning rounds what is logged in a test
             tested = {name: float(value.to(dtype)) for name, value in model.measured("test").items()}
             self.call("on_test_end")
         for logger in trainer.loggers:

@@ -1,8 +1,11 @@
 """A few steps of both ways, before a group is trained: is it faster as one, and how many members at a time?"""
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -16,8 +19,9 @@ from src.population.population import Population
 from src.sweeping.fused.data import StackedLoader
 from src.tracking.closing import log_to
 
-STEPS = 3
-"""Timed steps of each way, after one that is not; the fastest counts."""
+STEPS, MOST_STEPS, SECONDS = 5, 50, 0.5
+"""Timed steps of each way, in turns, after one that is not: at least, and at most, and in between as many as there is time
+for. The fastest counts."""
 FEW = 8
 """Members of the smaller group that is tried."""
 CLEAR = 3.0
@@ -57,8 +61,38 @@ class Trial:
         return f"{'; '.join(parts)}: {'one by one' if size == 1 else f'trained as one, {size} at a time'}"
 
 
+def fastest(steps: Sequence[Callable[[], object]], clock: Callable[[], float]) -> list[float]:
+    """Return the least seconds that each step takes; they are taken in turns, so that what disturbs one disturbs all.
+
+    Args:
+        steps: to be timed.
+        clock: tells the seconds.
+    """
+    taken: list[list[float]] = [[] for _ in steps]
+    for step in steps:
+        step()
+    began = clock()
+    while len(taken[0]) < STEPS or (len(taken[0]) < MOST_STEPS and clock() - began < SECONDS):
+        for step, seconds in zip(steps, taken, strict=True):
+            before = clock()
+            step()
+            seconds.append(clock() - before)
+    return [min(seconds) for seconds in taken]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Several threads wait for each other, the longer the busier the machine is, and no clock can tell that from work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def trial(configs: Sequence[Config], datamodule: DataModule) -> Trial:
-    """Time a few steps on models that are thrown away.
+    """Time a few steps on models that are thrown away: on a processor in one thread, by the time that it works.
 
     Args:
         configs: of the members.
@@ -67,8 +101,7 @@ def trial(configs: Sequence[Config], datamodule: DataModule) -> Trial:
     with log_to(None, quiet=True):  # no run has begun whose log it would be
         trainer = build_trainer(configs[0])
     plugin, device = trainer.precision_plugin, trainer.strategy.root_device
-    alone_on_core = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone_on_core else time.perf_counter  # others may use the core too
+    clock = time.process_time if device.type == "cpu" else time.perf_counter  # others may use the processor too
 
     def made(config: Config) -> Model:
         model = plugin.convert_module(seeded_model(config, datamodule))
@@ -80,40 +113,42 @@ def trial(configs: Sequence[Config], datamodule: DataModule) -> Trial:
         batch = plugin.convert_input(next(iter(loader)))
         return trainer.strategy.batch_to_device(batch), loader.stacked
 
-    def seconds(step: Callable[[], object]) -> float:
-        taken = []
-        for _ in range(STEPS + 1):
-            began = clock()
+    def waited_for(step: Callable[[], object]) -> Callable[[], None]:
+        def whole() -> None:
             with plugin.forward_context():
                 step()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            taken.append(clock() - began)
-        return min(taken[1:])
+
+        return whole
 
     first = made(configs[0])
     optimizer = build_optimizer(first, configs[0])
     batch, _ = batch_of(1)
+    knobs = configs[0].regularization
 
     def alone() -> None:
-        losses = first.losses(first(*batch.inputs), batch.targets, configs[0].regularization.label_smoothing)
+        losses = first.losses(first(*batch.inputs), batch.targets, knobs.label_smoothing)
         optimizer.zero_grad()
         losses.mean().backward()  # type: ignore[no-untyped-call]
-        if (limit := configs[0].regularization.gradient_clip_norm) is not None:
-            torch.nn.utils.clip_grad_norm_(first.parameters(), limit)
+        if knobs.gradient_clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(first.parameters(), knobs.gradient_clip_norm)
+        elif knobs.gradient_clip_value is not None:
+            torch.nn.utils.clip_grad_value_(first.parameters(), knobs.gradient_clip_value)
         optimizer.step()
 
-    single, together = seconds(alone), {}
-    models = [made(config) for config in configs]
+    single, together = math.inf, {}
     for size in sorted({min(FEW, len(configs)), len(configs)}, reverse=True):
-        group = models[:size]
-        optimizers = [build_optimizer(model, config) for model, config in zip(group, configs, strict=False)]
-        stacked_batch, stacked = batch_of(size)
         try:
-            population = Population(group, optimizers)
-            together[size] = seconds(lambda p=population, b=stacked_batch, s=stacked: p.step(b, stacked=s))  # type: ignore[misc]
+            models = [made(config) for config in configs[:size]]
+            optimizers = [build_optimizer(model, config) for model, config in zip(models, configs, strict=False)]
+            population, (stacked_batch, stacked) = Population(models, optimizers), batch_of(size)
+            as_one = partial(population.step, stacked_batch, stacked=stacked)
+            with _one_thread():
+                once, together[size] = fastest([waited_for(alone), waited_for(as_one)], clock)
         except torch.OutOfMemoryError:
             continue
+        single = min(single, once)
         if single * size > CLEAR * together[size]:
             break
     return Trial(single, together)

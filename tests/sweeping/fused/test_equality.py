@@ -20,7 +20,7 @@ def assert_same_runs(found: Both, bound: float) -> None:
             assert_alike(checkpoint(alone, name), checkpoint(member, name), bound, name)
         assert_alike(rows(alone), rows(member), max(bound, ROUNDED), "metrics.jsonl")
         for one, other in zip(rows(alone), rows(member), strict=True):
-            for key in {"train/loss", "val/loss"} & set(one):
+            for key in {"train/loss", "val/loss", "test/loss"} & set(one):
                 assert other[key] == pytest.approx(one[key], rel=bound, abs=bound)
         assert_alike(record(alone), record(member), max(bound, ROUNDED), "run.json")
         answers = [json.loads((folder / "answers.json").read_text()) for folder in (alone, member)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.sweeping.fused.timing import Trial
+from src.sweeping.fused.timing import STEPS, Trial, fastest
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,17 @@ def test_the_numbers_are_told() -> None:
     assert said.endswith("trained as one, 8 at a time")
     assert str(Trial(0.001, {8: 0.02})).endswith("one by one")
     assert "no room" in str(Trial(0.001, {}))
+
+
+def test_a_busy_machine_is_not_taken_for_a_slow_way() -> None:
+    """One of the ways is held up in all but its last step, and what is timed once more is the first step of none."""
+    now, calls = 0.0, {"quick": 0, "held up": 0}
+
+    def step(name: str, seconds: float) -> None:
+        nonlocal now
+        calls[name] += 1
+        now += 0.7 if name == "held up" and calls[name] <= STEPS else seconds
+
+    ways = [lambda: step("quick", 0.005), lambda: step("held up", 0.003)]
+    assert fastest(ways, lambda: now) == pytest.approx([0.005, 0.003])
+    assert calls["quick"] == calls["held up"] == STEPS + 1
