@@ -376,7 +376,8 @@ function parallel(view, state) {
   all.forEach((axis, i) => {
     const g = el("g", { class: "axis" });
     g.append(el("line", { class: "frame", x1: at(i), x2: at(i), y1: top, y2: bottom }));
-    g.append(el("text", { class: "title", x: at(i), y: i % 2 && all.length > 6 ? 12 : 28, "text-anchor": "middle" }, axis.key.length > 24 ? "…" + axis.key.slice(-23) : axis.key));
+    const [x, anchor] = !i ? [4, "start"] : i === all.length - 1 ? [width - 4, "end"] : [at(i), "middle"];
+    g.append(el("text", { class: "title", x, y: i % 2 && all.length > 6 ? 12 : 28, "text-anchor": anchor }, axis.key.length > 24 ? "…" + axis.key.slice(-23) : axis.key));
     const marks = axis.names.length ? axis.names.map((name, place) => [place, name.slice(0, 14)]) : scales[i].ticks.map((tick) => [tick, short(tick)]);
     for (const [place, name] of marks) {
       const label = el("text", { x: at(i) + 6, y: scales[i](place) - 5, "paint-order": "stroke", stroke: "var(--card)", "stroke-width": 4 }, name);
