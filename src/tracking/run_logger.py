@@ -85,7 +85,9 @@ def _is_torn(path: Path) -> bool:
         return file.read() != b"\n"
 
 
-def build_loggers(config: Mapping[str, Any], folder: RunFolder, run_config: Mapping[str, Any]) -> list[Logger]:
+def build_loggers(
+    config: Mapping[str, Any], folder: RunFolder, run_config: Mapping[str, Any], beside: bool = False
+) -> list[Logger]:
     """Return the run's own logger and those that the config asks for.
 
     Args:
@@ -93,6 +95,7 @@ def build_loggers(config: Mapping[str, Any], folder: RunFolder, run_config: Mapp
             Biases; any other names a class by ``_target_`` and its arguments, with ``save_dir`` left to the run folder.
         folder: the run's folder.
         run_config: the resolved config of the whole run, for the loggers that show it.
+        beside: other runs of this process are open, and stay so.
 
     Raises:
         UserError: if a logger cannot be made.
@@ -104,7 +107,7 @@ def build_loggers(config: Mapping[str, Any], folder: RunFolder, run_config: Mapp
         if "_target_" in settings:
             loggers.append(_build(f"logger.{key}", settings, folder))
         elif key == "wandb":
-            if (logger := start(settings, folder, run_config)) is not None:
+            if (logger := start(settings, folder, run_config, beside)) is not None:
                 loggers.append(logger)
         else:
             raise UserError(f"logger.{key} needs a class: logger.{key}._target_=lightning.pytorch.loggers.CSVLogger")

@@ -199,7 +199,9 @@ class WeightsAndBiases(WandbLogger):
         return f"python -m src.sync {shown(self._folder.path)}" if waiting_in(self._folder.path) else None
 
 
-def start(settings: Mapping[str, Any], folder: RunFolder, run_config: Mapping[str, Any]) -> WeightsAndBiases | None:
+def start(
+    settings: Mapping[str, Any], folder: RunFolder, run_config: Mapping[str, Any], beside: bool = False
+) -> WeightsAndBiases | None:
     """Open a W&B run: online, else offline; None, with a warning, if neither can be had.
 
     The id of the W&B run is in run.json before W&B hears of it, so that a resumed run goes on with the same one.
@@ -208,6 +210,7 @@ def start(settings: Mapping[str, Any], folder: RunFolder, run_config: Mapping[st
         settings: conf/logger/wandb.yaml.
         folder: the run's folder.
         run_config: the resolved config, which W&B shows.
+        beside: other W&B runs of this process are open, and stay so.
     """
     if getattr(rank_zero_only, "rank", 0) != 0:
         return None
@@ -230,13 +233,14 @@ def start(settings: Mapping[str, Any], folder: RunFolder, run_config: Mapping[st
         before = set(_kept(folder))
         try:
             folder.update(wandb={"id": run_id, "mode": attempt, "url": known.get("url"), "complete": False})
-            return _open(wandb, attempt, run_id, settings, folder, run_config, whole)
+            return _open(wandb, attempt, run_id, settings, folder, run_config, whole, beside)
         except Exception as error:
             _unreachable.add(_host(wandb))
             follows = "the run is recorded offline" if attempt == "online" else "it is left out"
             log.warning("Weights & Biases %s failed, %s: %s", attempt, follows, first_line(error))
-            with suppress(Exception):
-                wandb.teardown()  # its service still holds the id
+            if not beside:
+                with suppress(Exception):
+                    wandb.teardown()  # its service still holds the id
             for empty in set(_kept(folder)) - before:
                 shutil.rmtree(empty, ignore_errors=True)
     return None
@@ -304,6 +308,7 @@ def _open(
     folder: RunFolder,
     run_config: Mapping[str, Any],
     whole: bool = True,
+    beside: bool = False,
 ) -> WeightsAndBiases:
     _quiet(wandb)
     run = wandb.init(
@@ -316,7 +321,8 @@ def _open(
         settings=wandb.Settings(
             mode=mode,
             silent=True,
-            reinit="finish_previous",  # a run that was left open must not take the metrics of this one
+            # A run that was left open must not take the metrics of this one.
+            reinit="create_new" if beside else "finish_previous",
             init_timeout=settings.get("init_timeout", 10.0),
             finish_timeout=settings.get("finish_timeout", 30.0),
             finish_timeout_raises=True,

@@ -1,7 +1,6 @@
 """Which jobs of a sweep can be trained as one, told from their frozen configs; torch is not needed for it."""
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -95,9 +94,8 @@ def problem(config: Mapping[str, Any]) -> str | None:
             return f"trainer.{key}={trainer[key]}"
     if trainer["precision"] not in PRECISIONS:
         return f"trainer.precision={trainer['precision']}"
-    silent = {"wandb"} if os.environ.get("WANDB_MODE") == "disabled" else set()
-    if loggers := [key for key, entry in config["logger"].items() if entry is not None and key not in silent]:
-        return f"logger={loggers[0]} records one run a process (logger=none would let them be fused)"
+    if loggers := [key for key, entry in config["logger"].items() if entry is not None and key != "wandb"]:
+        return f"logger={loggers[0]} is not known to a group (logger=wandb or logger=none would let them be fused)"
     for key, entry in config["callbacks"].items():
         if entry is not None and (why := _callback_problem(entry)):
             return f"callbacks.{key}{why}"
@@ -122,7 +120,8 @@ def _callback_problem(entry: Mapping[str, Any]) -> str | None:
 
 def kind(config: Mapping[str, Any]) -> str:
     """Return what two configs share that differ only in what can be fused."""
-    kept = {key: value for key, value in config.items() if key not in ("seed", "scheduler", "tags", "notes", "resume")}
+    own = ("seed", "scheduler", "tags", "notes", "resume", "logger")
+    kept = {key: value for key, value in config.items() if key not in own}
     kept["datamodule"] = {key: value for key, value in config["datamodule"].items() if key != "seed"}
     kept["model"] = _rates(config["model"])
     kept["optimizer"] = {key: _without_numbers(value) for key, value in config["optimizer"].items()}

@@ -134,8 +134,8 @@ class Member:
 
     def set_up(self, checkpoint: dict[str, Any] | None) -> None:
         """Make the optimizer and the schedules, and take the state of a checkpoint, in the order of Lightning."""
-        trainer, model = self.trainer, self.model
-        self.trainer.loggers = build_loggers(self.config.plain()["logger"], self.folder, self.config.plain())
+        trainer, model, plain = self.trainer, self.model, self.config.plain()
+        self.trainer.loggers = build_loggers(plain["logger"], self.folder, plain, beside=True)
         for callback in trainer.callbacks:
             callback.setup(trainer, model, "fit")  # type: ignore[arg-type]
         if checkpoint is not None:

@@ -31,6 +31,7 @@ def config() -> Callable[..., dict[str, Any]]:
         "scheduler.warmup_steps=5",
         "seed=7",
         "tags=[a]",
+        "logger=wandb",
     ],
 )
 def test_numbers_may_differ(config: Callable[..., dict[str, Any]], word: str) -> None:
