@@ -336,7 +336,7 @@ def test_a_translation_is_learned_and_decoded(norm_first: bool) -> None:
     target = torch.cat((torch.full((64, 1), START), digits.flip(1), ends), 1)
     model = Transformer(TRANSLATION, 32, 4, 1, 64, norm_first, dropout=0.0)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(80):
+    for _ in range(120):
         optimizer.zero_grad()
         F.cross_entropy(model(digits, target[:, :-1]).flatten(0, 1), target[:, 1:].flatten()).backward()
         optimizer.step()
