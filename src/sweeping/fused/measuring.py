@@ -9,7 +9,6 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from src.models.meter import Meter
 from src.sweeping.fused.member import Member
-from src.tasks.base import Task
 from src.tasks.classification import Classification
 
 
@@ -38,7 +37,8 @@ class Measuring:
         repeated = targets.expand(rows, *targets.shape)
         losses = self._task.losses(outputs.flatten(0, 1), repeated.flatten(0, 1))
         self._totals.append(losses.unflatten(0, (rows, -1)).flatten(1).sum(1))
-        self._count += losses_in(self._task, targets)
+        weights = self._task.weights(targets)
+        self._count += losses.numel() / rows if weights is None else float(weights.sum().clamp(min=1))
         if self.at_once:
             self._outputs.append(outputs)
             self._targets.append(targets)
@@ -79,13 +79,6 @@ class Measured:
 
     def reset(self) -> None:
         """Do nothing: there is another one for the next evaluation."""
-
-
-def losses_in(task: Task, targets: Tensor) -> float:
-    """Return of how many losses the loss of a batch is the mean."""
-    if (weights := task.weights(targets)) is not None:
-        return float(weights.sum().clamp(min=1))
-    return float(targets.numel() if task.name == "language_modelling" else len(targets))
 
 
 def _classification(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:

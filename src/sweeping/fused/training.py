@@ -20,7 +20,7 @@ from src.datamodules.base import DataModule
 from src.population.population import Population
 from src.sweeping.fused.data import StackedLoader
 from src.sweeping.fused.logs import MembersLog
-from src.sweeping.fused.measuring import Measuring, losses_in
+from src.sweeping.fused.measuring import Measuring
 from src.sweeping.fused.member import Member
 from src.sweeping.fused.pauses import Pauses
 from src.tracking.checkpoints import between_steps, bytes_of
@@ -156,12 +156,12 @@ class Group:
 
     def _losses_in(self, targets: Tensor) -> Tensor | float:
         """Return of how many losses each member's is the mean: for all, or [M]."""
-        task = self.members[0].model.task
+        weights = self.members[0].model.task.weights(targets)
+        if weights is None:
+            return float(self.population.counted)
         if not self.loader.stacked:
-            return losses_in(task, targets)
-        if task.weights(targets[:1]) is None:
-            return losses_in(task, targets[0])
-        return torch.tensor([losses_in(task, own) for own in targets], dtype=torch.float64, device=targets.device)
+            return float(weights.sum().clamp(min=1))
+        return weights.flatten(1).sum(1).clamp(min=1).double()
 
     def end_step(self, index: int, epoch_ends: bool) -> None:
         """Step the schedules after the `index`-th batch of an epoch."""
