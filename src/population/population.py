@@ -47,6 +47,8 @@ class Population:
         knobs = [model.training_config.regularization for model in models]
         self._clipping = Clipping(knobs, self._matrix.theta)
         self._smoothings = [float(knob.label_smoothing) for knob in knobs]
+        self.counted = 0
+        """Losses of a member in the last batch, of which its own is the mean where all count the same."""
         for model, optimizer in zip(models, optimizers, strict=True):
             model.register_state_dict_post_hook(_copied_weights)
             optimizer.register_state_dict_post_hook(_copied_state)
@@ -90,6 +92,7 @@ class Population:
         def loss(tensors: dict[str, Tensor], batch: Batch, smoothing: float | Tensor) -> Tensor:
             outputs = functional_call(network, tensors, batch.inputs)
             losses = _smoothed(network, outputs, batch.targets, smoothing)
+            self.counted = losses.numel()
             weights = network.task.weights(batch.targets)
             count = losses.numel() if weights is None else weights.sum().clamp(min=1)
             return losses.sum() / count

@@ -130,7 +130,7 @@ class Checkpoints(ModelCheckpoint):
         self.best_epoch = None
         self._every_n_steps = every_n_steps
         self._every_seconds = None if every_minutes is None else 60 * every_minutes
-        self._pause = 0.0 if every_n_steps else pause
+        self.pause = 0.0 if every_n_steps else pause
         self.too_soon: Callable[[], bool] = self._too_soon
         """Whether the end of this epoch need not be written; a group of runs answers for all of its members alike."""
         self._waits = False
@@ -163,7 +163,7 @@ class Checkpoints(ModelCheckpoint):
 
     def _may_wait(self, trainer: L.Trainer) -> bool:
         """Tell whether the files of this epoch may be left to a later one, which will come."""
-        if not self._pause or not self.too_soon():
+        if not self.pause or not self.too_soon():
             return False
         last = (
             trainer.current_epoch + 1 == trainer.max_epochs
@@ -185,7 +185,7 @@ class Checkpoints(ModelCheckpoint):
         return trainer.strategy.checkpoint_io.load_checkpoint(self.best_model_path, weights_only=True)["state_dict"]  # type: ignore[no-any-return]
 
     def _too_soon(self) -> bool:
-        return self._last_global_step_saved != 0 and time.monotonic() - self._saved_at < self._pause
+        return self._last_global_step_saved != 0 and time.monotonic() - self._saved_at < self.pause
 
     def _write_best(self, trainer: L.Trainer) -> None:
         """Write the best epoch, if it waits in memory."""

@@ -32,6 +32,23 @@ OFF = {
     "src.regularization.averaging.StochasticWeightAveraging": ("start", None),
 }
 """Callbacks that a group has only switched off: the setting and its value that do so."""
+OPTIMIZERS: dict[str, set[str]] = {
+    "torch.optim.SGD": {"nesterov"},
+    "torch.optim.Adam": {"amsgrad", "decoupled_weight_decay"},
+    "torch.optim.AdamW": {"amsgrad", "decoupled_weight_decay"},
+    "torch.optim.Adamax": set(),
+    "torch.optim.NAdam": {"decoupled_weight_decay"},
+    "torch.optim.RAdam": {"decoupled_weight_decay"},
+    "torch.optim.Adagrad": set(),
+    "torch.optim.Adadelta": set(),
+    "torch.optim.RMSprop": {"centered"},
+    "pytorch_optimizer.AdaBound": {"ams_bound", "weight_decouple"},
+    "pytorch_optimizer.Lion": {"weight_decouple"},
+    "src.optim.textbook.Momentum": {"nesterov"},
+    "src.optim.textbook.Adagrad": set(),
+    "src.optim.textbook.RMSprop": set(),
+}
+"""Those of `src.population.optimizers`, with the settings that may be true."""
 PRECISIONS = ("32-true", "64-true")
 
 
@@ -107,7 +124,19 @@ def problem(config: Mapping[str, Any]) -> str | None:
         return "its examples are changed at random"
     if config["datamodule"].get("carry_state"):
         return "datamodule.carry_state=true"
-    return None
+    if config["model"].get("checkpoint_activations"):
+        return "model.checkpoint_activations=true"
+    return _optimizer_problem(config["optimizer"])
+
+
+def _optimizer_problem(settings: Mapping[str, Any]) -> str | None:
+    target = settings.get("_target_")
+    if target not in OPTIMIZERS:
+        return f"optimizer._target_={target} has no formula for several members"
+    known = OPTIMIZERS[target] | {"foreach"}
+    return next(
+        (f"optimizer.{key}=true" for key, value in settings.items() if value is True and key not in known), None
+    )
 
 
 def _callback_problem(entry: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,6 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from src.models.meter import Meter
 from src.sweeping.fused.member import Member
-from src.tasks.base import Task
 from src.tasks.classification import Classification
 
 
@@ -30,6 +29,7 @@ class Measuring:
         self._outputs: list[Tensor] = []
         self._targets: list[Tensor] = []
         self._totals: list[Tensor] = []
+        self._count = 0.0
 
     def add(self, members: Sequence[Member], outputs: Tensor, targets: Tensor) -> None:
         """Take the outputs [M, B, …] for a batch with targets [B, …], a row a member."""
@@ -37,28 +37,30 @@ class Measuring:
         repeated = targets.expand(rows, *targets.shape)
         losses = self._task.losses(outputs.flatten(0, 1), repeated.flatten(0, 1))
         self._totals.append(losses.unflatten(0, (rows, -1)).flatten(1).sum(1))
-        self._outputs.append(outputs)
-        self._targets.append(targets)
+        weights = self._task.weights(targets)
+        self._count += losses.numel() / rows if weights is None else float(weights.sum().clamp(min=1))
+        if self.at_once:
+            self._outputs.append(outputs)
+            self._targets.append(targets)
+        else:  # the outputs of a whole split, for all members, may be too many for the memory
+            for member, own in zip(members, outputs, strict=True):
+                self._meters[member].update(own, targets)
 
     def meters(self, members: Sequence[Member]) -> list[Any]:
         """Return what was measured since the last call, a meter a member."""
         totals = torch.stack(self._totals, 1).tolist()  # [M, batches]
-        counts = sum(losses_in(self._task, targets) for targets in self._targets)
         sums = [sum(row) for row in totals]
-        outputs, targets = self._outputs, self._targets
-        self._outputs, self._targets, self._totals = [], [], []
+        outputs, targets, count = self._outputs, self._targets, self._count
+        self._outputs, self._targets, self._totals, self._count = [], [], [], 0.0
         if self.at_once:
             measured = _classification(torch.cat(outputs, 1), torch.cat(targets))
-            losses = torch.tensor(sums, dtype=torch.float64) / counts
+            losses = torch.tensor(sums, dtype=torch.float64) / count
             return [
                 Measured({"loss": losses[row]} | {name: values[row] for name, values in measured.items()})
                 for row in range(len(members))
             ]
         for row, member in enumerate(members):
-            meter = self._meters[member]
-            meter.go_on([sums[row], counts])
-            for answers, truth in zip(outputs, targets, strict=True):
-                meter.update(answers[row], truth)
+            self._meters[member].go_on([sums[row], count])
         return [self._meters[member] for member in members]
 
 
@@ -77,13 +79,6 @@ class Measured:
 
     def reset(self) -> None:
         """Do nothing: there is another one for the next evaluation."""
-
-
-def losses_in(task: Task, targets: Tensor) -> float:
-    """Return of how many losses the loss of a batch is the mean."""
-    if (weights := task.weights(targets)) is not None:
-        return float(weights.sum().clamp(min=1))
-    return float(targets.numel() if task.name == "language_modelling" else len(targets))
 
 
 def _classification(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -208,6 +208,11 @@ class Member:
             callback.save_between_steps(self.trainer)  # type: ignore[arg-type]
 
     @property
+    def pause(self) -> float:
+        """Seconds between two ends of epochs that are written."""
+        return max((callback.pause for callback in self._savers), default=0.0)
+
+    @property
     def _savers(self) -> list[Checkpoints]:
         return [callback for callback in self.trainer.callbacks if isinstance(callback, Checkpoints)]
 

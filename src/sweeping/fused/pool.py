@@ -138,7 +138,7 @@ class FusedPool(LocalPool):
         left = self._inside.pop(event.number)
         said: list[Event] = []
         if (output := self._outputs.pop(event.number, None)) is not None and output.is_file():
-            if event.status == "failed" and output.stat().st_size:
+            if event.status == "failed" and not self._stopping and output.stat().st_size:
                 kept = output.replace(output.parent.parent / output.name)
                 said.append(Said(f"what group {-event.number} printed before it failed: {kept}"))
             output.unlink(missing_ok=True)

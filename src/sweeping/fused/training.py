@@ -1,7 +1,7 @@
 """A group of jobs trained as one: Lightning's trainer runs its loops once, and a step of them is a step of all members."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -20,15 +20,12 @@ from src.datamodules.base import DataModule
 from src.population.population import Population
 from src.sweeping.fused.data import StackedLoader
 from src.sweeping.fused.logs import MembersLog
-from src.sweeping.fused.measuring import Measuring, losses_in
+from src.sweeping.fused.measuring import Measuring
 from src.sweeping.fused.member import Member
+from src.sweeping.fused.pauses import Pauses
 from src.tracking.checkpoints import between_steps, bytes_of
 from src.tracking.stopping import stop_request
 
-PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds between two ends of epochs that are written: the least and the most."""
-WRITING = 20.0
-"""The least time between two of them, in times of what writing takes."""
 SMALL = 2**28
 """Bytes of parameters of all members up to which the best states may wait in memory."""
 
@@ -66,8 +63,7 @@ class Group:
         self.loader = StackedLoader(datamodule, [member.config.datamodule.seed for member in members])
         self._losses: list[Tensor] = []
         self._loops_at: tuple[int, dict[str, Any]] | None = None
-        self._saved_at = time.monotonic()
-        self._pause = PAUSE
+        self._pauses = Pauses(members[0].pause, len(members))
         self._too_soon = False
         self._counts: Tensor | float = 0.0
 
@@ -160,12 +156,12 @@ class Group:
 
     def _losses_in(self, targets: Tensor) -> Tensor | float:
         """Return of how many losses each member's is the mean: for all, or [M]."""
-        task = self.members[0].model.task
+        weights = self.members[0].model.task.weights(targets)
+        if weights is None:
+            return float(self.population.counted)
         if not self.loader.stacked:
-            return losses_in(task, targets)
-        if task.weights(targets[:1]) is None:
-            return losses_in(task, targets[0])
-        return torch.tensor([losses_in(task, own) for own in targets], dtype=torch.float64, device=targets.device)
+            return float(weights.sum().clamp(min=1))
+        return weights.flatten(1).sum(1).clamp(min=1).double()
 
     def end_step(self, index: int, epoch_ends: bool) -> None:
         """Step the schedules after the `index`-th batch of an epoch."""
@@ -220,13 +216,10 @@ class Group:
     def end_epoch(self) -> None:
         self._hand_out_losses()
         self._loops_at = None  # the epoch counts as processed now
-        began = time.monotonic()
         small = len(self.members) * bytes_of(self.members[0].model) <= SMALL
-        self._too_soon = small and began - self._saved_at < self._pause
-        self.each(Member.end_epoch)
-        if not self._too_soon:
-            self._saved_at = time.monotonic()
-            self._pause = min(max(self._pause, WRITING * (self._saved_at - began)), LONGEST_PAUSE)
+        self._too_soon = small and self._pauses.too_soon()
+        with nullcontext() if self._too_soon else self._pauses.writing():
+            self.each(Member.end_epoch)
         self.population.rates_changed()  # plateaus have seen their metric
         if all(member.trainer.should_stop for member in self.living):
             self.trainer.should_stop = True

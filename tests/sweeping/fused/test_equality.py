@@ -59,6 +59,7 @@ OF_NUMBERS, OF_ONE_ORDER = "regularization.label_smoothing", "seed"
             (OF_ONE_ORDER,),
             marks=pytest.mark.slow,
         ),
+        pytest.param(["model=gru", "datamodule=copy", "optimizer=momentum"], (), marks=pytest.mark.slow),
         pytest.param(["model=lstm", "datamodule=text_classification"], (OF_ONE_ORDER,), marks=pytest.mark.slow),
     ],
     ids=lambda choices: "-".join(word.partition("=")[2] for word in choices),

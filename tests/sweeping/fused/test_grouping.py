@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from torch.optim import Optimizer
 
 from src.config.check import check
 from src.config.compose import compose
-from src.sweeping.fused.grouping import differing, kind, plan, problem
+from src.config.locate import locate
+from src.sweeping.fused.grouping import OPTIMIZERS, differing, kind, plan, problem
 
 Words = Callable[..., list[str]]
 
@@ -74,6 +76,7 @@ def test_shapes_and_kinds_may_not(config: Callable[..., dict[str, Any]], word: s
         (["regularization=augmentation"], "changed at random"),
         (["callbacks=gradients"], "callbacks.gradients"),
         (["logger=csv"], "logger=csv"),
+        (["model=resnet", "model.checkpoint_activations=true"], "model.checkpoint_activations=true"),
     ],
 )
 def test_what_is_not_known_to_be_exact_runs_on_its_own(
@@ -104,3 +107,21 @@ def test_one_alone_is_no_group(config: Callable[..., dict[str, Any]]) -> None:
 
 def test_differing_keys_are_named() -> None:
     assert differing([{"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 2, "c": 2}, "d": 4}]) == ["a.b", "d"]
+
+
+def test_the_optimizers_are_those_that_have_a_formula() -> None:
+    from src.population.optimizers import RULES
+
+    known = {locate(target, Optimizer, "optimizer"): flags for target, flags in OPTIMIZERS.items()}
+    assert known == {optimizer: set(rule.flags) for optimizer, rule in RULES.items()}
+
+
+@pytest.mark.parametrize("change", [{"fused": True}, {"maximize": True}, {"_target_": "torch.optim.ASGD"}])
+def test_an_optimizer_without_one_is_named_before_it_is_tried(
+    config: Callable[..., dict[str, Any]], change: dict[str, Any]
+) -> None:
+    plain = config()
+    ((key, value),) = change.items()
+    assert f"optimizer.{key}={str(value).replace('True', 'true')}" in str(
+        problem(plain | {"optimizer": plain["optimizer"] | change})
+    )

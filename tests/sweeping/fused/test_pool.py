@@ -107,6 +107,21 @@ def test_what_waits_ends_with_ctrl_c(processes: Pretended, tmp_path: Path, order
     assert processes.started == [] and pool.wait(0) == []
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_a_group_printed_is_kept_unless_it_was_stopped(
+    begun: FusedPool, processes: Pretended, tmp_path: Path, stopped: bool
+) -> None:
+    output = processes.started[0].output
+    assert output is not None
+    output.parent.mkdir()
+    output.write_text("why")
+    if stopped:
+        begun.kill()
+    processes.events = [Ended(-1, "failed", "its process ended with SIGKILL")]
+    begun.wait(0)
+    assert not output.exists() and (tmp_path / "fused-group-1.log").exists() is not stopped
+
+
 def test_a_search_that_learns_fuses_nothing(processes: Pretended, tmp_path: Path) -> None:
     pool = FusedPool(2, (), 1, 1, fuse="auto", members=64)
     jobs, said = pool.arrange(Ledger.create(tmp_path, "s", []), [], known=False)

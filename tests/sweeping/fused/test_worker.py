@@ -66,3 +66,4 @@ def test_what_is_wrong_with_one_leaves_the_others_alone(
     assert declined.number == 1 and str(folders[0]) in declined.reason
     ended = {event.number: event.status for event in events if isinstance(event, Ended)}
     assert ended == {2: "finished", 3: "finished"}
+    assert "WARNING" not in (folders[1] / "train.log").read_text()
