@@ -76,11 +76,11 @@ def prove(words: Sequence[str], say: Callable[[str], None] = print, seed: int | 
         whole = Path(temporary) / "whole"
         _in_a_child(_train, config, whole)
         steps = _steps(whole)
-        if steps < 2:
-            raise UserError("this run takes one step; there is nothing to interrupt")
+        if steps < 3:
+            raise UserError(f"this run takes {steps} steps; it needs 3, as one that is in its last step ends with it")
         say(f"uninterrupted: {steps} steps")
         for name in ("SIGINT", "SIGKILL"):
-            step, interval = dice.randint(1, steps - 1), dice.randint(1, max(steps // 20, 4))
+            step, interval = dice.randint(1, steps - 2), dice.randint(1, max(steps // 20, 4))
             parts = Path(temporary) / name
             say(f"{name} after step {step}, checkpoints every {interval} steps, then resumed:")
             changed = _with_interval(config, interval)
