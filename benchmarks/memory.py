@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from benchmarks.epoch_cost import CASES, Case
 from benchmarks.machine import machine, today
@@ -25,6 +24,7 @@ from src.batches import Batch
 from src.datamodules.memory import forget_peak, resident
 from src.experiment import build, build_model
 from src.models.base import Model
+from src.tracking.recurrent_comparison import bytes_kept
 from src.tracking.run_folder import RunFolder
 
 MIB = 2**20
@@ -48,18 +48,7 @@ def activations(model: Model, batch: Batch) -> int:
     for module in model.modules():
         if hasattr(module, "checkpoint_activations"):
             module.checkpoint_activations = False
-    known = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *batch)}
-    saved: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.task.losses(model(*batch.inputs), batch.targets).mean()
-    return sum(saved.values())
+    return bytes_kept(model, batch)
 
 
 def measure(case: Case) -> dict[str, float]:

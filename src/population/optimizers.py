@@ -97,13 +97,18 @@ def _sgd(now: Now) -> None:
     now.go(direction, now["lr"])
 
 
+def _largest(now: Now, square: Tensor) -> Tensor:
+    """Return the largest averages of squares so far (AMSGrad)."""
+    largest = now.state["max_exp_avg_sq"]
+    return torch.maximum(largest, square, out=largest)
+
+
 def _adam(now: Now) -> None:
     now.decay(decoupled=now.flags["decoupled_weight_decay"])
     mean = now.average("exp_avg", now.g, "beta1")
     square = now.average("exp_avg_sq", now.g.square_(), "beta2")
     if now.flags["amsgrad"]:
-        largest = now.state["max_exp_avg_sq"]
-        square = torch.maximum(largest, square, out=largest)
+        square = _largest(now, square)
     unbias = now.unbias("beta2").sqrt()
     now.go_divided(mean, now.root(square, now["eps"] * unbias), now["lr"] * unbias / now.unbias("beta1"))
 
@@ -180,8 +185,7 @@ def _adabound(now: Now) -> None:
     mean = now.average("exp_avg", now.g, "beta1")
     square = now.average("exp_avg_sq", now.g.square_(), "beta2")
     if now.flags["ams_bound"]:
-        largest = now.state["max_exp_avg_sq"]
-        square = torch.maximum(largest, square, out=largest)
+        square = _largest(now, square)
     base = now["base_lr"]
     final = torch.where(base > 0, now["final_lr"] * now["lr"] / base, 0)
     divisor = torch.add(square, 1e-15, out=now.space()).sqrt_().add_(now.cast(now["eps"]))

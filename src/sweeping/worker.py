@@ -169,8 +169,12 @@ def carry_out(assignment: Assignment, orders: Orders) -> Ended:
         return _stopped(assignment, orders)
     except BaseException as error:
         traceback.print_exc()
-        shown = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
-        return Ended(assignment.number, "failed", shown)
+        return Ended(assignment.number, "failed", told(error))
+
+
+def told(error: BaseException) -> str:
+    """Return what is shown of an error: of a user's mistake its text, else the traceback."""
+    return str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
 
 
 def prepare(assignment: Assignment) -> None:

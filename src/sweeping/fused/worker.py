@@ -15,7 +15,6 @@ from src.config.combinations import monitor_of
 from src.config.schema import Config
 from src.datamodules.base import DataModule
 from src.datamodules.memory import available_memory
-from src.errors import UserError
 from src.experiment import build_trainer, prepared_data, seeded_model
 from src.population.reasons import own_step
 from src.sweeping.fused.data import order_problem
@@ -24,7 +23,7 @@ from src.sweeping.fused.member import Member
 from src.sweeping.fused.timing import trial
 from src.sweeping.fused.training import Group
 from src.sweeping.reporting import Reporter
-from src.sweeping.worker import Assignment, Declined, Ended, Event, Orders, Said, begun
+from src.sweeping.worker import Assignment, Declined, Ended, Event, Orders, Said, begun, told
 from src.tracking.checkpoints import bytes_of
 from src.tracking.load_checkpoint import load_checkpoint
 from src.tracking.run_folder import RunFolder
@@ -77,7 +76,7 @@ def together(assignment: Assignment, orders: Orders) -> Ended:
         traceback.print_exc()
         for number in list(left):
             send(Declined(number, f"training them as one failed: {type(error).__name__}: {first_line(error)}"))
-        return Ended(assignment.number, "failed", _traceback(error))
+        return Ended(assignment.number, "failed", told(error))
     return Ended(assignment.number, "finished")
 
 
@@ -187,7 +186,7 @@ def _train(jobs: Sequence[_Job], datamodule: DataModule, send: Send) -> None:
                 datamodule,
                 [job.state for job in ready],
                 records,
-                failed=lambda member, error: send(Ended(member.number, "failed", _traceback(error))),
+                failed=lambda member, error: send(Ended(member.number, "failed", told(error))),
                 ended=lambda member: send(Ended(member.number, "finished")),
             )
             group.train()
@@ -214,7 +213,3 @@ def _opened(job: _Job, datamodule: DataModule, facts: dict[str, Any]) -> RunFold
     job.folder.note(**facts)
     job.folder.resume(job.config.plain())
     return job.folder
-
-
-def _traceback(error: BaseException) -> str:
-    return str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
