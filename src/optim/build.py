@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import Adagrad, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from src.config.combinations import monitor_of
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from src.models.base import Model
 
 log = logging.getLogger(__name__)
+
+FUSED: dict[type[Optimizer], tuple[str, ...]] = {
+    Adam: ("cpu", "cuda"),
+    AdamW: ("cpu", "cuda"),
+    Adagrad: ("cpu",),
+}
+"""Optimizers that torch can step in one kernel, where that is faster than its default, and on which devices."""
 
 REST_OF_RUN = ("T_max", "total_steps", "total_iters")
 """Arguments of schedules that, where they are null, become what the run has left after the warm-up."""
@@ -67,7 +74,23 @@ def build_optimizer(model: nn.Module, config: Config) -> Optimizer:
         params = parameter_groups(model, decays)
     else:
         assert not (knobs.weight_decay or knobs.weight_decay_by_layer), "refused by src.config.combinations"
+    if _steps_in_one_kernel(cls, model, config):
+        settings["fused"] = True
     return _make(cls, f"optimizer={config.optimizer.name}", params, settings)
+
+
+def _steps_in_one_kernel(cls: type[Optimizer], model: nn.Module, config: Config) -> bool:
+    """Tell whether torch can step these parameters in one kernel: the same formula, on a CPU in a third of the time.
+
+    Not in half precision, since that kernel unscales the gradients itself and Lightning then refuses to clip them; nor
+    with sharded parameters, of which a rank may have none.
+    """
+    devices = FUSED.get(cls, ())
+    return (
+        config.trainer.precision != "16-mixed"
+        and config.trainer.strategy != "fsdp"
+        and all(p.device.type in devices and p.is_floating_point() for p in model.parameters() if p.requires_grad)
+    )
 
 
 def _schedules(optimizer: Optimizer, config: Config, trainer: L.Trainer, task: str) -> list[dict[str, Any]]:

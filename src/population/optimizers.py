@@ -293,6 +293,10 @@ RULES: dict[type[Optimizer], Rule] = {
 RULES[AdamW] = RULES[Adam]
 
 
+KERNELS = ("foreach", "fused")
+"""Settings that say how torch computes a formula, not which."""
+
+
 def optimizer_problem(optimizers: Sequence[Optimizer]) -> str | None:
     """Say why optimizers cannot be done as one; None where they can."""
     first = optimizers[0]
@@ -308,6 +312,6 @@ def optimizer_problem(optimizers: Sequence[Optimizer]) -> str | None:
             for key, value in group.items():
                 if key in flags and value != flags[key]:
                     return f"the optimizers differ in {key}: {flags[key]} and {value}"
-                if value is True and key not in flags and key != "foreach":
+                if value is True and key not in flags and key not in KERNELS:
                     return f"{type(first).__name__} has no formula for several members with {key}"
     return None

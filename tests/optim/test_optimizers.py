@@ -328,3 +328,28 @@ def _user_s(cls: type, **settings: object) -> object:
     return create_model("Mine", __base__=Option, **fields)(
         _target_=f"{cls.__module__}.{cls.__qualname__}", name="mine", **settings
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "in_one_kernel"),
+    [
+        (["optimizer=adam"], True),
+        (["optimizer=adamw"], True),
+        (["optimizer=adagrad"], True),
+        (["optimizer=nadam"], False),  # torch has no such kernel
+        (["optimizer=adam", "trainer.precision=16-mixed"], False),  # it could not be clipped
+        (["optimizer=adam", "trainer.strategy=fsdp"], False),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_where_torch_has_one_kernel_for_a_step_it_is_taken(words: list[str], in_one_kernel: bool) -> None:
+    optimizer = build_optimizer(Point(np.ones(6)), config_of(*words))
+    assert bool(optimizer.defaults.get("fused")) is in_one_kernel
+
+
+def test_a_run_that_began_without_the_kernel_goes_on_without_it() -> None:
+    """A checkpoint of another version resumes to the last bit."""
+    began = torch.optim.Adam(Point(np.ones(6)).parameters())
+    optimizer = build_optimizer(Point(np.ones(6)), config_of("optimizer=adam"))
+    optimizer.load_state_dict(began.state_dict())
+    assert not optimizer.param_groups[0]["fused"]
