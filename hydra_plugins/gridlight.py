@@ -100,7 +100,7 @@ class FusedLauncher(LocalLauncher):
     def warm_up(self) -> None:
         from src.sweeping.pool import warm_up
 
-        warm_up(self.config, "src.sweeping.warm" if self.fuse == "never" else "src.sweeping.fused.warm")
+        warm_up(self.config, [] if self.fuse == "never" else ["src.sweeping.fused.worker"])
 
 
 class SubmititSlurmLauncher(SweepLauncher):

@@ -53,6 +53,10 @@ def main(argv: Sequence[str] = ()) -> None:
             sys.argv[1:] = words  # the command that is recorded
             _resume(path, words)
         else:
+            if {"-m", "--multirun"} & set(words):
+                from src.sweeping.fork_server import begin_early
+
+                begin_early(words)
             run_with_hydra(job, words)
 
 

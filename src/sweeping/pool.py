@@ -6,35 +6,33 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing import Pipe, get_context
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from src.config.schema import SCHEMAS
 from src.datamodules.memory import usable_cores
 from src.errors import UserError
+from src.sweeping.fork_server import context, finish
 from src.sweeping.worker import Assignment, Ended, Event, ending, work
 
-_context = get_context("forkserver")
 
-
-def warm_up(master: DictConfig | None = None, module: str = "src.sweeping.warm") -> None:
-    """Start the fork server; it imports everything while this process goes on.
+def warm_up(master: DictConfig | None = None, modules: Sequence[str] = ()) -> None:
+    """Let the fork server import everything while this process goes on.
 
     Args:
         master: the config of the whole sweep: where no word varies its model or its data, no others are imported.
-        module: that imports it.
+        modules: to import beside what every run needs.
     """
-    from multiprocessing import forkserver
+    finish([*modules, *((shared_modules(master) if master is not None else []) or every_module())])
 
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's library would start its threads when it is imported
-    if master is not None:
-        os.environ["GRIDLIGHT_PRELOAD"] = " ".join(shared_modules(master))
-    _context.set_forkserver_preload([module])
-    forkserver.ensure_running()
-    os.environ.pop("GRIDLIGHT_PRELOAD", None)
+
+def every_module() -> list[str]:
+    """Return the modules of all models and data that there are."""
+    return sorted({target.rpartition(".")[0] for group in ("model", "datamodule") for target in SCHEMAS[group]})
 
 
 def shared_modules(master: DictConfig) -> list[str]:
@@ -118,7 +116,7 @@ class LocalPool:
             assignment = replace(assignment, processes=max(len(devices), 1))
         assignment = replace(assignment, threads=self._threads, devices=devices or None, environment=dict(os.environ))
         ours, theirs = Pipe()
-        process = _context.Process(target=work, args=(assignment, theirs), name=f"job {assignment.number}")
+        process = context.Process(target=work, args=(assignment, theirs), name=f"job {assignment.number}")
         process.start()
         theirs.close()
         self._workers.append(_Worker(assignment, process, ours, devices))

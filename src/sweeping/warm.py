@@ -1,5 +1,5 @@
-"""What the fork server imports before its first job: everything that a run needs, once for all jobs; of the models and the
-data those that GRIDLIGHT_PRELOAD names, or all.
+"""What the fork server imports before its first job: everything that a run needs, once for all jobs, and what the list names
+for which `src.sweeping.fork_server` waits.
 
 Nothing here may start a thread or touch a GPU: neither survives a fork.
 """
@@ -7,6 +7,9 @@ Nothing here may start a thread or touch a GPU: neither survives a fork.
 import gc
 import os
 import signal
+import sys
+import time
+from pathlib import Path
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
 
@@ -16,19 +19,33 @@ end_with_parent()
 
 from importlib import import_module  # noqa: E402
 
-from src.config.schema import SCHEMAS  # noqa: E402
+from src.sweeping.fork_server import LIST  # noqa: E402
 from src.tracking.provenance import remember  # noqa: E402
 
-every = [target.rpartition(".")[0] for group in ("model", "datamodule") for target in SCHEMAS[group]]
-chosen = os.environ.get("GRIDLIGHT_PRELOAD", "").split()
+
+def listed() -> list[str]:
+    """Return what the sweep's command lists, when it does; end with that command."""
+    place, parent = Path(os.environ[LIST]), os.getppid()
+    while not place.exists():
+        if os.getppid() != parent:
+            sys.exit()
+        time.sleep(0.002)
+    return place.read_text().split()
+
+
 for name in (
     "src.experiment",
     "src.sweeping.reporting",
     "torch.utils.serialization.config",  # the first checkpoint asks for these
+    "torch.utils._device",
     "fsspec.implementations.chained",
     "numpy.ma",
-    *(chosen or every),
+    "numpy.random",
+    "src.optim.curve",
+    *(f"PIL.{kind}ImagePlugin" for kind in ("Bmp", "Gif", "Jpeg", "Png", "Ppm")),  # what the first picture asks for
 ):
+    import_module(name)
+for name in listed():
     import_module(name)
 
 remember()  # jobs run the code that was imported here, whatever is edited later

@@ -1,10 +1,13 @@
-"""What the fork server of a sweep imports before its first job."""
+"""What the fork server of a sweep imports before its first job, and when it is started."""
+
+from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from src.config.compose import own_hydra
+from src.sweeping import fork_server
 from src.sweeping.pool import shared_modules
 
 
@@ -28,3 +31,36 @@ def test_what_all_jobs_share_is_imported_and_no_more(words: list[str], expected:
         master = GlobalHydra.instance().config_loader().load_configuration("train", words, RunMode.MULTIRUN)
     found = set(shared_modules(master))
     assert not found if expected is None else expected <= found and "src.datamodules.tables" not in found
+
+
+@pytest.mark.parametrize(
+    ("words", "cores", "early"),
+    [
+        (["-m", "seed=1,2"], 2, True),
+        (["model=cnn", "--multirun", "hydra/launcher=fused"], 2, True),
+        (["-m", "seed=1,2"], 1, False),
+        (["-m", "seed=1,2", "hydra/launcher=ray"], 2, False),
+        (["-m", "seed=1,2", "sweep.dry_run=true"], 2, False),
+        (["-m", "seed=1,2", "--dry-run"], 2, False),
+        (["-m", "--cfg", "job"], 2, False),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_the_server_is_started_early_where_it_will_be_needed(
+    words: list[str], cores: int, early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[bool] = []
+    monkeypatch.setattr("src.datamodules.memory.usable_cores", lambda: cores)
+    monkeypatch.setattr(fork_server, "begin", lambda: begun.append(True))
+    fork_server.begin_early(words)
+    assert bool(begun) is early
+
+
+def test_the_list_of_modules_is_there_as_a_whole_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork_server, "begin", lambda: None)
+    monkeypatch.setattr(fork_server, "_folder", type("Folder", (), {"name": str(tmp_path)}))
+    fork_server.finish(["src.models.mlp", "src.datamodules.digits"])
+    fork_server.finish(["src.models.cnn"])
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+        "modules": "src.models.mlp src.datamodules.digits"
+    }

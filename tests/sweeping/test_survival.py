@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from src import ROOT
+from src.sweeping.fork_server import LIST
 from src.sweeping.ledger import Ledger
+from src.sweeping.pool import every_module
 from src.tracking.resume_proof import compare
 from src.tracking.run_folder import RunFolder
 from tests.sweeping.commands import processes, records, running, start, wait_for
@@ -219,12 +221,13 @@ def test_a_dead_rank_fails_its_job_within_a_minute(fast: Words, tmp_path: Path, 
     wait_for(lambda: not processes(marker), 10)
 
 
-def test_the_server_has_one_thread_and_no_gpu() -> None:
+def test_the_server_has_one_thread_and_no_gpu(tmp_path: Path) -> None:
     """What is forked must not have started threads, nor CUDA."""
     program = (
         "import src.sweeping.warm, os, torch; print(len(os.listdir('/proc/self/task')), torch.cuda.is_initialized())"
     )
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    (tmp_path / "modules").write_text(" ".join(every_module()))
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", LIST: str(tmp_path / "modules")}
     environment.pop("OMP_NUM_THREADS", None)
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["1", "False"], done.stdout + done.stderr
