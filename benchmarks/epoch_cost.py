@@ -1,9 +1,10 @@
 """What an epoch of Gridlight costs, in times of a bare PyTorch loop: python -m benchmarks.epoch_cost [--epochs 7] [--cpu]
 
-Both sides train the same network with Adam over batches indexed from one tensor, in one process and in turns: a bare
-epoch, then one of Gridlight, and so on. Gridlight's side is the whole path of a run: Lightning, default callbacks
-(early stopping, checkpoints, progress), metrics, metrics.jsonl; without W&B. The bare side sums nothing and saves nothing.
-Both validate on the same batches after every epoch (bare: forward pass, loss, accuracy).
+All sides train the same network with Adam over batches indexed from one tensor, in one process and in turns: a bare epoch
+with `torch.optim.Adam` as it comes, one with its `fused=True`, which Gridlight chooses by itself, then one of Gridlight, and
+so on. Gridlight's side is the whole path of a run: Lightning, default callbacks
+(early stopping, checkpoints, progress), metrics, metrics.jsonl; without W&B. The bare sides sum nothing and save nothing.
+All validate on the same batches after every epoch (bare: forward pass, loss, accuracy).
 
 Figures are medians; the first epoch of each side warms up and is left out. `--only lstm` measures the cases with that word
 in their name; `--cpu` counts the time of the processor, for a machine that others use too.
@@ -125,9 +126,10 @@ class BareLoop:
     train: Batch
     val: Batch
     batch_size: int
+    fused: bool
 
     def __post_init__(self) -> None:
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3, fused=self.fused)
 
     def epoch(self) -> None:
         x, y = self.train[0], self.train.targets
@@ -152,34 +154,44 @@ class BareLoop:
 
 @dataclass
 class InTurns(Callback):
-    """Times each epoch from its start to the start of the next, and runs a bare epoch in between."""
+    """Times each epoch from its start to the start of the next, and runs the bare epochs in between."""
 
-    bare: BareLoop
-    bare_seconds: list[float] = field(default_factory=list)
+    bares: list[BareLoop]
+    bare_seconds: list[list[float]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     started: float = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        now = CLOCK()
         if self.bare_seconds:
-            self.seconds.append(now - self.started)
+            self.seconds.append(CLOCK() - self.started)
         with torch.random.fork_rng():
-            now = CLOCK()
-            self.bare.epoch()
-            self.bare_seconds.append(CLOCK() - now)
+            self.bare_seconds.append([self._timed(bare) for bare in self.bares])
         self.started = CLOCK()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.seconds.append(CLOCK() - self.started)
 
+    @staticmethod
+    def _timed(bare: BareLoop) -> float:
+        begun = CLOCK()
+        bare.epoch()
+        return CLOCK() - begun
+
 
 @dataclass(frozen=True)
 class Cost:
-    """Medians of an epoch, in seconds, and the median of the ratios of neighbours."""
+    """Medians of an epoch, in seconds, and the medians of the ratios of neighbours.
+
+    Args:
+        gridlight: an epoch of ours.
+        bare: an epoch of a bare loop, with Adam as it comes and with `fused=True`.
+        ratios: of ours to each of them.
+        steps: of an epoch.
+    """
 
     gridlight: float
-    bare: float
-    ratio: float
+    bare: tuple[float, ...]
+    ratios: tuple[float, ...]
     steps: int
 
 
@@ -191,16 +203,17 @@ def measure(case: Case, epochs: int) -> Cost:
         loggers = build_loggers(config.plain()["logger"], folder, config.plain())
         experiment = build(config, folder, loggers)
         data = experiment.datamodule
-        network = build_model(config, data.spec)
-        bare = BareLoop(network, data.split("train"), data.split("val"), case.batch_size)
-        turns = InTurns(bare)
+        train, val = data.split("train"), data.split("val")
+        turns = InTurns(
+            [BareLoop(build_model(config, data.spec), train, val, case.batch_size, fused) for fused in (False, True)]
+        )
         experiment.trainer.callbacks.insert(0, turns)  # type: ignore[attr-defined]
         experiment.trainer.fit(experiment.model, datamodule=data)
         close_loggers(loggers, 0)
         folder.finish({})
-    ours, bares = turns.seconds[1:], turns.bare_seconds[1:]
-    ratios = [a / b for a, b in zip(ours, bares, strict=True)]
-    return Cost(median(ours), median(bares), median(ratios), len(data.loader("train")))
+    ours, bares = turns.seconds[1:], list(zip(*turns.bare_seconds[1:], strict=True))
+    ratios = tuple(median(a / b for a, b in zip(ours, bare, strict=True)) for bare in bares)
+    return Cost(median(ours), tuple(map(median, bares)), ratios, len(data.loader("train")))
 
 
 def main() -> None:
@@ -219,15 +232,17 @@ def main() -> None:
         f"{machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {today()}; {time_of} time; {load()}\n"
     )
     print(
-        "| one epoch | batch | steps | bare PyTorch | Gridlight | ratio |\n|---|---:|---:|---:|---:|---:|", flush=True
+        "| one epoch | batch | steps | bare PyTorch | with `fused=True` | Gridlight | ratios |\n"
+        "|---|---:|---:|---:|---:|---:|---:|",
+        flush=True,
     )
     for case in CASES:
         if arguments.only.lower() in case.name.lower():
             with redirect_stdout(StringIO()):  # the progress
                 cost = measure(case, arguments.epochs)
             print(
-                f"| {case.name} | {case.batch_size} | {cost.steps} | {cost.bare:.3f} s | {cost.gridlight:.3f} s "
-                f"| {cost.ratio:.2f} |",
+                f"| {case.name} | {case.batch_size} | {cost.steps} | {cost.bare[0]:.3f} s | {cost.bare[1]:.3f} s "
+                f"| {cost.gridlight:.3f} s | {cost.ratios[0]:.2f}, {cost.ratios[1]:.2f} |",
                 flush=True,
             )
 
