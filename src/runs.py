@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from src.config.command_line import errors_for_people
 from src.errors import UserError
-from src.sweeping.lifeline import end_with_parent
+from src.lifeline import end_with_parent
 
 if TYPE_CHECKING:
     from src.tracking.keeping import KeptRun

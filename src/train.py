@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from src.config.command_line import errors_for_people, help_text, run_to_resume, run_with_hydra
 from src.errors import UserError
-from src.sweeping.lifeline import end_with_parent
+from src.lifeline import end_with_parent
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -16,6 +16,7 @@ from src.batches import Batch, LabelledBatch
 from src.datamodules.loader import BatchLoader
 from src.datamodules.memory import usable_cores
 from src.errors import UserError
+from src.lifeline import end_with_parent
 
 Read = Callable[[Tensor, bool], Tensor]
 """Makes the inputs of the examples whose numbers [B] it is given, changed by the augmentation or not."""
@@ -63,6 +64,7 @@ class StreamLoader(BatchLoader):
             num_workers=self.workers,
             prefetch_factor=AHEAD if self.workers else None,
             multiprocessing_context=_START if self.workers else None,
+            worker_init_fn=_begin,
             generator=torch.Generator(),  # the seeds of workers are of no use here, and not the process's to give
         )
         batches = iter(loader)
@@ -79,6 +81,11 @@ class StreamLoader(BatchLoader):
             if isinstance(found, UserError):
                 raise found
             yield LabelledBatch(found, self.split.y[index])
+
+
+def _begin(worker: int) -> None:
+    """End at once when the run is killed: a process of it that lives on holds its folder's lock, and it could not resume."""
+    end_with_parent()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
 
-from src.sweeping.lifeline import end_with_parent  # noqa: E402
+from src.lifeline import end_with_parent  # noqa: E402
 
 end_with_parent()
 

@@ -32,7 +32,7 @@ _PATIENCE = 600.0
 
 BUSY = "another process works on it"
 
-_CLIENT = "from src.sweeping.lifeline import end_with_parent; end_with_parent(); from wandb.cli.cli import cli; cli()"
+_CLIENT = "from src.lifeline import end_with_parent; end_with_parent(); from wandb.cli.cli import cli; cli()"
 
 
 @dataclass(frozen=True)

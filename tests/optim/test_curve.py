@@ -126,7 +126,8 @@ def test_mistakes_are_answered(what: str, words: list[str], says: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("what", PICTURES)
 def test_the_command_draws(what: str, command: Callable, tmp_path: Path) -> None:
-    done = command("src.preview", what, "model=cnn", "trainer.max_epochs=2", f"paths.outputs={tmp_path}")
+    changes = ["regularization=augmentation"] if what == "augmentation" else []
+    done = command("src.preview", what, "model=cnn", "trainer.max_epochs=2", f"paths.outputs={tmp_path}", *changes)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(tmp_path / "preview" / "plots" / f"{what}.png")
     with Image.open(done.stdout.splitlines()[-1]) as image:
