@@ -8,15 +8,15 @@ from types import ModuleType
 
 from src.asleep import put_to_sleep
 
-LEFT_OUT = ("matplotlib", "onnxruntime")
+LEFT_OUT = ("matplotlib", "onnxruntime", "requests")
 """Packages that torchmetrics is told are not there."""
 
 
 @contextmanager
 def lean() -> Iterator[None]:
     """Import below without torch's compiler (`src.asleep`), and torchmetrics without scipy.signal, which it loads for the
-    sake of one metric of sounds in an old version, without onnxruntime, which another one asks for and which starts a thread,
-    and without matplotlib, which it needs when a metric is drawn: then it is loaded.
+    sake of one metric of sounds in an old version, without onnxruntime and requests, which two others ask for and of which the
+    first starts a thread, and without matplotlib, which it needs when a metric is drawn: then it is loaded.
     """
     put_to_sleep()
     if "torchmetrics" in sys.modules:

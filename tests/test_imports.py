@@ -16,6 +16,7 @@ RARE = {
     "sklearn",
     "matplotlib",
     "onnxruntime",
+    "requests",
     "pandas",
     "wandb",
     "kornia",
