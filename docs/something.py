@@ -1,6 +1,6 @@
 """Labelled texts for the page of back-translation, made of Multi30k's captions: what is the something in them?
 
-python -m docs.something data
+python -m docs.something [data]
 
 A caption that names one of eight things, with its article, says "something" instead, and the thing is its label. Training takes
 the captions that no translator of Multi30k is trained on, those of its validation and test sets; validation and test take those
@@ -33,7 +33,7 @@ def _without(caption: str, named: re.Match[str]) -> str:
     return caption[: named.start()] + something + caption[named.end() :]
 
 
-def main(data: str) -> None:
+def main(data: str = "data") -> None:
     """Write the files something.csv, something_val.csv and something_test.csv, with the columns text and label.
 
     Args:
