@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from docs.methods import FOLDER, better, keys, pages, results, shown, written, written_index
+from docs.something import asked
 from src.config.check import check
 from src.config.compose import compose
 from src.config.options import CONF, groups
@@ -102,7 +103,7 @@ def test_the_words_do_not_claim_what_the_numbers_do_not_show(name: str) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_what_is_measured_can_be_run(name: str) -> None:
     for words in PAGES[name].words:
-        check(compose(shlex.split(words)), for_training="data/speakers.csv" not in words)  # which docs.speakers makes
+        check(compose(shlex.split(words)), for_training="path=data/" not in words)  # docs.speakers, docs.something
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,18 @@ def test_what_is_measured_can_be_run(name: str) -> None:
 )  # fmt: skip
 def test_a_mean_is_shown_to_the_second_digit_of_its_deviation(values: list[float], text: str) -> None:
     assert shown(values) == text
+
+
+def test_captions_ask_for_one_thing_and_do_not_name_it() -> None:
+    captions = [
+        "A dog runs.",
+        "She walks down the street.",
+        "A dog in the street.",
+        "The dogs play with a ball.",
+        "A man.",
+    ]
+    found = [("Something runs.", "dog"), ("She walks down something.", "street")]
+    assert asked([*captions, "Snow on the bench", "a ball, the ball"]) == found
 
 
 def test_more_accuracy_and_less_loss_are_better() -> None:

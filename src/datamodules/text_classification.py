@@ -1,6 +1,7 @@
 """A table of labelled texts of the user's: a class for each text, read word by word."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -16,7 +17,7 @@ from src.datamodules.records import JSON_LINES, read_records, read_text
 from src.datamodules.rows import looks_like_file
 from src.datamodules.splitting import completed, split_paths
 from src.datamodules.vocabulary import PADDING, cut_padding, padded
-from src.datamodules.words import Words
+from src.datamodules.words import Words, tokenize
 from src.errors import UserError
 from src.spec import DataSpec
 
@@ -103,10 +104,17 @@ class TextClassification(DataModule):
         return [value for (value,) in read_records(self.paths["train"], (column,))]
 
     def _vocabulary(self, texts: Sequence[str]) -> Words:
-        """Take the words of training, and those that augmentation may put in their place."""
+        """Take the words of training, and those that augmentation may put in their place.
+
+        A word that a text has in common with its paraphrase counts once, as training reads the one or the other.
+        """
         if self.augmentation is None:
             return Words.of(texts, self.min_frequency, self.lowercase)
-        words = Words.of([*texts, *self.augmentation.paraphrases(texts)], self.min_frequency, self.lowercase)
+        added = [
+            " ".join((Counter(tokenize(other, self.lowercase)) - Counter(tokenize(text, self.lowercase))).elements())
+            for text, other in self.augmentation.paraphrases(texts)
+        ]
+        words = Words.of([*texts, *added], self.min_frequency, self.lowercase)
         return words.extended(synonym for word in words.words for synonym in self.augmentation.synonyms(word))
 
     def _tokens(self, texts: Sequence[str], warn: bool = False) -> Tensor:

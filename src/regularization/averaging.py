@@ -3,7 +3,7 @@
 Both stand on Lightning's `WeightAveraging`: training goes on with its own weights, while validation, and so the monitor,
 early stopping and best.ckpt, see the average. What is tested, evaluated and predicted with is thus what was validated.
 Stochastic averaging begins late in a run, and whoever asks for it wants the average: best.ckpt is the best of the epochs
-since then, also where the weights of an earlier one were better.
+since then, also where the weights of an earlier one were better, and early stopping waits for a better one of these.
 Only train/loss is measured with the weights in training. A checkpoint keeps both, and a resumed run goes on with both.
 (Lightning's `StochasticWeightAveraging` too leaves the average in the model, but after the last epoch, unvalidated and too
 late for best.ckpt.)
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
+from src.regularization.early_stopping import EarlyStopping
 from src.tracking.checkpoints import Checkpoints
 from src.tracking.run_folder import RunFolder
 
@@ -125,6 +126,9 @@ class StochasticWeightAveraging(Averaging):
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, Checkpoints):
                 callback.forget_best(trainer)
+        for stopping in trainer.early_stopping_callbacks:
+            if isinstance(stopping, EarlyStopping):
+                stopping.forget_best()
         if self.folder is not None and trainer.is_global_zero:
             self.folder.update(best_since=trainer.current_epoch)
 

@@ -6,6 +6,7 @@ import sys
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,11 @@ class EarlyStopping(LightningEarlyStopping):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict | {"patience": self.patience})
         self._epochs_before = state_dict.get("max_epochs", 0)
+
+    def forget_best(self) -> None:
+        """Let the next validation be the best whatever came before, as its weights are of another kind."""
+        self.wait_count = 0
+        self.best_score = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Decide what becomes of a run that was resumed after it had stopped."""

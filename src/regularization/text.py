@@ -50,9 +50,9 @@ class TextAugmentation:
         if self._back is not None:
             self._back.fit(texts)
 
-    def paraphrases(self, texts: Sequence[str]) -> list[str]:
-        """Return the texts that may stand in the place of some, for a vocabulary."""
-        return [] if self._back is None else [self._back.found[text] for text in texts]
+    def paraphrases(self, texts: Sequence[str]) -> list[tuple[str, str]]:
+        """Return each text with the one that may stand in its place, if there are such, for a vocabulary."""
+        return [] if self._back is None else [(text, self._back.found[text]) for text in texts]
 
     def synonyms(self, word: str) -> tuple[str, ...]:
         """Return what may stand in the place of a word, for a vocabulary."""

@@ -90,7 +90,8 @@ class WeightsAndBiases(WandbLogger):
         if value is None or not isfinite(value):
             return
         sign = -1 if record.get("mode") == "max" else 1
-        if self._best is None or sign * value < sign * self._best:
+        anew = metrics.get("epoch") == record.get("best_since", -1)
+        if anew or self._best is None or sign * value < sign * self._best:
             self._best = value
             self._experiment.summary.update({f"best/{record['monitor']}": value, "best_epoch": metrics.get("epoch")})  # type: ignore[union-attr]
 

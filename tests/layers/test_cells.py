@@ -172,6 +172,17 @@ def test_mixed_precision_is_near(cell: type[Cell], dtype: torch.dtype) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in layers.parameters())
 
 
+def test_half_precision_keeps_the_digits_of_small_states() -> None:
+    """Where tanh(a) is small, σ(2a) in bfloat16 has none of them."""
+    layers, x = made(LSTMCell), numbers(4, 9, F) / 100
+    for parameter in layers.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    nn.init.zeros_(layers.cells[0].b)  # type: ignore[arg-type]
+    exact = layers(x)[0]
+    found = layers.bfloat16()(x.bfloat16())[0]
+    assert (found - exact).abs().mean() < 0.02 * exact.abs().mean()
+
+
 @pytest.mark.req("R2")
 @pytest.mark.parametrize("cell", PAGES)
 def test_dropout_is_between_layers_and_not_above_the_top_one(cell: type[Cell]) -> None:

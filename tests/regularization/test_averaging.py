@@ -166,6 +166,18 @@ def test_the_best_epoch_is_one_of_the_average(fast: Words, monkeypatch) -> None:
     assert evaluate(result.folder)["test/loss"] == result.metrics["test/loss"]
 
 
+def test_early_stopping_waits_anew_for_the_average(fast: Words) -> None:
+    """The average is worse than the epochs before it: the first of it is not one to lose patience over."""
+    words = ("regularization=[swa,early_stopping]", "regularization.swa_start=0.5", "regularization.swa_lr=3.0")
+    sgd = ("optimizer=sgd", "optimizer.lr=0.05", "regularization.early_stopping_patience=1")
+    folder = RunFolder.open(run(fast(*words, *EXACT, *sgd, "trainer.max_epochs=20"), verbose=False).folder)
+    losses = [row["val/loss"] for row in folder.metrics() if "val/loss" in row]
+    assert folder.record["best_since"] == 10
+    assert losses[10] > losses[9], "which would have ended the run"
+    assert len(losses) == 20 or losses[-1] >= min(losses[10:-1])
+    assert len(losses) > 11
+
+
 class Stop(L.Callback):
     """Ctrl-C in the middle of an epoch."""
 

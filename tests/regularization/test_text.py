@@ -226,6 +226,22 @@ def test_paraphrases_train_a_classifier_that_then_knows_their_words(
     assert [found["prediction"] for found in predict(result.folder, list(unseen))] == list(unseen.values())
 
 
+@pytest.mark.req("G7")
+def test_a_word_counts_once_in_a_text_and_its_paraphrase(tmp_path: Path) -> None:
+    """One that stands in one text alone stays unknown, so that training reads unknown words."""
+    file = tmp_path / "texts.csv"
+    file.write_text("text,label\n" + "a rare cat,x\na red cat,y\n" * 10 + "the odd dog,x\nthe kind dog,y\n")
+    data = TextClassification(file, val_fraction=0.1, test_fraction=0.1, min_frequency=2)
+    data.augmentation = TextAugmentation(SynonymKnobs(probability=0.0, lexicon="none"), OFF)
+    found = {"the odd dog": "the odd hound", "the kind dog": "the good hound"}
+    back = SimpleNamespace(
+        fit=lambda texts: None, found={t: found.get(t, t) for t in ("a rare cat", "a red cat", *found)}
+    )
+    data.augmentation._back = back  # type: ignore[assignment]
+    words = data._vocabulary(["a rare cat", "a red cat", *found]).words
+    assert set(words) == {"a", "cat", "the", "dog", "hound"}
+
+
 def test_sentences_are_cut_behind_their_marks() -> None:
     assert sentences(" It is 3.5 m. Really?! Yes") == ["It is 3.5 m.", "Really?!", "Yes"]
 

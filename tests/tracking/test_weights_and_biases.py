@@ -25,6 +25,19 @@ def warnings(caplog: Any) -> list[str]:
     return [record.getMessage() for record in records if record.levelno >= logging.WARNING]
 
 
+def test_the_best_value_so_far_is_one_of_the_average_once_there_is_one(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(wandb_server, monkeypatch)
+    folder, loggers, logger = begin(tmp_path / "run")
+    folder.update(monitor="val/loss", mode="min")
+    log(loggers, [2.0, 1.0])
+    folder.update(best_since=2)
+    log(loggers, [4.0, 3.0, 5.0], first=2)
+    assert logger.experiment.summary["best/val/loss"] == 3.0 and logger.experiment.summary["best_epoch"] == 3
+    close_loggers(loggers, 0)
+
+
 @pytest.mark.parametrize("exit_code", [0, 1])
 def test_a_run_arrives_online(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any, exit_code: int
