@@ -145,7 +145,8 @@ class Group:
         """Take one optimizer step of every member; return the losses [M]."""
         with self.trainer.precision_plugin.forward_context():
             losses = self.population.step(batch, stacked=self.loader.stacked)
-        counts = self._losses_in(batch.targets)
+        counts = self.population.counted
+        counts = counts.double() if isinstance(counts, Tensor) else counts  # a long sum in 32 bits would stall
         self._losses.append(losses.double() * counts)
         self._counts = self._counts + counts
         every, step = self.members[0].config.trainer.log_every_n_steps, self.trainer.global_step + 1
@@ -153,15 +154,6 @@ class Group:
             for member, loss in zip(self._rows(), losses.tolist(), strict=True):
                 member.model._log({"train/loss_step": loss}, step - 1)
         return losses
-
-    def _losses_in(self, targets: Tensor) -> Tensor | float:
-        """Return of how many losses each member's is the mean: for all, or [M]."""
-        weights = self.members[0].model.task.weights(targets)
-        if weights is None:
-            return float(self.population.counted)
-        if not self.loader.stacked:
-            return float(weights.sum().clamp(min=1))
-        return weights.flatten(1).sum(1).clamp(min=1).double()
 
     def end_step(self, index: int, epoch_ends: bool) -> None:
         """Step the schedules after the `index`-th batch of an epoch."""
