@@ -90,7 +90,7 @@ class Population:
                 _in_a_row(batch).targets if stacked else self._repeated(batch.targets),
             )
             leaves = self._matrix.leaves
-            gradients = torch.autograd.grad(losses, list(leaves.values()), torch.ones_like(losses), allow_unused=True)
+            gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
         for name, gradient in zip(leaves, gradients, strict=True):
             if gradient is None:
                 raise ValueError(f"the loss does not depend on {name}, which an ordinary optimizer would leave alone")
