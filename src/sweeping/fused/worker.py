@@ -16,6 +16,7 @@ from src.config.schema import Config
 from src.datamodules.base import DataModule
 from src.datamodules.memory import available_memory
 from src.experiment import build_trainer, prepared_data, seeded_model
+from src.freed_memory import keep_freed_memory
 from src.population.reasons import own_step
 from src.sweeping.fused.data import order_problem
 from src.sweeping.fused.logs import MembersLog
@@ -59,6 +60,7 @@ def together(assignment: Assignment, orders: Orders) -> Ended:
     """
     if assignment.threads is not None:
         torch.set_num_threads(assignment.threads)
+    keep_freed_memory()
     left = {member.number: member for member in assignment.members}
 
     def send(event: Event) -> None:
