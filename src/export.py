@@ -35,7 +35,8 @@ def export(path: Path, formats: Sequence[str] | None = None, target: Path | None
     from src.tracking.exporting import FORMATS
     from src.tracking.exporting import export as write
     from src.tracking.model_card import model_card
-    from src.tracking.run_folder import RunFolder, replaced
+    from src.tracking.replacing import replaced
+    from src.tracking.run_folder import RunFolder
 
     if path.is_file():
         raise UserError(f"{path}: this is a file; a model card tells of a run, so name the run folder")

@@ -17,7 +17,8 @@ from src.compare import main, scaling
 from src.errors import UserError
 from src.sweeping.ledger import Ledger
 from src.tracking.reading import read_runs
-from src.tracking.run_folder import RunFolder, replaced
+from src.tracking.replacing import replaced
+from src.tracking.run_folder import RunFolder
 from tests.conftest import ROOT, Command
 
 

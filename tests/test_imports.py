@@ -64,6 +64,12 @@ def test_a_run_loads_what_it_uses(fast: Callable[..., list[str]]) -> None:
     assert RARE & modules == set()
 
 
+def test_a_group_loads_what_it_uses() -> None:
+    program = "import json, sys, src.experiment, src.sweeping.fused.worker; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (RARE | {"pytorch_optimizer"}) & set(json.loads(done.stdout)) == set()
+
+
 DRAWS = """
 from src import experiment
 import scipy.signal, torch, torchmetrics

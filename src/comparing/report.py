@@ -28,7 +28,8 @@ from src.comparing.statistics import Sample, mark, number
 from src.comparing.terminal import legend, statuses_of
 from src.comparing.view import Row, View
 from src.tracking.recorded import is_number
-from src.tracking.run_folder import plain, replaced
+from src.tracking.replacing import replaced
+from src.tracking.run_folder import plain
 
 PAGE = Path(__file__).parent / "page"
 MOST_CURVES = 100

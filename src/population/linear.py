@@ -26,11 +26,11 @@ class MemberLinear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Do what ``F.linear`` does, within a vmap over members."""
-    return outside(_linear, x, weight, bias)
+    return outside(products, x, weight, bias)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Map [K, …, width_in] to [K, …, width_out]."""
+def products(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Map [K, …, width_in] to [K, …, width_out], by weights [K, width_out, width_in] and biases [K, width_out]."""
     rows = x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1)
     products = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
     return products.reshape(*x.shape[:-1], -1)

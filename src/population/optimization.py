@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from pytorch_optimizer import AdaBound
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import _get_scalar_dtype
 
-from src.population.optimizers import RULES, Now, optimizer_problem
+from src.population.optimizers import Now, optimizer_problem, rule_of
 from src.population.stacks import Matrix, kept
 
 
@@ -32,7 +31,9 @@ class Optimization:
         if problem := optimizer_problem(optimizers):
             raise ValueError(problem)
         self.matrix, self.optimizers = matrix, list(optimizers)
-        self.rule = RULES[type(optimizers[0])]
+        rule = rule_of(type(optimizers[0]))
+        assert rule is not None
+        self.rule = rule
         group = optimizers[0].param_groups[0]
         self.flags = {flag: bool(group[flag]) for flag in self.rule.flags}
         self._columns = [self._columns_of(row) for row in range(len(optimizers))]
@@ -66,7 +67,7 @@ class Optimization:
                 self.settings[name] = self._numbers(lambda group, key=name: group[key])  # type: ignore[misc]
         if not self.settings["weight_decay"].any():
             del self.settings["weight_decay"]
-        if type(self.optimizers[0]) is AdaBound:
+        if self.rule.compares:
             self.settings["base_lr"] = self._base_rates()
 
     def _numbers(self, of: Callable[[dict[str, Any]], float]) -> Tensor:
@@ -85,11 +86,10 @@ class Optimization:
         return table.repeat_interleave(torch.tensor(self.matrix.sizes), 1).to(theta.device)
 
     def _base_rates(self) -> Tensor:
-        """Return the rates that AdaBound compares with: the first above 0."""
+        """Return the rates that an optimizer compares with: the first above 0."""
         bases = []
         for optimizer in self.optimizers:
-            assert isinstance(optimizer, AdaBound)
-            bases.append(optimizer.base_lrs)
+            bases.append(optimizer.base_lrs)  # type: ignore[attr-defined]
             for number, group in enumerate(optimizer.param_groups):
                 bases[-1][number] = bases[-1][number] or group["lr"]
         return self._spread(bases)

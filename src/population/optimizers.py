@@ -3,15 +3,13 @@
 Each is that of the ordinary optimizer's class, with numbers [K, 1] of the members in place of its own.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from pytorch_optimizer import AdaBound, Lion
 from torch import Tensor
-from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
-
-from src.optim import textbook
+from torch.optim import Optimizer
 
 
 @dataclass
@@ -241,6 +239,7 @@ class Rule:
         numbers: numbers in its state of each parameter, with their first values.
         flags: settings that must be the same for all members.
         counts: it counts steps in its parameter groups.
+        compares: it compares with its first learning rates, ``base_lrs``, which are ``base_lr`` to the formula.
     """
 
     formula: Callable[[Now], None]
@@ -249,48 +248,64 @@ class Rule:
     numbers: Mapping[str, float] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     counts: bool = False
+    compares: bool = False
 
 
 _STEP = {"step": 0.0}
 _MOMENTS = {"exp_avg": "", "exp_avg_sq": ""}
 _ADAM = ("lr", "betas", "eps", "weight_decay")
 
-RULES: dict[type[Optimizer], Rule] = {
-    SGD: Rule(
+RULES: dict[str, Rule] = {
+    "torch.optim.SGD": Rule(
         _sgd, ("lr", "momentum", "dampening", "weight_decay"), {"momentum_buffer": "momentum"}, flags=("nesterov",)
     ),
-    Adam: Rule(
+    "torch.optim.Adam": Rule(
         _adam, _ADAM, {**_MOMENTS, "max_exp_avg_sq": "amsgrad"}, _STEP, flags=("amsgrad", "decoupled_weight_decay")
     ),
-    Adamax: Rule(_adamax, _ADAM, {"exp_avg": "", "exp_inf": ""}, _STEP),
-    NAdam: Rule(
+    "torch.optim.Adamax": Rule(_adamax, _ADAM, {"exp_avg": "", "exp_inf": ""}, _STEP),
+    "torch.optim.NAdam": Rule(
         _nadam, (*_ADAM, "momentum_decay"), _MOMENTS, {**_STEP, "mu_product": 1.0}, flags=("decoupled_weight_decay",)
     ),
-    RAdam: Rule(_radam, _ADAM, _MOMENTS, _STEP, flags=("decoupled_weight_decay",)),
-    Adagrad: Rule(_adagrad, ("lr", "lr_decay", "eps", "weight_decay"), {"sum": ""}, _STEP),
-    Adadelta: Rule(_adadelta, ("lr", "rho", "eps", "weight_decay"), {"square_avg": "", "acc_delta": ""}, _STEP),
-    RMSprop: Rule(
+    "torch.optim.RAdam": Rule(_radam, _ADAM, _MOMENTS, _STEP, flags=("decoupled_weight_decay",)),
+    "torch.optim.Adagrad": Rule(_adagrad, ("lr", "lr_decay", "eps", "weight_decay"), {"sum": ""}, _STEP),
+    "torch.optim.Adadelta": Rule(
+        _adadelta, ("lr", "rho", "eps", "weight_decay"), {"square_avg": "", "acc_delta": ""}, _STEP
+    ),
+    "torch.optim.RMSprop": Rule(
         _rmsprop,
         ("lr", "alpha", "eps", "momentum", "weight_decay"),
         {"square_avg": "", "momentum_buffer": "momentum", "grad_avg": "centered"},
         _STEP,
         flags=("centered",),
     ),
-    AdaBound: Rule(
+    "pytorch_optimizer.AdaBound": Rule(
         _adabound,
         (*_ADAM, "final_lr", "gamma"),
         {**_MOMENTS, "max_exp_avg_sq": "ams_bound"},
         flags=("ams_bound", "weight_decouple"),
         counts=True,
+        compares=True,
     ),
-    Lion: Rule(_lion, ("lr", "betas", "weight_decay"), {"exp_avg": ""}, flags=("weight_decouple",), counts=True),
-    textbook.Momentum: Rule(
+    "pytorch_optimizer.Lion": Rule(
+        _lion, ("lr", "betas", "weight_decay"), {"exp_avg": ""}, flags=("weight_decouple",), counts=True
+    ),
+    "src.optim.textbook.Momentum": Rule(
         _textbook_momentum, ("lr", "momentum", "weight_decay"), {"velocity": ""}, flags=("nesterov",)
     ),
-    textbook.Adagrad: Rule(_textbook_adagrad, ("lr", "eps", "weight_decay"), {"squares": ""}),
-    textbook.RMSprop: Rule(_textbook_rmsprop, ("lr", "alpha", "eps", "weight_decay"), {"mean": ""}),
+    "src.optim.textbook.Adagrad": Rule(_textbook_adagrad, ("lr", "eps", "weight_decay"), {"squares": ""}),
+    "src.optim.textbook.RMSprop": Rule(_textbook_rmsprop, ("lr", "alpha", "eps", "weight_decay"), {"mean": ""}),
 }
-RULES[AdamW] = RULES[Adam]
+RULES["torch.optim.AdamW"] = RULES["torch.optim.Adam"]
+"""By the names of the classes, as a config has them: to import pytorch_optimizer takes half a second."""
+
+
+def rule_of(kind: type[Optimizer]) -> Rule | None:
+    """Return how optimizers of a class are done for all members; None where it is not known."""
+    for target, rule in RULES.items():
+        module, _, name = target.rpartition(".")
+        if getattr(sys.modules.get(module), name, None) is kind:
+            return rule
+    return None
 
 
 KERNELS = ("foreach", "fused")
@@ -303,7 +318,7 @@ def optimizer_problem(optimizers: Sequence[Optimizer]) -> str | None:
     for optimizer in optimizers:
         if type(optimizer) is not type(first):
             return f"the optimizers differ: {type(first).__name__} and {type(optimizer).__name__}"
-    rule = RULES.get(type(first))
+    rule = rule_of(type(first))
     if rule is None:
         return f"{type(first).__name__} has no formula for several members in src/population/optimizers.py"
     flags = {flag: first.param_groups[0][flag] for flag in rule.flags}

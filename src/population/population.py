@@ -47,8 +47,8 @@ class Population:
         knobs = [model.training_config.regularization for model in models]
         self._clipping = Clipping(knobs, self._matrix.theta)
         self._smoothings = [float(knob.label_smoothing) for knob in knobs]
-        self.counted = 0
-        """Losses of a member in the last batch, of which its own is the mean where all count the same."""
+        self.counted: Tensor | float = 0.0
+        """How much the losses counted in the last step of which each member's is the mean: for all alike, or [K]."""
         for model, optimizer in zip(models, optimizers, strict=True):
             model.register_state_dict_post_hook(_copied_weights)
             optimizer.register_state_dict_post_hook(_copied_state)
@@ -84,25 +84,13 @@ class Population:
         Returns:
             the loss of each member before the step [K]: the weighted mean over its batch.
         """
-        network = self._template.mode(True)
-        smoothing: float | Tensor = self._smoothings[0]
-        if uneven := len(set(self._smoothings)) > 1:
-            smoothing = self._matrix.theta.new_tensor(self._smoothings)
-
-        def loss(tensors: dict[str, Tensor], batch: Batch, smoothing: float | Tensor) -> Tensor:
-            outputs = functional_call(network, tensors, batch.inputs)
-            losses = _smoothed(network, outputs, batch.targets, smoothing)
-            self.counted = losses.numel()
-            weights = network.task.weights(batch.targets)
-            count = losses.numel() if weights is None else weights.sum().clamp(min=1)
-            return losses.sum() / count
-
-        tensors = self._matrix.leaves | self._others.tensors | self._template.rates
-        dims = (0, 0 if stacked else None, 0 if uneven else None)
         with torch.enable_grad():
-            losses = vmap(loss, dims, randomness="different")(tensors, batch, smoothing)
+            losses = self._losses(
+                self._outputs(batch, stacked, training=True),
+                _in_a_row(batch).targets if stacked else self._repeated(batch.targets),
+            )
             leaves = self._matrix.leaves
-            gradients = torch.autograd.grad(losses, list(leaves.values()), torch.ones_like(losses), allow_unused=True)
+            gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
         for name, gradient in zip(leaves, gradients, strict=True):
             if gradient is None:
                 raise ValueError(f"the loss does not depend on {name}, which an ordinary optimizer would leave alone")
@@ -119,20 +107,54 @@ class Population:
             batch: as in `step`.
             stacked: as in `step`.
         """
-        network = self._template.mode(False)
+        return self._outputs(batch, stacked, training=False)
+
+    def _outputs(self, batch: Batch, stacked: bool, training: bool) -> Tensor:
+        """Return the outputs of all members [K, B, *output_shape]."""
+        network = self._template.mode(training)
+        tensors = self._matrix.leaves | self._others.tensors | self._template.rates
+        if self._template.folds:
+            inputs = _in_a_row(batch).inputs if stacked else tuple(map(self._repeated, batch.inputs))
+            return functional_call(network, tensors, inputs).unflatten(0, (len(self.members), -1))
 
         def forward(tensors: dict[str, Tensor], batch: Batch) -> Tensor:
             return functional_call(network, tensors, batch.inputs)
 
-        tensors = self._matrix.leaves | self._others.tensors | self._template.rates
-        return vmap(forward, (0, 0 if stacked else None))(tensors, batch)
+        return vmap(forward, (0, 0 if stacked else None), randomness="different")(tensors, batch)
+
+    def _repeated(self, x: Tensor) -> Tensor:
+        """Return what all members see [B, …] once for each, [K · B, …]."""
+        return x.expand(len(self.members), *x.shape).flatten(0, 1)
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of each member [K], the weighted mean over its batch.
+
+        Args:
+            outputs: [K, B, …].
+            targets: [K · B, …].
+        """
+        network, members = self._template.network, len(self.members)
+
+        def losses(smoothing: float) -> Tensor:
+            return network.losses(outputs.flatten(0, 1), targets, smoothing).unflatten(0, (members, -1))
+
+        if len(set(self._smoothings)) == 1:
+            each = losses(self._smoothings[0])
+        else:  # they are linear in it, as the targets are
+            each = losses(0.0)
+            smoothings = each.new_tensor(self._smoothings).view(-1, *[1] * (each.dim() - 1))
+            each = torch.lerp(each, losses(1.0), smoothings)
+        each, weights = each.flatten(1), network.task.weights(targets)
+        if weights is None:
+            self.counted = float(each.size(1))
+        else:
+            self.counted = weights.unflatten(0, (members, -1)).flatten(1).sum(1).clamp(min=1)
+        return each.sum(1) / self.counted
 
 
-def _smoothed(network: Model, outputs: Tensor, targets: Tensor, smoothing: float | Tensor) -> Tensor:
-    """Return the losses of a smoothing that may be a tensor: they are linear in it, as the targets are."""
-    if isinstance(smoothing, float):
-        return network.losses(outputs, targets, smoothing)
-    return torch.lerp(network.losses(outputs, targets, 0.0), network.losses(outputs, targets, 1.0), smoothing)
+def _in_a_row(batch: Batch) -> Batch:
+    """Return the examples of all members [K, B, …] as one batch [K · B, …]."""
+    return type(batch)(*(x.flatten(0, 1) for x in batch))
 
 
 def _copied_weights(module: Any, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:

@@ -14,6 +14,7 @@ from src.layers.cells import Cell
 from src.layers.drop import DropConnect, StochasticDepth
 from src.models.base import Model
 from src.models.recurrent import Recurrent
+from src.population import folded
 from src.population.attention import MemberAttention
 from src.population.dropping import Rated, rated
 from src.population.linear import MemberLinear
@@ -24,7 +25,7 @@ Place = tuple[str, int, int]
 
 
 class Template:
-    """A model of the members' shape to call with their tensors within a vmap.
+    """A model of the members' shape to call with their tensors, within a vmap or with the examples of all as one batch.
 
     Its rates of dropping are tensors, and what has a faster form for all members is replaced by it.
 
@@ -44,10 +45,13 @@ class Template:
         self.trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         """The network's names of what `trained` and `others` return, in the order of every member's."""
         self.others = [name for name, _ in others(model)]
+        self.folds = folded.folds(model)
+        """Whether the network takes the examples of all members as one batch, and not one member's within a vmap."""
         self.network = _shell(model)
         for name, module in list(self.network.named_modules()):
-            if (counterpart := _counterpart(module)) is not None:
-                _put(self.network, name, counterpart)
+            form = folded.counterpart(module) if self.folds else _counterpart(module)
+            if form is not None:
+                _put(self.network, name, form)
         self.rates: dict[str, Tensor] = {}
         like = next(model.parameters())
         for place, name, _ in _drops(model):

@@ -24,7 +24,8 @@ from typing import Any
 from src.errors import UserError
 from src.sweeping.naming import job_name
 from src.tracking.provenance import git_state
-from src.tracking.run_folder import RunFolder, config_hash, replaced
+from src.tracking.replacing import replaced
+from src.tracking.run_folder import RunFolder, config_hash
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from src.errors import UserError
 from src.models.base import Model
 from src.tasks.catalogue import TASKS
 from src.tasks.tagging import UNASKED
-from src.tracking.run_folder import ANSWERS, EXAMPLES, RunFolder, plain, replaced
+from src.tracking.replacing import replaced
+from src.tracking.run_folder import ANSWERS, EXAMPLES, RunFolder, plain
 from src.tracking.weights_and_biases import WeightsAndBiases
 
 log = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from src.errors import UserError
 from src.models.base import Model
+from src.tracking.replacing import linked, replaced
 from src.tracking.stopping import stop_request
 
 log = logging.getLogger(__name__)
@@ -41,16 +42,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         assert storage_options is None
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        try:
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with replaced(target) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self,
@@ -262,8 +255,8 @@ class Checkpoints(ModelCheckpoint):
             self._best_in_memory = None
         self._saved_at = time.monotonic()
         same_state = self._last_global_step_saved == trainer.global_step
-        linked = same_state and trainer.is_global_zero and _link(Path(self._last_checkpoint_saved), Path(filepath))
-        if not trainer.strategy.broadcast(linked):
+        is_linked = same_state and trainer.is_global_zero and linked(Path(self._last_checkpoint_saved), Path(filepath))
+        if not trainer.strategy.broadcast(is_linked):
             super()._save_checkpoint(trainer, filepath)
 
     # ---- resuming ------------------------------------------------------------------------------------------------
@@ -334,18 +327,6 @@ def _restore_position(trainer: L.Trainer) -> None:
 
 def _moved(path: str, folder: str) -> str:
     return os.path.join(folder, os.path.basename(path)) if path else path
-
-
-def _link(source: Path, target: Path) -> bool:
-    """Give a file a second name; False where that cannot be. Replacing either leaves the other alone."""
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        partial.unlink(missing_ok=True)
-        os.link(source, partial)
-        os.replace(partial, target)
-    except OSError:
-        return False
-    return True
 
 
 class RandomState(Callback):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.tracking.run_folder import replaced
+from src.tracking.replacing import replaced
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

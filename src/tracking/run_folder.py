@@ -34,6 +34,7 @@ from omegaconf import OmegaConf
 
 from src.errors import UserError
 from src.tracking.provenance import provenance
+from src.tracking.replacing import replaced
 
 log = logging.getLogger(__name__)
 
@@ -463,20 +464,6 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # tensors and numpy's arrays and scalars
         return plain(value.tolist())
     return str(value)
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Give a file to write that takes the place of another as a whole: whoever reads sees the old one or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _write(path: Path, text: str) -> None:

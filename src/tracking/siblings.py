@@ -5,7 +5,8 @@ from pathlib import Path
 
 from src.config.schema import Config
 from src.tracking.console import new_table, show
-from src.tracking.run_folder import RunFolder, replaced
+from src.tracking.replacing import replaced
+from src.tracking.run_folder import RunFolder
 
 
 def in_sweep(folder: RunFolder, config: Config) -> bool:

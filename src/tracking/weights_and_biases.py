@@ -17,11 +17,13 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.tracking.best import best_epoch
 from src.tracking.console import shown
+from src.tracking.replacing import settle
 from src.tracking.run_folder import ANSWERS, RunFolder
 from src.tracking.uploads import marker, upload, waiting_in
 from src.tracking.wandb_access import first_line, key_is_configured, why_unreachable
@@ -101,8 +103,14 @@ class WeightsAndBiases(WandbLogger):
     log_audio = _guarded(WandbLogger.log_audio)
     log_video = _guarded(WandbLogger.log_video)
     watch = _guarded(WandbLogger.watch)
-    after_save_checkpoint = _guarded(WandbLogger.after_save_checkpoint)
     finalize = _guarded(WandbLogger.finalize)
+
+    @_guarded
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        """Upload what was saved, where it is asked for at every save."""
+        if self._log_model == "all":
+            settle()
+        super().after_save_checkpoint(checkpoint_callback)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Do nothing: the W&B run was opened with the whole config."""
@@ -116,6 +124,7 @@ class WeightsAndBiases(WandbLogger):
 
         from src.tracking.answers import read_answers, read_pictures
 
+        settle()
         answers = read_answers(self._folder.path)
         if answers is None:
             return

@@ -19,13 +19,13 @@ from src.population.population import Population
 from src.sweeping.fused.data import StackedLoader
 from src.tracking.closing import log_to
 
-STEPS, MOST_STEPS, SECONDS = 5, 50, 0.5
-"""Timed steps of each way, in turns, after one that is not: at least, and at most, and in between as many as there is time
-for. The fastest counts."""
+FIRST, STEPS, MOST_STEPS, SECONDS = 2, 5, 50, 0.5
+"""Timed steps of each way, in turns, after one that is not: those after which it may be clear which is faster, and else at
+least, and at most, and in between as many as there is time for. The fastest counts."""
 FEW = 8
 """Members of the smaller group that is tried."""
 CLEAR = 3.0
-"""How many times faster all as one must be, for the smaller group not to be tried."""
+"""How many times faster all as one must be, for a few steps to be enough, and the smaller group not to be tried."""
 GAIN = 1.05
 """How many times faster it must be as one: a group has costs of its own, and memory."""
 
@@ -61,23 +61,36 @@ class Trial:
         return f"{'; '.join(parts)}: {'one by one' if size == 1 else f'trained as one, {size} at a time'}"
 
 
-def fastest(steps: Sequence[Callable[[], object]], clock: Callable[[], float]) -> list[float]:
+def fastest(
+    steps: Sequence[Callable[[], object]],
+    clock: Callable[[], float],
+    clear: Callable[..., bool] = lambda *seconds: False,
+) -> list[float]:
     """Return the least seconds that each step takes; they are taken in turns, so that what disturbs one disturbs all.
 
     Args:
         steps: to be timed.
         clock: tells the seconds.
+        clear: tells whether the least seconds so far, one an argument, are enough.
     """
     taken: list[list[float]] = [[] for _ in steps]
     for step in steps:
         step()
     began = clock()
-    while len(taken[0]) < STEPS or (len(taken[0]) < MOST_STEPS and clock() - began < SECONDS):
+    for number in range(1, MOST_STEPS + 1):
         for step, seconds in zip(steps, taken, strict=True):
             before = clock()
             step()
             seconds.append(clock() - before)
+        if number >= FIRST and clear(*map(min, taken)):
+            break
+        if number >= STEPS and clock() - began >= SECONDS:
+            break
     return [min(seconds) for seconds in taken]
+
+
+def _clear(size: int, alone: float, together: float) -> bool:
+    return alone * size > CLEAR * together
 
 
 @contextmanager
@@ -145,10 +158,10 @@ def trial(configs: Sequence[Config], datamodule: DataModule) -> Trial:
             population, (stacked_batch, stacked) = Population(models, optimizers), batch_of(size)
             as_one = partial(population.step, stacked_batch, stacked=stacked)
             with _one_thread():
-                once, together[size] = fastest([waited_for(alone), waited_for(as_one)], clock)
+                once, together[size] = fastest([waited_for(alone), waited_for(as_one)], clock, partial(_clear, size))
         except torch.OutOfMemoryError:
             continue
         single = min(single, once)
-        if single * size > CLEAR * together[size]:
+        if _clear(size, single, together[size]):
             break
     return Trial(single, together)

@@ -1,7 +1,7 @@
 """A group of jobs trained as one: Lightning's trainer runs its loops once, and a step of them is a step of all members."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -24,6 +24,7 @@ from src.sweeping.fused.measuring import Measuring
 from src.sweeping.fused.member import Member
 from src.sweeping.fused.pauses import Pauses
 from src.tracking.checkpoints import between_steps, bytes_of
+from src.tracking.replacing import replaced_together, settle
 from src.tracking.stopping import stop_request
 
 SMALL = 2**28
@@ -101,6 +102,7 @@ class Group:
 
     def _fail(self, member: Member, error: Exception) -> None:
         member.fail(error)
+        settle()
         self._log.drop(member.folder)
         self._failed(member, error)
 
@@ -145,7 +147,8 @@ class Group:
         """Take one optimizer step of every member; return the losses [M]."""
         with self.trainer.precision_plugin.forward_context():
             losses = self.population.step(batch, stacked=self.loader.stacked)
-        counts = self._losses_in(batch.targets)
+        counts = self.population.counted
+        counts = counts.double() if isinstance(counts, Tensor) else counts  # a long sum in 32 bits would stall
         self._losses.append(losses.double() * counts)
         self._counts = self._counts + counts
         every, step = self.members[0].config.trainer.log_every_n_steps, self.trainer.global_step + 1
@@ -153,15 +156,6 @@ class Group:
             for member, loss in zip(self._rows(), losses.tolist(), strict=True):
                 member.model._log({"train/loss_step": loss}, step - 1)
         return losses
-
-    def _losses_in(self, targets: Tensor) -> Tensor | float:
-        """Return of how many losses each member's is the mean: for all, or [M]."""
-        weights = self.members[0].model.task.weights(targets)
-        if weights is None:
-            return float(self.population.counted)
-        if not self.loader.stacked:
-            return float(weights.sum().clamp(min=1))
-        return weights.flatten(1).sum(1).clamp(min=1).double()
 
     def end_step(self, index: int, epoch_ends: bool) -> None:
         """Step the schedules after the `index`-th batch of an epoch."""
@@ -181,7 +175,8 @@ class Group:
         if not living or not (stop_request.made or living[0].is_due()) or not between_steps(self.trainer):
             return
         self._hand_out_losses()
-        self.each(Member.save_between_steps)
+        with replaced_together():
+            self.each(Member.save_between_steps)
         if stop_request.made:
             raise KeyboardInterrupt
 
@@ -218,7 +213,7 @@ class Group:
         self._loops_at = None  # the epoch counts as processed now
         small = len(self.members) * bytes_of(self.members[0].model) <= SMALL
         self._too_soon = small and self._pauses.too_soon()
-        with nullcontext() if self._too_soon else self._pauses.writing():
+        with nullcontext() if self._too_soon else self._pauses.writing(), replaced_together():
             self.each(Member.end_epoch)
         self.population.rates_changed()  # plateaus have seen their metric
         if all(member.trainer.should_stop for member in self.living):
@@ -236,18 +231,31 @@ class Group:
         """Let members end: test them, and record what came out."""
         if not members:
             return
-        self.each(Member.end_training, members)
+        with replaced_together():
+            self.each(Member.end_training, members)
         members = [member for member in members if not member.gone]
         batches = [_on_device(self.trainer, batch) for batch in self._test_batches()]
         known = self._tested(members, batches)
 
-        def end(member: Member) -> None:
+        tested: list[Member] = []
+
+        def test(member: Member) -> None:
             member.test(batches, *known.get(member, (None, None)))
+            tested.append(member)
+
+        def end(member: Member) -> None:
             member.close(0)
             self._log.drop(member.folder)
             self._ended(member)
 
-        self.each(end, members)
+        try:
+            with ExitStack() as locks:  # until the records are in their places
+                for member in members:
+                    locks.enter_context(member.folder.written_into())
+                with replaced_together():
+                    self.each(test, members)
+        finally:
+            self.each(end, tested)
         stop_request.awaited = bool(self.living)
 
     def _test_batches(self) -> Iterator[Batch]:

@@ -16,6 +16,7 @@ from src.config.schema import Config
 from src.datamodules.base import DataModule
 from src.datamodules.memory import available_memory
 from src.experiment import build_trainer, prepared_data, seeded_model
+from src.freed_memory import keep_freed_memory
 from src.population.reasons import own_step
 from src.sweeping.fused.data import order_problem
 from src.sweeping.fused.logs import MembersLog
@@ -26,6 +27,7 @@ from src.sweeping.reporting import Reporter
 from src.sweeping.worker import Assignment, Declined, Ended, Event, Orders, Said, begun, told
 from src.tracking.checkpoints import bytes_of
 from src.tracking.load_checkpoint import load_checkpoint
+from src.tracking.replacing import replaced_together
 from src.tracking.run_folder import RunFolder
 from src.tracking.stopping import stop_request
 from src.tracking.summary import summarize
@@ -59,6 +61,7 @@ def together(assignment: Assignment, orders: Orders) -> Ended:
     """
     if assignment.threads is not None:
         torch.set_num_threads(assignment.threads)
+    keep_freed_memory()
     left = {member.number: member for member in assignment.members}
 
     def send(event: Event) -> None:
@@ -164,14 +167,15 @@ def _train(jobs: Sequence[_Job], datamodule: DataModule, send: Send) -> None:
             summary = summarize(seeded_model(config, datamodule), next(iter(datamodule.loader("train"))))
             facts = {"parameters": summary.parameters, "multiply_adds": summary.multiply_adds}
             ready: list[_Job] = []
-            for job in jobs:
-                try:
-                    folders.append(_opened(job, datamodule, facts))
-                except Exception as error:  # on its own it fails as any run does
-                    send(Declined(job.number, first_line(error)))
-                    continue
-                records.add(folders[-1])
-                ready.append(job)
+            with replaced_together():
+                for job in jobs:
+                    try:
+                        folders.append(_opened(job, datamodule, facts))
+                    except Exception as error:  # on its own it fails as any run does
+                        send(Declined(job.number, first_line(error)))
+                        continue
+                    records.add(folders[-1])
+                    ready.append(job)
             if not ready:
                 return
             datamodule.say_where()

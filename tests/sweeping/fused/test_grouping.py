@@ -110,10 +110,12 @@ def test_differing_keys_are_named() -> None:
 
 
 def test_the_optimizers_are_those_that_have_a_formula() -> None:
-    from src.population.optimizers import RULES
+    from src.population.optimizers import RULES, rule_of
 
-    known = {locate(target, Optimizer, "optimizer"): flags for target, flags in OPTIMIZERS.items()}
-    assert known == {optimizer: set(rule.flags) for optimizer, rule in RULES.items()}
+    assert {target: set(rule.flags) for target, rule in RULES.items()} == OPTIMIZERS
+    for target, rule in RULES.items():
+        assert rule_of(locate(target, Optimizer, "optimizer")) is rule
+    assert rule_of(Optimizer) is None
 
 
 @pytest.mark.parametrize("change", [{"fused": True}, {"maximize": True}, {"_target_": "torch.optim.ASGD"}])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.sweeping.fused.timing import STEPS, Trial, fastest
+from src.sweeping.fused.timing import FIRST, STEPS, Trial, fastest
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,19 @@ def test_a_busy_machine_is_not_taken_for_a_slow_way() -> None:
     ways = [lambda: step("quick", 0.005), lambda: step("held up", 0.003)]
     assert fastest(ways, lambda: now) == pytest.approx([0.005, 0.003])
     assert calls["quick"] == calls["held up"] == STEPS + 1
+
+
+def test_where_it_is_clear_a_few_steps_are_enough() -> None:
+    now, calls = 0.0, [0, 0]
+
+    def step(number: int, seconds: float) -> None:
+        nonlocal now
+        calls[number] += 1
+        now += seconds
+
+    ways = [lambda: step(0, 0.001), lambda: step(1, 0.004)]
+    assert fastest(ways, lambda: now, lambda one, eight: 8 * one > 3 * eight) == pytest.approx([0.001, 0.004])
+    assert calls[0] == calls[1] > STEPS
+    calls[:] = [0, 0]
+    fastest(ways, lambda: now, lambda one, all_32: 32 * one > 3 * all_32)
+    assert calls == [FIRST + 1] * 2

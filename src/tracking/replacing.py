@@ -1,0 +1,83 @@
+"""Files that take the place of others as a whole, when all of them is on the disk: whoever reads sees the old one or the new
+one.
+
+The disk takes milliseconds for each, but takes many at a time: where a process writes the files of many runs,
+`replaced_together` lets them wait for it together.
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+AT_A_TIME = 16
+"""Files that the disk is given at a time."""
+
+_waiting: dict[Path, Path] | None = None
+"""What is written for a file, where files are replaced together."""
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a file to write that takes the place of another."""
+    partial = path.with_name(f".{path.name}.partial")
+    if _waiting is not None:
+        _waiting.pop(path, None)
+    try:
+        yield partial
+        if _waiting is None:
+            _to_disk(partial)
+            os.replace(partial, path)
+        else:
+            _waiting[path] = partial
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def linked(source: Path, target: Path) -> bool:
+    """Give a file, just written, a second name; False where that cannot be. Replacing either leaves the other alone."""
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        partial.unlink(missing_ok=True)
+        os.link(source if _waiting is None else _waiting.get(source, source), partial)
+        if _waiting is None:
+            os.replace(partial, target)
+        else:
+            _waiting[target] = partial
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def replaced_together() -> Iterator[None]:
+    """Let the files that are replaced below take their places at the end, in their order."""
+    global _waiting
+    assert _waiting is None, "one within another"
+    _waiting = {}
+    try:
+        yield
+    finally:
+        try:
+            settle()
+        finally:
+            _waiting = None
+
+
+def settle() -> None:
+    """Let the files that wait take their places now, as somebody is to read them."""
+    if not _waiting:
+        return
+    files = dict(_waiting)
+    _waiting.clear()
+    with ThreadPoolExecutor(min(AT_A_TIME, len(files))) as pool:
+        list(pool.map(_to_disk, files.values()))
+    for path, partial in files.items():
+        os.replace(partial, path)
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,102 @@
+"""Files that take the place of others as a whole."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from src.tracking import replacing
+from src.tracking.replacing import linked, replaced, replaced_together, settle
+
+
+def write(path: Path, text: str) -> None:
+    with replaced(path) as partial:
+        partial.write_text(text)
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Return what is done to files, in its order: ``sync`` and ``replace``, with their names."""
+    done: list[tuple[str, str]] = []
+    to_disk, replace = replacing._to_disk, os.replace
+
+    def sync(path: Path) -> None:
+        to_disk(path)
+        done.append(("sync", path.name))
+
+    def place(partial: Path, path: Path) -> None:
+        replace(partial, path)
+        done.append(("replace", path.name))
+
+    monkeypatch.setattr(replacing, "_to_disk", sync)
+    monkeypatch.setattr(replacing.os, "replace", place)
+    return done
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, synced: list[tuple[str, str]]) -> None:
+    write(tmp_path / "a", "new")
+    assert synced == [("sync", ".a.partial"), ("replace", "a")]
+
+
+def test_together_all_are_on_the_disk_before_any_takes_its_place(tmp_path: Path, synced: list[tuple[str, str]]) -> None:
+    write(tmp_path / "b", "old")
+    synced.clear()
+    with replaced_together():
+        write(tmp_path / "b", "newer")
+        write(tmp_path / "a", "first")
+        write(tmp_path / "a", "second")
+        assert (tmp_path / "b").read_text() == "old" and not (tmp_path / "a").exists()
+        write(tmp_path / "b", "newest")
+    assert sorted(synced[:2]) == [("sync", ".a.partial"), ("sync", ".b.partial")]
+    assert synced[2:] == [("replace", "a"), ("replace", "b")]  # the order in which they were written last
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "second", "b": "newest"}
+
+
+def test_who_is_to_read_lets_them_take_their_places(tmp_path: Path) -> None:
+    with replaced_together():
+        write(tmp_path / "a", "new")
+        settle()
+        assert (tmp_path / "a").read_text() == "new"
+        write(tmp_path / "b", "new")
+    assert (tmp_path / "b").read_text() == "new"
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_second_name_is_of_the_newest_file(tmp_path: Path, together: bool) -> None:
+    def write_and_link() -> None:
+        write(tmp_path / "best", "new")
+        assert linked(tmp_path / "best", tmp_path / "last")
+
+    write(tmp_path / "best", "old")
+    if together:
+        with replaced_together():
+            write_and_link()
+    else:
+        write_and_link()
+    write(tmp_path / "best", "newer")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"best": "newer", "last": "new"}
+
+
+def fail_writing(path: Path) -> None:
+    with replaced(path) as partial:
+        partial.write_text("half")
+        raise OSError("the disk is full")
+
+
+def test_what_could_not_be_written_leaves_the_others_alone(tmp_path: Path) -> None:
+    write(tmp_path / "a", "old")
+    with replaced_together():
+        write(tmp_path / "b", "new")
+        write(tmp_path / "a", "newer")
+        with pytest.raises(OSError, match="full"):
+            fail_writing(tmp_path / "a")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "new"}
+
+
+def test_an_interruption_loses_nothing_that_was_written(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), replaced_together():
+        write(tmp_path / "a", "new")
+        raise KeyboardInterrupt
+    assert (tmp_path / "a").read_text() == "new"
+    write(tmp_path / "b", "new")
+    assert (tmp_path / "b").read_text() == "new"  # at once again
