@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 import pytest
@@ -154,8 +155,8 @@ def test_two_hundred_jobs_leak_nothing(fast: Words, tmp_path: Path) -> None:
     late = [values for ended, values in seen.items() if 140 <= ended <= 195]
     assert early and late
     (memory, handles, alive), (memory_late, handles_late, alive_late) = (
-        tuple(max(column) for column in zip(*part, strict=True)) for part in (early, late)
-    )
+        tuple(median_high(column) for column in zip(*part, strict=True)) for part in (early, late)
+    )  # a process that is just being started takes some handles more
     assert memory_late < memory + 2_000, f"the driver grew from {memory} to {memory_late} KiB"
     assert handles_late <= handles + 2 and alive_late <= alive + 2
     wait_for(lambda: not processes("many"), 10)
