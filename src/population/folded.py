@@ -29,7 +29,7 @@ def counterpart(module: nn.Module) -> nn.Module | None:
     """Return the form of a module for the examples of all members as one batch; None where it needs none, or has none."""
     if type(module) is nn.Linear:
         return FoldedLinear(module)
-    if type(module) is nn.BatchNorm1d and module.momentum is not None:
+    if type(module) is nn.BatchNorm1d and module.affine and module.track_running_stats and module.momentum is not None:
         return FoldedBatchNorm(module)
     if type(module) is DropConnect:
         return FoldedDropConnect(module)

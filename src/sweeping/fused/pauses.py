@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 WRITING = 20.0
 """The least time between two ends of epochs that are written, in times of what writing takes."""
+A_MEMBER = 0.005
+"""Seconds that writing takes, for each member, as long as it was not timed."""
 
 
 class Pauses:
@@ -18,7 +20,8 @@ class Pauses:
     """
 
     def __init__(self, pause: float, members: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._pause, self._longest = pause, pause * members
+        self._least, self._longest = pause, pause * members
+        self._pause = self._after(A_MEMBER * members)
         self._clock = clock
         self._written_at = clock()
 
@@ -31,4 +34,8 @@ class Pauses:
         began = self._clock()
         yield
         self._written_at = self._clock()
-        self._pause = min(max(self._pause, WRITING * (self._written_at - began)), self._longest)
+        self._pause = self._after(self._written_at - began)
+
+    def _after(self, writing: float) -> float:
+        """Return the pause where writing takes so many seconds."""
+        return min(max(self._least, WRITING * writing), self._longest)

@@ -20,8 +20,7 @@ def test_the_pause_is_that_of_the_config_and_grows_with_what_writing_takes(
 ) -> None:
     now = 100.0
     pauses = Pauses(pause, members, lambda: now)
-    assert pauses.too_soon() is (pause > 0)
-    now += pause
+    now += pause * members
     assert not pauses.too_soon()
     with pauses.writing():
         now += takes
@@ -29,4 +28,19 @@ def test_the_pause_is_that_of_the_config_and_grows_with_what_writing_takes(
         now += next_after - 1e-6
         assert pauses.too_soon()
         now += 2e-6
+    assert not pauses.too_soon()
+
+
+@pytest.mark.parametrize(
+    ("pause", "members", "first_after"),
+    [(1.0, 2, 1.0), (1.0, 32, 3.2), (30.0, 32, 30.0)],
+)
+def test_before_anything_is_written_it_is_taken_to_need_five_milliseconds_a_member(
+    pause: float, members: int, first_after: float
+) -> None:
+    now = 100.0
+    pauses = Pauses(pause, members, lambda: now)
+    now += first_after - 1e-6
+    assert pauses.too_soon()
+    now += 2e-6
     assert not pauses.too_soon()
