@@ -19,7 +19,7 @@ from src.population.population import Population
 from src.sweeping.fused.data import StackedLoader
 from src.tracking.closing import log_to
 
-FIRST, STEPS, MOST_STEPS, SECONDS = 2, 5, 50, 0.5
+FIRST, STEPS, MOST_STEPS, SECONDS = 2, 3, 50, 0.3
 """Timed steps of each way, in turns, after one that is not: those after which it may be clear which is faster, and else at
 least, and at most, and in between as many as there is time for. The fastest counts."""
 FEW = 8
