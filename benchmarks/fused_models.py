@@ -27,9 +27,9 @@ CASES = {
     "rnn": ("digits", 10),
     "lstm": ("mackey_glass", 2),
     "gru": ("mackey_glass", 2),
-    "transformer": ("digits", 5),
+    "transformer": ("digits", 3),
 }
-"""Data and epochs of each model: of sequences those that it can classify, or forecast."""
+"""Data and epochs of each model."""
 RATES, DECAYS = ("1e-4", "3e-4", "1e-3", "3e-3"), ("0.0", "1e-3")
 JOBS = len(RATES) * len(DECAYS)
 

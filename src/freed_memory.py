@@ -10,7 +10,8 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 def keep_freed_memory() -> None:
     """Let the C library keep what is freed for what is needed next. By itself it gives blocks of some megabytes back to the
     system, so that every step finds its activations in new pages, each of which the system must fill with zeros first:
-    of the step of an MLP's 32 members that is a quarter. Where the library has no such setting, nothing is done.
+    about a fifth of the step of 32 members of the digits MLP (AMD EPYC, torch 2.13, 2026-11-26). Where the library has no
+    such setting, nothing is done.
     """
     with suppress(AttributeError, OSError, TypeError):  # not glibc; not Linux; Windows
         library = ctypes.CDLL(None)

@@ -22,8 +22,8 @@ _waiting: dict[Path, Path] | None = None
 def replaced(path: Path) -> Iterator[Path]:
     """Give a file to write that takes the place of another."""
     partial = path.with_name(f".{path.name}.partial")
-    if _waiting is not None:
-        _waiting.pop(path, None)
+    if _waiting is not None and _waiting.pop(path, None) is not None:
+        partial.unlink()  # it may have a second name
     try:
         yield partial
         if _waiting is None:
@@ -41,10 +41,12 @@ def linked(source: Path, target: Path) -> bool:
     partial = target.with_name(f".{target.name}.partial")
     try:
         partial.unlink(missing_ok=True)
-        os.link(source if _waiting is None else _waiting.get(source, source), partial)
         if _waiting is None:
+            os.link(source, partial)
             os.replace(partial, target)
         else:
+            _waiting.pop(target, None)
+            os.link(_waiting.get(source, source), partial)
             _waiting[target] = partial
     except OSError:
         return False

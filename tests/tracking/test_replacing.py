@@ -70,10 +70,12 @@ def test_a_second_name_is_of_the_newest_file(tmp_path: Path, together: bool) -> 
     write(tmp_path / "best", "old")
     if together:
         with replaced_together():
+            write(tmp_path / "last", "old")
             write_and_link()
+            write(tmp_path / "best", "newer")
     else:
         write_and_link()
-    write(tmp_path / "best", "newer")
+        write(tmp_path / "best", "newer")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"best": "newer", "last": "new"}
 
 

@@ -19,13 +19,15 @@ from src.population.population import Population
 from src.sweeping.fused.data import StackedLoader
 from src.tracking.closing import log_to
 
-FIRST, STEPS, MOST_STEPS, SECONDS = 2, 5, 50, 0.5
+FIRST, STEPS, MOST_STEPS, SECONDS = 2, 3, 50, 0.3
 """Timed steps of each way, in turns, after one that is not: those after which it may be clear which is faster, and else at
 least, and at most, and in between as many as there is time for. The fastest counts."""
 FEW = 8
 """Members of the smaller group that is tried."""
 CLEAR = 3.0
 """How many times faster all as one must be, for a few steps to be enough, and the smaller group not to be tried."""
+LOST = 1.2
+"""How many times slower as one, for a few steps to be enough."""
 GAIN = 1.05
 """How many times faster it must be as one: a group has costs of its own, and memory."""
 
@@ -93,6 +95,10 @@ def _clear(size: int, alone: float, together: float) -> bool:
     return alone * size > CLEAR * together
 
 
+def _settled(size: int, alone: float, together: float) -> bool:
+    return _clear(size, alone, together) or together > LOST * alone * size
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Several threads wait for each other, the longer the busier the machine is, and no clock can tell that from work."""
@@ -158,7 +164,7 @@ def trial(configs: Sequence[Config], datamodule: DataModule) -> Trial:
             population, (stacked_batch, stacked) = Population(models, optimizers), batch_of(size)
             as_one = partial(population.step, stacked_batch, stacked=stacked)
             with _one_thread():
-                once, together[size] = fastest([waited_for(alone), waited_for(as_one)], clock, partial(_clear, size))
+                once, together[size] = fastest([waited_for(alone), waited_for(as_one)], clock, partial(_settled, size))
         except torch.OutOfMemoryError:
             continue
         single = min(single, once)
