@@ -257,7 +257,7 @@ def test_a_comparison_does_not_load_torch(tuned: Path, command: Command) -> None
 @pytest.mark.slow
 def test_a_real_sweep_is_watched_while_it_runs(tmp_path: Path, command: Command) -> None:
     sweep = tmp_path / "sweeps" / "lr"
-    words = ["-m", "sweep.name=lr", "optimizer.lr=1e-3,1e-2", "seed=0,1", "trainer.max_epochs=3", "logger=none"]
+    words = ["-m", "sweep.name=lr", "optimizer.lr=1e-3,1e-2", "seed=range(10)", "trainer.max_epochs=3", "logger=none"]
     training = threading.Thread(
         target=lambda: command("src.train", *words, f"paths.outputs={tmp_path}", "callbacks=quiet")
     )
@@ -267,6 +267,6 @@ def test_a_real_sweep_is_watched_while_it_runs(tmp_path: Path, command: Command)
     done = command("src.compare", str(sweep), "--watch", "--every", "0.5", "--html", "--pictures")
     training.join()
     assert done.returncode == 0, done.stderr
-    assert re.search(r"\d pending", done.stdout) and "4 runs: 4 finished\n" in done.stdout
+    assert re.search(r"\d pending", done.stdout) and "20 runs: 20 finished\n" in done.stdout
     pictures = {file.stem for file in (sweep / "plots").iterdir()}
     assert {"curves-loss", "curves-accuracy", "schedules", "response", "confusion"} <= pictures
