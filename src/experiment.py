@@ -31,6 +31,7 @@ from src.config.schema import Config
 from src.datamodules.base import DataModule
 from src.datamodules.folds import Fold
 from src.errors import UserError
+from src.freed_memory import keep_freed_memory
 from src.models.base import Model
 from src.regularization.build import batch_transform
 from src.regularization.examples import example_augmentation
@@ -269,6 +270,7 @@ def _execute(config: Config, folder: RunFolder, verbose: bool, callbacks: Sequen
     os.environ["GRIDLIGHT_RUN_FOLDER"] = str(folder.path.resolve())
     started = time.monotonic()
     records = not _is_worker_rank()
+    keep_freed_memory()
     loggers: list[Logger] = []
     exit_code = 1
     log_file = folder.train_log if records else None

@@ -18,6 +18,7 @@ from src.tracking.run_logger import close_loggers
 from src.tracking.uploads import find, marker, sessions
 from src.tracking.wandb_runs import read_project
 from tests.conftest import ROOT
+from tests.sweeping.commands import processes
 from tests.tracking.recording import KEY, begin, log, use
 
 pytest.importorskip("wandb")
@@ -72,25 +73,26 @@ def test_offline_runs_arrive_once(
 @pytest.mark.slow
 def test_a_killed_upload_goes_on(tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     use(wandb_server, monkeypatch, key=False)
-    folder = record(tmp_path / "run", 0, 5000)
-    record(tmp_path / "run", 5000, 10)
+    folder = record(tmp_path / "run", 0, 20_000)
+    record(tmp_path / "run", 20_000, 10)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     wandb_server.delay = 1.0
 
-    environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+    environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"} | {"MARKER": "upload"}
     words = [sys.executable, "-m", "src.sync", str(tmp_path)]
     upload = subprocess.Popen(words, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
     while not any(run.received for run in wandb_server.runs.values()):
         assert upload.poll() is None
         time.sleep(0.01)
-    upload.send_signal(signal.SIGKILL)
+    for process in processes("upload"):  # the client's service would go on for a while
+        os.kill(process, signal.SIGKILL)
     upload.wait()
     time.sleep(1)
     wandb_server.delay = 0.0
     assert not any(marker(session).exists() for session in sessions(folder.path)), "it was killed on the way"
 
     assert sync([tmp_path])
-    assert arrived(wandb_server, folder) == recorded(folder) and len(recorded(folder)) == 5010
+    assert arrived(wandb_server, folder) == recorded(folder) and len(recorded(folder)) == 20_010
     assert len(wandb_server.runs) == 1
 
 
