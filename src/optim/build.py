@@ -82,12 +82,12 @@ def build_optimizer(model: nn.Module, config: Config) -> Optimizer:
 def _steps_in_one_kernel(cls: type[Optimizer], model: nn.Module, config: Config) -> bool:
     """Tell whether torch can step these parameters in one kernel: the same formula, on a CPU in a third of the time.
 
-    Not in half precision, since that kernel unscales the gradients itself and Lightning then refuses to clip them; nor
+    Not in mixed precision, since that kernel unscales the gradients itself and Lightning then refuses to clip them; nor
     with sharded parameters, of which a rank may have none.
     """
     devices = FUSED.get(cls, ())
     return (
-        config.trainer.precision != "16-mixed"
+        not config.trainer.precision.endswith("-mixed")
         and config.trainer.strategy != "fsdp"
         and all(p.device.type in devices and p.is_floating_point() for p in model.parameters() if p.requires_grad)
     )

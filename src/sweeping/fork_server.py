@@ -5,17 +5,20 @@ soon as the configs tell.
 """
 
 import os
-import tempfile
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import get_context
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
+from threading import current_thread, main_thread
+
+from src.errors import UserError
 
 context = get_context("forkserver")
 
 LIST = "GRIDLIGHT_PRELOAD"
-"""The environment variable that tells the server where the list of its modules will be."""
-
-_folder: tempfile.TemporaryDirectory[str] | None = None
+"""The environment variable that tells the server whose it is, and where the list of its modules will be: <process>:<file>."""
 
 
 def begin_early(words: Sequence[str]) -> None:
@@ -30,25 +33,48 @@ def begin_early(words: Sequence[str]) -> None:
 
 
 def begin() -> None:
-    """Start the server, if it does not run."""
-    global _folder
+    """Start the server, if it does not run.
+
+    Raises:
+        UserError: if its socket has no place.
+    """
     from multiprocessing import forkserver
 
-    if _folder is None:
-        _folder = tempfile.TemporaryDirectory(prefix="gridlight-")
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's library would start its threads when imported
-        os.environ[LIST] = str(Path(_folder.name) / "modules")
-        context.set_forkserver_preload(["src.sweeping.warm"])
-        forkserver.ensure_running()
-        del os.environ[LIST]
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's library would start its threads when it is imported
+    os.environ[LIST] = f"{os.getpid()}:{_listed()}"  # and so it stays: the next job starts a killed server anew
+    context.set_forkserver_preload(["src.sweeping.warm"])
+    try:
+        with _deaf_to_ctrl_c():
+            forkserver.ensure_running()
+    except OSError as error:
+        if "path too long" not in str(error):
+            raise
+        raise UserError(f"{get_temp_dir()}: too long a path for sockets; TMPDIR=/tmp in front helps") from error
 
 
 def finish(modules: Sequence[str]) -> None:
     """Say which modules the server imports in the end; only the first list counts."""
     begin()
-    assert _folder is not None
-    listed = Path(_folder.name) / "modules"
+    listed = _listed()
     if not listed.exists():
         unfinished = listed.with_suffix(".part")
         unfinished.write_text(" ".join(modules))
         unfinished.rename(listed)
+
+
+def _listed() -> Path:
+    """Return where the list is: in the folder of the server's socket, which goes with this process."""
+    return Path(get_temp_dir()) / "modules"
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Start what is started below deaf to Ctrl-C, from its first moment: that is the sweep's to handle."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -14,23 +14,23 @@ from pathlib import Path
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
 
 from src.lifeline import end_with_parent  # noqa: E402
+from src.sweeping.fork_server import LIST  # noqa: E402
 
-end_with_parent()
+driver, _, place = os.environ[LIST].partition(":")
+end_with_parent(int(driver))
 
 from importlib import import_module  # noqa: E402
 
-from src.sweeping.fork_server import LIST  # noqa: E402
 from src.tracking.provenance import remember  # noqa: E402
 
 
 def listed() -> list[str]:
     """Return what the sweep's command lists, when it does; end with that command."""
-    place, parent = Path(os.environ[LIST]), os.getppid()
-    while not place.exists():
-        if os.getppid() != parent:
+    while not Path(place).exists():
+        if os.getppid() != int(driver):
             sys.exit()
         time.sleep(0.002)
-    return place.read_text().split()
+    return Path(place).read_text().split()
 
 
 for name in (

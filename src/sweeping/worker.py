@@ -1,5 +1,6 @@
 """What a worker process does: one job, on its frozen config, in its own folder, reporting to the driver of the sweep."""
 
+import atexit
 import faulthandler
 import os
 import shutil
@@ -116,6 +117,7 @@ def work(assignment: Assignment, channel: Connection) -> None:
     orders = Orders(channel.send)
     threading.Thread(target=_listen, args=(channel, orders), daemon=True).start()
     orders.send(carry_out(assignment, orders))
+    atexit._run_exitfuncs()  # a forked process ends without, and W&B's temporary folders would stay
 
 
 class Orders:

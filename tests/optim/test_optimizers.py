@@ -338,6 +338,8 @@ def _user_s(cls: type, **settings: object) -> object:
         (["optimizer=adagrad"], True),
         (["optimizer=nadam"], False),  # torch has no such kernel
         (["optimizer=adam", "trainer.precision=16-mixed"], False),  # it could not be clipped
+        (["optimizer=adam", "trainer.precision=bf16-mixed"], False),
+        (["optimizer=adam", "trainer.precision=bf16-true"], True),
         (["optimizer=adam", "trainer.strategy=fsdp"], False),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

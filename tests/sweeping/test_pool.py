@@ -58,7 +58,7 @@ def test_the_server_is_started_early_where_it_will_be_needed(
 
 def test_the_list_of_modules_is_there_as_a_whole_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fork_server, "begin", lambda: None)
-    monkeypatch.setattr(fork_server, "_folder", type("Folder", (), {"name": str(tmp_path)}))
+    monkeypatch.setattr(fork_server, "get_temp_dir", lambda: str(tmp_path))
     fork_server.finish(["src.models.mlp", "src.datamodules.digits"])
     fork_server.finish(["src.models.cnn"])
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {

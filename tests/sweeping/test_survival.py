@@ -136,6 +136,47 @@ def test_ctrl_c_twice_ends_at_once(fast: Words, tmp_path: Path) -> None:
     wait_for(lambda: not processes("twice"), 10)
 
 
+@pytest.mark.parametrize("word", ["model=[mlp,cnn]", "optimizer.lr=1e-3,x", "modl=mlp"])
+def test_a_fork_server_that_was_not_needed_ends(word: str) -> None:
+    """Also where it is still at its first imports when the command is gone."""
+    sweep = start(["-m", word], MARKER="unneeded")
+    output, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 2 and output.startswith("error: "), output
+    wait_for(lambda: not processes("unneeded"), 10)
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda signal_: signal_.name)
+def test_a_sweep_that_dies_in_its_first_second_leaves_no_process(signal_: signal.Signals, fast: Words) -> None:
+    for moment in (0.1, 0.15, 0.2, 0.3, 0.6):
+        sweep = start(["-m", *fast(), "seed=1,2", "sweep.name=young"], MARKER="young")
+        time.sleep(moment)
+        sweep.send_signal(signal_)
+        sweep.wait(60)
+        wait_for(lambda: not processes("young"), 10)
+
+
+def test_a_killed_fork_server_is_started_anew(fast: Words, tmp_path: Path) -> None:
+    sweep = start(["-m", *fast("hydra.launcher.jobs=1"), "seed=range(8)", "sweep.name=forked"], MARKER="forked")
+    folder = tmp_path / "outputs" / "sweeps" / "forked"
+    wait_for(running(folder, 1), 60)
+    server = next(
+        process for process in processes("forked") if b"forkserver" in Path(f"/proc/{process}/cmdline").read_bytes()
+    )
+    os.kill(server, signal.SIGKILL)
+    output, _ = sweep.communicate(timeout=120)
+    assert "8 of 8 jobs finished" in output or "7 of 8 jobs finished" in output, output
+
+
+@pytest.mark.parametrize("launcher", ["local", "fused"])
+def test_a_sweep_leaves_no_temporary_files(launcher: str, fast: Words, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    words = ["-m", *fast("logger=wandb", f"hydra/launcher={launcher}"), "optimizer.lr=1e-3,1e-2", "sweep.name=clean"]
+    output, _ = start(words, TMPDIR=str(temporary), WANDB_MODE="offline").communicate(timeout=120)
+    assert "2 of 2 jobs finished" in output, output
+    assert not list(temporary.iterdir())
+
+
 def test_two_hundred_jobs_leak_nothing(fast: Words, tmp_path: Path) -> None:
     seeds = ",".join(map(str, range(200)))
     sweep = start(["-m", *fast(), f"seed={seeds}", "sweep.name=many"], MARKER="many")
@@ -228,7 +269,7 @@ def test_the_server_has_one_thread_and_no_gpu(tmp_path: Path) -> None:
         "import src.sweeping.warm, os, torch; print(len(os.listdir('/proc/self/task')), torch.cuda.is_initialized())"
     )
     (tmp_path / "modules").write_text(" ".join(every_module()))
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", LIST: str(tmp_path / "modules")}
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", LIST: f"{os.getpid()}:{tmp_path / 'modules'}"}
     environment.pop("OMP_NUM_THREADS", None)
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["1", "False"], done.stdout + done.stderr

@@ -19,6 +19,9 @@ WAYS = ("auto", "always", "never")
 REASONS = 3
 """Reasons why jobs run on their own that are told; of the others, how many."""
 
+GRACE = 5.0
+"""Seconds that a group's process has to end in, when all its jobs have."""
+
 
 class FusedPool(LocalPool):
     """A pool in which groups of jobs take one process each.
@@ -117,6 +120,12 @@ class FusedPool(LocalPool):
     def kill(self) -> None:
         self._stopping = True
         super().kill()
+
+    def close(self) -> None:
+        for worker in () if self._stopping else self._workers:
+            if self._inside.get(worker.assignment.number) == {}:  # all of it has ended, and it clears up after itself
+                worker.process.join(GRACE)
+        super().close()
 
     # ---- parts -----------------------------------------------------------------------------------------------------
 
