@@ -117,7 +117,8 @@ def work(assignment: Assignment, channel: Connection) -> None:
     orders = Orders(channel.send)
     threading.Thread(target=_listen, args=(channel, orders), daemon=True).start()
     orders.send(carry_out(assignment, orders))
-    atexit._run_exitfuncs()  # a forked process ends without, and W&B's temporary folders would stay
+    if "wandb" in sys.modules:
+        atexit._run_exitfuncs()  # a forked process ends without, and W&B's temporary folders would stay
 
 
 class Orders:
