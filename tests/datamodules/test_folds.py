@@ -221,16 +221,55 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
 
 def test_what_a_fold_lacks_is_said_with_the_fold(tmp_path: Path) -> None:
     file = tmp_path / "table.csv"
-    file.write_text("a,label\n" + "".join(f"{i},{'rare' if i == 7 else 'ab'[i % 2]}\n" for i in range(40)))
+    rows = [f"{i},{'rare' if i % 10 == 7 else 'ab'[i % 2]},{i % 10}\n" for i in range(40)]  # a class of one patient
+    file.write_text("".join(["a,label,patient\n", *rows]))
     said = []
     for number in (1, 2, 3):
-        table = CSV(file, "label", test_fraction=0.1)
-        table.fold = Fold(number, 3)
+        table = CSV(file, "label", test_path=_test_rows(tmp_path))
+        table.fold = Fold(number, 3, group="patient")
         try:
             table.setup()
         except UserError as error:
             said.append(str(error))
     assert len(said) == 1 and re.match(r"cross_validation, fold \d of 3: .* has the class 'rare'", said[0])
+
+
+def _test_rows(folder: Path) -> Path:
+    (folder / "test.csv").write_text("a,label\n1,a\n2,b\n")
+    return folder / "test.csv"
+
+
+def test_a_row_that_is_alone_in_its_class_trains_in_every_fold(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "table.csv"
+    names = ["rare" if i == 7 else "few" if i in (11, 12) else "ab"[i % 2] for i in range(40)]
+    file.write_text("a,label\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names)))
+    trained, validated = [], []
+    for number in (1, 2, 3):
+        table = CSV(file, "label", test_fraction=0.1)
+        table.fold = Fold(number, 3)
+        caplog.clear()
+        table.setup()
+        told = [record.getMessage() for record in caplog.records if "alone in its class" in record.getMessage()]
+        assert told == ["cross_validation: an example that is alone in its class always trains: rare"]
+        parts = {name: [(row["a"], row["label"]) for _, row in rows] for name, rows in table.rows().items()}
+        trained.append(parts["train"])
+        validated += parts["val"]
+    assert all(("7", "rare") in rows for rows in trained)
+    pool = {*trained[0], *trained[1]}
+    assert sorted(validated) == sorted(pool - {("7", "rare")}), "every other row is validated on once, few ones too"
+    assert all(any(label == "few" for _, label in rows) for rows in trained)
+
+
+def test_what_is_alone_in_its_class_trains_with_its_group() -> None:
+    groups = np.arange(24) // 3
+    classes = ["rare" if i == 4 else "ab"[i % 2] for i in range(24)]
+    folds = [Fold(number, 3, group="patient").cut(24, classes, groups) for number in (1, 2, 3)]
+    assert all({3, 4, 5} <= set(train) and not set(groups[train]) & set(groups[val]) for train, val in folds)
+    assert sorted(np.concatenate([val for _, val in folds])) == sorted({*range(24)} - {3, 4, 5})
+    with pytest.raises(UserError, match=r"folds=3: there are 2 examples to share out"):
+        Fold(1, 3).cut(6, [*"abcd", "e", "e"])
 
 
 def test_data_without_columns_cannot_be_grouped(users_files: Files) -> None:
