@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,14 +156,26 @@ def _unknown(
     if not isinstance(node, DictConfig):
         return f"{shown}: '{parent}' is a value and has no keys below it"
     if depth == 0:
+        if "hydra" in cfg and f"hydra/{parts[0]}" in options:
+            return _of_hydra(override, cfg, options)
         same = [key for key in _leaves(cfg) if key.rpartition(".")[2] == parts[0]]
         if same:
             return f"{shown}: unknown key. Did you mean {' or '.join(repr(key) for key in same)}?"
         top = [name for name in {*options, *map(str, cfg)} if not name.startswith("hydra")]
+        top += ["hydra.launcher"] if "hydra" in cfg else []
         kind = "key or group"
         return f"{shown}: unknown {kind} '{parts[0]}'. {nearest(parts[0], top)}"
     allowed = [str(key) for key in node if not str(key).startswith("_")]
     return f"{shown}: '{parent}' has no key '{parts[depth]}'. {nearest(parts[depth], allowed)}"
+
+
+def _of_hydra(override: Override, cfg: DictConfig, options: dict[str, dict[str, str]]) -> str:
+    """Say how a launcher or sweeper, or a key of it, is written."""
+    key = override.key_or_group
+    if key.isidentifier():
+        return f"{override.input_line}: unknown group. Did you mean 'hydra/{key}'?"
+    wrong = _wrong_key(replace(override, key_or_group=f"hydra.{key}"), cfg, options)
+    return wrong or f"{override.input_line}: unknown key. Did you mean 'hydra.{key}'?"
 
 
 def _leaves(cfg: DictConfig, prefix: str = "") -> list[str]:
