@@ -162,7 +162,6 @@ def _unknown(
         if same:
             return f"{shown}: unknown key. Did you mean {' or '.join(repr(key) for key in same)}?"
         top = [name for name in {*options, *map(str, cfg)} if not name.startswith("hydra")]
-        top += ["hydra.launcher"] if "hydra" in cfg else []
         kind = "key or group"
         return f"{shown}: unknown {kind} '{parts[0]}'. {nearest(parts[0], top)}"
     allowed = [str(key) for key in node if not str(key).startswith("_")]
