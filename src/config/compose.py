@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.config.options import CONF, groups, search_roots, sweeps
-from src.config.words import readable
+from src.config.words import arguments, readable
 from src.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> UserError:
     """
     roots = search_roots(overrides)
     options = {"sweeps": sweeps()} | groups(roots)
-    words = [word for word in overrides if not word.startswith("-") and Path(word) not in roots]  # nor --config-dir's
+    words = arguments(overrides)[0].overrides
     parsed: list[Override] = []
     for word in words:
         try:
