@@ -48,7 +48,7 @@ class Fold:
             groups: [size], each in one fold only.
 
         Raises:
-            UserError: if there are fewer examples, or groups, to share out than folds.
+            UserError: if there are fewer examples, or groups, to share out than folds, or if every class has fewer.
         """
         from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
@@ -60,6 +60,11 @@ class Fold:
         most, what = (len(shared), "examples") if kept is None else (len(set(kept)), f"values of {self.group}")
         if most < self.of:
             raise UserError(f"cross_validation.folds={self.of}: there are {most} {what} to share out")
+        numbers = None if labels is None else np.unique(labels, return_inverse=True)[1]
+        if numbers is not None and (largest := np.bincount(numbers).max()) < self.of:
+            raise UserError(
+                f"cross_validation.folds={self.of}: the largest class has {largest} examples to share out; fewer folds"
+            )
         kinds: dict[tuple[bool, bool], Any] = {
             (False, False): KFold,
             (True, False): StratifiedKFold,
@@ -67,13 +72,9 @@ class Fold:
             (True, True): StratifiedGroupKFold,
         }
         splitter = kinds[classes is not None, groups is not None](self.of, shuffle=True, random_state=self.seed)
-        numbers = None if labels is None else np.unique(labels, return_inverse=True)[1]
         with warnings.catch_warnings():  # of a class that is too rare to be in every fold
             warnings.simplefilter("ignore", UserWarning)
-            try:
-                folds = list(splitter.split(shared, numbers, kept))
-            except ValueError as error:  # every class is rarer than that
-                raise UserError(f"cross_validation.folds={self.of}: {error}") from error
+            folds = list(splitter.split(shared, numbers, kept))
         val = np.sort(shared[folds[self.number - 1][1]])
         return np.setdiff1d(np.arange(size), val), val
 

@@ -164,6 +164,9 @@ def test_too_many_folds_are_refused() -> None:
         Fold(1, 5).cut(4)
     with pytest.raises(UserError, match=r"folds=3: there are 2 values of patient"):
         Fold(1, 3, group="patient").cut(9, groups=["a"] * 5 + ["b"] * 4)
+    for groups in (None, np.arange(9)):
+        with pytest.raises(UserError, match=r"folds=5: the largest class has 4 examples to share out"):
+            Fold(1, 5).cut(9, [*"aaaabbbcc"], groups)
     with pytest.raises(UserError, match=r"folds=5: 5 examples are too few"):
         Fold(1, 5).blocks(5)
 
