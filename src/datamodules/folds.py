@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -103,11 +104,17 @@ def _alone(classes: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
         rare = names[counts == 1]
         more = f" and {len(rare) - NAMED} more" if len(rare) > NAMED else ""
         whole = "" if groups is None else ", and so do those of its group"
-        log.warning(
+        _warn_once(
             f"cross_validation: an example that is alone in its class always trains{whole}: "
             f"{', '.join(map(str, rare[:NAMED]))}{more}"
         )
     return alone if groups is None else np.isin(groups, groups[alone])
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Warn, unless this process has: a sweep loads the same data to check them, to plan and to train."""
+    log.warning(message)
 
 
 def recut(
