@@ -2,7 +2,8 @@
 reachable. Exit code 1 if something that every run needs is missing.
 
 python -m src.doctor resume model=cnn regularization=dropout trainer.max_epochs=3 trains these words whole, then again,
-interrupted at random steps (Ctrl-C, and killed) and resumed, and compares the two. Exit code 1 if they differ.
+interrupted at random steps (Ctrl-C, and killed) and resumed, and compares the two. Exit code 1 if they differ. The
+words are those of src.train; the name of an experiment may stand alone: python -m src.doctor resume dates_paper.
 """
 
 import os
@@ -10,7 +11,7 @@ import platform
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -120,19 +121,38 @@ def prove_resume(words: list[str]) -> bool:
     return not different
 
 
+def words_of_a_run(words: Sequence[str]) -> list[str]:
+    """Return the words of a run, where the bare name of an experiment means ``experiment=name``.
+
+    Raises:
+        UserError: for a flag, and for a bare word that names no experiment.
+    """
+    experiments = groups(search_roots(words))["experiment"]
+    for word in words:
+        if word.startswith("-"):
+            raise UserError(f"{word}: the proof takes the words of one run, such as model=mlp, and no flags but --help")
+        if _is_bare(word) and word not in experiments:
+            raise UserError(f"{word}: there is no such experiment. {nearest(word, experiments)}")
+    return [f"experiment={word}" if _is_bare(word) else word for word in words]
+
+
+def _is_bare(word: str) -> bool:
+    return "=" not in word and not word.startswith("~")
+
+
 def main() -> None:
     """Print all findings, or the proof that is asked for."""
     match sys.argv[1:]:
-        case ["resume", *words]:
+        case ["resume", *words] if not {"-h", "--help"} & set(words):
             with errors_for_people():
-                raise SystemExit(0 if prove_resume(words) else 1)
+                raise SystemExit(0 if prove_resume(words_of_a_run(words)) else 1)
         case []:
             complete = True
             for good, line in findings():
                 print(f"{ {True: 'ok', None: 'without', False: 'MISSING'}[good]:<7} {line}", flush=True)
                 complete = complete and good is not False
             raise SystemExit(0 if complete else 1)
-        case ["-h" | "--help"]:
+        case words if {"-h", "--help"} & set(words):
             print(__doc__)
         case [word, *_]:
             with errors_for_people():

@@ -163,7 +163,7 @@ def _cross_validation(config: schema.Config) -> Iterator[str]:
     elif asked.fold is None:
         yield (
             f"cross_validation.folds={asked.folds}: one run validates on one of the folds, such as cross_validation.fold=1; "
-            "-m trains them all"
+            f"-m cross_validation.folds={asked.folds} trains them all"
         )
     elif asked.fold > asked.folds:
         yield f"cross_validation.fold={asked.fold}: there are {asked.folds}, from 1 (cross_validation.folds)"

@@ -11,14 +11,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from src.config.options import CONF, groups, search_roots, sweeps
-from src.config.words import readable
-from src.errors import JobsFailed, UserError
+from src.config.words import arguments, readable
+from src.errors import JobsFailed, UserError, nearest
 
 _NEEDED = {"hydra", "omegaconf", "pydantic", "yaml", "torch", "lightning", "torchmetrics", "rich"}
 """Packages without which nothing runs: where one is missing, it is the wrong Python."""
 
 _ONE_OPTION = ("model", "datamodule", "optimizer", "scheduler", "trainer")
 """Groups of which a run has one option; the others combine."""
+
+_FLAGS = ("--help", "--multirun", "--dry-run", "--cfg", "--config-dir", "--hydra-help")
+"""Those that people need, for the nearest match."""
 
 
 @contextmanager
@@ -117,7 +120,6 @@ def run_with_hydra(task: Callable[..., object], argv: Sequence[str]) -> None:
 def _refuse_misuse(argv: Sequence[str]) -> None:
     """Refuse what Hydra would take in another sense than was meant, or answer in its own words."""
     roots = search_roots(argv)
-    options = groups(roots)
     many = {"-m", "--multirun"} & set(argv)
     if many and {"--cfg", "-c"} & {word.partition("=")[0] for word in argv}:
         raise UserError("--cfg shows the config of one run: leave out -m, and give one value a key")
@@ -125,12 +127,45 @@ def _refuse_misuse(argv: Sequence[str]) -> None:
         if not root.is_dir():
             raise UserError(f"{root}: there is no such config folder")
     for word in argv:
-        key, equals, value = word.lstrip("-").partition("=")
-        if word.startswith("-") and equals and (key.partition(".")[0] in options or "." in key):
-            raise UserError(f"{word}: overrides have no dashes: {word.lstrip('-')}")
+        key, equals, value = word.partition("=")
         if equals and key in _ONE_OPTION and value.startswith("[") and "," in value:
             listed = value.strip("[]")
             raise UserError(f"{word}: a run has one {key}. To compare them: -m {key}={listed}")
+    _refuse_unknown_flags(argv)
+
+
+def _refuse_unknown_flags(argv: Sequence[str]) -> None:
+    """Say what was meant by flags that Hydra does not know, to which it would show its own usage."""
+    unknown = arguments(argv)[1]
+    if not unknown:
+        return
+    meant = _without_dashes(argv, unknown)
+    from src.config.compose import explain
+
+    wrong = str(explain(UserError(), meant))
+    changed = [word for word in meant if word not in argv]
+    if not changed:
+        raise UserError(f"{unknown[0]}: overrides stand together, all before or all behind flags")
+    raise UserError(f"{unknown[0]}: overrides have no dashes: {' '.join(changed)}" + (wrong and f"\n{wrong}"))
+
+
+def _without_dashes(argv: Sequence[str], unknown: Sequence[str]) -> list[str]:
+    """Return a command line with ``--key=value`` and ``--key value`` as they are meant, ``key=value``.
+
+    Raises:
+        UserError: for an unknown flag without a value.
+    """
+    rest, meant = list(argv), []
+    while rest:
+        word = rest.pop(0)
+        if word in unknown and word.startswith("-"):
+            flag, word = word, word.lstrip("-")
+            if "=" not in word:
+                if not rest or rest[0].startswith("-") or "=" in rest[0]:
+                    raise UserError(f"{flag}: there is no such flag. {nearest(flag, _FLAGS)}")
+                word = f"{word}={rest.pop(0)}"
+        meant.append(word)
+    return meant
 
 
 def help_text(argv: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.config.options import CONF, groups, search_roots, sweeps
-from src.config.words import readable
+from src.config.words import arguments, readable
 from src.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> UserError:
     """
     roots = search_roots(overrides)
     options = {"sweeps": sweeps()} | groups(roots)
-    words = [word for word in overrides if not word.startswith("-") and Path(word) not in roots]  # nor --config-dir's
+    words = arguments(overrides)[0].overrides
     parsed: list[Override] = []
     for word in words:
         try:
@@ -155,6 +156,8 @@ def _unknown(
     if not isinstance(node, DictConfig):
         return f"{shown}: '{parent}' is a value and has no keys below it"
     if depth == 0:
+        if "hydra" in cfg and f"hydra/{parts[0]}" in options:
+            return _of_hydra(override, cfg, options)
         same = [key for key in _leaves(cfg) if key.rpartition(".")[2] == parts[0]]
         if same:
             return f"{shown}: unknown key. Did you mean {' or '.join(repr(key) for key in same)}?"
@@ -163,6 +166,15 @@ def _unknown(
         return f"{shown}: unknown {kind} '{parts[0]}'. {nearest(parts[0], top)}"
     allowed = [str(key) for key in node if not str(key).startswith("_")]
     return f"{shown}: '{parent}' has no key '{parts[depth]}'. {nearest(parts[depth], allowed)}"
+
+
+def _of_hydra(override: Override, cfg: DictConfig, options: dict[str, dict[str, str]]) -> str:
+    """Say how a launcher or sweeper, or a key of it, is written."""
+    key = override.key_or_group
+    if key.isidentifier():
+        return f"{override.input_line}: unknown group. Did you mean 'hydra/{key}'?"
+    wrong = _wrong_key(replace(override, key_or_group=f"hydra.{key}"), cfg, options)
+    return wrong or f"{override.input_line}: unknown key. Did you mean 'hydra.{key}'?"
 
 
 def _leaves(cfg: DictConfig, prefix: str = "") -> list[str]:

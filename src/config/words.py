@@ -1,6 +1,9 @@
 """The words of a command line, before Hydra reads them."""
 
 import re
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import NoReturn
 
 from src.errors import UserError
 
@@ -28,3 +31,22 @@ def readable(word: str) -> str:
     if re.fullmatch(r"[\w\-\\/%?.+:*@ |]*", value, re.ASCII):
         return word
     return f"{key}='{value}'"
+
+
+def arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
+    """Take a command line apart as Hydra does.
+
+    Returns:
+        Hydra's flags, with the words beside them as `overrides`; and what it does not know.
+
+    Raises:
+        UserError: if a flag lacks its value, or has a wrong one.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(message)
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_known_args(argv)

@@ -136,7 +136,8 @@ def enter(ledger: Ledger, composer: Composer, points: Iterable[Sequence[str]]) -
     """
     check_folds = FoldCheck()
     words = [tuple(point) for point in points]
-    problems: list[str] = []
+    refused: dict[str, list[str]] = {}  # what is wrong, and the jobs of which it is
+    repeated: list[str] = []
     jobs: list[Job] = []
     first: dict[str, tuple[str, ...]] = {}
     checked, spoken = 0, time.monotonic()
@@ -148,23 +149,28 @@ def enter(ledger: Ledger, composer: Composer, points: Iterable[Sequence[str]]) -
                 check_folds(config)
                 job = ledger.add(point, label, config.plain())
         except UserError as error:
-            problems.append(f"job {' '.join(label) or ' '.join(point)}: {error}".replace("\n", "\n  "))
+            refused.setdefault(str(error), []).append(" ".join(label) or " ".join(point))
         else:
             if (other := first.get(job.digest)) is not None:
                 what = "given twice" if other == point else f"the same experiment as job {' '.join(other)}"
-                problems.append(f"job {' '.join(point)}: {what}")
+                repeated.append(f"job {' '.join(point)}: {what}")
             first[job.digest] = point
             jobs.append(job)
-        if len(problems) == SHOWN_PROBLEMS:
+        count = len(repeated) + sum(map(len, refused.values()))
+        if count == SHOWN_PROBLEMS:
             break
         if time.monotonic() - spoken > SPEAKS_EVERY:
             spoken = time.monotonic()
             print(f"checked {checked:,} of {len(words):,} jobs", flush=True)
-    if problems:
+    if refused or repeated:
         of = f"{checked}" if checked == len(words) else f"the first {checked:,} of {len(words):,}"
-        count = f"{len(problems)} of {of} jobs cannot run, so none was started:"
-        raise UserError("\n".join([count, *problems]))
+        lines = [f"{_named(names)}: {error}".replace("\n", "\n  ") for error, names in refused.items()]
+        raise UserError("\n".join([f"{count} of {of} jobs cannot run, so none was started:", *lines, *repeated]))
     return jobs
+
+
+def _named(jobs: Sequence[str]) -> str:
+    return f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs, such as {jobs[0]}"
 
 
 def _config_folders() -> list[str]:

@@ -70,6 +70,26 @@ def test_update_changes_keys_of_a_recorded_config_and_no_groups() -> None:
             update(recorded, [word])
 
 
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("launcher.jobs=2", r"^launcher\.jobs=2: unknown key\. Did you mean 'hydra\.launcher\.jobs'\?$"),
+        ("launcher.jbos=2", r"launcher\.jbos=2: 'hydra\.launcher' has no key 'jbos'\. Did you mean 'jobs'\?"),
+        ("launcher=fused", r"Did you mean 'hydra/launcher'\?"),
+        ("sweeper=search", r"Did you mean 'hydra/sweeper'\?"),
+        ("traner.max_epochs=2", r"Did you mean 'trainer'\?"),
+    ],
+)
+def test_a_launcher_without_its_hydra_is_known(word: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        compose([word])
+
+
+def test_a_recorded_run_has_no_launcher() -> None:
+    with pytest.raises(UserError, match=r"launcher.jobs=2: unknown key or group 'launcher'"):
+        update(OmegaConf.create({"seed": 0}), ["launcher.jobs=2"])
+
+
 def test_own_config_folders_come_before_ours(tmp_path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text("# My model\nname: mine\n")

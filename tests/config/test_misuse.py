@@ -1,5 +1,6 @@
 """Command lines that mean something else than they say are answered before Hydra takes them at their word."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from src import ROOT
 from src.config.check import check
-from src.config.command_line import parser_of_a_run
+from src.config.command_line import parser_of_a_run, run_with_hydra
 from src.config.compose import compose, resumed
 from src.errors import UserError
 from src.experiment import run
@@ -26,11 +27,38 @@ def ask(*words: str, **more: object) -> "subprocess.CompletedProcess[str]":
         (["-m", "model=mlp,cnn", "--cfg", "job"], "leave out -m"),
         (["--config-dir", "/no/such/folder"], "/no/such/folder: there is no such config folder"),
         (["optimizer.lr=1e-3,1e-2"], "several values make a sweep"),
+        (["-m", "--mode=mlp"], "--mode=mlp: overrides have no dashes: mode=mlp"),
+        (["-m", "--mode=mlp"], "mode=mlp: unknown key or group 'mode'. Did you mean 'model'?"),
+        (["-1"], "cannot read '-1': overrides are written key=value"),
+        (["--cfg", "job", "modl=mlp"], "error: modl=mlp: unknown key or group 'modl'. Did you mean 'model'?"),
     ],
 )
 def test_misuse_is_answered_in_one_screen(words: list[str], says: str) -> None:
     done = ask(*words)
     assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--optimizer.lr=0.1"], r"--optimizer.lr=0.1: overrides have no dashes: optimizer.lr=0.1"),
+        (["model=mlp", "--seed", "3"], r"--seed: overrides have no dashes: seed=3"),
+        (
+            ["--lr", "0.1", "--seed=3"],
+            r"--lr: .* no dashes: lr=0.1 seed=3\nlr=0.1: unknown key. Did you mean 'optimizer.lr'.*",
+        ),
+        (["--model.channels=[8]", "model=cnn"], r"--model.channels=\[8\]: .* no dashes: model.channels=\[8\]"),
+        (["-m", "--dryrun"], r"--dryrun: there is no such flag. Did you mean '--dry-run'\? Possible: --cfg, .*"),
+        (["--cfg", "foo"], r"argument --cfg/-c: invalid choice: 'foo'.*"),
+        (["--cfg"], r"argument --cfg/-c: expected one argument"),
+        (["--c", "job"], r"ambiguous option: --c could match --cfg, .*"),
+        (["model=mlp", "--cfg", "job", "seed=1"], r"seed=1: overrides stand together, all before or all behind flags"),
+    ],
+)
+def test_flags_that_are_none_are_told_what_is_meant(words: list[str], says: str) -> None:
+    with pytest.raises(UserError) as told:
+        run_with_hydra(lambda cfg: None, words)
+    assert re.fullmatch(says, str(told.value)), str(told.value)
 
 
 def test_a_dry_run_may_be_asked_for_with_a_flag(tmp_path: Path) -> None:

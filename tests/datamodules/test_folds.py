@@ -14,7 +14,7 @@ from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
 from src.datamodules.csv_table import CSV
 from src.datamodules.ett import ETT
-from src.datamodules.folds import Fold, recut
+from src.datamodules.folds import Fold, _warn_once, recut
 from src.datamodules.splitting import completed, split_indices
 from src.datamodules.text import Text
 from src.datamodules.windows import Windows
@@ -164,6 +164,9 @@ def test_too_many_folds_are_refused() -> None:
         Fold(1, 5).cut(4)
     with pytest.raises(UserError, match=r"folds=3: there are 2 values of patient"):
         Fold(1, 3, group="patient").cut(9, groups=["a"] * 5 + ["b"] * 4)
+    for groups in (None, np.arange(9)):
+        with pytest.raises(UserError, match=r"folds=5: the largest class has 4 examples to share out"):
+            Fold(1, 5).cut(9, [*"aaaabbbcc"], groups)
     with pytest.raises(UserError, match=r"folds=5: 5 examples are too few"):
         Fold(1, 5).blocks(5)
 
@@ -221,16 +224,55 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
 
 def test_what_a_fold_lacks_is_said_with_the_fold(tmp_path: Path) -> None:
     file = tmp_path / "table.csv"
-    file.write_text("a,label\n" + "".join(f"{i},{'rare' if i == 7 else 'ab'[i % 2]}\n" for i in range(40)))
+    rows = [f"{i},{'rare' if i % 10 == 7 else 'ab'[i % 2]},{i % 10}\n" for i in range(40)]  # a class of one patient
+    file.write_text("".join(["a,label,patient\n", *rows]))
     said = []
     for number in (1, 2, 3):
-        table = CSV(file, "label", test_fraction=0.1)
-        table.fold = Fold(number, 3)
+        table = CSV(file, "label", test_path=_test_rows(tmp_path))
+        table.fold = Fold(number, 3, group="patient")
         try:
             table.setup()
         except UserError as error:
             said.append(str(error))
     assert len(said) == 1 and re.match(r"cross_validation, fold \d of 3: .* has the class 'rare'", said[0])
+
+
+def _test_rows(folder: Path) -> Path:
+    (folder / "test.csv").write_text("a,label\n1,a\n2,b\n")
+    return folder / "test.csv"
+
+
+def test_a_row_that_is_alone_in_its_class_trains_in_every_fold(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "table.csv"
+    names = ["rare" if i == 7 else "few" if i in (11, 12) else "ab"[i % 2] for i in range(40)]
+    file.write_text("a,label\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names)))
+    _warn_once.cache_clear()
+    trained, validated = [], []
+    for number in (1, 2, 3):
+        table = CSV(file, "label", test_fraction=0.1)
+        table.fold = Fold(number, 3)
+        table.setup()
+        parts = {name: [(row["a"], row["label"]) for _, row in rows] for name, rows in table.rows().items()}
+        trained.append(parts["train"])
+        validated += parts["val"]
+    told = [record.getMessage() for record in caplog.records if "alone in its class" in record.getMessage()]
+    assert told == ["cross_validation: an example that is alone in its class always trains: rare"], "once, not thrice"
+    assert all(("7", "rare") in rows for rows in trained)
+    pool = {*trained[0], *trained[1]}
+    assert sorted(validated) == sorted(pool - {("7", "rare")}), "every other row is validated on once, few ones too"
+    assert all(any(label == "few" for _, label in rows) for rows in trained)
+
+
+def test_what_is_alone_in_its_class_trains_with_its_group() -> None:
+    groups = np.arange(24) // 3
+    classes = ["rare" if i == 4 else "ab"[i % 2] for i in range(24)]
+    folds = [Fold(number, 3, group="patient").cut(24, classes, groups) for number in (1, 2, 3)]
+    assert all({3, 4, 5} <= set(train) and not set(groups[train]) & set(groups[val]) for train, val in folds)
+    assert sorted(np.concatenate([val for _, val in folds])) == sorted({*range(24)} - {3, 4, 5})
+    with pytest.raises(UserError, match=r"folds=3: there are 2 examples to share out"):
+        Fold(1, 3).cut(6, [*"abcd", "e", "e"])
 
 
 def test_data_without_columns_cannot_be_grouped(users_files: Files) -> None:

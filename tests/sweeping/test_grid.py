@@ -83,6 +83,17 @@ def test_more_folds_than_examples_are_told_before_the_first_job(composer: Make, 
         enter(Ledger.create(tmp_path, "test", []), composer(), folds)
 
 
+def test_what_several_jobs_are_refused_for_is_told_once(composer: Make, tmp_path: Path) -> None:
+    words = ["datamodule=wine", "cross_validation.folds=150"]
+    points = [[*words, f"seed={seed}", f"cross_validation.fold={n}"] for seed in (1, 2) for n in (1, 2, 3)]
+    with pytest.raises(UserError) as told:
+        enter(Ledger.create(tmp_path, "test", []), composer(), [*points, ["datamodule=wine", "optimizer.lr=-1"]])
+    first, same, other = str(told.value).splitlines()
+    assert first == "7 of 7 jobs cannot run, so none was started:"
+    assert same.startswith("6 jobs, such as cross_validation.folds=150 seed=1 cross_validation.fold=1: ")
+    assert other.startswith("job ") and "optimizer.lr=-1" in other
+
+
 def test_more_jobs_than_anybody_means_are_refused() -> None:
     for words in (["seed=range(0,1000000000)"], ["seed=range(0,1000)", "model.x=range(0,1000)"]):
         with pytest.raises(UserError, match="jobs, and a sweep has 100,000 at most"):

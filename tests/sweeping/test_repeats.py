@@ -26,10 +26,19 @@ def test_a_sweep_over_folds_has_all_of_them() -> None:
     assert with_folds(some, compose(words[:1])) == some, "the folds that were asked for"
 
 
+@pytest.mark.parametrize("number", ["2,3", "range(2,4)", "choice(2,3)"])
+def test_a_sweep_over_numbers_of_folds_says_what_is_right(number: str) -> None:
+    words = [f"cross_validation.folds={number}"]
+    with pytest.raises(UserError, match=r"a sweep trains all folds of one number of them, such as -m .*folds=5"):
+        with_folds(words, compose([]))
+    named = [*words, "cross_validation.fold=1,2"]
+    assert with_folds(named, compose([])) == named, "folds that every number has"
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["cross_validation.folds=5"], "-m trains them all"),
+        (["cross_validation.folds=5"], "-m cross_validation.folds=5 trains them all"),
         (["cross_validation.folds=5", "cross_validation.fold=6"], "there are 5, from 1"),
         (["cross_validation.fold=2"], "cross_validation.folds=5"),
         (["cross_validation.group=patient"], "cross_validation.folds=5"),
