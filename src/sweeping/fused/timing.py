@@ -1,6 +1,5 @@
 """A few steps of both ways, before a group is trained: is it faster as one, and how many members at a time?"""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,9 @@ LOST = 1.2
 """How many times slower as one, for a few steps to be enough."""
 GAIN = 1.05
 """How many times faster it must be as one: a group has costs of its own, and memory."""
+HEAVY = 0.1
+"""Seconds of a step of all one by one, from which on the smaller group is tried first: what gains nothing there, where calls
+cost little beside arithmetic, gains nothing with more members, whose steps take long to try."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,11 @@ def trial(configs: Sequence[Config], datamodule: DataModule) -> Trial:
             torch.nn.utils.clip_grad_value_(first.parameters(), knobs.gradient_clip_value)
         optimizer.step()
 
-    single, together = math.inf, {}
-    for size in sorted({min(FEW, len(configs)), len(configs)}, reverse=True):
+    together: dict[int, float] = {}
+    with _one_thread():
+        (single,) = fastest([waited_for(alone)], clock, lambda seconds: True)
+    is_heavy = single * len(configs) > HEAVY
+    for size in sorted({min(FEW, len(configs)), len(configs)}, reverse=not is_heavy):
         try:
             models = [made(config) for config in configs[:size]]
             optimizers = [build_optimizer(model, config) for model, config in zip(models, configs, strict=False)]
@@ -168,6 +173,6 @@ def trial(configs: Sequence[Config], datamodule: DataModule) -> Trial:
         except torch.OutOfMemoryError:
             continue
         single = min(single, once)
-        if _clear(size, single, together[size]):
+        if single * size <= GAIN * together[size] if is_heavy else _clear(size, single, together[size]):
             break
     return Trial(single, together)
