@@ -16,4 +16,4 @@ def keep_freed_memory() -> None:
     with suppress(AttributeError, OSError, TypeError):  # not glibc; not Linux; Windows
         library = ctypes.CDLL(None)
         library.mallopt(_MMAP_THRESHOLD, 2**25)  # the most that it takes
-        library.mallopt(_TRIM_THRESHOLD, 2**30)
+        library.mallopt(_TRIM_THRESHOLD, 2**28)  # of each process of a sweep

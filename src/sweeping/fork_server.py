@@ -7,7 +7,7 @@ soon as the configs tell.
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
@@ -29,7 +29,8 @@ def begin_early(words: Sequence[str]) -> None:
     launchers = {word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")}
     is_dry = any(word.startswith("sweep.dry_run=") for word in words)
     if only_runs and launchers <= {"local", "fused"} and not is_dry and usable_cores() > 1:
-        begin()
+        with suppress(UserError):  # it is told when the server is needed
+            begin()
 
 
 def begin() -> None:

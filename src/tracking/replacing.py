@@ -22,8 +22,9 @@ _waiting: dict[Path, Path] | None = None
 def replaced(path: Path) -> Iterator[Path]:
     """Give a file to write that takes the place of another."""
     partial = path.with_name(f".{path.name}.partial")
-    if _waiting is not None and _waiting.pop(path, None) is not None:
-        partial.unlink()  # it may have a second name
+    if _waiting is not None:
+        _waiting.pop(path, None)
+    partial.unlink(missing_ok=True)  # what waits, or a killed process left, may have a second name
     try:
         yield partial
         if _waiting is None:
@@ -69,17 +70,38 @@ def replaced_together() -> Iterator[None]:
 
 
 def settle() -> None:
-    """Let the files that wait take their places now, as somebody is to read them."""
+    """Let the files that wait take their places now, as somebody is to read them.
+
+    Raises:
+        OSError: if one could not; the others have taken theirs.
+    """
     if not _waiting:
         return
     files = dict(_waiting)
     _waiting.clear()
     with ThreadPoolExecutor(min(AT_A_TIME, len(files))) as pool:
-        list(pool.map(_to_disk, files.values()))
-    for path, partial in files.items():
-        os.replace(partial, path)
+        problems = list(pool.map(_problem_of, files.values()))
+    for place, (path, partial) in enumerate(files.items()):
+        try:
+            if problems[place] is None:
+                os.replace(partial, path)
+            else:
+                partial.unlink(missing_ok=True)
+        except OSError as error:
+            problems[place] = error
+    for problem in problems:
+        if problem is not None:
+            raise problem
+
+
+def _problem_of(path: Path) -> OSError | None:
+    try:
+        _to_disk(path)
+    except OSError as error:
+        return error
+    return None
 
 
 def _to_disk(path: Path) -> None:
-    with path.open("rb") as file:
+    with path.open("rb+") as file:  # Windows lets no file be flushed that is only read
         os.fsync(file.fileno())

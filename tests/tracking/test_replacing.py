@@ -1,6 +1,8 @@
 """Files that take the place of others as a whole."""
 
+import errno
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,28 @@ def test_an_interruption_loses_nothing_that_was_written(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "new"
     write(tmp_path / "b", "new")
     assert (tmp_path / "b").read_text() == "new"  # at once again
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_what_a_killed_process_left_is_not_written_into(together: bool, tmp_path: Path) -> None:
+    """It had written best, given it last as its second name, and was killed before either took its place."""
+    (tmp_path / ".best.partial").write_text("torn")
+    os.link(tmp_path / ".best.partial", tmp_path / ".last.partial")
+    with replaced_together() if together else nullcontext():
+        write(tmp_path / "best", "best")
+        write(tmp_path / "last", "last")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"best": "best", "last": "last"}
+
+
+def test_a_file_that_the_disk_does_not_take_leaves_the_others_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        if path.name == ".b.partial":
+            raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(replacing, "_to_disk", full)
+    with pytest.raises(OSError, match="no space left"), replaced_together():
+        for name in "abc":
+            write(tmp_path / name, name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]

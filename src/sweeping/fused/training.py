@@ -254,8 +254,10 @@ class Group:
                     locks.enter_context(member.folder.written_into())
                 with replaced_together():
                     self.each(test, members)
-        finally:
+        except KeyboardInterrupt:
             self.each(end, tested)
+            raise
+        self.each(end, tested)  # not where their records could not be written: they have not ended then
         stop_request.awaited = bool(self.living)
 
     def _test_batches(self) -> Iterator[Batch]:
