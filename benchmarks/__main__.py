@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.machine import load
 from src import ROOT
 
-PARTS = {"__init__", "__main__", "machine", "plain_lightning"}
+PARTS = {"__init__", "__main__", "machine", "plain_lightning", "sweeps"}
 """What is no benchmark of its own."""
 
 

@@ -7,18 +7,13 @@ launcher was never slower by more than 5 %.
 """
 
 import argparse
-import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 
 from benchmarks.machine import load, machine, today
-from src import ROOT
+from benchmarks.sweeps import THREADS, records, timed
 
 CASES = {
     "mlp": ("digits", 10),
@@ -48,21 +43,14 @@ def sweep(model: str, launcher: str) -> tuple[float, str]:
             "sweep.name=benchmark",
             f"hydra/launcher={launcher}",
             "hydra.launcher.jobs=2",
-            "hydra.launcher.threads=1",
+            f"hydra.launcher.threads={THREADS}",
             f"optimizer.lr={','.join(RATES)}",
             f"regularization.weight_decay={','.join(DECAYS)}",
             f"paths.outputs={folder}",
         ]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        started = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", "src.train", *words], cwd=ROOT, env=environment, capture_output=True, text=True
-        )
-        seconds = time.perf_counter() - started
-        assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
-        records = [json.loads(path.read_text()) for path in Path(folder).glob("sweeps/*/*/run.json")]
-    assert [record["status"] for record in records] == ["finished"] * JOBS
-    chosen = re.findall(r"group \d+, .*: ((?:trained as one|one by one).*)", done.stdout)
+        seconds, said = timed(["src.train", *words])
+        records(Path(folder), JOBS)
+    chosen = re.findall(r"group \d+, .*: ((?:trained as one|one by one).*)", said)
     return seconds, " and ".join(dict.fromkeys(chosen))
 
 
@@ -80,7 +68,7 @@ def main() -> None:
     if unknown := set(chosen) - set(CASES):
         parser.error(f"{', '.join(sorted(unknown))}: choose from {', '.join(CASES)}")
     print(
-        f"{JOBS} jobs, two workers, medians of {arguments.repeats}; {machine()}; 1 thread a process; {today()}; "
+        f"{JOBS} jobs, two workers, medians of {arguments.repeats}; {machine()}; {THREADS} thread a process; {today()}; "
         f"{load()} before\n"
     )
     print("| model, data, epochs | local | fused | times | the fused launcher's choice |")

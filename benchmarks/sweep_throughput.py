@@ -9,20 +9,12 @@ also told without it: by what 8 jobs take less.
 """
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 
 from benchmarks.machine import load, machine, today
-from src import ROOT
-
-THREADS = "1"
-"""Of torch, in every process of both sides: a second one only gets in the way of a network so small."""
+from benchmarks.sweeps import THREADS, records, timed
 
 RATES = ("1e-4", "3e-4", "1e-3", "2e-3", "3e-3", "5e-3", "1e-2", "3e-2")
 DECAYS = ("0.0", "1e-6", "1e-5", "1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
@@ -33,19 +25,11 @@ def axes(jobs: int) -> tuple[str, str]:
     return ",".join(RATES), ",".join(DECAYS[: jobs // len(RATES)])
 
 
-def seconds(words: list[str]) -> float:
-    started = time.perf_counter()
-    environment = os.environ | {"OMP_NUM_THREADS": THREADS, "MKL_NUM_THREADS": THREADS}
-    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
-    return time.perf_counter() - started
-
-
 def plain(jobs: int, folder: Path) -> float:
     """Return the time of Hydra's basic launcher over plain Lightning."""
     rates, decays = axes(jobs)
     words = ["-m", f"lr={rates}", f"weight_decay={decays}", f"hydra.sweep.dir={folder}"]
-    taken = seconds(["benchmarks.plain_lightning", *words])
+    taken, _ = timed(["benchmarks.plain_lightning", *words])
     assert len(list(folder.glob("*/best*.ckpt"))) == jobs
     return taken
 
@@ -53,7 +37,7 @@ def plain(jobs: int, folder: Path) -> float:
 def gridlight(jobs: int, workers: int, folder: Path, launcher: str = "local") -> tuple[float, float]:
     """Return the time of a sweep of ours, and the sum of what its jobs say that they took."""
     rates, decays = axes(jobs)
-    taken = seconds(
+    taken, _ = timed(
         [
             "src.train",
             "-m",
@@ -71,9 +55,7 @@ def gridlight(jobs: int, workers: int, folder: Path, launcher: str = "local") ->
             f"paths.outputs={folder}",
         ]
     )
-    records = [json.loads(path.read_text()) for path in folder.glob("sweeps/*/*/run.json")]
-    assert len(records) == jobs and all(record["status"] == "finished" for record in records)
-    return taken, sum(record["seconds"] for record in records)
+    return taken, sum(record["seconds"] for record in records(folder, jobs))
 
 
 def main() -> None:

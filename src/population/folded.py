@@ -9,8 +9,8 @@ from src.layers.activations import ACTIVATIONS
 from src.layers.drop import DropConnect
 from src.models.base import Model
 from src.models.mlp import MLP
-from src.population.dropping import Rated, kept
-from src.population.linear import products
+from src.population.dropping import Rated, RatedDropConnect, kept
+from src.population.linear import MemberLinear, products
 
 NETWORKS: tuple[type[Model], ...] = (MLP,)
 """Whose `forward` treats each example alone, whatever its modules do."""
@@ -36,29 +36,16 @@ def counterpart(module: nn.Module) -> nn.Module | None:
     return FoldedDropout() if type(module) is nn.Dropout else None
 
 
-class FoldedLinear(nn.Linear):
-    """As ``nn.Linear``.
-
-    Args:
-        layer: whose parameters it has.
-    """
-
-    def __init__(self, layer: nn.Linear) -> None:
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.weight, self.bias = layer.weight, layer.bias
+class FoldedLinear(MemberLinear):
+    """As ``nn.Linear``, whose parameters it has."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [K · B, width_in] to [K · B, width_out]."""
         return products(_apart(x, self.weight), self.weight, self.bias).flatten(0, 1)
 
 
-class FoldedDropConnect(Rated):
+class FoldedDropConnect(RatedDropConnect):
     """As `DropConnect`, whose parameters it has."""
-
-    def __init__(self, layer: DropConnect) -> None:
-        super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
