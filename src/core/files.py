@@ -1,0 +1,319 @@
+"""Files in folders that may come from someone else.
+
+A run folder, a sweep, or a data set can hold anything: a link to a private file, a named pipe that never ends, a file of a
+terabyte. The functions below reach a file from a trusted root folder, component by component, and never through a link; they
+open regular files only; and they read at most a given number of bytes. On POSIX the checks hold even when the folder changes
+meanwhile, because each component is opened relative to the one before it (``openat`` with ``O_NOFOLLOW``).
+
+The root itself is the folder that the user named, so it may be reached through links.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
+from typing import BinaryIO
+
+from src.errors import UserError
+
+MAX_RECORD_BYTES = 16 * 2**20
+"""The largest record (run.json, config.yaml, one line of a ledger) that is read."""
+
+_ANCHORED = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+_DIRECTORY = getattr(os, "O_DIRECTORY", 0)
+
+
+class UnsafeFileError(UserError):
+    """A file is not what it must be: it is a link, no regular file, or too large."""
+
+
+def plain_name(name: object, kind: str = "a file name") -> str:
+    """Return a name that is one plain path component.
+
+    Args:
+        name: a value from a record.
+        kind: what the name is, for the error.
+
+    Raises:
+        UnsafeFileError: if it is empty, ``.`` or ``..``, or contains a separator, a drive, or a control character.
+    """
+    if (
+        not isinstance(name, str)
+        or name in ("", ".", "..")
+        or len(name) > 255
+        or any(mark in name for mark in "/\\:")
+        or any(ord(character) < 32 or ord(character) == 127 for character in name)
+    ):
+        raise UnsafeFileError(f"{str(name)[:80]!r} is not {kind}: it must be one path component, without separators")
+    return name
+
+
+def _parts(name: str | PurePath) -> list[str]:
+    parts = PurePath(name).parts
+    if not parts or PurePath(name).is_absolute() or any(part in ("..", "") for part in parts):
+        raise UnsafeFileError(f"{name}: this path leaves its folder")
+    return list(parts)
+
+
+@contextmanager
+def _parent_of(root: Path, name: str | PurePath, make: bool = False) -> Iterator[tuple[int | None, str]]:
+    """Yield a descriptor of the folder that holds a file, and the file's last component.
+
+    Args:
+        root: the trusted folder.
+        name: a path below it.
+        make: create missing folders on the way.
+    """
+    *folders, last = _parts(name)
+    if not _ANCHORED:
+        place = root
+        for folder in folders:
+            place = place / folder
+            if place.is_symlink():
+                raise UnsafeFileError(f"{place}: this is a link, and links are not followed here")
+            if make:
+                place.mkdir(exist_ok=True)
+        if (place / last).is_symlink():
+            raise UnsafeFileError(f"{place / last}: this is a link, and links are not followed here")
+        yield None, str(place / last)
+        return
+    descriptor = os.open(root, os.O_RDONLY | _DIRECTORY | _BINARY)
+    try:
+        place = root
+        for folder in folders:
+            place = place / folder
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(folder, dir_fd=descriptor)
+            try:
+                below = os.open(folder, os.O_RDONLY | _DIRECTORY | _NOFOLLOW | _BINARY, dir_fd=descriptor)
+            except OSError as error:
+                raise _explained(error, place, descriptor, folder) from error
+            os.close(descriptor)
+            descriptor = below
+        yield descriptor, last
+    finally:
+        os.close(descriptor)
+
+
+def _explained(error: OSError, path: Path, descriptor: int | None, name: str) -> OSError | UnsafeFileError:
+    """Return the error to raise when a component could not be opened; a link is named as such."""
+    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
+        with suppress(OSError):
+            if stat.S_ISLNK(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
+                return UnsafeFileError(f"{path}: this is a link, and links are not followed here")
+    if error.errno == errno.ENXIO:
+        return UnsafeFileError(f"{path}: this is not a regular file")
+    return error
+
+
+def _open(root: Path, name: str | PurePath, flags: int, make: bool = False) -> int:
+    path = root / name
+    with _parent_of(root, name, make) as (parent, last):
+        try:
+            descriptor = os.open(last, flags | _NOFOLLOW | _NONBLOCK | _BINARY, 0o666, dir_fd=parent)
+        except OSError as error:
+            raise _explained(error, path, parent, last) from error
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise UnsafeFileError(f"{path}: this is not a regular file")
+    return descriptor
+
+
+def open_below(root: Path, name: str | PurePath) -> BinaryIO:
+    """Open a file for reading.
+
+    Args:
+        root: the folder that the user named.
+        name: a path below it, from which no component may be a link.
+
+    Raises:
+        OSError: if there is no such file.
+        UnsafeFileError: if a component is a link, or if it is not a regular file.
+    """
+    return os.fdopen(_open(root, name, os.O_RDONLY), "rb")
+
+
+def read_below(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) -> bytes:
+    """Return the contents of a file; see `open_below`.
+
+    Args:
+        root, name: as in `open_below`.
+        limit: the largest number of bytes.
+
+    Raises:
+        OSError: if there is no such file.
+        UnsafeFileError: if it is larger, a link, or not a regular file.
+    """
+    with open_below(root, name) as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            raise UnsafeFileError(f"{root / name}: this file has more than {limit / 2**20:,.0f} MiB")
+        contents = file.read(limit + 1)
+    if len(contents) > limit:
+        raise UnsafeFileError(f"{root / name}: this file has more than {limit / 2**20:,.0f} MiB")
+    return contents
+
+
+def is_file_below(root: Path, name: str | PurePath) -> bool:
+    """Return whether there is a regular file that `open_below` would open."""
+    try:
+        with _parent_of(root, name) as (parent, last):
+            return stat.S_ISREG(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode)
+    except (OSError, UserError):
+        return False
+
+
+def append_below(root: Path, name: str | PurePath) -> BinaryIO:
+    """Open a file for appending, and make it if there is none; see `open_below`.
+
+    A file with a second name is copied first, so that appending does not change what the other name shows.
+
+    Raises:
+        OSError: if it cannot be opened.
+        UnsafeFileError: if a component is a link, or if it is not a regular file.
+    """
+    descriptor = _open(root, name, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+    if os.fstat(descriptor).st_nlink == 1:
+        return os.fdopen(descriptor, "ab")
+    with os.fdopen(descriptor, "rb") as shared, replace_below(root, name) as own:
+        shutil.copyfileobj(shared, own)
+    return os.fdopen(_open(root, name, os.O_RDWR | os.O_APPEND), "ab")
+
+
+def make_folder_below(root: Path, name: str | PurePath) -> Path:
+    """Make a folder and its parents below a root, never through a link, and return its path.
+
+    Raises:
+        OSError: if it cannot be made.
+        UnsafeFileError: if a component is a link.
+    """
+    with _parent_of(root, PurePath(name) / "_", make=True):
+        return root / name
+
+
+def remove_below(root: Path, name: str | PurePath) -> None:
+    """Remove a file or a link, not what the link points to; do nothing if there is none."""
+    with suppress(FileNotFoundError), _parent_of_entry(root, name) as (parent, last):
+        os.unlink(last, dir_fd=parent)
+
+
+@contextmanager
+def _parent_of_entry(root: Path, name: str | PurePath) -> Iterator[tuple[int | None, str]]:
+    """Like `_parent_of`, but the last component may be a link."""
+    if _ANCHORED:
+        with _parent_of(root, name) as found:
+            yield found
+    else:
+        with _parent_of(root, PurePath(name).parent / "_") if len(_parts(name)) > 1 else suppress():
+            yield None, str(root / name)
+
+
+@contextmanager
+def replace_below(root: Path, name: str | PurePath, make: bool = False) -> Iterator[BinaryIO]:
+    """Write a file atomically: it takes its place when all of it is on the disk.
+
+    A link that stands in its place is replaced, not followed.
+
+    Args:
+        root, name: as in `open_below`.
+        make: create missing folders on the way.
+
+    Raises:
+        OSError: if it cannot be written; what was there before is unchanged.
+    """
+    partial = PurePath(name).with_name(f".{PurePath(name).name[:200]}.{secrets.token_hex(4)}.partial")
+    descriptor = _open(root, partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, make)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        with _parent_of_entry(root, name) as (parent, last):
+            source = partial.name if parent is not None else str(root / partial)
+            os.replace(source, last, src_dir_fd=parent, dst_dir_fd=parent)
+    except BaseException:
+        with suppress(OSError):
+            remove_below(root, partial)
+        raise
+
+
+def write_below(root: Path, name: str | PurePath, contents: bytes | str, make: bool = False) -> None:
+    """Write a file atomically; see `replace_below`."""
+    with replace_below(root, name, make) as file:
+        file.write(contents.encode() if isinstance(contents, str) else contents)
+
+
+def links_that_leave(root: Path, ignore: Sequence[str] = ()) -> list[Path]:
+    """Return the links below a folder whose target is outside of it, or missing.
+
+    Args:
+        root: the folder.
+        ignore: names of folders that are not searched.
+    """
+    inside = os.path.realpath(root)
+    found = []
+    for folder, below, files in os.walk(root):
+        below[:] = [name for name in below if name not in ignore]
+        for name in (*below, *files):
+            path = os.path.join(folder, name)
+            if os.path.islink(path):
+                target = os.path.realpath(path)
+                if target != inside and not target.startswith(inside + os.sep):
+                    found.append(Path(path))
+    return found
+
+
+def refuse_links_that_leave(root: Path, purpose: str) -> None:
+    """Raise an error if links below a folder leave it.
+
+    This is for code of libraries that writes by path (W&B, CSV loggers); our own code opens files by `open_below` and
+    the like, which follow no link at all.
+
+    Args:
+        root: the folder.
+        purpose: what is refused, such as ``resume``.
+
+    Raises:
+        UnsafeFileError: if there is such a link; the message names it.
+    """
+    if found := links_that_leave(root):
+        raise UnsafeFileError(
+            f"{found[0]}: this link points out of the folder, so {purpose} is refused. Remove it, or replace it by a copy"
+        )
+
+
+def copy_tree_below(root: Path, target: Path, leave_out: Sequence[str] = ()) -> None:
+    """Copy the regular files below a folder; a link, a pipe, or a device among them is an error.
+
+    Args:
+        root: the folder to copy.
+        target: the folder to make.
+        leave_out: first components that are not copied; names that begin with a dot never are.
+
+    Raises:
+        UnsafeFileError: for anything but regular files and folders.
+    """
+    target.mkdir(parents=True)
+    for folder, below, files in os.walk(root):
+        place = Path(folder).relative_to(root)
+        kept = [name for name in below if not name.startswith(".") and not (place == Path() and name in leave_out)]
+        below[:] = sorted(kept)
+        for name in kept:
+            if os.path.islink(os.path.join(folder, name)):
+                raise UnsafeFileError(f"{Path(folder, name)}: this is a link, and links are not followed here")
+            (target / place / name).mkdir()
+        for name in sorted(files):
+            if name.startswith(".") or (place == Path() and name in leave_out):
+                continue
+            with open_below(root, place / name) as source, (target / place / name).open("xb") as copy:
+                shutil.copyfileobj(source, copy)

@@ -1,0 +1,149 @@
+"""Parsing records that may come from someone else: bounded in size and depth, and free of YAML anchors and tags.
+
+Gridlight writes such records as UTF-8 JSON and as plain YAML. `RecordError` is raised for everything else, so that whoever
+reads many records names the bad one and goes on with the rest.
+"""
+
+import json
+import re
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+
+from src.core.files import MAX_RECORD_BYTES, read_below
+from src.errors import UserError
+
+FORMAT_VERSION = 1
+"""The version of the files of run folders and sweeps that this code writes and reads."""
+
+MAX_DEPTH = 64
+"""How deep the containers of a record may be nested."""
+
+
+class RecordError(UserError):
+    """A record is damaged: it is no UTF-8, cannot be parsed, is nested too deep, or has a value of a wrong type."""
+
+
+def parse_json(text: bytes | str, name: object) -> Any:
+    """Return the value of a JSON text.
+
+    Args:
+        text: in UTF-8.
+        name: what it is, for the error, such as a path.
+
+    Raises:
+        RecordError: if it is no JSON, or nested deeper than `MAX_DEPTH`.
+    """
+    try:
+        plain = text if isinstance(text, str) else text.decode("utf-8")
+        value = json.loads(plain)
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{name}: this is no UTF-8 (byte {error.start})") from error
+    except RecursionError as error:
+        raise RecordError(f"{name}: nested deeper than {MAX_DEPTH} levels") from error
+    except ValueError as error:
+        raise RecordError(f"{name}: this is no JSON ({error})") from error
+    check_depth(value, name)
+    return value
+
+
+def check_depth(value: Any, name: object) -> None:
+    """Raise `RecordError` if containers are nested deeper than `MAX_DEPTH`."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for container in level
+            for inner in (container.values() if isinstance(container, dict) else container)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise RecordError(f"{name}: nested deeper than {MAX_DEPTH} levels")
+
+
+def read_json(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) -> Any:
+    """Return the value of a JSON file below a folder.
+
+    Raises:
+        OSError: if there is no such file.
+        UserError: if it is a link, no regular file, too large, or no JSON.
+    """
+    return parse_json(read_below(root, name, limit), root / name)
+
+
+_ANCHOR = re.compile(r"(?:^|[\s\[{,:-])[&*][^\s,\[\]{}]")
+"""What may be an anchor or an alias; text may look like one."""
+
+_DEEP = re.compile(rf"(?:^|\n)[ \t?:-]{{{MAX_DEPTH - 2},}}")
+"""A line that may be nested deeper than `MAX_DEPTH`."""
+
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads null, booleans, integers and floats of YAML 1.2's JSON schema, and everything else as text."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]{1,4000}", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+"
+        r"|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def _integer(loader: Any, node: Any) -> int:
+    return int(node.value)
+
+
+def _number(loader: Any, node: Any) -> float:
+    return float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+_Loader.add_constructor("tag:yaml.org,2002:float", _number)
+
+
+def parse_yaml(text: bytes | str, name: object) -> Any:
+    """Return the value of a YAML text of plain containers and scalars.
+
+    Anchors are refused, as ten lines of them can describe billions of values; so are explicit tags.
+
+    Raises:
+        RecordError: if it is no such YAML, or nested deeper than `MAX_DEPTH`.
+    """
+    try:
+        plain = text if isinstance(text, str) else text.decode("utf-8")
+        if _ANCHOR.search(plain) or plain.count("[") + plain.count("{") >= MAX_DEPTH or _DEEP.search(plain):
+            _check_events(plain, name)  # the composer of libyaml recurses without a limit
+        value = yaml.load(plain, _Loader)  # noqa: S506 - a safe loader
+    except RecordError:
+        raise
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{name}: this is no UTF-8 (byte {error.start})") from error
+    except RecursionError as error:
+        raise RecordError(f"{name}: nested deeper than {MAX_DEPTH} levels") from error
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
+        problem = getattr(error, "problem", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        raise RecordError(f"{name}: this is no plain YAML ({problem})") from error
+    check_depth(value, name)
+    return value
+
+
+def _check_events(text: str, name: object) -> None:
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise RecordError(f"{name}: anchors and aliases of YAML are not allowed in a recorded file")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise RecordError(f"{name}: nested deeper than {MAX_DEPTH} levels")
