@@ -256,6 +256,35 @@ def _other_place_or_host(key: str, value: str) -> Iterator[str]:
         yield f"{key}={value[:80]}: a recorded config does not decide where files are written. Give it on the command line"
 
 
+_RECORDED_KEY = re.compile(r"[+~]{0,2}[A-Za-z_][\w./-]*")
+_NEVER_RECORDED = ("hydra", "resume", "sweep", "defaults", "search")
+
+
+def refuse_overrides(overrides: Iterable[str], source: object) -> None:
+    """Raise an error for recorded overrides that must not be composed.
+
+    A search composes the recorded overrides of its sweep again. They may set keys of a run and choose options, but not change
+    where options are searched, name a class that is not trusted, or hold interpolations. The composed config is checked by
+    `literal_config`.
+
+    Args:
+        overrides: recorded in a ledger.
+        source: where they are recorded, for the message.
+
+    Raises:
+        UserError: for the first that is refused.
+    """
+    for override in overrides:
+        key = override.partition("=")[0]
+        section = re.split(r"[./]", key.lstrip("+~"))[0]
+        named = _TARGET_LINE.findall(override)
+        fine = _RECORDED_KEY.fullmatch(key) and section not in _NEVER_RECORDED and "$" not in override
+        if not fine or ("_target_" in override and not (named and all(map(is_trusted, named)))):
+            raise UserError(
+                f"{source}: the recorded override {override[:80]!r} is refused; give it on the command line"
+            )
+
+
 # ---- folders that are written --------------------------------------------------------------------------------------
 
 

@@ -6,8 +6,9 @@ reads many records names the bad one and goes on with the rest.
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -71,6 +72,31 @@ def read_json(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) -
         UserError: if it is a link, no regular file, too large, or no JSON.
     """
     return parse_json(read_below(root, name, limit), root / name)
+
+
+MAX_FILE_BYTES = 2**30
+"""The most bytes of a file of lines that are read."""
+
+
+def lines_of(file: BinaryIO, name: object, limit: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
+    """Yield the lines of a file, with their ends, without holding all of it in memory.
+
+    Args:
+        file: open for reading.
+        name: what it is, for the error.
+        limit: the largest number of bytes of one line.
+
+    Raises:
+        RecordError: if a line is longer or contains NUL bytes, as a sparse file does, or if the file has no end.
+    """
+    total = 0
+    while text := file.readline(limit + 1):
+        total += len(text)
+        if len(text) > limit or total > MAX_FILE_BYTES:
+            raise RecordError(f"{name}: a line has more than {limit / 2**20:,.0f} MiB")
+        if b"\0" in text:
+            raise RecordError(f"{name}: this is no text (NUL bytes)")
+        yield text
 
 
 _ANCHOR = re.compile(r"(?:^|[\s\[{,:-])[&*][^\s,\[\]{}]")
