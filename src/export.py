@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.config.command_line import errors_for_people, parser_of_a_run
+from src.core.console import echo
 from src.errors import UserError
 
 if TYPE_CHECKING:
@@ -107,14 +108,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         made = export(words.run, words.format, words.to)
         for program in made:
             if words.json:
-                print(json.dumps({"file": str(program.file), "difference": program.difference}))
+                echo(json.dumps({"file": str(program.file), "difference": program.difference}))
             else:
-                print(
+                echo(
                     f"{shown(program.file.absolute())}: {program.file.stat().st_size / 1e6:.2f} MB, largest difference "
                     f"{program.difference:.1e} on {program.examples} examples"
                 )
         if not words.json:
-            print(f"{shown((made[0].file.parent / 'README.md').absolute())}: the model card")
+            echo(f"{shown((made[0].file.parent / 'README.md').absolute())}: the model card")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u202
 """Control characters except tab and line feed, those that reorder text, and single surrogates."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~$:>-])")
+_MARKDOWN = re.compile(r"([\\`*{}\[\]()#!|~$>@]|(?<!\w)[_+-]|[_+-](?!\w)|:(?=/)|(?<=[wW])\.)")
+"""What has a meaning in Markdown, and what makes a link of plain text on GitHub: ``http://``, ``www.`` and ``name@host``."""
+
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -25,6 +27,13 @@ _LATEX = {
     "_": r"\_",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "[": "{[}",
+    "]": "{]}",
+    "±": r"$\pm$",
+    "≈": r"$\approx$",
+    "…": r"\dots{}",
 }
 
 
@@ -48,15 +57,17 @@ def line(text: object) -> str:
 def csv_cell(value: Any) -> Any:
     """Return a cell of a CSV file that a spreadsheet does not take for a formula.
 
-    Text that begins like a formula gets an apostrophe in front, as spreadsheets write literal text; numbers are unchanged.
+    Text that begins like a formula gets an apostrophe in front, as spreadsheets write literal text; numbers are unchanged,
+    and control characters other than tab and line feed are visible as ``\\u000d``.
     """
-    if not isinstance(value, str) or not value.startswith(_FORMULA):
+    if not isinstance(value, str):
         return value
     try:
         float(value)
     except ValueError:
-        return f"'{value}"
-    return value
+        shown = terminal(value)  # a carriage return would end the row
+        return f"'{shown}" if value.lstrip(" ").startswith(_FORMULA) else shown
+    return value.strip()
 
 
 def html(text: object) -> str:
@@ -67,9 +78,9 @@ def html(text: object) -> str:
 def json_in_html(value: Any) -> str:
     """Return JSON for a ``<script>`` element: it can neither end the element nor begin a comment."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
+    for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return terminal(text)
 
 
 def markdown(text: object) -> str:
@@ -85,6 +96,12 @@ def markdown_code(text: object) -> str:
     fence = "`" * (longest + 1)
     space = " " if plain.startswith("`") or plain.endswith("`") else ""
     return f"{fence}{space}{plain}{space}{fence}" if plain else ""
+
+
+def mathtext(text: object) -> str:
+    """Return text that matplotlib draws literally: no formula, and not so long that no picture can hold it."""
+    plain = terminal(text)
+    return (plain if len(plain) <= 200 else f"{plain[:199]}…").replace("$", r"\$")
 
 
 def latex(text: object) -> str:

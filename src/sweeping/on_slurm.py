@@ -22,6 +22,7 @@ from typing import Any
 
 from src.config.check import check_section
 from src.config.launchers import SlurmSettings
+from src.core.console import echo
 from src.errors import UserError, nearest
 from src.sweeping.mailbox import Mailbox, work_by_mail
 from src.sweeping.remote import RemoteExecutor
@@ -157,7 +158,7 @@ class SlurmExecutor(RemoteExecutor):
         for slug, job in zip(slugs, jobs, strict=True):
             self._queue[slug] = _Queued(job.job_id, "PENDING")
         what = f"array {jobs[0].job_id.partition('_')[0]} of {len(jobs)} jobs" if len(jobs) > 1 else jobs[0].job_id
-        print(f"submitted to SLURM: {what} (squeue shows them as {name})", flush=True)
+        echo(f"submitted to SLURM: {what} (squeue shows them as {name})", flush=True)
 
     def adopt(self, assignment: Assignment, mailbox: Mailbox) -> bool:
         queued = self._queue.get(assignment.folder.name)
@@ -165,7 +166,7 @@ class SlurmExecutor(RemoteExecutor):
         if queued is None or queued.over or (said and isinstance(said[-1], Ended)):
             return False
         self._adopted.add(assignment.number)
-        print(f"{assignment.folder.name}: is with SLURM already, as {queued.id}", flush=True)
+        echo(f"{assignment.folder.name}: is with SLURM already, as {queued.id}", flush=True)
         return True
 
     def gone(self, jobs: Iterable[Assignment]) -> Mapping[int, str]:

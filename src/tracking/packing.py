@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 from src import ROOT
+from src.core.console import echo
 from src.errors import UserError
 from src.tracking.console import shown
 from src.tracking.keeping import KeptRun, size
@@ -59,7 +60,7 @@ def pack(run: KeptRun, target: Path) -> None:
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
-    print(f"{shown(target.absolute())}: {size(target) / 1e6:.1f} MB, begin with its README.md")
+    echo(f"{shown(target.absolute())}: {size(target) / 1e6:.1f} MB, begin with its README.md")
 
 
 def _code(run: KeptRun, target: Path) -> str:
