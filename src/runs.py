@@ -188,6 +188,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     export = verb("export", "make a folder that holds all that is needed to use a run")
     export.add_argument("target", type=Path, help="the new folder")
+    export.add_argument(
+        "--apply-changes",
+        action="store_true",
+        help="apply the changes of the code that the run recorded: it then does what whoever wrote the run folder wanted",
+    )
     return parser
 
 
@@ -229,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             case "export":
                 from src.tracking.packing import pack
 
-                pack(_one([words.run], words.outputs), words.target)
+                pack(_one([words.run], words.outputs), words.target, words.apply_changes)
 
 
 if __name__ == "__main__":

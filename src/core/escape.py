@@ -9,7 +9,9 @@ import json
 import re
 from typing import Any
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 """Control characters except tab and line feed, those that reorder text, and single surrogates."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -98,10 +100,15 @@ def markdown_code(text: object) -> str:
     return f"{fence}{space}{plain}{space}{fence}" if plain else ""
 
 
-def mathtext(text: object) -> str:
-    """Return text that matplotlib draws literally: no formula, and not so long that no picture can hold it."""
+def mathtext(text: object, most: int = 200) -> str:
+    """Return text that matplotlib draws literally: no formula, and not so long that no figure can hold it.
+
+    Args:
+        text: what to draw.
+        most: characters that are kept.
+    """
     plain = terminal(text)
-    return (plain if len(plain) <= 200 else f"{plain[:199]}…").replace("$", r"\$")
+    return (plain if len(plain) <= most else f"{plain[: most - 1]}…").replace("$", r"\$")
 
 
 def latex(text: object) -> str:
