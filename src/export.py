@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from src.config.command_line import errors_for_people, parser_of_a_run
 from src.core.console import echo
+from src.core.files import make_folder_below, write_below
 from src.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ def export(path: Path, formats: Sequence[str] | None = None, target: Path | None
     from src.tracking.exporting import FORMATS
     from src.tracking.exporting import export as write
     from src.tracking.model_card import model_card
-    from src.tracking.replacing import replaced
     from src.tracking.run_folder import RunFolder
 
     if path.is_file():
@@ -46,17 +46,15 @@ def export(path: Path, formats: Sequence[str] | None = None, target: Path | None
         complete = find_spec("onnxruntime") and find_spec("onnxscript")
         formats = [name for name in FORMATS if name != "onnx" or complete]
     loaded = load(path)
-    folder = target or run.path / "export"
+    folder = target or make_folder_below(run.path, "export")
     made = write(loaded, folder, formats)
     files = {
         program.file.name: f"{program.format}; outputs differ by at most {program.difference:.1g} from the model's on "
         f"{program.examples} examples of the test split"
         for program in made
     }
-    with replaced(folder / "README.md") as card:
-        card.write_text(
-            model_card(run, loaded.model.spec, usage(made, loaded.model.spec.task), files), encoding="utf-8"
-        )
+    card = model_card(run, loaded.model.spec, usage(made, loaded.model.spec.task), files)
+    write_below(folder, "README.md", card)
     return made
 
 

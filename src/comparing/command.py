@@ -146,9 +146,9 @@ def save_pictures(folder: Path, views: "Sequence[View]") -> Path:
 
     for view in views:
         data = view.runs[0].config.get("datamodule.name", "runs")
-        prefix = re.sub(r"[^\w.-]", "-", f"{data}-{view.metric}-") if len(views) > 1 else ""
+        prefix = re.sub(r"[^\w.-]", "-", f"{data}-{view.metric}-")[:100] if len(views) > 1 else ""
         for name, figure in pictures(view):
-            save_picture(folder, prefix + name, figure)
+            save_picture(folder, prefix + re.sub(r"[^\w.-]", "-", name)[:100], figure)
     return folder / "plots"
 
 

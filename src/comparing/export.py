@@ -53,8 +53,8 @@ def to_markdown(tables: Tables) -> str:
     parts = []
     for view, columns in tables:
         head, *body = texts(view, columns, view.rows)
-        lines = [head, ["---"] * len(head), *body]
-        rows = ("| " + " | ".join(map(markdown, cells)) + " |" for cells in lines)
+        heads, *lines = ([markdown(cell) for cell in cells] for cells in (head, *body))
+        rows = ("| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *lines))
         parts.append(f"{markdown(view.title)}\n\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
 

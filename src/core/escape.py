@@ -93,6 +93,8 @@ def markdown(text: object) -> str:
 
 def markdown_code(text: object) -> str:
     """Return text as a code span of Markdown, also in a cell of a table."""
+    if "\\|" in str(text):  # parsers disagree whether the bar in ``\\\\|`` ends the cell
+        return markdown(text)
     plain = terminal(text).replace("\n", " ").replace("\t", " ").replace("|", "\\|")
     longest = max((len(run) for run in re.findall("`+", plain)), default=0)
     fence = "`" * (longest + 1)
