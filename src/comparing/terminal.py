@@ -100,7 +100,7 @@ def texts(view: View, columns: Sequence[str], rows: Sequence[Row]) -> list[list[
 
 def _fitting(lines: Sequence[Sequence[str]], first: int) -> list[int]:
     """Return the columns that stand side by side, from the left; `first` of them whatever their width."""
-    gap, width = (3, Console().width) if on_terminal() else (2, LOG_WIDTH)
+    gap, width = (3, Console(markup=False).width) if on_terminal() else (2, LOG_WIDTH)
     left = width + gap
     places = []
     for place, cells in enumerate(zip(*lines, strict=True)):

@@ -60,7 +60,10 @@ def new_table(*columns: str, title: str | None = None, numbers: tuple[str, ...] 
 
 
 def show(renderable: Any) -> None:
-    """Print a table or a text to standard output."""
+    """Print a table of `new_table`, or a text, to standard output."""
+    if isinstance(renderable, str):
+        echo(renderable, flush=True)
+        return
     if on_terminal():
         Console(markup=False, emoji=False, highlight=False).print(renderable)
         return

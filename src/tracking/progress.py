@@ -111,7 +111,12 @@ class Progress(Callback):
             return
         description, text = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[text]"))
         self._bar = Bar(
-            description, BarColumn(bar_width=_BAR_WIDTH), text, auto_refresh=False, transient=True, console=Console()
+            description,
+            BarColumn(bar_width=_BAR_WIDTH),
+            text,
+            auto_refresh=False,
+            transient=True,
+            console=Console(markup=False),
         )
         self._bar.add_task("", total=1.0, text="")
         self._bar.start()
