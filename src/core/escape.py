@@ -17,6 +17,8 @@ _CONTROL = re.compile(
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _MARKDOWN = re.compile(r"([\\`*{}\[\]()#!|~$>@]|(?<!\w)[_+-]|[_+-](?!\w)|:(?=/)|(?<=[wW])\.)")
 """What has a meaning in Markdown, and what makes a link of plain text on GitHub: ``http://``, ``www.`` and ``name@host``."""
+_NO_CODE = re.compile(r"\\\||<|\]\(")
+"""What is no code span: parsers disagree whether the bar in ``\\\\|`` ends a cell, and a simple one may find HTML and links."""
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -92,8 +94,8 @@ def markdown(text: object) -> str:
 
 
 def markdown_code(text: object) -> str:
-    """Return text as a code span of Markdown, also in a cell of a table."""
-    if "\\|" in str(text):  # parsers disagree whether the bar in ``\\\\|`` ends the cell
+    """Return text as a code span of Markdown, also in a cell of a table; as `markdown` where a span may not hold."""
+    if _NO_CODE.search(str(text)):
         return markdown(text)
     plain = terminal(text).replace("\n", " ").replace("\t", " ").replace("|", "\\|")
     longest = max((len(run) for run in re.findall("`+", plain)), default=0)
