@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from src.config.command_line import errors_for_people, help_text, run_to_resume, run_with_hydra, without_trust_flags
+from src.core.console import echo
 from src.errors import UserError
 from src.lifeline import end_with_parent
 
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] = ()) -> None:
     with errors_for_people():
         words = without_trust_flags(words)
         if {"-h", "--help"} & set(words):
-            print(help_text(words))
+            echo(help_text(words))
         elif path := run_to_resume(words):
             sys.argv[1:] = words  # the command that is recorded
             _resume(path, words)

@@ -13,6 +13,7 @@ from typing import Any
 
 from src.config.options import CONF, groups, search_roots, sweeps
 from src.config.words import arguments, readable
+from src.core.console import Parser, echo, escape_diagnostics
 from src.errors import JobsFailed, UserError, nearest
 
 _NEEDED = {"hydra", "omegaconf", "pydantic", "yaml", "torch", "lightning", "torchmetrics", "rich"}
@@ -30,33 +31,32 @@ def errors_for_people() -> Iterator[None]:
     """Show a user's mistake in one screen, without a traceback, and leave with exit code 2."""
     if sys.stdout is None:  # it was closed by whoever started us
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
+    escape_diagnostics()
     try:
         yield
     except ModuleNotFoundError as error:
         if error.name not in _NEEDED:
             raise
         message = f"error: {sys.executable} lacks '{error.name}'. First: source .venv/bin/activate (README, set-up)"
-        print(message, file=sys.stderr)
+        echo(message, file=sys.stderr)
         raise SystemExit(2) from None
     except UserError as error:
-        print("error: " + str(error).replace("\n", "\n       "), file=sys.stderr)
+        echo("error: " + str(error).replace("\n", "\n       "), file=sys.stderr)
         raise SystemExit(2) from None
     except JobsFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+        echo(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except BrokenPipeError:  # whoever reads what we print, such as head, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
     except KeyboardInterrupt as stop:
-        print(f"\ninterrupted; {stop}" if str(stop) else "\ninterrupted", file=sys.stderr)
+        echo(f"\ninterrupted; {stop}" if str(stop) else "\ninterrupted", file=sys.stderr)
         raise SystemExit(130) from None
 
 
 def parser_of_a_run(command: str, description: str | None) -> argparse.ArgumentParser:
     """Return the parser of a command whose first word is a run."""
-    parser = argparse.ArgumentParser(
-        command, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(command, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser._negative_number_matcher = re.compile(r"-[.\d]")  # a row may begin with a negative number
     parser.add_argument("run", type=Path, help="a run folder (its best weights are taken) or a checkpoint")
     parser.add_argument("--json", action="store_true", help="JSON, one line an answer")

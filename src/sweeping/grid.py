@@ -15,6 +15,7 @@ from src.config.compose import explain, refused
 from src.config.options import CONF, search_roots
 from src.config.schema import Config
 from src.config.trust import literal_config
+from src.core.console import echo
 from src.errors import UserError
 from src.sweeping.fold_check import FoldCheck
 from src.sweeping.ledger import Job, Ledger
@@ -170,7 +171,7 @@ def enter(ledger: Ledger, composer: Composer, points: Iterable[Sequence[str]]) -
             break
         if time.monotonic() - spoken > SPEAKS_EVERY:
             spoken = time.monotonic()
-            print(f"checked {checked:,} of {len(words):,} jobs", flush=True)
+            echo(f"checked {checked:,} of {len(words):,} jobs", flush=True)
     if refused or repeated:
         of = f"{checked}" if checked == len(words) else f"the first {checked:,} of {len(words):,}"
         lines = [f"{_named(names)}: {error}".replace("\n", "\n  ") for error, names in refused.items()]

@@ -23,6 +23,7 @@ from typing import Any
 
 from src.config.check import check_section
 from src.config.launchers import SlurmSettings
+from src.core.console import echo
 from src.core.files import make_folder_below, read_below, write_below
 from src.core.records import read_json
 from src.errors import UserError, nearest
@@ -164,7 +165,7 @@ class SlurmExecutor(RemoteExecutor):
         for slug, job in zip(slugs, jobs, strict=True):
             self._queue[slug] = _Queued(job.job_id, "PENDING", name)
         what = f"array {jobs[0].job_id.partition('_')[0]} of {len(jobs)} jobs" if len(jobs) > 1 else jobs[0].job_id
-        print(f"submitted to SLURM: {what} (squeue shows them as {name})", flush=True)
+        echo(f"submitted to SLURM: {what} (squeue shows them as {name})", flush=True)
 
     def adopt(self, assignment: Assignment, mailbox: Mailbox) -> bool:
         queued = self._queue.get(assignment.folder.name)
@@ -172,7 +173,7 @@ class SlurmExecutor(RemoteExecutor):
         if queued is None or queued.over or (said and isinstance(said[-1], Ended)):
             return False
         self._adopted.add(assignment.number)
-        print(f"{assignment.folder.name}: is with SLURM already, as {queued.id}", flush=True)
+        echo(f"{assignment.folder.name}: is with SLURM already, as {queued.id}", flush=True)
         return True
 
     def gone(self, jobs: Iterable[Assignment]) -> Mapping[int, str]:

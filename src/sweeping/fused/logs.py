@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from src.core.console import LogFormatter
 from src.core.files import append_below
 from src.tracking.closing import log_to
 from src.tracking.run_folder import RunFolder
@@ -18,7 +19,7 @@ class MembersLog(logging.Handler):
         super().__init__()
         self._all: list[Path] = []
         self._about: Path | None = None
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
 
     def add(self, folder: RunFolder) -> None:
         """Write into the log of one more member."""
