@@ -101,7 +101,8 @@ def test_a_table_on_a_terminal_shows_markup_as_text(text: str, monkeypatch: pyte
 def test_logs_and_warnings_are_escaped(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with errors_for_people(), log_to(tmp_path / "train.log"):
         logging.getLogger("src.test").warning("read %s", text)
-        warnings.warn(text, stacklevel=1)
+        if "\ud800" not in text:  # pytest-xdist cannot send a warning with a surrogate to its main process
+            warnings.warn(text, stacklevel=1)
         try:
             raise ValueError(text)
         except ValueError:
