@@ -4,7 +4,7 @@ import math
 import sys
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 from rich import box
 from rich.console import Console
@@ -74,13 +74,14 @@ def show(renderable: Any) -> None:
     echo("\n".join(row.rstrip() for row in captured.get().splitlines()), flush=True)
 
 
-def number(value: float | None) -> str:
-    """Return a number with four significant digits, or a dash where there is none."""
+def number(value: object) -> str:
+    """Return a number with four significant digits, or a dash where there is none; anything else as text."""
     if value is None:
         return "-"
-    if not math.isfinite(value):
+    try:
+        return f"{value:.4g}" if isinstance(value, SupportsFloat) and math.isfinite(value) else str(value)
+    except (OverflowError, TypeError, ValueError):  # an integer that is no float, from a record
         return str(value)
-    return f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:

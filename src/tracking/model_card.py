@@ -57,7 +57,7 @@ def _results(record: Mapping[str, Any]) -> str:
     rows = []
     for name in names:
         cells = [{**best, **final}.get(f"{split}/{name}") for split in ("train", "val", "test")]
-        rows.append([markdown(name), *("" if cell is None else number(cell) for cell in cells)])
+        rows.append([markdown(name), *("" if cell is None else markdown(number(cell)) for cell in cells)])
     epoch = record.get("best_epoch")
     chosen = f"\n\nOf the best epoch ({epoch + 1}) by {markdown(record.get('monitor'))}." if epoch is not None else ""
     return (
