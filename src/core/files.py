@@ -190,6 +190,42 @@ def append_below(root: Path, name: str | PurePath) -> BinaryIO:
     return os.fdopen(_open(root, name, os.O_RDWR | os.O_APPEND), "ab")
 
 
+def create_below(root: Path, name: str | PurePath, make: bool = False) -> BinaryIO:
+    """Open a new file for writing; a file or a link of its name is removed first.
+
+    Raises:
+        OSError: if it cannot be made.
+        UnsafeFileError: if a component on the way is a link.
+    """
+    with suppress(FileNotFoundError):
+        remove_below(root, name)
+    return os.fdopen(_open(root, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, make), "wb")
+
+
+def sync_below(root: Path, name: str | PurePath) -> None:
+    """Wait until a file is on the disk."""
+    descriptor = _open(root, name, os.O_RDWR)  # Windows lets no file be flushed that is only read
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def move_below(root: Path, name: str | PurePath, target: str | PurePath) -> None:
+    """Give a file another name in the same folder; a file or a link of that name is replaced, not followed."""
+    with _parent_of_entry(root, name) as (parent, last):
+        place = PurePath(target).name if parent is not None else str(root / target)
+        os.replace(last, place, src_dir_fd=parent, dst_dir_fd=parent)
+
+
+def link_below(root: Path, name: str | PurePath, target: str | PurePath) -> None:
+    """Give a regular file a second name in the same folder, which must be new."""
+    os.close(_open(root, name, os.O_RDONLY))
+    with _parent_of_entry(root, name) as (parent, last):
+        place = PurePath(target).name if parent is not None else str(root / target)
+        os.link(last, place, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+
+
 def make_folder_below(root: Path, name: str | PurePath) -> Path:
     """Make a folder and its parents below a root, never through a link, and return its path.
 
@@ -238,9 +274,7 @@ def replace_below(root: Path, name: str | PurePath, make: bool = False) -> Itera
             yield file
             file.flush()
             os.fsync(file.fileno())
-        with _parent_of_entry(root, name) as (parent, last):
-            source = partial.name if parent is not None else str(root / partial)
-            os.replace(source, last, src_dir_fd=parent, dst_dir_fd=parent)
+        move_below(root, partial, name)
     except BaseException:
         with suppress(OSError):
             remove_below(root, partial)

@@ -26,6 +26,14 @@ class RecordError(UserError):
     """A record is damaged: it is no UTF-8, cannot be parsed, is nested too deep, or has a value of a wrong type."""
 
 
+class VersionError(RecordError):
+    """A record is of another format version than this code reads."""
+
+    def __init__(self, name: object, version: object) -> None:
+        self.what = f"format version {str(version)[:20]}, and this code reads version {FORMAT_VERSION}"
+        super().__init__(f"{name}: {self.what}")
+
+
 def parse_json(text: bytes | str, name: object) -> Any:
     """Return the value of a JSON text.
 

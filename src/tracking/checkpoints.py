@@ -30,6 +30,16 @@ SMALL = 2**24
 """Bytes of parameters up to which a checkpoint, a few times as large, may wait in memory."""
 
 
+def _root_of(checkpoint: Path) -> Path:
+    """Return the run folder of a checkpoint, which has it in checkpoints/; that of any other is the folder it lies in."""
+    folder = checkpoint.parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def _linked(source: str, target: str) -> bool:
+    return Path(source).parent == Path(target).parent and linked(Path(source), Path(target), _root_of(Path(target)))
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place, and moves it there when it is complete and on the disk.
 
@@ -41,8 +51,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         assert storage_options is None
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(target) as partial, partial.open("wb") as file:
+        root = _root_of(target)
+        root.mkdir(parents=True, exist_ok=True)
+        with replaced(target, root) as file:
             torch.save(checkpoint, file)
 
     def load_checkpoint(
@@ -255,7 +266,7 @@ class Checkpoints(ModelCheckpoint):
             self._best_in_memory = None
         self._saved_at = time.monotonic()
         same_state = self._last_global_step_saved == trainer.global_step
-        is_linked = same_state and trainer.is_global_zero and linked(Path(self._last_checkpoint_saved), Path(filepath))
+        is_linked = same_state and trainer.is_global_zero and _linked(self._last_checkpoint_saved, filepath)
         if not trainer.strategy.broadcast(is_linked):
             super()._save_checkpoint(trainer, filepath)
 

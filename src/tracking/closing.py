@@ -5,6 +5,7 @@ import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from rich.text import Text
 from src.config.schema import Config
 from src.core.console import LogFormatter, echo
 from src.core.escape import terminal
+from src.core.files import append_below
 from src.spec import SPLITS
 from src.tracking.console import new_table, shown
 from src.tracking.console import show as show_table
@@ -26,13 +28,21 @@ if TYPE_CHECKING:
     from src.experiment import Experiment, RunResult
 
 
+class _RunLogHandler(logging.FileHandler):
+    """Appends to the log of a run; a link in its place is not followed."""
+
+    def _open(self) -> Any:
+        file = Path(self.baseFilename)
+        return TextIOWrapper(append_below(file.parent, file.name), encoding="utf-8", errors="backslashreplace")
+
+
 @contextmanager
 def log_to(file: Path | None, quiet: bool = False) -> Iterator[None]:
     """Send the log of everything below to a file, if one is given, and warnings to the terminal too."""
     root = logging.getLogger()
     handlers: list[logging.Handler] = []
     if file is not None:
-        handlers.append(logging.FileHandler(file, encoding="utf-8", delay=True))
+        handlers.append(_RunLogHandler(file, encoding="utf-8", delay=True))
         handlers[-1].setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     if not quiet:
         handlers.append(logging.StreamHandler())

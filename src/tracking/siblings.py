@@ -40,6 +40,6 @@ def show_table(sweep: Path, name: str, title: str, rows: Sequence[dict[str, str]
     path.parent.mkdir(parents=True, exist_ok=True)
     body = ([markdown(cell) for cell in row.values()] for row in rows)
     lines = [list(map(markdown, columns)), ["---"] * len(columns), *body]
-    with replaced(path) as partial:
-        partial.write_text("".join(f"| {' | '.join(cells)} |\n" for cells in lines), encoding="utf-8")
+    with replaced(path) as file:
+        file.write("".join(f"| {' | '.join(cells)} |\n" for cells in lines).encode())
     return path
