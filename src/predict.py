@@ -181,12 +181,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_of_a_run("python -m src.predict", __doc__)
     parser.add_argument("inputs", nargs="+", metavar="input")
     parser.add_argument("--attention", action="store_true", help="draw where a transformer looks, into RUN/plots")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="write the answers there: .csv or .jsonl; in CSV, text like =1+1 gets an apostrophe in front",
-    )
+    written = "write the answers there: .csv or .jsonl; in CSV, text like =1+1 gets an apostrophe in front"
+    parser.add_argument("--output", type=Path, metavar="FILE", help=written)
     generating = parser.add_argument_group("models that generate")
     generating.add_argument("--length", type=int, help="the most tokens to generate")
     generating.add_argument("--temperature", type=float, help="of sampling; 0 takes the likeliest token")
