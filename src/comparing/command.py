@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.core.console import echo
+from src.core.escape import line
 from src.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def compare(found: Found, words: argparse.Namespace, reload: float | None = None
         one, other = (chosen(word, runs, rows_of(shown)) for word in words.diff)
         print_diff(one, other)
     else:
-        echo(headline(runs, found.pending))
+        echo(line(headline(runs, found.pending)))
         for view, columns in tables:
             print_view(view, columns, words.limit, whole=asked is not None)
     beside = sys.stderr if words.export else sys.stdout
