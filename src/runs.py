@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.config.command_line import errors_for_people
+from src.config.command_line import add_trust_options, errors_for_people
 from src.core.console import Parser, echo
 from src.core.escape import line
 from src.errors import UserError
@@ -130,24 +130,28 @@ def delete(runs: "Sequence[KeptRun]", yes: bool) -> None:
     echo(f"deleted {what}")
 
 
-def rerun(run: "KeptRun", changes: Sequence[str]) -> None:
+def rerun(run: "KeptRun", changes: Sequence[str], outputs: Path) -> None:
     """Train a run again, from its frozen config, in a new folder.
 
     Args:
         run: the run.
         changes: single keys to change, such as ``seed=1``.
+        outputs: where the new folder is made, unless ``paths.outputs`` is among the changes.
 
     Raises:
         UserError: for a key that does not exist, or if the data are no longer there.
     """
-    from omegaconf import OmegaConf
-
     from src.config.check import check
     from src.config.compose import update
+    from src.config.trust import literal_config, name_external_data
     from src.experiment import run as train
 
-    config = check(update(OmegaConf.create(run.config), changes))
-    train(config.model_copy(update={"resume": None}))
+    recorded = literal_config(run.folder.config(), run.path / "config.yaml", changes=changes)
+    paths = recorded.get("paths")
+    recorded["paths"] = {**(paths if isinstance(paths, dict) else {}), "outputs": str(outputs)}
+    config = check(update(recorded, changes))
+    name_external_data(config)
+    train(config)
 
 
 def _one(words: Sequence[str], outputs: Path) -> "KeptRun":
@@ -184,11 +188,12 @@ def _parser() -> argparse.ArgumentParser:
     verb("delete", "delete runs from this disk", several=True).add_argument(
         "--yes", action="store_true", help="do not ask"
     )
-    verb("rerun", "train a run again from its frozen config").add_argument(
-        "changes", nargs="*", help="single keys to change, such as seed=1"
-    )
+    rerunning = verb("rerun", "train a run again from its frozen config")
+    rerunning.add_argument("changes", nargs="*", help="single keys to change, such as seed=1")
+    add_trust_options(rerunning)
     export = verb("export", "make a folder that holds all that is needed to use a run")
     export.add_argument("target", type=Path, help="the new folder")
+    add_trust_options(export)
     export.add_argument(
         "--apply-changes",
         action="store_true",
@@ -231,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             case "delete":
                 delete(named(words.run, words.outputs), words.yes)
             case "rerun":
-                rerun(_one([words.run], words.outputs), words.changes)
+                rerun(_one([words.run], words.outputs), words.changes, words.outputs)
             case "export":
                 from src.tracking.packing import pack
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from src.config.check import check_section
 from src.config.schema import Config, Sweep
+from src.config.trust import trust_own_config
 from src.core.console import echo
 from src.errors import JobsFailed, UserError
 from src.sweeping.display import Display
@@ -70,8 +71,9 @@ def launch(
         if others:
             raise UserError(f"{min(others)}: sweep.resume goes on with the jobs as they were frozen")
         folder = Path(master.sweep.resume)
-        asked = Asked.recorded(Ledger.open(folder), loader)  # before a lock would make a folder
+        asked = Asked.recorded(Ledger.open(folder).trusted(), loader)  # before a lock would make a folder
     else:
+        trust_own_config(master, (word for line in points for word in line))
         asked = Asked.typed(master, points, loader)
         words = asked.points()
         name = master.sweep.name or sweep_name(master, asked.keys(words))
@@ -116,7 +118,9 @@ def _entered(
 ) -> _Sweep:
     """Return a sweep with all its points in its ledger; without points, all that it has."""
     name = folder.name
-    ledger = Ledger.open(folder) if Ledger.exists(folder) else Ledger.create(folder, name, sys.orig_argv)
+    own_overrides = [] if master.sweep.resume else sys.argv[1:]
+    exists = Ledger.exists(folder)
+    ledger = Ledger.open(folder).trusted(own_overrides) if exists else Ledger.create(folder, name, sys.orig_argv)
     composer = Composer(loader, master, name)
     sweep = _Sweep(ledger, [], composer, asked)
     if asked is not None and asked.search.name != "grid":

@@ -172,10 +172,14 @@ class Tuning:
         with suppress(JobsFailed):  # each was told when it failed, and the others are what the stage is for
             self._run_sweep(["-m", *command])
         folder = self.folder / "sweeps" / name
-        ledger = Ledger.open(folder)
+        ledger = Ledger.open(folder).trusted(self._ours)
         states = ledger.states()
         shared = set(Space.of([*base, self._outputs]).fixed)
-        jobs = [(job, states[job.number]) for job in ledger.jobs if shared <= set(job.words)]
+        jobs = [
+            (job, states[job.number])
+            for job in ledger.jobs
+            if shared <= set(job.words) and all(word.partition("=")[0] in keys for word in {*job.words} - shared)
+        ]
         self._left -= len(jobs)
         return folder, jobs
 

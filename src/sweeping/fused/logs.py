@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from src.core.console import LogFormatter
+from src.core.files import append_below
 from src.tracking.closing import log_to
 from src.tracking.run_folder import RunFolder
 
@@ -40,8 +41,8 @@ class MembersLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record) + "\n"
         for file in self._all if self._about is None else [self._about]:
-            with file.open("a", encoding="utf-8") as opened:
-                opened.write(text)
+            with append_below(file.parent, file.name) as opened:
+                opened.write(text.encode(errors="backslashreplace"))
 
     @contextmanager
     def kept(self) -> Iterator[None]:
