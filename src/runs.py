@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from src.config.command_line import add_trust_options, errors_for_people
 from src.core.console import Parser, echo
+from src.core.escape import line
 from src.errors import UserError
 from src.lifeline import end_with_parent
 
@@ -97,12 +98,12 @@ def show_one(run: "KeptRun") -> None:
     echo(shown(run.path))
     for name, value in facts.items():
         if value:
-            echo(f"  {name:<11} {value}")
+            echo(f"  {name:<11} {line(value)}")
     for name, value in measured(record).items():
-        echo(f"  {name:<24} {number(value)}")
+        echo(f"  {line(name):<24} {line(number(value))}")
     echo("config:")
     for key, value in flat({key: run.config.get(key) for key in ("model", "datamodule", "optimizer", "scheduler")}):
-        echo(f"  {key:<24} {'null' if value is None else value}")
+        echo(f"  {line(key):<24} {'null' if value is None else line(value)}")
     echo(f"  …, all of it in {shown(run.path / 'config.yaml')}")
 
 
@@ -117,7 +118,7 @@ def delete(runs: "Sequence[KeptRun]", yes: bool) -> None:
     from src.tracking.keeping import size
 
     for run in runs:
-        echo(f"  {run.status}  {shown(run.path)}")
+        echo(f"  {line(run.status)}  {shown(run.path)}")
     what = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {sum(size(run.path) for run in runs) / 1e6:.1f} MB"
     if not yes:
         if not sys.stdin.isatty():
@@ -223,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     added = [] if words.remove else words.tags
                     kept = [tag for tag in run.tags if tag not in words.tags]
                     change(run, tags=[*kept, *dict.fromkeys(added)])
-                    echo(f"{run.id}: {' '.join(run.tags) or 'no tags'}")
+                    echo(line(f"{run.id}: {' '.join(run.tags) or 'no tags'}"))
             case "note":
                 for run in named([words.run], words.outputs):
                     change(run, notes=words.text or None)

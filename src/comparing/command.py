@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.core.console import echo
+from src.core.escape import line
 from src.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -32,11 +33,8 @@ def add_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--columns", metavar="A,B", help="columns, metrics or keys to show; all: every key that differs")
     made.add_argument("--limit", type=int, default=LIMIT, help=f"the most rows ({LIMIT}); 0: all")
     made.add_argument("--diff", nargs=2, metavar=("A", "B"), help="two runs, by rank or name: configs, metrics, curves")
-    made.add_argument(
-        "--export",
-        metavar="|".join(FORMATS),
-        help="print the table in this form; in csv, text like =1+1 gets an apostrophe in front",
-    )
+    exported = "print the table in this form; in CSV, text like =1+1 gets an apostrophe in front"
+    made.add_argument("--export", metavar="|".join(FORMATS), help=exported)
     made.add_argument("--pictures", action="store_true", help="write curves, responses, importance, … into plots/")
     made.add_argument("--html", action="store_true", help="write all of it as one page, report.html")
     made.add_argument("--open", action="store_true", help="write the page and open it")
@@ -102,7 +100,7 @@ def compare(found: Found, words: argparse.Namespace, reload: float | None = None
         one, other = (chosen(word, runs, rows_of(shown)) for word in words.diff)
         print_diff(one, other)
     else:
-        echo(headline(runs, found.pending))
+        echo(line(headline(runs, found.pending)))
         for view, columns in tables:
             print_view(view, columns, words.limit, whole=asked is not None)
     beside = sys.stderr if words.export else sys.stdout

@@ -9,6 +9,7 @@ from src.comparing.keys import meant, short, shown
 from src.comparing.statistics import CONFIDENCE, mark
 from src.comparing.view import Row, View, names_of, statuses
 from src.core.console import echo
+from src.core.escape import line
 from src.tracking.console import LOG_WIDTH, new_table, on_terminal, show
 from src.tracking.recorded import RecordedRun
 
@@ -72,11 +73,11 @@ def print_view(view: View, columns: Sequence[str], limit: int = 0, whole: bool =
     for row, cells in zip(rows, body, strict=True):
         style = ("bold" if row.rank == 1 else "dim" if row.rank is None else None) if on_terminal() else None
         table.add_row(*(cells[place] for place in places), style=style)
-    echo(f"\n{view.title}")
+    echo(f"\n{line(view.title)}")
     show(table)
     hidden = [column for place, column in enumerate(columns, start=first) if place not in places]
-    for line in (*_hidden(view, len(rows), hidden), *legend(view, columns), *_places(view)):
-        echo(line)
+    for note in (*_hidden(view, len(rows), hidden), *legend(view, columns), *_places(view)):
+        echo(line(note))
 
 
 def texts(view: View, columns: Sequence[str], rows: Sequence[Row]) -> list[list[str]]:

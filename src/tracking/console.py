@@ -97,5 +97,5 @@ def duration(seconds: float) -> str:
 
 
 def shown(path: Path) -> str:
-    """Return a path as a person would type it here."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    """Return a path for a message, relative to the working directory where it is below it, on one line."""
+    return line(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -94,7 +94,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def run_git(
-    folder: Path, *arguments: str, given: bytes = b"", alone: bool = False, seconds: float = GIT_TIMEOUT
+    folder: Path, *arguments: str, given: bytes = b"", alone: bool = False, seconds: float | None = None
 ) -> bytes | None:
     """Run git and return what it prints, or None if there is no git, if it fails, or if it takes too long.
 
@@ -105,7 +105,7 @@ def run_git(
         arguments: a command of git and its arguments.
         given: the standard input.
         alone: whether git uses neither the configuration nor a repository of the user: for a folder that is none.
-        seconds: that it may take.
+        seconds: that it may take; `GIT_TIMEOUT` by default.
     """
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
     if alone:
@@ -118,7 +118,13 @@ def run_git(
     words = ["git", "-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false", *arguments]
     try:
         done = subprocess.run(
-            words, cwd=folder, env=environment, input=given, capture_output=True, timeout=seconds, check=False
+            words,
+            cwd=folder,
+            env=environment,
+            input=given,
+            capture_output=True,
+            timeout=seconds or GIT_TIMEOUT,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
