@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from src.batches import Batch
 from src.config.check import check
@@ -28,6 +28,7 @@ from src.config.combinations import model_and_data_problems, monitor_of
 from src.config.compose import compose, resumed, update
 from src.config.locate import locate
 from src.config.schema import Config
+from src.config.trust import literal_config, name_external_data
 from src.datamodules.base import DataModule
 from src.datamodules.folds import Fold
 from src.errors import UserError
@@ -369,7 +370,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
         file = folder.best_checkpoint if folder.has_checkpoint("best") else folder.last_checkpoint
     checkpoint = load_checkpoint(file)
     recorded = checkpoint["gridlight"]
-    config = check(update(OmegaConf.create(recorded["config"]), overrides), for_training=False)
+    literal = literal_config(recorded["config"], file, for_training=False)
+    config = check(update(literal, overrides), for_training=False)
+    name_external_data(config)
     datamodule = build_data(config)
     datamodule.load_state_dict(recorded["preparation"])
     model = locate(config.model.target or "", Model, "model._target_")(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.answers import AnswerFile
 from src.config.command_line import errors_for_people, parser_of_a_run
+from src.core.console import echo
 from src.errors import UserError
 from src.tasks.catalogue import TASKS
 
@@ -180,7 +181,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_of_a_run("python -m src.predict", __doc__)
     parser.add_argument("inputs", nargs="+", metavar="input")
     parser.add_argument("--attention", action="store_true", help="draw where a transformer looks, into RUN/plots")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the answers there: .csv or .jsonl")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the answers there: .csv or .jsonl; in CSV, text like =1+1 gets an apostrophe in front",
+    )
     generating = parser.add_argument_group("models that generate")
     generating.add_argument("--length", type=int, help="the most tokens to generate")
     generating.add_argument("--temperature", type=float, help="of sampling; 0 takes the likeliest token")
@@ -201,10 +207,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         plain = not (words.json or words.attention or words.output)
         if loaded.model.spec.task == "language_modelling" and not searches and plain:
             batch = loaded.datamodule.encode(words.inputs)
-            print(words.inputs[0], end="", flush=True)
+            echo(words.inputs[0], end="", flush=True)
             for piece in continuation(loaded, batch, **arguments):
-                print(piece, end="", flush=True)
-            print()
+                echo(piece, end="", flush=True)
+            echo()
             return
         if words.attention:
             inputs = loaded.datamodule.listed(words.inputs)
@@ -219,9 +225,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if file is not None:
                     file.write(shown, found)
                 else:
-                    print(json.dumps(found, ensure_ascii=False) if words.json else _line(shown, found))
+                    echo(json.dumps(found, ensure_ascii=False) if words.json else _line(shown, found))
         if file is not None:
-            print(f"{file.count:,} answers in {file.path}")
+            echo(f"{file.count:,} answers in {file.path}")
 
 
 def _line(shown: str, found: dict[str, Any]) -> str:

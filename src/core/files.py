@@ -214,7 +214,7 @@ def _parent_of_entry(root: Path, name: str | PurePath) -> Iterator[tuple[int | N
         with _parent_of(root, name) as found:
             yield found
     else:
-        with _parent_of(root, PurePath(name).parent / "_") if len(_parts(name)) > 1 else suppress():
+        with _parent_of(root, PurePath(name).parent / "_"):
             yield None, str(root / name)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from src.core.escape import line
 from src.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -194,9 +195,9 @@ class _bar:
 
         from src.tracking.console import on_terminal
 
-        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+        columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()
         self.progress = Progress(*columns, transient=True, disable=not on_terminal())
-        self.task = self.progress.add_task(self.name, total=None)
+        self.task = self.progress.add_task(line(self.name), total=None)
         self.progress.start()
         return self
 

@@ -7,12 +7,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+from src.core.files import append_below, is_file_below, read_below, remove_below
 from src.sweeping.display import Display
 from src.sweeping.executor import Executor
 from src.sweeping.ledger import Job, Ledger, State
 from src.sweeping.worker import PRUNE, STOP, Assignment, Declined, Ended, Event, Progress, Said
 from src.tracking.best import best_so_far
 from src.tracking.run_folder import RunFolder, read_metrics
+
+MAX_OUTPUT_BYTES = 2**30
+"""The most that a job may have printed for it to go into its log."""
 
 POLL = 0.2
 """Seconds after which a driver that hears nothing looks whether it was told to stop."""
@@ -159,8 +163,8 @@ class Driver:
     def _record(self, job: Job, ended: Ended) -> None:
         """Complete the record of a job whose process could not do it any more, and keep what it printed."""
         path = self._ledger.path(job)
-        output = self._output / f"{job.slug}.txt"
-        if (path / "run.json").is_file():
+        output = f"{self._output.name}/{job.slug}.txt"
+        if is_file_below(path, "run.json"):
             folder = RunFolder.open(path)
             if ended.status == "pruned" and folder.record.get("status") in ("running", "interrupted"):
                 folder.update(status="pruned", **best_so_far(folder))
@@ -171,8 +175,9 @@ class Driver:
                     folder.fail(ProcessEnded(ended.error))
             elif ended.status == "failed" and folder.record.get("status") == "interrupted" and not self._obeyed:
                 folder.fail(ProcessEnded(ended.error))  # somebody else stopped it
-            _append(output, folder.train_log)
-        output.unlink(missing_ok=True)
+            _append(self._ledger.folder, output, folder)
+        with suppress(OSError):
+            remove_below(self._ledger.folder, output)
 
     # ---- stopping ------------------------------------------------------------------------------------------------
 
@@ -218,8 +223,10 @@ def _share_done(assignment: Assignment) -> float:
     return min(max(epochs, default=0) / assignment.config["trainer"]["max_epochs"], 1.0)
 
 
-def _append(output: Path, log: Path) -> None:
+def _append(sweep: Path, output: str, run: RunFolder) -> None:
     """Put what a job printed at the end of its log."""
-    if output.is_file() and (text := output.read_text(encoding="utf-8", errors="replace")).strip():
-        with log.open("a", encoding="utf-8") as file:
-            file.write(text)
+    with suppress(FileNotFoundError):
+        text = read_below(sweep, output, MAX_OUTPUT_BYTES).strip()
+        if text:
+            with append_below(run.path, run.train_log.name) as file:
+                file.write(text + b"\n")

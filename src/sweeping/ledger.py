@@ -13,24 +13,39 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    FiniteFloat,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+)
+
+from src.config.trust import literal_config, refuse_overrides
+from src.core.files import append_below, open_below, remove_below, replace_below
+from src.core.records import FORMAT_VERSION, RecordError, lines_of, parse_json
 from src.errors import UserError
 from src.sweeping.naming import job_name
 from src.tracking.provenance import git_state
-from src.tracking.replacing import replaced
 from src.tracking.run_folder import RunFolder, config_hash
 
 log = logging.getLogger(__name__)
 
-LEDGER, STATES = "ledger.jsonl", "states.jsonl"
-VERSION = 1
+LEDGER, STATES, LOCK = "ledger.jsonl", "states.jsonl", ".lock"
+
+OWN_NAMES = (LEDGER, STATES, "output", "cluster", "plots", "report.html", "study.journal", "wandb")
+"""Names of a sweep's own files and folders, which no job may have."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +91,17 @@ class State:
     error: str = ""
 
 
+def _own_folder(name: str) -> str:
+    """Return the name of a job's folder, which is one plain component and none of a sweep's own files.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    if not re.fullmatch(r"[\w+][\w.+-]{0,199}", name) or name in OWN_NAMES:
+        raise ValueError(f"{name!r} is not the folder of a job")
+    return name
+
+
 class Ledger:
     """The jobs of a sweep on disk. `create` begins one, `open` reads one back; `add` and `save` extend it.
 
@@ -99,34 +125,74 @@ class Ledger:
     def create(cls, folder: Path, name: str, command: Sequence[str]) -> "Ledger":
         """Begin a ledger; nothing is written before `save`."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(folder, {"version": VERSION, "name": name, "command": list(command), "created": now, "base": {}})
+        return cls(
+            folder, {"version": FORMAT_VERSION, "name": name, "command": list(command), "created": now, "base": {}}
+        )
 
     @classmethod
-    def open(cls, folder: Path) -> "Ledger":
+    def open(cls, folder: Path, remarks: Callable[[str], object] | None = None) -> "Ledger":
         """Read a ledger; a last line that a crash tore is left out.
+
+        Args:
+            folder: of the sweep.
+            remarks: called with each line that is damaged, which is then left out; without it, a damaged line is an error.
 
         Raises:
             UserError: if there is none, or if it is damaged or of another version.
         """
         file = folder / LEDGER
         try:
-            lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # a word may hold other line ends
+            lines = _lines(folder)
         except OSError as error:
             raise UserError(f"{folder}: there is no ledger of a sweep here ({error.strerror})") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file}: this ledger is damaged: no UTF-8 at byte {error.start}") from error
         try:
-            head = dict(json.loads(lines[0]))
-            jobs = [_job(json.loads(line)) for line in lines[1:-1]]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise UserError(f"{file}: this ledger is damaged: {error}") from error
-        if head.get("version") != VERSION:
-            raise UserError(f"{file}: a ledger of version {head.get('version')}; this code reads version {VERSION}")
-        try:
-            jobs += [_job(json.loads(line)) for line in lines[1:][-1:]]
-        except ValueError:  # a search appends line by line
-            log.warning("%s: its last line is torn, and is left out", file)
-        return cls(folder, head, jobs)
+            head = _checked(_Head, lines[0] if lines else b"", f"{file}, line 1")
+        except RecordError as error:
+            raise UserError(f"{error}\nthis ledger is damaged") from error
+        if head.version != FORMAT_VERSION:
+            raise UserError(f"{file}: a ledger of version {head.version}; this code reads version {FORMAT_VERSION}")
+        jobs: list[Job] = []
+        seen: set[object] = set()
+        for number, text in enumerate(lines[1:], 2):
+            try:
+                job = _job(_checked(_JobLine, text, f"{file}, line {number}"))
+                if job.number != len(jobs) + 1 or seen & {job.digest, job.slug}:
+                    raise RecordError(
+                        f"{file}, line {number}: this job is out of order, or another has its folder or hash"
+                    )
+            except RecordError as error:
+                if number == len(lines) and not text.endswith(b"\n"):  # a search appends line by line
+                    log.warning("%s: its last line is torn, and is left out", file)
+                elif remarks is None:
+                    raise UserError(f"{error}\nthis ledger is damaged") from error
+                else:
+                    remarks(str(error))
+                    break
+            else:
+                seen |= {job.digest, job.slug}
+                jobs.append(job)
+        return cls(folder, head.model_dump(), jobs)
+
+    def trusted(self, overrides: Sequence[str] = ()) -> "Ledger":
+        """Return this ledger after checking that its jobs may run here; see `src.config.trust`.
+
+        Args:
+            overrides: of the command line, whose values do not come from the ledger.
+
+        Raises:
+            UserError: if a recorded config names a class that is not trusted, or decides what is written or contacted, or if
+                a job's folder is a link.
+        """
+        file = self.folder / LEDGER
+        if self.head["base"]:
+            self.head["base"] = literal_config(self.head["base"], file, changes=overrides)
+        for job in self.jobs:
+            if job.changes:
+                literal_config(job.changes, Path(f"{file}, job {job.number}"), changes=overrides)
+            self.path(job)
+        for overrides_of_jobs in (self.head.get("search") or {}).get("words", ()):
+            refuse_overrides(overrides_of_jobs, file)
+        return self
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
@@ -135,14 +201,14 @@ class Ledger:
     def save(self) -> None:
         """Write the whole ledger, atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with replaced(self.folder / LEDGER) as partial, partial.open("w", encoding="utf-8") as file:
-            file.write(_line(self.head))
-            file.writelines(map(_job_line, self.jobs))
+        with replace_below(self.folder, LEDGER) as file:
+            file.write(_line(self.head).encode())
+            file.writelines(_job_line(job).encode() for job in self.jobs)
 
     def append(self, job: Job) -> None:
         """Write one more job down, as a search asks for it."""
-        with (self.folder / LEDGER).open("a", encoding="utf-8") as file:
-            file.write(_job_line(job))
+        with append_below(self.folder, LEDGER) as file:
+            file.write(_job_line(job).encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -192,8 +258,15 @@ class Ledger:
         return {**self.head["base"], **job.changes}
 
     def path(self, job: Job) -> Path:
-        """Return the run folder of a job."""
-        return self.folder / job.slug
+        """Return the run folder of a job.
+
+        Raises:
+            UserError: if a link stands in its place.
+        """
+        path = self.folder / job.slug
+        if path.is_symlink():
+            raise UserError(f"{path}: this is a link; the folder of a job lies within its sweep")
+        return path
 
     # ---- states --------------------------------------------------------------------------------------------------
 
@@ -201,7 +274,7 @@ class Ledger:
         """Return what became of each job, by number. Only what changed since the last time is read."""
         known = self._known_states()
         try:
-            present = {entry.name for entry in os.scandir(self.folder) if entry.is_dir()}
+            present = {entry.name for entry in os.scandir(self.folder) if entry.is_dir(follow_symlinks=False)}
         except OSError:
             present = set()
         found, fresh = {}, []
@@ -238,19 +311,25 @@ class Ledger:
         return state, _line({"job": job.slug, "written": written, **vars(state)})
 
     def _known_states(self) -> dict[str, tuple[int, State]]:
+        """Return what states.jsonl says: a cache, of which whatever is damaged is left out and found anew."""
         if self._states is None:
             self._states = {}
-            with suppress(OSError), (self.folder / STATES).open(encoding="utf-8") as file:
-                for line in file:
-                    with suppress(ValueError, KeyError, TypeError):
-                        entry = json.loads(line)
-                        name, written = entry.pop("job"), entry.pop("written")
-                        self._states[name] = written, State(**entry)
+            with suppress(OSError, UserError), open_below(self.folder, STATES) as file:
+                for line in lines_of(file, self.folder / STATES):
+                    with suppress(UserError):
+                        entry = _checked(_StateLine, line, STATES)
+                        self._states[entry.job] = entry.written, State(**entry.model_dump(exclude={"job", "written"}))
         return self._states
 
     def _note(self, lines: Sequence[str]) -> None:
-        with (self.folder / STATES).open("a", encoding="utf-8") as file:
-            file.writelines(lines)
+        try:
+            with append_below(self.folder, STATES) as file:
+                file.write("".join(lines).encode())
+        except IsADirectoryError:
+            log.debug("%s: this is a folder, so no states are kept", self.folder / STATES)
+        except UserError:
+            with suppress(OSError):
+                remove_below(self.folder, STATES)  # a link or a pipe, and not followed
 
     # ---- the code ------------------------------------------------------------------------------------------------
 
@@ -277,15 +356,14 @@ def locked(folder: Path) -> Iterator[None]:
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / ".lock"
     try:
-        with file.open("w") as handle:
+        with append_below(folder, LOCK) as handle:
             _lock(handle.fileno(), folder)
             yield
     finally:
         if not Ledger.exists(folder):
             with suppress(OSError):
-                file.unlink()
+                remove_below(folder, LOCK)
                 for path in made:
                     path.rmdir()
 
@@ -326,10 +404,73 @@ def _state_of(record: Mapping[str, Any]) -> State:
     )
 
 
-def _job(entry: Mapping[str, Any]) -> Job:
-    return Job(
-        entry["number"], tuple(entry["words"]), tuple(entry["label"]), entry["hash"], entry["folder"], entry["changes"]
-    )
+class _Search(BaseModel, extra="forbid"):
+    """What the last command asked of a search: checked settings, and the overrides that its jobs share or vary."""
+
+    settings: dict[str, Any]
+    words: list[list[str]]
+
+
+class _Head(BaseModel, extra="forbid"):
+    """The first line of a ledger."""
+
+    version: int
+    name: str
+    command: list[str]
+    created: str
+    base: dict[str, Any]
+    code: dict[str, str] | None = None
+    search: _Search | None = None
+
+
+class _JobLine(BaseModel, extra="forbid"):
+    """A further line of a ledger."""
+
+    number: PositiveInt
+    words: tuple[str, ...]
+    label: tuple[str, ...]
+    hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
+    folder: Annotated[str, AfterValidator(_own_folder)]
+    changes: dict[str, Any]
+
+
+class _StateLine(BaseModel, extra="forbid"):
+    """A line of states.jsonl."""
+
+    job: str
+    written: int
+    status: Literal["running", "interrupted", "failed", "pruned", "finished", "unknown"]
+    metric: str
+    mode: Literal["min", "max"]
+    value: FiniteFloat | None
+    seconds: Annotated[FiniteFloat, Field(ge=0)]
+    error: str
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _lines(folder: Path) -> list[bytes]:
+    with open_below(folder, LEDGER) as file:
+        return list(lines_of(file, folder / LEDGER))
+
+
+def _checked(kind: type[M], text: bytes, name: object) -> M:
+    """Return a line of a record by its schema.
+
+    Raises:
+        RecordError: if it is no JSON, or has other keys or types.
+    """
+    try:
+        return kind.model_validate(parse_json(text, name))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"])) or "this line"
+        raise RecordError(f"{name}: {key}: {first['msg']}") from error
+
+
+def _job(line: _JobLine) -> Job:
+    return Job(line.number, line.words, line.label, line.hash, line.folder, line.changes)
 
 
 def _job_line(job: Job) -> str:

@@ -7,8 +7,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
-from src.sweeping.worker import Assignment, Ended, Event, Orders, Progress, carry_out, prepare
+from pydantic import BaseModel, ValidationError
+
+from src.core.files import (
+    MAX_RECORD_BYTES,
+    append_below,
+    make_folder_below,
+    open_below,
+    plain_name,
+    read_below,
+    remove_below,
+    write_below,
+)
+from src.core.records import parse_json
+from src.errors import UserError
+from src.sweeping.worker import PRUNE, STOP, Assignment, Ended, Event, Orders, Progress, carry_out, prepare
 
 LISTENS_EVERY = 1.0
 """Seconds between two looks of a job for orders."""
@@ -23,49 +38,68 @@ class Mailbox:
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._events = folder / f"{name}.events"
-        self._order = folder / f"{name}.order"
+        self._sweep = folder.parent
+        self._events = f"{folder.name}/{plain_name(name)}.events"
+        self._order = f"{folder.name}/{name}.order"
         self._read = 0
 
     def clear(self) -> None:
         """Take everything out, before the job is submitted anew."""
-        self._events.parent.mkdir(parents=True, exist_ok=True)
-        self._events.unlink(missing_ok=True)
-        self._order.unlink(missing_ok=True)
+        make_folder_below(self._sweep, Path(self._events).parent)
+        remove_below(self._sweep, self._events)
+        remove_below(self._sweep, self._order)
         self._read = 0
 
     def post(self, event: Event) -> None:
         """Put an event in; called by the job."""
-        with self._events.open("a", encoding="utf-8") as file:  # the first line break ends a line that a kill tore
-            file.write(f"\n{json.dumps(vars(event))}\n")
+        with append_below(self._sweep, self._events) as file:  # the first line break ends a line that a kill tore
+            file.write(f"\n{json.dumps(vars(event))}\n".encode())
 
     def collect(self) -> list[Event]:
         """Return the events that were not collected before; called by the driver."""
         try:
-            with self._events.open("rb") as file:
+            with open_below(self._sweep, self._events) as file:
                 file.seek(self._read)
-                lines = file.read()
+                lines = file.read(MAX_RECORD_BYTES)
         except OSError:
             return []
         whole = lines[: lines.rfind(b"\n") + 1]
-        self._read += len(whole)
+        self._read += len(whole) or len(lines) * (len(lines) == MAX_RECORD_BYTES)  # a line without an end is skipped
         return [event for line in whole.splitlines() if (event := _event(line)) is not None]
 
     def give(self, order: str) -> None:
         """Leave an order for the job, which reads it within a second or two; called by the driver."""
-        self._order.write_text(order, encoding="utf-8")
+        write_below(self._sweep, self._order, order)
 
     def order(self) -> str | None:
         """Return the order that was given, if there is one; called by the job."""
         with suppress(OSError):
-            return self._order.read_text(encoding="utf-8") or None
+            order = read_below(self._sweep, self._order, 100).decode(errors="replace")
+            return order if order in (STOP, PRUNE) else None
         return None
 
 
+class _Progress(BaseModel, extra="forbid"):
+    number: int
+    epoch: int
+    epochs: int
+    metrics: dict[str, float]
+
+
+class _Ended(BaseModel, extra="forbid"):
+    number: int
+    status: Literal["finished", "failed", "interrupted", "pruned"]
+    error: str = ""
+
+
 def _event(line: bytes) -> Event | None:
-    with suppress(ValueError, TypeError):
-        entry = json.loads(line)
-        return Ended(**entry) if "status" in entry else Progress(**entry)
+    """Return an event, or None for a line that is none."""
+    with suppress(UserError, ValidationError):
+        entry = parse_json(line, "event") if line.strip() else None
+        if isinstance(entry, dict) and "status" in entry:
+            return Ended(**_Ended.model_validate(entry).model_dump())
+        if isinstance(entry, dict):
+            return Progress(**_Progress.model_validate(entry).model_dump())
     return None
 
 

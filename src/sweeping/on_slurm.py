@@ -7,6 +7,7 @@ Lightning's in use, which save and requeue each in their own way: one thread wai
 
 import getpass
 import json
+import logging
 import os
 import re
 import secrets
@@ -22,10 +23,15 @@ from typing import Any
 
 from src.config.check import check_section
 from src.config.launchers import SlurmSettings
+from src.core.console import echo
+from src.core.files import make_folder_below, read_below, write_below
+from src.core.records import read_json
 from src.errors import UserError, nearest
 from src.sweeping.mailbox import Mailbox, work_by_mail
 from src.sweeping.remote import RemoteExecutor
 from src.sweeping.worker import Assignment, Ended, Orders
+
+log = logging.getLogger(__name__)
 
 SIGNAL = signal.SIGUSR2
 """What submitit asks SLURM to send `signal_delay_s` seconds before the time is up; SIGUSR1 is NCCL's."""
@@ -111,6 +117,7 @@ class _Queued:
 
     id: str
     state: str
+    name: str
 
     @property
     def over(self) -> bool:
@@ -145,19 +152,20 @@ class SlurmExecutor(RemoteExecutor):
         import submitit
 
         name = f"{self.folder.parent.name}-{secrets.token_hex(4)}"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        sweep = self.folder.parent
         slugs = [assignment.folder.name for assignment in assignments]
         written = self.folder / f"{name}.array"
-        written.write_text(json.dumps(slugs), encoding="utf-8")
-        executor = submitit.AutoExecutor(self.folder / "slurm", cluster="slurm")
+        write_below(sweep, written.relative_to(sweep), json.dumps(slugs), make=True)
+        # Pickles of jobs lie in a folder that nobody could prepare, as its name is random.
+        executor = submitit.AutoExecutor(make_folder_below(sweep, f"{self.folder.name}/{name}"), cluster="slurm")
         executor.update_parameters(**_of_submitit(self._settings, name))
         work = [Submission(one, self.folder, self._settings.max_requeues) for one in assignments]
         with _refusals(self._settings, written):
             jobs = executor.map_array(Submission.__call__, work)
         for slug, job in zip(slugs, jobs, strict=True):
-            self._queue[slug] = _Queued(job.job_id, "PENDING")
+            self._queue[slug] = _Queued(job.job_id, "PENDING", name)
         what = f"array {jobs[0].job_id.partition('_')[0]} of {len(jobs)} jobs" if len(jobs) > 1 else jobs[0].job_id
-        print(f"submitted to SLURM: {what} (squeue shows them as {name})", flush=True)
+        echo(f"submitted to SLURM: {what} (squeue shows them as {name})", flush=True)
 
     def adopt(self, assignment: Assignment, mailbox: Mailbox) -> bool:
         queued = self._queue.get(assignment.folder.name)
@@ -165,7 +173,7 @@ class SlurmExecutor(RemoteExecutor):
         if queued is None or queued.over or (said and isinstance(said[-1], Ended)):
             return False
         self._adopted.add(assignment.number)
-        print(f"{assignment.folder.name}: is with SLURM already, as {queued.id}", flush=True)
+        echo(f"{assignment.folder.name}: is with SLURM already, as {queued.id}", flush=True)
         return True
 
     def gone(self, jobs: Iterable[Assignment]) -> Mapping[int, str]:
@@ -194,7 +202,9 @@ class SlurmExecutor(RemoteExecutor):
 
     def _look(self) -> bool:
         """Ask SLURM for the jobs of this sweep; return whether it answered."""
-        names = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in self.folder.glob("*.array")}
+        names = {
+            file.stem: slugs for file in self.folder.glob("*.array") if (slugs := self._submitted(file)) is not None
+        }
         done = subprocess.run(
             ["squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}", "--format=%i|%T|%j"],
             capture_output=True,
@@ -206,19 +216,34 @@ class SlurmExecutor(RemoteExecutor):
         for line in done.stdout.splitlines():
             job, state, name = line.split("|", 2)
             if name in names:
-                slug = names[name][int(job.partition("_")[2] or 0)]
-                if slug not in self._queue or self._queue[slug].over:  # a later submission of the same job
-                    self._queue[slug] = _Queued(job, state)
+                place = int(job.partition("_")[2] or 0)
+                slug = names[name][place] if place < len(names[name]) else None
+                if slug is not None and (slug not in self._queue or self._queue[slug].over):  # a later submission
+                    self._queue[slug] = _Queued(job, state, name)
         return True
+
+    def _submitted(self, file: Path) -> list[str] | None:
+        """Return the folders of the jobs of a submission; None for a file that this launcher has not written.
+
+        A name that is not of this sweep could be that of another job of the user, which would be cancelled with the sweep.
+        """
+        if not re.fullmatch(rf"{re.escape(self.folder.parent.name)}-[0-9a-f]{{8}}", file.stem):
+            return None
+        try:
+            slugs = read_json(self.folder.parent, file.relative_to(self.folder.parent))
+        except (OSError, UserError) as error:
+            log.warning("%s is left out: %s", file, error)
+            return None
+        return slugs if isinstance(slugs, list) and all(isinstance(slug, str) for slug in slugs) else None
 
     def _last_words(self, job: Assignment, queued: _Queued | None) -> str:
         if queued is None:
             return "its SLURM job is not in the queue any more, and left no word"
-        log = self.folder / "slurm" / f"{queued.id}_0_log.out"
+        sweep, printed = self.folder.parent, f"{self.folder.name}/{queued.name}/{queued.id}_0_log.out"
         try:
-            tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-6:]
-        except OSError:
-            tail = [f"{log}: there is no such log"]
+            tail = read_below(sweep, printed).decode(errors="replace").strip().splitlines()[-6:]
+        except (OSError, UserError):
+            tail = [f"{sweep / printed}: this log cannot be read"]
         return "\n".join([*tail, f"its SLURM job {queued.id} ended: {queued.state}"])
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
+from pydantic import ValidationError
 
 from src.config.check import check, check_search
 from src.config.schema import SEARCHES, Config, OptunaSearch, RandomSearch, Search
@@ -58,7 +59,12 @@ class Asked:
         head = ledger.head.get("search")
         if head is None:
             return None
-        return cls._of(SEARCHES[head["settings"]["name"]].model_validate(head["settings"]), head["words"], loader)
+        settings = head["settings"]
+        try:
+            search = SEARCHES[settings["name"]].model_validate(settings)
+        except (KeyError, TypeError, ValidationError) as error:
+            raise UserError(f"{ledger.folder}: the search that its ledger records is damaged") from error
+        return cls._of(search, head["words"], loader)
 
     @classmethod
     def _of(cls, search: Search, words: Sequence[Sequence[str]], loader: Any) -> "Asked":

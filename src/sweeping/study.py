@@ -17,10 +17,16 @@ from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.study import Study
 
 from src.config.schema import OptunaSearch, Search
+from src.core.files import append_below, open_below
+from src.core.records import RecordError, lines_of, parse_json
+from src.errors import UserError
 from src.sweeping.objectives import Objective
 from src.sweeping.space import Space
 
 FILE = "study.journal"
+
+NO_STUDY = "Record does not exist."
+"""What Optuna's KeyError says where a journal has no study of a name."""
 
 optuna.logging.set_verbosity(logging.WARNING)
 
@@ -44,8 +50,7 @@ def begun_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Obje
         objectives: one or several.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / FILE).is_file():
-        _cut_torn_line(folder / FILE)
+    _cut_torn_line(folder)
     if (known := stored_study(folder, spaces, objectives)) is not None:
         return known
     return optuna.create_study(
@@ -58,14 +63,40 @@ def begun_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Obje
 
 def stored_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Objective]) -> Study | None:
     """Return the study of a search as it is on disk; None where there is none. See `begun_study`."""
-    if not (folder / FILE).is_file():
+    if not _is_journal(folder):
         return None
+    name = _name(spaces, objectives)
     try:
-        return optuna.load_study(
-            storage=_storage(folder), study_name=_name(spaces, objectives), sampler=RandomSampler()
-        )
-    except KeyError:
-        return None
+        study = optuna.load_study(storage=_storage(folder), study_name=name, sampler=RandomSampler())
+        for trial in study.get_trials(deepcopy=False):
+            if not isinstance(trial.user_attrs.get("job", ""), str):
+                raise TypeError("the job of a trial is its folder")
+    except KeyError as error:
+        if error.args == (NO_STUDY,):
+            return None
+        raise UserError(f"{folder / FILE}: this journal of a search is damaged ({error})") from error
+    except Exception as error:  # optuna checks nothing of what it reads
+        raise UserError(f"{folder / FILE}: this journal of a search is damaged ({error})") from error
+    return study
+
+
+def _is_journal(folder: Path) -> bool:
+    """Return whether a sweep has a journal, after checking that Optuna can open it by its path.
+
+    Raises:
+        UserError: if it is a link or no regular file, or if a line is no JSON object.
+    """
+    try:
+        with open_below(folder, FILE) as file:
+            for number, line in enumerate(lines_of(file, folder / FILE), 1):
+                name = f"{folder / FILE}, line {number}"
+                if line.endswith(b"\n") and not isinstance(parse_json(line, name), dict):
+                    raise RecordError(f"{name}: this is no object")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise UserError(f"{folder / FILE}: cannot be read: {error.strerror}") from error
+    return True
 
 
 def _storage(folder: Path) -> JournalStorage:
@@ -79,13 +110,14 @@ def _name(spaces: Sequence[Space], objectives: Sequence[Objective]) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
-def _cut_torn_line(file: Path) -> None:
+def _cut_torn_line(folder: Path) -> None:
     """Cut off a last line that a crash tore, or the next would be lost with it."""
-    content = file.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with file.open("r+b") as handle:
-            handle.truncate(whole)
+    if not _is_journal(folder):
+        return
+    with append_below(folder, FILE) as file, open_below(folder, FILE) as reader:
+        whole = sum(len(line) for line in lines_of(reader, folder / FILE) if line.endswith(b"\n"))
+        if whole < reader.tell():
+            file.truncate(whole)
 
 
 def sampler_of(search: OptunaSearch, number: int) -> BaseSampler:

@@ -8,6 +8,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from src.core.console import echo
 from src.errors import UserError
 from src.sweeping.grid import Composer
 from src.sweeping.ledger import Job, Ledger, State
@@ -55,7 +56,7 @@ class Proposer:
         try:
             config = self._composer.config(words)
         except UserError as error:
-            print(f"not possible: {' '.join(label)}: {error}", flush=True)
+            echo(f"not possible: {' '.join(label)}: {error}", flush=True)
             return None
         count = len(self._ledger.jobs)
         job = self._ledger.add(words, label, config.plain())

@@ -9,6 +9,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.config.options import groups, search_roots
+from src.core.escape import line, markdown, markdown_code, mathtext
 from src.sweeping.tuning import Stage, count_of
 from src.tracking.console import number
 from src.tracking.run_folder import RunFolder, config_hash
@@ -54,8 +55,8 @@ def write_experiment(
     record = RunFolder.open(best.path).record
     head = (
         "# @package _global_\n"
-        f"# {name}: tuned to {best.state.metric} {number(best.state.value)} in {count_of(stages)} jobs\n"
-        f"# written by python -m src.tune on {record['ended'][:10]}, from {best.path}\n"
+        f"# {line(name)}: tuned to {line(best.state.metric)} {number(best.state.value)} in {count_of(stages)} jobs\n"
+        f"# written by python -m src.tune on {line(record['ended'])[:10]}, from {line(best.path)}\n"
     )
     text = yaml.safe_dump({"defaults": options}, sort_keys=False, default_flow_style=None) if options else ""
     text += f"\n{yaml.safe_dump(keys, sort_keys=False, default_flow_style=None)}" if keys else ""
@@ -93,14 +94,14 @@ def write_page(folder: Path, title: str, stages: Sequence[Stage], command: Seque
     first, best = stages[0].best, stages[-1].best
     metric = best.state.metric
     lines = [
-        f"# {title}, tuned",
+        f"# {markdown(title)}, tuned",
         "",
-        f"| stage | varied | jobs | best {metric} | gained | chosen |",
+        f"| stage | varied | jobs | best {markdown(metric)} | gained | chosen |",
         "|---|---|--:|--:|--:|---|",
         *(_row(stage) for stage in stages),
         "",
-        f"From {number(first.state.value)} to {number(best.state.value)} {metric} in {count_of(stages)} jobs, one seed each: "
-        "a gain that is smaller than the difference between seeds may be luck.",
+        f"From {number(first.state.value)} to {number(best.state.value)} {markdown(metric)} in {count_of(stages)} jobs, one seed "
+        "each: a gain that is smaller than the difference between seeds may be luck.",
         "",
         "![what each stage gained](plots/tune.png)",
         "",
@@ -108,11 +109,15 @@ def write_page(folder: Path, title: str, stages: Sequence[Stage], command: Seque
         "",
         "Use it:",
         "",
-        f"    python -m src.train {shlex.join(command)}",
+        f"    python -m src.train {line(shlex.join(command))}",
         "",
         "The sweeps:",
         "",
-        *(f"- {stage.name}: `{path.relative_to(folder)}`" for stage in stages for path in stage.folders),
+        *(
+            f"- {markdown(stage.name)}: {markdown_code(path.relative_to(folder))}"
+            for stage in stages
+            for path in stage.folders
+        ),
         "",
     ]
     page = folder / "tune.md"
@@ -123,17 +128,17 @@ def write_page(folder: Path, title: str, stages: Sequence[Stage], command: Seque
 def _row(stage: Stage) -> str:
     assert stage.best.state.value is not None
     if not stage.jobs:
-        cells = [stage.name, "nothing here", "0", number(stage.best.state.value), "", ""]
+        cells = [markdown(stage.name), "nothing here", "0", number(stage.best.state.value), "", ""]
     else:
         gained = number(stage.gain) if stage.gain else "" if stage.before is None else "0"
-        chosen = " ".join(f"`{word}`" for word in stage.chosen) or ("" if stage.before is None else "as before")
-        varied = ", ".join(f"`{key}`" for key in stage.axes)
-        cells = [stage.name, varied, str(len(stage.jobs)), number(stage.best.state.value), gained, chosen]
+        chosen = " ".join(map(markdown_code, stage.chosen)) or ("" if stage.before is None else "as before")
+        varied = ", ".join(map(markdown_code, stage.axes))
+        cells = [markdown(stage.name), varied, str(len(stage.jobs)), number(stage.best.state.value), gained, chosen]
     return f"| {' | '.join(cells)} |"
 
 
 def _measured(record: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.partition('/')[2]} {number(value)}" for name, value in record["final"].items())
+    return ", ".join(f"{markdown(name.partition('/')[2])} {number(value)}" for name, value in record["final"].items())
 
 
 def draw(stages: Sequence[Stage], title: str) -> "Figure":
@@ -141,7 +146,7 @@ def draw(stages: Sequence[Stage], title: str) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    figure.suptitle(f"{title}: each stage from the best of the one before")
+    figure.suptitle(mathtext(f"{title}: each stage from the best of the one before"))
     panel = figure.subplots()
     best = [float(stage.best.state.value or 0.0) for stage in stages]
     for place, stage in enumerate(stages):
@@ -155,8 +160,8 @@ def draw(stages: Sequence[Stage], title: str) -> "Figure":
     values = [state.value for stage in stages for _, state in stage.jobs if state.value is not None]
     if min(values) > 0 and max(values) > 10 * min(values):
         panel.set_yscale("log")
-    panel.set_xticks(range(len(stages)), [stage.name for stage in stages])
-    panel.set_ylabel(stages[0].best.state.metric)
+    panel.set_xticks(range(len(stages)), [mathtext(stage.name) for stage in stages])
+    panel.set_ylabel(mathtext(stages[0].best.state.metric))
     panel.margins(y=0.15)
     panel.grid(axis="y", alpha=0.3)
     panel.legend()

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from src.batches import Batch
+from src.core.escape import mathtext
 from src.errors import option_name
 from src.models.base import Model
 from src.tracking.closing import shown
@@ -156,10 +157,10 @@ def _picture(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> "Figure":
     figure = Figure(figsize=(1 + 4 * len(points), 4), layout="constrained")
     for axis, (data, models) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
         for model, found in models.items():
-            axis.plot(*zip(*found, strict=True), marker="o", label=model, color=colours[model])
+            axis.plot(*zip(*found, strict=True), marker="o", label=mathtext(model), color=colours[model])
         axis.axhline(trivial[data], color="grey", linestyle="--", label="trivial answer")
         against_lag = any("lag" in config["datamodule"] for config, _ in runs if _source(config) == data)
-        axis.set(xlabel="lag" if against_lag else "", ylabel="test loss", title=data)
+        axis.set(xlabel="lag" if against_lag else "", ylabel="test loss", title=mathtext(data))
         losses = [loss for found in models.values() for _, loss in found]
         if trivial[data] > 10 * min(losses):
             axis.set_yscale("log")

@@ -198,6 +198,10 @@ class RunFolder:
         resumed = [*self.record.get("resumed", []), _now()]
         self.update(status="running", ended=None, error=None, resumed=resumed, seconds=seconds, **here)
 
+    def set_config(self, config: dict[str, Any]) -> None:
+        """Write the config of the run anew."""
+        _write(self.path / "config.yaml", as_yaml(config))
+
     def undo_resume(self) -> None:
         """Put back what was recorded before `resume`, which came to nothing."""
         assert self._before is not None
