@@ -30,8 +30,23 @@ _CHUNK = struct.Struct("<IHB")
 _CHECKSUMS = {kind: zlib.crc32(bytes([kind])) for kind in (1, 2, 3, 4)}
 
 _HARMLESS = frozenset(
-    "header footer config summary history stats telemetry metric output output_raw output_logger environment exit final "
-    "preempting".split()
+    [
+        "header",
+        "footer",
+        "config",
+        "summary",
+        "history",
+        "stats",
+        "telemetry",
+        "metric",
+        "output",
+        "output_raw",
+        "output_logger",
+        "environment",
+        "exit",
+        "final",
+        "preempting",
+    ]
 )
 """Records that only carry values. ``run``, ``files`` and ``artifact`` are checked, and all others are refused."""
 
@@ -66,7 +81,9 @@ def check_session(session: Path, run_folder: Path, entities: Collection[str]) ->
     try:
         from wandb.proto.wandb_internal_pb2 import Record
     except Exception as error:
-        raise UnsafeFileError(f"{session}: this version of wandb has no reader, so the session is not checked") from error
+        raise UnsafeFileError(
+            f"{session}: this version of wandb has no reader, so the session is not checked"
+        ) from error
     with open_below(run_folder, session.relative_to(run_folder)) as file:
         if os.fstat(file.fileno()).st_size > MAX_SESSION_BYTES:
             raise UnsafeFileError(f"{session}: this session has more than {MAX_SESSION_BYTES / 2**30:.0f} GiB")
@@ -90,7 +107,9 @@ def _refusal(kind: str | None, record: Any, session: Path, run_folder: Path, ent
             return f"it belongs to another W&B run, {run.run_id[:80]!r}"
         return _foreign(run.entity, entities)
     if kind == "files":
-        return next((reason for item in record.files.files if (reason := _bad_file(item.path, session, run_folder))), None)
+        return next(
+            (reason for item in record.files.files if (reason := _bad_file(item.path, session, run_folder))), None
+        )
     if kind == "artifact":
         artifact = record.artifact
         if artifact.run_id not in ("", session.stem.removeprefix("run-")):
