@@ -30,23 +30,10 @@ _CHUNK = struct.Struct("<IHB")
 _CHECKSUMS = {kind: zlib.crc32(bytes([kind])) for kind in (1, 2, 3, 4)}
 
 _HARMLESS = frozenset(
-    [
-        "header",
-        "footer",
-        "config",
-        "summary",
-        "history",
-        "stats",
-        "telemetry",
-        "metric",
-        "output",
-        "output_raw",
-        "output_logger",
-        "environment",
-        "exit",
-        "final",
-        "preempting",
-    ]
+    (
+        *("header", "footer", "config", "summary", "history", "stats", "telemetry", "metric", "environment", "exit"),
+        *("final", "output", "output_raw", "output_logger", "preempting"),
+    )
 )
 """Records that only carry values. ``run``, ``files`` and ``artifact`` are checked, and all others are refused."""
 
@@ -79,7 +66,9 @@ def check_session(session: Path, run_folder: Path, entities: Collection[str]) ->
         raise UnsafeFileError(f"{session}: this is not the name of a W&B session")
     _check_links(session.parent, run_folder)
     try:
-        from wandb.proto.wandb_internal_pb2 import Record
+        from wandb.proto import wandb_internal_pb2
+
+        parse = getattr(wandb_internal_pb2, "Record").FromString  # noqa: B009 - made when it is imported
     except Exception as error:
         raise UnsafeFileError(
             f"{session}: this version of wandb has no reader, so the session is not checked"
@@ -91,7 +80,7 @@ def check_session(session: Path, run_folder: Path, entities: Collection[str]) ->
             if number >= MAX_RECORDS:
                 raise UnsafeFileError(f"{session}: this session has more than {MAX_RECORDS:,} records")
             try:
-                record = Record.FromString(data)
+                record = parse(data)
                 kind = record.WhichOneof("record_type")
             except Exception as error:
                 raise UnsafeFileError(f"{session}: record {number} is damaged") from error

@@ -105,14 +105,10 @@ def _run(run: Any, history: Sequence[Mapping[str, Any]]) -> WandbRun:
     config = {key: value for key, value in run.config.items() if not key.startswith(("_", "+")) and "." not in key}
     summary = {key: value for key, value in dict(run.summary).items() if not key.startswith("_")}
     rows = list(history_rows(history))
-    monitor = next(
-        (name for name in (summary.get("monitor"), config.get("monitor")) if name and isinstance(name, str)), "val/loss"
-    )
-    mode = (
-        summary.get("mode")
-        if summary.get("mode") in ("min", "max")
-        else ("min" if any(word in monitor for word in ("loss", "err", "perplexity")) else "max")
-    )
+    named = (summary.get("monitor"), config.get("monitor"))
+    monitor = next((name for name in named if name and isinstance(name, str)), "val/loss")
+    mode = "min" if any(word in monitor for word in ("loss", "err", "perplexity")) else "max"
+    mode = str(summary["mode"]) if summary.get("mode") in ("min", "max") else mode
     epoch, best = best_epoch(rows, monitor, mode, summary.get("best_since"))
     runtime = (dict(run.summary).get("_wandb") or {}).get("runtime")
     record = {
