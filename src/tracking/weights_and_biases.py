@@ -29,7 +29,13 @@ from src.tracking.console import shown
 from src.tracking.replacing import settle
 from src.tracking.run_folder import ANSWERS, RunFolder
 from src.tracking.uploads import mark_sent, recorded_state, upload, waiting_in
-from src.tracking.wandb_access import first_line, key_is_configured, refuse_foreign_settings, why_unreachable
+from src.tracking.wandb_access import (
+    first_line,
+    has_foreign_repository,
+    key_is_configured,
+    refuse_foreign_settings,
+    why_unreachable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -396,6 +402,7 @@ def _open(
             init_timeout=settings.get("init_timeout", 10.0),
             finish_timeout=settings.get("finish_timeout", 30.0),
             finish_timeout_raises=True,
+            **({"disable_git": True} if has_foreign_repository(folder.path) else {}),
         ),
     )
     if mode == "online":

@@ -371,3 +371,27 @@ def test_a_recorded_entry_that_is_not_the_users_is_refused(recorded_entry: Any, 
     monkeypatch.setenv("WANDB_ENTITY", "mine")
     assert weights_and_biases._recorded_settings({"entity": "mine", "settings": {"base_url": "x"}})["entity"] == "mine"
     assert "settings" not in weights_and_biases._recorded_settings({"settings": {"base_url": "x"}})
+
+
+@pytest.mark.parametrize("place", ["run", "."])
+def test_git_takes_no_settings_from_a_folder_that_is_opened(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    use(wandb_server, monkeypatch)
+    folder = record(tmp_path / "sweep" / "run", 0, 2)
+    repository = tmp_path / "sweep" / place
+    canary = tmp_path / "canary"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {canary}\n")
+    program.chmod(0o755)
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "-A"], check=True)
+    subprocess.run([*git, "commit", "-qm", "x"], check=True)
+    for key in ("core.fsmonitor", "diff.external"):
+        subprocess.run([*git, "config", key, str(program)], check=True)
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path / "own")
+    record(folder.path, 2, 2)
+    assert arrived(wandb_server, folder) == recorded(folder)
+    assert not canary.exists()
