@@ -19,8 +19,8 @@ def refuse_foreign_settings(opened: Sequence[Path] = ()) -> None:
     """Raise an error if the W&B client would read settings that may come from someone else.
 
     The client reads ``wandb/settings`` and ``config-defaults.yaml`` of the working directory, whatever folder a run is in,
-    and writes its logs beside the first. Such a file can set the server, the key, and proxies, so the working directory may not be a run or sweep folder, inside of
-    one, or inside of a folder that the command opens.
+    and writes its logs beside the first. Such a file can set the server, the key, and proxies, so the working directory may
+    not be a run or sweep folder, inside of one, or inside of a folder that the command opens.
 
     Args:
         opened: folders that the command opens.
