@@ -94,6 +94,8 @@ def _wandb() -> tuple[bool | None, str]:
         return True, _wandb_state(key_is_configured())
     except ImportError as error:
         return None, f"Weights & Biases cannot be asked: {error}"
+    except UserError as error:
+        return False, str(error)
 
 
 def _wandb_state(key: bool) -> str:

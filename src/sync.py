@@ -46,7 +46,7 @@ def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
         echo("\n".join(f"would upload {shown(run.folder)}" for run in runs))
         echo(f"{_runs(len(runs))}, {_megabytes(size)}")
         return True
-    _needs_server()
+    _needs_server(paths)
     with _Bar(len(runs), size) as bar:
         left = upload(runs, done=bar.advance)
     failed = [(run, reason) for run, reason in left if reason != BUSY]
@@ -61,9 +61,10 @@ def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
     return not failed
 
 
-def _needs_server() -> None:
-    from src.tracking.wandb_access import key_is_configured, why_unreachable
+def _needs_server(paths: Sequence[Path]) -> None:
+    from src.tracking.wandb_access import key_is_configured, refuse_foreign_settings, why_unreachable
 
+    refuse_foreign_settings(paths)
     if not key_is_configured():
         raise UserError("Weights & Biases: no key is configured; wandb login, or set WANDB_API_KEY")
     if reason := why_unreachable():
