@@ -204,13 +204,13 @@ class Ledger:
         """Write the whole ledger, atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with replace_below(self.folder, LEDGER) as file:
-            file.write(_line(self.head).encode())
-            file.writelines(_job_line(job).encode() for job in self.jobs)
+            file.write(_encoded(_line(self.head)))
+            file.writelines(_encoded(_job_line(job)) for job in self.jobs)
 
     def append(self, job: Job) -> None:
         """Write one more job down, as a search asks for it."""
         with append_below(self.folder, LEDGER) as file:
-            file.write(_job_line(job).encode())
+            file.write(_encoded(_job_line(job)))
             file.flush()
             os.fsync(file.fileno())
 
@@ -339,10 +339,10 @@ class Ledger:
         try:
             if self._states_are_whole:
                 with append_below(self.folder, STATES) as file:
-                    file.write("".join(lines).encode())
+                    file.write(_encoded("".join(lines)))
             else:
                 with replace_below(self.folder, STATES) as file:
-                    file.writelines(_state_line(*entry).encode() for entry in self._known_states().items())
+                    file.writelines(_encoded(_state_line(*entry)) for entry in self._known_states().items())
                 self._states_are_whole = True
         except UserError:
             self._states_are_whole = False
@@ -598,3 +598,8 @@ def _state_line(job: str, known: tuple[int, State]) -> str:
 
 def _line(entry: Mapping[str, Any]) -> str:
     return json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _encoded(lines: str) -> bytes:
+    """Return lines in UTF-8; a single surrogate, which has no UTF-8, as the escape of JSON for it."""
+    return lines.encode(errors="backslashreplace")

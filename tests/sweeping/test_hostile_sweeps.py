@@ -430,3 +430,16 @@ def test_the_settings_of_a_recorded_search_are_checked(sweep: Path, settings: di
     changed(sweep, 0, lambda head: head.update(search={"settings": settings, "words": [["seed=0,1"]]}))
     with pytest.raises(UserError):
         Asked.recorded(Ledger.open(sweep), None)
+
+
+def test_a_single_surrogate_is_written_as_it_was_read(sweep: Path) -> None:
+    changed(sweep, 2, lambda job: job["changes"].update(notes="\ud800"))
+    ledger = Ledger.open(sweep)
+    ledger.save()
+    assert Ledger.open(sweep).config(ledger.jobs[1])["notes"] == "\ud800"
+    place = ledger.path(ledger.jobs[0])
+    RunFolder.create(place, config(0), []).finish({})
+    record = json.loads((place / "run.json").read_text())
+    (place / "run.json").write_text(json.dumps(record | {"error": "\ud800"}))
+    for _ in range(2):
+        assert Ledger.open(sweep).states()[1].error == "\ud800"
