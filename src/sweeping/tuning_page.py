@@ -65,7 +65,10 @@ def write_experiment(
     file = folder / "conf" / "experiment" / f"{name}.yaml"
     for place, below, found in os.walk(folder / "conf"):  # it is going to be searched for options
         links = [other for other in below if Path(place, other).is_symlink()]
-        if foreign := [*links, *(other for other in found if Path(place, other) != file)]:
+        if foreign := [
+            *links,
+            *(other for other in found if Path(place, other) != file and not other.endswith(".partial")),
+        ]:
             raise UserError(f"{Path(place, foreign[0])}: this file is not of the tuning; remove it, or the folder")
     write_below(folder, file.relative_to(folder), head + text, make=True)
     chosen = [f"experiment={name}", *typed]
