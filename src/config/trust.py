@@ -10,20 +10,6 @@ The decision is made once, by the process that the user started. It is passed on
 ``GRIDLIGHT_TRUST`` and ``--trust-host HOST`` to ``GRIDLIGHT_TRUST_HOST``, which worker processes, SLURM and Ray jobs inherit.
 """
 
-import os
-import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
-
-from src.config.entries import ENTRIES
-from src.config.options import CONF
-from src.config.schema import SCHEMAS
-from src.errors import UserError
-
 TRUST, TRUST_HOST, OWN_DATA = "GRIDLIGHT_TRUST", "GRIDLIGHT_TRUST_HOST", "GRIDLIGHT_OWN_DATA"
 """Environment variables: modules, hosts, and data folders of the user, each separated by commas (folders: by os.pathsep)."""
 

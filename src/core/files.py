@@ -14,7 +14,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
@@ -144,6 +144,43 @@ def open_below(root: Path, name: str | PurePath) -> BinaryIO:
     return os.fdopen(_open(root, name, os.O_RDONLY), "rb")
 
 
+def open_data_file(path: Path) -> BinaryIO:
+    """Open a file of data for reading; the path may be reached through links, which only `open_below` refuses.
+
+    Args:
+        path: that the user named, or that lies in a folder of data.
+
+    Raises:
+        OSError: if there is no such file.
+        UnsafeFileError: if it is a pipe, a device, or a socket.
+    """
+    descriptor = os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise UnsafeFileError(f"{path}: this is not a regular file")
+
+
+def read_data_file(path: Path, limit: int) -> bytes:
+    """Return the contents of a file of data; see `open_data_file`.
+
+    Args:
+        path: as in `open_data_file`.
+        limit: the largest number of bytes.
+
+    Raises:
+        OSError: if there is no such file.
+        UnsafeFileError: if it is larger, or not a regular file.
+    """
+    with open_data_file(path) as file:
+        if os.fstat(file.fileno()).st_size <= limit and len(contents := file.read(limit + 1)) <= limit:
+            return contents
+    raise UnsafeFileError(f"{path}: this file has more than {limit / 2**20:,.0f} MiB")
+
+
 def read_below(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) -> bytes:
     """Return the contents of a file; see `open_below`.
 
@@ -214,7 +251,7 @@ def _parent_of_entry(root: Path, name: str | PurePath) -> Iterator[tuple[int | N
         with _parent_of(root, name) as found:
             yield found
     else:
-        with _parent_of(root, PurePath(name).parent / "_") if len(_parts(name)) > 1 else suppress():
+        with _parent_of(root, PurePath(name).parent / "_") if len(_parts(name)) > 1 else nullcontext():
             yield None, str(root / name)
 
 

@@ -80,7 +80,6 @@ _DEEP = re.compile(rf"(?:^|\n)[ \t?:-]{{{MAX_DEPTH - 2},}}")
 """A line that may be nested deeper than `MAX_DEPTH`."""
 
 
-
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Reads null, booleans, integers and floats of YAML 1.2's JSON schema, and everything else as text."""
 
@@ -125,7 +124,7 @@ def parse_yaml(text: bytes | str, name: object) -> Any:
         plain = text if isinstance(text, str) else text.decode("utf-8")
         if _ANCHOR.search(plain) or plain.count("[") + plain.count("{") >= MAX_DEPTH or _DEEP.search(plain):
             _check_events(plain, name)  # the composer of libyaml recurses without a limit
-        value = yaml.load(plain, _Loader)  # noqa: S506 - a safe loader
+        value = yaml.load(plain, _Loader)
     except RecordError:
         raise
     except UnicodeDecodeError as error:

@@ -13,6 +13,7 @@ from torch import Tensor
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
 from src.datamodules.baselines import scores
+from src.datamodules.preparation import part
 from src.datamodules.public_files import PublicFile
 from src.datamodules.records import read_text
 from src.datamodules.rows import is_number, looks_like_file, read_rows
@@ -152,7 +153,7 @@ class ETT(DataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.scale = Standardizer.from_plain(state_dict["scale"])
+        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
 
 
 def _rows(text: str, where: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from torch import Tensor
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
 from src.datamodules.images import is_image, read_image
+from src.datamodules.preparation import part
 from src.datamodules.public_files import PublicFile, has_sum
 from src.datamodules.rows import read_rows
 from src.datamodules.splitting import split_indices
@@ -102,7 +103,7 @@ class ImageSet(DataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.scale = Standardizer.from_plain(state_dict["scale"])
+        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
 
 
 def pixel_scale(pixels: np.ndarray) -> Standardizer:

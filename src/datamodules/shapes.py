@@ -15,6 +15,7 @@ from torch import Tensor
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
 from src.datamodules.folds import recut
+from src.datamodules.preparation import part
 from src.datamodules.rows import looks_like_file, read_rows
 from src.datamodules.standardizing import Standardizer
 from src.errors import UserError
@@ -176,4 +177,4 @@ class Shapes(DataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.scale = Standardizer.from_plain(state_dict["scale"])
+        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
