@@ -107,7 +107,7 @@ def build_data(config: Config) -> DataModule:
     datamodule = locate(config.datamodule.target or "", DataModule, "datamodule._target_")(  # type: ignore[type-abstract]
         **config.datamodule.arguments()
     )
-    datamodule.data_dir = config.paths.data
+    datamodule.data_dir = datamodule.write_dir = config.paths.data
     asked = config.cross_validation
     if asked.folds is not None and asked.fold is not None:
         datamodule.fold = Fold(asked.fold, asked.folds, asked.seed, asked.group)

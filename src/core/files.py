@@ -164,6 +164,21 @@ def open_data_file(path: Path) -> BinaryIO:
     raise UnsafeFileError(f"{path}: this is not a regular file")
 
 
+def open_text_file(path: Path) -> BinaryIO:
+    """Open a text file for reading; see `open_data_file`.
+
+    Raises:
+        OSError: if there is no such file.
+        UnsafeFileError: if it is not a regular file, or begins with bytes that no text holds.
+    """
+    file = open_data_file(path)
+    if b"\0" in file.read(1 << 16):
+        file.close()
+        raise UnsafeFileError(f"{path}: this is no text: it holds zero bytes")
+    file.seek(0)
+    return file
+
+
 def read_data_file(path: Path, limit: int) -> bytes:
     """Return the contents of a file of data; see `open_data_file`.
 

@@ -93,12 +93,12 @@ class ETT(DataModule):
 
     def _read(self) -> np.ndarray:
         """Return the seven series [rows, 7] float64."""
-        contents = FILES[self.variant].read(self.data_dir, self.verify)
+        contents = FILES[self.variant].read(self.data_dir, self.verify, self.write_dir)
         return _rows(contents.decode("utf-8-sig", errors="replace"), str(self._where()))
 
     def _where(self) -> Path:
         file = FILES[self.variant]
-        return file.find(self.data_dir) or self.data_dir / file.path
+        return file.find(self.data_dir, self.write_dir) or self.write_dir / file.path
 
     @property
     def spec(self) -> DataSpec:
