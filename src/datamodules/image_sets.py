@@ -269,9 +269,8 @@ def _array(found: Any) -> np.ndarray:
     code, order = (text.decode() if isinstance(text, bytes) else text for text in (kind.code, kind.order))
     if code not in ("u1", "i1", "i2", "i4", "i8", "u2", "u4", "u8") or order not in ("|", "<", ">", "="):
         raise TypeError("its arrays are not of integers")
-    return np.frombuffer(contents, np.dtype(code).newbyteorder(order))  # type: ignore[arg-type].reshape(
-        shape, order="F" if columns_first else "C"
-    )
+    dtype = np.dtype(code).newbyteorder(order)  # type: ignore[arg-type]
+    return np.frombuffer(contents, dtype).reshape(shape, order="F" if columns_first else "C")
 
 
 class CIFAR10(ImageSet):

@@ -10,7 +10,7 @@ from src.datamodules.rows import looks_like_file
 from src.errors import UserError
 
 _GREY = ("1", "L", "LA", "F")
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 """The formats that are read, whatever a file is called: Pillow knows more, some of which run other programs."""
 _MODES = {1: "L", 3: "RGB"}
 _TURNED = range(5, 9)
