@@ -92,6 +92,8 @@ def _check_progress(value: Any, name: str) -> None:
     """Check the progress of Lightning's loops, in which every leaf is a count."""
     if isinstance(value, dict):
         for key, inner in value.items():
+            if key == "_batches_that_stepped" and not is_count(inner):
+                raise _Damaged("the progress of training is not a count")
             if not isinstance(key, str) or (name.endswith("progress") and key not in _PROGRESS):
                 raise _Damaged(f"{name} has no part {str(key)[:60]!r}")
             _check_progress(inner, f"{name}.progress" if name.endswith("progress") else key)
@@ -143,7 +145,7 @@ def check_like(own: Any, recorded: Any, name: str) -> None:
             for mine, value in zip(own, recorded, strict=True):
                 check_like(mine, value, name)
     elif _is_number(own):
-        if not (_is_number(recorded) or recorded is None):
+        if not (_is_number(recorded) or (recorded is None and isinstance(own, bool))):
             raise _Damaged(f"{name} is no number")
     elif isinstance(own, str):
         if not isinstance(recorded, str):
@@ -175,18 +177,26 @@ def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any]) -> None:
             raise _Damaged("a group of parameters of an optimizer holds other parameters")
         check_like(group, {key: value for key, value in other.items() if key in group}, "a group of parameters")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    names = next((state.keys() for state in recorded["state"].values() if isinstance(state, dict)), ())
     known = type(optimizer).__module__.partition(".")[0] in ("torch", "src")
     for number, state in recorded["state"].items():
         if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(state, dict):
             raise _Damaged("the state of an optimizer is of no parameter")
-        for value in state.values():
-            fits = (
-                value is None
-                or _is_number(value)
-                or (isinstance(value, Tensor) and value.shape == parameters[number].shape)
-            )
-            if known and not fits:
+        if known and state.keys() != names:
+            raise _Damaged("the state of an optimizer is incomplete")
+        for name, value in state.items():
+            if known and not _fits(name, value, parameters[number]):
                 raise _Damaged("the state of an optimizer does not fit its parameters")
+
+
+_OF_ALL = {"step", "mu_product", "mu", "eta"}
+"""Names of numbers that an optimizer keeps for all elements of a parameter."""
+
+
+def _fits(name: str, value: Any, parameter: Tensor) -> bool:
+    if name in _OF_ALL:
+        return _is_number(value)
+    return value is None or (isinstance(value, Tensor) and value.shape == parameter.shape)
 
 
 class RestoringConnector(_CheckpointConnector):

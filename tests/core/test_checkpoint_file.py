@@ -134,7 +134,9 @@ HOSTILE: dict[str, bytes] = {
     "an offset beyond": of_pickle(tensor(storage("0", 4), 9, 4, 1) + b".", **FOUR),
     "an offset before": of_pickle(tensor(storage("0", 4), -4, 4, 1) + b".", **FOUR),
     "a stride before": of_pickle(tensor(storage("0", 4), 0, 2, -1) + b".", **FOUR),
-    "a truth value of 7": of_pickle(tensor(storage("0", 4, "BoolStorage"), 0, 4, 1) + b".", **{"0": bytes([1, 0, 7, 0])}),
+    "a truth value of 7": of_pickle(
+        tensor(storage("0", 4, "BoolStorage"), 0, 4, 1) + b".", **{"0": bytes([1, 0, 7, 0])}
+    ),
     "a state for a tensor": of_pickle(tensor(storage("0", 4), 0, 4, 1) + b"}b.", **FOUR),
     "attributes": of_pickle(b"ccollections\nOrderedDict\n)R}" + text("items") + b"K\x05sb."),
     "a storage as a value": of_pickle(storage("0", 4) + b".", **FOUR),
@@ -184,7 +186,7 @@ def test_every_cut_and_many_mutations_are_errors_of_the_user_or_read(tmp_path: P
         try:
             read_checkpoint_file(path)
         except UserError as error:
-            assert str(path) in str(error)  # noqa: PT017 - many of them are still read
+            assert str(path) in str(error)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes of POSIX")
