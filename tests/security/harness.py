@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import re
+import resource
 import shutil
 import signal
 import stat
@@ -35,6 +36,8 @@ from tests.security.hostile import MARK, SECRET
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 10.0
+MEMORY = 3 * 2**30
+"""How much address space a case may take beside what the process has: a bomb ends in a MemoryError, not the machine."""
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 IMPORTED = "canary_imports"
 """Name of the list in `builtins` to which a canary module adds itself when it is imported or used."""
@@ -374,6 +377,10 @@ class Case:
         def stop(*_: object) -> None:
             raise Hang
 
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        memory, size = resource.getrlimit(resource.RLIMIT_AS), resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, memory[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**31, size[1]))
         before = signal.signal(signal.SIGALRM, stop)
         signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, if an `except BaseException` took the first
         try:
@@ -381,6 +388,8 @@ class Case:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+            resource.setrlimit(resource.RLIMIT_AS, memory)
+            resource.setrlimit(resource.RLIMIT_FSIZE, size)
 
     @contextlib.contextmanager
     def _canaries(self, faults: list[str]) -> Iterator[None]:
@@ -417,7 +426,9 @@ class Case:
                 faults += self._written(Path(path))
         for name, text in (("stdout", self.stdout), ("stderr", self.stderr)):
             if found := CONTROL.search(text):
-                faults.append(f"control character {found[0]!r} on {name}: {text[max(found.start() - 40, 0) : found.end() + 10]!r}")
+                faults.append(
+                    f"control character {found[0]!r} on {name}: {text[max(found.start() - 40, 0) : found.end() + 10]!r}"
+                )
             if SECRET[:40] in text:
                 faults.append(f"secret on {name}")
         if "Traceback (most recent call last)" in self.stderr and not self._recorded_traceback():
@@ -425,7 +436,11 @@ class Case:
         return faults
 
     def _recorded_traceback(self) -> bool:
-        return "Traceback" in (self.run / "run.json").read_text(errors="ignore") if (self.run / "run.json").is_file() else False
+        return (
+            "Traceback" in (self.run / "run.json").read_text(errors="ignore")
+            if (self.run / "run.json").is_file()
+            else False
+        )
 
     def _written(self, path: Path) -> list[str]:
         if path.stat().st_size > 2**24:
@@ -537,7 +552,10 @@ def report(failures: "dict[str, list[str]]", test: str) -> None:
     bad = {name: faults for name, faults in failures.items() if faults}
     if not bad:
         return
-    lines = [f"{name}\n      " + "\n      ".join(fault[:300] for fault in faults[:4]) for name, faults in list(bad.items())[:25]]
+    lines = [
+        f"{name}\n      " + "\n      ".join(fault[:300] for fault in faults[:4])
+        for name, faults in list(bad.items())[:25]
+    ]
     more = f"\n… and {len(bad) - 25} more" if len(bad) > 25 else ""
     text = f"{len(bad)} of {len(failures)} cases failed.\n" + "\n".join(lines) + more
     text += f"\nrepeat one: SECURITY_CASE='{next(iter(bad))}' python -m pytest -n 0 '{test}'"

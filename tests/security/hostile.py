@@ -164,7 +164,20 @@ def put(kind: str, path: Path, victim: Path) -> None:
 def mutated(contents: bytes, random: random.Random) -> bytes:
     """Return contents with some bytes changed, removed, repeated or added."""
     data = bytearray(contents)
-    tokens = [b"null", b"-1", b"1e999", b"[]", b"{}", b'""', b"\x1b[2J", b"\xff", b"\n", b"&a *a", b"NaN", b'{"a":' * 80]
+    tokens = [
+        b"null",
+        b"-1",
+        b"1e999",
+        b"[]",
+        b"{}",
+        b'""',
+        b"\x1b[2J",
+        b"\xff",
+        b"\n",
+        b"&a *a",
+        b"NaN",
+        b'{"a":' * 80,
+    ]
     for _ in range(random.choice((1, 1, 2, 5, 30))):
         place = random.randrange(len(data) + 1)
         match random.randrange(7):

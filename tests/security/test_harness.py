@@ -81,7 +81,10 @@ ALARMS: dict[str, tuple[Callable[[Case], None], str]] = {
     "rename": (lambda case: os.rename(case.outputs / "run", case.victim / "moved"), "os.rename outside"),
     "link": (lambda case: os.symlink("x", case.victim / "link"), "os.symlink outside"),
     "process": (_write_in_another_process, "subprocess.Popen"),
-    "git option": (lambda case: subprocess.run(["git", "archive", "--output=x", "HEAD"], capture_output=True), "git with"),
+    "git option": (
+        lambda case: subprocess.run(["git", "archive", "--output=x", "HEAD"], capture_output=True),
+        "git with",
+    ),
     "shell": (lambda case: os.system("true"), "os.system"),
     "connection": (_connect, "socket.connect"),
     "name of a host": (lambda case: socket.getaddrinfo("127.0.0.1", 9), "socket.getaddrinfo"),

@@ -74,7 +74,19 @@ VERBS: dict[str, Verb] = {
 }
 """By name. ``sweep.resume``, which starts processes, has a file of its own."""
 
-QUICK = ("list", "list_json", "list_condition", "show", "tag", "note", "archive", "restore", "sync", "evaluate", "predict_file")
+QUICK = (
+    "list",
+    "list_json",
+    "list_condition",
+    "show",
+    "tag",
+    "note",
+    "archive",
+    "restore",
+    "sync",
+    "evaluate",
+    "predict_file",
+)
 """The verbs whose cases take a fraction of a second."""
 
 
