@@ -106,7 +106,7 @@ class _Watch:
     def _note(self, event: str, args: tuple[Any, ...]) -> None:
         match event:
             case "open":
-                path, mode, flags = args
+                path, _, flags = args
                 writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
                 if writes and not isinstance(path, int):
                     self._wrote(event, path, self.folder_descriptor, not flags & os.O_NOFOLLOW)
