@@ -4,9 +4,13 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Any
+from types import TracebackType
+from typing import Any
 
+from src.core.escape import csv_cell
+from src.core.files import replace_below
 from src.errors import UserError
 
 ENDINGS = (".csv", ".jsonl")
@@ -16,7 +20,8 @@ class AnswerFile:
     """Writes answers as they come, and is in its place only when all have come.
 
     A line is an object with ``input``, ``prediction`` and, for classes, ``probabilities``; a CSV row has a column for
-    each number of them, named after the class, target or step.
+    each number of them, named after the class, target or step. In CSV, text that begins like a formula of a spreadsheet
+    gets an apostrophe in front, and control characters are written as ``\\u000d``; JSON lines hold all text as it is.
 
     Args:
         path: ends in ``.csv`` or ``.jsonl``.
@@ -34,16 +39,17 @@ class AnswerFile:
         if path.exists() and any(os.path.isfile(given) and path.samefile(given) for given in inputs):
             raise UserError(f"--output {path}: this is an input, and the answers would take its place")
         self.path = path
-        self._partial = path.with_name(f".{path.name}.partial")
-        self._file: IO[str] | None = None
+        self._replacing = replace_below(path.parent, path.name)
+        self._file: TextIOWrapper | None = None
         self._columns: list[str] = []
         self.count = 0
 
     def __enter__(self) -> "AnswerFile":
         try:
-            self._file = self._partial.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+            binary = self._replacing.__enter__()
         except OSError as error:
             raise UserError(f"--output {self.path}: cannot be written: {error.strerror}") from error
+        self._file = TextIOWrapper(binary, encoding="utf-8", errors="backslashreplace", newline="")
         return self
 
     def write(self, shown: str, found: dict[str, Any]) -> None:
@@ -59,16 +65,15 @@ class AnswerFile:
         writer = csv.writer(self._file, lineterminator="\n")
         if not self._columns:
             self._columns = list(row)
-            writer.writerow(self._columns)
-        writer.writerow([row[column] for column in self._columns])
+            writer.writerow(map(csv_cell, self._columns))
+        writer.writerow([csv_cell(row[column]) for column in self._columns])
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None:
         assert self._file is not None
-        self._file.close()
-        if kind is None:
-            os.replace(self._partial, self.path)
-        else:
-            self._partial.unlink(missing_ok=True)
+        self._file.detach()  # which flushes; the binary file is closed when it takes its place
+        self._replacing.__exit__(kind, error, frames)
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from src.comparing.command import Found, add_options, show
 from src.config.command_line import errors_for_people
+from src.core.console import Parser, echo
 from src.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -48,12 +49,12 @@ def scaling(path: Path, runs: "Sequence[RecordedRun]", size: str) -> "list[Power
     if len(set(x)) >= 5:
         laws.append(fit_with_constant(x, loss))
     (metric,) = metrics
-    print(f"\n{metric} of {len(done)} runs against {size}:")
-    print("\n".join(f"  {law}" for law in laws))
+    echo(f"\n{metric} of {len(done)} runs against {size}:")
+    echo("\n".join(f"  {law}" for law in laws))
     known = [law for law in laws if law.has_constant or law is laws[0]]
     if len(known) < len(laws):
-        print("  (these points do not pin the constant down: the first law is what they show)")
-    print(f"drawn in {save_picture(path, f'scaling-{size}', draw(x, loss, known, size, metric))}")
+        echo("  (these points do not pin the constant down: the first law is what they show)")
+    echo(f"drawn in {save_picture(path, f'scaling-{size}', draw(x, loss, known, size, metric))}")
     return laws
 
 
@@ -77,11 +78,11 @@ def report(project: str, views: "Sequence[View]", filtered: bool = False) -> str
     ids = [run.record["wandb"]["id"] for run in view.runs] if filtered or rest else []
     address = save_report(build_report(entity, name, view.metric, view.mode, view.keys, table=table, runs=ids))
     left = f" of {view.title}; --metric or a condition chooses another" if rest else ""
-    print(f"report: {address}{left}")
+    echo(f"report: {address}{left}")
     return address
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     """Answers a mistyped option with the nearest one."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
@@ -89,7 +90,7 @@ class _Parser(argparse.ArgumentParser):
         wrong = message.removeprefix("unrecognized arguments: ").split()
         if message.startswith("unrecognized") and wrong[0].startswith("-"):
             message = f"{wrong[0]}: there is no such option. {nearest(wrong[0].partition('=')[0], known)}"
-        print(f"error: {message}", file=sys.stderr)
+        echo(f"error: {message}", file=sys.stderr)
         raise SystemExit(2)
 
 

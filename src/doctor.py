@@ -18,6 +18,7 @@ from urllib.parse import urlparse
 from src import ROOT
 from src.config.command_line import errors_for_people
 from src.config.options import groups, search_roots
+from src.core.console import echo
 from src.errors import UserError, nearest
 
 
@@ -93,6 +94,8 @@ def _wandb() -> tuple[bool | None, str]:
         return True, _wandb_state(key_is_configured())
     except ImportError as error:
         return None, f"Weights & Biases cannot be asked: {error}"
+    except UserError as error:
+        return False, str(error)
 
 
 def _wandb_state(key: bool) -> str:
@@ -117,7 +120,7 @@ def prove_resume(words: list[str]) -> bool:
 
     findings = prove(words)
     different = sum(not finding.equal for finding in findings)
-    print(f"{different} of {len(findings)} differ" if different else f"resumed exactly: all {len(findings)} are equal")
+    echo(f"{different} of {len(findings)} differ" if different else f"resumed exactly: all {len(findings)} are equal")
     return not different
 
 
@@ -149,11 +152,11 @@ def main() -> None:
         case []:
             complete = True
             for good, line in findings():
-                print(f"{ {True: 'ok', None: 'without', False: 'MISSING'}[good]:<7} {line}", flush=True)
+                echo(f"{ {True: 'ok', None: 'without', False: 'MISSING'}[good]:<7} {line}", flush=True)
                 complete = complete and good is not False
             raise SystemExit(0 if complete else 1)
         case words if {"-h", "--help"} & set(words):
-            print(__doc__)
+            echo(__doc__)
         case [word, *_]:
             with errors_for_people():
                 raise UserError(

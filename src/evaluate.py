@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.config.command_line import errors_for_people, parser_of_a_run
+from src.core.console import echo
 from src.errors import UserError, nearest
 from src.spec import SPLITS
 from src.tracking.run_folder import RunFolder
@@ -56,11 +57,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         split = next((change[6:] for change in words.changes if change.startswith("split=")), "test")
         metrics, count = _measured(words.run, split, changes)
         if words.json:
-            print(json.dumps(metrics))
+            echo(json.dumps(metrics))
         else:
             width = max(map(len, metrics))
-            print("\n".join(f"{name:<{width}}  {value:.4f}" for name, value in metrics.items()))
-            print(f"of {count:,} examples")
+            echo("\n".join(f"{name:<{width}}  {value:.4f}" for name, value in metrics.items()))
+            echo(f"of {count:,} examples")
 
 
 if __name__ == "__main__":

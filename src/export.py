@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.config.command_line import errors_for_people, parser_of_a_run
+from src.core.console import echo
+from src.core.files import make_folder_below, write_below
 from src.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +37,6 @@ def export(path: Path, formats: Sequence[str] | None = None, target: Path | None
     from src.tracking.exporting import FORMATS
     from src.tracking.exporting import export as write
     from src.tracking.model_card import model_card
-    from src.tracking.replacing import replaced
     from src.tracking.run_folder import RunFolder
 
     if path.is_file():
@@ -45,17 +46,15 @@ def export(path: Path, formats: Sequence[str] | None = None, target: Path | None
         complete = find_spec("onnxruntime") and find_spec("onnxscript")
         formats = [name for name in FORMATS if name != "onnx" or complete]
     loaded = load(path)
-    folder = target or run.path / "export"
+    folder = target or make_folder_below(run.path, "export")
     made = write(loaded, folder, formats)
     files = {
         program.file.name: f"{program.format}; outputs differ by at most {program.difference:.1g} from the model's on "
         f"{program.examples} examples of the test split"
         for program in made
     }
-    with replaced(folder / "README.md") as card:
-        card.write_text(
-            model_card(run, loaded.model.spec, usage(made, loaded.model.spec.task), files), encoding="utf-8"
-        )
+    card = model_card(run, loaded.model.spec, usage(made, loaded.model.spec.task), files)
+    write_below(folder, "README.md", card)
     return made
 
 
@@ -107,14 +106,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         made = export(words.run, words.format, words.to)
         for program in made:
             if words.json:
-                print(json.dumps({"file": str(program.file), "difference": program.difference}))
+                echo(json.dumps({"file": str(program.file), "difference": program.difference}))
             else:
-                print(
+                echo(
                     f"{shown(program.file.absolute())}: {program.file.stat().st_size / 1e6:.2f} MB, largest difference "
                     f"{program.difference:.1e} on {program.examples} examples"
                 )
         if not words.json:
-            print(f"{shown((made[0].file.parent / 'README.md').absolute())}: the model card")
+            echo(f"{shown((made[0].file.parent / 'README.md').absolute())}: the model card")
 
 
 if __name__ == "__main__":

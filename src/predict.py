@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from src.answers import AnswerFile
 from src.config.command_line import errors_for_people, parser_of_a_run
+from src.core.console import echo
+from src.core.escape import line
 from src.errors import UserError
 from src.tasks.catalogue import TASKS
 
@@ -180,7 +182,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_of_a_run("python -m src.predict", __doc__)
     parser.add_argument("inputs", nargs="+", metavar="input")
     parser.add_argument("--attention", action="store_true", help="draw where a transformer looks, into RUN/plots")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the answers there: .csv or .jsonl")
+    written = "write the answers there: .csv or .jsonl; in CSV, text like =1+1 gets an apostrophe in front"
+    parser.add_argument("--output", type=Path, metavar="FILE", help=written)
     generating = parser.add_argument_group("models that generate")
     generating.add_argument("--length", type=int, help="the most tokens to generate")
     generating.add_argument("--temperature", type=float, help="of sampling; 0 takes the likeliest token")
@@ -201,10 +204,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         plain = not (words.json or words.attention or words.output)
         if loaded.model.spec.task == "language_modelling" and not searches and plain:
             batch = loaded.datamodule.encode(words.inputs)
-            print(words.inputs[0], end="", flush=True)
+            echo(words.inputs[0], end="", flush=True)
             for piece in continuation(loaded, batch, **arguments):
-                print(piece, end="", flush=True)
-            print()
+                echo(piece, end="", flush=True)
+            echo()
             return
         if words.attention:
             inputs = loaded.datamodule.listed(words.inputs)
@@ -219,9 +222,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if file is not None:
                     file.write(shown, found)
                 else:
-                    print(json.dumps(found, ensure_ascii=False) if words.json else _line(shown, found))
+                    echo(json.dumps(found, ensure_ascii=False) if words.json else _line(shown, found))
         if file is not None:
-            print(f"{file.count:,} answers in {file.path}")
+            echo(f"{file.count:,} answers in {file.path}")
 
 
 def _line(shown: str, found: dict[str, Any]) -> str:
@@ -229,9 +232,10 @@ def _line(shown: str, found: dict[str, Any]) -> str:
     shown = shown if len(shown) <= 40 else shown[:37] + "..."
     probabilities = found.get("probabilities", {})
     likely = sorted(probabilities.items(), key=lambda pair: -pair[1])[:3]
-    shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in likely)
-    pictures = "".join(f"\n  {path}" for path in found.get("attention", []))
-    return f"{shown} → {_text(found['prediction'])}" + (f"  ({shares})" if shares else "") + pictures
+    shares = ", ".join(f"{line(name)} {100 * share:.1f} %" for name, share in likely)
+    pictures = "".join(f"\n  {line(path)}" for path in found.get("attention", []))
+    text = _text(found["prediction"])
+    return f"{shown} → {line(text) if probabilities else text}" + (f"  ({shares})" if shares else "") + pictures
 
 
 def _text(value: Any) -> str:

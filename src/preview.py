@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.config.command_line import errors_for_people
 from src.config.compose import compose
+from src.core.console import Parser, echo
 from src.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -62,9 +63,7 @@ def preview(what: str, words: Sequence[str]) -> "tuple[Figure | console.Rows, Pa
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        "python -m src.preview", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("python -m src.preview", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shown = ", ".join(f"{name} ({text})" for name, (_, _, text) in PICTURES.items())
     parser.add_argument("what", help=f"the picture: {shown}")
     parser.add_argument("words", nargs="*", metavar="group=option", help="the run, as for python -m src.train")
@@ -72,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with errors_for_people():
         drawn, path = preview(arguments.what, arguments.words)
         if not isinstance(drawn, tuple):  # a table has its title
-            print(drawn.get_suptitle())
-        print(path)
+            echo(drawn.get_suptitle())
+        echo(path)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.config.command_line import errors_for_people
+from src.config.command_line import add_trust_options, errors_for_people
+from src.core.console import Parser, echo
+from src.core.escape import line
 from src.errors import UserError
 from src.lifeline import end_with_parent
 
@@ -36,7 +38,7 @@ def show_list(runs: "Sequence[KeptRun]", as_json: bool = False) -> None:
 
     if as_json:
         for run in runs:
-            print(json.dumps({"path": str(run.path), **run.facts}, default=str))
+            echo(json.dumps({"path": str(run.path), **run.facts}, default=str))
         return
     table = new_table(
         "id",
@@ -65,7 +67,7 @@ def show_list(runs: "Sequence[KeptRun]", as_json: bool = False) -> None:
             shown(run.path),
         )
     show(table)
-    print("1 run" if len(runs) == 1 else f"{len(runs)} runs")
+    echo("1 run" if len(runs) == 1 else f"{len(runs)} runs")
 
 
 def show_one(run: "KeptRun") -> None:
@@ -93,16 +95,16 @@ def show_one(run: "KeptRun") -> None:
         "W&B": wandb.get("url"),
         "size": f"{size(run.path) / 1e6:.1f} MB",
     }
-    print(shown(run.path))
+    echo(shown(run.path))
     for name, value in facts.items():
         if value:
-            print(f"  {name:<11} {value}")
+            echo(f"  {name:<11} {line(value)}")
     for name, value in measured(record).items():
-        print(f"  {name:<24} {number(value)}")
-    print("config:")
+        echo(f"  {line(name):<24} {line(number(value))}")
+    echo("config:")
     for key, value in flat({key: run.config.get(key) for key in ("model", "datamodule", "optimizer", "scheduler")}):
-        print(f"  {key:<24} {'null' if value is None else value}")
-    print(f"  …, all of it in {shown(run.path / 'config.yaml')}")
+        echo(f"  {line(key):<24} {'null' if value is None else line(value)}")
+    echo(f"  …, all of it in {shown(run.path / 'config.yaml')}")
 
 
 def delete(runs: "Sequence[KeptRun]", yes: bool) -> None:
@@ -116,36 +118,40 @@ def delete(runs: "Sequence[KeptRun]", yes: bool) -> None:
     from src.tracking.keeping import size
 
     for run in runs:
-        print(f"  {run.status}  {shown(run.path)}")
+        echo(f"  {line(run.status)}  {shown(run.path)}")
     what = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {sum(size(run.path) for run in runs) / 1e6:.1f} MB"
     if not yes:
         if not sys.stdin.isatty():
             raise UserError(f"nothing is deleted without an answer: add --yes to delete {what}")
         if input(f"delete {what}, here and for good (not in W&B)? [y/N] ").strip().lower() not in ("y", "yes"):
-            print("nothing was deleted")
+            echo("nothing was deleted")
             return
     delete_all(runs)
-    print(f"deleted {what}")
+    echo(f"deleted {what}")
 
 
-def rerun(run: "KeptRun", changes: Sequence[str]) -> None:
+def rerun(run: "KeptRun", changes: Sequence[str], outputs: Path) -> None:
     """Train a run again, from its frozen config, in a new folder.
 
     Args:
         run: the run.
         changes: single keys to change, such as ``seed=1``.
+        outputs: where the new folder is made, unless ``paths.outputs`` is among the changes.
 
     Raises:
         UserError: for a key that does not exist, or if the data are no longer there.
     """
-    from omegaconf import OmegaConf
-
     from src.config.check import check
     from src.config.compose import update
+    from src.config.trust import literal_config, name_external_data
     from src.experiment import run as train
 
-    config = check(update(OmegaConf.create(run.config), changes))
-    train(config.model_copy(update={"resume": None}))
+    recorded = literal_config(run.folder.config(), run.path / "config.yaml", changes=changes)
+    paths = recorded.get("paths")
+    recorded["paths"] = {**(paths if isinstance(paths, dict) else {}), "outputs": str(outputs)}
+    config = check(update(recorded, changes))
+    name_external_data(config)
+    train(config)
 
 
 def _one(words: Sequence[str], outputs: Path) -> "KeptRun":
@@ -159,7 +165,7 @@ def _one(words: Sequence[str], outputs: Path) -> "KeptRun":
 
 def _parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m src.runs", description=__doc__, formatter_class=form)
+    parser = Parser("python -m src.runs", description=__doc__, formatter_class=form)
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where runs are kept; outputs")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
 
@@ -182,11 +188,17 @@ def _parser() -> argparse.ArgumentParser:
     verb("delete", "delete runs from this disk", several=True).add_argument(
         "--yes", action="store_true", help="do not ask"
     )
-    verb("rerun", "train a run again from its frozen config").add_argument(
-        "changes", nargs="*", help="single keys to change, such as seed=1"
-    )
+    rerunning = verb("rerun", "train a run again from its frozen config")
+    rerunning.add_argument("changes", nargs="*", help="single keys to change, such as seed=1")
+    add_trust_options(rerunning)
     export = verb("export", "make a folder that holds all that is needed to use a run")
     export.add_argument("target", type=Path, help="the new folder")
+    add_trust_options(export)
+    export.add_argument(
+        "--apply-changes",
+        action="store_true",
+        help="apply the changes of the code that the run recorded: it then does what whoever wrote the run folder wanted",
+    )
     return parser
 
 
@@ -212,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     added = [] if words.remove else words.tags
                     kept = [tag for tag in run.tags if tag not in words.tags]
                     change(run, tags=[*kept, *dict.fromkeys(added)])
-                    print(f"{run.id}: {' '.join(run.tags) or 'no tags'}")
+                    echo(line(f"{run.id}: {' '.join(run.tags) or 'no tags'}"))
             case "note":
                 for run in named([words.run], words.outputs):
                     change(run, notes=words.text or None)
@@ -220,15 +232,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                 runs = named(words.run, words.outputs)
                 for run in runs:
                     archive(run, back=words.verb == "restore")
-                print(f"{words.verb}d {len(runs)} {'run' if len(runs) == 1 else 'runs'}")
+                echo(f"{words.verb}d {len(runs)} {'run' if len(runs) == 1 else 'runs'}")
             case "delete":
                 delete(named(words.run, words.outputs), words.yes)
             case "rerun":
-                rerun(_one([words.run], words.outputs), words.changes)
+                rerun(_one([words.run], words.outputs), words.changes, words.outputs)
             case "export":
                 from src.tracking.packing import pack
 
-                pack(_one([words.run], words.outputs), words.target)
+                pack(_one([words.run], words.outputs), words.target, words.apply_changes)
 
 
 if __name__ == "__main__":

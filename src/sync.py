@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.config.command_line import errors_for_people
+from src.core.console import Parser, echo
 from src.errors import UserError
 
 
@@ -34,35 +35,36 @@ def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
         if not folder.alive:
             runs.append(run)
         elif folder.record.get("status") == "running":
-            print(f"still running: {shown(run.folder)}")
+            echo(f"still running: {shown(run.folder)}")
         else:
-            print(f"left alone, {BUSY}: {shown(run.folder)}")
+            echo(f"left alone, {BUSY}: {shown(run.folder)}")
     if not runs:
-        print("nothing to upload")
+        echo("nothing to upload")
         return True
     size = sum(run.size for run in runs)
     if dry_run:
-        print("\n".join(f"would upload {shown(run.folder)}" for run in runs))
-        print(f"{_runs(len(runs))}, {_megabytes(size)}")
+        echo("\n".join(f"would upload {shown(run.folder)}" for run in runs))
+        echo(f"{_runs(len(runs))}, {_megabytes(size)}")
         return True
-    _needs_server()
+    _needs_server(paths)
     with _Bar(len(runs), size) as bar:
         left = upload(runs, done=bar.advance)
     failed = [(run, reason) for run, reason in left if reason != BUSY]
     for run, reason in left:
         if reason == BUSY:
-            print(f"left alone, {BUSY}: {shown(run.folder)}")
+            echo(f"left alone, {BUSY}: {shown(run.folder)}")
         else:
-            print(f"not uploaded: {shown(run.folder)}: {reason}", file=sys.stderr)
-    print(f"{_runs(len(runs) - len(left))} uploaded, {_megabytes(size - sum(run.size for run, _ in left))}")
+            echo(f"not uploaded: {shown(run.folder)}: {reason}", file=sys.stderr)
+    echo(f"{_runs(len(runs) - len(left))} uploaded, {_megabytes(size - sum(run.size for run, _ in left))}")
     if failed:
-        print("the same command goes on", file=sys.stderr)
+        echo("the same command goes on", file=sys.stderr)
     return not failed
 
 
-def _needs_server() -> None:
-    from src.tracking.wandb_access import key_is_configured, why_unreachable
+def _needs_server(paths: Sequence[Path]) -> None:
+    from src.tracking.wandb_access import key_is_configured, refuse_foreign_settings, why_unreachable
 
+    refuse_foreign_settings(paths)
     if not key_is_configured():
         raise UserError("Weights & Biases: no key is configured; wandb login, or set WANDB_API_KEY")
     if reason := why_unreachable():
@@ -82,7 +84,7 @@ class _Bar:
 
         from src.tracking.console import on_terminal
 
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, disable=not on_terminal())
         self._runs, self._done = runs, 0
         self._task = self._progress.add_task(self._text(), total=size)
@@ -99,7 +101,7 @@ class _Bar:
         self._done += 1
         self._progress.update(self._task, advance=run.size, description=self._text())
         if self._progress.disable:
-            print(f"{self._text()}: {shown(run.folder)}", flush=True)
+            echo(f"{self._text()}: {shown(run.folder)}", flush=True)
 
     def __enter__(self) -> "_Bar":
         self._progress.start()
@@ -119,9 +121,7 @@ def _megabytes(size: int) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        "python -m src.sync", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("python -m src.sync", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, default=[Path("outputs")], help="outputs by default")
     parser.add_argument("--dry-run", action="store_true", help="say what would be uploaded, and stop")
     words = parser.parse_args(argv)

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from src.config.command_line import errors_for_people, help_text, run_to_resume, run_with_hydra
+from src.config.command_line import errors_for_people, help_text, run_to_resume, run_with_hydra, without_trust_flags
+from src.core.console import echo
 from src.errors import UserError
 from src.lifeline import end_with_parent
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 def job(cfg: "DictConfig") -> float | None:
     """Check a composed config and run it; the best value of the monitored metric goes back to Hydra."""
     from src.config.check import check
+    from src.config.trust import trust_own_config
 
     if cfg.sweep.resume or cfg.sweep.dry_run:
         raise UserError("sweep.resume and sweep.dry_run are for sweeps, which begin with -m")
@@ -27,6 +29,7 @@ def job(cfg: "DictConfig") -> float | None:
     if cfg.resume is not None:
         return _resume(cfg.resume, sys.argv[1:])
     config = check(cfg)
+    trust_own_config(cfg)
     from src.experiment import run
 
     return run(config).value
@@ -47,8 +50,9 @@ def main(argv: Sequence[str] = ()) -> None:
         end_with_parent()
     words = list(argv) or sys.argv[1:]
     with errors_for_people():
+        words = without_trust_flags(words)
         if {"-h", "--help"} & set(words):
-            print(help_text(words))
+            echo(help_text(words))
         elif path := run_to_resume(words):
             sys.argv[1:] = words  # the command that is recorded
             _resume(path, words)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.config.command_line import errors_for_people, run_with_hydra
+from src.core.console import echo
 from src.errors import UserError
 
 
@@ -43,10 +44,10 @@ def tune(words: Sequence[str]) -> Path:
             stages.append(stage)
             file, command = write_experiment(tuning.folder, tuning.name, stages, tuning.config_folders)
             page = write_page(tuning.folder, title, stages, command)
-            print(f"after {stage.name}: {stage.best.state.metric} {stage.best.state.value:.4g}, see {page}", flush=True)
+            echo(f"after {stage.name}: {stage.best.state.metric} {stage.best.state.value:.4g}, see {page}", flush=True)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on with the tuning") from None
-    print(
+    echo(
         f"\ntuned; the experiment is {file}\n  python -m src.train {shlex.join(command)}\nwhat each stage gained: {page}"
     )
     return page
@@ -66,7 +67,7 @@ def main() -> None:
     words = sys.argv[1:]
     with errors_for_people():
         if {"-h", "--help"} & set(words):
-            print(__doc__)
+            echo(__doc__)
         else:
             tune(words)
 

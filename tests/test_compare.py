@@ -168,8 +168,8 @@ def test_a_watch_ends_with_the_last_run(tuned: Path, capsys: pytest.CaptureFixtu
     held._acquire()
 
     def finish() -> None:
-        with replaced(record) as partial:
-            partial.write_text(before)
+        with replaced(record) as file:
+            file.write(before.encode())
         held._release()
 
     timer = threading.Timer(1.0, finish)

@@ -122,7 +122,8 @@ class OfFile(MLP):
         self.file = file
 
 
-def test_a_checkpoint_holds_plain_values_whatever_a_model_takes(fast: Words, tmp_path: Path) -> None:
+def test_a_checkpoint_holds_plain_values_whatever_a_model_takes(fast: Words, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("GRIDLIGHT_TRUST", __name__)
     composed = OmegaConf.to_container(compose(fast()), resolve=True)
     assert isinstance(composed, dict)
     composed["model"] = {"_target_": f"{__name__}.OfFile", "name": "of_file", "file": str(tmp_path / "words.txt")}

@@ -15,6 +15,7 @@ from src.errors import UserError
 from src.experiment import Loaded, build_data, build_model, run
 from src.export import export, main
 from src.tracking import exporting
+from src.tracking.run_folder import RunFolder
 
 MODELS = list(groups([CONF])["model"])
 ONNX = ("mlp", "cnn", "gru", "transformer")
@@ -108,6 +109,31 @@ def test_a_run_is_exported_with_its_card(
         [sys.executable, "-c", code + "print(outputs.shape)"], cwd=tmp_path / "there", capture_output=True
     )
     assert done.stdout.decode().strip() == "torch.Size([3, 10])", done.stderr
+
+
+@pytest.mark.parametrize("name", ["model.pt2", "README.md", "folder"])
+def test_links_in_the_folder_of_the_run_are_not_followed(
+    name: str, fast: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded(fast("model=mlp"))
+    monkeypatch.setattr("src.experiment.load", lambda path: model)
+    monkeypatch.setattr("src.tracking.model_card.model_card", lambda *given: "card")
+    run_folder = RunFolder.create(tmp_path / "run", model.config.plain(), [])
+    run_folder._release()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine").write_text("mine")
+    if name == "folder":
+        (run_folder.path / "export").symlink_to(outside)
+        with pytest.raises(UserError, match="this is a link"):
+            export(run_folder.path, ["torch"])
+    else:
+        (run_folder.path / "export").mkdir()
+        (run_folder.path / "export" / name).symlink_to(outside / "mine")
+        (made,) = export(run_folder.path, ["torch"])
+        assert not (run_folder.path / "export" / name).is_symlink()
+        assert made.file == run_folder.path / "export/model.pt2" and made.file.stat().st_size > 1000
+    assert [file.read_text() for file in outside.iterdir()] == ["mine"]
 
 
 def test_mistakes_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

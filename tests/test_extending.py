@@ -177,8 +177,11 @@ def test_their_parts_train_and_are_measured_and_asked(command, theirs: Path, tmp
     record = json.loads(file.read_text())
     assert record["status"] == "finished" and record["final"]["test/r2"] > 0.99
     assert len((tmp_path / "epochs").read_text()) >= 5
-    measured = json.loads(done("src.evaluate", str(file.parent), "--json"))
+    measured = json.loads(done("src.evaluate", str(file.parent), "--json", "--trust", "ours"))
     assert measured == record["final"]
-    (answer,) = [json.loads(line) for line in done("src.predict", str(file.parent), "0.5", "--json").splitlines()]
+    (answer,) = [
+        json.loads(line)
+        for line in done("src.predict", str(file.parent), "0.5", "--json", "--trust", "ours").splitlines()
+    ]
     prediction = answer["prediction"]
     assert float(prediction["y"] if isinstance(prediction, dict) else prediction) == pytest.approx(2.0, abs=0.15)

@@ -6,11 +6,15 @@ import json
 import pytest
 
 from src.answers import AnswerFile
+from src.core.console import echo
+from src.core.escape import terminal
 from src.errors import UserError
 from src.experiment import run
 from src.models.transformer import Transformer
 from src.predict import Generation, _line, main
 from src.spec import DataSpec
+from tests.core.test_console import acts
+from tests.hostile import HOSTILE
 
 
 @pytest.mark.parametrize(
@@ -109,3 +113,30 @@ def test_an_input_that_is_no_unicode_is_written_as_an_escape(tmp_path) -> None:
     with AnswerFile(tmp_path / "answers.jsonl") as file:
         file.write("caf\udce9.png", {"prediction": 1})
     assert json.loads((tmp_path / "answers.jsonl").read_text())["input"] == "caf\udce9.png"
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_hostile_texts_are_answers_and_nothing_else(text: str, tmp_path, capsys) -> None:
+    found = {"prediction": text, "probabilities": {text: 0.75, "b": 0.25}}
+    with AnswerFile(tmp_path / "a.csv") as table, AnswerFile(tmp_path / "a.jsonl") as lines:
+        for _ in range(2):
+            table.write(text, found)
+            lines.write(text, found)
+    rows = list(csv.reader((tmp_path / "a.csv").open(newline="", encoding="utf-8")))
+    assert len(rows) == 3 and {len(row) for row in rows} == {4}, "no text ends its cell or row"
+    for cell in (cell for row in rows for cell in row):
+        assert not cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n")) and not acts(cell)
+    assert rows[1][1].removeprefix("'") == terminal(text)
+    raw = (tmp_path / "a.jsonl").read_text(encoding="utf-8").split("\n")
+    assert [json.loads(line) for line in raw[:-1]] == [{"input": text, **found}] * 2
+    echo(_line(text, found))
+    assert not acts(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", [".a.csv.partial", "a.csv"])
+def test_a_link_beside_the_output_is_not_followed(name: str, tmp_path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / name).symlink_to(tmp_path / "mine.txt")
+    with AnswerFile(tmp_path / "a.csv") as file:
+        file.write("a", {"prediction": 1})
+    assert (tmp_path / "mine.txt").read_text() == "mine" and not (tmp_path / "a.csv").is_symlink()

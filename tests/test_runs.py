@@ -14,6 +14,8 @@ import pytest
 from src.experiment import load, run
 from src.runs import main
 from src.tracking.run_folder import RunFolder
+from tests.core.test_console import acts
+from tests.hostile import HOSTILE
 
 CONFIG: dict[str, Any] = {
     "model": {"name": "mlp"},
@@ -189,3 +191,18 @@ def test_damaged_runs_are_named_and_the_others_listed(outputs: Path, capsys: Any
     assert "lr_1_bbbbbb" in caplog.text
     main(["show", "cccccc"])
     main(["list"])
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_hostile_names_are_shown_on_one_line(text: str, tmp_path: Path, capsys: Any) -> None:
+    folder = RunFolder.create(tmp_path / "outputs" / "runs" / "120000-mlp-digits-aaaaaa", CONFIG, [])
+    folder._release()
+    record = json.loads((folder.path / "run.json").read_text())
+    best = {"val/loss": 0.5, f"val/{text}": 0.25}
+    record |= {"status": "finished", "command": text, "error": text, "tags": [text], "notes": text, "best": best}
+    (folder.path / "run.json").write_text(json.dumps(record))
+    for words in (["list"], ["show", str(folder.path)]):
+        main(["--outputs", str(tmp_path / "outputs"), *words])
+        out = capsys.readouterr().out
+        assert not acts(out) and (words[0] != "list" or len(out.splitlines()) == 3)
+        assert not any(row.startswith(("break", "end")) for row in out.splitlines())

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.core.console import echo
+from src.core.escape import line
 from src.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ def add_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--columns", metavar="A,B", help="columns, metrics or keys to show; all: every key that differs")
     made.add_argument("--limit", type=int, default=LIMIT, help=f"the most rows ({LIMIT}); 0: all")
     made.add_argument("--diff", nargs=2, metavar=("A", "B"), help="two runs, by rank or name: configs, metrics, curves")
-    made.add_argument("--export", metavar="|".join(FORMATS), help="print the table in this form")
+    exported = "print the table in this form; in CSV, text like =1+1 gets an apostrophe in front"
+    made.add_argument("--export", metavar="|".join(FORMATS), help=exported)
     made.add_argument("--pictures", action="store_true", help="write curves, responses, importance, … into plots/")
     made.add_argument("--html", action="store_true", help="write all of it as one page, report.html")
     made.add_argument("--open", action="store_true", help="write the page and open it")
@@ -90,31 +93,31 @@ def compare(found: Found, words: argparse.Namespace, reload: float | None = None
     if words.export:
         from src.comparing.export import WRITERS
 
-        print(WRITERS[words.export](tables), end="")
+        echo(WRITERS[words.export](tables), end="")
     elif words.diff:
         from src.comparing.diff import chosen, print_diff, rows_of
 
         one, other = (chosen(word, runs, rows_of(shown)) for word in words.diff)
         print_diff(one, other)
     else:
-        print(headline(runs, found.pending))
+        echo(line(headline(runs, found.pending)))
         for view, columns in tables:
             print_view(view, columns, words.limit, whole=asked is not None)
     beside = sys.stderr if words.export else sys.stdout
     try:
         if words.pictures:
-            print(f"\npictures in {save_pictures(found.into, shown)}", file=beside)
+            echo(f"\npictures in {save_pictures(found.into, shown)}", file=beside)
         if words.html:
             from src.comparing.report import write_report
 
             page = write_report(found.into / "report.html", tables, found.places, found.pending, found.remarks, reload)
-            print(f"\npage: {page}", file=beside)
+            echo(f"\npage: {page}", file=beside)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise UserError(f"{error.filename or found.into}: cannot be written: {error.strerror}") from error
     if text := str(found.remarks):
-        print(text, file=sys.stderr)
+        echo(text, file=sys.stderr)
     return shown
 
 
@@ -145,9 +148,9 @@ def save_pictures(folder: Path, views: "Sequence[View]") -> Path:
 
     for view in views:
         data = view.runs[0].config.get("datamodule.name", "runs")
-        prefix = re.sub(r"[^\w.-]", "-", f"{data}-{view.metric}-") if len(views) > 1 else ""
+        prefix = re.sub(r"[^\w.-]", "-", f"{data}-{view.metric}-")[:100] if len(views) > 1 else ""
         for name, figure in pictures(view):
-            save_picture(folder, prefix + name, figure)
+            save_picture(folder, prefix + re.sub(r"[^\w.-]", "-", name)[:100], figure)
     return folder / "plots"
 
 
@@ -170,7 +173,7 @@ def watch(read: Callable[[], Found], words: argparse.Namespace) -> "list[View]":
                 found = read()
             except NoRuns as error:
                 if str(error) != said:
-                    print(f"{error}\nwaiting for one; Ctrl-C ends", file=sys.stderr, flush=True)
+                    echo(f"{error}\nwaiting for one; Ctrl-C ends", file=sys.stderr, flush=True)
                     said = str(error)
                 time.sleep(words.every)
                 continue
@@ -180,16 +183,16 @@ def watch(read: Callable[[], Found], words: argparse.Namespace) -> "list[View]":
             _open(found, words)
             if found.ended:
                 if found.pending:
-                    print(
+                    echo(
                         f"\nthe sweep does not run any more, and {found.pending} of its jobs have not started: "
                         "its command goes on with them",
                         file=sys.stderr,
                     )
                 return views
-            print(f"\nagain every {words.every:g} s; Ctrl-C ends", file=sys.stderr, flush=True)
+            echo(f"\nagain every {words.every:g} s; Ctrl-C ends", file=sys.stderr, flush=True)
             time.sleep(max(0.0, words.every - (time.monotonic() - started)))
     except KeyboardInterrupt:
-        print(file=sys.stderr)
+        echo(file=sys.stderr)
         return views
 
 
@@ -200,7 +203,7 @@ def _open(found: Found, words: argparse.Namespace) -> None:
 
         words.open = False
         if not webbrowser.open((found.into / "report.html").absolute().as_uri()):
-            print("there is no browser here to open it with", file=sys.stderr)
+            echo("there is no browser here to open it with", file=sys.stderr)
 
 
 def show(read: Callable[[], Found], words: argparse.Namespace) -> "list[View]":

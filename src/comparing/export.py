@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from src.comparing.keys import shown
 from src.comparing.statistics import Sample
 from src.comparing.terminal import texts
 from src.comparing.view import Row, View
+from src.core.escape import csv_cell, latex, markdown
 from src.tracking.recorded import is_number
 from src.tracking.run_folder import plain
 
@@ -19,13 +19,16 @@ Tables = Sequence[tuple[View, Sequence[str]]]
 
 
 def to_csv(tables: Tables) -> str:
-    """Return one table, a line a config, with full precision; no cell begins a formula of a spreadsheet."""
+    """Return one table, a line a config, with full precision.
+
+    Text that begins like a formula of a spreadsheet gets an apostrophe in front.
+    """
     rows = [_numbers(view, row, columns) for view, columns in tables for row in view.rows]
     heads = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([_harmless(head) for head in heads])
-    writer.writerows([_harmless(row.get(head)) for head in heads] for row in rows)
+    writer.writerow([csv_cell(head) for head in heads])
+    writer.writerows([_cell(row.get(head)) for head in heads] for row in rows)
     return text.getvalue()
 
 
@@ -50,9 +53,9 @@ def to_markdown(tables: Tables) -> str:
     parts = []
     for view, columns in tables:
         head, *body = texts(view, columns, view.rows)
-        lines = [head, ["---"] * len(head), *body]
-        rows = ("| " + " | ".join(map(_markdown, cells)) + " |" for cells in lines)
-        parts.append(f"{_markdown(view.title)}\n\n" + "\n".join(rows) + "\n")
+        heads, *lines = ([markdown(cell) for cell in cells] for cells in (head, *body))
+        rows = ("| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *lines))
+        parts.append(f"{markdown(view.title)}\n\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
 
 
@@ -61,7 +64,7 @@ def to_latex(tables: Tables) -> str:
     parts = []
     for view, columns in tables:
         head, *body = texts(view, columns, view.rows)
-        lines = [[_latex(cell) for cell in cells] for cells in body]
+        lines = [[latex(cell) for cell in cells] for cells in body]
         lines = [
             [rf"\textbf{{{cell}}}" if cell else "" for cell in cells] if row.rank == 1 else cells
             for row, cells in zip(view.rows, lines, strict=True)
@@ -70,10 +73,10 @@ def to_latex(tables: Tables) -> str:
         parts.append(
             "\n".join(
                 [
-                    f"% {_latex(view.title)}; needs \\usepackage{{booktabs}}",
+                    f"% {latex(view.title)}; needs \\usepackage{{booktabs}}",
                     rf"\begin{{tabular}}{{{'r' * 2}{'l' * (len(head) - 2)}}}",
                     r"\toprule",
-                    " & ".join(map(_latex, head)) + r" \\",
+                    " & ".join(map(latex, head)) + r" \\",
                     r"\midrule",
                     *rows,
                     r"\bottomrule",
@@ -116,36 +119,6 @@ def _run(run: Any) -> dict[str, Any]:
     return {"run": run.name, "place": run.place, "status": run.status, "value": run.value, "seconds": run.seconds}
 
 
-def _harmless(value: Any) -> Any:
-    """Return a cell that a spreadsheet takes as a number or as text, and never as a formula."""
-    if value is None or is_number(value):
-        return value
-    text = shown(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
-def _markdown(text: str) -> str:
-    return re.sub(r"([\\`*|<>\[\]])", r"\\\1", " ".join(text.split()))
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "_": r"\_",
-    "%": r"\%",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "±": r"$\pm$",
-    "≈": r"$\approx$",
-    "…": r"\dots{}",
-}
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+def _cell(value: Any) -> Any:
+    """Return a number as it is, and everything else as text that is no formula of a spreadsheet."""
+    return value if value is None or is_number(value) else csv_cell(shown(value))

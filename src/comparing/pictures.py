@@ -10,6 +10,7 @@ from src.comparing.drawing import Axis, answers, axis, band, best_rows, far_apar
 from src.comparing.importance import Importance, importance
 from src.comparing.statistics import number
 from src.comparing.view import Row, View
+from src.core.escape import mathtext
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,7 +76,7 @@ def curve_figure(view: View, rows: Sequence[Row], names: Sequence[str]) -> "Figu
             drawn = band(row.counted, name)
             if drawn is None:
                 continue
-            text = _plain(f"{row.rank}. {label(row, view.keys)}") if name == names[0] else None
+            text = mathtext(f"{row.rank}. {label(row, view.keys)}") if name == names[0] else None
             mark = "." if len(drawn.epochs) == 1 else None
             axes.plot(drawn.epochs, drawn.mean, style, marker=mark, color=f"C{place % 10}", label=text, linewidth=1.5)
             if name == names[0] and len(row.counted) > 1:
@@ -88,7 +89,8 @@ def curve_figure(view: View, rows: Sequence[Row], names: Sequence[str]) -> "Figu
         axes.set_ylim(bottom=0.8 * min(values))
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel(f"{names[0]} (dashed: {names[1]})" if len(names) > 1 else _named(names[0]))
+    first = mathtext(_named(names[0]))
+    axes.set_ylabel(f"{first} (dashed: {mathtext(names[1])})" if len(names) > 1 else first)
     axes.grid(True, alpha=0.3)
     figure.legend(fontsize=8, loc="outside lower left", frameon=False)
     return figure
@@ -114,7 +116,7 @@ def response_figure(view: View, rows: Sequence[Row], keys: Sequence[str]) -> "Fi
         _dress(axes, along)
         if far_apart(means):
             _logarithmic(axes, "y")
-        axes.set_ylabel(view.metric)
+        axes.set_ylabel(mathtext(view.metric))
         axes.grid(True, alpha=0.3)
     return figure
 
@@ -138,9 +140,9 @@ def heat_figure(view: View, rows: Sequence[Row], down: str, across: str) -> "Fig
         axes.text(j, i, number(value), ha="center", va="center", color="white" if dark else "black", fontsize=8)
     axes.set_xticks(range(len(column_names)), column_names, rotation=30 if len(column_names) > 6 else 0, fontsize=8)
     axes.set_yticks(range(len(row_names)), row_names, fontsize=8)
-    axes.set_xlabel(across)
-    axes.set_ylabel(down)
-    axes.set_title(f"{view.metric}: mean of a cell, yellow is best", fontsize=9)
+    axes.set_xlabel(mathtext(across))
+    axes.set_ylabel(mathtext(down))
+    axes.set_title(f"{mathtext(view.metric)}: mean of a cell, yellow is best", fontsize=9)
     return figure
 
 
@@ -149,7 +151,7 @@ def _bins(along: Axis) -> tuple[list[int], list[str]]:
     import numpy as np
 
     if along.names:
-        return [int(value) for value in along.values], [_plain(name) for name in along.names]
+        return [int(value) for value in along.values], [mathtext(name) for name in along.names]
     unique = sorted(set(along.values))
     if len(unique) <= 12:
         return [unique.index(value) for value in along.values], [f"{value:g}" for value in unique]
@@ -184,11 +186,11 @@ def parallel_figure(view: View, rows: Sequence[Row], keys: Sequence[str]) -> "Fi
             axes.text(
                 place + 0.02,
                 at + 0.012,
-                _plain(text),
+                mathtext(text),
                 fontsize=8,
                 bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.6},
             )
-    axes.set_xticks(range(len(alongs)), [along.key for along in alongs], fontsize=8)
+    axes.set_xticks(range(len(alongs)), [mathtext(along.key) for along in alongs], fontsize=8)
     axes.set_xlim(-0.1, len(alongs) - 0.75)
     axes.set_yticks([])
     axes.set_frame_on(False)
@@ -201,7 +203,7 @@ def importance_figure(found: Importance) -> "Figure":
     figure, (axes,) = _figure(1, (7, 1.3 + 0.35 * len(found.keys)))
     places = range(len(found.keys))[::-1]
     axes.barh(places, found.loss, xerr=found.deviation, height=0.6, color="C0", ecolor="0.3", capsize=2)
-    axes.set_yticks(places, found.keys, fontsize=8)
+    axes.set_yticks(places, [mathtext(key) for key in found.keys], fontsize=8)
     axes.set_xlabel("R² of the rank lost when the key is shuffled")
     said = "" if found.tells else "; too little to tell what matters"
     axes.set_title(f"a forest explains {100 * found.explained:.0f} % of rows that it has not seen{said}", fontsize=9)
@@ -226,7 +228,8 @@ def _answer_pictures(view: View, rows: Sequence[Row]) -> "Iterator[tuple[str, Fi
         figure, panels = _figure(len(some), (side * len(some), side), len(some))
         for axes, (row, given) in zip(panels, some, strict=True):
             draw(axes, given)
-            axes.set_title(fill(_plain(f"{row.rank}. {label(row, view.keys)}"), round(11 * side)), fontsize=8)
+            title = fill(f"{row.rank}. {label(row, view.keys)}"[:400], round(11 * side))
+            axes.set_title(mathtext(title, 500), fontsize=8)
         yield name, figure
 
 
@@ -241,8 +244,8 @@ def _draw_confusion(axes: "Axes", given: Any) -> None:
                     colour = "white" if shares[i][j] > 0.6 else "black"
                     axes.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=7)
     every = -(-len(names) // 25)
-    axes.set_xticks(range(0, len(names), every), [_plain(n) for n in names[::every]], rotation=90, fontsize=7)
-    axes.set_yticks(range(0, len(names), every), [_plain(n) for n in names[::every]], fontsize=7)
+    axes.set_xticks(range(0, len(names), every), [mathtext(n) for n in names[::every]], rotation=90, fontsize=7)
+    axes.set_yticks(range(0, len(names), every), [mathtext(n) for n in names[::every]], fontsize=7)
     axes.set_xlabel("predicted class of the test split")
     axes.set_ylabel("true class")
 
@@ -272,9 +275,9 @@ def _figure(panels: int, size: tuple[float, float], columns: int = 1) -> "tuple[
 
 
 def _dress(axes: "Axes", along: Axis) -> None:
-    axes.set_xlabel(along.key)
+    axes.set_xlabel(mathtext(along.key))
     if along.names:
-        axes.set_xticks(range(len(along.names)), [_plain(name) for name in along.names], fontsize=8)
+        axes.set_xticks(range(len(along.names)), [mathtext(name) for name in along.names], fontsize=8)
         if sum(map(len, along.names)) > 30:
             axes.tick_params(axis="x", rotation=30)
     elif along.logarithmic:
@@ -290,8 +293,3 @@ def _logarithmic(axes: "Axes", side: str) -> None:
     along.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
     along.set_major_formatter(StrMethodFormatter("{x:g}"))
     along.set_minor_formatter(NullFormatter())
-
-
-def _plain(text: str) -> str:
-    """Return a text that matplotlib takes for no formula."""
-    return text.replace("$", r"\$")

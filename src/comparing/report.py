@@ -1,11 +1,12 @@
 """report.html: a comparison as one page that needs no network and no other file.
 
 The page is hand-written (page/): its script draws SVG and is a twentieth of what a plotting library would add. Data go
-in as JSON, and reach the page as text alone.
+in as JSON, and reach the page as text alone. The page's Content-Security-Policy allows its own script, by its hash, and no
+network.
 """
 
 import base64
-import json
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from math import isfinite
@@ -27,8 +28,9 @@ from src.comparing.keys import short, shown
 from src.comparing.statistics import Sample, mark, number
 from src.comparing.terminal import legend, statuses_of
 from src.comparing.view import Row, View
+from src.core.escape import json_in_html
+from src.core.files import write_below
 from src.tracking.recorded import is_number
-from src.tracking.replacing import replaced
 from src.tracking.run_folder import plain
 
 PAGE = Path(__file__).parent / "page"
@@ -71,17 +73,17 @@ def write_report(
         "reload": reload,
         "views": shown_views,
     }
-    text = json.dumps(plain(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    script = (PAGE / "page.js").read_text(encoding="utf-8")
     page = (PAGE / "page.html").read_text(encoding="utf-8")
     for mark_, part in (
+        ("SCRIPT_HASH", base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
         ("/*STYLE*/", (PAGE / "page.css").read_text(encoding="utf-8")),
-        ("/*SCRIPT*/", (PAGE / "page.js").read_text(encoding="utf-8")),
-        ("/*DATA*/", text.replace("<", "\\u003c")),  # last, and no tag of the page can end within it
+        ("/*SCRIPT*/", script),
+        ("/*DATA*/", json_in_html(plain(data))),  # last, so that no mark in it is replaced
     ):
         page = page.replace(mark_, part, 1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_below(path.parent, path.name, page)
     return path
 
 

@@ -1,11 +1,15 @@
 """What the ledgers of sweeps know beside their run folders."""
 
+import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from src.core.files import is_file_below, open_below
 from src.errors import UserError
-from src.sweeping.ledger import LEDGER, Ledger
+from src.sweeping.ledger import LEDGER, LOCK, Ledger
+
+log = logging.getLogger(__name__)
 
 
 def pending(paths: Iterable[Path]) -> tuple[int, bool]:
@@ -16,8 +20,8 @@ def pending(paths: Iterable[Path]) -> tuple[int, bool]:
     count, driven = 0, False
     for file in ledgers:
         with suppress(UserError):  # a damaged ledger is no matter of the runs that are there
-            ledger = Ledger.open(file.parent)
-            count += sum(not (ledger.path(job) / "config.yaml").is_file() for job in ledger.jobs)
+            ledger = Ledger.open(file.parent, remarks=log.warning)
+            count += sum(not is_file_below(file.parent, f"{job.slug}/config.yaml") for job in ledger.jobs)
             driven = driven or _is_driven(file.parent)
     return count, driven
 
@@ -29,11 +33,11 @@ def _is_driven(sweep: Path) -> bool:
     try:
         import fcntl
 
-        with (sweep / ".lock").open() as handle:
+        with open_below(sweep, LOCK) as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, UserError):
         return False
     except (ImportError, OSError):
         return True

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.text import Text
 
 from src.comparing.keys import meant, short, shown
 from src.comparing.statistics import CONFIDENCE, mark
 from src.comparing.view import Row, View, names_of, statuses
+from src.core.console import echo
+from src.core.escape import line
 from src.tracking.console import LOG_WIDTH, new_table, on_terminal, show
 from src.tracking.recorded import RecordedRun
 
@@ -68,15 +69,15 @@ def print_view(view: View, columns: Sequence[str], limit: int = 0, whole: bool =
     numbers = {0, 1, *(first + place for place, column in enumerate(columns) if _is_number(view.rows[0], column))}
     table = new_table()
     for place in places:
-        table.add_column(Text(head[place]), justify="right" if place in numbers else "left", no_wrap=not whole)
+        table.add_column(head[place], justify="right" if place in numbers else "left", no_wrap=not whole)
     for row, cells in zip(rows, body, strict=True):
         style = ("bold" if row.rank == 1 else "dim" if row.rank is None else None) if on_terminal() else None
-        table.add_row(*(Text(cells[place]) for place in places), style=style)
-    print(f"\n{view.title}")
+        table.add_row(*(cells[place] for place in places), style=style)
+    echo(f"\n{line(view.title)}")
     show(table)
     hidden = [column for place, column in enumerate(columns, start=first) if place not in places]
-    for line in (*_hidden(view, len(rows), hidden), *legend(view, columns), *_places(view)):
-        print(line)
+    for note in (*_hidden(view, len(rows), hidden), *legend(view, columns), *_places(view)):
+        echo(line(note))
 
 
 def texts(view: View, columns: Sequence[str], rows: Sequence[Row]) -> list[list[str]]:
@@ -100,7 +101,7 @@ def texts(view: View, columns: Sequence[str], rows: Sequence[Row]) -> list[list[
 
 def _fitting(lines: Sequence[Sequence[str]], first: int) -> list[int]:
     """Return the columns that stand side by side, from the left; `first` of them whatever their width."""
-    gap, width = (3, Console().width) if on_terminal() else (2, LOG_WIDTH)
+    gap, width = (3, Console(markup=False).width) if on_terminal() else (2, LOG_WIDTH)
     left = width + gap
     places = []
     for place, cells in enumerate(zip(*lines, strict=True)):

@@ -64,8 +64,7 @@ def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> sch
     plain = {str(key): value for key, value in resolved.items() if key not in _OF_A_SWEEP}
 
     def found_in(error: ValidationError, given: Any, *start: str) -> Iterator[str]:
-        raw = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(dict(cfg))
-        return _problems(error, raw, given, start)
+        return _problems(error, cfg, given, start)
 
     problems: list[str] = []
     checked: dict[str, Any] = dict(plain)
@@ -118,11 +117,11 @@ def check_section(kind: type[S], given: Mapping[str, Any], key: str) -> S:
         whole: Any = plain
         for name in reversed(path):
             whole = {name: whole}
-        found = _problems(error, OmegaConf.create(whole), plain, tuple(path))
+        found = _problems(error, whole, plain, tuple(path))
         raise UserError("\n".join(dict.fromkeys(found))) from error
 
 
-def _resolve(raw: DictConfig) -> dict[Any, Any]:
+def _resolve(raw: Any) -> dict[Any, Any]:
     try:
         missing = sorted(key for key in OmegaConf.missing_keys(raw) if not key.startswith("hydra."))
         plain = OmegaConf.to_container(raw, resolve=True)
@@ -177,7 +176,7 @@ def _schema_of_entry(group: str, key: str, entry: Mapping[str, Any]) -> type[sch
     return schema_of_class(cls, Entry, from_run - set(entry), entry)
 
 
-def _problems(error: ValidationError, raw: DictConfig, plain: Any, start: tuple[str, ...]) -> Iterator[str]:
+def _problems(error: ValidationError, raw: Any, plain: Any, start: tuple[str, ...]) -> Iterator[str]:
     """Put pydantic's findings into our words, one line a key."""
     found: dict[str, list[tuple[str, Any, dict[str, Any]]]] = {}
     for entry in error.errors(include_url=False):
@@ -200,8 +199,19 @@ def _problems(error: ValidationError, raw: DictConfig, plain: Any, start: tuple[
         yield _describe(key, entries, raw)
 
 
-def _source(raw: DictConfig, key: str) -> str:
+def _select(raw: Any, key: str) -> Any:
+    """Return the value of a dotted key of a composed config, or of a recorded one, whose strings are literal."""
+    if isinstance(raw, DictConfig):
+        return OmegaConf.select(raw, key)
+    for name in key.split("."):
+        raw = raw.get(name) if isinstance(raw, Mapping) else None
+    return raw
+
+
+def _source(raw: Any, key: str) -> str:
     """Follow an interpolation to the key that a person would change."""
+    if not isinstance(raw, DictConfig):
+        return key
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(raw, parent) if parent else raw
     if isinstance(node, DictConfig) and name in node and OmegaConf.is_interpolation(node, name):
@@ -211,15 +221,15 @@ def _source(raw: DictConfig, key: str) -> str:
     return key
 
 
-def _describe(key: str, entries: list[tuple[str, Any, dict[str, Any]]], raw: DictConfig) -> str:
+def _describe(key: str, entries: list[tuple[str, Any, dict[str, Any]]], raw: Any) -> str:
     kind, entry, more = entries[0]
     value = _shown(more["value"])
     if kind == "missing":
         return f"{key} is missing"
     if kind == "extra_forbidden":
         parent, _, name = key.rpartition(".")
-        siblings = OmegaConf.select(raw, parent) if parent else raw
-        allowed = [k for k in _allowed_keys(raw, parent) if not k.startswith("_")] or [str(k) for k in siblings]
+        siblings = _select(raw, parent) if parent else raw
+        allowed = [k for k in _allowed_keys(raw, parent) if not k.startswith("_")] or [str(k) for k in siblings or ()]
         return f"{key}={value}: unknown key '{name}'. {nearest(name, allowed)}"
     if kind == "literal_error" and len(entries) == 1:
         options = [option.strip("' ") for option in re.split(r",| or ", entry["ctx"]["expected"])]
@@ -239,13 +249,14 @@ def _must(message: str) -> str:
     return said.partition(" after validation")[0]
 
 
-def _allowed_keys(raw: DictConfig, group: str) -> list[str]:
+def _allowed_keys(raw: Any, group: str) -> list[str]:
     if group in _KINDS:
-        target = OmegaConf.select(raw, f"{group}._target_") or ""
+        target = _select(raw, f"{group}._target_") or ""
         return [name for name in _schema_of(group, target).model_fields if name != "target"]
     kind, _, key = group.partition(".")
     if kind in _ENTRY_KINDS and key:
-        entry: Any = OmegaConf.to_container(OmegaConf.select(raw, group), resolve=False)
+        entry: Any = _select(raw, group)
+        entry = OmegaConf.to_container(entry, resolve=False) if isinstance(entry, DictConfig) else entry
         return [name for name in _schema_of_entry(kind, key, entry).model_fields if name != "target"]
     if group in schema.Config.model_fields:
         annotation = schema.Config.model_fields[group].annotation

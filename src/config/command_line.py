@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from src.config.options import CONF, groups, search_roots, sweeps
 from src.config.words import arguments, readable
+from src.core.console import Parser, echo, escape_diagnostics
 from src.errors import JobsFailed, UserError, nearest
 
 _NEEDED = {"hydra", "omegaconf", "pydantic", "yaml", "torch", "lightning", "torchmetrics", "rich"}
@@ -20,7 +22,7 @@ _NEEDED = {"hydra", "omegaconf", "pydantic", "yaml", "torch", "lightning", "torc
 _ONE_OPTION = ("model", "datamodule", "optimizer", "scheduler", "trainer")
 """Groups of which a run has one option; the others combine."""
 
-_FLAGS = ("--help", "--multirun", "--dry-run", "--cfg", "--config-dir", "--hydra-help")
+_FLAGS = ("--help", "--multirun", "--dry-run", "--cfg", "--config-dir", "--hydra-help", "--trust", "--trust-host")
 """Those that people need, for the nearest match."""
 
 
@@ -29,37 +31,67 @@ def errors_for_people() -> Iterator[None]:
     """Show a user's mistake in one screen, without a traceback, and leave with exit code 2."""
     if sys.stdout is None:  # it was closed by whoever started us
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
+    escape_diagnostics()
     try:
         yield
     except ModuleNotFoundError as error:
         if error.name not in _NEEDED:
             raise
         message = f"error: {sys.executable} lacks '{error.name}'. First: source .venv/bin/activate (README, set-up)"
-        print(message, file=sys.stderr)
+        echo(message, file=sys.stderr)
         raise SystemExit(2) from None
     except UserError as error:
-        print("error: " + str(error).replace("\n", "\n       "), file=sys.stderr)
+        echo("error: " + str(error).replace("\n", "\n       "), file=sys.stderr)
         raise SystemExit(2) from None
     except JobsFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+        echo(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except BrokenPipeError:  # whoever reads what we print, such as head, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
     except KeyboardInterrupt as stop:
-        print(f"\ninterrupted; {stop}" if str(stop) else "\ninterrupted", file=sys.stderr)
+        echo(f"\ninterrupted; {stop}" if str(stop) else "\ninterrupted", file=sys.stderr)
         raise SystemExit(130) from None
 
 
 def parser_of_a_run(command: str, description: str | None) -> argparse.ArgumentParser:
     """Return the parser of a command whose first word is a run."""
-    parser = argparse.ArgumentParser(
-        command, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(command, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser._negative_number_matcher = re.compile(r"-[.\d]")  # a row may begin with a negative number
     parser.add_argument("run", type=Path, help="a run folder (its best weights are taken) or a checkpoint")
     parser.add_argument("--json", action="store_true", help="JSON, one line an answer")
+    add_trust_options(parser)
     return parser
+
+
+def without_trust_flags(argv: Sequence[str]) -> list[str]:
+    """Trust what ``--trust`` and ``--trust-host`` name, and return the command line without them."""
+    if not any(token.startswith("--trust") for token in argv):
+        return list(argv)  # nothing to do, and the table of classes is not imported
+    from src.config.trust import take_trust_flags
+
+    return take_trust_flags(argv)
+
+
+def add_trust_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust`` and ``--trust-host`` to a verb that builds something from a recorded config."""
+    parser.add_argument(
+        "--trust",
+        metavar="MODULE",
+        action=_Trust,
+        help="let the recorded config name classes of this module, which is imported and can run any code",
+    )
+    parser.add_argument(
+        "--trust-host", metavar="HOST", action=_Trust, help="let the recorded config send data to this host"
+    )
+
+
+class _Trust(argparse.Action):
+    """Passes the value of a flag to `src.config.trust`."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        with errors_for_people():
+            without_trust_flags([str(option_string), str(values)])
 
 
 def run_to_resume(argv: Sequence[str]) -> str | None:

@@ -1,6 +1,7 @@
 """From words on a command line to a config, with Hydra, and from Hydra's errors to errors for people."""
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from src.config.options import CONF, groups, search_roots, sweeps
+from src.config.trust import literal_config, name_external_data, name_own_data_folder, trust_own_config
 from src.config.words import arguments, readable
 from src.errors import UserError, nearest
 
@@ -36,7 +38,9 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     overrides = [readable(word) for word in overrides]
     try:
         with own_hydra():
-            return hydra_compose("train", overrides=overrides)
+            config = hydra_compose("train", overrides=overrides)
+        trust_own_config(config)
+        return config
     except Exception as error:
         if not refused(error):
             raise
@@ -137,23 +141,23 @@ def _wrong_keys(parsed: Sequence[Override], options: dict[str, dict[str, str]], 
     return problems
 
 
-def _wrong_key(override: Override, cfg: DictConfig, options: dict[str, dict[str, str]]) -> str | None:
-    """Walk a dotted key down a config, and say where it leaves it."""
+def _wrong_key(override: Override, cfg: Any, options: dict[str, dict[str, str]]) -> str | None:
+    """Walk a dotted key down a composed or a recorded config, and return what is wrong where it leaves it."""
     node: Any = cfg
     parts = override.key_or_group.split(".")
     for depth, part in enumerate(parts):
-        if not isinstance(node, DictConfig) or part not in node.keys():  # noqa: SIM118 - a missing value is not `in` it
+        if not isinstance(node, DictConfig | dict) or part not in node.keys():  # noqa: SIM118 - missing values count
             return _unknown(parts, depth, node, cfg, options, override)
-        node = node._get_node(part)
+        node = node._get_node(part) if isinstance(node, DictConfig) else node[part]
     return None
 
 
 def _unknown(
-    parts: list[str], depth: int, node: Any, cfg: DictConfig, options: dict[str, dict[str, str]], override: Override
+    parts: list[str], depth: int, node: Any, cfg: Any, options: dict[str, dict[str, str]], override: Override
 ) -> str:
     shown = override.input_line
     parent = ".".join(parts[:depth])
-    if not isinstance(node, DictConfig):
+    if not isinstance(node, DictConfig | dict):
         return f"{shown}: '{parent}' is a value and has no keys below it"
     if depth == 0:
         if "hydra" in cfg and f"hydra/{parts[0]}" in options:
@@ -168,7 +172,7 @@ def _unknown(
     return f"{shown}: '{parent}' has no key '{parts[depth]}'. {nearest(parts[depth], allowed)}"
 
 
-def _of_hydra(override: Override, cfg: DictConfig, options: dict[str, dict[str, str]]) -> str:
+def _of_hydra(override: Override, cfg: Any, options: dict[str, dict[str, str]]) -> str:
     """Say how a launcher or sweeper, or a key of it, is written."""
     key = override.key_or_group
     if key.isidentifier():
@@ -177,42 +181,53 @@ def _of_hydra(override: Override, cfg: DictConfig, options: dict[str, dict[str, 
     return wrong or f"{override.input_line}: unknown key. Did you mean 'hydra.{key}'?"
 
 
-def _leaves(cfg: DictConfig, prefix: str = "") -> list[str]:
+def _leaves(cfg: Any, prefix: str = "") -> list[str]:
     keys = []
     for name in cfg:
         if prefix == "" and name == "hydra":
             continue
-        node = cfg._get_node(name)
+        node = cfg._get_node(name) if isinstance(cfg, DictConfig) else cfg[name]
         path = f"{prefix}{name!s}"
-        keys += _leaves(node, f"{path}.") if isinstance(node, DictConfig) else [path]
+        keys += _leaves(node, f"{path}.") if isinstance(node, DictConfig | dict) else [path]
     return keys
 
 
-def update(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """Change single keys of a config that was read back; groups cannot be chosen anew.
+def update(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a recorded config with single keys changed; groups cannot be chosen anew.
+
+    Args:
+        config: plain containers, whose strings are literal.
+        overrides: as on the command line.
 
     Raises:
-        UserError: if a key does not exist, or if it names a group.
+        UserError: if a key does not exist, if it names a group, or if a value is an interpolation.
     """
-    result = OmegaConf.create(OmegaConf.to_container(cfg))
-    OmegaConf.set_struct(result, True)
-    assert isinstance(result, DictConfig)
+    result = copy.deepcopy(dict(config))
     options = groups([CONF])
-    for word in overrides:
+    for token in overrides:
         try:
-            override = OverridesParser.create().parse_override(readable(word))
+            override = OverridesParser.create().parse_override(readable(token))
         except HydraException as error:
-            raise UserError(f"cannot read '{word}': overrides are written key=value") from error
+            raise UserError(f"cannot read '{token}': overrides are written key=value") from error
         key = override.key_or_group
         if key in options:
-            raise UserError(f"{word}: a recorded run keeps its {key}; only single keys can change, such as {key}.…")
+            raise UserError(f"{token}: a recorded run keeps its {key}; only single keys can change, such as {key}.…")
         if override.type != OverrideType.CHANGE:
-            raise UserError(f"{word}: a recorded run has all its keys; change one as key=value")
+            raise UserError(f"{token}: a recorded run has all its keys; change one as key=value")
         if override.is_sweep_override():
-            raise UserError(f"{word}: a recorded run has one value a key")
+            raise UserError(f"{token}: a recorded run has one value a key")
         if problem := _wrong_key(override, result, options):
             raise UserError(problem)
-        OmegaConf.update(result, key, override.value())
+        value = override.value()
+        if "${" in str(value):
+            raise UserError(f"{token}: a recorded config has no interpolations; give the value itself")
+        *parents, last = key.split(".")
+        node = result
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+        if key == "paths.data":
+            name_own_data_folder(str(value))
     return result
 
 
@@ -258,16 +273,17 @@ def resumed(path: str, words: Sequence[str]) -> tuple["Config", "RunFolder"]:
     ]
     if folder.record.get("status") == "finished" and not changes:
         raise UserError(f"resume={path}: this run is finished. To train on, give trainer.max_epochs=… more epochs")
-    recorded = folder.config()
+    recorded = literal_config(folder.config(), folder.path / "config.yaml", changes=changes)
     if not (recorded.get("callbacks") or {}).get("checkpoints"):
         raise UserError(f"resume={path}: this run kept no checkpoint to go on from (callbacks.checkpoints is off)")
-    changed = update(OmegaConf.create(recorded), changes)
+    changed = update(recorded, changes)
     for word in changes:
         key = word.partition("=")[0]
         if not key.startswith(_MAY_CHANGE):
             allowed = ", ".join(name.rstrip(".") for name in _MAY_CHANGE)
             raise UserError(f"{word}: resuming goes on with the same experiment, in which only {allowed} may change")
     config = check(changed)
+    name_external_data(config)
     done = 1 + max((row["epoch"] for row in folder.metrics() if "train/loss" in row), default=-1)
     if config.trainer.max_epochs < done:
         raise UserError(f"trainer.max_epochs={config.trainer.max_epochs}: this run has trained {done} epochs already")

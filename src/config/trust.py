@@ -4,12 +4,14 @@ A config comes from the command line and the user's own conf/, which are trusted
 checkpoint, a ledger. A record is data. Before anything is built from it, `literal_config` checks that
 
 - every ``_target_`` is in a table of known classes, compared as text, because importing a module runs it;
-- nothing in it decides what is written, or which host is contacted.
+- nothing in it decides what is written, or which host or W&B account is contacted.
 
 The decision is made once, by the process that the user started. It is passed on by the environment: ``--trust MODULE`` adds to
 ``GRIDLIGHT_TRUST`` and ``--trust-host HOST`` to ``GRIDLIGHT_TRUST_HOST``, which worker processes, SLURM and Ray jobs inherit.
 """
 
+import importlib.metadata
+import logging
 import os
 import re
 import sys
@@ -19,13 +21,320 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from omegaconf import DictConfig, OmegaConf
+
 from src.config.entries import ENTRIES
-from src.config.options import CONF
+from src.config.options import search_roots
 from src.config.schema import SCHEMAS
+from src.core.escape import line
+from src.core.wandb_account import own_entities, own_hosts
 from src.errors import UserError
 
-TRUST, TRUST_HOST, OWN_DATA = "GRIDLIGHT_TRUST", "GRIDLIGHT_TRUST_HOST", "GRIDLIGHT_OWN_DATA"
-"""Environment variables: modules, hosts, and data folders of the user, each separated by commas (folders: by os.pathsep)."""
+log = logging.getLogger(__name__)
+
+TRUST = "GRIDLIGHT_TRUST"
+"""Environment variable: modules and classes that a recorded config may name, separated by commas."""
+
+TRUST_HOST = "GRIDLIGHT_TRUST_HOST"
+"""Environment variable: hosts that a recorded config may name, separated by commas."""
+
+OWN_DATA = "GRIDLIGHT_OWN_DATA"
+"""Environment variable, set by Gridlight for its workers: the data folders that this command's own config names."""
 
 ENTRY_POINTS = "gridlight.extensions"
 """The group of entry points by which an installed package declares modules whose classes a record may name."""
+
+_PLACES = ("callbacks", "logger")
+"""Sections of a config whose entries write files or contact servers."""
+
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+_TARGET_LINE = re.compile(r"_target_['\"]?\s*[:=]\s*['\"]?([\w.]+)")
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+# ---- what is trusted -----------------------------------------------------------------------------------------------
+
+
+def trust(modules: Iterable[str] = (), hosts: Iterable[str] = ()) -> None:
+    """Trust modules and hosts in this process and in those that it starts.
+
+    Args:
+        modules: names of modules or of single classes; a module stands for all modules below it.
+        hosts: names of hosts, with ``:port`` for a port of its own.
+
+    Raises:
+        UserError: if a name is not a module or a host.
+    """
+    for name in modules:
+        if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
+            raise UserError(f"--trust {name}: a module is named as package.module")
+        _add(TRUST, name)
+    for host in hosts:
+        if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?", host):
+            raise UserError(
+                f"--trust-host {host}: a host is named as name.example or name.example:8080, without https://"
+            )
+        _add(TRUST_HOST, host.lower())
+
+
+def _add(variable: str, name: str, separator: str = ",") -> None:
+    names = [part for part in os.environ.get(variable, "").split(separator) if part]
+    os.environ[variable] = separator.join(dict.fromkeys([*names, name]))
+
+
+def _listed(variable: str) -> set[str]:
+    return {name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()}
+
+
+def take_trust_flags(argv: Sequence[str]) -> list[str]:
+    """Trust what ``--trust`` and ``--trust-host`` name, and return the command line without them.
+
+    Raises:
+        UserError: if a flag lacks its value, or names neither a module nor a host.
+    """
+    rest, kept = list(argv), []
+    while rest:
+        token = rest.pop(0)
+        flag, equals, value = token.partition("=")
+        if flag not in ("--trust", "--trust-host"):
+            kept.append(token)
+            continue
+        if not equals:
+            if not rest or rest[0].startswith("-"):
+                raise UserError(
+                    f"{flag} needs a value: {flag} {'package.module' if flag == '--trust' else 'name.example'}"
+                )
+            value = rest.pop(0)
+        names = [name for name in value.split(",") if name]
+        trust(names) if flag == "--trust" else trust((), names)
+    return kept
+
+
+@cache
+def _shipped() -> frozenset[str]:
+    return frozenset({target for group in SCHEMAS.values() for target in group if target} | ENTRIES.keys())
+
+
+@cache
+def _extensions() -> frozenset[str]:
+    """Return the modules that installed packages declare; a package in the working directory is not installed."""
+    here = {"", os.getcwd()}
+    places = [place for place in sys.path if place not in here]
+    found = set()
+    for distribution in importlib.metadata.distributions(path=places):
+        found |= {point.value.partition(":")[0] for point in distribution.entry_points if point.group == ENTRY_POINTS}
+    return frozenset(found)
+
+
+def _own_targets() -> set[str]:
+    """Return the classes that the user's own config folders name."""
+    found: set[str] = set()
+    for root in search_roots(sys.argv[1:]):
+        for file in root.rglob("*.yaml") if root.is_dir() else ():
+            found |= set(_TARGET_LINE.findall(file.read_text(encoding="utf-8", errors="replace")))
+    return found
+
+
+def trust_own_config(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
+    """Trust the classes and the data folder of a config that was composed of the user's command line and conf/.
+
+    Args:
+        cfg: as composed, never recorded.
+        overrides: of the command line, where those of a sweep name further classes.
+    """
+    named = {value for key, value in _walk(OmegaConf.to_container(cfg, resolve=False)) if key.endswith("_target_")}
+    named |= {name for override in overrides for name in _TARGET_LINE.findall(override)}
+    for name in sorted(named - _shipped() - {None}):
+        if _DOTTED.fullmatch(str(name)):
+            _add(TRUST, name)
+    name_own_data_folder(str(cfg.paths.data))
+
+
+def is_trusted(target: str) -> bool:
+    """Return whether a recorded config may name a class. Nothing is imported to find out."""
+    if target in _shipped():
+        return True
+    trusted = _listed(TRUST) | _extensions()
+    if any(target == name or target.startswith(f"{name}.") for name in trusted):
+        return True
+    return target in _own_targets()
+
+
+# ---- recorded configs ----------------------------------------------------------------------------------------------
+
+
+def literal_config(config: Any, source: Path, for_training: bool = True, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a recorded config after checking that it decides nothing that a record must not decide.
+
+    Strings are literal: no resolver such as ``${oc.env:…}`` runs on them.
+
+    Args:
+        config: plain containers, as parsed.
+        source: where the config is recorded, for messages.
+        for_training: callbacks and loggers are going to be made; else their sections are emptied.
+        changes: overrides of the command line that are going to replace single keys, whose recorded values do not count.
+
+    Raises:
+        UserError: with everything that is refused, and the flag that allows it.
+    """
+    if not isinstance(config, Mapping) or not config:
+        raise UserError(f"{source}: holds no config")
+    recorded: dict[str, Any] = {str(key): value for key, value in config.items()}
+    recorded["resume"] = None
+    if not for_training:
+        recorded |= {section: {} for section in _PLACES}
+    problems = list(_untrusted_classes(recorded))
+    replaced = {change.partition("=")[0] for change in changes}
+    for section in _PLACES if for_training else ():
+        problems += _places_and_hosts(section, recorded.get(section), replaced)
+    if problems:
+        lines = "\n".join(dict.fromkeys(problems))
+        raise UserError(f"{source}: this recorded config is refused\n{lines}")
+    return recorded
+
+
+def _untrusted_classes(config: Mapping[str, Any]) -> Iterator[str]:
+    refused: list[str] = []
+    for key, value in _walk(config):
+        if key.rpartition(".")[2] != "_target_" or value is None:
+            continue
+        if not isinstance(value, str) or not _DOTTED.fullmatch(value):
+            yield f"{key}={str(value)[:80]}: a class is named as package.module.Class"
+        elif not is_trusted(value):
+            yield f"{key}={value}: this is not a class of Gridlight"
+            refused.append(value.rpartition(".")[0])
+    if refused:
+        modules = ",".join(dict.fromkeys(refused))
+        yield f"To import a module is to run its code. If you know and trust it: --trust {modules}, or {TRUST}={modules}"
+
+
+def _walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every leaf of nested containers with its dotted key, and every value of a key ``_target_``."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            path = f"{key}.{name}" if key else str(name)
+            if name == "_target_" and isinstance(value, Mapping | list | tuple):
+                yield path, value
+            yield from _walk(value, path)
+    elif isinstance(node, list | tuple):
+        for position, value in enumerate(node):
+            yield from _walk(value, f"{key}[{position}]")
+    else:
+        yield key, node
+
+
+def _places_and_hosts(section: str, entries: Any, replaced: set[str]) -> Iterator[str]:
+    for name, entry in entries.items() if isinstance(entries, Mapping) else ():
+        if not isinstance(entry, Mapping):
+            continue
+        key = f"{section}.{name}"
+        if (section, name) == ("logger", "wandb") and "_target_" not in entry:
+            if f"{key}.entity" not in replaced:
+                yield from _other_account(entry)
+            continue
+        for path, value in _walk(entry, key):
+            if isinstance(value, str) and not path.endswith("._target_") and path not in replaced:
+                yield from _other_place_or_host(path, value)
+
+
+def _other_account(settings: Mapping[str, Any]) -> Iterator[str]:
+    entity = settings.get("entity")
+    if entity is not None and entity not in own_entities():
+        shown = str(entity)[:80]
+        yield (
+            f"logger.wandb.entity={shown}: this W&B account is not known as yours. If it is: WANDB_ENTITY={shown}, or "
+            f"logger.wandb.entity={shown} on the command line"
+        )
+
+
+def _other_place_or_host(key: str, value: str) -> Iterator[str]:
+    if _URL.match(value):
+        host = (urlsplit(value).netloc.rpartition("@")[2] or value).lower()
+        if host not in own_hosts() | _listed(TRUST_HOST):
+            yield f"{key}={value[:80]}: sends data to the host {host}. If you trust it: --trust-host {host}"
+    elif value.startswith(("/", "\\", "~")) or ".." in re.split(r"[/\\]", value) or re.match(r"[A-Za-z]:", value):
+        yield f"{key}={value[:80]}: a recorded config does not decide where files are written. Give it on the command line"
+
+
+_RECORDED_KEY = re.compile(r"[+~]{0,2}[A-Za-z_](?:[./]?[\w-]+)*")
+_NEVER_RECORDED = ("hydra", "resume", "sweep", "defaults", "search")
+
+
+def refuse_overrides(overrides: Iterable[str], source: object) -> None:
+    """Raise an error for recorded overrides that must not be composed.
+
+    A search composes the recorded overrides of its sweep again. They may set keys of a run and choose options, but not change
+    where options are searched, name a class that is not trusted, or hold interpolations. The composed config is checked by
+    `literal_config`.
+
+    Args:
+        overrides: recorded in a ledger.
+        source: where they are recorded, for the message.
+
+    Raises:
+        UserError: for the first that is refused.
+    """
+    for override in overrides:
+        key = override.partition("=")[0]
+        section = re.split(r"[./]", key.lstrip("+~"))[0]
+        named = _TARGET_LINE.findall(override)
+        fine = _RECORDED_KEY.fullmatch(key) and section not in _NEVER_RECORDED and "$" not in override
+        if not fine or ("_target_" in override and not (named and all(map(is_trusted, named)))):
+            raise UserError(
+                f"{source}: the recorded override {override[:80]!r} is refused; give it on the command line"
+            )
+
+
+# ---- folders that are written --------------------------------------------------------------------------------------
+
+
+def own_data_folder() -> Path:
+    """Return the user's data folder when no command names another: GRIDLIGHT_DATA, else ``data``."""
+    return Path(os.environ.get("GRIDLIGHT_DATA") or "data")
+
+
+def name_own_data_folder(path: str | Path) -> None:
+    """Note that the user's own config or command names a data folder, which may then be written."""
+    _add(OWN_DATA, str(Path(path).absolute()), os.pathsep)
+
+
+def writable_data_folder(path: Path) -> Path:
+    """Return the folder in which downloads and caches are written.
+
+    Args:
+        path: ``paths.data`` of a config, which may be recorded.
+
+    Returns:
+        The same folder if the user named it, else the user's own data folder.
+    """
+    named = os.environ.get(OWN_DATA, "").split(os.pathsep)
+    own = own_data_folder()
+    return path if str(path.absolute()) in {*named, str(own.absolute())} else own
+
+
+def trust_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the environment that lets a worker process use exactly the classes of a config.
+
+    Args:
+        config: of a job, whose classes this process has already decided to trust.
+    """
+    classes = {str(value) for key, value in _walk(config) if key.endswith("_target_") and value not in _shipped()}
+    return {TRUST: ",".join(sorted(_listed(TRUST) | classes))}
+
+
+def name_external_data(config: Any) -> None:
+    """Log the files and folders outside of the working directory that a recorded config reads as data.
+
+    Args:
+        config: checked, and recorded.
+    """
+    named = {
+        f"datamodule.{key}": path for key, path in (config.datamodule.files() | config.datamodule.folders()).items()
+    }
+    data = config.paths.data
+    if writable_data_folder(data) != data:
+        named["paths.data"] = data
+    for key, path in named.items():
+        place = Path(os.path.normpath(Path(path).absolute()))
+        if not place.is_relative_to(Path.cwd()):
+            log.warning("the recorded config reads %s=%s", key, line(place))

@@ -9,11 +9,17 @@ import json
 import re
 from typing import Any
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 """Control characters except tab and line feed, those that reorder text, and single surrogates."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~$:>-])")
+_MARKDOWN = re.compile(r"([\\`*{}\[\]()#!|~$>@]|(?<!\w)[_+-]|[_+-](?!\w)|:(?=/)|(?<=[wW])\.)")
+"""What has a meaning in Markdown, and what makes a link of plain text on GitHub: ``http://``, ``www.`` and ``name@host``."""
+_NO_CODE = re.compile(r"\\\||<|\]\(")
+"""What is no code span: parsers disagree whether the bar in ``\\\\|`` ends a cell, and a simple one may find HTML and links."""
+
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -25,6 +31,13 @@ _LATEX = {
     "_": r"\_",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "[": "{[}",
+    "]": "{]}",
+    "±": r"$\pm$",
+    "≈": r"$\approx$",
+    "…": r"\dots{}",
 }
 
 
@@ -48,15 +61,17 @@ def line(text: object) -> str:
 def csv_cell(value: Any) -> Any:
     """Return a cell of a CSV file that a spreadsheet does not take for a formula.
 
-    Text that begins like a formula gets an apostrophe in front, as spreadsheets write literal text; numbers are unchanged.
+    Text that begins like a formula gets an apostrophe in front, as spreadsheets write literal text; numbers are unchanged,
+    and control characters other than tab and line feed are visible as ``\\u000d``.
     """
-    if not isinstance(value, str) or not value.startswith(_FORMULA):
+    if not isinstance(value, str):
         return value
     try:
         float(value)
     except ValueError:
-        return f"'{value}"
-    return value
+        shown = terminal(value)  # a carriage return would end the row
+        return f"'{shown}" if value.lstrip(" ").startswith(_FORMULA) else shown
+    return value.strip()
 
 
 def html(text: object) -> str:
@@ -67,9 +82,9 @@ def html(text: object) -> str:
 def json_in_html(value: Any) -> str:
     """Return JSON for a ``<script>`` element: it can neither end the element nor begin a comment."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
+    for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return terminal(text)
 
 
 def markdown(text: object) -> str:
@@ -79,12 +94,25 @@ def markdown(text: object) -> str:
 
 
 def markdown_code(text: object) -> str:
-    """Return text as a code span of Markdown, also in a cell of a table."""
+    """Return text as a code span of Markdown, also in a cell of a table; as `markdown` where a span may not hold."""
+    if _NO_CODE.search(str(text)):
+        return markdown(text)
     plain = terminal(text).replace("\n", " ").replace("\t", " ").replace("|", "\\|")
     longest = max((len(run) for run in re.findall("`+", plain)), default=0)
     fence = "`" * (longest + 1)
     space = " " if plain.startswith("`") or plain.endswith("`") else ""
     return f"{fence}{space}{plain}{space}{fence}" if plain else ""
+
+
+def mathtext(text: object, most: int = 200) -> str:
+    """Return text that matplotlib draws literally: no formula, and not so long that no figure can hold it.
+
+    Args:
+        text: what to draw.
+        most: characters that are kept.
+    """
+    plain = terminal(text)
+    return (plain if len(plain) <= most else f"{plain[: most - 1]}…").replace("$", r"\$")
 
 
 def latex(text: object) -> str:

@@ -144,6 +144,58 @@ def open_below(root: Path, name: str | PurePath) -> BinaryIO:
     return os.fdopen(_open(root, name, os.O_RDONLY), "rb")
 
 
+def open_data_file(path: Path) -> BinaryIO:
+    """Open a file of data for reading; the path may be reached through links, which only `open_below` refuses.
+
+    Args:
+        path: that the user named, or that lies in a folder of data.
+
+    Raises:
+        OSError: if there is no such file.
+        UnsafeFileError: if it is a pipe, a device, or a socket.
+    """
+    descriptor = os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise UnsafeFileError(f"{path}: this is not a regular file")
+
+
+def open_text_file(path: Path) -> BinaryIO:
+    """Open a text file for reading; see `open_data_file`.
+
+    Raises:
+        OSError: if there is no such file.
+        UnsafeFileError: if it is not a regular file, or begins with bytes that no text holds.
+    """
+    file = open_data_file(path)
+    if b"\0" in file.read(1 << 16):
+        file.close()
+        raise UnsafeFileError(f"{path}: this is no text: it holds zero bytes")
+    file.seek(0)
+    return file
+
+
+def read_data_file(path: Path, limit: int) -> bytes:
+    """Return the contents of a file of data; see `open_data_file`.
+
+    Args:
+        path: as in `open_data_file`.
+        limit: the largest number of bytes.
+
+    Raises:
+        OSError: if there is no such file.
+        UnsafeFileError: if it is larger, or not a regular file.
+    """
+    with open_data_file(path) as file:
+        if os.fstat(file.fileno()).st_size <= limit and len(contents := file.read(limit + 1)) <= limit:
+            return contents
+    raise UnsafeFileError(f"{path}: this file has more than {limit / 2**20:,.0f} MiB")
+
+
 def read_below(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) -> bytes:
     """Return the contents of a file; see `open_below`.
 
@@ -190,6 +242,42 @@ def append_below(root: Path, name: str | PurePath) -> BinaryIO:
     return os.fdopen(_open(root, name, os.O_RDWR | os.O_APPEND), "ab")
 
 
+def create_below(root: Path, name: str | PurePath, make: bool = False) -> BinaryIO:
+    """Open a new file for writing; a file or a link of its name is removed first.
+
+    Raises:
+        OSError: if it cannot be made.
+        UnsafeFileError: if a component on the way is a link.
+    """
+    with suppress(FileNotFoundError):
+        remove_below(root, name)
+    return os.fdopen(_open(root, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, make), "wb")
+
+
+def sync_below(root: Path, name: str | PurePath) -> None:
+    """Wait until a file is on the disk."""
+    descriptor = _open(root, name, os.O_RDWR)  # Windows lets no file be flushed that is only read
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def move_below(root: Path, name: str | PurePath, target: str | PurePath) -> None:
+    """Give a file another name in the same folder; a file or a link of that name is replaced, not followed."""
+    with _parent_of_entry(root, name) as (parent, last):
+        place = PurePath(target).name if parent is not None else str(root / target)
+        os.replace(last, place, src_dir_fd=parent, dst_dir_fd=parent)
+
+
+def link_below(root: Path, name: str | PurePath, target: str | PurePath) -> None:
+    """Give a regular file a second name in the same folder, which must be new."""
+    os.close(_open(root, name, os.O_RDONLY))
+    with _parent_of_entry(root, name) as (parent, last):
+        place = PurePath(target).name if parent is not None else str(root / target)
+        os.link(last, place, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+
+
 def make_folder_below(root: Path, name: str | PurePath) -> Path:
     """Make a folder and its parents below a root, never through a link, and return its path.
 
@@ -214,7 +302,7 @@ def _parent_of_entry(root: Path, name: str | PurePath) -> Iterator[tuple[int | N
         with _parent_of(root, name) as found:
             yield found
     else:
-        with _parent_of(root, PurePath(name).parent / "_") if len(_parts(name)) > 1 else suppress():
+        with _parent_of(root, PurePath(name).parent / "_"):
             yield None, str(root / name)
 
 
@@ -238,9 +326,7 @@ def replace_below(root: Path, name: str | PurePath, make: bool = False) -> Itera
             yield file
             file.flush()
             os.fsync(file.fileno())
-        with _parent_of_entry(root, name) as (parent, last):
-            source = partial.name if parent is not None else str(root / partial)
-            os.replace(source, last, src_dir_fd=parent, dst_dir_fd=parent)
+        move_below(root, partial, name)
     except BaseException:
         with suppress(OSError):
             remove_below(root, partial)
@@ -254,26 +340,26 @@ def write_below(root: Path, name: str | PurePath, contents: bytes | str, make: b
 
 
 def links_that_leave(root: Path, ignore: Sequence[str] = ()) -> list[Path]:
-    """Return the links below a folder whose target is outside of it, or missing.
+    """Return the links below a folder whose target is outside of it.
 
     Args:
         root: the folder.
-        ignore: names of folders that are not searched.
+        ignore: names of folders that are not searched, unless they are links themselves.
     """
     inside = os.path.realpath(root)
     found = []
     for folder, below, files in os.walk(root):
-        below[:] = [name for name in below if name not in ignore]
         for name in (*below, *files):
             path = os.path.join(folder, name)
             if os.path.islink(path):
                 target = os.path.realpath(path)
                 if target != inside and not target.startswith(inside + os.sep):
                     found.append(Path(path))
+        below[:] = [name for name in below if name not in ignore]
     return found
 
 
-def refuse_links_that_leave(root: Path, purpose: str) -> None:
+def refuse_links_that_leave(root: Path, purpose: str, ignore: Sequence[str] = ()) -> None:
     """Raise an error if links below a folder leave it.
 
     This is for code of libraries that writes by path (W&B, CSV loggers); our own code opens files by `open_below` and
@@ -282,11 +368,12 @@ def refuse_links_that_leave(root: Path, purpose: str) -> None:
     Args:
         root: the folder.
         purpose: what is refused, such as ``resume``.
+        ignore: as in `links_that_leave`.
 
     Raises:
         UnsafeFileError: if there is such a link; the message names it.
     """
-    if found := links_that_leave(root):
+    if found := links_that_leave(root, ignore):
         raise UnsafeFileError(
             f"{found[0]}: this link points out of the folder, so {purpose} is refused. Remove it, or replace it by a copy"
         )

@@ -6,8 +6,9 @@ reads many records names the bad one and goes on with the rest.
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -23,6 +24,14 @@ MAX_DEPTH = 64
 
 class RecordError(UserError):
     """A record is damaged: it is no UTF-8, cannot be parsed, is nested too deep, or has a value of a wrong type."""
+
+
+class VersionError(RecordError):
+    """A record is of another format version than this code reads."""
+
+    def __init__(self, name: object, version: object) -> None:
+        self.what = f"format version {str(version)[:20]}, and this code reads version {FORMAT_VERSION}"
+        super().__init__(f"{name}: {self.what}")
 
 
 def parse_json(text: bytes | str, name: object) -> Any:
@@ -73,12 +82,36 @@ def read_json(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) -
     return parse_json(read_below(root, name, limit), root / name)
 
 
+MAX_FILE_BYTES = 2**30
+"""The most bytes of a file of lines that are read."""
+
+
+def lines_of(file: BinaryIO, name: object, limit: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
+    """Yield the lines of a file, with their ends, without holding all of it in memory.
+
+    Args:
+        file: open for reading.
+        name: what it is, for the error.
+        limit: the largest number of bytes of one line.
+
+    Raises:
+        RecordError: if a line is longer or contains NUL bytes, as a sparse file does, or if the file has no end.
+    """
+    total = 0
+    while text := file.readline(limit + 1):
+        total += len(text)
+        if len(text) > limit or total > MAX_FILE_BYTES:
+            raise RecordError(f"{name}: a line has more than {limit / 2**20:,.0f} MiB")
+        if b"\0" in text:
+            raise RecordError(f"{name}: this is no text (NUL bytes)")
+        yield text
+
+
 _ANCHOR = re.compile(r"(?:^|[\s\[{,:-])[&*][^\s,\[\]{}]")
 """What may be an anchor or an alias; text may look like one."""
 
 _DEEP = re.compile(rf"(?:^|\n)[ \t?:-]{{{MAX_DEPTH - 2},}}")
 """A line that may be nested deeper than `MAX_DEPTH`."""
-
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -125,7 +158,7 @@ def parse_yaml(text: bytes | str, name: object) -> Any:
         plain = text if isinstance(text, str) else text.decode("utf-8")
         if _ANCHOR.search(plain) or plain.count("[") + plain.count("{") >= MAX_DEPTH or _DEEP.search(plain):
             _check_events(plain, name)  # the composer of libyaml recurses without a limit
-        value = yaml.load(plain, _Loader)  # noqa: S506 - a safe loader
+        value = yaml.load(plain, _Loader)
     except RecordError:
         raise
     except UnicodeDecodeError as error:

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 
 from src.config.check import check
 from src.config.schema import Config
+from src.core.console import echo
 from src.datamodules.base import DataModule
 from src.datamodules.memory import available_memory, forget_peak, resident
 from src.errors import UserError
@@ -160,7 +161,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what data print goes elsewhere
 
     def tell(**what: Any) -> None:
-        print(json.dumps(what), file=told, flush=True)
+        echo(json.dumps(what), file=told, flush=True)
 
     with closing.log_to(None, quiet=True):
         try:

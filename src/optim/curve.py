@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from src.config.combinations import monitor_of
 from src.config.schema import Config
+from src.core.escape import mathtext
 from src.experiment import build_data, build_model, build_trainer
 from src.models.base import Model
 from src.regularization.averaging import end_schedule, first_averaged_epoch
@@ -148,7 +149,7 @@ def schedule_picture(config: Config) -> "Figure":
             f"if {first.watches} always improves": slowest,
         }
     figure = Figure(figsize=(10, 3.6), layout="constrained")
-    figure.suptitle(_title(config, first))
+    figure.suptitle(mathtext(_title(config, first), 500))
     for axes, scale in zip(figure.subplots(1, 2), ("linear", "log"), strict=True):
         for label, curve in curves.items():
             axes.plot(range(1, len(curve.rates) + 1), curve.rates, label=label, drawstyle="steps-mid")

@@ -14,6 +14,7 @@ from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from src.config.schema import Config
+from src.core.escape import mathtext
 from src.errors import UserError
 from src.experiment import build_data, build_model, build_trainer
 from src.models.base import Model
@@ -147,7 +148,7 @@ def draw(test: RangeTest, config: Config) -> "Figure":
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     said = "the loss never falls" if test.suggestion is None else f"suggested: optimizer.lr={test.suggestion:g}"
     what = f"{config.model.name} on {config.datamodule.name}, {config.optimizer.name}"
-    figure.suptitle(f"range test of {what}; {said}")
+    figure.suptitle(mathtext(f"range test of {what}; {said}", 500))
     panel = figure.subplots()
     panel.plot(test.rates[SKIPPED:], test.losses[SKIPPED:])
     if (configured := getattr(config.optimizer, "lr", None)) is not None:

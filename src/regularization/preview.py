@@ -10,6 +10,7 @@ from torch import Tensor
 
 from src.batches import Batch, LabelledBatch
 from src.config.schema import Config, Regularization
+from src.core.escape import mathtext
 from src.datamodules.base import DataModule
 from src.errors import UserError
 from src.experiment import build_data
@@ -162,7 +163,7 @@ def _shown(image: Tensor, darkest: Tensor, brightest: Tensor) -> "np.ndarray[Any
 
 def _title(config: Config, what: str, kind: str) -> str:
     listed = ", ".join(f"{name}={value}" for name, value in _changes(config.regularization).items())
-    return f"{config.datamodule.name}: training {what} (left) and {DRAWS[kind]} draws of {listed}"
+    return mathtext(f"{config.datamodule.name}: training {what} (left) and {DRAWS[kind]} draws of {listed}", 1000)
 
 
 def _changes(knobs: Regularization) -> dict[str, str]:
@@ -182,7 +183,7 @@ def _changes(knobs: Regularization) -> dict[str, str]:
 def _label(spec: DataSpec, target: Tensor) -> str:
     if spec.task in ("classification", "binary_classification"):
         number = f"{target:g}" if target.is_floating_point() else str(int(target))
-        return spec.class_names[int(target)] if spec.class_names else number
+        return mathtext(spec.class_names[int(target)], 60) if spec.class_names else number
     return ", ".join(f"{value:.3g}" for value in target.flatten().tolist())
 
 

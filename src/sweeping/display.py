@@ -8,6 +8,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from src.core.console import echo
+from src.core.escape import terminal
 from src.sweeping.ledger import Job, State
 from src.sweeping.worker import Ended, Progress
 from src.tracking.console import duration, new_table, number, on_terminal
@@ -57,7 +59,11 @@ class Display:
 
     def __enter__(self) -> "Display":
         if on_terminal():
-            self._live = Live(console=Console(highlight=False), refresh_per_second=4, get_renderable=self._table)
+            self._live = Live(
+                console=Console(markup=False, emoji=False, highlight=False),
+                refresh_per_second=4,
+                get_renderable=self._table,
+            )
             self._live.start()
         return self
 
@@ -108,9 +114,9 @@ class Display:
         """Print a line, above the table if there is one."""
         self._spoken = time.monotonic()
         if self._live is not None:
-            self._live.console.print(Text(text), soft_wrap=True)
+            self._live.console.print(Text(terminal(text)), soft_wrap=True)
         else:
-            print(text, flush=True)
+            echo(text, flush=True)
 
     # ---- what it looks like --------------------------------------------------------------------------------------
 

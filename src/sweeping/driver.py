@@ -1,5 +1,7 @@
 """The driver of a sweep: starts jobs where there is room, listens to them, and writes down what became of each."""
 
+import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+from src.core.files import append_below, is_file_below, open_below, remove_below
+from src.errors import UserError
 from src.sweeping.display import Display
 from src.sweeping.executor import Executor
 from src.sweeping.ledger import Job, Ledger, State
@@ -159,20 +163,25 @@ class Driver:
     def _record(self, job: Job, ended: Ended) -> None:
         """Complete the record of a job whose process could not do it any more, and keep what it printed."""
         path = self._ledger.path(job)
-        output = self._output / f"{job.slug}.txt"
-        if (path / "run.json").is_file():
-            folder = RunFolder.open(path)
-            if ended.status == "pruned" and folder.record.get("status") in ("running", "interrupted"):
-                folder.update(status="pruned", **best_so_far(folder))
-            elif folder.record.get("status") == "running" and not folder.alive:
-                if self._obeyed > 1:
-                    folder.interrupt()
-                else:
-                    folder.fail(ProcessEnded(ended.error))
-            elif ended.status == "failed" and folder.record.get("status") == "interrupted" and not self._obeyed:
-                folder.fail(ProcessEnded(ended.error))  # somebody else stopped it
-            _append(output, folder.train_log)
-        output.unlink(missing_ok=True)
+        output = f"{self._output.name}/{job.slug}.txt"
+        try:
+            if is_file_below(path, "run.json"):
+                self._complete(RunFolder.open(path), ended)
+                _append(self._ledger.folder, output, path)
+            remove_below(self._ledger.folder, output)
+        except (OSError, UserError) as error:  # what stands in the folder of one job is no matter of the others
+            self._display.say(str(error))
+
+    def _complete(self, folder: RunFolder, ended: Ended) -> None:
+        if ended.status == "pruned" and folder.record.get("status") in ("running", "interrupted"):
+            folder.update(status="pruned", **best_so_far(folder))
+        elif folder.record.get("status") == "running" and not folder.alive:
+            if self._obeyed > 1:
+                folder.interrupt()
+            else:
+                folder.fail(ProcessEnded(ended.error))
+        elif ended.status == "failed" and folder.record.get("status") == "interrupted" and not self._obeyed:
+            folder.fail(ProcessEnded(ended.error))  # somebody else stopped it
 
     # ---- stopping ------------------------------------------------------------------------------------------------
 
@@ -214,12 +223,16 @@ def processes_of(devices: object) -> int:
 
 def _share_done(assignment: Assignment) -> float:
     """Return how much of a job an earlier session has done."""
-    epochs = [row["epoch"] + 1 for row in read_metrics(assignment.folder) if "train/loss" in row]
+    if not is_file_below(assignment.folder, "metrics.jsonl"):
+        return 0.0
+    rows = [row["epoch"] for row in read_metrics(assignment.folder) if "train/loss" in row and "epoch" in row]
+    epochs = [epoch + 1 for epoch in rows if isinstance(epoch, int | float)]
     return min(max(epochs, default=0) / assignment.config["trainer"]["max_epochs"], 1.0)
 
 
-def _append(output: Path, log: Path) -> None:
+def _append(sweep: Path, output: str, run: Path) -> None:
     """Put what a job printed at the end of its log."""
-    if output.is_file() and (text := output.read_text(encoding="utf-8", errors="replace")).strip():
-        with log.open("a", encoding="utf-8") as file:
-            file.write(text)
+    with suppress(FileNotFoundError), open_below(sweep, output) as printed:
+        if os.fstat(printed.fileno()).st_size:
+            with append_below(run, "train.log") as log:
+                shutil.copyfileobj(printed, log)

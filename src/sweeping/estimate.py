@@ -11,6 +11,7 @@ from torch import Tensor
 from src.batches import Batch
 from src.config.check import check
 from src.config.schema import Config
+from src.core.console import echo
 from src.datamodules.memory import shown_bytes
 from src.experiment import build_data, build_model
 from src.optim.build import build_optimizer
@@ -101,8 +102,8 @@ def print_plan(ledger: Ledger, jobs: list[Job], states: Mapping[int, State], due
         table.add_row(str(job.number), would, str(job), f"{found.parameters:,}", found.memory, job.slug)
     show(table)
     if len(jobs) > SHOWN_JOBS:
-        print(f"… and {len(jobs) - SHOWN_JOBS} more jobs")
-    print(f"{sum(due)} of {len(jobs)} jobs would run; this was a dry run, nothing was started")
+        echo(f"… and {len(jobs) - SHOWN_JOBS} more jobs")
+    echo(f"{sum(due)} of {len(jobs)} jobs would run; this was a dry run, nothing was started")
 
 
 def print_ranges(space: Space, ledger: Ledger, probes: list[Job]) -> None:
@@ -121,8 +122,8 @@ def print_ranges(space: Space, ledger: Ledger, probes: list[Job]) -> None:
     found = [_estimate_of(ledger.config(job), known) for job in probes]
     smallest, largest = (choose(found, key=lambda entry: entry.parameters) for choose in (min, max))
     for name, entry in {"smallest": smallest, "largest": largest}.items():
-        print(f"{name} model at the ends of the ranges: {entry.parameters:,} parameters, {entry.memory}")
-    print("this was a dry run, nothing was started")
+        echo(f"{name} model at the ends of the ranges: {entry.parameters:,} parameters, {entry.memory}")
+    echo("this was a dry run, nothing was started")
 
 
 def _estimate_of(config: dict[str, Any], known: dict[str, Estimate]) -> Estimate:

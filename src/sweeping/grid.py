@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,6 +14,8 @@ from src.config.check import check
 from src.config.compose import explain, refused
 from src.config.options import CONF, search_roots
 from src.config.schema import Config
+from src.config.trust import literal_config
+from src.core.console import echo
 from src.errors import UserError
 from src.sweeping.fold_check import FoldCheck
 from src.sweeping.ledger import Job, Ledger
@@ -57,16 +60,23 @@ class Composer:
             UserError: with everything that is wrong with it.
         """
         try:
-            return check(self.resolved(words))
+            return self._checked(self.resolved(words))
         except Exception as error:
             if not isinstance(error, (NotPlain, UserError)) and not refused(error):
                 raise
         try:  # what is wrong, if anything, is told by the config that Hydra composes of all words
-            return check(self._composed(words))
+            return self._checked(self._composed(words))
         except Exception as error:
             if not refused(error):
                 raise
             raise explain(error, [*_config_folders(), *words]) from error
+
+    def _checked(self, config: Any) -> Config:
+        """Return the checked config of a point; that of recorded overrides may decide no more than a recorded config."""
+        if self._master.sweep.resume:  # before `check`, which imports the classes
+            plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+            literal_config(plain, Path(self._master.sweep.resume))
+        return check(config)
 
     def resolved(self, words: Sequence[str]) -> dict[str, Any]:
         """Return the config of a point, without Hydra where its options were composed before.
@@ -161,7 +171,7 @@ def enter(ledger: Ledger, composer: Composer, points: Iterable[Sequence[str]]) -
             break
         if time.monotonic() - spoken > SPEAKS_EVERY:
             spoken = time.monotonic()
-            print(f"checked {checked:,} of {len(words):,} jobs", flush=True)
+            echo(f"checked {checked:,} of {len(words):,} jobs", flush=True)
     if refused or repeated:
         of = f"{checked}" if checked == len(words) else f"the first {checked:,} of {len(words):,}"
         lines = [f"{_named(names)}: {error}".replace("\n", "\n  ") for error, names in refused.items()]

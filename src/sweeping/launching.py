@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 
 from src.config.check import check_section
 from src.config.schema import Config, Sweep
+from src.config.trust import trust_own_config
+from src.core.console import echo
 from src.errors import JobsFailed, UserError
 from src.sweeping.display import Display
 from src.sweeping.driver import Driver, Listed, Source
@@ -69,8 +71,9 @@ def launch(
         if others:
             raise UserError(f"{min(others)}: sweep.resume goes on with the jobs as they were frozen")
         folder = Path(master.sweep.resume)
-        asked = Asked.recorded(Ledger.open(folder), loader)  # before a lock would make a folder
+        asked = Asked.recorded(Ledger.open(folder).trusted(), loader)  # before a lock would make a folder
     else:
+        trust_own_config(master, (word for line in points for word in line))
         asked = Asked.typed(master, points, loader)
         words = asked.points()
         name = master.sweep.name or sweep_name(master, asked.keys(words))
@@ -115,7 +118,9 @@ def _entered(
 ) -> _Sweep:
     """Return a sweep with all its points in its ledger; without points, all that it has."""
     name = folder.name
-    ledger = Ledger.open(folder) if Ledger.exists(folder) else Ledger.create(folder, name, sys.orig_argv)
+    own_overrides = [] if master.sweep.resume else sys.argv[1:]
+    exists = Ledger.exists(folder)
+    ledger = Ledger.open(folder).trusted(own_overrides) if exists else Ledger.create(folder, name, sys.orig_argv)
     composer = Composer(loader, master, name)
     sweep = _Sweep(ledger, [], composer, asked)
     if asked is not None and asked.search.name != "grid":
@@ -156,9 +161,9 @@ def _plan(ledger: Ledger, jobs: list[Job], master: DictConfig, more: int, outliv
         sum(ACTIONS[states[job.number].status] == action for job in jobs) for action in ("skip", "resume", "retry")
     ]
     proposed = f", and up to {more} more to be proposed" if more else ""
-    print(f"sweep {ledger.head['name']}: {len(jobs)} jobs in {ledger.folder}{_counted(*counts)}{proposed}", flush=True)
+    echo(f"sweep {ledger.head['name']}: {len(jobs)} jobs in {ledger.folder}{_counted(*counts)}{proposed}", flush=True)
     if changed := ledger.code_changed():
-        print(f"note: {changed}; jobs run the code as it is now, on the configs as they were frozen", flush=True)
+        echo(f"note: {changed}; jobs run the code as it is now, on the configs as they were frozen", flush=True)
     return due
 
 
@@ -182,7 +187,7 @@ def _run(sweep: _Sweep, master: DictConfig, executor: Callable[[Path], Executor]
         if isinstance(runner, Arranging):
             due, said = runner.arrange(ledger, due, known=trials is None)
             source = source if trials is not None else Listed(due)
-            print("\n".join(said), flush=True)
+            echo("\n".join(said), flush=True)
         with Display(len(sweep.jobs) + more, before=len(sweep.jobs) - len(due)) as display:
             complete = Driver(ledger, source, runner, display, sys.orig_argv).run()
     if trials is not None:
@@ -231,7 +236,7 @@ def _close(ledger: Ledger, jobs: list[Job], complete: bool, trials: "Trials | No
     finished, pruned = (sum(state.status == status for state in states) for status in ("finished", "pruned"))
     ended_early = f", {pruned} pruned" if pruned else ""
     rest = "" if complete else "; the same command goes on"
-    print(f"{finished} of {len(jobs)} jobs finished{ended_early}{rest}", flush=True)
+    echo(f"{finished} of {len(jobs)} jobs finished{ended_early}{rest}", flush=True)
     if not complete:
         again = shlex.quote(f"sweep.resume={ledger.folder}")
         raise KeyboardInterrupt(f"go on with: python -m src.train -m {again}")

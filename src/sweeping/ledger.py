@@ -12,25 +12,50 @@ is told by its run.json alone; states.jsonl is a copy of that, and is not believ
 import hashlib
 import json
 import logging
+import math
 import os
+import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    FiniteFloat,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+)
+
+from src.config.trust import literal_config, refuse_overrides
+from src.core.files import append_below, open_below, remove_below, replace_below
+from src.core.records import FORMAT_VERSION, RecordError, lines_of, parse_json
 from src.errors import UserError
 from src.sweeping.naming import job_name
 from src.tracking.provenance import git_state
-from src.tracking.replacing import replaced
 from src.tracking.run_folder import RunFolder, config_hash
 
 log = logging.getLogger(__name__)
 
-LEDGER, STATES = "ledger.jsonl", "states.jsonl"
-VERSION = 1
+LEDGER, STATES, LOCK = "ledger.jsonl", "states.jsonl", ".lock"
+
+MAX_LEDGER_BYTES = 512 * 2**20
+"""The largest ledger that is read."""
+
+MOST_REMARKS = 20
+"""Damaged lines of a ledger that are named, after which the rest of it is left out."""
+
+OWN_FOLDERS = ("output", "cluster", "plots")
+"""Folders of a sweep beside those of its jobs."""
+
+OWN_NAMES = (*OWN_FOLDERS, LEDGER, STATES, "report.html", "study.journal", "wandb")
+"""Names of a sweep's own files and folders, which no job may have."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +101,17 @@ class State:
     error: str = ""
 
 
+def _own_folder(name: str) -> str:
+    """Return the name of a job's folder, which is one plain component and none of a sweep's own files.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    if not re.fullmatch(r"[\w+][\w.+-]{0,199}", name) or name.casefold() in OWN_NAMES:
+        raise ValueError(f"{name!r} is not the folder of a job")
+    return name
+
+
 class Ledger:
     """The jobs of a sweep on disk. `create` begins one, `open` reads one back; `add` and `save` extend it.
 
@@ -92,6 +128,7 @@ class Ledger:
         self._by_digest = {job.digest: job for job in self.jobs}
         self._by_words = {job.words: job for job in self.jobs}
         self._states: dict[str, tuple[int, State]] | None = None
+        self._states_are_whole = True
 
     # ---- on disk -------------------------------------------------------------------------------------------------
 
@@ -99,50 +136,81 @@ class Ledger:
     def create(cls, folder: Path, name: str, command: Sequence[str]) -> "Ledger":
         """Begin a ledger; nothing is written before `save`."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(folder, {"version": VERSION, "name": name, "command": list(command), "created": now, "base": {}})
+        return cls(
+            folder, {"version": FORMAT_VERSION, "name": name, "command": list(command), "created": now, "base": {}}
+        )
 
     @classmethod
-    def open(cls, folder: Path) -> "Ledger":
+    def open(cls, folder: Path, remarks: Callable[[str], object] | None = None) -> "Ledger":
         """Read a ledger; a last line that a crash tore is left out.
+
+        Args:
+            folder: of the sweep.
+            remarks: called with each line that is damaged, which is then left out; without it, a damaged line is an error.
 
         Raises:
             UserError: if there is none, or if it is damaged or of another version.
         """
         file = folder / LEDGER
         try:
-            lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # a word may hold other line ends
+            with open_below(folder, LEDGER) as opened:
+                size = os.fstat(opened.fileno()).st_size
+                if size > MAX_LEDGER_BYTES:
+                    raise UserError(f"{file}: this ledger has more than {MAX_LEDGER_BYTES / 2**20:,.0f} MiB")
+                lines = lines_of(opened, file)
+                head = _head(next(lines, b""), file)
+                return cls(folder, head, _jobs(lines, file, remarks))
         except OSError as error:
             raise UserError(f"{folder}: there is no ledger of a sweep here ({error.strerror})") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file}: this ledger is damaged: no UTF-8 at byte {error.start}") from error
-        try:
-            head = dict(json.loads(lines[0]))
-            jobs = [_job(json.loads(line)) for line in lines[1:-1]]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise UserError(f"{file}: this ledger is damaged: {error}") from error
-        if head.get("version") != VERSION:
-            raise UserError(f"{file}: a ledger of version {head.get('version')}; this code reads version {VERSION}")
-        try:
-            jobs += [_job(json.loads(line)) for line in lines[1:][-1:]]
-        except ValueError:  # a search appends line by line
-            log.warning("%s: its last line is torn, and is left out", file)
-        return cls(folder, head, jobs)
+        except RecordError as error:
+            raise UserError(f"{error}\nthis ledger is damaged") from error
+
+    def trusted(self, overrides: Sequence[str] = ()) -> "Ledger":
+        """Return this ledger after checking that its jobs may run here; see `src.config.trust`.
+
+        Args:
+            overrides: of the command line, whose values do not come from the ledger.
+
+        Raises:
+            UserError: if a recorded config names a class that is not trusted, or decides what is written or contacted, or if
+                a job's folder is a link.
+        """
+        file = self.folder / LEDGER
+        for name in OWN_FOLDERS:
+            place = self.folder / name
+            if os.path.lexists(place) and (place.is_symlink() or not place.is_dir()):
+                raise UserError(f"{place}: this is a link or a file, and a folder of the sweep is expected")
+        if self.head["base"]:
+            self.head["base"] = literal_config(self.head["base"], file, changes=overrides)
+        for job in self.jobs:
+            name = f"{file}, job {job.number}"
+            if job.changes:
+                literal_config(job.changes, Path(name), changes=overrides)
+            config = self.config(job)
+            _check_frozen(config, name)
+            if config_hash(config) != job.digest and not _has_absolute_paths(config):  # of a project that was moved
+                raise RecordError(f"{name}: its hash is not that of its config")
+            self.path(job)
+        for overrides_of_jobs in (self.head.get("search") or {}).get("words", ()):
+            refuse_overrides(overrides_of_jobs, file)
+        return self
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
-        return (folder / LEDGER).is_file()
+        """Return whether something stands in the place of a ledger, which `open` then reads or refuses."""
+        return os.path.lexists(folder / LEDGER)
 
     def save(self) -> None:
         """Write the whole ledger, atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with replaced(self.folder / LEDGER) as partial, partial.open("w", encoding="utf-8") as file:
-            file.write(_line(self.head))
-            file.writelines(map(_job_line, self.jobs))
+        with replace_below(self.folder, LEDGER) as file:
+            file.write(_encoded(_line(self.head)))
+            file.writelines(_encoded(_job_line(job)) for job in self.jobs)
 
     def append(self, job: Job) -> None:
         """Write one more job down, as a search asks for it."""
-        with (self.folder / LEDGER).open("a", encoding="utf-8") as file:
-            file.write(_job_line(job))
+        with append_below(self.folder, LEDGER) as file:
+            file.write(_encoded(_job_line(job)))
             file.flush()
             os.fsync(file.fileno())
 
@@ -192,8 +260,15 @@ class Ledger:
         return {**self.head["base"], **job.changes}
 
     def path(self, job: Job) -> Path:
-        """Return the run folder of a job."""
-        return self.folder / job.slug
+        """Return the run folder of a job.
+
+        Raises:
+            UserError: if a link stands in its place.
+        """
+        path = self.folder / job.slug
+        if path.is_symlink():
+            raise UserError(f"{path}: this is a link; the folder of a job lies within its sweep")
+        return path
 
     # ---- states --------------------------------------------------------------------------------------------------
 
@@ -201,7 +276,7 @@ class Ledger:
         """Return what became of each job, by number. Only what changed since the last time is read."""
         known = self._known_states()
         try:
-            present = {entry.name for entry in os.scandir(self.folder) if entry.is_dir()}
+            present = {entry.name for entry in os.scandir(self.folder) if entry.is_dir(follow_symlinks=False)}
         except OSError:
             present = set()
         found, fresh = {}, []
@@ -223,34 +298,56 @@ class Ledger:
 
     def _state(self, job: Job, known: dict[str, tuple[int, State]]) -> tuple[State, str | None]:
         """Return a job's state, and a line for states.jsonl where that does not have it yet."""
-        file = self.path(job) / "run.json"
+        path = self.path(job)
         try:
-            written = file.stat().st_mtime_ns
+            written = os.lstat(path / "run.json").st_mtime_ns
         except OSError:
             return State(), None
         if job.slug in known and known[job.slug][0] == written:
             return known[job.slug][1], None
-        folder = RunFolder.open(self.path(job))
+        try:
+            folder = RunFolder.open(path)
+        except UserError as error:
+            return State("unknown", error=str(error)), None
         state = _state_of(folder.record)
         if state.status == "running":
             return (state if folder.alive else _state_of(folder.record | {"status": "interrupted"})), None
         known[job.slug] = written, state
-        return state, _line({"job": job.slug, "written": written, **vars(state)})
+        return state, _state_line(job.slug, known[job.slug])
 
     def _known_states(self) -> dict[str, tuple[int, State]]:
+        """Return what states.jsonl says. It is a cache: damage in it is no error, and `_note` then writes it anew."""
         if self._states is None:
             self._states = {}
-            with suppress(OSError), (self.folder / STATES).open(encoding="utf-8") as file:
-                for line in file:
-                    with suppress(ValueError, KeyError, TypeError):
-                        entry = json.loads(line)
-                        name, written = entry.pop("job"), entry.pop("written")
-                        self._states[name] = written, State(**entry)
+            try:
+                with open_below(self.folder, STATES) as file:
+                    for line in lines_of(file, self.folder / STATES):
+                        entry = _checked(_StateLine, line, STATES)
+                        if not line.endswith(b"\n"):
+                            raise RecordError(f"{STATES}: its last line is torn")
+                        state = entry.status, entry.metric, entry.mode, entry.value, entry.seconds, entry.error
+                        self._states[entry.job] = entry.written, State(*state)
+            except FileNotFoundError:
+                pass
+            except (OSError, UserError) as error:
+                log.debug("%s: this cache is written anew: %s", self.folder / STATES, error)
+                self._states_are_whole = False
         return self._states
 
     def _note(self, lines: Sequence[str]) -> None:
-        with (self.folder / STATES).open("a", encoding="utf-8") as file:
-            file.writelines(lines)
+        """Add lines to states.jsonl, or replace it where it is damaged."""
+        try:
+            if self._states_are_whole:
+                with append_below(self.folder, STATES) as file:
+                    file.write(_encoded("".join(lines)))
+            else:
+                with replace_below(self.folder, STATES) as file:
+                    file.writelines(_encoded(_state_line(*entry)) for entry in self._known_states().items())
+                self._states_are_whole = True
+        except UserError:
+            self._states_are_whole = False
+        except OSError as error:
+            log.debug("%s: no states are kept: %s", self.folder / STATES, error)
 
     # ---- the code ------------------------------------------------------------------------------------------------
 
@@ -277,17 +374,23 @@ def locked(folder: Path) -> Iterator[None]:
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / ".lock"
     try:
-        with file.open("w") as handle:
+        with _lock_file(folder) as handle:
             _lock(handle.fileno(), folder)
             yield
     finally:
         if not Ledger.exists(folder):
             with suppress(OSError):
-                file.unlink()
+                remove_below(folder, LOCK)
                 for path in made:
                     path.rmdir()
+
+
+def _lock_file(folder: Path) -> BinaryIO:
+    try:
+        return append_below(folder, LOCK)
+    except OSError as error:
+        raise UserError(f"{folder / LOCK}: cannot be opened: {error.strerror}") from error
 
 
 def _lock(handle: int, folder: Path) -> None:
@@ -315,21 +418,164 @@ def code_state() -> dict[str, str] | None:
 
 
 def _state_of(record: Mapping[str, Any]) -> State:
+    """Return the state that a run.json tells; a value of an unexpected type counts as unknown."""
     error = str(record.get("error") or "").strip().splitlines()
+    status, metric, mode = record.get("status"), record.get("monitor"), record.get("mode")
+    seconds = _finite(record.get("seconds"))
     return State(
-        status=str(record.get("status", "unknown")),
-        metric=record.get("monitor") or "",
-        mode=record.get("mode") or "min",
-        value=record.get("value"),
-        seconds=record.get("seconds") or 0.0,
+        status=status if status in _STATUSES else "unknown",
+        metric=metric if isinstance(metric, str) else "",
+        mode="max" if mode == "max" else "min",
+        value=_finite(record.get("value")),
+        seconds=max(seconds or 0.0, 0.0),
         error=error[-1] if error else "",
     )
 
 
-def _job(entry: Mapping[str, Any]) -> Job:
-    return Job(
-        entry["number"], tuple(entry["words"]), tuple(entry["label"]), entry["hash"], entry["folder"], entry["changes"]
-    )
+def _finite(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+class _Search(BaseModel, extra="forbid"):
+    """What the last command asked of a search: checked settings, and the overrides that its jobs share or vary."""
+
+    settings: dict[str, Any]
+    words: list[list[str]]
+
+
+class _Code(BaseModel, extra="forbid"):
+    """The code that a sweep began with, as `code_state` returns it."""
+
+    revision: str
+    changed: str
+
+
+class _Head(BaseModel, extra="forbid"):
+    """The first line of a ledger."""
+
+    version: int
+    name: str
+    command: list[str]
+    created: str
+    base: dict[str, Any]
+    code: _Code | None = None
+    search: _Search | None = None
+
+
+class _JobLine(BaseModel, extra="forbid"):
+    """A further line of a ledger."""
+
+    number: PositiveInt
+    words: tuple[str, ...]
+    label: tuple[str, ...]
+    hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
+    folder: Annotated[str, AfterValidator(_own_folder)]
+    changes: dict[str, Any]
+
+
+class _StateLine(BaseModel, extra="forbid"):
+    """A line of states.jsonl."""
+
+    job: str
+    written: int
+    status: Literal["interrupted", "failed", "pruned", "finished", "unknown"]
+    metric: str
+    mode: Literal["min", "max"]
+    value: FiniteFloat | None
+    seconds: Annotated[FiniteFloat, Field(ge=0)]
+    error: str
+
+
+_STATUSES = ("running", "interrupted", "failed", "pruned", "finished", "unknown")
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _head(line: bytes, file: Path) -> dict[str, Any]:
+    head = _checked(_Head, line, f"{file}, line 1")
+    if head.version != FORMAT_VERSION:
+        raise UserError(f"{file}: a ledger of version {head.version}; this code reads version {FORMAT_VERSION}")
+    return head.model_dump(exclude_unset=True)
+
+
+def _jobs(lines: Iterator[bytes], file: Path, remarks: Callable[[str], object] | None) -> Iterator[Job]:
+    """Yield the jobs of the lines after the first; see `Ledger.open`."""
+    seen: set[str] = set()
+    bad = 0
+    for number, text in enumerate(lines, 2):
+        try:
+            job = _job(_checked(_JobLine, text, f"{file}, line {number}"))
+            if job.number != number - 1:
+                raise RecordError(f"{file}, line {number}: number: this is job {number - 1}, not {job.number}")
+            if not f"_{job.slug}".endswith(f"_{job.digest}"):
+                raise RecordError(f"{file}, line {number}: folder: it does not end in the job's hash")
+            if seen & {job.digest, job.slug}:
+                raise RecordError(f"{file}, line {number}: another job has this folder or hash")
+        except RecordError as error:
+            if not text.endswith(b"\n"):  # a search appends line by line
+                log.warning("%s: its last line is torn, and is left out", file)
+                return
+            if remarks is None:
+                raise
+            bad += 1
+            if bad > MOST_REMARKS:
+                remarks(f"{file}: more than {MOST_REMARKS} lines are damaged; the rest is left out")
+                return
+            remarks(str(error))
+        else:
+            seen |= {job.digest, job.slug}
+            yield job
+
+
+_SECTIONS = ("model", "datamodule", "optimizer", "scheduler", "trainer", "callbacks", "logger")
+
+
+def _check_frozen(config: Mapping[str, Any], name: object) -> None:
+    """Raise `RecordError` if a frozen config lacks what a driver reads of it before the job itself checks all of it."""
+    for section in _SECTIONS:
+        if not isinstance(config.get(section), dict):
+            raise RecordError(f"{name}: this frozen config has no section {section}")
+    devices, epochs = config["trainer"].get("devices"), config["trainer"].get("max_epochs")
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise RecordError(f"{name}: trainer.max_epochs: must be a whole number of 1 or more")
+    if isinstance(devices, bool) or not isinstance(devices, str | int | list):
+        raise RecordError(f"{name}: trainer.devices: must be a number, a list of numbers, or a word")
+    for section, key in (("datamodule", "name"), ("model", "name"), ("optimizer", "_target_")):
+        if not isinstance(config[section].get(key), str):
+            raise RecordError(f"{name}: {section}.{key}: must be a text")
+    if not isinstance(config.get("monitor"), str | None):
+        raise RecordError(f"{name}: monitor: must be a text")
+
+
+def _checked(kind: type[M], text: bytes, name: object) -> M:
+    """Return a line of a record by its schema.
+
+    Raises:
+        RecordError: if it is no JSON, or has other keys or types.
+    """
+    try:
+        return kind.model_validate(parse_json(text, name))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"])) or "this line"
+        raise RecordError(f"{name}: {key}: {first['msg']}") from error
+
+
+def _has_absolute_paths(node: Any) -> bool:
+    if isinstance(node, dict):
+        return any(map(_has_absolute_paths, node.values()))
+    if isinstance(node, list):
+        return any(map(_has_absolute_paths, node))
+    return isinstance(node, str) and Path(node).is_absolute()
+
+
+def _job(line: _JobLine) -> Job:
+    return Job(line.number, line.words, line.label, line.hash, line.folder, line.changes)
 
 
 def _job_line(job: Job) -> str:
@@ -345,5 +591,15 @@ def _job_line(job: Job) -> str:
     )
 
 
+def _state_line(job: str, known: tuple[int, State]) -> str:
+    written, state = known
+    return _line({"job": job, "written": written, **vars(state)})
+
+
 def _line(entry: Mapping[str, Any]) -> str:
     return json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _encoded(lines: str) -> bytes:
+    """Return lines in UTF-8; a single surrogate, which has no UTF-8, as the escape of JSON for it."""
+    return lines.encode(errors="backslashreplace")

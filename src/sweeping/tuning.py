@@ -18,6 +18,7 @@ from src.config.compose import own_hydra
 from src.config.options import CONF, search_roots, sweeps
 from src.config.schema import Config
 from src.config.words import readable
+from src.core.console import echo
 from src.errors import JobsFailed, UserError
 from src.sweeping.grid import Composer
 from src.sweeping.ledger import Job, Ledger, State
@@ -167,14 +168,18 @@ class Tuning:
         keys = {axis.key for axis in axes}
         base = [word for word in words if word.partition("=")[0] not in keys]
         command = [*base, *varied, *self._ours, self._outputs, f"sweep.name={name}"]
-        print(f"\n$ python -m src.train -m {shlex.join(command)}", flush=True)
+        echo(f"\n$ python -m src.train -m {shlex.join(command)}", flush=True)
         with suppress(JobsFailed):  # each was told when it failed, and the others are what the stage is for
             self._run_sweep(["-m", *command])
         folder = self.folder / "sweeps" / name
-        ledger = Ledger.open(folder)
+        ledger = Ledger.open(folder).trusted(self._ours)
         states = ledger.states()
         shared = set(Space.of([*base, self._outputs]).fixed)
-        jobs = [(job, states[job.number]) for job in ledger.jobs if shared <= set(job.words)]
+        chosen = Space.of(word for word in varied if not word.startswith("search"))
+        possible = {*shared, *chosen.fixed, *(f"{axis.key}={value}" for axis in chosen.axes for value in axis.probes())}
+        jobs = [  # the words of a ledger go into further commands: no others than those that were asked for
+            (job, states[job.number]) for job in ledger.jobs if shared <= set(job.words) <= possible
+        ]
         self._left -= len(jobs)
         return folder, jobs
 

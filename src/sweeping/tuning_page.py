@@ -1,5 +1,7 @@
 """What a tuning leaves: a page with a picture of what each stage gained, and the best as an experiment."""
 
+import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +11,9 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.config.options import groups, search_roots
+from src.core.escape import line, markdown, markdown_code, mathtext
+from src.core.files import write_below
+from src.errors import UserError
 from src.sweeping.tuning import Stage, count_of
 from src.tracking.console import number
 from src.tracking.run_folder import RunFolder, config_hash
@@ -51,21 +56,26 @@ def write_experiment(
             options.append({f"override /{key}": override.value()})
         else:
             _put(keys, key, override.value())
-    record = RunFolder.open(best.path).record
-    head = (
-        "# @package _global_\n"
-        f"# {name}: tuned to {best.state.metric} {number(best.state.value)} in {count_of(stages)} jobs\n"
-        f"# written by python -m src.tune on {record['ended'][:10]}, from {best.path}\n"
-    )
+    ended = str(RunFolder.open(best.path).record.get("ended"))[:10]
+    on = f" on {ended}" if re.fullmatch(r"\d{4}-\d\d-\d\d", ended) else ""
+    tuned = f"{name}: tuned to {best.state.metric} {number(best.state.value)} in {count_of(stages)} jobs"
+    head = f"# @package _global_\n# {line(tuned)}\n# written by python -m src.tune{on}, from {line(best.path)}\n"
     text = yaml.safe_dump({"defaults": options}, sort_keys=False, default_flow_style=None) if options else ""
     text += f"\n{yaml.safe_dump(keys, sort_keys=False, default_flow_style=None)}" if keys else ""
     file = folder / "conf" / "experiment" / f"{name}.yaml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(head + text, encoding="utf-8")
+    for place, below, found in os.walk(folder / "conf"):  # it is going to be searched for options
+        links = [other for other in below if Path(place, other).is_symlink()]
+        if foreign := [
+            *links,
+            *(other for other in found if Path(place, other) != file and not other.endswith(".partial")),
+        ]:
+            raise UserError(f"{Path(place, foreign[0])}: this file is not of the tuning; remove it, or the folder")
+    write_below(folder, file.relative_to(folder), head + text, make=True)
     chosen = [f"experiment={name}", *typed]
     entries = ",".join(f"'{entry}'" for entry in [*config_folders, f"file://{folder.absolute() / 'conf'}"])
     made = check(compose([f"hydra.searchpath=[{entries}]", *chosen]))
-    assert config_hash(made.plain()) == best.job.digest, f"{file} is another experiment than {best.path}"
+    if config_hash(made.plain()) != best.job.digest:
+        raise UserError(f"{file}: this is another experiment than {best.path}, whose record was changed")
     if config_folders:
         return file, [f"hydra.searchpath=[{entries}]", *chosen]
     return file, ["--config-dir", str(folder / "conf"), *chosen]
@@ -93,14 +103,14 @@ def write_page(folder: Path, title: str, stages: Sequence[Stage], command: Seque
     first, best = stages[0].best, stages[-1].best
     metric = best.state.metric
     lines = [
-        f"# {title}, tuned",
+        f"# {markdown(title)}, tuned",
         "",
-        f"| stage | varied | jobs | best {metric} | gained | chosen |",
+        f"| stage | varied | jobs | best {markdown(metric)} | gained | chosen |",
         "|---|---|--:|--:|--:|---|",
         *(_row(stage) for stage in stages),
         "",
-        f"From {number(first.state.value)} to {number(best.state.value)} {metric} in {count_of(stages)} jobs, one seed each: "
-        "a gain that is smaller than the difference between seeds may be luck.",
+        f"From {number(first.state.value)} to {number(best.state.value)} {markdown(metric)} in {count_of(stages)} jobs, one seed "
+        "each: a gain that is smaller than the difference between seeds may be luck.",
         "",
         "![what each stage gained](plots/tune.png)",
         "",
@@ -108,32 +118,42 @@ def write_page(folder: Path, title: str, stages: Sequence[Stage], command: Seque
         "",
         "Use it:",
         "",
-        f"    python -m src.train {shlex.join(command)}",
+        f"    python -m src.train {line(shlex.join(command))}",
         "",
         "The sweeps:",
         "",
-        *(f"- {stage.name}: `{path.relative_to(folder)}`" for stage in stages for path in stage.folders),
+        *(
+            f"- {markdown(stage.name)}: {markdown_code(path.relative_to(folder))}"
+            for stage in stages
+            for path in stage.folders
+        ),
         "",
     ]
     page = folder / "tune.md"
-    page.write_text("\n".join(lines), encoding="utf-8")
+    write_below(folder, page.name, "\n".join(lines))
     return page
 
 
 def _row(stage: Stage) -> str:
     assert stage.best.state.value is not None
     if not stage.jobs:
-        cells = [stage.name, "nothing here", "0", number(stage.best.state.value), "", ""]
+        cells = [markdown(stage.name), "nothing here", "0", number(stage.best.state.value), "", ""]
     else:
         gained = number(stage.gain) if stage.gain else "" if stage.before is None else "0"
-        chosen = " ".join(f"`{word}`" for word in stage.chosen) or ("" if stage.before is None else "as before")
-        varied = ", ".join(f"`{key}`" for key in stage.axes)
-        cells = [stage.name, varied, str(len(stage.jobs)), number(stage.best.state.value), gained, chosen]
+        chosen = " ".join(map(markdown_code, stage.chosen)) or ("" if stage.before is None else "as before")
+        varied = ", ".join(map(markdown_code, stage.axes))
+        cells = [markdown(stage.name), varied, str(len(stage.jobs)), number(stage.best.state.value), gained, chosen]
     return f"| {' | '.join(cells)} |"
 
 
 def _measured(record: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.partition('/')[2]} {number(value)}" for name, value in record["final"].items())
+    final = record.get("final")
+    measured = {
+        markdown(str(name).partition("/")[2]): value
+        for name, value in (final.items() if isinstance(final, Mapping) else ())
+        if isinstance(value, int | float)
+    }
+    return ", ".join(f"{name} {number(value)}" for name, value in measured.items())
 
 
 def draw(stages: Sequence[Stage], title: str) -> "Figure":
@@ -141,7 +161,7 @@ def draw(stages: Sequence[Stage], title: str) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    figure.suptitle(f"{title}: each stage from the best of the one before")
+    figure.suptitle(mathtext(f"{title}: each stage from the best of the one before"))
     panel = figure.subplots()
     best = [float(stage.best.state.value or 0.0) for stage in stages]
     for place, stage in enumerate(stages):
@@ -155,8 +175,8 @@ def draw(stages: Sequence[Stage], title: str) -> "Figure":
     values = [state.value for stage in stages for _, state in stage.jobs if state.value is not None]
     if min(values) > 0 and max(values) > 10 * min(values):
         panel.set_yscale("log")
-    panel.set_xticks(range(len(stages)), [stage.name for stage in stages])
-    panel.set_ylabel(stages[0].best.state.metric)
+    panel.set_xticks(range(len(stages)), [mathtext(stage.name) for stage in stages])
+    panel.set_ylabel(mathtext(stages[0].best.state.metric))
     panel.margins(y=0.15)
     panel.grid(axis="y", alpha=0.3)
     panel.legend()

@@ -3,7 +3,7 @@
 import atexit
 import faulthandler
 import os
-import shutil
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +18,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from src.config.trust import trust_of
+from src.core.files import append_below, is_file_below, make_folder_below, remove_below
 from src.errors import UserError
 from src.tracking.best import best_so_far
 from src.tracking.run_folder import RunFolder
@@ -192,8 +194,9 @@ def prepare(assignment: Assignment) -> None:
     if assignment.devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(assignment.devices)
     if assignment.output is not None:
-        assignment.output.parent.mkdir(parents=True, exist_ok=True)
-        with assignment.output.open("ab") as file:
+        sweep = assignment.output.parent.parent
+        make_folder_below(sweep, assignment.output.parent.name)
+        with append_below(sweep, assignment.output.relative_to(sweep)) as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
@@ -230,11 +233,39 @@ def _alone(assignment: Assignment, orders: Orders) -> Ended:
 
 
 def begun(folder: Path) -> RunFolder | None:
-    """Return a run that was begun before; one that was killed before it had written its record is cleared away."""
-    if (folder / "run.json").is_file():
+    """Return a run that was begun before; one that was killed before it had written its record is removed.
+
+    Args:
+        folder: of a job, directly below its sweep.
+
+    Raises:
+        UserError: if something stands in its place that is not the beginning of a run.
+    """
+    if folder.is_symlink():
+        raise UserError(f"{folder}: this is a link; the folder of a job lies within its sweep")
+    if is_file_below(folder, "run.json"):
         return RunFolder.open(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    if os.path.lexists(folder):
+        _remove_beginning(folder)
     return None
+
+
+_BEGINNING = re.compile(r"config\.yaml|\.(config\.yaml|run\.json)(\.[0-9a-f]+)?\.partial|\.nfs[0-9a-f]+")
+"""Files that a run may have left that was killed before it had written its record."""
+
+
+def _remove_beginning(folder: Path) -> None:
+    """Remove a run folder without a record, and never more than what such a run leaves."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: this is not a folder")
+    names = []
+    for entry in os.scandir(folder):
+        if not _BEGINNING.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+            raise UserError(f"{folder}: there is no run.json here, but {entry.name!r}, which is not removed")
+        names.append(entry.name)
+    for name in names:
+        remove_below(folder.parent, f"{folder.name}/{name}")
+    folder.rmdir()
 
 
 def _in_a_fresh_process(assignment: Assignment, orders: Orders) -> Ended:
@@ -242,9 +273,13 @@ def _in_a_fresh_process(assignment: Assignment, orders: Orders) -> Ended:
 
     Lightning starts the other ranks with the words of the first, which must not be those of the whole sweep.
     """
-    if begun(assignment.folder) is None:
+    record = begun(assignment.folder)
+    if record is None:
         RunFolder.create(assignment.folder, assignment.config, assignment.command).interrupt()
+    else:
+        record.set_config(assignment.config)  # the frozen one, whatever config.yaml holds by now
     environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GRIDLIGHT_LIFELINE": "1"}
+    environment |= trust_of(assignment.config)  # the driver has decided about its classes
     for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "GRIDLIGHT_RUN_FOLDER"):
         environment.pop(name, None)
     if assignment.threads is not None:
@@ -270,7 +305,8 @@ def _report_from_disk(assignment: Assignment, orders: Orders) -> None:
     while True:
         time.sleep(1.0)
         rows = RunFolder(assignment.folder, {}).metrics()
-        epoch = max((row["epoch"] for row in rows if "train/loss" in row), default=-1)  # the last of an epoch
+        known = (row.get("epoch") for row in rows if "train/loss" in row)  # the last of an epoch
+        epoch = max((epoch for epoch in known if isinstance(epoch, int)), default=-1)
         if epoch > told:
             told = epoch
             latest = {k: v for row in rows if row.get("epoch") == epoch for k, v in row.items() if "/" in k}

@@ -14,9 +14,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from src.batches import Batch
+from src.core.files import open_below
+from src.core.records import FORMAT_VERSION, read_json
 from src.datamodules.base import DataModule
 from src.errors import UserError
 from src.models.base import Model
+from src.run_store.schema import predictions
 from src.tasks.catalogue import TASKS
 from src.tasks.tagging import UNASKED
 from src.tracking.replacing import replaced
@@ -162,9 +165,16 @@ class Answers(Callback):
         classes = _classes(pl_module)
         counts = None if self._confusion is None else self._confusion.tolist()
         numbers = self._true_and_predicted(trainer, pl_module)
-        found = {"split": "test", "classes": classes, "confusion": counts, **numbers, "examples": plain(self._examples)}
-        with replaced(self.folder.path / ANSWERS) as partial:
-            partial.write_text(json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8")
+        found = {
+            "format_version": FORMAT_VERSION,
+            "split": "test",
+            "classes": classes,
+            "confusion": counts,
+            **numbers,
+            "examples": plain(self._examples),
+        }
+        with replaced(self.folder.path / ANSWERS) as file:
+            file.write(json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False).encode())
         if self._pictures:
             _save_pictures(self.folder.path, self._pictures)
         for logger in trainer.loggers:
@@ -173,9 +183,14 @@ class Answers(Callback):
 
 
 def read_answers(folder: Path) -> dict[str, Any] | None:
-    """Return what a run kept of its answers, None if nothing."""
-    file = folder / ANSWERS
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    """Return what a run kept of its answers; None if nothing, or if it is damaged, which is logged."""
+    try:
+        return predictions(read_json(folder, ANSWERS), folder / ANSWERS)
+    except FileNotFoundError:
+        return None
+    except (OSError, UserError) as error:
+        log.warning("left out: %s", error)
+        return None
 
 
 def read_pictures(folder: Path, count: int) -> list[Any]:
@@ -187,16 +202,23 @@ def read_pictures(folder: Path, count: int) -> list[Any]:
     """
     from PIL import Image
 
-    file = folder / EXAMPLES
-    return np.split(np.asarray(Image.open(file)), count, axis=1) if file.is_file() else []
+    try:
+        with open_below(folder, EXAMPLES) as file, Image.open(file, formats=["PNG"]) as image:
+            pixels = np.asarray(image)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, SyntaxError, UserError, Image.DecompressionBombError) as error:
+        log.warning("left out: %s: %s", folder / EXAMPLES, error)
+        return []
+    return np.split(pixels, count, axis=1) if count and pixels.ndim in (2, 3) and not pixels.shape[1] % count else []
 
 
 def _save_pictures(folder: Path, images: Sequence[Tensor]) -> None:
     from PIL import Image
 
     strip = np.concatenate([_picture(image) for image in images], axis=1)
-    with replaced(folder / EXAMPLES) as partial:
-        Image.fromarray(strip[..., 0] if strip.shape[2] == 1 else strip).save(partial, format="PNG")
+    with replaced(folder / EXAMPLES) as file:
+        Image.fromarray(strip[..., 0] if strip.shape[2] == 1 else strip).save(file, format="PNG")
 
 
 def _flat(answer: Any) -> list[float]:

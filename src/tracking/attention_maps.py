@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from src.batches import Batch, LanguageBatch, SequenceBatch, TranslationBatch
+from src.core.escape import mathtext
 from src.datamodules.base import DataModule
 from src.errors import UserError
 from src.layers.attention import attention_weights
@@ -147,7 +148,7 @@ def _figure(kind: str, weights: Tensor, queries: list[str], keys: list[str]) -> 
 
 def _name_ticks(axis: "Axis", names: list[str]) -> None:
     every = -(-len(names) // MOST_LABELS)
-    axis.set_ticks(range(0, len(names), every), names[::every], fontsize=6)
+    axis.set_ticks(range(0, len(names), every), [mathtext(name, 40) for name in names[::every]], fontsize=6)
 
 
 class AttentionMaps(Callback):

@@ -7,6 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.table import Table
 
+from src.core.console import echo
 from src.datamodules.memory import shown_bytes
 from src.models.base import Model
 from src.optim.batch_sizes import PATIENCE, SHARE, BatchSizes, find_batch_sizes
@@ -43,7 +44,7 @@ class BatchSizeFinder(Callback):
         show(table(found))
         said = advice(found)
         log.info("batch sizes: %s", said)
-        print(f"{said}\n", flush=True)
+        echo(f"{said}\n", flush=True)
 
 
 def table(found: BatchSizes) -> Table:

@@ -5,18 +5,21 @@ import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from src.config.schema import Config
+from src.core.console import LogFormatter, echo
+from src.core.escape import terminal
+from src.core.files import append_below
 from src.spec import SPLITS
+from src.tracking.console import new_table, shown
 from src.tracking.console import show as show_table
-from src.tracking.console import shown
 from src.tracking.run_folder import RunFolder
 from src.tracking.run_logger import sync_hint
 from src.tracking.summary import Summary
@@ -25,18 +28,26 @@ if TYPE_CHECKING:
     from src.experiment import Experiment, RunResult
 
 
+class _RunLogHandler(logging.FileHandler):
+    """Appends to the log of a run; a link in its place is not followed."""
+
+    def _open(self) -> Any:
+        file = Path(self.baseFilename)
+        return TextIOWrapper(append_below(file.parent, file.name), encoding="utf-8", errors="backslashreplace")
+
+
 @contextmanager
 def log_to(file: Path | None, quiet: bool = False) -> Iterator[None]:
     """Send the log of everything below to a file, if one is given, and warnings to the terminal too."""
     root = logging.getLogger()
     handlers: list[logging.Handler] = []
     if file is not None:
-        handlers.append(logging.FileHandler(file, encoding="utf-8", delay=True))
-        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handlers.append(_RunLogHandler(file, encoding="utf-8", delay=True))
+        handlers[-1].setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     if not quiet:
         handlers.append(logging.StreamHandler())
         handlers[-1].setLevel(logging.WARNING)
-        handlers[-1].setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        handlers[-1].setFormatter(LogFormatter("%(levelname)s: %(message)s"))
     lightning_logs = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
     before = [(logger, logger.handlers, logger.propagate) for logger in lightning_logs]
     for logger in lightning_logs:  # its lines go to the file with all others, and not to the terminal
@@ -78,26 +89,29 @@ def _quiet_known_warnings() -> None:
 
 def announce(config: Config, folder: RunFolder, summary: Summary, datamodule: Any) -> None:
     """Print what is about to be trained."""
-    console = Console(highlight=False, emoji=False)
     sizes = " / ".join(f"{len(datamodule.split(name)[0]):,}" for name in SPLITS)
-    console.print(
-        f"[bold]{escape(config.model.name)}[/] on {escape(config.datamodule.name)} ({datamodule.spec.task}; {sizes} examples), "
-        f"{escape(config.optimizer.name)}, scheduler {escape(config.scheduler.name)}, seed {config.seed}",
-        soft_wrap=True,
+    _print_beginning_bold(
+        config.model.name,
+        f" on {config.datamodule.name} ({datamodule.spec.task}; {sizes} examples), {config.optimizer.name}, "
+        f"scheduler {config.scheduler.name}, seed {config.seed}",
     )
     show_table(summary.table())
-    console.print(f"run folder: {shown(folder.path)}\n", soft_wrap=True, markup=False)
+    echo(f"run folder: {shown(folder.path)}\n")
+
+
+def _print_beginning_bold(first: str, rest: str) -> None:
+    text = Text.assemble((terminal(first), "bold"), terminal(rest))
+    Console(highlight=False, emoji=False, markup=False).print(text, soft_wrap=True)
 
 
 def show(experiment: "Experiment", result: "RunResult", folder: RunFolder, loggers: Sequence[Logger]) -> None:
     """Print the final metrics beside a trivial answer, and what to do next."""
     if not experiment.trainer.is_global_zero:
         return
-    console = Console(highlight=False, emoji=False)
     baseline = experiment.datamodule.baseline()
-    table = Table(box=None, pad_edge=False)
-    for heading in ("metric", *SPLITS, "trivial answer"):
-        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    headings = ("metric", *SPLITS, "trivial answer")
+    table = new_table(*headings, numbers=headings[1:])
+    table.box = None
     names = dict.fromkeys(key.partition("/")[2] for key in result.metrics if "/" in key)
     for name in names:
         cells = [result.metrics.get(f"{split}/{name}") for split in SPLITS]
@@ -109,16 +123,16 @@ def show(experiment: "Experiment", result: "RunResult", folder: RunFolder, logge
         if epoch is not None
         else f"epoch {epochs}, the last, as there is no best checkpoint"
     )
-    console.print(f"\n[bold]finished[/] in {result.seconds:.1f} s, {shown_epoch}", soft_wrap=True)
-    console.print(table)
-    console.print(f"\n{advice(experiment, folder, result)}", soft_wrap=True, markup=False)
+    _print_beginning_bold("\nfinished", f" in {result.seconds:.1f} s, {shown_epoch}")
+    Console(highlight=False, emoji=False, markup=False).print(table)
+    echo(f"\n{advice(experiment, folder, result)}")
     path = shown(folder.path)
     lines = [f"recorded in {path}"]
     if folder.has_checkpoint("last"):
         lines.append(f"  python -m src.evaluate {shlex.quote(path)} split=val")
     if hint := sync_hint(list(loggers)):
         lines.append(f"  {hint}")
-    console.print("\n".join(lines), soft_wrap=True, markup=False)
+    echo("\n".join(lines))
 
 
 def advice(experiment: "Experiment", folder: RunFolder, result: "RunResult") -> str:

@@ -3,11 +3,17 @@ yet, and the tables, pictures and checkpoints that could not be logged while the
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from src.core.files import read_below
 from src.tracking.run_folder import RunFolder
 from src.tracking.wandb_runs import history_rows
 from src.tracking.weights_and_biases import reopen
+
+MAX_PICTURE_BYTES = 64 * 2**20
+"""The largest picture of a run that is sent."""
 
 
 def complete(folder: RunFolder, patience: float) -> bool:
@@ -32,9 +38,12 @@ def complete(folder: RunFolder, patience: float) -> bool:
         values = {key: value for key, value in row.items() if key not in ("step", "time") and value is not None}
         logger.log_metrics(values | {"_timestamp": row["time"]}, step=row["step"])
     logger.log_answers()
-    for picture in sorted((folder.path / "plots").glob("*.png")):
-        if (name := f"plots/{picture.stem}") not in there.summary:
-            logger.log_image(name, [str(picture)])
+    with TemporaryDirectory() as copies:
+        for picture in sorted((folder.path / "plots").glob("*.png")):
+            if (name := f"plots/{picture.stem}") not in there.summary:
+                copy = Path(copies, picture.name)  # the client follows links
+                copy.write_bytes(read_below(folder.path, Path("plots", picture.name), MAX_PICTURE_BYTES))
+                logger.log_image(name, [str(copy)])
     logger.log_checkpoints()
     logger.close(0 if folder.record["status"] == "finished" else 1)
     return bool(folder.record["wandb"]["complete"])

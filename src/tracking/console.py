@@ -4,11 +4,15 @@ import math
 import sys
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from src.core.console import echo
+from src.core.escape import line
 
 LOG_WIDTH = 200
 """Columns of a table in a log at least, where nobody knows the width of the reader's window."""
@@ -26,6 +30,20 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+class _PlainTable(Table):
+    """A table whose headings and cells are text: no markup, one line each, control characters visible."""
+
+    def add_column(self, header: Any = "", *arguments: Any, **options: Any) -> None:
+        super().add_column(_plain(header), *arguments, **options)
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*map(_plain, cells), **options)
+
+
+def _plain(cell: Any) -> Any:
+    return Text(line(cell)) if isinstance(cell, str) else cell
+
+
 def new_table(*columns: str, title: str | None = None, numbers: tuple[str, ...] = ()) -> Table:
     """Return an empty table.
 
@@ -34,14 +52,18 @@ def new_table(*columns: str, title: str | None = None, numbers: tuple[str, ...] 
         title: a line above it.
         numbers: the columns that are aligned on the right.
     """
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD if on_terminal() else None, pad_edge=False)
+    box_style = box.SIMPLE_HEAD if on_terminal() else None
+    table = _PlainTable(title=_plain(title), title_justify="left", box=box_style, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     return table
 
 
 def show(renderable: Any) -> None:
-    """Print a table or a text to standard output."""
+    """Print a table of `new_table`, or a text, to standard output."""
+    if isinstance(renderable, str):
+        echo(renderable, flush=True)
+        return
     if on_terminal():
         Console(markup=False, emoji=False, highlight=False).print(renderable)
         return
@@ -49,16 +71,17 @@ def show(renderable: Any) -> None:
     console.width = max(console.measure(renderable).maximum, LOG_WIDTH)  # a name that is folded cannot be searched for
     with console.capture() as captured:
         console.print(renderable)
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
+    echo("\n".join(row.rstrip() for row in captured.get().splitlines()), flush=True)
 
 
-def number(value: float | None) -> str:
-    """Return a number with four significant digits, or a dash where there is none."""
+def number(value: object) -> str:
+    """Return a number with four significant digits, or a dash where there is none; anything else as text."""
     if value is None:
         return "-"
-    if not math.isfinite(value):
+    try:
+        return f"{value:.4g}" if isinstance(value, SupportsFloat) and math.isfinite(value) else str(value)
+    except (OverflowError, TypeError, ValueError):  # an integer that is no float, from a record
         return str(value)
-    return f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:
@@ -74,5 +97,5 @@ def duration(seconds: float) -> str:
 
 
 def shown(path: Path) -> str:
-    """Return a path as a person would type it here."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    """Return a path for a message, relative to the working directory where it is below it, on one line."""
+    return line(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -3,16 +3,19 @@
 import contextlib
 import io
 import logging
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from src.batches import Batch, LabelledBatch
+from src.core.files import replace_below
 from src.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,7 +57,7 @@ def export(loaded: "Loaded", folder: Path, formats: Sequence[str] = FORMATS) -> 
 
     Args:
         loaded: the model, with its data.
-        folder: where the files go.
+        folder: where the files go; a link that lies in the place of a file is replaced.
         formats: of `FORMATS`.
 
     Raises:
@@ -79,18 +82,20 @@ def export(loaded: "Loaded", folder: Path, formats: Sequence[str] = FORMATS) -> 
             raise UserError(f"{name} cannot be exported: {_reason(error)}{hint}") from error
     folder.mkdir(parents=True, exist_ok=True)
     made = []
-    for format in formats:
-        file = folder / FILES[format]
-        with _quiet():
-            try:
-                run = _WRITERS[format](program, names, file)
-            except Exception as error:
-                file.unlink(missing_ok=True)
-                raise UserError(f"{name} cannot be exported to {format}: {_reason(error)}") from error
-        difference = max(_difference(model, run, batch, f"{name} as {format}", file) for batch in batches)
-        made.append(
-            Exported(format, file, _shapes(program, names), difference, sum(len(batch[0]) for batch in batches))
-        )
+    # The libraries write to a path, and follow what lies there: they get an empty folder, and the files are copied from it.
+    with TemporaryDirectory() as scratch:
+        for format in formats:
+            file = Path(scratch) / FILES[format]
+            with _quiet():
+                try:
+                    run = _WRITERS[format](program, names, file)
+                except Exception as error:
+                    raise UserError(f"{name} cannot be exported to {format}: {_reason(error)}") from error
+            difference = max(_difference(model, run, batch, f"{name} as {format}") for batch in batches)
+            with file.open("rb") as source, replace_below(folder, file.name) as target:
+                shutil.copyfileobj(source, target)
+            examples = sum(len(batch[0]) for batch in batches)
+            made.append(Exported(format, folder / file.name, _shapes(program, names), difference, examples))
     return made
 
 
@@ -137,12 +142,11 @@ def _shapes(program: Any, names: Sequence[str]) -> dict[str, list[str]]:
 
 
 @torch.no_grad()
-def _difference(model: nn.Module, run: Callable[..., Tensor], batch: Batch, what: str, file: Path) -> float:
+def _difference(model: nn.Module, run: Callable[..., Tensor], batch: Batch, what: str) -> float:
     expected, found = model(*batch.inputs), run(*batch.inputs)
     scale = float(expected.abs().max().clamp(min=1.0))
     difference = float((expected - found).abs().max())
     if found.shape != expected.shape or not difference <= TOLERANCE * scale:
-        file.unlink(missing_ok=True)
         raise UserError(f"{what}: its outputs differ from the model's by {difference:.2g}, so nothing was written")
     return difference
 

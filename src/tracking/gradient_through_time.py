@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from src.batches import Batch
+from src.core.escape import mathtext
 from src.errors import UserError
 from src.models.recurrent import Recurrent
 from src.tracking.closing import shown
@@ -133,7 +134,7 @@ def _picture(measured: dict[str, dict[str, list[float]]]) -> "Figure":
     axes: list[Axes] = list(figure.subplots(1, 2, sharey=True))
     for axis, when in zip(axes, ("before", "after"), strict=True):
         for name, norms in measured.items():
-            axis.plot([share or math.nan for share in _shares(norms[when])], label=name)  # 0 has no logarithm
+            axis.plot([share or math.nan for share in _shares(norms[when])], label=mathtext(name))  # 0 has no logarithm
         axis.set(yscale="log", xlabel="lag k", title=f"{when} training")
         axis.grid(alpha=0.3)
         axis.legend()

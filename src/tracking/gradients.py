@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
+from src.core.escape import mathtext
 from src.errors import UserError
 from src.tracking.pictures import save_picture
 from src.tracking.run_folder import RunFolder
@@ -180,7 +181,7 @@ def gradients_figure(rows: Iterable[Mapping[str, Any]]) -> "Figure | None":
         for number, (name, points) in enumerate(named.items()):
             colour = colormaps["viridis"](0.9 * number / max(len(named) - 1, 1))
             steps = sorted(points)
-            label = name if name in labelled else None
+            label = mathtext(name, 60) if name in labelled else None
             panel.plot(steps, [points[step] for step in steps], ".-", color=colour, label=label)
         panel.set_ylabel(PANELS[kind])
         panel.grid(alpha=0.3)

@@ -5,6 +5,7 @@ import logging
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from src.core.console import echo
 from src.models.base import Model
 from src.optim.range_test import HIGHEST, LOWEST, STEPS, draw, range_test
 from src.tracking.pictures import save_picture
@@ -36,4 +37,4 @@ class LearningRateFinder(Callback):
         self.folder.update(suggested_lr=found.suggestion)
         said = "the loss never falls" if found.suggestion is None else f"suggested optimizer.lr={found.suggestion:g}"
         log.info("range test: %s, see %s", said, path)
-        print(f"range test: {said}, see {path}\n", flush=True)
+        echo(f"range test: {said}, see {path}\n", flush=True)

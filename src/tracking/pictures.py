@@ -4,10 +4,11 @@ A figure is made with ``matplotlib.figure.Figure`` and not with pyplot, which ke
 """
 
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.tracking.replacing import replaced
+from src.core.files import write_below
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def save_picture(folder: Path, name: str, figure: "Figure", loggers: "Iterable[Logger]" = ()) -> Path:
-    """Write a figure and return its file; an earlier picture of this name is replaced as a whole.
+    """Write a figure and return its file; an earlier picture of this name is replaced as a whole, and no link is followed.
 
     Args:
         folder: the run's folder.
@@ -23,10 +24,17 @@ def save_picture(folder: Path, name: str, figure: "Figure", loggers: "Iterable[L
         figure: what to draw.
         loggers: of the run; Weights & Biases gets the picture as ``plots/<name>``.
     """
+    from matplotlib import rc_context
+    from matplotlib.text import Text
+
     path = folder / "plots" / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as partial:
-        figure.savefig(partial, dpi=120, bbox_inches="tight", format="png")
+    contents = BytesIO()
+    for text in figure.findobj(Text):  # TeX would run commands that a name contains
+        text.set_usetex(False)  # type: ignore[attr-defined]
+    with rc_context({"text.usetex": False}):
+        figure.savefig(contents, dpi=120, bbox_inches="tight", format="png")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_below(folder, path.relative_to(folder), contents.getvalue(), make=True)
     for logger in loggers:
         from lightning.pytorch.loggers import WandbLogger  # a comparison draws without loading torch
 

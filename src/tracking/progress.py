@@ -10,6 +10,8 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from torch import Tensor
 
+from src.core.console import echo
+from src.core.escape import line
 from src.tracking.console import duration, number, on_terminal
 
 _STAGES = {"train": "", "validate": "validating", "test": "testing"}
@@ -63,7 +65,7 @@ class Progress(Callback):
         elif (
             self._bar is None and now - max(self._epoch_started, self._said) >= self.patience and trainer.is_global_zero
         ):
-            print(
+            echo(
                 f"{_epoch(trainer, trainer.current_epoch)}  step {batch_idx + 1}/{trainer.num_training_batches:g}",
                 flush=True,
             )
@@ -107,8 +109,15 @@ class Progress(Callback):
     def _open(self, trainer: L.Trainer) -> None:
         if not (trainer.is_global_zero and on_terminal()):
             return
-        columns = TextColumn("{task.description}"), BarColumn(bar_width=_BAR_WIDTH), TextColumn("{task.fields[text]}")
-        self._bar = Bar(*columns, auto_refresh=False, transient=True, console=Console())
+        description, text = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[text]"))
+        self._bar = Bar(
+            description,
+            BarColumn(bar_width=_BAR_WIDTH),
+            text,
+            auto_refresh=False,
+            transient=True,
+            console=Console(markup=False),
+        )
         self._bar.add_task("", total=1.0, text="")
         self._bar.start()
         self._drawn = 0.0
@@ -161,7 +170,7 @@ class Progress(Callback):
         now = time.monotonic()
         if self._bar is None and (last or self._printed is None or now - self._printed >= self.pause):
             parts = [_epoch(trainer, epoch), *_values(trainer, "train/"), *_values(trainer, "val/"), duration(seconds)]
-            print("  ".join(parts), flush=True)
+            echo("  ".join(parts), flush=True)
             self._printed = now
         self._ended = None
 
@@ -176,4 +185,4 @@ def _values(trainer: L.Trainer, prefix: str) -> list[str]:
     """Return the metrics of a split, its loss first."""
     metrics = {name: value for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
     names = sorted(metrics, key=lambda name: name != f"{prefix}loss")
-    return [f"{name} {number(float(metrics[name]))}" for name in names]
+    return [f"{line(name)} {number(float(metrics[name]))}" for name in names]

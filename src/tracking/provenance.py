@@ -89,18 +89,41 @@ def git_state(folder: Path = ROOT) -> dict[str, Any] | None:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     """Return what git prints, or None if there is no git, no repository or no answer in time."""
-    quiet = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
+    found = run_git(folder, *arguments)
+    return None if found is None else found.decode("utf-8", errors="replace").replace("\r\n", "\n")
+
+
+def run_git(
+    folder: Path, *arguments: str, given: bytes = b"", alone: bool = False, seconds: float | None = None
+) -> bytes | None:
+    """Run git and return what it prints, or None if there is no git, if it fails, or if it takes too long.
+
+    Hooks do not run. A value from a record must be validated by its shape before it becomes an argument.
+
+    Args:
+        folder: the working directory.
+        arguments: a command of git and its arguments.
+        given: the standard input.
+        alone: whether git uses neither the configuration nor a repository of the user: for a folder that is none.
+        seconds: that it may take; `GIT_TIMEOUT` by default.
+    """
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
+    if alone:
+        environment = {name: value for name, value in environment.items() if not name.startswith("GIT_")} | {
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CEILING_DIRECTORIES": os.path.realpath(folder.parent),
+            "GIT_TERMINAL_PROMPT": "0",
+        }
+    words = ["git", "-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false", *arguments]
     try:
         done = subprocess.run(
-            ["git", *arguments],
+            words,
             cwd=folder,
-            env=os.environ | quiet,
-            stdin=subprocess.DEVNULL,
+            env=environment,
+            input=given,
             capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=GIT_TIMEOUT,
+            timeout=seconds or GIT_TIMEOUT,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):

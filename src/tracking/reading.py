@@ -4,20 +4,24 @@ Two thousand are read in seconds: of config.yaml, each section is parsed once, h
 metrics.jsonl is read only when a curve is asked for, or where run.json has no value yet.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from src.core.files import is_file_below, read_below
+from src.core.records import RecordError, VersionError, parse_yaml, read_json
 from src.errors import UserError, nearest
+from src.run_store.schema import predictions
 from src.tracking.filters import flat
 from src.tracking.recorded import Curve, RecordedRun, curves_of, recorded_run
-from src.tracking.run_folder import ANSWERS, RunFolder, read_metrics
+from src.tracking.run_folder import ANSWERS, RunFolder, read_metrics, read_record
+
+MAX_PICTURES = 100
+"""Attention maps of a run that are shown."""
 
 _NAMED = 3
 """Folders that a remark names; further ones are counted."""
@@ -99,8 +103,8 @@ def _run_folders(path: Path) -> Iterator[Path]:
 def _read(folder: Path, several: bool, remarks: Remarks) -> RecordedRun | None:
     """Return a run, or None if the folder holds none."""
     try:
-        config = read_config((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        config = read_config(read_below(folder, "config.yaml"))
+    except (OSError, UserError):
         remarks.add("left out, as config.yaml cannot be read", folder)
         return None
     record = _record(folder, remarks)
@@ -125,18 +129,17 @@ def _read(folder: Path, several: bool, remarks: Remarks) -> RecordedRun | None:
 def _record(folder: Path, remarks: Remarks) -> dict[str, Any] | None:
     """Return run.json, or what can be said without it; None if the folder holds no run."""
     try:
-        record = json.loads((folder / "run.json").read_bytes())
-        if isinstance(record, dict):
-            return record
-    except ValueError:
-        pass
-    except OSError:
-        if not (folder / "metrics.jsonl").is_file():
+        return read_record(folder)
+    except FileNotFoundError:
+        if not is_file_below(folder, "metrics.jsonl"):
             remarks.add("left out, as there is neither run.json nor metrics.jsonl", folder)
             return None
         remarks.add("run.json is missing, so the status is unknown", folder)
-        return {"status": "unknown"}
-    remarks.add("run.json is damaged, so the status is unknown", folder)
+    except VersionError as error:
+        remarks.add(f"left out, as run.json has {error.what}", folder)
+        return None
+    except (OSError, UserError):
+        remarks.add("run.json is damaged, so the status is unknown", folder)
     return {"status": "unknown"}
 
 
@@ -147,48 +150,46 @@ def _read_curves(folder: Path, remarks: Remarks) -> dict[str, Curve]:
 
 def _read_answers(folder: Path) -> Any:
     try:
-        return json.loads((folder / ANSWERS).read_bytes())
-    except (OSError, ValueError):
+        return predictions(read_json(folder, ANSWERS), folder / ANSWERS)
+    except (OSError, UserError):
         return None
 
 
 def _read_attention(folder: Path) -> dict[str, bytes]:
-    return {file.stem: file.read_bytes() for file in sorted((folder / "plots").glob("attention-*.png"))}
+    found = {}
+    for file in sorted((folder / "plots").glob("attention-*.png"))[:MAX_PICTURES]:
+        with suppress(OSError, UserError):
+            found[file.stem] = read_below(folder, f"plots/{file.name}")
+    return found
 
 
 # ---- config.yaml ---------------------------------------------------------------------------------------------------
 
 
-def read_config(text: str) -> dict[str, Any]:
+def read_config(text: bytes) -> dict[str, Any]:
     """Return a config, a value a dotted key.
 
-    The sections of a block mapping are independent of each other, unless an anchor of one is used in another: so each is
-    parsed by itself, once for all runs that have it.
+    The sections of a block mapping are independent of each other: so each is parsed by itself, once for all runs that have it.
 
     Args:
-        text: of config.yaml.
+        text: of config.yaml, in UTF-8.
 
     Raises:
-        ValueError: if it holds no mapping.
-        yaml.YAMLError: if it is no YAML.
+        RecordError: if it is no YAML of plain containers, or holds no mapping.
     """
-    if "&" in text or "---" in text:
-        return dict(_leaves(yaml.load(text, _Loader)))
     try:
-        return {key: value for part in re.split(r"\n(?=[^\s#-])", text.strip()) for key, value in _section(part)}
-    except (yaml.YAMLError, ValueError):  # a hand-written one may be laid out in another way
-        return dict(_leaves(yaml.load(text, _Loader)))
-
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        sections = re.split(r"\n(?=[^\s#-])", text.decode("utf-8").strip())
+        return {key: value for section in sections for key, value in _section(section)}
+    except (UnicodeDecodeError, RecordError):  # a hand-written one may be laid out in another way
+        return dict(_leaves(parse_yaml(text, "config.yaml")))
 
 
 @lru_cache(maxsize=8192)
 def _section(text: str) -> tuple[tuple[str, Any], ...]:
-    return tuple(_leaves(yaml.load(text, _Loader)))
+    return tuple(_leaves(parse_yaml(text, "config.yaml")))
 
 
 def _leaves(node: Any) -> Iterator[tuple[str, Any]]:
     if not isinstance(node, Mapping):
-        raise ValueError("no mapping")
+        raise RecordError("config.yaml: holds no config")
     return flat(node)

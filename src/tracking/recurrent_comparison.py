@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from src.batches import Batch
+from src.core.escape import mathtext
 from src.errors import option_name
 from src.models.base import Model
 from src.tracking.closing import shown
@@ -85,7 +86,10 @@ class RecurrentComparison(Callback):
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds = state_dict["seconds"]
+        seconds = state_dict["seconds"]
+        if not isinstance(seconds, list) or not all(isinstance(value, float) for value in seconds):
+            raise ValueError("the seconds of its epochs are no numbers")
+        self.seconds = seconds
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The test takes best.ckpt, and with it the times up to then."""
@@ -156,10 +160,10 @@ def _picture(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> "Figure":
     figure = Figure(figsize=(1 + 4 * len(points), 4), layout="constrained")
     for axis, (data, models) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
         for model, found in models.items():
-            axis.plot(*zip(*found, strict=True), marker="o", label=model, color=colours[model])
+            axis.plot(*zip(*found, strict=True), marker="o", label=mathtext(model), color=colours[model])
         axis.axhline(trivial[data], color="grey", linestyle="--", label="trivial answer")
         against_lag = any("lag" in config["datamodule"] for config, _ in runs if _source(config) == data)
-        axis.set(xlabel="lag" if against_lag else "", ylabel="test loss", title=data)
+        axis.set(xlabel="lag" if against_lag else "", ylabel="test loss", title=mathtext(data))
         losses = [loss for found in models.values() for _, loss in found]
         if trivial[data] > 10 * min(losses):
             axis.set_yscale("log")

@@ -1,55 +1,91 @@
-"""Files that take the place of others as a whole, when all of them is on the disk: whoever reads sees the old one or the new
-one.
+"""Files that are replaced as a whole, once their new contents are on the disk: a reader finds either the old or the new ones.
 
-The disk takes milliseconds for each, but takes many at a time: where a process writes the files of many runs,
-`replaced_together` lets them wait for it together.
+A sync takes milliseconds, but the disk takes many at a time: a process that writes the files of many runs lets them wait for
+it together, with `replaced_together`. No link is followed; see `src.core.files`.
 """
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from src.core.files import create_below, link_below, move_below, remove_below, sync_below
+from src.errors import UserError
 
 AT_A_TIME = 16
 """Files that the disk is given at a time."""
 
-_waiting: dict[Path, Path] | None = None
+
+class _Partial(NamedTuple):
+    """What is written for a file: a root folder, and the names of both below it."""
+
+    root: Path
+    partial: Path
+    name: Path
+
+    def move(self) -> None:
+        move_below(self.root, self.partial, self.name)
+
+    def remove(self) -> None:
+        with suppress(OSError, UserError):
+            remove_below(self.root, self.partial)
+
+
+_waiting: dict[Path, _Partial] | None = None
 """What is written for a file, where files are replaced together."""
 
 
+def _partial_of(path: Path, root: Path | None) -> _Partial:
+    root = path.parent if root is None else root
+    name = path.relative_to(root)
+    return _Partial(root, name.with_name(f".{name.name}.partial"), name)
+
+
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Give a file to write that takes the place of another."""
-    partial = path.with_name(f".{path.name}.partial")
+def replaced(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
+    """Yield a new file, which replaces another at the end.
+
+    Args:
+        path: the file to replace.
+        root: the folder of the run or the sweep that it lies in, below which no link is followed; by default its own folder.
+    """
+    made = _partial_of(path, root)
     if _waiting is not None:
         _waiting.pop(path, None)
-    partial.unlink(missing_ok=True)  # what waits, or a killed process left, may have a second name
+    file = create_below(made.root, made.partial, make=True)
     try:
-        yield partial
+        with file:
+            yield file
         if _waiting is None:
-            _to_disk(partial)
-            os.replace(partial, path)
+            sync_below(made.root, made.partial)
+            made.move()
         else:
-            _waiting[path] = partial
+            _waiting[path] = made
     except BaseException:
-        partial.unlink(missing_ok=True)
+        made.remove()
         raise
 
 
-def linked(source: Path, target: Path) -> bool:
-    """Give a file, just written, a second name; False where that cannot be. Replacing either leaves the other alone."""
-    partial = target.with_name(f".{target.name}.partial")
+def linked(source: Path, target: Path, root: Path) -> bool:
+    """Give a file, just written, a second name; False where that cannot be. Replacing either leaves the other alone.
+
+    Args:
+        source, target: files of one folder.
+        root: as in `replaced`.
+    """
+    made = _partial_of(target, root)
     try:
-        partial.unlink(missing_ok=True)
+        made.remove()
         if _waiting is None:
-            os.link(source, partial)
-            os.replace(partial, target)
+            link_below(root, source.relative_to(root), made.partial)
+            made.move()
         else:
             _waiting.pop(target, None)
-            os.link(_waiting.get(source, source), partial)
-            _waiting[target] = partial
-    except OSError:
+            waiting = _waiting.get(source)
+            link_below(root, waiting.partial if waiting else source.relative_to(root), made.partial)
+            _waiting[target] = made
+    except (OSError, UserError):
         return False
     return True
 
@@ -77,31 +113,26 @@ def settle() -> None:
     """
     if not _waiting:
         return
-    files = dict(_waiting)
+    files = list(_waiting.values())
     _waiting.clear()
     with ThreadPoolExecutor(min(AT_A_TIME, len(files))) as pool:
-        problems = list(pool.map(_problem_of, files.values()))
-    for place, (path, partial) in enumerate(files.items()):
+        problems = list(pool.map(_problem_of, files))
+    for place, made in enumerate(files):
         try:
             if problems[place] is None:
-                os.replace(partial, path)
+                made.move()
             else:
-                partial.unlink(missing_ok=True)
-        except OSError as error:
+                made.remove()
+        except (OSError, UserError) as error:
             problems[place] = error
     for problem in problems:
         if problem is not None:
             raise problem
 
 
-def _problem_of(path: Path) -> OSError | None:
+def _problem_of(made: _Partial) -> Exception | None:
     try:
-        _to_disk(path)
-    except OSError as error:
+        sync_below(made.root, made.partial)
+    except (OSError, UserError) as error:
         return error
     return None
-
-
-def _to_disk(path: Path) -> None:
-    with path.open("rb+") as file:  # Windows lets no file be flushed that is only read
-        os.fsync(file.fileno())

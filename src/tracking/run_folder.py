@@ -21,18 +21,21 @@ import shutil
 import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from types import NoneType
+from typing import Any, BinaryIO
 
 import yaml
-from omegaconf import OmegaConf
 
+from src.core.files import MAX_RECORD_BYTES, is_file_below, open_below, read_below, refuse_links_that_leave
+from src.core.records import FORMAT_VERSION, RecordError, lines_of, parse_json, parse_yaml, read_json
 from src.errors import UserError
+from src.run_store.schema import run_record
 from src.tracking.provenance import provenance
 from src.tracking.replacing import replaced
 
@@ -105,6 +108,7 @@ class RunFolder:
             raise UserError(f"{path}: a new run needs a new or empty folder. To go on with a run: resume={path}")
         _write(path / "config.yaml", as_yaml(config))
         folder.record = {
+            "format_version": FORMAT_VERSION,
             "status": "running",
             "config_hash": config_hash(config),
             "seed": config.get("seed"),
@@ -141,13 +145,11 @@ class RunFolder:
             siblings = [folder.name for folder in path.parent.iterdir()] if path.parent.is_dir() else []
             near = get_close_matches(path.name, siblings, n=1)
             raise UserError(f"{path}: there is no such run folder." + (f" Did you mean '{near[0]}'?" if near else ""))
-        if not (path / "config.yaml").is_file():
+        if not is_file_below(path, "config.yaml"):
             raise UserError(f"{path}: this is no run folder; one holds run.json, config.yaml and checkpoints/")
         try:
-            record = json.loads((path / "run.json").read_text(encoding="utf-8"))
-            if not isinstance(record, dict):
-                raise ValueError("not a record")
-        except (OSError, ValueError) as error:
+            record = read_record(path)
+        except (OSError, UserError) as error:
             log.warning("%s: cannot be read (%s); the run counts as of unknown status", path / "run.json", error)
             record = {"status": "unknown"}
         return cls(path, record)
@@ -186,10 +188,12 @@ class RunFolder:
         Raises:
             UserError: if it is still running elsewhere.
         """
+        # Loggers write into the folder by its path. That of W&B checks its own files, among which it keeps links.
+        refuse_links_that_leave(self.path, "resume", ignore=("wandb",))
         self._acquire()
         seconds = self._spent()
         self._since = monotonic()
-        self._before = self.record.copy(), (self.path / "config.yaml").read_text(encoding="utf-8")
+        self._before = self.record.copy(), read_below(self.path, "config.yaml").decode("utf-8", "replace")
         if config is not None:
             _write(self.path / "config.yaml", as_yaml(config))
             self.record["config_hash"] = config_hash(config)
@@ -197,6 +201,10 @@ class RunFolder:
         del here["command"]
         resumed = [*self.record.get("resumed", []), _now()]
         self.update(status="running", ended=None, error=None, resumed=resumed, seconds=seconds, **here)
+
+    def set_config(self, config: dict[str, Any]) -> None:
+        """Write the config of the run anew."""
+        _write(self.path / "config.yaml", as_yaml(config))
 
     def undo_resume(self) -> None:
         """Put back what was recorded before `resume`, which came to nothing."""
@@ -226,11 +234,12 @@ class RunFolder:
         before = float(self.record.get("seconds") or 0.0)
         if self._since is not None:
             return round(before + monotonic() - self._since, 3)
-        if self.record.get("status") != "running":
+        dates = [date for date in (self.record.get("started"), *self.record.get("resumed", [])) if date]
+        if self.record.get("status") != "running" or not dates:
             return before
-        begun = datetime.fromisoformat([self.record["started"], *self.record.get("resumed", [])][-1]).timestamp()
+        begun = datetime.fromisoformat(dates[-1]).timestamp()
         signs = (self.path / "run.json", self.path / "metrics.jsonl", self.checkpoints / "last.ckpt")
-        seen = max(path.stat().st_mtime for path in signs if path.is_file())
+        seen = max((path.stat().st_mtime for path in signs if path.is_file()), default=begun)
         return round(before + max(seen - begun, 0.0), 3)
 
     @contextmanager
@@ -287,7 +296,7 @@ class RunFolder:
 
     def has_checkpoint(self, name: str) -> bool:
         """Tell whether there is a ``best`` or a ``last`` checkpoint."""
-        return (self.checkpoints / f"{name}.ckpt").is_file()
+        return is_file_below(self.path, f"checkpoints/{name}.ckpt")
 
     @property
     def train_log(self) -> Path:
@@ -301,9 +310,9 @@ class RunFolder:
         """
         file = self.path / "config.yaml"
         try:
-            config = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{file}: cannot be read: {error}") from error
+            config = parse_yaml(read_below(self.path, file.name), file)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read: {error.strerror}") from error
         if not isinstance(config, dict) or not config:
             raise UserError(f"{file}: holds no config")
         return {str(key): value for key, value in config.items()}
@@ -314,7 +323,7 @@ class RunFolder:
 
     def _checkpoint(self, name: str) -> Path:
         path = self.checkpoints / name
-        if not path.is_file():
+        if not is_file_below(self.path, f"checkpoints/{name}"):
             reason = (
                 "kept none" if self.record.get("status") == "finished" else "was stopped before its first epoch ended"
             )
@@ -422,33 +431,65 @@ def read_metrics(path: Path, damaged: Callable[[], object] | None = None) -> lis
         path: a run folder, or its metrics.jsonl.
         damaged: called once if lines had to be left out.
     """
-    file = path if path.suffix == ".jsonl" else path / "metrics.jsonl"
-    if not file.is_file():
-        return []
-    text = file.read_text(encoding="utf-8", errors="replace").rstrip("\n")
+    root, name = (path.parent, path.name) if path.suffix == ".jsonl" else (path, "metrics.jsonl")
     try:
-        found = json.loads(f"[{text.replace(chr(10), ',')}]")  # all lines at once, which is several times faster
-    except ValueError:
-        found = [entry for line in text.split("\n") if (entry := _parsed(line)) is not None]
+        with open_below(root, name) as file:
+            text = file.read(MAX_RECORD_BYTES)
+            found = _logged_together(text) if len(text) < MAX_RECORD_BYTES else None
+            if found is None:
+                file.seek(0)
+                found = _logged_line_by_line(file, root / name)
+                if damaged is not None and len(text) < MAX_RECORD_BYTES:
+                    damaged()
+    except FileNotFoundError:
+        return []
+    except (OSError, UserError):
         if damaged is not None:
             damaged()
+        return []
     entries: list[dict[str, Any]] = []
     for entry in found:
-        if not isinstance(entry, dict) or "step" not in entry:
+        if not isinstance(entry, dict) or type(entry.get("step", "")) not in (int, NoneType):
+            continue
+        if type(entry.get("epoch")) not in (int, NoneType):
             continue
         if "resumed" in entry and entry.pop("resumed"):
-            entries = [earlier for earlier in entries if earlier["step"] < entry["step"]]
+            entries = [earlier for earlier in entries if (earlier["step"] or 0) < (entry["step"] or 0)]
         if None in entry.values():
             entry = {key: math.nan if value is None else value for key, value in entry.items()}
         entries.append(entry)
     return entries
 
 
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
+def _logged_together(text: bytes) -> list[Any] | None:
+    """Return all lines parsed at once, which is several times faster; None if one of them is damaged."""
+    joined = text.decode("utf-8", "replace").rstrip("\n").replace("\n", ",")
+    with suppress(UserError):
+        return parse_json(f"[{joined}]", "metrics.jsonl")  # type: ignore[no-any-return]
+    return None
+
+
+def _logged_line_by_line(file: BinaryIO, name: object) -> list[Any]:
+    """Return the lines that can be parsed."""
+    found = []
+    with suppress(RecordError):  # a line without an end: what comes before it counts
+        for line in lines_of(file, name):
+            with suppress(UserError):
+                found.append(parse_json(line.decode("utf-8", "replace"), name))
+    return found
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the record of a run, with values of the right types only.
+
+    Args:
+        path: the run folder.
+
+    Raises:
+        OSError: if there is no run.json.
+        UserError: if it is damaged, or of another format version.
+    """
+    return run_record(read_json(path, "run.json"), path / "run.json")
 
 
 def plain(value: Any) -> Any:
@@ -467,8 +508,8 @@ def plain(value: Any) -> Any:
 
 
 def _write(path: Path, text: str) -> None:
-    with replaced(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    with replaced(path) as file:
+        file.write(text.encode())
 
 
 def _now() -> str:

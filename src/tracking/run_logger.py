@@ -1,18 +1,22 @@
 """RunLogger: the metrics of a run, one line a log, in its run folder; and the loggers that a config puts beside it."""
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.config.locate import locate
+from src.core.files import append_below, open_below
 from src.errors import UserError
 from src.tracking.run_folder import RunFolder, plain
 from src.tracking.weights_and_biases import WeightsAndBiases, start
+
+METRICS = "metrics.jsonl"
 
 
 class RunLogger(Logger):
@@ -29,7 +33,7 @@ class RunLogger(Logger):
         super().__init__()
         self._folder = folder.path
         self._resumed = bool(folder.record.get("resumed"))
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
 
     @property
     def name(self) -> str:
@@ -53,7 +57,7 @@ class RunLogger(Logger):
             self._resumed = False
         entry["time"] = round(time.time(), 3)
         file = self._open()
-        file.write(json.dumps(entry, allow_nan=False) + "\n")
+        file.write(json.dumps(entry, allow_nan=False).encode() + b"\n")
         file.flush()
 
     @rank_zero_only
@@ -66,23 +70,25 @@ class RunLogger(Logger):
             self._file.close()
             self._file = None
 
-    def _open(self) -> TextIO:
+    def _open(self) -> BinaryIO:
         if self._file is None:
-            path = self._folder / "metrics.jsonl"
-            torn = _is_torn(path)
-            self._file = path.open("a", encoding="utf-8")
+            torn = _is_torn(self._folder)
+            self._file = append_below(self._folder, METRICS)
             if torn:
-                self._file.write("\n")
+                self._file.write(b"\n")
         return self._file
 
 
-def _is_torn(path: Path) -> bool:
-    """Whether the last line lacks its end, because the process that wrote it was killed."""
-    if not path.is_file() or path.stat().st_size == 0:
+def _is_torn(folder: Path) -> bool:
+    """Return whether the last line lacks its end, because the process that wrote it was killed."""
+    try:
+        with open_below(folder, METRICS) as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                return False
+            file.seek(-1, os.SEEK_END)
+            return file.read() != b"\n"
+    except FileNotFoundError:
         return False
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read() != b"\n"
 
 
 def build_loggers(

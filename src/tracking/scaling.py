@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from src.core.escape import mathtext
 from src.errors import UserError
 
 if TYPE_CHECKING:
@@ -150,8 +151,8 @@ def draw(x: Sequence[float], loss: Sequence[float], laws: Sequence[PowerLaw], na
         constant = f"{law.constant:.3g} + " if law.constant_interval[1] else ""
         label = f"{constant}{law.factor:.3g} · x^{-law.exponent:.3f}  (95 %: {low:.3f} to {high:.3f})"
         axes.plot(line, law(line), style, label=label)
-    axes.set_xlabel(name)
-    axes.set_ylabel(metric)
+    axes.set_xlabel(mathtext(name))
+    axes.set_ylabel(mathtext(metric))
     axes.yaxis.set_major_formatter(LogFormatter())
     axes.yaxis.set_minor_formatter(LogFormatter())
     axes.grid(True, which="both", alpha=0.3)

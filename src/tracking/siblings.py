@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.config.schema import Config
+from src.core.escape import markdown
 from src.tracking.console import new_table, show
 from src.tracking.replacing import replaced
 from src.tracking.run_folder import RunFolder
@@ -37,7 +38,8 @@ def show_table(sweep: Path, name: str, title: str, rows: Sequence[dict[str, str]
     show(table)
     path = sweep / f"{name}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [columns, ["---"] * len(columns), *([cell.replace("|", r"\|") for cell in row.values()] for row in rows)]
-    with replaced(path) as partial:
-        partial.write_text("".join(f"| {' | '.join(cells)} |\n" for cells in lines), encoding="utf-8")
+    body = ([markdown(cell) for cell in row.values()] for row in rows)
+    lines = [list(map(markdown, columns)), ["---"] * len(columns), *body]
+    with replaced(path) as file:
+        file.write("".join(f"| {' | '.join(cells)} |\n" for cells in lines).encode())
     return path

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from src.core.console import echo
+
 
 class StopRequest:
     """Whether this process was asked to stop. `Checkpoints` waits for it while it can save between two steps."""
@@ -23,7 +25,7 @@ class StopRequest:
         if not self.awaited or self.made:
             raise KeyboardInterrupt
         self.made = True
-        print("stopping after this step, with a checkpoint; once more stops at once", file=sys.stderr, flush=True)
+        echo("stopping after this step, with a checkpoint; once more stops at once", file=sys.stderr, flush=True)
 
     @contextmanager
     def heard(self) -> Iterator[None]:

@@ -18,9 +18,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
+from src.core.files import is_file_below, write_below
+from src.core.wandb_account import own_entities
 from src.errors import UserError
 from src.tracking.run_folder import RunFolder
+from src.tracking.wandb_access import first_line, refuse_foreign_settings
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +71,28 @@ def marker(session: Path) -> Path:
 
 def sessions(folder: Path) -> list[Path]:
     """Return the files of all sessions of a run, in the order of time."""
-    files = [file for file in (folder / "wandb").glob("*run-*/run-*.wandb") if not file.parent.is_symlink()]
+    if (folder / "wandb").is_symlink():
+        return []
+    found = (folder / "wandb").glob("*run-*/run-*.wandb")
+    files = [file for file in found if not file.parent.is_symlink() and is_file_below(file.parent, file.name)]
     return sorted(files, key=lambda file: file.parent.name.removeprefix("offline-"))
+
+
+def mark_sent(session: Path) -> None:
+    """Record that a session is on the server. A link in the place of the marker is replaced."""
+    write_below(session.parent, marker(session).name, b"")
+
+
+def recorded_state(folder: RunFolder) -> dict[str, Any]:
+    """Return what run.json records about W&B; empty if it is damaged."""
+    state = folder.record.get("wandb")
+    return dict(state) if isinstance(state, dict) else {}
 
 
 def waiting_in(folder: Path) -> Waiting | None:
     """Return what of a run waits for its upload; None if nothing does."""
     left = tuple(file for file in sessions(folder) if not marker(file).exists())
-    complete = bool((RunFolder.open(folder).record.get("wandb") or {}).get("complete", True))
+    complete = bool(recorded_state(RunFolder.open(folder)).get("complete", True))
     return Waiting(folder, left, complete) if left or not complete else None
 
 
@@ -89,7 +107,14 @@ def find(paths: Sequence[Path]) -> Iterator[Waiting]:
             raise UserError(f"{path}: there is no such folder")
     found = {file.parents[2].absolute() for path in paths for file in path.rglob("wandb/*run-*/run-*.wandb")}
     for folder in sorted(found):
-        if (folder / "config.yaml").is_file() and (waiting := waiting_in(folder)) is not None:
+        if not (folder / "config.yaml").is_file():
+            continue
+        try:
+            waiting = waiting_in(folder)
+        except UserError as error:
+            log.warning("%s is left out: %s", folder, first_line(error))
+            continue
+        if waiting is not None:
             yield waiting
 
 
@@ -121,6 +146,8 @@ def upload(
                     continue
                 if (waiting := waiting_in(run.folder)) is None:  # another process has uploaded it meanwhile
                     done(run)
+                elif reason := _refusal(waiting):
+                    failed.append((run, reason))
                 else:
                     batch.append(waiting)
             sent, said = _sent(batch, done, end)
@@ -130,7 +157,7 @@ def upload(
                     continue
                 folder = RunFolder.open(run.folder)
                 if address := _address(said, run):
-                    folder.update(wandb={**(folder.record.get("wandb") or {}), "url": address})
+                    folder.update(wandb={**recorded_state(folder), "url": address})
                 if not run.complete:
                     patience = _PATIENCE if end is None else max(1.0, end - time.monotonic())
                     if reason := _completed(folder, patience):
@@ -138,6 +165,22 @@ def upload(
                     else:
                         done(run)
     return failed
+
+
+def _refusal(run: Waiting) -> str | None:
+    """Return why the sessions of a run are not handed to the client; None if they can be."""
+    from src.compat.wandb_session import check_session, valid_run_id
+
+    if not valid_run_id(known := recorded_state(RunFolder.open(run.folder)).get("id", "none")):
+        return f"run.json: {known!r:.80} is not the id of a W&B run"
+    try:
+        refuse_foreign_settings([run.folder])
+        entities = own_entities()
+        for session in run.left:
+            check_session(session, run.folder, entities)
+    except (UserError, OSError) as error:
+        return first_line(error)
+    return None
 
 
 def _sent(runs: Sequence[Waiting], done: Callable[[Waiting], None], end: float | None) -> tuple[Sequence[Waiting], str]:
@@ -157,9 +200,8 @@ def _sent(runs: Sequence[Waiting], done: Callable[[Waiting], None], end: float |
 def _completed(folder: RunFolder, patience: float) -> str | None:
     """Make a run whole whose sessions are not, and return why that failed; None if it did not."""
     from src.tracking.completing import complete  # which loads torch
-    from src.tracking.wandb_access import first_line
 
-    known = folder.record.get("wandb") or {"id": _id(sessions(folder.path)[-1])}  # run.json may be damaged
+    known = recorded_state(folder) or {"id": _id(sessions(folder.path)[-1])}  # run.json may be damaged
     folder.update(wandb={**known, "complete": False})
     try:
         return None if complete(folder, patience) else "not all of it arrived"
@@ -170,7 +212,7 @@ def _completed(folder: RunFolder, patience: float) -> str | None:
 def _client(runs: Sequence[Waiting], done: Callable[[Waiting], None], end: float | None) -> str:
     """Run the client until it ends or the time is up, and return what it said."""
     environment = {key: value for key, value in os.environ.items() if key not in ("WANDB_SERVICE", "WANDB_MODE")}
-    files = [str(file) for run in runs for file in run.left]
+    files = [str(file.absolute()) for run in runs for file in run.left]
     if not files:
         return ""
     words = [sys.executable, "-c", _CLIENT, "sync", "--include-online", *files]
@@ -207,7 +249,7 @@ def _accept_torn(run: Waiting, said: str) -> bool:
         if re.search(rf"{re.escape(file.parent.name)}\": (.*incomplete record|transactionlog: .*EOF)", said)
     ]
     for file in torn:
-        marker(file).touch()
+        mark_sent(file)
         log.info("%s: it ends within a record; what is missing comes from the run folder", file)
     return bool(torn)
 

@@ -6,6 +6,7 @@ By wandb-workspaces, the extra ``.[reports]``.
 from collections.abc import Sequence
 from typing import Any
 
+from src.core.escape import line
 from src.errors import UserError
 from src.tracking.recorded import by_factors
 
@@ -53,7 +54,7 @@ def build_report(
     axes = [wr.ParallelCoordinatesPlotColumn(wr.Config(key), log=by_factors(key) or None) for key in keys]
     panels = [
         wr.ParallelCoordinatesPlot(
-            title=f"{best} by what differs",
+            title=f"{line(best)} by what differs",
             columns=[*axes, wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(best), inverted=mode == "min" or None)],
             layout=wr.Layout(w=24, h=10),
         ),
@@ -61,12 +62,14 @@ def build_report(
     ]
     course = metric.replace("test/", "val/", 1)  # the test has one value
     shown = list(dict.fromkeys([course, "train/loss", *curves, "lr"]))[: CURVES + 1]
-    lines = [wr.LinePlot(title=name, x="trainer/global_step", y=[name], layout=wr.Layout(w=12, h=8)) for name in shown]
+    lines = [
+        wr.LinePlot(title=line(name), x="trainer/global_step", y=[name], layout=wr.Layout(w=12, h=8)) for name in shown
+    ]
     return wr.Report(
         entity=entity,
         project=project,
-        title=f"Comparison of {project}",
-        description=f"Ranked by {metric}, {mode}",
+        title=f"Comparison of {line(project)}",
+        description=f"Ranked by {line(metric)}, {line(mode)}",
         width="fluid",
         blocks=[
             *([wr.H2("Ranking"), wr.MarkdownBlock(table)] if table else []),

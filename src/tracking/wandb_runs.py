@@ -4,7 +4,6 @@ What the record of a run folder says is in the summary of its W&B run: metrics o
 the test, and by which metric the best epoch was chosen. Runs that others recorded are read as far as they say the same.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from src.core.files import plain_name, read_below
+from src.core.records import parse_json
 from src.errors import UserError
 from src.tracking.best import best_epoch
 from src.tracking.run_folder import ANSWERS
@@ -22,6 +23,9 @@ from src.tracking.wandb_access import first_line, key_is_configured, why_unreach
 
 AT_ONCE = 8
 """Histories that are fetched at the same time."""
+
+MAX_FILE_BYTES = 256 * 2**20
+"""The largest file of a W&B run that is read."""
 
 _STATUS = {"killed": "interrupted", "crashed": "interrupted", "preempted": "interrupted"}
 """What becomes of a run whose process could not say itself how it ended."""
@@ -53,8 +57,9 @@ class WandbRun:
     def answers(self) -> Any:
         """Return what answers.json of the run folder holds; None where it cannot be had."""
         text = self.file(ANSWERS)
-        with suppress(ValueError):
-            return None if text is None else json.loads(text)
+        with suppress(UserError):
+            return None if text is None else parse_json(text, ANSWERS)
+        return None
 
     def attention(self) -> dict[str, bytes]:
         """Return the attention maps of the run, PNG by name."""
@@ -64,7 +69,8 @@ class WandbRun:
 
 
 def _is_attention(key: str, value: Any) -> bool:
-    return key.startswith("plots/attention-") and isinstance(value, Mapping) and bool(value.get("filenames"))
+    names = value.get("filenames") if isinstance(value, Mapping) else None
+    return key.startswith("plots/attention-") and isinstance(names, list) and bool(names)
 
 
 def read_project(path: str) -> list[WandbRun]:
@@ -99,8 +105,10 @@ def _run(run: Any, history: Sequence[Mapping[str, Any]]) -> WandbRun:
     config = {key: value for key, value in run.config.items() if not key.startswith(("_", "+")) and "." not in key}
     summary = {key: value for key, value in dict(run.summary).items() if not key.startswith("_")}
     rows = list(history_rows(history))
-    monitor = summary.get("monitor") or config.get("monitor") or "val/loss"
-    mode = summary.get("mode") or ("min" if any(word in monitor for word in ("loss", "err", "perplexity")) else "max")
+    named = (summary.get("monitor"), config.get("monitor"))
+    monitor = next((name for name in named if name and isinstance(name, str)), "val/loss")
+    mode = "min" if any(word in monitor for word in ("loss", "err", "perplexity")) else "max"
+    mode = str(summary["mode"]) if summary.get("mode") in ("min", "max") else mode
     epoch, best = best_epoch(rows, monitor, mode, summary.get("best_since"))
     runtime = (dict(run.summary).get("_wandb") or {}).get("runtime")
     record = {
@@ -132,12 +140,26 @@ def _status(state: str, summary: Mapping[str, Any]) -> str:
 
 
 def _file(run: Any, name: str) -> bytes | None:
+    """Return the contents of a file of a run; None if there is none, or if it cannot be had.
+
+    The name may come from the server: W&B writes below a folder by it.
+    """
+    if not _is_plain_path(name):
+        return None
     with TemporaryDirectory() as place:
         try:
             run.file(name).download(root=place, replace=True).close()
+            return read_below(Path(place).resolve(), name, MAX_FILE_BYTES)
         except Exception:  # the run has none, or the server fails
             return None
-        return Path(place, name).read_bytes()
+
+
+def _is_plain_path(name: object) -> bool:
+    """Return whether a name is a relative path in which every component is plain."""
+    try:
+        return isinstance(name, str) and all(plain_name(part) for part in name.split("/"))
+    except UserError:
+        return False
 
 
 def history_rows(history: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

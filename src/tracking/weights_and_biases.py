@@ -21,12 +21,21 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from src.core.files import UnsafeFileError, links_that_leave, open_below, replace_below
+from src.core.wandb_account import own_entities
+from src.errors import UserError
 from src.tracking.best import best_epoch
 from src.tracking.console import shown
 from src.tracking.replacing import settle
 from src.tracking.run_folder import ANSWERS, RunFolder
-from src.tracking.uploads import marker, upload, waiting_in
-from src.tracking.wandb_access import first_line, key_is_configured, why_unreachable
+from src.tracking.uploads import mark_sent, recorded_state, upload, waiting_in
+from src.tracking.wandb_access import (
+    first_line,
+    has_foreign_repository,
+    key_is_configured,
+    refuse_foreign_settings,
+    why_unreachable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +164,12 @@ class WeightsAndBiases(WandbLogger):
             )
         if shown:
             self._experiment.log(shown)  # type: ignore[union-attr]
-        self._experiment.save(str(self._folder.path / ANSWERS), str(self._folder.path), "now")  # type: ignore[union-attr]
+        run: Any = self._experiment
+        files = Path(run.dir)
+        # A copy: the client makes a link to what is outside of its own folder, and follows it when it uploads.
+        with open_below(self._folder.path, ANSWERS) as source, replace_below(files, ANSWERS) as copy:
+            shutil.copyfileobj(source, copy)
+        run.save(str(files / ANSWERS), str(files), "now")
 
     @_guarded
     def log_checkpoints(self) -> None:
@@ -169,7 +183,9 @@ class WeightsAndBiases(WandbLogger):
             if self._folder.has_checkpoint(name):
                 file = self._folder.checkpoints / f"{name}.ckpt"
                 artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata={"original_filename": file.name})
-                artifact.add_file(str(file), name="model.ckpt")
+                place = file.relative_to(self._folder.path)
+                with open_below(self._folder.path, place) as source, artifact.new_file("model.ckpt", "wb") as copy:
+                    shutil.copyfileobj(source, copy)
                 run.log_artifact(artifact, aliases=["latest", "best"] if name == "best" else ["latest"])
 
     def close(self, exit_code: int) -> None:
@@ -178,7 +194,7 @@ class WeightsAndBiases(WandbLogger):
         try:
             self._experiment.finish(exit_code=exit_code)  # type: ignore[union-attr]
             if self.mode == "online":
-                marker(self._session).touch()
+                mark_sent(self._session)
         except Exception as error:
             _unreachable.add(self._host)
             self.warn_once("finish", error)
@@ -231,13 +247,15 @@ def start(
         if mode == "disabled":
             log.info("Weights & Biases is left out: WANDB_MODE=disabled")
             return None
+        refuse_foreign_settings([folder.path])
+        _refuse_links(folder)
         run_id = _run_id(folder)
         if mode == "online" and not _earlier_sessions_arrive(folder, settings.get("finish_timeout", 30.0)):
             mode = "offline"
     except Exception as error:
         log.warning("Weights & Biases is left out: %s", first_line(error))
         return None
-    known = folder.record.get("wandb") or {}
+    known = recorded_state(folder)
     whole = mode == "online" or known.get("complete", True)  # before it goes online, all earlier parts have arrived
     for attempt in ("online", "offline") if mode == "online" else ("offline",):
         before = set(_kept(folder))
@@ -283,9 +301,56 @@ def reopen(folder: RunFolder, patience: float) -> WeightsAndBiases:
     """
     import wandb
 
+    from src.compat.wandb_session import valid_run_id
+
+    refuse_foreign_settings([folder.path])
+    _refuse_links(folder)
     config = folder.config()
-    settings = ((config.get("logger") or {}).get("wandb") or {}) | {"init_timeout": 60, "finish_timeout": patience}
-    return _open(wandb, "online", folder.record["wandb"]["id"], settings, folder, config)
+    logger = config.get("logger")
+    settings = _recorded_settings(logger.get("wandb") if isinstance(logger, dict) else None)
+    if not valid_run_id(run_id := recorded_state(folder).get("id")):
+        raise UserError(f"run.json: {run_id!r:.80} is not the id of a W&B run")
+    return _open(
+        wandb, "online", str(run_id), settings | {"init_timeout": 60, "finish_timeout": patience}, folder, config
+    )
+
+
+def _recorded_settings(recorded: object) -> dict[str, Any]:
+    """Return the settings of a recorded config that may reach the client.
+
+    Raises:
+        UserError: if a value has a wrong type, or if the entity is not the user's own.
+    """
+    from pydantic import ValidationError
+
+    from src.config.entries import WeightsAndBiases as Settings
+
+    known = recorded if isinstance(recorded, dict) else {}
+    try:
+        settings = Settings.model_validate({key: value for key, value in known.items() if key in Settings.model_fields})
+    except ValidationError as error:
+        raise UserError(f"config.yaml: logger.wandb: {error.errors()[0]['msg']}") from error
+    if settings.entity and settings.entity not in own_entities():
+        raise UserError(
+            f"config.yaml: the W&B entity {settings.entity[:80]!r} is not yours. Set WANDB_ENTITY={settings.entity[:80]} if it is"
+        )
+    return settings.model_dump()
+
+
+def _refuse_links(folder: RunFolder) -> None:
+    """Raise an error if the client would write through a link of the run folder, as it opens files by path.
+
+    Raises:
+        UnsafeFileError: if so.
+    """
+    place = folder.path / "wandb"
+    if place.is_symlink():
+        raise UnsafeFileError(f"{place}: this is a link, and links are not followed here")
+    if place.is_dir():
+        # The client keeps a link to its own log in each session, and earlier versions one to the predictions.
+        left = [link for link in links_that_leave(place, ignore=("logs",)) if link.parts[-2:] != ("files", ANSWERS)]
+        if left:
+            raise UnsafeFileError(f"{left[0]}: this link points out of the folder, so W&B does not write there")
 
 
 def _host(wandb: Any) -> str:
@@ -331,11 +396,13 @@ def _open(
         settings=wandb.Settings(
             mode=mode,
             silent=True,
+            use_dot_wandb=False,
             # A run that was left open must not take the metrics of this one.
             reinit="create_new" if beside else "finish_previous",
             init_timeout=settings.get("init_timeout", 10.0),
             finish_timeout=settings.get("finish_timeout", 30.0),
             finish_timeout_raises=True,
+            **({"disable_git": True} if has_foreign_repository(folder.path) else {}),
         ),
     )
     if mode == "online":
@@ -380,7 +447,11 @@ def _mode(wandb: Any) -> str:
 
 def _run_id(folder: RunFolder) -> str:
     """Return the id of the W&B run: the one it had before, the one a W&B agent gives, or a new one."""
-    known = (folder.record.get("wandb") or {}).get("id")
+    from src.compat.wandb_session import valid_run_id
+
+    known = recorded_state(folder).get("id")
+    if known is not None and not valid_run_id(known):
+        raise UserError(f"run.json: {known!r:.80} is not the id of a W&B run")
     given = os.environ.get("WANDB_RUN_ID")
     if known is None and given and given not in _used_ids:
         known = given

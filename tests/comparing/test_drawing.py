@@ -1,17 +1,20 @@
 """Pictures show the numbers of the runs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from src.comparing.command import save_pictures
 from src.comparing.drawing import answers, axis, band
 from src.comparing.importance import importance
 from src.comparing.pictures import curve_figure, heat_figure, pictures, response_figure
 from src.comparing.view import View, views
 from src.tracking.reading import read_runs
 from tests.comparing.conftest import MakeRun, WriteRun
+from tests.hostile import HOSTILE
 
 RANDOM = np.random.default_rng(0)
 
@@ -138,3 +141,23 @@ def test_answers_are_drawn(write_run: WriteRun) -> None:
     assert sorted(text.get_text() for text in cells.texts) == ["1", "3", "4"]
     (dots,) = found["predictions"].axes
     assert dots.get_lines()[0].get_xydata().tolist() == [[1.0, 1.5], [2.0, 2.5]]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+@pytest.mark.filterwarnings("ignore:.*Glyph:UserWarning")
+def test_hostile_names_are_drawn_as_text(text: str, run: MakeRun, tmp_path: Path) -> None:
+    metric = f"val/{text}"
+    runs = [
+        run(
+            0.1 * (place + 1),
+            {text: f"{text}{place % 3}", "b": place},
+            metric=metric,
+            curves={metric: [1.0, 0.5], f"train/{text}": [1.0, 0.5]},
+        )
+        for place in range(4)
+    ]
+    confusion = {"classes": [text, "b"], "confusion": [[1, 2], [3, 4]]}
+    runs = [replace(one, read_answers=lambda: confusion) for one in runs]
+    save_pictures(tmp_path / "into", views(runs))
+    made = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(made) >= 4 and {file.parent for file in made} == {tmp_path / "into" / "plots"}

@@ -9,7 +9,11 @@ import pytest
 
 from src.comparing.export import WRITERS, to_csv, to_json, to_latex, to_markdown
 from src.comparing.view import View, views
+from src.core.console import echo
 from tests.comparing.conftest import MakeRun
+from tests.core.test_console import acts
+from tests.core.test_escape import tokens_of
+from tests.hostile import HOSTILE
 
 NASTY = [
     "=HYPERLINK(1)",
@@ -42,7 +46,8 @@ def table(run: MakeRun) -> list[tuple[View, list[str]]]:
 def test_csv_has_full_precision_and_no_formula(table: list[tuple[View, list[str]]]) -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv(table))))
     assert [row["notes"].lstrip("'") for row in rows] == [json.dumps(n) if "\n" in n else n for n in NASTY]
-    assert not any(cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row.values())
+    texts = [cell for row in rows for cell in row.values() if cell not in ("+1", "-1")]
+    assert not any(cell.startswith(("=", "+", "-", "@")) for cell in texts), "a number is no formula"
     assert [float(row["mean"]) for row in rows] == pytest.approx([0.1 * (place + 1) for place in range(len(NASTY))])
     assert all(float(row["optimizer.lr"]) == 0.1 / 3 and row["runs"] == "2" for row in rows)
 
@@ -96,3 +101,30 @@ def test_every_form_takes_runs_without_a_value(run: MakeRun) -> None:
     found = views([run(None, status="failed"), run(None, {"a": 1}, status="running")])
     for form in WRITERS.values():
         assert "failed" in form([(view, view.columns) for view in found])
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_hostile_names_are_text_in_every_format(text: str, run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    (view,) = views([run(0.5, {text: text, "a": 1}, name=text), run(0.6, {text: "b", "a": 2})])
+    for name, writer in WRITERS.items():
+        exported = writer([(view, [text, "a", "run"])])
+        echo(exported, end="")
+        assert not acts(capsys.readouterr().out)
+        if name == "csv":
+            rows = list(csv.reader(io.StringIO(exported, newline="")))
+            assert len(rows) == 3 and {len(row) for row in rows} == {10}
+            cells = [cell for row in rows for cell in row]
+            assert not any(cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
+        elif name == "json":
+            found = json.loads(exported)[0]["rows"][0]
+            assert found[text] == (None if "/" in text else text), "a name with a slash is that of a metric"
+            assert found["run"] == text
+        elif name == "markdown":
+            tokens = tokens_of(exported)
+            kinds = {token.type for token in tokens}
+            assert not kinds & {"html_inline", "html_block", "link_open", "image", "em_open", "s_open", "code_inline"}
+            assert sum(token.type == "td_open" for token in tokens) == 10
+        else:
+            assert not set(re.findall(r"\\([a-z]+)", exported)) & {"input", "write", "frac"}
+            bare = re.sub(r"\\[{}]", "", exported)
+            assert bare.count(r"\\") == 3 and bare.count("{") == bare.count("}")

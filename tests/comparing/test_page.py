@@ -10,7 +10,9 @@ from PIL import Image
 from src.tracking.reading import read_runs
 from src.tracking.recorded import RecordedRun
 from tests.comparing.browser import CHROMIUM, DRIVER, Browser, browser
-from tests.comparing.conftest import NASTY, WriteRun, written
+from tests.comparing.conftest import NASTY, MakeRun, WriteRun, written
+from tests.comparing.test_report import hostile_runs
+from tests.hostile import HOSTILE
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,6 +41,15 @@ def test_it_shows_text_as_text(page: Browser) -> None:
     assert NASTY in page.run("return document.querySelector('tbody').textContent")
     assert page.run("return document.querySelectorAll('#table tbody tr').length") == 13
     assert page.run("return document.getElementById('top').textContent").count("2 pending") == 1
+
+
+def test_hostile_names_are_text_and_nothing_runs(run: MakeRun, tmp_path: Path, window: Browser) -> None:
+    for place, text in enumerate(HOSTILE):
+        window.open(written(hostile_runs(run, text), tmp_path / str(place), remarks=text))
+        assert window.log() == [], text
+        assert window.run("return document.querySelectorAll('#table tbody tr').length") == 4
+        assert window.run("return document.querySelectorAll('script').length") == 2
+        assert window.run("return document.querySelectorAll('main img, main b, a:not([href^=\"#\"])').length") == 0
 
 
 def column(page: Browser, number: int) -> list[str]:

@@ -3,7 +3,6 @@
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from omegaconf import OmegaConf
 
 from src.config.compose import compose, update
 from src.config.options import CONF, groups, search_roots, summary
@@ -54,9 +53,9 @@ def test_composing_inside_a_hydra_program_leaves_it_alone() -> None:
 
 
 def test_update_changes_keys_of_a_recorded_config_and_no_groups() -> None:
-    recorded = OmegaConf.create({"optimizer": {"lr": 0.1, "name": "sgd"}, "seed": 0})
-    assert update(recorded, ["optimizer.lr=0.2"]).optimizer.lr == 0.2
-    assert recorded.optimizer.lr == 0.1, "the recorded config stays as it was"
+    recorded = {"optimizer": {"lr": 0.1, "name": "sgd"}, "seed": 0}
+    assert update(recorded, ["optimizer.lr=0.2"])["optimizer"]["lr"] == 0.2
+    assert recorded["optimizer"]["lr"] == 0.1, "the recorded config stays as it was"
     with pytest.raises(UserError, match=r"'lrr'.*'lr'"):
         update(recorded, ["optimizer.lrr=0.2"])
     with pytest.raises(UserError, match="keeps its optimizer"):
@@ -87,7 +86,7 @@ def test_a_launcher_without_its_hydra_is_known(word: str, says: str) -> None:
 
 def test_a_recorded_run_has_no_launcher() -> None:
     with pytest.raises(UserError, match=r"launcher.jobs=2: unknown key or group 'launcher'"):
-        update(OmegaConf.create({"seed": 0}), ["launcher.jobs=2"])
+        update({"seed": 0}, ["launcher.jobs=2"])
 
 
 def test_own_config_folders_come_before_ours(tmp_path) -> None:

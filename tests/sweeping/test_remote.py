@@ -146,18 +146,24 @@ def executor(folder: Path) -> SlurmExecutor:
 def test_a_new_driver_takes_over_what_is_in_the_queue(
     tmp_path: Path, squeue: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mail = tmp_path / "cluster"
-    mail.mkdir()
-    (mail / "sweep-aa.array").write_text('["job1", "job2", "job3"]')
-    (mail / "sweep-bb.array").write_text('["job4"]')
-    squeue += ["7_0|RUNNING|sweep-aa", "7_1|FAILED|sweep-aa", "7_2|COMPLETING|sweep-aa", "8|PENDING|sweep-bb"]
+    sweep = tmp_path / "sweep"
+    mail = sweep / "cluster"
+    mail.mkdir(parents=True)
+    (mail / "sweep-aaaaaaaa.array").write_text('["job1", "job2", "job3"]')
+    (mail / "sweep-bbbbbbbb.array").write_text('["job4"]')
+    squeue += [
+        "7_0|RUNNING|sweep-aaaaaaaa",
+        "7_1|FAILED|sweep-aaaaaaaa",
+        "7_2|COMPLETING|sweep-aaaaaaaa",
+        "8|PENDING|sweep-bbbbbbbb",
+    ]
     squeue += ["9_0|RUNNING|others-aa"]
     Mailbox(mail, "job3").post(Ended(3, "failed", "too large"))  # it is over, though SLURM still clears up
     submitted: list[int] = []
     monkeypatch.setattr(SlurmExecutor, "submit", lambda self, due: submitted.extend(one.number for one in due))
-    taken = executor(tmp_path)
+    taken = executor(sweep)
     for number in (1, 2, 3, 4):
-        taken.start(job(tmp_path, number))
+        taken.start(job(sweep, number))
     taken.wait(0.0)
     assert submitted == [2, 3]
 
@@ -165,21 +171,22 @@ def test_a_new_driver_takes_over_what_is_in_the_queue(
 def test_a_job_is_given_up_when_squeue_lacks_it_twice(
     tmp_path: Path, squeue: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mail = tmp_path / "cluster"
-    mail.mkdir()
-    (mail / "sweep-aa.array").write_text('["job1", "job2"]')
-    squeue += ["7_0|RUNNING|sweep-aa", "7_1|RUNNING|sweep-aa"]
+    sweep = tmp_path / "sweep"
+    mail = sweep / "cluster"
+    mail.mkdir(parents=True)
+    (mail / "sweep-aaaaaaaa.array").write_text('["job1", "job2"]')
+    squeue += ["7_0|RUNNING|sweep-aaaaaaaa", "7_1|RUNNING|sweep-aaaaaaaa"]
     monkeypatch.setattr(SlurmExecutor, "submit", lambda self, due: None)
-    taken = executor(tmp_path)
+    taken = executor(sweep)
     for number in (1, 2):
-        taken.start(job(tmp_path, number))
+        taken.start(job(sweep, number))
     squeue[:] = []
     assert taken.wait(0.0) == [] and taken.wait(0.0) == [], "SLURM did not answer"
-    squeue[:] = ["7_1|RUNNING|sweep-aa"]
+    squeue[:] = ["7_1|RUNNING|sweep-aaaaaaaa"]
     assert taken.wait(0.0) == []
-    squeue[:] = ["7_0|PENDING|sweep-aa", "7_1|RUNNING|sweep-aa"]
+    squeue[:] = ["7_0|PENDING|sweep-aaaaaaaa", "7_1|RUNNING|sweep-aaaaaaaa"]
     assert taken.wait(0.0) == [], "it was requeued"
-    squeue[:] = ["7_0|TIMEOUT|sweep-aa", "7_1|RUNNING|sweep-aa"]
+    squeue[:] = ["7_0|TIMEOUT|sweep-aaaaaaaa", "7_1|RUNNING|sweep-aaaaaaaa"]
     assert taken.wait(0.0) == []
     (ended,) = taken.wait(0.0)
     assert isinstance(ended, Ended) and ended.number == 1 and "7_0 ended: TIMEOUT" in ended.error

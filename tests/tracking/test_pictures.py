@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch.loggers import WandbLogger
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
+from src.core.files import UnsafeFileError
 from src.tracking.pictures import save_picture
 
 
@@ -35,3 +37,25 @@ def test_a_failed_drawing_leaves_the_old_picture(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         save_picture(tmp_path, "curve", broken)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("link", ["plots", "plots/curve.png", "plots/.curve.png.partial"])
+def test_no_link_is_followed(link: str, tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "run"
+    outside.mkdir()
+    (outside / "curve.png").write_text("mine")
+    (folder / link).parent.mkdir(parents=True)
+    (folder / link).symlink_to(outside if link == "plots" else outside / "curve.png")
+    if link == "plots":
+        with pytest.raises(UnsafeFileError, match="this is a link"):
+            save_picture(folder, "curve", Figure())
+    else:
+        assert not save_picture(folder, "curve", Figure()).is_symlink()
+    assert [file.read_text() for file in outside.iterdir()] == ["mine"]
+
+
+def test_no_text_goes_to_tex(tmp_path: Path) -> None:
+    with rc_context({"text.usetex": True}):
+        figure = Figure()
+        figure.subplots().set_title("\\input{/etc/passwd}")
+        assert save_picture(tmp_path, "curve", figure).is_file()

@@ -7,31 +7,32 @@ from pathlib import Path
 
 import pytest
 
+from src.errors import UserError
 from src.tracking import replacing
 from src.tracking.replacing import linked, replaced, replaced_together, settle
 
 
 def write(path: Path, text: str) -> None:
-    with replaced(path) as partial:
-        partial.write_text(text)
+    with replaced(path) as file:
+        file.write(text.encode())
 
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Return what is done to files, in its order: ``sync`` and ``replace``, with their names."""
     done: list[tuple[str, str]] = []
-    to_disk, replace = replacing._to_disk, os.replace
+    sync_below, move_below = replacing.sync_below, replacing.move_below
 
-    def sync(path: Path) -> None:
-        to_disk(path)
-        done.append(("sync", path.name))
+    def sync(root: Path, name: Path) -> None:
+        sync_below(root, name)
+        done.append(("sync", name.name))
 
-    def place(partial: Path, path: Path) -> None:
-        replace(partial, path)
-        done.append(("replace", path.name))
+    def move(root: Path, partial: Path, name: Path) -> None:
+        move_below(root, partial, name)
+        done.append(("replace", name.name))
 
-    monkeypatch.setattr(replacing, "_to_disk", sync)
-    monkeypatch.setattr(replacing.os, "replace", place)
+    monkeypatch.setattr(replacing, "sync_below", sync)
+    monkeypatch.setattr(replacing, "move_below", move)
     return done
 
 
@@ -67,7 +68,7 @@ def test_who_is_to_read_lets_them_take_their_places(tmp_path: Path) -> None:
 def test_a_second_name_is_of_the_newest_file(tmp_path: Path, together: bool) -> None:
     def write_and_link() -> None:
         write(tmp_path / "best", "new")
-        assert linked(tmp_path / "best", tmp_path / "last")
+        assert linked(tmp_path / "best", tmp_path / "last", tmp_path)
 
     write(tmp_path / "best", "old")
     if together:
@@ -82,8 +83,8 @@ def test_a_second_name_is_of_the_newest_file(tmp_path: Path, together: bool) -> 
 
 
 def fail_writing(path: Path) -> None:
-    with replaced(path) as partial:
-        partial.write_text("half")
+    with replaced(path) as file:
+        file.write(b"half")
         raise OSError("the disk is full")
 
 
@@ -120,12 +121,36 @@ def test_what_a_killed_process_left_is_not_written_into(together: bool, tmp_path
 def test_a_file_that_the_disk_does_not_take_leaves_the_others_their_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path) -> None:
-        if path.name == ".b.partial":
+    def full(root: Path, name: Path) -> None:
+        if name.name == ".b.partial":
             raise OSError(errno.ENOSPC, "no space left")
 
-    monkeypatch.setattr(replacing, "_to_disk", full)
+    monkeypatch.setattr(replacing, "sync_below", full)
     with pytest.raises(OSError, match="no space left"), replaced_together():
         for name in "abc":
             write(tmp_path / name, name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
+
+
+@pytest.mark.parametrize("name", ["a", ".a.partial"])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_link_in_its_place_is_replaced_and_not_followed(name: str, together: bool, tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("keep")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "victim")
+    with replaced_together() if together else nullcontext():
+        write(tmp_path / "run" / "a", "new")
+    assert (tmp_path / "victim").read_text() == "keep"
+    assert (tmp_path / "run" / "a").read_text() == "new" and not (tmp_path / "run" / "a").is_symlink()
+
+
+def test_a_link_on_the_way_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "outside")
+    with (
+        pytest.raises(UserError, match="link"),
+        replaced(tmp_path / "run" / "checkpoints" / "a", tmp_path / "run") as file,
+    ):
+        file.write(b"new")
+    assert not list((tmp_path / "outside").iterdir())

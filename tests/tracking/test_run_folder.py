@@ -384,3 +384,130 @@ def test_texts_in_a_config_are_read_back_as_texts(tmp_path: Path) -> None:
 def test_a_config_is_written_as_omegaconf_would() -> None:
     config = check(compose(["model=lstm", "optimizer=adamw", "callbacks=default"])).plain()
     assert as_yaml(config) == OmegaConf.to_yaml(OmegaConf.create(config))
+
+
+TEXTS = [
+    "1e-3",
+    "null",
+    "Null",
+    "~",
+    "true",
+    "True",
+    "yes",
+    "no",
+    "on",
+    "2024-01-01",
+    "0x10",
+    "0o7",
+    "089",
+    "1_000",
+    "1:30",
+    "",
+    " x",
+    "x ",
+    "a: b",
+    "- x",
+    "#x",
+    "&a",
+    "*a",
+    "!x",
+    "%x",
+    "@x",
+    "`x",
+    "{",
+    "[",
+    "'",
+    '"',
+    "\\",
+    "\t",
+    "two\nlines\n",
+    ".inf",
+    ".nan",
+    "inf",
+    "+1",
+    "-",
+    "--",
+    "---",
+    "...",
+    "?",
+    "? x",
+    "é",
+    "\u2028",
+    "\x1b[0m",
+    "=",
+    "<<",
+    "1.",
+    ".5",
+    "${x}",
+]
+
+
+def test_a_config_is_read_back_as_it_was(tmp_path: Path) -> None:
+    config = {"texts": TEXTS, "keys": {text or "empty": text for text in TEXTS}}
+    config |= {"numbers": [0, -1, 10**30, 0.1, 1e-30, 1e300, True, False, None], "empty": [{}, []]}
+    folder = RunFolder.create(tmp_path / "run", config, [])
+    assert folder.config() == config
+
+
+DAMAGE = [
+    b"",
+    b"[]",
+    b"5",
+    b"null",
+    b"\xff",
+    b"[" * 100_000,
+    b'{"status": 5}',
+    b'{"status": "nonsense"}',
+    b'{"status": "finished", "value": "high"}',
+    b'{"status": "running", "started": "yesterday"}',
+    b'{"status": "finished", "best": {"a": []}}',
+    b'{"status": "finished", "git": "x"}',
+    b'{"status": "finished", "wandb": {"id": "../x"}}',
+    b'{"status": "finished", "tags": {"a": 1}}',
+    b'{"format_version": 7, "status": "finished"}',
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=ascii)
+def test_a_damaged_record_is_named_and_counts_as_unknown(damage: bytes, tmp_path: Path, caplog) -> None:
+    folder = RunFolder.create(tmp_path / "run", {"seed": 0}, [])
+    folder.finish({})
+    (folder.path / "run.json").write_bytes(damage)
+    assert RunFolder.open(folder.path).record == {"status": "unknown"}
+    assert "run.json" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "folder", "sparse"])
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl"])
+def test_what_is_no_regular_file_is_not_read(kind: str, name: str, tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", {"seed": 0}, [])
+    folder.finish({})
+    file = folder.path / name
+    file.unlink(missing_ok=True)
+    (tmp_path / "secret").write_text('{"status": "finished", "step": 1, "notes": "secret"}')
+    if kind == "link":
+        file.symlink_to(tmp_path / "secret")
+    elif kind == "dangling":
+        file.symlink_to(tmp_path / "nowhere")
+    elif kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        with file.open("wb") as sparse:
+            sparse.truncate(2**30)
+    opened = RunFolder.open(folder.path)
+    assert opened.record.get("notes") is None and opened.metrics() == []
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "train.log", "config.yaml", "plots", "checkpoints"])
+def test_a_run_with_a_link_that_leaves_it_is_not_resumed(name: str, tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", {"seed": 0}, [])
+    folder.interrupt()
+    file = folder.path / name
+    file.unlink(missing_ok=True)
+    (tmp_path / "victim").write_text("keep")
+    file.symlink_to(tmp_path / "victim")
+    with pytest.raises(UserError, match="points out of the folder"):
+        folder.resume()
+    assert (tmp_path / "victim").read_text() == "keep"

@@ -225,3 +225,173 @@ def test_what_cannot_be_uploaded_is_said(
     wandb_server.die()
     with pytest.raises(UserError, match=r"127\.0\.0\.1:\d+ cannot be reached: .*refused"):
         sync([tmp_path])
+
+
+def _secret_in_a_file(session: Path, secret: Path) -> None:
+    from tests.compat.test_wandb_session import file_record
+
+    _append(session, file_record(os.path.relpath(secret, session.parent / "files")))
+
+
+def _secret_in_an_artifact(session: Path, secret: Path) -> None:
+    from tests.compat.test_wandb_session import entry
+
+    _append(session, entry(local_path=str(secret), size=6))
+
+
+def _secret_by_a_link(session: Path, secret: Path) -> None:
+    from tests.compat.test_wandb_session import file_record
+
+    (session.parent / "files" / "notes.txt").symlink_to(secret)
+    _append(session, file_record("notes.txt"))
+
+
+def _another_entity(session: Path, secret: Path) -> None:
+    from tests.compat.test_wandb_session import run_record
+
+    _append(session, run_record(run_id=session.stem.removeprefix("run-"), entity="attacker"))
+
+
+def _another_id(session: Path, secret: Path) -> None:
+    RunFolder.open(session.parents[2]).update(wandb={"id": "../../other", "complete": False})
+
+
+def _marker_that_leaves(session: Path, secret: Path) -> None:
+    marker(session).symlink_to(secret.with_name("made"))
+
+
+def _append(session: Path, record: Any) -> None:
+    from tests.compat.test_wandb_session import chunks
+
+    written = session.read_bytes()
+    session.write_bytes(written + chunks(record.SerializeToString(), len(written)))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        _secret_in_a_file,
+        _secret_in_an_artifact,
+        _secret_by_a_link,
+        _another_entity,
+        _another_id,
+        _marker_that_leaves,
+    ],
+)
+def test_a_session_that_reaches_beyond_its_run_is_left_alone(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, attack: Any
+) -> None:
+    use(wandb_server, monkeypatch, key=False)
+    hostile, ordinary = (record(tmp_path / "sweep" / name, 0, 3) for name in ("hostile", "ordinary"))
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    secret = tmp_path / "secret"
+    secret.write_text("SECRET")
+    attack(sessions(hostile.path)[0], secret)
+
+    assert not sync([tmp_path])
+    assert "not uploaded" in (said := capsys.readouterr().err) and "hostile" in said
+    assert arrived(wandb_server, ordinary) == recorded(ordinary)
+    assert set(wandb_server.runs) == {ordinary.record["wandb"]["id"]}
+    assert not any(b"SECRET" in contents for run in wandb_server.runs.values() for contents in run.files.values())
+    assert not secret.with_name("made").exists() and secret.read_text() == "SECRET"
+
+
+@pytest.mark.parametrize("inside", [".", "one", "one/checkpoints"])
+@pytest.mark.parametrize("name", ["wandb", ".wandb"])
+def test_settings_of_a_folder_that_is_opened_are_refused(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, inside: str, name: str
+) -> None:
+    import wandb
+
+    attacker = type(wandb_server)()
+    use(wandb_server, monkeypatch, key=False)
+    folder = record(tmp_path / "one", 0, 3)
+    wandb.teardown()
+    monkeypatch.delenv("WANDB_BASE_URL")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    here = tmp_path / inside
+    (here / name).mkdir(parents=True, exist_ok=True)
+    (here / name / "settings").write_text(f"[default]\nbase_url = {attacker.url}\n")
+    monkeypatch.chdir(here)
+    try:
+        with pytest.raises(UserError, match="working directory"):
+            sync([tmp_path])
+        if inside != ".":
+            with pytest.raises(UserError, match="working directory"):
+                read_project("local/tests")
+            assert weights_and_biases.start({}, folder, {}) is None
+        assert attacker.requests == 0 and wandb_server.requests == 0
+    finally:
+        weights_and_biases._used_ids.clear()
+        attacker.die()
+
+
+def test_settings_of_a_run_folder_have_no_effect(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacker = type(wandb_server)()
+    try:
+        use(wandb_server, monkeypatch, key=False)
+        folder = record(tmp_path / "run", 0, 3)
+        for place in ("wandb", ".wandb"):
+            (folder.path / place).mkdir(exist_ok=True)
+            settings = f"[default]\nbase_url = {attacker.url}\napi_key = {'a' * 40}\nentity = attacker\n"
+            (folder.path / place / "settings").write_text(settings)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        record(folder.path, 3, 2)
+        assert attacker.requests == 0 and arrived(wandb_server, folder) == recorded(folder)
+        assert sync([tmp_path]) and attacker.requests == 0
+    finally:
+        attacker.die()
+
+
+@pytest.mark.parametrize("name", ["wandb", "wandb/latest-run"])
+def test_a_run_is_not_recorded_through_a_link(tmp_path: Path, wandb_server: Any, monkeypatch: Any, name: str) -> None:
+    use(wandb_server, monkeypatch)
+    folder, loggers, _ = begin(tmp_path / "run", project="tests")
+    close_loggers(loggers, 0)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    import shutil
+
+    shutil.rmtree(folder.path / "wandb")
+    (folder.path / name).parent.mkdir(exist_ok=True)
+    (folder.path / name).symlink_to(outside)
+    requests = wandb_server.requests
+    assert weights_and_biases.start({"project": "tests"}, folder, {}) is None
+    assert wandb_server.requests == requests and not list(outside.iterdir())
+
+
+@pytest.mark.parametrize(
+    "recorded_entry", [{"entity": "attacker"}, {"project": ["x"]}, {"finish_timeout": "long"}, {"log_model": {"a": 1}}]
+)
+def test_a_recorded_entry_that_is_not_the_users_is_refused(recorded_entry: Any, monkeypatch: Any) -> None:
+    with pytest.raises(UserError):
+        weights_and_biases._recorded_settings(recorded_entry)
+    monkeypatch.setenv("WANDB_ENTITY", "mine")
+    assert weights_and_biases._recorded_settings({"entity": "mine", "settings": {"base_url": "x"}})["entity"] == "mine"
+    assert "settings" not in weights_and_biases._recorded_settings({"settings": {"base_url": "x"}})
+
+
+@pytest.mark.parametrize("place", ["run", "."])
+def test_git_takes_no_settings_from_a_folder_that_is_opened(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    use(wandb_server, monkeypatch)
+    folder = record(tmp_path / "sweep" / "run", 0, 2)
+    repository = tmp_path / "sweep" / place
+    canary = tmp_path / "canary"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {canary}\n")
+    program.chmod(0o755)
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "-A"], check=True)
+    subprocess.run([*git, "commit", "-qm", "x"], check=True)
+    for key in ("core.fsmonitor", "diff.external"):
+        subprocess.run([*git, "config", key, str(program)], check=True)
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path / "own")
+    record(folder.path, 2, 2)
+    assert arrived(wandb_server, folder) == recorded(folder)
+    assert not canary.exists()

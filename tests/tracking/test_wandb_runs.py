@@ -185,3 +185,15 @@ def test_compare_takes_a_folder_or_a_project(words: list[str], capsys: Any) -> N
     with pytest.raises(SystemExit) as stop:
         compare(words)
     assert stop.value.code == 2 and "--wandb" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "", None, ["a"], "a\\b", "C:/x", "a//b"])
+def test_a_file_name_of_the_server_that_leaves_its_folder_is_not_asked_for(name: Any) -> None:
+    class Run:
+        def file(self, name: str) -> Any:
+            raise AssertionError(name)
+
+    from src.tracking import wandb_runs
+
+    assert not wandb_runs._is_plain_path(name) and wandb_runs._file(Run(), name) is None
+    assert wandb_runs._is_plain_path("media/images/a.png")

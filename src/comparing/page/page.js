@@ -1,6 +1,7 @@
 "use strict";
 // The page of a comparison. All text comes in through textContent: names of runs and classes are data, never markup.
 const data = JSON.parse(document.getElementById("data").textContent);
+for (const view of data.views) for (const row of view.rows) if (row.curves) Object.setPrototypeOf(row.curves, null); // a metric may be called "constructor"
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const LIGHT = ["#0b62b5", "#c2410c", "#0f7a4d", "#a21caf", "#a16207", "#0e7490", "#be123c", "#6d28d9", "#4d7c0f", "#475569"];
 const DARK = ["#6cb2ff", "#ff9d5c", "#4fd19a", "#e58bf2", "#e6c04a", "#55cfe6", "#ff8aa5", "#b79bff", "#a8d64a", "#b4c0d0"];

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from src.core.console import LogFormatter
+from src.core.files import append_below
 from src.tracking.closing import log_to
 from src.tracking.run_folder import RunFolder
 
@@ -17,7 +19,7 @@ class MembersLog(logging.Handler):
         super().__init__()
         self._all: list[Path] = []
         self._about: Path | None = None
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
 
     def add(self, folder: RunFolder) -> None:
         """Write into the log of one more member."""
@@ -39,8 +41,8 @@ class MembersLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record) + "\n"
         for file in self._all if self._about is None else [self._about]:
-            with file.open("a", encoding="utf-8") as opened:
-                opened.write(text)
+            with append_below(file.parent, file.name) as opened:
+                opened.write(text.encode(errors="backslashreplace"))
 
     @contextmanager
     def kept(self) -> Iterator[None]:

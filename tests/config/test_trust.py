@@ -1,0 +1,214 @@
+"""A recorded config decides neither what is imported, nor what is written, nor who is contacted."""
+
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+from src.config import trust
+from src.config.check import check
+from src.config.compose import compose, update
+from src.config.schema import SCHEMAS
+from src.config.trust import is_trusted, literal_config, take_trust_flags, writable_data_folder
+from src.errors import UserError
+
+SOURCE = Path("run", "config.yaml")
+
+
+@pytest.fixture(autouse=True)
+def nothing_trusted(monkeypatch):
+    for variable in (trust.TRUST, trust.TRUST_HOST, trust.OWN_DATA, "GRIDLIGHT_DATA"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setenv(variable, "") if variable != "GRIDLIGHT_DATA" else None
+
+
+@pytest.fixture
+def recorded():
+    return check(compose([])).plain()
+
+
+@pytest.fixture
+def canary(tmp_path, monkeypatch):
+    """Return the name of a module that leaves a file when it, or its package, is imported."""
+    for name in ("canary_package/__init__.py", "canary_package/payload.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'imported')!r}, 'w').close()\nclass Model: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "canary_package.payload"
+    assert not (tmp_path / "imported").exists()
+
+
+POSITIONS = [
+    "model",
+    "datamodule",
+    "optimizer",
+    "scheduler",
+    "callbacks.mine",
+    "logger.mine",
+    "trainer",
+    "regularization",
+]
+
+
+def with_target(config, position, target):
+    changed = deepcopy(config)
+    node = changed
+    for key in position.split("."):
+        if not isinstance(node.get(key), dict):
+            node[key] = {}
+        node = node[key]
+    node["_target_"] = target
+    return changed
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_class_of_elsewhere_is_refused_before_it_is_imported(position, recorded, canary):
+    config = with_target(recorded, position, f"{canary}.Model")
+    with pytest.raises(UserError, match=r"(?s)not a class of Gridlight.*--trust canary_package\.payload"):
+        literal_config(config, SOURCE)
+
+
+@pytest.mark.parametrize("nested", [{"_target_": "{}"}, [{"_target_": "{}"}], {"deep": [{"er": {"_target_": "{}"}}]}])
+def test_nested_classes_are_refused(nested, recorded, canary):
+    config = deepcopy(recorded)
+    config["model"]["transforms"] = eval(repr(nested).replace("{}", f"{canary}.Model"))
+    with pytest.raises(UserError, match="--trust"):
+        literal_config(config, SOURCE)
+
+
+@pytest.mark.parametrize("target", [5, [], {}, ["os.system"], "x", "os.system;", "../x.Y", "a..b", ".a", ""])
+def test_what_is_not_the_name_of_a_class_is_refused(target, recorded):
+    with pytest.raises(UserError, match=r"package\.module\.Class"):
+        literal_config(with_target(recorded, "model", target), SOURCE)
+
+
+@pytest.mark.parametrize("target", ["os.system", "builtins.eval", "subprocess.Popen", "src.models.mlp.MLP.forward"])
+def test_importable_names_are_refused(target, recorded):
+    with pytest.raises(UserError, match="is not a class of Gridlight"):
+        literal_config(with_target(recorded, "model", target), SOURCE)
+
+
+@pytest.mark.parametrize("target", [target for group in SCHEMAS.values() for target in group if target])
+def test_every_shipped_class_is_trusted(target):
+    assert is_trusted(target)
+
+
+def test_a_trusted_module_stands_for_what_is_below_it(monkeypatch):
+    assert take_trust_flags(["a=1", "--trust", "mine.models", "--trust=other", "b"]) == ["a=1", "b"]
+    assert is_trusted("mine.models.Net") and is_trusted("mine.models.deep.Net") and is_trusted("other.Net")
+    assert not is_trusted("mine.models2.Net") and not is_trusted("mine.Net")
+
+
+@pytest.mark.parametrize(
+    "flags", [["--trust"], ["--trust", "--json"], ["--trust", "a/b"], ["--trust-host", "http://x"]]
+)
+def test_flags_without_a_sensible_value_are_refused(flags):
+    with pytest.raises(UserError):
+        take_trust_flags(flags)
+
+
+def test_a_composed_config_is_trusted_in_this_process(monkeypatch):
+    compose(["model._target_=mine.Net"])
+    assert is_trusted("mine.Net") and not is_trusted("mine.Other")
+
+
+def test_what_the_users_own_config_folder_names_is_trusted(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "own.yaml").write_text("model:\n  _target_: own_package.models.Net\n")
+    monkeypatch.setattr(sys, "argv", ["train", f"--config-dir={tmp_path}"])
+    assert is_trusted("own_package.models.Net") and not is_trusted("own_package.models.Other")
+
+
+def test_no_resolver_runs_on_a_recorded_config(recorded, monkeypatch):
+    monkeypatch.setenv("SECRET", "canary-secret")
+    recorded["notes"] = "${oc.env:SECRET}"
+    recorded["datamodule"]["name"] = "${oc.env:SECRET}"
+    config = check(update(literal_config(recorded, SOURCE), []))
+    assert config.notes == "${oc.env:SECRET}" and "canary-secret" not in str(config.plain())
+
+
+def test_no_resolver_runs_for_an_error_message(recorded, monkeypatch):
+    monkeypatch.setenv("SECRET", "canary-secret")
+    recorded["optimizer"]["lr"] = "${oc.env:SECRET}"
+    recorded["model"] = "${oc.env:SECRET}"
+    with pytest.raises(UserError) as raised:
+        check(update(literal_config(recorded, SOURCE), []))
+    assert "canary-secret" not in str(raised.value)
+
+
+def test_a_change_of_a_recorded_config_is_literal(recorded):
+    with pytest.raises(UserError, match="no interpolations"):
+        update(recorded, ["notes=${oc.env:HOME}"])
+
+
+@pytest.mark.parametrize("value", ["/etc", "~/x", "../x", "a/../../x", "C:\\x", "\\\\host\\share"])
+@pytest.mark.parametrize("entry", ["callbacks.checkpoints.dirpath", "logger.csv.save_dir", "logger.csv.name"])
+def test_a_record_decides_no_place_to_write(entry, value, recorded):
+    section, name, key = entry.split(".")
+    target = {"callbacks": "src.tracking.checkpoints.Checkpoints", "logger": "lightning.pytorch.loggers.CSVLogger"}[
+        section
+    ]
+    recorded[section] = {name: {"_target_": target, key: value}}
+    with pytest.raises(UserError, match="does not decide where files are written"):
+        literal_config(recorded, SOURCE)
+
+
+def test_a_host_that_is_not_the_users_own_is_refused(recorded):
+    trust.trust(["lightning.pytorch.loggers"])
+    entry = {"_target_": "lightning.pytorch.loggers.WandbLogger", "settings": {"base_url": "http://127.0.0.1:18911"}}
+    recorded["logger"] = {"x": entry}
+    with pytest.raises(UserError, match=r"--trust-host 127\.0\.0\.1:18911"):
+        literal_config(recorded, SOURCE)
+    take_trust_flags(["--trust-host", "127.0.0.1:18911"])
+    assert literal_config(recorded, SOURCE)["logger"] == {"x": entry}
+
+
+def test_another_wandb_account_is_refused(recorded):
+    recorded["logger"] = {"wandb": {"entity": "somebody", "project": "p"}}
+    with pytest.raises(UserError, match="not known as yours"):
+        literal_config(recorded, SOURCE)
+
+
+def test_only_the_users_own_data_folder_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert writable_data_folder(Path("data")) == Path("data")
+    assert writable_data_folder(tmp_path / "elsewhere") == Path("data")
+    compose([f"paths.data={tmp_path / 'elsewhere'}"])
+    assert writable_data_folder(tmp_path / "elsewhere") == tmp_path / "elsewhere"
+    monkeypatch.setenv("GRIDLIGHT_DATA", str(tmp_path / "own"))
+    assert writable_data_folder(tmp_path / "other") == tmp_path / "own"
+
+
+@pytest.mark.parametrize("config", [None, 5, [], {}, "x"])
+def test_what_is_no_config_is_named(config):
+    with pytest.raises(UserError, match="holds no config"):
+        literal_config(config, SOURCE)
+
+
+def test_an_installed_package_declares_its_modules(tmp_path, monkeypatch):
+    """A distribution in the working directory is not installed, and declares nothing."""
+
+    def distribution(place: Path, name: str) -> None:
+        info = place / f"{name}-1.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Name: {name}\nVersion: 1\n")
+        (info / "entry_points.txt").write_text(f"[gridlight.extensions]\n{name} = {name}.parts\n")
+
+    distribution(tmp_path / "site-packages", "installed")
+    distribution(tmp_path / "here", "attacker")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path / "here"), str(tmp_path / "site-packages"), *sys.path])
+    trust._extensions.cache_clear()
+    try:
+        assert is_trusted("installed.parts.Net") and not is_trusted("installed.Net")
+        assert not is_trusted("attacker.parts.Net")
+    finally:
+        trust._extensions.cache_clear()
+
+
+def test_a_key_that_is_given_anew_may_be_a_path(recorded):
+    recorded["callbacks"]["mine"] = {"_target_": "src.tracking.checkpoints.Checkpoints", "dirpath": "/scratch"}
+    with pytest.raises(UserError):
+        literal_config(recorded, SOURCE)
+    assert literal_config(recorded, SOURCE, changes=["callbacks.mine.dirpath=/scratch"])
