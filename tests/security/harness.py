@@ -113,7 +113,8 @@ class _Watch:
             case "os.remove" | "os.rmdir":
                 self._wrote(event, args[0], args[1], False)
             case "os.mkdir":
-                self._wrote(event, args[0], args[2], False)
+                if args[2] not in (None, -1) or not os.path.isdir(args[0]):  # `exist_ok` has no effect
+                    self._wrote(event, args[0], args[2], False)
             case "os.rename" | "os.link":
                 self._wrote(event, args[0], args[2], False)
                 self._wrote(event, args[1], args[3], False)
@@ -336,8 +337,16 @@ class Case:
         if self.code not in (None, 0, 1, 2):
             faults.append(f"exit code {self.code}")
         faults += dict.fromkeys(WATCH.faults)
+        self._end_wandb()
         self.stdout, self.stderr = (stream.getvalue() for stream in streams)
         return faults + self._traces(before)
+
+    def _end_wandb(self) -> None:
+        """End the run that W&B keeps in the process, so that the next case begins its own."""
+        wandb = sys.modules.get("wandb")
+        if wandb is not None and getattr(wandb, "run", None) is not None:
+            with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
+                wandb.teardown()
 
     def _call(self, verb: Callable[..., Any], words: list[str]) -> int:
         argv, path, here, environment = sys.argv[:], sys.path[:], os.getcwd(), dict(os.environ)
