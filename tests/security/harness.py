@@ -20,6 +20,7 @@ import logging
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import stat
@@ -567,7 +568,7 @@ def report(failures: "dict[str, list[str]]", test: str) -> None:
     ]
     more = f"\n… and {len(bad) - 25} more" if len(bad) > 25 else ""
     text = f"{len(bad)} of {len(failures)} cases failed.\n" + "\n".join(lines) + more
-    text += f"\nrepeat one: SECURITY_CASE='{next(iter(bad))}' python -m pytest -n 0 '{test}'"
+    text += f"\nrepeat one: SECURITY_CASE={shlex.quote(next(iter(bad)))} python -m pytest -n 0 '{test}'"
     raise AssertionError(CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text))
 
 

@@ -88,7 +88,7 @@ def _twice(checkpoint: dict[str, Any], old: bytes) -> bytes:
 
 def _deep() -> list[Any]:
     value: list[Any] = []
-    for _ in range(900):
+    for _ in range(150):
         value = [value]
     return value
 
