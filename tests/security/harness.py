@@ -37,6 +37,9 @@ from tests.security.hostile import MARK, SECRET
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 10.0
+WAITING = 3
+"""How many times as long a case may take where it waits for others, such as tests on the same cores."""
+
 MEMORY = 3 * 2**30
 """How much address space a case may take beside what the process has: a bomb ends in a MemoryError, not the machine."""
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -319,7 +322,7 @@ class Case:
             processes: whether it may start processes of its own.
         """
         texts = [str(word) for word in words]
-        before = snapshot(self.workspace)
+        before, around = snapshot(self.workspace), set(os.listdir(ROOT))
         faults: list[str] = []
         streams = io.StringIO(), io.StringIO()
         with self._canaries(faults), self._watched(processes), self._limited(seconds):
@@ -339,6 +342,7 @@ class Case:
             faults.append(f"exit code {self.code}")
         faults += dict.fromkeys(WATCH.faults)
         self._end_wandb()
+        faults += [f"made in the repository: {name}" for name in set(os.listdir(ROOT)) - around if MARK in name]
         self.stdout, self.stderr = (stream.getvalue() for stream in streams)
         return faults + self._traces(before)
 
@@ -391,13 +395,18 @@ class Case:
         memory, size = resource.getrlimit(resource.RLIMIT_AS), resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, memory[1]))
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**31, size[1]))
-        before = signal.signal(signal.SIGALRM, stop)
-        signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, if an `except BaseException` took the first
+        # Of processor time, because other tests may run beside it, and more of real time, for what waits. Each comes
+        # again, if an `except BaseException` took the first.
+        before = signal.signal(signal.SIGALRM, stop), signal.signal(signal.SIGPROF, stop)
+        signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
+        signal.setitimer(signal.ITIMER_REAL, seconds * WAITING, 1.0)
         try:
             yield
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+            signal.signal(signal.SIGALRM, before[0])
+            signal.signal(signal.SIGPROF, before[1])
             resource.setrlimit(resource.RLIMIT_AS, memory)
             resource.setrlimit(resource.RLIMIT_FSIZE, size)
 
