@@ -53,7 +53,7 @@ def export(path: Path, formats: Sequence[str] | None = None, target: Path | None
         f"{program.examples} examples of the test split"
         for program in made
     }
-    card = model_card(run, loaded.model.spec, usage(made, loaded.model.spec.task), files)
+    card = model_card(run, loaded.config.plain(), loaded.model.spec, usage(made, loaded.model.spec.task), files)
     write_below(folder, "README.md", card)
     return made
 

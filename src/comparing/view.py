@@ -235,7 +235,7 @@ def _latest(runs: Iterable[RecordedRun], again: Sequence[str]) -> list[RecordedR
 
 def _repetition(run: RecordedRun, again: Sequence[str]) -> tuple[Any, ...]:
     """Return which repetition a run is: its seeds and folds."""
-    return tuple(run.config.get(key) for key in again)
+    return tuple(None if (value := run.config.get(key)) is None else str(value) for key in again)
 
 
 def _share(runs: Sequence[RecordedRun], again: Sequence[str]) -> float:

@@ -284,7 +284,8 @@ def resumed(path: str, words: Sequence[str]) -> tuple["Config", "RunFolder"]:
             raise UserError(f"{word}: resuming goes on with the same experiment, in which only {allowed} may change")
     config = check(changed)
     name_external_data(config)
-    done = 1 + max((row["epoch"] for row in folder.metrics() if "train/loss" in row), default=-1)
+    epochs = [row.get("epoch") for row in folder.metrics() if "train/loss" in row]
+    done = 1 + max((epoch for epoch in epochs if isinstance(epoch, int)), default=-1)
     if config.trainer.max_epochs < done:
         raise UserError(f"trainer.max_epochs={config.trainer.max_epochs}: this run has trained {done} epochs already")
     return config, folder

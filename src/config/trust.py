@@ -47,6 +47,9 @@ ENTRY_POINTS = "gridlight.extensions"
 _PLACES = ("callbacks", "logger")
 """Sections of a config whose entries write files or contact servers."""
 
+_FOLDERS = ("dirpath", "save_dir", "default_root_dir")
+"""Arguments of entries that name a folder to write into: even a relative one is of the working directory, not of the run."""
+
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _TARGET_LINE = re.compile(r"_target_['\"]?\s*[:=]\s*['\"]?([\w.]+)")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -239,7 +242,7 @@ def _places_and_hosts(section: str, entries: Any, replaced: set[str]) -> Iterato
 
 def _other_account(settings: Mapping[str, Any]) -> Iterator[str]:
     entity = settings.get("entity")
-    if entity is not None and entity not in own_entities():
+    if entity is not None and not (isinstance(entity, str) and entity in own_entities()):
         shown = str(entity)[:80]
         yield (
             f"logger.wandb.entity={shown}: this W&B account is not known as yours. If it is: WANDB_ENTITY={shown}, or "
@@ -252,7 +255,12 @@ def _other_place_or_host(key: str, value: str) -> Iterator[str]:
         host = (urlsplit(value).netloc.rpartition("@")[2] or value).lower()
         if host not in own_hosts() | _listed(TRUST_HOST):
             yield f"{key}={value[:80]}: sends data to the host {host}. If you trust it: --trust-host {host}"
-    elif value.startswith(("/", "\\", "~")) or ".." in re.split(r"[/\\]", value) or re.match(r"[A-Za-z]:", value):
+    elif (
+        key.rpartition(".")[2] in _FOLDERS
+        or value.startswith(("/", "\\", "~"))
+        or ".." in re.split(r"[/\\]", value)
+        or re.match(r"[A-Za-z]:", value)
+    ):
         yield f"{key}={value[:80]}: a recorded config does not decide where files are written. Give it on the command line"
 
 
@@ -279,7 +287,7 @@ def refuse_overrides(overrides: Iterable[str], source: object) -> None:
         section = re.split(r"[./]", key.lstrip("+~"))[0]
         named = _TARGET_LINE.findall(override)
         fine = _RECORDED_KEY.fullmatch(key) and section not in _NEVER_RECORDED and "$" not in override
-        if not fine or ("_target_" in override and not (named and all(map(is_trusted, named)))):
+        if not fine or len(named) != override.count("_target_") or not all(map(is_trusted, named)):
             raise UserError(
                 f"{source}: the recorded override {override[:80]!r} is refused; give it on the command line"
             )
@@ -318,7 +326,8 @@ def trust_of(config: Mapping[str, Any]) -> dict[str, str]:
     Args:
         config: of a job, whose classes this process has already decided to trust.
     """
-    classes = {str(value) for key, value in _walk(config) if key.endswith("_target_") and value not in _shipped()}
+    named = {value for key, value in _walk(config) if key.rpartition(".")[2] == "_target_" and isinstance(value, str)}
+    classes = named - _shipped()
     return {TRUST: ",".join(sorted(_listed(TRUST) | classes))}
 
 

@@ -46,7 +46,7 @@ def parse_json(text: bytes | str, name: object) -> Any:
     """
     try:
         plain = text if isinstance(text, str) else text.decode("utf-8")
-        value = json.loads(plain)
+        value = json.loads(plain, parse_int=bounded_integer)
     except UnicodeDecodeError as error:
         raise RecordError(f"{name}: this is no UTF-8 (byte {error.start})") from error
     except RecursionError as error:
@@ -55,6 +55,17 @@ def parse_json(text: bytes | str, name: object) -> Any:
         raise RecordError(f"{name}: this is no JSON ({error})") from error
     check_depth(value, name)
     return value
+
+
+def bounded_integer(digits: str) -> int:
+    """Return an integer of a record.
+
+    Raises:
+        ValueError: if it is larger than any float, to which it may be converted.
+    """
+    if len(digits) > 300:
+        raise ValueError(f"{digits[:20]}…: an integer has more than 300 digits")
+    return int(digits)
 
 
 def check_depth(value: Any, name: object) -> None:
@@ -135,7 +146,7 @@ for _tag, _pattern, _first in (
 
 
 def _integer(loader: Any, node: Any) -> int:
-    return int(node.value)
+    return bounded_integer(node.value)
 
 
 def _number(loader: Any, node: Any) -> float:

@@ -128,6 +128,43 @@ def run_record(entries: Any, name: object) -> dict[str, Any]:
     return {key: checked[key] for key in entries}  # in the order of the file, which is written anew
 
 
+_SECTIONS = (
+    "model",
+    "datamodule",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "regularization",
+    "paths",
+    "logger",
+    "callbacks",
+)
+
+
+def run_config(entries: dict[Any, Any], name: object) -> dict[str, Any]:
+    """Return a recorded config whose sections, tags and notes have the right types; `src.config.check` knows the rest.
+
+    Args:
+        entries: as parsed.
+        name: what they are read from, for the error.
+
+    Raises:
+        RecordError: if one is of another type.
+    """
+    config = {str(key): value for key, value in entries.items()}
+    for key in _SECTIONS:
+        if not isinstance(config.get(key), dict | None):
+            raise RecordError(f"{name}: {key}: this is no section of a config")
+        if not isinstance((config.get(key) or {}).get("name"), str | None):
+            raise RecordError(f"{name}: {key}.name: this is no text")
+    tags = config.get("tags")
+    if not (tags is None or (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags))):
+        raise RecordError(f"{name}: tags: these are no texts")
+    if not isinstance(config.get("notes"), str | None):
+        raise RecordError(f"{name}: notes: this is no text")
+    return config
+
+
 class Example(_Part):
     """An example of the test split: what the model predicted beside the truth, in the data's own units."""
 

@@ -14,16 +14,17 @@ from src.tracking.filters import flat
 from src.tracking.run_folder import RunFolder
 
 
-def model_card(folder: RunFolder, spec: DataSpec, use: str, files: Mapping[str, str]) -> str:
+def model_card(folder: RunFolder, config: Mapping[str, Any], spec: DataSpec, use: str, files: Mapping[str, str]) -> str:
     """Return the card of a run. Names and values of the run are shown literally, whatever they contain.
 
     Args:
         folder: the run's.
+        config: of the model that was loaded, checked, as plain containers.
         spec: what its data are.
         use: how the model is loaded, a part of the card, as Markdown.
         files: what lies beside the card, each with a line about it.
     """
-    config, record = folder.config(), folder.record
+    record = folder.record
     model, data, facts = config["model"]["name"], config["datamodule"]["name"], TASKS[spec.task]
     title = f"{markdown(model)} on {markdown(data)}"
     task = spec.task.replace("_", " ")

@@ -75,7 +75,8 @@ def pack(run: KeptRun, target: Path, apply_changes: bool = False) -> None:
             "run/": "the run folder: config.yaml, run.json, metrics.jsonl, checkpoints, plots",
             "code/": how,
         }
-        (target / "README.md").write_text(model_card(run.folder, loaded.model.spec, _USE, files), encoding="utf-8")
+        card = model_card(run.folder, loaded.config.plain(), loaded.model.spec, _USE, files)
+        (target / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise

@@ -196,7 +196,7 @@ def curves_of(entries: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
     found: dict[str, dict[int, float]] = {}
     for entry in entries:
         epoch = entry.get("epoch")
-        if not isinstance(epoch, int):
+        if not isinstance(epoch, int) or not 0 <= epoch < 2**31:
             continue
         for name, value in entry.items():
             points = found.get(name)

@@ -35,7 +35,7 @@ import yaml
 from src.core.files import MAX_RECORD_BYTES, is_file_below, open_below, read_below, refuse_links_that_leave
 from src.core.records import FORMAT_VERSION, RecordError, lines_of, parse_json, parse_yaml, read_json
 from src.errors import UserError
-from src.run_store.schema import run_record
+from src.run_store.schema import run_config, run_record
 from src.tracking.provenance import provenance
 from src.tracking.replacing import replaced
 
@@ -157,7 +157,9 @@ class RunFolder:
     def update(self, **changes: Any) -> None:
         """Change entries of the record, and replace run.json as a whole."""
         self.note(**changes)
-        _write(self.path / "run.json", json.dumps(self.record, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+        _write(
+            self.path / "run.json", json.dumps(plain(self.record), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        )
 
     def note(self, **changes: Any) -> None:
         """Change entries of the record, to be written with the next update."""
@@ -315,7 +317,7 @@ class RunFolder:
             raise UserError(f"{file}: cannot be read: {error.strerror}") from error
         if not isinstance(config, dict) or not config:
             raise UserError(f"{file}: holds no config")
-        return {str(key): value for key, value in config.items()}
+        return run_config(config, file)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return everything that was logged; see `read_metrics`."""
@@ -448,16 +450,22 @@ def read_metrics(path: Path, damaged: Callable[[], object] | None = None) -> lis
             damaged()
         return []
     entries: list[dict[str, Any]] = []
-    for entry in found:
+    first = math.inf  # of the steps that a later line repeats; from the end, so that every line is looked at once
+    for entry in reversed(found):
         if not isinstance(entry, dict) or type(entry.get("step", "")) not in (int, NoneType):
             continue
         if type(entry.get("epoch")) not in (int, NoneType):
             continue
+        step = entry["step"] or 0
+        keep = step < first
         if "resumed" in entry and entry.pop("resumed"):
-            entries = [earlier for earlier in entries if (earlier["step"] or 0) < (entry["step"] or 0)]
+            first = min(first, step)
+        if not keep:
+            continue
         if None in entry.values():
             entry = {key: math.nan if value is None else value for key, value in entry.items()}
         entries.append(entry)
+    entries.reverse()
     return entries
 
 
@@ -509,7 +517,7 @@ def plain(value: Any) -> Any:
 
 def _write(path: Path, text: str) -> None:
     with replaced(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))  # half of a pair of surrogates, as JSON and YAML escape it
 
 
 def _now() -> str:

@@ -154,6 +154,27 @@ def test_a_record_decides_no_place_to_write(entry, value, recorded):
         literal_config(recorded, SOURCE)
 
 
+@pytest.mark.parametrize("entry", ["callbacks.checkpoints.dirpath", "logger.csv.save_dir"])
+def test_a_recorded_folder_of_the_working_directory_is_not_written(entry, recorded):
+    section, name, key = entry.split(".")
+    recorded[section] = {name: {"_target_": "lightning.pytorch.loggers.CSVLogger", key: "conf/model"}}
+    with pytest.raises(UserError, match="does not decide where files are written"):
+        literal_config(recorded, SOURCE)
+    assert literal_config(recorded, SOURCE, changes=[f"{entry}=conf/model"])
+
+
+@pytest.mark.parametrize("entity", [["a"], {"a": 1}, 3])
+def test_an_entity_of_another_type_is_refused(entity, recorded):
+    recorded["logger"] = {"wandb": {"entity": entity}}
+    with pytest.raises(UserError, match=r"logger\.wandb\.entity"):
+        literal_config(recorded, SOURCE)
+
+
+def test_only_classes_are_passed_on_to_workers(recorded):
+    recorded["model"] |= {"_target_": "mine.Net", "not_a_target_": "attacker.Net", "x": {"_target_": None}}
+    assert trust.trust_of(recorded)[trust.TRUST] == "mine.Net"
+
+
 def test_a_host_that_is_not_the_users_own_is_refused(recorded):
     trust.trust(["lightning.pytorch.loggers"])
     entry = {"_target_": "lightning.pytorch.loggers.WandbLogger", "settings": {"base_url": "http://127.0.0.1:18911"}}

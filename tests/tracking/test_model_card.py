@@ -44,7 +44,7 @@ def test_nothing_in_a_card_acts(text: str, tmp_path: Path) -> None:
     }
     names = (text, "b")
     spec = DataSpec("classification", text, (4, text), (2,), class_names=names, feature_names=names, target_names=names)  # type: ignore[arg-type]
-    card = model_card(folder, spec, "Use it.", {text: text})
+    card = model_card(folder, folder.config(), spec, "Use it.", {text: text})
     found = tokens_of(card)
     kinds = {token.type for token in found}
     assert not kinds & {"html_inline", "html_block", "link_open", "image", "em_open", "s_open", "fence", "code_block"}

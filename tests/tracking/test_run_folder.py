@@ -511,3 +511,35 @@ def test_a_run_with_a_link_that_leaves_it_is_not_resumed(name: str, tmp_path: Pa
     with pytest.raises(UserError, match="points out of the folder"):
         folder.resume()
     assert (tmp_path / "victim").read_text() == "keep"
+
+
+def test_metrics_of_many_resumes_are_read_in_linear_time(tmp_path: Path) -> None:
+    lines = (json.dumps({"step": step, "resumed": True}) for step in range(100_000))
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    started = time.monotonic()
+    assert len(read_metrics(tmp_path)) == 100_000
+    assert time.monotonic() - started < 8
+
+
+def test_metrics_with_integers_beyond_floats_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "val/loss": 1' + "0" * 400 + '}\n{"step": 2, "epoch": 1}\n')
+    assert read_metrics(tmp_path) == [{"step": 2, "epoch": 1}]
+
+
+@pytest.mark.parametrize("entry", [{"error": "\\ud800"}, {"mine": math.nan}, {"hardware": {"cpu": math.nan}}])
+def test_a_record_that_was_read_can_be_written_again(tmp_path: Path, entry: dict[str, Any]) -> None:
+    run = create(tmp_path / "run")
+    text = json.dumps(run.record | entry).replace("\\\\ud800", "\\ud800")
+    (run.path / "run.json").write_text(text)
+    RunFolder.open(run.path).update(tags=["a"])
+    assert RunFolder.open(run.path).record["tags"] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"tags": 3}, {"tags": [1]}, {"trainer": True}, {"callbacks": [None]}, {"model": {"name": []}}, {"notes": []}],
+)
+def test_a_config_of_other_types_is_named(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    run = create(tmp_path / "run", CONFIG | wrong)
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        run.config()
