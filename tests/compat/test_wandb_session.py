@@ -66,6 +66,7 @@ def history(size: int = 10) -> Any:
 BAD = {
     "entity": run_record(entity="attacker"),
     "run id": run_record(run_id="another1"),
+    "name of two lines": run_record(display_name=f"x at http://evil.example/runs/{ID}\nrest"),
     "artifact of an entity": proto.Record(artifact=proto.ArtifactRecord(entity="attacker")),
     "artifact of a run": proto.Record(artifact=proto.ArtifactRecord(run_id="another1")),
     "artifact with a secret": entry(local_path="/etc/passwd"),
