@@ -457,7 +457,7 @@ def read_metrics(path: Path, damaged: Callable[[], object] | None = None) -> lis
         if damaged is not None:
             damaged()
         return []
-    entries = []
+    entries: list[dict[str, Any]] = []
     starts = []
     for entry in found:
         if not _is_entry(entry):
