@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from src.config.schema import Config
 from src.core.escape import markdown
@@ -35,6 +36,17 @@ def siblings_with(folder: RunFolder, key: str) -> list[RunFolder]:
         if run.record.get(key) is not None:
             runs.append(run)
     return sorted(runs, key=lambda run: str(run.record.get("started")))
+
+
+def section_of(run: RunFolder, group: str) -> dict[str, Any]:
+    """Return a section of the config of a run, such as ``model``, with its name; ``?`` where the config has none."""
+    try:
+        section = run.config().get(group)
+    except UserError as error:
+        log.warning("%s", error)
+        section = None
+    section = section if isinstance(section, dict) else {}
+    return section | {"name": str(section.get("name", "?"))}
 
 
 def show_table(sweep: Path, name: str, title: str, rows: Sequence[dict[str, str]]) -> Path:
