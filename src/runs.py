@@ -59,7 +59,7 @@ def show_list(runs: "Sequence[KeptRun]", as_json: bool = False) -> None:
             run.id,
             str(record.get("started") or "")[:16].replace("T", " "),
             run.status,
-            *(str((run.config.get(group) or {}).get("name", "?")) for group in ("model", "datamodule")),
+            *map(run.option, ("model", "datamodule")),
             record.get("monitor") or "",
             number(record.get("value")),
             duration(seconds) if seconds else "-",

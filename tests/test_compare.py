@@ -270,3 +270,23 @@ def test_a_real_sweep_is_watched_while_it_runs(tmp_path: Path, command: Command)
     assert re.search(r"\d pending", done.stdout) and "20 runs: 20 finished\n" in done.stdout
     pictures = {file.stem for file in (sweep / "plots").iterdir()}
     assert {"curves-loss", "curves-accuracy", "schedules", "response", "confusion"} <= pictures
+
+
+@pytest.mark.parametrize("key", ["seed", "datamodule.fold", "model.name", "optimizer.lr", "monitor"])
+@pytest.mark.parametrize(
+    "value", [[[1]], {"a": [1]}, 10**400, float("nan"), True, "", "\x1b[0m", [], {}], ids=lambda v: repr(v)[:12]
+)
+def test_values_of_other_types_stop_no_comparison(
+    key: str, value: object, tuned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = next(tuned.glob("*/config.yaml"))
+    entries = yaml.safe_load(config.read_text())
+    node = entries
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = node.setdefault(parent, {})
+    node[last] = value
+    config.write_text(json.dumps(entries))
+    for words in ([], ["--export", "csv"], ["--export", "json"], ["--html"], ["--columns", "all"]):
+        main([str(tuned), *words])
+    assert "\x1b" not in capsys.readouterr().out

@@ -226,3 +226,73 @@ def test_hostile_names_are_shown_on_one_line(text: str, tmp_path: Path, capsys: 
         out = capsys.readouterr().out
         assert not acts(out) and (words[0] != "list" or len(out.splitlines()) == 3)
         assert not any(row.startswith(("break", "end")) for row in out.splitlines())
+
+
+CONFIGS = [
+    "tags: 5",
+    "tags: [[1]]",
+    "tags: {a: 1}",
+    "notes: [1]",
+    "model: mlp",
+    "model: [1]",
+    "model: {name: [1]}",
+    "datamodule: 5",
+]
+CONFIGS += ["model: &a {name: x}", "1: 2", f"optimizer: {{lr: {'9' * 400}}}", "optimizer: {lr: 1e999}", "[", "- 1"]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_values_of_other_types_in_a_config_stop_no_list(config: str, outputs: Path, capsys: Any) -> None:
+    (outputs / "sweeps/rates/lr_1_bbbbbb/config.yaml").write_text(config)
+    assert listed(capsys) == {"aaaaaa", "bbbbbb", "cccccc", "dddddd"}
+    for words in (["list"], ["show", "bbbbbb"], ["list", "optimizer.lr>0"], ["list", "tag=x"]):
+        main(words)
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "folder"])
+def test_a_folder_whose_config_is_no_file_is_named_and_the_others_listed(
+    kind: str, outputs: Path, tmp_path: Path, capsys: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = outputs / "sweeps/rates/lr_1_bbbbbb/config.yaml"
+    place(kind, config, tmp_path)
+    assert listed(capsys) == {"aaaaaa", "cccccc", "dddddd"}
+    assert "lr_1_bbbbbb" in caplog.text
+
+
+def place(kind: str, file: Path, elsewhere: Path) -> None:
+    """Put something that is no regular file in the place of a file."""
+    file.rename(elsewhere / "original") if file.exists() else None
+    if kind in ("link", "dangling"):
+        file.symlink_to(elsewhere / ("original" if kind == "link" else "nowhere"))
+    elif kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.mkdir()
+
+
+@pytest.mark.parametrize("name", ["run.json", ".run.json.partial"])
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "folder"])
+def test_a_record_that_cannot_be_written_is_an_error_for_people(
+    kind: str, name: str, outputs: Path, tmp_path: Path, capsys: Any
+) -> None:
+    folder = outputs / "runs/2026-01-01/100000-mlp-digits-aaaaaa"
+    (tmp_path / "original").write_text("keep")
+    before = (folder / name).read_text() if name == "run.json" else "keep"
+    place(kind, folder / name, tmp_path)
+    if kind == "folder":
+        assert "cannot be written" in refused(capsys, "tag", str(folder), "new")
+    else:
+        main(["tag", str(folder), "new"])
+        assert "new" in json.loads((folder / "run.json").read_text())["tags"]
+        assert not (folder / "run.json").is_symlink()
+    assert (tmp_path / "original").read_text() == before and not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "folder"])
+def test_what_lies_beside_a_run_does_not_stop_its_deletion(kind: str, outputs: Path, tmp_path: Path) -> None:
+    folder = outputs / "runs/2026-01-01/100000-mlp-digits-aaaaaa"
+    (tmp_path / "original").mkdir()
+    beside = folder.with_name(f".deleted-{folder.name}")
+    place(kind, beside, tmp_path)
+    main(["delete", str(folder), "--yes"])
+    assert not folder.exists() and os.path.lexists(beside) and (tmp_path / "original").is_dir()

@@ -235,12 +235,12 @@ def _latest(runs: Iterable[RecordedRun], again: Sequence[str]) -> list[RecordedR
 
 def _repetition(run: RecordedRun, again: Sequence[str]) -> tuple[Any, ...]:
     """Return which repetition a run is: its seeds and folds."""
-    return tuple(None if (value := run.config.get(key)) is None else str(value) for key in again)
+    return tuple(comparable(run.config.get(key)) for key in again)
 
 
 def _share(runs: Sequence[RecordedRun], again: Sequence[str]) -> float:
     """Return test examples for each training example in k folds, 1/(k - 1); 0 where there are no folds."""
-    folds = {run.config.get(key) for run in runs for key in again if key.endswith("fold")} - {None}
+    folds = {comparable(run.config.get(key)) for run in runs for key in again if key.endswith("fold")} - {None}
     return 1 / (len(folds) - 1) if len(folds) > 1 else 0.0
 
 

@@ -28,6 +28,7 @@ _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _DIRECTORY = getattr(os, "O_DIRECTORY", 0)
+_NO_FILES = ("", ".", "..")
 
 
 class UnsafeFileError(UserError):
@@ -114,18 +115,33 @@ def _explained(error: OSError, path: Path, descriptor: int | None, name: str) ->
     return error
 
 
+def _is_last(name: str | PurePath) -> bool:
+    """Return whether a name is one component, which needs no open folder: `O_NOFOLLOW` is about the last component of a
+    path, and those before it are the root's, which may be links.
+    """
+    return _ANCHORED and isinstance(name, str) and name not in _NO_FILES and "/" not in name
+
+
 def _open(root: Path, name: str | PurePath, flags: int, make: bool = False) -> int:
-    path = root / name
-    with _parent_of(root, name, make) as (parent, last):
+    flags |= _NOFOLLOW | _NONBLOCK | _BINARY
+    if _is_last(name) and not make:
+        path = os.path.join(root, name)
         try:
-            descriptor = os.open(last, flags | _NOFOLLOW | _NONBLOCK | _BINARY, 0o666, dir_fd=parent)
+            descriptor = os.open(path, flags, 0o666)
         except OSError as error:
-            raise _explained(error, path, parent, last) from error
+            raise _explained(error, Path(path), None, path) from error
+    else:
+        path = str(root / name)
+        with _parent_of(root, name, make) as (parent, last):
+            try:
+                descriptor = os.open(last, flags, 0o666, dir_fd=parent)
+            except OSError as error:
+                raise _explained(error, Path(path), parent, last) from error
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         raise UnsafeFileError(f"{path}: this is not a regular file")
     return descriptor
 
@@ -207,18 +223,25 @@ def read_below(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) 
         OSError: if there is no such file.
         UnsafeFileError: if it is larger, a link, or not a regular file.
     """
-    with open_below(root, name) as file:
-        if os.fstat(file.fileno()).st_size > limit:
-            raise UnsafeFileError(f"{root / name}: this file has more than {limit / 2**20:,.0f} MiB")
-        contents = file.read(limit + 1)
-    if len(contents) > limit:
+    descriptor = _open(root, name, os.O_RDONLY)
+    try:
+        parts = []
+        left = limit + 1 if os.fstat(descriptor).st_size <= limit else 0
+        while left > 0 and (part := os.read(descriptor, min(left, 1 << 20))):  # a file object would take twice the time
+            parts.append(part)
+            left -= len(part)
+    finally:
+        os.close(descriptor)
+    if left <= 0:
         raise UnsafeFileError(f"{root / name}: this file has more than {limit / 2**20:,.0f} MiB")
-    return contents
+    return b"".join(parts)
 
 
 def is_file_below(root: Path, name: str | PurePath) -> bool:
     """Return whether there is a regular file that `open_below` would open."""
     try:
+        if _is_last(name):
+            return stat.S_ISREG(os.lstat(os.path.join(root, name)).st_mode)
         with _parent_of(root, name) as (parent, last):
             return stat.S_ISREG(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode)
     except (OSError, UserError):

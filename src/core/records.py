@@ -53,7 +53,8 @@ def parse_json(text: bytes | str, name: object) -> Any:
         raise RecordError(f"{name}: nested deeper than {MAX_DEPTH} levels") from error
     except ValueError as error:
         raise RecordError(f"{name}: this is no JSON ({error})") from error
-    check_depth(value, name)
+    if plain.count("[") + plain.count("{") > MAX_DEPTH:
+        check_depth(value, name)
     return value
 
 
@@ -118,6 +119,9 @@ def lines_of(file: BinaryIO, name: object, limit: int = MAX_RECORD_BYTES) -> Ite
         yield text
 
 
+MAX_YAML_NODES = 200_000
+"""The most containers and scalars of a YAML text, whose parser is slow."""
+
 _ANCHOR = re.compile(r"(?:^|[\s\[{,:-])[&*][^\s,\[\]{}]")
 """What may be an anchor or an alias; text may look like one."""
 
@@ -134,7 +138,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]{1,4000}", list("-+0123456789")),
+    ("int", r"[-+]?[0-9]{1,300}", list("-+0123456789")),  # which fit into a float
     (
         "float",
         r"[-+]?(?:[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+"
@@ -163,10 +167,12 @@ def parse_yaml(text: bytes | str, name: object) -> Any:
     Anchors are refused, as ten lines of them can describe billions of values; so are explicit tags.
 
     Raises:
-        RecordError: if it is no such YAML, or nested deeper than `MAX_DEPTH`.
+        RecordError: if it is no such YAML, nested deeper than `MAX_DEPTH`, or of more values than `MAX_YAML_NODES`.
     """
     try:
         plain = text if isinstance(text, str) else text.decode("utf-8")
+        if len(plain) > MAX_YAML_NODES and sum(map(plain.count, ",:-?[{")) > MAX_YAML_NODES:
+            raise RecordError(f"{name}: more than {MAX_YAML_NODES:,} values")
         if _ANCHOR.search(plain) or plain.count("[") + plain.count("{") >= MAX_DEPTH or _DEEP.search(plain):
             _check_events(plain, name)  # the composer of libyaml recurses without a limit
         value = yaml.load(plain, _Loader)

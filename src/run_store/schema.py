@@ -10,7 +10,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 
 from src.core.records import FORMAT_VERSION, RecordError, VersionError
 
-Number = FiniteFloat | int | None
+Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Real = FiniteFloat | Integer
+"""A number that fits into a float; an integer of JSON may have thousands of digits."""
+
+Number = Real | None
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -49,8 +53,8 @@ class Wandb(_Part):
 class GradientThroughTime(_Part):
     """Norms [T] of the gradient by lag. See `src.tracking.gradient_through_time`."""
 
-    before: list[FiniteFloat | int] = []
-    after: Annotated[list[FiniteFloat | int], Field(min_length=1)]
+    before: list[Real] = []
+    after: Annotated[list[Real], Field(min_length=1)]
 
 
 class RecurrentComparison(_Part):
@@ -71,17 +75,17 @@ class RunRecord(_Part):
     format_version: int = FORMAT_VERSION
     status: Literal["running", "interrupted", "failed", "pruned", "finished", "unknown"]
     config_hash: str | None = None
-    seed: int | None = None
+    seed: Integer | None = None
     started: Date | None = None
     ended: Date | None = None
-    seconds: Annotated[FiniteFloat | int, Field(ge=0)] | None = None
+    seconds: Annotated[FiniteFloat, Field(ge=0)] | Annotated[Integer, Field(ge=0)] | None = None
     resumed: list[Date] = []
     command: str | None = None
     git: Git | None = None
     packages: dict[str, str] = {}
-    hardware: dict[str, str | int | float | None] = {}
+    hardware: dict[str, str | Integer | float | None] = {}
     host: str | None = None
-    pid: int | None = None
+    pid: Integer | None = None
     wandb: Wandb | None = None
     monitor: str | None = None
     mode: Literal["min", "max"] | None = None
@@ -96,7 +100,7 @@ class RunRecord(_Part):
     tags: list[str] = []
     notes: str | None = None
     archived: Date | None = None
-    gradient_through_time: GradientThroughTime | dict[Literal["before"], list[FiniteFloat | int]] | None = None
+    gradient_through_time: GradientThroughTime | dict[Literal["before"], list[Real]] | None = None
     recurrent_comparison: RecurrentComparison | None = None
 
 
@@ -170,7 +174,7 @@ class Example(_Part):
 
     truth: Any
     prediction: Any
-    probability: FiniteFloat | int | None = None
+    probability: Number = None
     input: str | None = None
 
 
@@ -181,8 +185,8 @@ class Predictions(_Part):
     split: str = "test"
     classes: list[str] = []
     confusion: list[list[Count]] | None = None
-    true: list[list[FiniteFloat | int]] | None = None
-    predicted: list[list[FiniteFloat | int]] | None = None
+    true: list[list[Real]] | None = None
+    predicted: list[list[Real]] | None = None
     examples: list[Example] = []
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from src.tracking.closing import shown
 from src.tracking.console import show
 from src.tracking.pictures import save_picture
 from src.tracking.run_folder import RunFolder
-from src.tracking.siblings import in_sweep, show_table, siblings_with
+from src.tracking.siblings import in_sweep, section_of, show_table, siblings_with
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,8 +107,10 @@ def compare(folder: RunFolder) -> None:
     Args:
         folder: of one of them.
     """
-    runs = [run for run in siblings_with(folder, KEY) if "after" in run.record[KEY]]
-    names = [run.config()["model"]["name"] for run in runs]
+    runs = [run for run in siblings_with(folder, KEY) if all(run.record[KEY].get(when) for when in ("before", "after"))]
+    if not runs:
+        return
+    names = [section_of(run, "model")["name"] for run in runs]
     labels = [name if names.count(name) == 1 else run.path.name for name, run in zip(names, runs, strict=True)]
     measured = {label: run.record[KEY] for label, run in zip(labels, runs, strict=True)}
     longest = max(len(norms["after"]) for norms in measured.values())

@@ -1,6 +1,8 @@
 """Runs as things that are kept: found, listed, tagged, archived, deleted, exported."""
 
 import logging
+import os
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -62,11 +64,18 @@ class KeptRun:
 
     @property
     def tags(self) -> list[str]:
-        return list(self.record.get("tags", self.config.get("tags") or []))
+        tags = self.record["tags"] if "tags" in self.record else self.config.get("tags")
+        return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
 
     @property
     def notes(self) -> str | None:
-        return self.record.get("notes", self.config.get("notes"))
+        notes = self.record["notes"] if "notes" in self.record else self.config.get("notes")
+        return notes if isinstance(notes, str) else None
+
+    def option(self, group: str) -> str:
+        """Return the name of the option that a group of the config has, such as ``mlp`` of ``model``; ``?`` if it has none."""
+        section = self.config.get(group)
+        return str(section.get("name", "?")) if isinstance(section, dict) else "?"
 
     @property
     def archived(self) -> bool:
@@ -91,15 +100,21 @@ class KeptRun:
 
 
 def runs_in(outputs: Path) -> list[KeptRun]:
-    """Return all runs below a folder, the oldest first.
+    """Return all runs below a folder, the oldest first; one that cannot be opened is named in a warning.
 
     Raises:
         UserError: if there is no such folder.
     """
     if not outputs.is_dir():
         raise UserError(f"{outputs}: there is no such folder; runs are kept in paths.outputs, by default outputs")
-    folders = sorted({file.parent for file in outputs.rglob("run.json") if (file.parent / "config.yaml").is_file()})
-    runs = [KeptRun(RunFolder.open(folder), outputs) for folder in folders]
+    runs = []
+    for folder in sorted({file.parent for file in outputs.rglob("run.json")}):
+        if not os.path.lexists(folder / "config.yaml"):
+            continue
+        try:
+            runs.append(KeptRun(RunFolder.open(folder), outputs))
+        except UserError as error:
+            log.warning("left out: %s", error)
     return sorted(runs, key=lambda run: str(run.record.get("started")))
 
 
@@ -161,10 +176,13 @@ def change(run: KeptRun, **entries: Any) -> None:
     """Write entries into the record of a run that does not run.
 
     Raises:
-        UserError: if it does.
+        UserError: if it does, or if its record cannot be written.
     """
     with run.folder.held():
-        run.folder.update(**entries)
+        try:
+            run.folder.update(**entries)
+        except OSError as error:
+            raise UserError(f"{run.path / 'run.json'}: cannot be written: {error.strerror}") from error
 
 
 def archive(run: KeptRun, back: bool = False) -> None:
@@ -201,19 +219,22 @@ def delete(runs: Sequence[KeptRun]) -> None:
     """Delete run folders, and nothing else but the own files of sweeps that then have no runs, and folders that are empty.
 
     Raises:
-        UserError: if one of them is running; then none is deleted.
+        UserError: if one of them is running, and then none is deleted; or if one cannot be deleted.
     """
     for run in runs:
         if run.folder.alive:
             raise UserError(f"{shown(run.path)}: this run is running")
     emptied = emptied_sweeps(runs)
     for run in runs:
-        if run.path.is_symlink():  # what it points to is another folder's
+        if run.path.is_symlink():  # its target is no run that was listed
             run.path.unlink()
             continue
-        gone = run.path.with_name(f".deleted-{run.path.name}")
-        run.path.rename(gone)  # at once, so that nothing half deleted is left under its name
-        shutil.rmtree(gone)
+        gone = run.path.with_name(f".deleted-{secrets.token_hex(4)}-{run.path.name[:200]}")
+        try:
+            run.path.rename(gone)  # at once, so that nothing half deleted is left under its name
+            shutil.rmtree(gone)
+        except OSError as error:
+            raise UserError(f"{error.filename or run.path}: cannot be deleted: {error.strerror}") from error
     for sweep in emptied:
         for name in SWEEP_FILES:
             with suppress(OSError):

@@ -163,6 +163,10 @@ def _read_attention(folder: Path) -> dict[str, bytes]:
     return found
 
 
+_MAX_SECTIONS = 1000
+"""Sections of a config that are parsed one by one."""
+
+
 # ---- config.yaml ---------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +183,8 @@ def read_config(text: bytes) -> dict[str, Any]:
     """
     try:
         sections = re.split(r"\n(?=[^\s#-])", text.decode("utf-8").strip())
+        if len(sections) > _MAX_SECTIONS:
+            return dict(_leaves(parse_yaml(text, "config.yaml")))
         return {key: value for section in sections for key, value in _section(section)}
     except (UnicodeDecodeError, RecordError):  # a hand-written one may be laid out in another way
         return dict(_leaves(parse_yaml(text, "config.yaml")))

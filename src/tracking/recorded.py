@@ -100,8 +100,14 @@ class RecordedRun:
         return float(value)
 
 
+_MOST = 10**300
+
+
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Return whether a value is a number that fits into a float."""
+    return isinstance(value, float) or (
+        isinstance(value, int) and not isinstance(value, bool) and -_MOST < value < _MOST
+    )
 
 
 def recorded_run(

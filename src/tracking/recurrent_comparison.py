@@ -16,8 +16,9 @@ from src.models.base import Model
 from src.tracking.closing import shown
 from src.tracking.console import number, show
 from src.tracking.pictures import save_picture
+from src.tracking.recorded import is_number
 from src.tracking.run_folder import RunFolder
-from src.tracking.siblings import in_sweep, show_table, siblings_with
+from src.tracking.siblings import in_sweep, section_of, show_table, siblings_with
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,27 +113,42 @@ def compare(folder: RunFolder) -> None:
     Args:
         folder: of one of its runs.
     """
-    runs = [(run.config(), run.record) for run in siblings_with(folder, KEY) if "test" in run.record[KEY]]
+    found = siblings_with(folder, KEY)
+    runs = [({group: section_of(run, group) for group in ("model", "datamodule")}, run.record) for run in found]
+    runs = [run for run in runs if _is_complete(*run)]
+    if not runs:
+        return
     runs.sort(key=lambda run: run[0]["datamodule"].get("lag", math.inf))
     rows = []
     for config, record in runs:
-        found = record[KEY]
+        measured = record[KEY]
         rows.append(
             {
                 "data": _data(config),
                 "model": config["model"]["name"],
                 "parameters": f"{record['parameters']:,}",
-                "seconds an epoch": number(found["seconds"]),
-                "MiB a step": f"{found['bytes'] / 2**20:.2f}",
-                "epochs": str(found["epochs"]),
-                "test loss": number(found["test"]["test/loss"]),
-                "trivial answer": number(found["trivial"]),
+                "seconds an epoch": number(measured.get("seconds")),
+                "MiB a step": f"{measured['bytes'] / 2**20:.2f}",
+                "epochs": str(measured["epochs"]),
+                "test loss": number(measured["test"]["test/loss"]),
+                "trivial answer": number(measured["trivial"]),
             }
         )
     sweep = folder.path.parent
     show_table(sweep, KEY, "recurrent networks, measured", rows)
     if len({_data(config) for config, _ in runs}) > 1:
         show(f"picture: {shown(save_picture(sweep, KEY, _picture(runs)))}")
+
+
+def _is_complete(config: dict[str, Any], record: dict[str, Any]) -> bool:
+    """Return whether a run has been measured, and its config has the keys that are shown."""
+    data, found = config["datamodule"], record[KEY]
+    numbers = [found.get("trivial"), found.get("test", {}).get("test/loss"), data.get("lag", 0)]
+    return (
+        isinstance(data.get("_target_"), str)
+        and all(is_number(value) and math.isfinite(value) for value in numbers)
+        and all(value is not None for value in (record.get("parameters"), found.get("epochs")))
+    )
 
 
 def _source(config: dict[str, Any]) -> str:

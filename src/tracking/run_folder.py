@@ -27,7 +27,6 @@ from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from time import monotonic
-from types import NoneType
 from typing import Any, BinaryIO
 
 import yaml
@@ -60,6 +59,15 @@ _NO_INFLUENCE = (
     "model.checkpoint_activations",
 )
 """Keys that change where and how a run is recorded, not what comes out."""
+
+
+MAX_ENTRIES = 2_000_000
+"""Entries of a large metrics.jsonl that are read."""
+MAX_DAMAGED = 1000
+"""Damaged lines after which the rest of metrics.jsonl is not read: a process that is killed leaves one."""
+
+_MOST = 2**63
+_MOST_EPOCHS = 2**31 - 1
 
 
 class RunFolder:
@@ -157,9 +165,9 @@ class RunFolder:
     def update(self, **changes: Any) -> None:
         """Change entries of the record, and replace run.json as a whole."""
         self.note(**changes)
-        _write(
-            self.path / "run.json", json.dumps(plain(self.record), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-        )
+        text = json.dumps(plain(self.record), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        with replaced(self.path / "run.json") as file:
+            file.write(text.encode("utf-8", "backslashreplace"))  # which is how JSON writes a single surrogate
 
     def note(self, **changes: Any) -> None:
         """Change entries of the record, to be written with the next update."""
@@ -450,23 +458,53 @@ def read_metrics(path: Path, damaged: Callable[[], object] | None = None) -> lis
             damaged()
         return []
     entries: list[dict[str, Any]] = []
-    first = math.inf  # of the steps that a later line repeats; from the end, so that every line is looked at once
-    for entry in reversed(found):
-        if not isinstance(entry, dict) or type(entry.get("step", "")) not in (int, NoneType):
+    starts = []
+    for entry in found:
+        if not _is_entry(entry):
             continue
-        if type(entry.get("epoch")) not in (int, NoneType):
-            continue
-        step = entry["step"] or 0
-        keep = step < first
         if "resumed" in entry and entry.pop("resumed"):
-            first = min(first, step)
-        if not keep:
-            continue
-        if None in entry.values():
-            entry = {key: math.nan if value is None else value for key, value in entry.items()}
+            starts.append((len(entries), entry["step"] or 0))
+        odd = [
+            key
+            for key, value in entry.items()
+            if type(value) is not float and not (type(value) is int and -_MOST <= value < _MOST)
+        ]
+        for key in odd:
+            if isinstance(entry[key], bool):
+                entry[key] = int(entry[key])
+            elif entry[key] is None or isinstance(entry[key], int):
+                entry[key] = math.nan
+            else:
+                del entry[key]
         entries.append(entry)
-    entries.reverse()
-    return entries
+    return _without_repeated(entries, starts) if starts else entries
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int and -_MOST <= value < _MOST
+
+
+def _is_entry(value: Any) -> bool:
+    """Return whether a parsed line has a step and an epoch; both may be null."""
+    if not isinstance(value, dict) or "step" not in value:
+        return False
+    step, epoch = value["step"], value.get("epoch")
+    return (step is None or _is_integer(step)) and (epoch is None or (_is_integer(epoch) and 0 <= epoch < _MOST_EPOCHS))
+
+
+def _without_repeated(entries: list[dict[str, Any]], starts: list[tuple[int, int]]) -> list[dict[str, Any]]:
+    """Return the entries without those that a resumed run repeats.
+
+    Args:
+        entries: in the order of the file.
+        starts: for each resume, the number of entries before it, and its first step. Those entries count up to that step.
+    """
+    end, first = starts[-1]
+    kept = entries[: end - 1 if end else None : -1]
+    for start, step in [*reversed(starts[:-1]), (0, 0)]:
+        kept += (entry for entry in reversed(entries[start:end]) if (entry["step"] or 0) < first)
+        end, first = start, min(first, step)
+    return kept[::-1]
 
 
 def _logged_together(text: bytes) -> list[Any] | None:
@@ -478,12 +516,20 @@ def _logged_together(text: bytes) -> list[Any] | None:
 
 
 def _logged_line_by_line(file: BinaryIO, name: object) -> list[Any]:
-    """Return the lines that can be parsed."""
+    """Return the entries that can be parsed, up to `MAX_ENTRIES` of them and `MAX_DAMAGED` other lines."""
     found = []
+    damaged = 0
     with suppress(RecordError):  # a line without an end: what comes before it counts
         for line in lines_of(file, name):
+            entry = None
             with suppress(UserError):
-                found.append(parse_json(line.decode("utf-8", "replace"), name))
+                entry = parse_json(line.decode("utf-8", "replace"), name)
+            if _is_entry(entry):
+                found.append(entry)
+            else:
+                damaged += 1
+            if len(found) == MAX_ENTRIES or damaged == MAX_DAMAGED:
+                break
     return found
 
 

@@ -84,6 +84,8 @@ def test_gradients_are_products_of_the_jacobians_of_single_steps(kind: type[Recu
 def test_a_run_leaves_a_picture_and_a_sweep_a_comparison(
     fast: Callable[..., list[str]], tmp_path: Path, capsys
 ) -> None:
+    (tmp_path / "sweeps" / "s").mkdir(parents=True)
+    (tmp_path / "sweeps" / "s" / "ledger.jsonl").touch()
     for name in ("rnn", "gru"):
         config = check(compose(fast("experiment=gradient_through_time", f"model={name}", "sweep.name=s")))
         result = run(config, tmp_path / "sweeps" / "s" / name, verbose=False)

@@ -62,6 +62,8 @@ def test_a_sweep_leaves_a_table_and_a_picture(
         recurrent_comparison, "save_picture", lambda *given: figures.append(given[2]) or save_picture(*given)
     )
     sweep = tmp_path / "sweeps" / "s"
+    sweep.mkdir(parents=True)
+    (sweep / "ledger.jsonl").touch()
     errors = {}
     for name, data in (
         ("4", "datamodule=adding"),

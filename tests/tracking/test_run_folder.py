@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -21,6 +22,8 @@ from src import ROOT
 from src.config.check import check
 from src.config.compose import compose
 from src.errors import UserError
+from src.tracking.best import best_epoch
+from src.tracking.recorded import curves_of
 from src.tracking.run_folder import RunFolder, as_yaml, config_hash, new_run_path, plain, read_metrics
 
 CONFIG: dict[str, Any] = {
@@ -465,6 +468,9 @@ DAMAGE = [
     b'{"status": "finished", "wandb": {"id": "../x"}}',
     b'{"status": "finished", "tags": {"a": 1}}',
     b'{"format_version": 7, "status": "finished"}',
+    b'{"status": "finished", "value": %s}' % (b"9" * 400),
+    b'{"status": "finished", "seconds": %s}' % (b"9" * 400),
+    b'{"status": "finished", "best": {"val/loss": %s}}' % (b"9" * 400),
 ]
 
 
@@ -543,3 +549,72 @@ def test_a_config_of_other_types_is_named(tmp_path: Path, wrong: dict[str, Any])
     run = create(tmp_path / "run", CONFIG | wrong)
     with pytest.raises(UserError, match=next(iter(wrong))):
         run.config()
+
+
+HUGE = b"9" * 400
+
+
+@pytest.mark.parametrize("value", [b'"high"', b"[1]", b'{"a": 1}', b"true", b"1e999", b"null"], ids=lambda v: v[:9])
+def test_metrics_are_numbers(value: bytes, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "epoch": 0, "val/loss": %s, "lr": 0.5}\n' % value)
+    (entry,) = read_metrics(tmp_path)
+    assert entry["lr"] == 0.5 and type(entry.get("val/loss", 0.0)) in (float, int)
+    best_epoch([entry], "val/loss", "min")
+    curves_of([entry])
+
+
+@pytest.mark.parametrize("place", [b'"step": 1, "epoch": %s', b'"step": %s, "epoch": 1'])
+@pytest.mark.parametrize("value", [b'"1"', b"[1]", b"1.5", b"true", HUGE, b"-" + HUGE, b"{}"], ids=lambda v: v[:9])
+def test_entries_without_a_step_and_an_epoch_are_left_out(place: bytes, value: bytes, tmp_path: Path) -> None:
+    good = b'{"step": 2, "epoch": 1, "val/loss": 0.5}'
+    (tmp_path / "metrics.jsonl").write_bytes(b'{%s, "val/loss": 1}\n%s\n' % (place % value, good))
+    assert read_metrics(tmp_path) == [json.loads(good)]
+
+
+@pytest.mark.parametrize(
+    "line", ["\n", "x\n", "0\n", "{}\n", '{"step": 1, "resumed": true}\n', '{"step": %d, "resumed": true}\n'], ids=ascii
+)
+@pytest.mark.parametrize("mib", [15, 17])
+def test_reading_metrics_takes_time_in_proportion_to_their_size(line: str, mib: int, tmp_path: Path) -> None:
+    count = mib * 2**20 // len(line)
+    lines = "".join(line % step for step in range(count)) if "%" in line else line * count
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    started = time.process_time()
+    read_metrics(tmp_path)
+    assert time.process_time() - started < 8
+
+
+def test_steps_that_are_repeated_count_once(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    for _ in range(200):
+        steps = [(generator.randrange(20), generator.random() < 0.2) for _ in range(30)]
+        lines = [
+            {"step": step, "value": place} | ({"resumed": True} if again else {})
+            for place, (step, again) in enumerate(steps)
+        ]
+        (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        expected: list[dict[str, int]] = []
+        for place, (step, again) in enumerate(steps):
+            expected = [entry for entry in expected if not again or entry["step"] < step]
+            expected.append({"step": step, "value": place})
+        assert read_metrics(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["".join(f"k{i}: 1\n" for i in range(1_000_000)), "a: 1\n" * 3_000_000, "a: [" + "1," * 7_000_000 + "1]"],
+    ids=["keys", "lines", "flow"],
+)
+def test_a_config_of_too_many_values_is_refused_at_once(text: str, tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", {"seed": 0}, [])
+    (folder.path / "config.yaml").write_text(text)
+    started = time.process_time()
+    with pytest.raises(UserError, match="values"):
+        folder.config()
+    assert time.process_time() - started < 2
+
+
+def test_a_single_surrogate_in_a_record_is_written_back(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", {"seed": 0}, [])
+    folder.update(notes="\ud800")
+    assert RunFolder.open(folder.path).record["notes"] == "\ud800"

@@ -1,0 +1,74 @@
+"""Files below a folder: no link is followed, only regular files are opened, and sizes are bounded."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from src.core.files import append_below, is_file_below, open_below, read_below
+from src.errors import UserError
+
+NAMES = ["file", "folder/file"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root" / "folder").mkdir(parents=True)
+    (tmp_path / "secret").write_text("secret")
+    return tmp_path / "root"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_regular_file_is_read(name: str, root: Path) -> None:
+    (root / name).write_bytes(b"x" * 3_000_000)
+    assert read_below(root, name) == b"x" * 3_000_000 and is_file_below(root, name)
+    assert read_below(root, name, 3_000_000) == b"x" * 3_000_000
+    with pytest.raises(UserError, match="MiB"):
+        read_below(root, name, 2_999_999)
+    (root / name).write_bytes(b"")
+    assert read_below(root, name) == read_below(root, name, 0) == b""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_root_may_be_reached_through_links(name: str, root: Path) -> None:
+    (root / name).write_text("mine")
+    (root.parent / "link").symlink_to(root)
+    assert read_below(root.parent / "link", name) == b"mine" and is_file_below(root.parent / "link", name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "folder", "missing", "loop"])
+def test_nothing_else_is_opened(name: str, kind: str, root: Path) -> None:
+    file = root / name
+    if kind == "link":
+        file.symlink_to(root.parent / "secret")
+    elif kind == "dangling":
+        file.symlink_to(root.parent / "new")
+    elif kind == "loop":
+        file.symlink_to(file)
+    elif kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    assert not is_file_below(root, name)
+    for reach in (read_below, open_below):
+        with pytest.raises((OSError, UserError)):
+            reach(root, name)
+    if kind != "missing":
+        with pytest.raises((OSError, UserError)):
+            append_below(root, name)
+    assert not (root.parent / "new").exists() and (root.parent / "secret").read_text() == "secret"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../secret", "/etc/passwd", "folder/../../secret"])
+def test_names_that_leave_the_root_are_refused(name: str, root: Path) -> None:
+    assert not is_file_below(root, name)
+    with pytest.raises((OSError, UserError)):
+        read_below(root, name)
+
+
+def test_a_folder_that_is_a_link_is_not_entered(root: Path) -> None:
+    (root / "away").symlink_to(root.parent)
+    assert not is_file_below(root, "away/secret")
+    with pytest.raises(UserError, match="link"):
+        read_below(root, "away/secret")
