@@ -119,6 +119,33 @@ def lines_of(file: BinaryIO, name: object, limit: int = MAX_RECORD_BYTES) -> Ite
         yield text
 
 
+def line_groups(file: BinaryIO, name: object, size: int = 2**20) -> Iterator[bytes]:
+    """Yield a file in groups of whole lines.
+
+    Args:
+        file, name: as in `lines_of`.
+        size: about how many bytes a group has.
+
+    Raises:
+        RecordError: if a line is longer than `MAX_RECORD_BYTES`, or the file than `MAX_FILE_BYTES`.
+    """
+    group: list[bytes] = []
+    read = 0
+    while text := file.read(size):
+        read += len(text)
+        if read > MAX_FILE_BYTES:
+            raise RecordError(f"{name}: this file has more than {MAX_FILE_BYTES / 2**30:g} GiB")
+        head, end, tail = text.rpartition(b"\n")
+        if end:
+            yield b"".join((*group, head, end))
+            group = []
+        group.append(tail)
+        if len(group) * size > MAX_RECORD_BYTES:
+            raise RecordError(f"{name}: a line has more than {MAX_RECORD_BYTES / 2**20:,.0f} MiB")
+    if last := b"".join(group):
+        yield last
+
+
 MAX_YAML_NODES = 200_000
 """The most containers and scalars of a YAML text, whose parser is slow."""
 

@@ -27,12 +27,12 @@ from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from time import monotonic
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
 
-from src.core.files import MAX_RECORD_BYTES, is_file_below, open_below, read_below, refuse_links_that_leave
-from src.core.records import FORMAT_VERSION, RecordError, lines_of, parse_json, parse_yaml, read_json
+from src.core.files import is_file_below, open_below, read_below, refuse_links_that_leave
+from src.core.records import FORMAT_VERSION, line_groups, parse_json, parse_yaml, read_json
 from src.errors import UserError
 from src.run_store.schema import run_config, run_record
 from src.tracking.provenance import provenance
@@ -442,21 +442,25 @@ def read_metrics(path: Path, damaged: Callable[[], object] | None = None) -> lis
         damaged: called once if lines had to be left out.
     """
     root, name = (path.parent, path.name) if path.suffix == ".jsonl" else (path, "metrics.jsonl")
+    found: list[Any] = []
+    left_out = 0
     try:
         with open_below(root, name) as file:
-            text = file.read(MAX_RECORD_BYTES)
-            found = _logged_together(text) if len(text) < MAX_RECORD_BYTES else None
-            if found is None:
-                file.seek(0)
-                found = _logged_line_by_line(file, root / name)
-                if damaged is not None and len(text) < MAX_RECORD_BYTES:
-                    damaged()
+            for lines in line_groups(file, root / name):
+                parsed = _logged_together(lines)
+                if parsed is None:
+                    parsed = _logged_line_by_line(lines)
+                    left_out += lines.count(b"\n") + 1 - len(parsed)
+                found += parsed
+                if len(found) >= MAX_ENTRIES or left_out >= MAX_DAMAGED:
+                    left_out += 1
+                    break
     except FileNotFoundError:
         return []
-    except (OSError, UserError):
-        if damaged is not None:
-            damaged()
-        return []
+    except (OSError, UserError):  # what comes before it counts
+        left_out += 1
+    if left_out and damaged is not None:
+        damaged()
     entries: list[dict[str, Any]] = []
     starts = []
     for entry in found:
@@ -464,11 +468,13 @@ def read_metrics(path: Path, damaged: Callable[[], object] | None = None) -> lis
             continue
         if "resumed" in entry and entry.pop("resumed"):
             starts.append((len(entries), entry["step"] or 0))
-        odd = [
-            key
-            for key, value in entry.items()
-            if type(value) is not float and not (type(value) is int and -_MOST <= value < _MOST)
-        ]
+        kinds = list(map(type, entry.values()))
+        usual = kinds.count(float) >= len(kinds) - 2 and entry["step"] is not None and entry.get("epoch") is not None
+        odd = (
+            []
+            if usual
+            else [key for key, value in entry.items() if type(value) is not float and not _is_integer(value)]
+        )
         for key in odd:
             if isinstance(entry[key], bool):
                 entry[key] = int(entry[key])
@@ -515,20 +521,19 @@ def _logged_together(text: bytes) -> list[Any] | None:
     return None
 
 
-def _logged_line_by_line(file: BinaryIO, name: object) -> list[Any]:
-    """Return the entries that can be parsed, up to `MAX_ENTRIES` of them and `MAX_DAMAGED` other lines."""
+def _logged_line_by_line(text: bytes) -> list[Any]:
+    """Return the entries that can be parsed, up to the first `MAX_DAMAGED` lines that cannot."""
     found = []
     damaged = 0
-    with suppress(RecordError):  # a line without an end: what comes before it counts
-        for line in lines_of(file, name):
-            entry = None
-            with suppress(UserError):
-                entry = parse_json(line.decode("utf-8", "replace"), name)
-            if _is_entry(entry):
-                found.append(entry)
-            else:
-                damaged += 1
-            if len(found) == MAX_ENTRIES or damaged == MAX_DAMAGED:
+    for line in text.split(b"\n"):
+        entry = None
+        with suppress(UserError):
+            entry = parse_json(line.decode("utf-8", "replace"), "metrics.jsonl")
+        if _is_entry(entry):
+            found.append(entry)
+        elif line:
+            damaged += 1
+            if damaged == MAX_DAMAGED:
                 break
     return found
 

@@ -618,3 +618,30 @@ def test_a_single_surrogate_in_a_record_is_written_back(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", {"seed": 0}, [])
     folder.update(notes="\ud800")
     assert RunFolder.open(folder.path).record["notes"] == "\ud800"
+
+
+def test_a_line_that_lies_in_two_groups_is_read_whole(tmp_path: Path) -> None:
+    rows = [{"step": step, "epoch": step, "val/loss": 0.5, "time": 1.0} for step in range(40_000)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    assert len(text) > 2 * 2**20
+    (tmp_path / "metrics.jsonl").write_text(text.rstrip("\n"))
+    assert read_metrics(tmp_path) == rows
+
+
+def test_zeros_that_a_loss_of_power_left_cost_their_line_only(tmp_path: Path) -> None:
+    rows = [{"step": step, "epoch": step, "val/loss": 0.5} for step in range(2)]
+    (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(rows[0])}\n\0\0\0\0\n{json.dumps(rows[1])}\n")
+    damaged: list[None] = []
+    assert read_metrics(tmp_path, lambda: damaged.append(None)) == rows
+    assert damaged == [None]
+
+
+@pytest.mark.parametrize("line", ['{"step": 1}', "x"])
+def test_of_metrics_without_end_the_first_are_read(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.tracking.run_folder.MAX_ENTRIES", 1000)
+    first = {"step": 0, "epoch": 0, "val/loss": 1.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(first) + "\n" + f"{line}\n" * 2**21)
+    damaged: list[None] = []
+    found = read_metrics(tmp_path, lambda: damaged.append(None))
+    assert found[0] == first and len(found) < 2**20
+    assert damaged == [None]
