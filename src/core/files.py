@@ -31,7 +31,7 @@ _DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 
 
 class UnsafeFileError(UserError):
-    """A file is not what it must be: it is a link, no regular file, or too large."""
+    """A file is not what it must be: it is a link, is not a regular file, or is too large."""
 
 
 def plain_name(name: object, kind: str = "a file name") -> str:
@@ -174,7 +174,7 @@ def open_text_file(path: Path) -> BinaryIO:
     file = open_data_file(path)
     if b"\0" in file.read(1 << 16):
         file.close()
-        raise UnsafeFileError(f"{path}: this is no text: it holds zero bytes")
+        raise UnsafeFileError(f"{path}: this is not a text file: it contains NUL bytes")
     file.seek(0)
     return file
 

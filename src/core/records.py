@@ -23,7 +23,7 @@ MAX_DEPTH = 64
 
 
 class RecordError(UserError):
-    """A record is damaged: it is no UTF-8, cannot be parsed, is nested too deep, or has a value of a wrong type."""
+    """A record is damaged: it is not UTF-8, cannot be parsed, is nested too deep, or has a value of a wrong type."""
 
 
 class VersionError(RecordError):
@@ -42,17 +42,17 @@ def parse_json(text: bytes | str, name: object) -> Any:
         name: what it is, for the error, such as a path.
 
     Raises:
-        RecordError: if it is no JSON, or nested deeper than `MAX_DEPTH`.
+        RecordError: if it is not JSON, or nested deeper than `MAX_DEPTH`.
     """
     try:
         plain = text if isinstance(text, str) else text.decode("utf-8")
         value = json.loads(plain)
     except UnicodeDecodeError as error:
-        raise RecordError(f"{name}: this is no UTF-8 (byte {error.start})") from error
+        raise RecordError(f"{name}: this is not UTF-8 text (byte {error.start})") from error
     except RecursionError as error:
         raise RecordError(f"{name}: nested deeper than {MAX_DEPTH} levels") from error
     except ValueError as error:
-        raise RecordError(f"{name}: this is no JSON ({error})") from error
+        raise RecordError(f"{name}: this is not JSON ({error})") from error
     check_depth(value, name)
     return value
 
@@ -77,7 +77,7 @@ def read_json(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) -
 
     Raises:
         OSError: if there is no such file.
-        UserError: if it is a link, no regular file, too large, or no JSON.
+        UserError: if it is a link, not a regular file, too large, or not JSON.
     """
     return parse_json(read_below(root, name, limit), root / name)
 
@@ -100,10 +100,12 @@ def lines_of(file: BinaryIO, name: object, limit: int = MAX_RECORD_BYTES) -> Ite
     total = 0
     while text := file.readline(limit + 1):
         total += len(text)
-        if len(text) > limit or total > MAX_FILE_BYTES:
+        if len(text) > limit:
             raise RecordError(f"{name}: a line has more than {limit / 2**20:,.0f} MiB")
+        if total > MAX_FILE_BYTES:
+            raise RecordError(f"{name}: this file has more than {MAX_FILE_BYTES / 2**20:,.0f} MiB")
         if b"\0" in text:
-            raise RecordError(f"{name}: this is no text (NUL bytes)")
+            raise RecordError(f"{name}: this is not a text file: it contains NUL bytes")
         yield text
 
 
@@ -152,7 +154,7 @@ def parse_yaml(text: bytes | str, name: object) -> Any:
     Anchors are refused, as ten lines of them can describe billions of values; so are explicit tags.
 
     Raises:
-        RecordError: if it is no such YAML, or nested deeper than `MAX_DEPTH`.
+        RecordError: if it is not such YAML, or nested deeper than `MAX_DEPTH`.
     """
     try:
         plain = text if isinstance(text, str) else text.decode("utf-8")
@@ -162,12 +164,12 @@ def parse_yaml(text: bytes | str, name: object) -> Any:
     except RecordError:
         raise
     except UnicodeDecodeError as error:
-        raise RecordError(f"{name}: this is no UTF-8 (byte {error.start})") from error
+        raise RecordError(f"{name}: this is not UTF-8 text (byte {error.start})") from error
     except RecursionError as error:
         raise RecordError(f"{name}: nested deeper than {MAX_DEPTH} levels") from error
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
         problem = getattr(error, "problem", None) or next(iter(str(error).splitlines()), type(error).__name__)
-        raise RecordError(f"{name}: this is no plain YAML ({problem})") from error
+        raise RecordError(f"{name}: this is not plain YAML ({problem})") from error
     check_depth(value, name)
     return value
 

@@ -114,7 +114,7 @@ def run_record(entries: Any, name: object) -> dict[str, Any]:
         RecordError: if the record is of another version, or if a value is of another type.
     """
     if not isinstance(entries, dict):
-        raise RecordError(f"{name}: this is no record")
+        raise RecordError(f"{name}: this is not a record: an object is expected")
     version = entries.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise VersionError(name, version)

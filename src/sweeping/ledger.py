@@ -556,7 +556,7 @@ def _checked(kind: type[M], text: bytes, name: object) -> M:
     """Return a line of a record by its schema.
 
     Raises:
-        RecordError: if it is no JSON, or has other keys or types.
+        RecordError: if it is not JSON, or has other keys or types.
     """
     try:
         return kind.model_validate(parse_json(text, name))

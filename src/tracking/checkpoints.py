@@ -284,14 +284,14 @@ class Checkpoints(ModelCheckpoint):
         score, epoch = state_dict["best_model_score"], state_dict["best_epoch"]
         metrics = state_dict["metrics"]
         if not isinstance(score, Tensor | float | int | None) or not (epoch is None or is_count(epoch)):
-            raise ValueError("the score or the epoch of its best weights is no number")
+            raise ValueError("the score or the epoch of its best weights is not a number")
         if not isinstance(metrics, dict) or not all(
             isinstance(name, str) and isinstance(value, float | int) for name, value in metrics.items()
         ):
             raise ValueError("its metrics are not numbers by their names")
         score = torch.as_tensor(score) if isinstance(score, float | int) else score
         if score is not None and score.numel() != 1:
-            raise ValueError("the score of its best weights is no number")
+            raise ValueError("the score of its best weights is not a number")
         here = {**state_dict, "dirpath": str(self.dirpath), "best_model_score": score}
         here["best_model_path"] = here["kth_best_model_path"] = best if has_best else ""
         here["last_model_path"] = last if state_dict["last_model_path"] else ""
@@ -404,7 +404,7 @@ def _check_unfinished(state: dict[str, Any]) -> None:
         if not numbers or not all(
             isinstance(n, int | float) or (isinstance(n, Tensor) and n.numel() == 1) for n in sums
         ):
-            raise ValueError("its sums of an unfinished epoch are no numbers")
+            raise ValueError("its sums of an unfinished epoch are not numbers")
     carried = state.get("carried")
     parts = carried if isinstance(carried, tuple) else (carried,)
     if carried is not None and not all(isinstance(part, Tensor) and part.is_floating_point() for part in parts):

@@ -191,5 +191,5 @@ def _section(text: str) -> tuple[tuple[str, Any], ...]:
 
 def _leaves(node: Any) -> Iterator[tuple[str, Any]]:
     if not isinstance(node, Mapping):
-        raise RecordError("config.yaml: holds no config")
+        raise RecordError("config.yaml: this is not a config: a mapping is expected")
     return flat(node)
