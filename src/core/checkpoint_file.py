@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from src.core.files import UnsafeFileError, open_below, open_data_file
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 MAX_PICKLE_BYTES = 64 * 2**20
 """The largest pickle of a checkpoint; tensors are not part of it."""
@@ -82,8 +82,9 @@ def read_checkpoint_file(path: Path, root: Path | None = None) -> Any:
         except (CheckpointError, UnsafeFileError) as error:
             raise CheckpointError(f"{path}: this checkpoint cannot be read: {error}") from error
         except Exception as error:
-            first = next(iter(str(error).splitlines()), "") or type(error).__name__
-            raise CheckpointError(f"{path}: this checkpoint cannot be read: it is damaged ({first[:200]})") from error
+            raise CheckpointError(
+                f"{path}: this checkpoint cannot be read: it is damaged ({first_line(error)[:200]})"
+            ) from error
 
 
 class _Archive:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import yaml
 
 from src.core.files import MAX_RECORD_BYTES, read_below
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 FORMAT_VERSION = 1
 """The version of the files of run folders and sweeps that this code writes and reads."""
@@ -168,7 +168,7 @@ def parse_yaml(text: bytes | str, name: object) -> Any:
     except RecursionError as error:
         raise RecordError(f"{name}: nested deeper than {MAX_DEPTH} levels") from error
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
-        problem = getattr(error, "problem", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        problem = getattr(error, "problem", None) or first_line(error)
         raise RecordError(f"{name}: this is not plain YAML ({problem})") from error
     check_depth(value, name)
     return value

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from src.datamodules.base import DataModule
@@ -39,8 +39,7 @@ def take_preparation(datamodule: "DataModule", state: Any, path: object) -> None
     except UserError:
         raise
     except Exception as error:
-        first = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise UserError(f"{path}: {DamagedPreparation(first[:200])}") from error
+        raise UserError(f"{path}: {DamagedPreparation(first_line(error)[:200])}") from error
 
 
 def part(state: Any, key: str) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from src.core.records import FORMAT_VERSION
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 _VERSION = re.compile(r"2(?:\.\d{1,4}){0,2}(?:\.?(?:dev|post|rc|a|b)\d{0,8})?(?:\+[a-z0-9.]{1,40})?")
 """Versions of Lightning that Gridlight has run with. Older checkpoints would be rewritten by Lightning's own rules."""
@@ -49,9 +49,8 @@ def named(path: object) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        first = next(iter(str(error).splitlines()), "") if not isinstance(error, KeyError) else f"{error} is missing"
-        said = first[:300] or type(error).__name__
-        raise UserError(f"{path}: this checkpoint is damaged: {said}") from error
+        reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
+        raise UserError(f"{path}: this checkpoint is damaged: {reason[:300]}") from error
 
 
 def _check_parts(checkpoint: dict[str, Any]) -> None:

@@ -22,9 +22,9 @@ from typing import Any
 
 from src.core.files import is_file_below, write_below
 from src.core.wandb_account import own_entities
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.tracking.run_folder import RunFolder
-from src.tracking.wandb_access import first_line, refuse_foreign_settings
+from src.tracking.wandb_access import refuse_foreign_settings
 
 log = logging.getLogger(__name__)
 

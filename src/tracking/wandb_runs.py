@@ -16,10 +16,10 @@ from typing import Any
 
 from src.core.files import plain_name, read_below
 from src.core.records import parse_json
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.tracking.best import best_epoch
 from src.tracking.run_folder import ANSWERS
-from src.tracking.wandb_access import first_line, key_is_configured, why_unreachable
+from src.tracking.wandb_access import key_is_configured, why_unreachable
 
 AT_ONCE = 8
 """Histories that are fetched at the same time."""
