@@ -8,9 +8,10 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
 from src.core.files import MAX_RECORD_BYTES, read_below
 from src.errors import UserError, first_line
@@ -55,6 +56,28 @@ def parse_json(text: bytes | str, name: object) -> Any:
         raise RecordError(f"{name}: this is not JSON ({error})") from error
     check_depth(value, name)
     return value
+
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def check_schema(schema: type[Schema], value: Any, name: object) -> Schema:
+    """Return a parsed value as an instance of its schema.
+
+    Args:
+        schema: the model of the record.
+        value: as parsed.
+        name: what it is, for the error.
+
+    Raises:
+        RecordError: if it has other keys or types than the schema; the message names the first.
+    """
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))[:80]
+        raise RecordError(f"{name}: {key}: {first['msg']}" if key else f"{name}: {first['msg']}") from error
 
 
 def check_depth(value: Any, name: object) -> None:
