@@ -21,7 +21,7 @@ from typing import BinaryIO
 from src.errors import UserError
 
 MAX_RECORD_BYTES = 16 * 2**20
-"""The largest record (run.json, config.yaml, one line of a ledger) that is read."""
+"""The largest record (run.json, config.yaml, one line of a ledger) that is read, in bytes."""
 
 _ANCHORED = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -32,6 +32,10 @@ _DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 
 class UnsafeFileError(UserError):
     """A file is not what it must be: it is a link, is not a regular file, or is too large."""
+
+
+def _link_error(path: Path) -> UnsafeFileError:
+    return UnsafeFileError(f"{path}: this is a link, and links are not followed here. Replace it by what it points to")
 
 
 def plain_name(name: object, kind: str = "a file name") -> str:
@@ -56,6 +60,7 @@ def plain_name(name: object, kind: str = "a file name") -> str:
 
 
 def _parts(name: str | PurePath) -> list[str]:
+    """Return the components of a path below a folder; raise `UnsafeFileError` if it leaves the folder."""
     parts = PurePath(name).parts
     if not parts or PurePath(name).is_absolute() or any(part in ("..", "") for part in parts):
         raise UnsafeFileError(f"{name}: this path leaves its folder")
@@ -77,11 +82,11 @@ def _parent_of(root: Path, name: str | PurePath, make: bool = False) -> Iterator
         for folder in folders:
             place = place / folder
             if place.is_symlink():
-                raise UnsafeFileError(f"{place}: this is a link, and links are not followed here")
+                raise _link_error(place)
             if make:
                 place.mkdir(exist_ok=True)
         if (place / last).is_symlink():
-            raise UnsafeFileError(f"{place / last}: this is a link, and links are not followed here")
+            raise _link_error(place / last)
         yield None, str(place / last)
         return
     descriptor = os.open(root, os.O_RDONLY | _DIRECTORY | _BINARY)
@@ -108,7 +113,7 @@ def _explained(error: OSError, path: Path, descriptor: int | None, name: str) ->
     if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
         with suppress(OSError):
             if stat.S_ISLNK(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
-                return UnsafeFileError(f"{path}: this is a link, and links are not followed here")
+                return _link_error(path)
     if error.errno == errno.ENXIO:
         return UnsafeFileError(f"{path}: this is not a regular file")
     return error
@@ -121,13 +126,30 @@ def _open(root: Path, name: str | PurePath, flags: int, make: bool = False) -> i
             descriptor = os.open(last, flags | _NOFOLLOW | _NONBLOCK | _BINARY, 0o666, dir_fd=parent)
         except OSError as error:
             raise _explained(error, path, parent, last) from error
+    return _regular(descriptor, path)
+
+
+def _regular(descriptor: int, path: Path) -> int:
+    """Return a descriptor that was opened; close it and raise an error if it is not that of a regular file."""
     mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        raise UnsafeFileError(f"{path}: this is not a regular file")
-    return descriptor
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise UnsafeFileError(f"{path}: this is not a regular file")
+
+
+def _bounded(file: BinaryIO, limit: int, path: Path) -> bytes:
+    """Return the contents of a file, and close it.
+
+    Raises:
+        UnsafeFileError: if it has more than `limit` bytes.
+    """
+    with file:
+        if os.fstat(file.fileno()).st_size <= limit and len(contents := file.read(limit + 1)) <= limit:
+            return contents
+    raise UnsafeFileError(f"{path}: this file has more than {limit / 2**20:,.0f} MiB, the most that is read")
 
 
 def open_below(root: Path, name: str | PurePath) -> BinaryIO:
@@ -154,14 +176,7 @@ def open_data_file(path: Path) -> BinaryIO:
         OSError: if there is no such file.
         UnsafeFileError: if it is a pipe, a device, or a socket.
     """
-    descriptor = os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY)
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise UnsafeFileError(f"{path}: this is not a regular file")
+    return os.fdopen(_regular(os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY), path), "rb")
 
 
 def open_text_file(path: Path) -> BinaryIO:
@@ -190,10 +205,7 @@ def read_data_file(path: Path, limit: int) -> bytes:
         OSError: if there is no such file.
         UnsafeFileError: if it is larger, or not a regular file.
     """
-    with open_data_file(path) as file:
-        if os.fstat(file.fileno()).st_size <= limit and len(contents := file.read(limit + 1)) <= limit:
-            return contents
-    raise UnsafeFileError(f"{path}: this file has more than {limit / 2**20:,.0f} MiB")
+    return _bounded(open_data_file(path), limit, path)
 
 
 def read_below(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) -> bytes:
@@ -207,13 +219,7 @@ def read_below(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) 
         OSError: if there is no such file.
         UnsafeFileError: if it is larger, a link, or not a regular file.
     """
-    with open_below(root, name) as file:
-        if os.fstat(file.fileno()).st_size > limit:
-            raise UnsafeFileError(f"{root / name}: this file has more than {limit / 2**20:,.0f} MiB")
-        contents = file.read(limit + 1)
-    if len(contents) > limit:
-        raise UnsafeFileError(f"{root / name}: this file has more than {limit / 2**20:,.0f} MiB")
-    return contents
+    return _bounded(open_below(root, name), limit, root / name)
 
 
 def is_file_below(root: Path, name: str | PurePath) -> bool:
@@ -310,7 +316,7 @@ def _parent_of_entry(root: Path, name: str | PurePath) -> Iterator[tuple[int | N
 def replace_below(root: Path, name: str | PurePath, make: bool = False) -> Iterator[BinaryIO]:
     """Write a file atomically: it takes its place when all of it is on the disk.
 
-    A link that stands in its place is replaced, not followed.
+    A link of this name is replaced, not followed.
 
     Args:
         root, name: as in `open_below`.
@@ -397,7 +403,7 @@ def copy_tree_below(root: Path, target: Path, leave_out: Sequence[str] = ()) -> 
         below[:] = sorted(kept)
         for name in kept:
             if os.path.islink(os.path.join(folder, name)):
-                raise UnsafeFileError(f"{Path(folder, name)}: this is a link, and links are not followed here")
+                raise _link_error(Path(folder, name))
             (target / place / name).mkdir()
         for name in sorted(files):
             if name.startswith(".") or (place == Path() and name in leave_out):
