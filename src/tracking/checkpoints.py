@@ -28,15 +28,20 @@ log = logging.getLogger(__name__)
 
 
 CHECKPOINTS_FOLDER = "checkpoints"
-"""The folder below that of a run where its checkpoints lie."""
+"""Name of the folder of a run that contains its checkpoints."""
 SMALL = 2**24
 """Bytes of parameters up to which a checkpoint, a few times as large, may wait in memory."""
 
 
-def _root_of(checkpoint: Path) -> Path:
-    """Return the run folder of a checkpoint, which has it in checkpoints/; that of any other is the folder it lies in."""
+def _run_folder_of(checkpoint: Path) -> Path | None:
+    """Return the run folder of a checkpoint, which has it in checkpoints/; None for a checkpoint in any other folder."""
     folder = checkpoint.parent
-    return folder.parent if folder.name == "checkpoints" else folder
+    return folder.parent if folder.name == CHECKPOINTS_FOLDER else None
+
+
+def _root_of(checkpoint: Path) -> Path:
+    """Return the folder below which no link is followed when a checkpoint is written."""
+    return _run_folder_of(checkpoint) or checkpoint.parent
 
 
 def _linked(source: str, target: str) -> bool:
@@ -73,9 +78,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             UserError: if there is none, if it is damaged or holds more than data, or if Gridlight did not write it.
         """
         try:
-            file = Path(path)
-            in_run = file.parent.name == CHECKPOINTS_FOLDER
-            checkpoint = read_checkpoint_file(file, file.parent.parent if in_run else None)
+            checkpoint = read_checkpoint_file(Path(path), _run_folder_of(Path(path)))
         except FileNotFoundError as error:
             raise UserError(f"{path}: there is no such checkpoint") from error
         except OSError as error:
