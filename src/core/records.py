@@ -1,7 +1,7 @@
 """Parsing records that may come from someone else: bounded in size and depth, and free of YAML anchors and tags.
 
 Gridlight writes such records as UTF-8 JSON and as plain YAML. `RecordError` is raised for everything else, so that whoever
-reads many records names the bad one and goes on with the rest.
+reads many records can name the bad one and continue with the rest.
 """
 
 import json

@@ -196,7 +196,7 @@ class Ledger:
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
-        """Return whether something stands in the place of a ledger, which `open` then reads or refuses."""
+        """Return whether there is an entry with the name of a ledger, which `open` then reads or refuses."""
         return os.path.lexists(folder / LEDGER)
 
     def save(self) -> None:
@@ -315,7 +315,7 @@ class Ledger:
         return state, _state_line(job.slug, known[job.slug])
 
     def _known_states(self) -> dict[str, tuple[int, State]]:
-        """Return what states.jsonl says. It is a cache: damage in it is no error, and `_note` then writes it anew."""
+        """Return what states.jsonl records. It is a cache: if it is damaged, `_note` writes it anew."""
         if self._states is None:
             self._states = {}
             try:
@@ -417,7 +417,7 @@ def code_state() -> dict[str, str] | None:
 
 
 def _state_of(record: Mapping[str, Any]) -> State:
-    """Return the state that a run.json tells; a value of an unexpected type counts as unknown."""
+    """Return the state that a run.json records; a value of an unexpected type counts as unknown."""
     error = str(record.get("error") or "").strip().splitlines()
     status, metric, mode = record.get("status"), record.get("monitor"), record.get("mode")
     seconds = _finite(record.get("seconds"))
