@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from src.core.records import FORMAT_VERSION
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 _VERSION = re.compile(r"2(?:\.\d{1,4}){0,2}(?:\.?(?:dev|post|rc|a|b)\d{0,8})?(?:\+[a-z0-9.]{1,40})?")
 """Versions of Lightning that Gridlight has run with. Older checkpoints would be rewritten by Lightning's own rules."""
@@ -49,20 +49,19 @@ def named(path: object) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        first = next(iter(str(error).splitlines()), "") if not isinstance(error, KeyError) else f"{error} is missing"
-        said = first[:300] or type(error).__name__
-        raise UserError(f"{path}: this checkpoint is damaged: {said}") from error
+        reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
+        raise UserError(f"{path}: this checkpoint is damaged: {reason[:300]}") from error
 
 
 def _check_parts(checkpoint: dict[str, Any]) -> None:
     version = checkpoint["pytorch-lightning_version"]
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
-        raise _Damaged("'pytorch-lightning_version' is no version of Lightning 2")
+        raise _Damaged("'pytorch-lightning_version' is not a version of Lightning 2")
     if not all(isinstance(name, str) for name in checkpoint):
-        raise _Damaged("the name of a part is no text")
+        raise _Damaged("the name of a part is not a string")
     for name in ("epoch", "global_step"):
         if not is_count(checkpoint.get(name, 0)):
-            raise _Damaged(f"'{name}' is not a number from 0")
+            raise _Damaged(f"'{name}' is not an integer of 0 or more")
     for name in ("state_dict", "current_model_state"):
         state = checkpoint.get(name, {})
         if not isinstance(state, dict) or not all(
@@ -71,14 +70,14 @@ def _check_parts(checkpoint: dict[str, Any]) -> None:
             raise _Damaged(f"'{name}' does not hold tensors by their names")
     for name in ("loops", "callbacks", "gridlight", "hyper_parameters", "averaging_state", "MixedPrecision"):
         if name in checkpoint and not isinstance(checkpoint[name], dict):
-            raise _Damaged(f"'{name}' is no dictionary")
+            raise _Damaged(f"'{name}' is not a dictionary")
     for name in ("optimizer_states", "lr_schedulers", "random_states"):
         states = checkpoint.get(name, [])
         if not isinstance(states, list) or not all(isinstance(state, dict) for state in states):
-            raise _Damaged(f"'{name}' is no list of dictionaries")
+            raise _Damaged(f"'{name}' is not a list of dictionaries")
     for key, state in checkpoint.get("callbacks", {}).items():
         if not isinstance(key, str) or not isinstance(state, dict):
-            raise _Damaged("the state of a callback is no dictionary")
+            raise _Damaged("the state of a callback is not a dictionary")
     _check_progress(checkpoint.get("loops", {}), "loops")
     _check_own_part(checkpoint.get("gridlight", {}))
 
@@ -115,7 +114,7 @@ def _check_own_part(own: dict[str, Any]) -> None:
         )
     for name in ("config", "spec", "preparation"):
         if not isinstance(own.get(name), dict):
-            raise _Damaged(f"'gridlight.{name}' is no dictionary")
+            raise _Damaged(f"'gridlight.{name}' is not a dictionary")
 
 
 def check_like(own: Any, recorded: Any, name: str) -> None:
@@ -128,7 +127,7 @@ def check_like(own: Any, recorded: Any, name: str) -> None:
     """
     if isinstance(own, Mapping):
         if not isinstance(recorded, Mapping):
-            raise _Damaged(f"{name} is no dictionary")
+            raise _Damaged(f"{name} is not a dictionary")
         for key, value in recorded.items():
             if own and key not in own:
                 raise _Damaged(f"{name} has no part {str(key)[:60]!r}")
@@ -136,7 +135,7 @@ def check_like(own: Any, recorded: Any, name: str) -> None:
                 check_like(own[key], value, f"{name}.{key}")
     elif isinstance(own, list | tuple):
         if not isinstance(recorded, list | tuple):
-            raise _Damaged(f"{name} is no list")
+            raise _Damaged(f"{name} is not a list")
         if own and all(_is_number(value) for value in own) and not all(_is_number(value) for value in recorded):
             raise _Damaged(f"{name} holds something else than numbers")
         if own and all(isinstance(value, Mapping) for value in own):
@@ -146,10 +145,10 @@ def check_like(own: Any, recorded: Any, name: str) -> None:
                 check_like(mine, value, name)
     elif _is_number(own):
         if not (_is_number(recorded) or (recorded is None and isinstance(own, bool))):
-            raise _Damaged(f"{name} is no number")
+            raise _Damaged(f"{name} is not a number")
     elif isinstance(own, str):
         if not isinstance(recorded, str):
-            raise _Damaged(f"{name} is no text")
+            raise _Damaged(f"{name} is not a string")
     elif own is not None and recorded is not None and not isinstance(recorded, type(own)):
         raise _Damaged(f"{name} is of a wrong type")
 
