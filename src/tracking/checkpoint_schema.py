@@ -95,6 +95,8 @@ def _check_progress(value: Any, name: str) -> None:
                 raise _Damaged("the progress of training is not a count")
             if not isinstance(key, str) or (name.endswith("progress") and key not in _PROGRESS):
                 raise _Damaged(f"{name} has no part {str(key)[:60]!r}")
+            if key in _COUNTERS and not is_count(inner):
+                raise _Damaged("the progress of training is not a count")
             _check_progress(inner, f"{name}.progress" if name.endswith("progress") else key)
     elif isinstance(value, list) and not name.endswith("progress"):
         for inner in value:
@@ -117,22 +119,24 @@ def _check_own_part(own: dict[str, Any]) -> None:
             raise _Damaged(f"'gridlight.{name}' is not a dictionary")
 
 
-def check_like(own: Any, recorded: Any, name: str) -> None:
+def check_like(own: Any, recorded: Any, name: str, exact: bool = True) -> None:
     """Raise an error unless a recorded state could have been made by the object that is to take it.
 
     Args:
         own: what the object's `state_dict` returns before it is restored.
         recorded: what a checkpoint holds for it.
         name: of the state, for the error.
+        exact: refuse parts that the object has not. A schedule takes over every part as an attribute; a callback may have
+            parts that are made as training goes on, such as the path of a checkpoint.
     """
     if isinstance(own, Mapping):
         if not isinstance(recorded, Mapping):
             raise _Damaged(f"{name} is not a dictionary")
         for key, value in recorded.items():
-            if own and key not in own:
+            if key in own:
+                check_like(own[key], value, f"{name}.{key}", exact)
+            elif own and exact:
                 raise _Damaged(f"{name} has no part {str(key)[:60]!r}")
-            if own:
-                check_like(own[key], value, f"{name}.{key}")
     elif isinstance(own, list | tuple):
         if not isinstance(recorded, list | tuple):
             raise _Damaged(f"{name} is not a list")
@@ -142,12 +146,12 @@ def check_like(own: Any, recorded: Any, name: str) -> None:
             if len(own) != len(recorded):
                 raise _Damaged(f"{name} has {len(recorded)} parts, not {len(own)}")
             for mine, value in zip(own, recorded, strict=True):
-                check_like(mine, value, name)
+                check_like(mine, value, name, exact)
     elif _is_number(own):
         if not (_is_number(recorded) or (recorded is None and isinstance(own, bool))):
             raise _Damaged(f"{name} is not a number")
     elif isinstance(own, str):
-        if not isinstance(recorded, str):
+        if not isinstance(recorded, str | None):
             raise _Damaged(f"{name} is not a string")
     elif own is not None and recorded is not None and not isinstance(recorded, type(own)):
         raise _Damaged(f"{name} is of a wrong type")
@@ -251,6 +255,4 @@ def check_callback(callback: Any, state: Mapping[str, Any]) -> None:
     own = callback.state_dict()
     if missing := own.keys() - state.keys():
         raise _Damaged(f"the state of {type(callback).__name__} lacks {sorted(missing)[0]!r}")
-    check_like(
-        own, {key: value for key, value in state.items() if key in own}, f"the state of {type(callback).__name__}"
-    )
+    check_like(own, state, f"the state of {type(callback).__name__}", exact=False)

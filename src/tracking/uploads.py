@@ -172,7 +172,9 @@ def _refusal(run: Waiting) -> str | None:
     from src.compat.wandb_session import check_session, valid_run_id
 
     try:
-        wandb = read_record(run.folder).get("wandb") or {}  # raises for a damaged run.json, which `RunFolder.open` accepts
+        wandb = (
+            read_record(run.folder).get("wandb") or {}
+        )  # raises for a damaged run.json, which `RunFolder.open` accepts
         if not valid_run_id(known := wandb.get("id", "none")):
             return f"run.json: {known!r:.80} is not the id of a W&B run"
         refuse_foreign_settings([run.folder])
