@@ -16,6 +16,11 @@ class JobsFailed(RuntimeError):
     """Some jobs of a sweep failed; each was reported when it did, and the others are finished and recorded."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if it has none."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """Return the advice for a misspelled word.
 

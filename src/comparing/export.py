@@ -120,5 +120,5 @@ def _run(run: Any) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> Any:
-    """Return a number as it is, and everything else as text that is no formula of a spreadsheet."""
+    """Return a number as it is, and everything else as text that a spreadsheet does not take for a formula."""
     return value if value is None or is_number(value) else csv_cell(shown(value))

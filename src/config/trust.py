@@ -181,7 +181,7 @@ def literal_config(config: Any, source: Path, for_training: bool = True, changes
         UserError: with everything that is refused, and the flag that allows it.
     """
     if not isinstance(config, Mapping) or not config:
-        raise UserError(f"{source}: holds no config")
+        raise UserError(f"{source}: this is not a config: a mapping is expected")
     recorded: dict[str, Any] = {str(key): value for key, value in config.items()}
     recorded["resume"] = None
     if not for_training:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from src.core.files import UnsafeFileError, open_below, open_data_file
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 MAX_PICKLE_BYTES = 64 * 2**20
 """The largest pickle of a checkpoint; tensors are not part of it."""
@@ -62,7 +62,7 @@ _DTYPES = {
 
 
 class CheckpointError(UserError):
-    """A file is no checkpoint that can be read as data."""
+    """A file is not a checkpoint that can be read as data."""
 
 
 def read_checkpoint_file(path: Path, root: Path | None = None) -> Any:
@@ -82,8 +82,9 @@ def read_checkpoint_file(path: Path, root: Path | None = None) -> Any:
         except (CheckpointError, UnsafeFileError) as error:
             raise CheckpointError(f"{path}: this checkpoint cannot be read: {error}") from error
         except Exception as error:
-            first = next(iter(str(error).splitlines()), "") or type(error).__name__
-            raise CheckpointError(f"{path}: this checkpoint cannot be read: it is damaged ({first[:200]})") from error
+            raise CheckpointError(
+                f"{path}: this checkpoint cannot be read: it is damaged ({first_line(error)[:200]})"
+            ) from error
 
 
 class _Archive:
@@ -118,7 +119,7 @@ class _Archive:
                 raise CheckpointError(f"its archive holds {name} twice")
             self.members[name] = (start, member)
         if "data.pkl" not in self.members:
-            raise CheckpointError("it is no file of torch.save")
+            raise CheckpointError("it is not a file of torch.save")
         if "constants.pkl" in self.members:
             raise CheckpointError("it is a TorchScript program, which is not loaded")
         if "byteorder" in self.members and self.read("byteorder", 16) != sys.byteorder.encode():
@@ -131,7 +132,7 @@ class _Archive:
         self.file.seek(max(self.size - _END.size, 0))
         tail = self.file.read(_END.size)
         if len(tail) < _END.size or tail[:4] != b"PK\5\6" or tail[-2:] != b"\0\0":
-            raise CheckpointError("it is no file of torch.save, or is cut off; what could run code is not loaded")
+            raise CheckpointError("it is not a file of torch.save, or it is cut off; what could run code is not loaded")
         length = _END.unpack(tail)[5]
         if length == 0xFFFFFFFF or b"PK\6\7" in self._before_end():
             found = self._before_end().rpartition(b"PK\6\6")[2]
@@ -178,7 +179,7 @@ class _Archive:
             return found
         start, member = self.members.get(f"data/{key}", (0, None))
         if member is None or member.file_size != count * dtype.itemsize:
-            raise CheckpointError(f"storage {key[:20]} has not the size that is declared")
+            raise CheckpointError(f"storage {key[:20]} does not have the declared size")
         contents = torch.empty(member.file_size, dtype=torch.uint8)
         if member.file_size:
             view = memoryview(contents.numpy())  # type: ignore[arg-type]
@@ -380,8 +381,8 @@ class _Pickle:
                 name = data[place:name_end].decode().replace("\n", " ")
                 if name not in self.names:
                     raise CheckpointError(
-                        f"it holds {name.replace(' ', '.')[:80]!r}, and what could run code is not loaded: a checkpoint holds "
-                        "more than tensors and plain values"
+                        f"it contains {name.replace(' ', '.')[:80]!r}, and what could run code is not loaded: a checkpoint "
+                        "may contain only tensors and plain values"
                     )
                 push(self.names[name])
                 place = name_end + 1
@@ -422,7 +423,7 @@ class _Pickle:
                 return stack[0]
             else:
                 raise CheckpointError(
-                    "it holds more than tensors and plain values, and what could run code is not loaded "
+                    "it contains more than tensors and plain values, and what could run code is not loaded "
                     f"(instruction {code:#x} of its pickle)"
                 )
 
@@ -463,7 +464,7 @@ def _size_and_height(value: Any, known: dict[int, tuple[int, int]], depth: int) 
     if kind in _SCALARS:
         return 1, 0
     if kind not in _CONTAINERS:
-        raise CheckpointError(f"it holds a value that is no data ({kind.__name__.strip('_').lower()})")
+        raise CheckpointError(f"it contains a value that is not data ({kind.__name__.strip('_').lower()})")
     if depth >= MAX_DEPTH:
         raise CheckpointError(f"it is nested deeper than {MAX_DEPTH} levels, or contains itself")
     found = known.get(id(value))

@@ -18,7 +18,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _MARKDOWN = re.compile(r"([\\`*{}\[\]()#!|~$>@]|(?<!\w)[_+-]|[_+-](?!\w)|:(?=/)|(?<=[wW])\.)")
 """What has a meaning in Markdown, and what makes a link of plain text on GitHub: ``http://``, ``www.`` and ``name@host``."""
 _NO_CODE = re.compile(r"\\\||<|\]\(")
-"""What is no code span: parsers disagree whether the bar in ``\\\\|`` ends a cell, and a simple one may find HTML and links."""
+"""What cannot be in a code span: parsers disagree whether the bar in ``\\\\|`` ends a cell, and some find HTML and links."""
 
 _LATEX = {
     "\\": r"\textbackslash{}",

@@ -21,7 +21,7 @@ from typing import BinaryIO
 from src.errors import UserError
 
 MAX_RECORD_BYTES = 16 * 2**20
-"""The largest record (run.json, config.yaml, one line of a ledger) that is read."""
+"""The largest record (run.json, config.yaml, one line of a ledger) that is read, in bytes."""
 
 _ANCHORED = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -32,7 +32,11 @@ _NO_FILES = ("", ".", "..")
 
 
 class UnsafeFileError(UserError):
-    """A file is not what it must be: it is a link, no regular file, or too large."""
+    """A file is not what it must be: it is a link, is not a regular file, or is too large."""
+
+
+def _link_error(path: Path) -> UnsafeFileError:
+    return UnsafeFileError(f"{path}: this is a link, and links are not followed here. Replace it by what it points to")
 
 
 def plain_name(name: object, kind: str = "a file name") -> str:
@@ -57,6 +61,7 @@ def plain_name(name: object, kind: str = "a file name") -> str:
 
 
 def _parts(name: str | PurePath) -> list[str]:
+    """Return the components of a path below a folder; raise `UnsafeFileError` if it leaves the folder."""
     parts = PurePath(name).parts
     if not parts or PurePath(name).is_absolute() or any(part in ("..", "") for part in parts):
         raise UnsafeFileError(f"{name}: this path leaves its folder")
@@ -78,11 +83,11 @@ def _parent_of(root: Path, name: str | PurePath, make: bool = False) -> Iterator
         for folder in folders:
             place = place / folder
             if place.is_symlink():
-                raise UnsafeFileError(f"{place}: this is a link, and links are not followed here")
+                raise _link_error(place)
             if make:
                 place.mkdir(exist_ok=True)
         if (place / last).is_symlink():
-            raise UnsafeFileError(f"{place / last}: this is a link, and links are not followed here")
+            raise _link_error(place / last)
         yield None, str(place / last)
         return
     descriptor = os.open(root, os.O_RDONLY | _DIRECTORY | _BINARY)
@@ -109,7 +114,7 @@ def _explained(error: OSError, path: Path, descriptor: int | None, name: str) ->
     if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
         with suppress(OSError):
             if stat.S_ISLNK(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
-                return UnsafeFileError(f"{path}: this is a link, and links are not followed here")
+                return _link_error(path)
     if error.errno == errno.ENXIO:
         return UnsafeFileError(f"{path}: this is not a regular file")
     return error
@@ -137,13 +142,30 @@ def _open(root: Path, name: str | PurePath, flags: int, make: bool = False) -> i
                 descriptor = os.open(last, flags, 0o666, dir_fd=parent)
             except OSError as error:
                 raise _explained(error, Path(path), parent, last) from error
+    return _regular(descriptor, Path(path))
+
+
+def _regular(descriptor: int, path: Path) -> int:
+    """Return a descriptor that was opened; close it and raise an error if it is not that of a regular file."""
     mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        raise UnsafeFileError(f"{path}: this is not a regular file")
-    return descriptor
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise UnsafeFileError(f"{path}: this is not a regular file")
+
+
+def _bounded(file: BinaryIO, limit: int, path: Path) -> bytes:
+    """Return the contents of a file, and close it.
+
+    Raises:
+        UnsafeFileError: if it has more than `limit` bytes.
+    """
+    with file:
+        if os.fstat(file.fileno()).st_size <= limit and len(contents := file.read(limit + 1)) <= limit:
+            return contents
+    raise UnsafeFileError(f"{path}: this file has more than {limit / 2**20:,.0f} MiB, the most that is read")
 
 
 def open_below(root: Path, name: str | PurePath) -> BinaryIO:
@@ -170,14 +192,7 @@ def open_data_file(path: Path) -> BinaryIO:
         OSError: if there is no such file.
         UnsafeFileError: if it is a pipe, a device, or a socket.
     """
-    descriptor = os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY)
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise UnsafeFileError(f"{path}: this is not a regular file")
+    return os.fdopen(_regular(os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY), path), "rb")
 
 
 def open_text_file(path: Path) -> BinaryIO:
@@ -190,7 +205,7 @@ def open_text_file(path: Path) -> BinaryIO:
     file = open_data_file(path)
     if b"\0" in file.read(1 << 16):
         file.close()
-        raise UnsafeFileError(f"{path}: this is no text: it holds zero bytes")
+        raise UnsafeFileError(f"{path}: this is not a text file: it contains NUL bytes")
     file.seek(0)
     return file
 
@@ -206,10 +221,7 @@ def read_data_file(path: Path, limit: int) -> bytes:
         OSError: if there is no such file.
         UnsafeFileError: if it is larger, or not a regular file.
     """
-    with open_data_file(path) as file:
-        if os.fstat(file.fileno()).st_size <= limit and len(contents := file.read(limit + 1)) <= limit:
-            return contents
-    raise UnsafeFileError(f"{path}: this file has more than {limit / 2**20:,.0f} MiB")
+    return _bounded(open_data_file(path), limit, path)
 
 
 def read_below(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) -> bytes:
@@ -233,7 +245,7 @@ def read_below(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) 
     finally:
         os.close(descriptor)
     if left <= 0:
-        raise UnsafeFileError(f"{root / name}: this file has more than {limit / 2**20:,.0f} MiB")
+        raise UnsafeFileError(f"{root / name}: this file has more than {limit / 2**20:,.0f} MiB, the most that is read")
     return b"".join(parts)
 
 
@@ -333,7 +345,7 @@ def _parent_of_entry(root: Path, name: str | PurePath) -> Iterator[tuple[int | N
 def replace_below(root: Path, name: str | PurePath, make: bool = False) -> Iterator[BinaryIO]:
     """Write a file atomically: it takes its place when all of it is on the disk.
 
-    A link that stands in its place is replaced, not followed.
+    A link of this name is replaced, not followed.
 
     Args:
         root, name: as in `open_below`.
@@ -420,7 +432,7 @@ def copy_tree_below(root: Path, target: Path, leave_out: Sequence[str] = ()) -> 
         below[:] = sorted(kept)
         for name in kept:
             if os.path.islink(os.path.join(folder, name)):
-                raise UnsafeFileError(f"{Path(folder, name)}: this is a link, and links are not followed here")
+                raise _link_error(Path(folder, name))
             (target / place / name).mkdir()
         for name in sorted(files):
             if name.startswith(".") or (place == Path() and name in leave_out):

@@ -1,19 +1,20 @@
 """Parsing records that may come from someone else: bounded in size and depth, and free of YAML anchors and tags.
 
 Gridlight writes such records as UTF-8 JSON and as plain YAML. `RecordError` is raised for everything else, so that whoever
-reads many records names the bad one and goes on with the rest.
+reads many records can name the bad one and continue with the rest.
 """
 
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
 from src.core.files import MAX_RECORD_BYTES, read_below
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 FORMAT_VERSION = 1
 """The version of the files of run folders and sweeps that this code writes and reads."""
@@ -23,7 +24,7 @@ MAX_DEPTH = 64
 
 
 class RecordError(UserError):
-    """A record is damaged: it is no UTF-8, cannot be parsed, is nested too deep, or has a value of a wrong type."""
+    """A record is damaged: it is not UTF-8, cannot be parsed, is nested too deep, or has a value of a wrong type."""
 
 
 class VersionError(RecordError):
@@ -42,17 +43,17 @@ def parse_json(text: bytes | str, name: object) -> Any:
         name: what it is, for the error, such as a path.
 
     Raises:
-        RecordError: if it is no JSON, or nested deeper than `MAX_DEPTH`.
+        RecordError: if it is not JSON, or nested deeper than `MAX_DEPTH`.
     """
     try:
         plain = text if isinstance(text, str) else text.decode("utf-8")
         value = json.loads(plain, parse_int=bounded_integer)
     except UnicodeDecodeError as error:
-        raise RecordError(f"{name}: this is no UTF-8 (byte {error.start})") from error
+        raise RecordError(f"{name}: this is not UTF-8 text (byte {error.start})") from error
     except RecursionError as error:
         raise RecordError(f"{name}: nested deeper than {MAX_DEPTH} levels") from error
     except ValueError as error:
-        raise RecordError(f"{name}: this is no JSON ({error})") from error
+        raise RecordError(f"{name}: this is not JSON ({error})") from error
     if plain.count("[") + plain.count("{") > MAX_DEPTH:
         check_depth(value, name)
     return value
@@ -67,6 +68,28 @@ def bounded_integer(digits: str) -> int:
     if len(digits) > 300:
         raise ValueError(f"{digits[:20]}…: an integer has more than 300 digits")
     return int(digits)
+
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def check_schema(schema: type[Schema], value: Any, name: object) -> Schema:
+    """Return a parsed value as an instance of its schema.
+
+    Args:
+        schema: the model of the record.
+        value: as parsed.
+        name: what it is, for the error.
+
+    Raises:
+        RecordError: if it has other keys or types than the schema; the message names the first.
+    """
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))[:80]
+        raise RecordError(f"{name}: {key}: {first['msg']}" if key else f"{name}: {first['msg']}") from error
 
 
 def check_depth(value: Any, name: object) -> None:
@@ -89,7 +112,7 @@ def read_json(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) -
 
     Raises:
         OSError: if there is no such file.
-        UserError: if it is a link, no regular file, too large, or no JSON.
+        UserError: if it is a link, not a regular file, too large, or not JSON.
     """
     return parse_json(read_below(root, name, limit), root / name)
 
@@ -112,10 +135,12 @@ def lines_of(file: BinaryIO, name: object, limit: int = MAX_RECORD_BYTES) -> Ite
     total = 0
     while text := file.readline(limit + 1):
         total += len(text)
-        if len(text) > limit or total > MAX_FILE_BYTES:
+        if len(text) > limit:
             raise RecordError(f"{name}: a line has more than {limit / 2**20:,.0f} MiB")
+        if total > MAX_FILE_BYTES:
+            raise RecordError(f"{name}: this file has more than {MAX_FILE_BYTES / 2**20:,.0f} MiB")
         if b"\0" in text:
-            raise RecordError(f"{name}: this is no text (NUL bytes)")
+            raise RecordError(f"{name}: this is not a text file: it contains NUL bytes")
         yield text
 
 
@@ -206,12 +231,12 @@ def parse_yaml(text: bytes | str, name: object) -> Any:
     except RecordError:
         raise
     except UnicodeDecodeError as error:
-        raise RecordError(f"{name}: this is no UTF-8 (byte {error.start})") from error
+        raise RecordError(f"{name}: this is not UTF-8 text (byte {error.start})") from error
     except RecursionError as error:
         raise RecordError(f"{name}: nested deeper than {MAX_DEPTH} levels") from error
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
-        problem = getattr(error, "problem", None) or next(iter(str(error).splitlines()), type(error).__name__)
-        raise RecordError(f"{name}: this is no plain YAML ({problem})") from error
+        problem = getattr(error, "problem", None) or first_line(error)
+        raise RecordError(f"{name}: this is not plain YAML ({problem})") from error
     check_depth(value, name)
     return value
 

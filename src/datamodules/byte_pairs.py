@@ -90,7 +90,7 @@ class BytePairs:
         serialized = text(plain, "tokenizer")
         parsed = parse_json(serialized, "the byte pairs in this checkpoint")
         if not isinstance(parsed, dict):
-            raise DamagedPreparation("the byte pairs are no object")
+            raise DamagedPreparation("the byte pairs are not an object")
         kinds = [part(part(parsed, key), "type") for key in ("model", "pre_tokenizer", "decoder")]
         rest = [parsed.get(key) for key in ("normalizer", "post_processor", "truncation", "padding")]
         if kinds != ["BPE", "ByteLevel", "ByteLevel"] or any(value is not None for value in rest):

@@ -145,7 +145,7 @@ class Columns:
         """Read back what `to_plain` wrote; `UserError` if it has been damaged since."""
         columns = part(plain, "columns")
         if not isinstance(columns, list):
-            raise DamagedPreparation("'columns' is no list")
+            raise DamagedPreparation("'columns' is not a list")
         return cls(tuple(map(_column, columns)), texts(plain, "absent"))
 
 
@@ -153,7 +153,7 @@ def _column(plain: Any) -> Column:
     values = None if part(plain, "values") is None else texts(plain, "values")
     mean, deviation = part(plain, "mean"), part(plain, "deviation")
     if not is_finite(mean) or not is_finite(deviation) or deviation <= 0:
-        raise DamagedPreparation("mean or deviation of a column is no finite number")
+        raise DamagedPreparation("the mean of a column is not finite, or its deviation is not finite and positive")
     return Column(text(plain, "name"), values, mean, deviation, flag(plain, "missing"))
 
 

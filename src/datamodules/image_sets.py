@@ -325,7 +325,7 @@ class CIFAR10(ImageSet):
         if member is None:
             raise KeyError(f"there is no {name}")
         if not member.isreg() or member.issparse() or member.size > LARGEST_BATCH:
-            raise ValueError(f"{name} is no file of a sane size")
+            raise ValueError(f"{name} is not a regular file of at most {LARGEST_BATCH / 2**20:,.0f} MiB")
         file = archive.extractfile(member)
         return file.read() if file else b""
 

@@ -79,7 +79,7 @@ class BatchLoader:
         """Leave out the batches that were given before, if the next epoch is the same one."""
         epoch, given = state_dict["epoch"], state_dict["given"]
         if not all(type(count) is int and count >= 0 for count in (epoch, given)):
-            raise ValueError("the position within an epoch is no count")
+            raise ValueError("the position within an epoch is not a count")
         self._given_before = epoch, given
 
     def __iter__(self) -> Iterator[Batch]:

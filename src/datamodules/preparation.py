@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from src.datamodules.base import DataModule
@@ -39,8 +39,7 @@ def take_preparation(datamodule: "DataModule", state: Any, path: object) -> None
     except UserError:
         raise
     except Exception as error:
-        first = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise UserError(f"{path}: {DamagedPreparation(first[:200])}") from error
+        raise UserError(f"{path}: {DamagedPreparation(first_line(error)[:200])}") from error
 
 
 def part(state: Any, key: str) -> Any:
@@ -54,7 +53,7 @@ def text(state: Any, key: str) -> str:
     """Return a text of a preparation."""
     value = part(state, key)
     if not isinstance(value, str):
-        raise DamagedPreparation(f"'{key}' is no text")
+        raise DamagedPreparation(f"'{key}' is not a string")
     return value
 
 
@@ -62,7 +61,7 @@ def texts(state: Any, key: str) -> tuple[str, ...]:
     """Return the texts of a list of a preparation."""
     value = part(state, key)
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise DamagedPreparation(f"'{key}' is no list of texts")
+        raise DamagedPreparation(f"'{key}' is not a list of strings")
     return tuple(value)
 
 
@@ -90,13 +89,13 @@ def sizes(state: Any, key: str, count: int | None = None, most: int = 2**31) -> 
     """
     value = part(state, key)
     if not isinstance(value, list | tuple) or (count is not None and len(value) != count):
-        raise DamagedPreparation(f"'{key}' is no list of {'' if count is None else f'{count} '}numbers")
+        raise DamagedPreparation(f"'{key}' is not a list of {'' if count is None else f'{count} '}numbers")
     return _sizes(value, key, most)
 
 
 def _sizes(values: Any, key: str, most: int) -> tuple[int, ...]:
     if not all(type(value) is int and 0 < value <= most for value in values) or math.prod(values) > most:
-        raise DamagedPreparation(f"'{key}' is no positive number of a sane size")
+        raise DamagedPreparation(f"'{key}' is not positive, not an integer, or too large")
     return tuple(values)
 
 
@@ -104,7 +103,7 @@ def numbers(state: Any, key: str) -> tuple[float, ...]:
     """Return the finite numbers of a list of a preparation."""
     value = part(state, key)
     if not isinstance(value, list | tuple) or not all(map(is_finite, value)):
-        raise DamagedPreparation(f"'{key}' is no list of finite numbers")
+        raise DamagedPreparation(f"'{key}' is not a list of finite numbers")
     return tuple(value)
 
 

@@ -47,6 +47,14 @@ class EarlyStopping(LightningEarlyStopping):
         return super().state_dict() | {"max_epochs": self._epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        score, waited, epochs = state_dict["best_score"], state_dict["wait_count"], state_dict.get("max_epochs", 0)
+        if (
+            not isinstance(score, torch.Tensor)
+            or score.numel() != 1
+            or type(waited) is not int
+            or type(epochs) is not int
+        ):
+            raise ValueError("the state of early stopping is not a score and counts")
         super().load_state_dict(state_dict | {"patience": self.patience})
         self._epochs_before = state_dict.get("max_epochs", 0)
 

@@ -6,9 +6,9 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from src.core.records import FORMAT_VERSION, RecordError, VersionError
+from src.core.records import FORMAT_VERSION, RecordError, VersionError, check_schema
 
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Real = FiniteFloat | Integer
@@ -118,17 +118,14 @@ def run_record(entries: Any, name: object) -> dict[str, Any]:
         RecordError: if the record is of another version, or if a value is of another type.
     """
     if not isinstance(entries, dict):
-        raise RecordError(f"{name}: this is no record")
+        raise RecordError(f"{name}: this is not a record: an object is expected")
     version = entries.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise VersionError(name, version)
     try:
-        checked = RunRecord.model_validate(entries).model_dump(exclude_unset=True)
-    except (ValidationError, OverflowError, OSError) as error:
-        if not isinstance(error, ValidationError):
-            raise RecordError(f"{name}: a date is out of range") from error
-        first = error.errors(include_url=False)[0]
-        raise RecordError(f"{name}: {'.'.join(map(str, first['loc']))[:80]}: {first['msg']}") from error
+        checked = check_schema(RunRecord, entries, name).model_dump(exclude_unset=True)
+    except (OverflowError, OSError) as error:
+        raise RecordError(f"{name}: a date is out of range") from error
     return {key: checked[key] for key in entries}  # in the order of the file, which is written anew
 
 
@@ -193,9 +190,9 @@ class Predictions(_Part):
     def _has_matching_sizes(self) -> "Predictions":
         size = len(self.classes)
         if self.confusion is not None and [len(row) for row in self.confusion] != [size] * size:
-            raise ValueError("the confusion has a row and a column for each class")
+            raise ValueError("the confusion must have a row and a column for each class")
         if [len(row) for row in self.true or ()] != [len(row) for row in self.predicted or ()]:
-            raise ValueError("there are as many predicted numbers as true ones")
+            raise ValueError("there must be as many predicted numbers as true ones")
         return self
 
 
@@ -209,11 +206,7 @@ def predictions(entries: Any, name: object) -> dict[str, Any]:
     Raises:
         RecordError: if a value is of another type, or if the sizes do not match.
     """
-    try:
-        found = Predictions.model_validate(entries)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise RecordError(f"{name}: {'.'.join(map(str, first['loc']))[:80]}: {first['msg']}") from error
+    found = check_schema(Predictions, entries, name)
     if found.format_version != FORMAT_VERSION:
         raise VersionError(name, found.format_version)
     plain = found.model_dump(exclude_unset=True)

@@ -169,7 +169,7 @@ class Driver:
                 self._complete(RunFolder.open(path), ended)
                 _append(self._ledger.folder, output, path)
             remove_below(self._ledger.folder, output)
-        except (OSError, UserError) as error:  # what stands in the folder of one job is no matter of the others
+        except (OSError, UserError) as error:  # a damaged folder of one job does not stop the others
             self._display.say(str(error))
 
     def _complete(self, folder: RunFolder, ended: Ended) -> None:

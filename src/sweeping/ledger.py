@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, TypeVar
+from typing import Annotated, Any, BinaryIO, Literal
 
 from pydantic import (
     AfterValidator,
@@ -30,12 +30,11 @@ from pydantic import (
     FiniteFloat,
     PositiveInt,
     StringConstraints,
-    ValidationError,
 )
 
 from src.config.trust import literal_config, refuse_overrides
 from src.core.files import append_below, open_below, remove_below, replace_below
-from src.core.records import FORMAT_VERSION, RecordError, lines_of, parse_json
+from src.core.records import FORMAT_VERSION, RecordError, check_schema, lines_of, parse_json
 from src.errors import UserError
 from src.sweeping.naming import job_name
 from src.tracking.provenance import git_state
@@ -197,7 +196,7 @@ class Ledger:
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
-        """Return whether something stands in the place of a ledger, which `open` then reads or refuses."""
+        """Return whether there is an entry with the name of a ledger, which `open` then reads or refuses."""
         return os.path.lexists(folder / LEDGER)
 
     def save(self) -> None:
@@ -316,13 +315,13 @@ class Ledger:
         return state, _state_line(job.slug, known[job.slug])
 
     def _known_states(self) -> dict[str, tuple[int, State]]:
-        """Return what states.jsonl says. It is a cache: damage in it is no error, and `_note` then writes it anew."""
+        """Return what states.jsonl records. It is a cache: if it is damaged, `_note` writes it anew."""
         if self._states is None:
             self._states = {}
             try:
                 with open_below(self.folder, STATES) as file:
                     for line in lines_of(file, self.folder / STATES):
-                        entry = _checked(_StateLine, line, STATES)
+                        entry = check_schema(_StateLine, parse_json(line, STATES), STATES)
                         if not line.endswith(b"\n"):
                             raise RecordError(f"{STATES}: its last line is torn")
                         state = entry.status, entry.metric, entry.mode, entry.value, entry.seconds, entry.error
@@ -418,7 +417,7 @@ def code_state() -> dict[str, str] | None:
 
 
 def _state_of(record: Mapping[str, Any]) -> State:
-    """Return the state that a run.json tells; a value of an unexpected type counts as unknown."""
+    """Return the state that a run.json records; a value of an unexpected type counts as unknown."""
     error = str(record.get("error") or "").strip().splitlines()
     status, metric, mode = record.get("status"), record.get("monitor"), record.get("mode")
     seconds = _finite(record.get("seconds"))
@@ -493,11 +492,10 @@ class _StateLine(BaseModel, extra="forbid"):
 
 _STATUSES = ("running", "interrupted", "failed", "pruned", "finished", "unknown")
 
-M = TypeVar("M", bound=BaseModel)
-
 
 def _head(line: bytes, file: Path) -> dict[str, Any]:
-    head = _checked(_Head, line, f"{file}, line 1")
+    name = f"{file}, line 1"
+    head = check_schema(_Head, parse_json(line, name), name)
     if head.version != FORMAT_VERSION:
         raise UserError(f"{file}: a ledger of version {head.version}; this code reads version {FORMAT_VERSION}")
     return head.model_dump(exclude_unset=True)
@@ -508,14 +506,15 @@ def _jobs(lines: Iterator[bytes], file: Path, remarks: Callable[[str], object] |
     seen: set[str] = set()
     bad = 0
     for number, text in enumerate(lines, 2):
+        name = f"{file}, line {number}"
         try:
-            job = _job(_checked(_JobLine, text, f"{file}, line {number}"))
+            job = _job(check_schema(_JobLine, parse_json(text, name), name))
             if job.number != number - 1:
-                raise RecordError(f"{file}, line {number}: number: this is job {number - 1}, not {job.number}")
+                raise RecordError(f"{name}: number: this is job {number - 1}, not {job.number}")
             if not f"_{job.slug}".endswith(f"_{job.digest}"):
-                raise RecordError(f"{file}, line {number}: folder: it does not end in the job's hash")
+                raise RecordError(f"{name}: folder: it does not end in the job's hash")
             if seen & {job.digest, job.slug}:
-                raise RecordError(f"{file}, line {number}: another job has this folder or hash")
+                raise RecordError(f"{name}: another job has this folder or hash")
         except RecordError as error:
             if not text.endswith(b"\n"):  # a search appends line by line
                 log.warning("%s: its last line is torn, and is left out", file)
@@ -550,20 +549,6 @@ def _check_frozen(config: Mapping[str, Any], name: object) -> None:
             raise RecordError(f"{name}: {section}.{key}: must be a text")
     if not isinstance(config.get("monitor"), str | None):
         raise RecordError(f"{name}: monitor: must be a text")
-
-
-def _checked(kind: type[M], text: bytes, name: object) -> M:
-    """Return a line of a record by its schema.
-
-    Raises:
-        RecordError: if it is no JSON, or has other keys or types.
-    """
-    try:
-        return kind.model_validate(parse_json(text, name))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"])) or "this line"
-        raise RecordError(f"{name}: {key}: {first['msg']}") from error
 
 
 def _has_absolute_paths(node: Any) -> bool:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, StrictInt, ValidationError
+from pydantic import BaseModel, Field, StrictInt
 
 from src.core.files import (
     append_below,
@@ -21,7 +21,7 @@ from src.core.files import (
     remove_below,
     write_below,
 )
-from src.core.records import parse_json
+from src.core.records import check_schema, parse_json
 from src.errors import UserError
 from src.sweeping.worker import PRUNE, STOP, Assignment, Ended, Event, Orders, Progress, carry_out, prepare
 
@@ -109,20 +109,21 @@ class Mailbox:
         if len(line) > MAX_EVENT_BYTES:
             self._warn(f"{name}: a line has more than {MAX_EVENT_BYTES:,} bytes")
             return None
-        event: Event
         try:
             entry = parse_json(line, name)
-            if isinstance(entry, dict) and "status" in entry:
-                ended = _Ended.model_validate(entry)
-                event = Ended(ended.number, ended.status, ended.error)
-            else:
-                progress = _Progress.model_validate(entry)
-                event = Progress(progress.number, progress.epoch, progress.epochs, progress.metrics)
         except UserError as error:  # of a line that a kill tore, too
             log.debug("%s", error)
             return None
-        except ValidationError as error:
-            self._warn(f"{name}: {error.errors(include_url=False)[0]['msg']}")
+        event: Event
+        try:
+            if isinstance(entry, dict) and "status" in entry:
+                ended = check_schema(_Ended, entry, name)
+                event = Ended(ended.number, ended.status, ended.error)
+            else:
+                progress = check_schema(_Progress, entry, name)
+                event = Progress(progress.number, progress.epoch, progress.epochs, progress.metrics)
+        except UserError as error:
+            self._warn(str(error))
             return None
         if self._number is not None and event.number != self._number:
             self._warn(f"{name}: an event is about another job, {event.number}")
@@ -132,7 +133,7 @@ class Mailbox:
     def _warn(self, text: str) -> None:
         if not self._warned:
             self._warned = True
-            log.warning("%s; this and what is like it is ignored", text)
+            log.warning("%s; this and further such lines are ignored", text)
 
 
 class _Ended(BaseModel, extra="forbid"):

@@ -51,12 +51,10 @@ ONE_THREAD = "export OPENBLAS_NUM_THREADS=1"
 """What submitit imports starts no thread then, which would take the signal for `_Requeue` before that can block it."""
 LARGEST_ARRAY = 1000
 """SLURM's own limit, unless a cluster changes it."""
-LAST_WORDS = 2**16
-"""Bytes at the end of a log that are read of a job that ended without a word."""
+MAX_LOG_TAIL_BYTES = 2**16
+"""Bytes at the end of a log that are read when a job ended without a message."""
 
 _JOB_ID = re.compile(r"[0-9]+(_[0-9]+)?")
-
-log = logging.getLogger(__name__)
 
 
 # ---- in the job ----------------------------------------------------------------------------------------------------
@@ -261,8 +259,8 @@ class SlurmExecutor(RemoteExecutor):
         file = f"{queued.name}/{queued.id}_0_log.out"
         try:
             with open_below(self.folder, f"slurm/{file}") as opened:
-                opened.seek(max(os.fstat(opened.fileno()).st_size - LAST_WORDS, 0))
-                tail = opened.read(LAST_WORDS).decode(errors="replace").strip().splitlines()[-6:]
+                opened.seek(max(os.fstat(opened.fileno()).st_size - MAX_LOG_TAIL_BYTES, 0))
+                tail = opened.read(MAX_LOG_TAIL_BYTES).decode(errors="replace").strip().splitlines()[-6:]
         except (OSError, UserError):
             tail = [f"{self.folder / 'slurm' / file}: there is no such log"]
         return "\n".join([*tail, f"its SLURM job {queued.id} ended: {queued.state}"])

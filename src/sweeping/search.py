@@ -219,7 +219,7 @@ def refuse_unknown_options(overrides: Sequence[str], loader: Any, source: object
 
 
 def _is_option(value: object, known: set[str]) -> bool:
-    """Return whether a value of a group is one of its options, or a section of keys, which is no path."""
+    """Return whether a value of a group is one of its options, or a section of keys, which is not a path."""
     return isinstance(value, dict) or str(value).strip("'\"") in known
 
 

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial
 from src.config.schema import OptunaSearch, Search
 from src.core.files import MAX_RECORD_BYTES, append_below, open_below
 from src.core.records import RecordError, lines_of, parse_json
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.sweeping.objectives import Objective
 from src.sweeping.space import Space
 
@@ -63,8 +63,8 @@ def explained(folder: Path) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        said = next(iter(str(error).splitlines()), "")[:200]
-        raise UserError(f"{folder / FILE}: this study is damaged ({type(error).__name__}: {said})") from error
+        reason = first_line(error)[:200]
+        raise UserError(f"{folder / FILE}: this study is damaged ({type(error).__name__}: {reason})") from error
 
 
 def begun_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Objective]) -> Study:

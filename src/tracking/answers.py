@@ -15,15 +15,14 @@ from torch import Tensor
 
 from src.batches import Batch
 from src.core.files import open_below
-from src.core.records import FORMAT_VERSION, read_json
+from src.core.records import FORMAT_VERSION
 from src.datamodules.base import DataModule
 from src.errors import UserError
 from src.models.base import Model
-from src.run_store.schema import predictions
 from src.tasks.catalogue import TASKS
 from src.tasks.tagging import UNASKED
 from src.tracking.replacing import replaced
-from src.tracking.run_folder import ANSWERS, EXAMPLES, RunFolder, plain
+from src.tracking.run_folder import ANSWERS, EXAMPLES, RunFolder, plain, read_predictions
 from src.tracking.weights_and_biases import WeightsAndBiases
 
 log = logging.getLogger(__name__)
@@ -185,7 +184,7 @@ class Answers(Callback):
 def read_answers(folder: Path) -> dict[str, Any] | None:
     """Return what a run kept of its answers; None if nothing, or if it is damaged, which is logged."""
     try:
-        return predictions(read_json(folder, ANSWERS), folder / ANSWERS)
+        return read_predictions(folder)
     except FileNotFoundError:
         return None
     except (OSError, UserError) as error:

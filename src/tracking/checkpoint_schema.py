@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from src.core.records import FORMAT_VERSION
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 _VERSION = re.compile(r"2(?:\.\d{1,4}){0,2}(?:\.?(?:dev|post|rc|a|b)\d{0,8})?(?:\+[a-z0-9.]{1,40})?")
 """Versions of Lightning that Gridlight has run with. Older checkpoints would be rewritten by Lightning's own rules."""
@@ -49,20 +49,19 @@ def named(path: object) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        first = next(iter(str(error).splitlines()), "") if not isinstance(error, KeyError) else f"{error} is missing"
-        said = first[:300] or type(error).__name__
-        raise UserError(f"{path}: this checkpoint is damaged: {said}") from error
+        reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
+        raise UserError(f"{path}: this checkpoint is damaged: {reason[:300]}") from error
 
 
 def _check_parts(checkpoint: dict[str, Any]) -> None:
     version = checkpoint["pytorch-lightning_version"]
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
-        raise _Damaged("'pytorch-lightning_version' is no version of Lightning 2")
+        raise _Damaged("'pytorch-lightning_version' is not a version of Lightning 2")
     if not all(isinstance(name, str) for name in checkpoint):
-        raise _Damaged("the name of a part is no text")
+        raise _Damaged("the name of a part is not a string")
     for name in ("epoch", "global_step"):
         if not is_count(checkpoint.get(name, 0)):
-            raise _Damaged(f"'{name}' is not a number from 0")
+            raise _Damaged(f"'{name}' is not an integer of 0 or more")
     for name in ("state_dict", "current_model_state"):
         state = checkpoint.get(name, {})
         if not isinstance(state, dict) or not all(
@@ -71,14 +70,14 @@ def _check_parts(checkpoint: dict[str, Any]) -> None:
             raise _Damaged(f"'{name}' does not hold tensors by their names")
     for name in ("loops", "callbacks", "gridlight", "hyper_parameters", "averaging_state", "MixedPrecision"):
         if name in checkpoint and not isinstance(checkpoint[name], dict):
-            raise _Damaged(f"'{name}' is no dictionary")
+            raise _Damaged(f"'{name}' is not a dictionary")
     for name in ("optimizer_states", "lr_schedulers", "random_states"):
         states = checkpoint.get(name, [])
         if not isinstance(states, list) or not all(isinstance(state, dict) for state in states):
-            raise _Damaged(f"'{name}' is no list of dictionaries")
+            raise _Damaged(f"'{name}' is not a list of dictionaries")
     for key, state in checkpoint.get("callbacks", {}).items():
         if not isinstance(key, str) or not isinstance(state, dict):
-            raise _Damaged("the state of a callback is no dictionary")
+            raise _Damaged("the state of a callback is not a dictionary")
     _check_progress(checkpoint.get("loops", {}), "loops")
     _check_own_part(checkpoint.get("gridlight", {}))
 
@@ -96,6 +95,8 @@ def _check_progress(value: Any, name: str) -> None:
                 raise _Damaged("the progress of training is not a count")
             if not isinstance(key, str) or (name.endswith("progress") and key not in _PROGRESS):
                 raise _Damaged(f"{name} has no part {str(key)[:60]!r}")
+            if key in _COUNTERS and not is_count(inner):
+                raise _Damaged("the progress of training is not a count")
             _check_progress(inner, f"{name}.progress" if name.endswith("progress") else key)
     elif isinstance(value, list) and not name.endswith("progress"):
         for inner in value:
@@ -115,41 +116,43 @@ def _check_own_part(own: dict[str, Any]) -> None:
         )
     for name in ("config", "spec", "preparation"):
         if not isinstance(own.get(name), dict):
-            raise _Damaged(f"'gridlight.{name}' is no dictionary")
+            raise _Damaged(f"'gridlight.{name}' is not a dictionary")
 
 
-def check_like(own: Any, recorded: Any, name: str) -> None:
+def check_like(own: Any, recorded: Any, name: str, exact: bool = True) -> None:
     """Raise an error unless a recorded state could have been made by the object that is to take it.
 
     Args:
         own: what the object's `state_dict` returns before it is restored.
         recorded: what a checkpoint holds for it.
         name: of the state, for the error.
+        exact: refuse parts that the object has not. A schedule takes over every part as an attribute; a callback may have
+            parts that are made as training goes on, such as the path of a checkpoint.
     """
     if isinstance(own, Mapping):
         if not isinstance(recorded, Mapping):
-            raise _Damaged(f"{name} is no dictionary")
+            raise _Damaged(f"{name} is not a dictionary")
         for key, value in recorded.items():
-            if own and key not in own:
+            if key in own:
+                check_like(own[key], value, f"{name}.{key}", exact)
+            elif own and exact:
                 raise _Damaged(f"{name} has no part {str(key)[:60]!r}")
-            if own:
-                check_like(own[key], value, f"{name}.{key}")
     elif isinstance(own, list | tuple):
         if not isinstance(recorded, list | tuple):
-            raise _Damaged(f"{name} is no list")
+            raise _Damaged(f"{name} is not a list")
         if own and all(_is_number(value) for value in own) and not all(_is_number(value) for value in recorded):
             raise _Damaged(f"{name} holds something else than numbers")
         if own and all(isinstance(value, Mapping) for value in own):
             if len(own) != len(recorded):
                 raise _Damaged(f"{name} has {len(recorded)} parts, not {len(own)}")
             for mine, value in zip(own, recorded, strict=True):
-                check_like(mine, value, name)
+                check_like(mine, value, name, exact)
     elif _is_number(own):
         if not (_is_number(recorded) or (recorded is None and isinstance(own, bool))):
-            raise _Damaged(f"{name} is no number")
+            raise _Damaged(f"{name} is not a number")
     elif isinstance(own, str):
-        if not isinstance(recorded, str):
-            raise _Damaged(f"{name} is no text")
+        if not isinstance(recorded, str | None):
+            raise _Damaged(f"{name} is not a string")
     elif own is not None and recorded is not None and not isinstance(recorded, type(own)):
         raise _Damaged(f"{name} is of a wrong type")
 
@@ -252,6 +255,4 @@ def check_callback(callback: Any, state: Mapping[str, Any]) -> None:
     own = callback.state_dict()
     if missing := own.keys() - state.keys():
         raise _Damaged(f"the state of {type(callback).__name__} lacks {sorted(missing)[0]!r}")
-    check_like(
-        own, {key: value for key, value in state.items() if key in own}, f"the state of {type(callback).__name__}"
-    )
+    check_like(own, state, f"the state of {type(callback).__name__}", exact=False)

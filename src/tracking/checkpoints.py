@@ -28,15 +28,20 @@ log = logging.getLogger(__name__)
 
 
 CHECKPOINTS_FOLDER = "checkpoints"
-"""The folder below that of a run where its checkpoints lie."""
+"""Name of the folder of a run that contains its checkpoints."""
 SMALL = 2**24
 """Bytes of parameters up to which a checkpoint, a few times as large, may wait in memory."""
 
 
-def _root_of(checkpoint: Path) -> Path:
-    """Return the run folder of a checkpoint, which has it in checkpoints/; that of any other is the folder it lies in."""
+def _run_folder_of(checkpoint: Path) -> Path | None:
+    """Return the run folder of a checkpoint, which has it in checkpoints/; None for a checkpoint in any other folder."""
     folder = checkpoint.parent
-    return folder.parent if folder.name == "checkpoints" else folder
+    return folder.parent if folder.name == CHECKPOINTS_FOLDER else None
+
+
+def _root_of(checkpoint: Path) -> Path:
+    """Return the folder below which no link is followed when a checkpoint is written."""
+    return _run_folder_of(checkpoint) or checkpoint.parent
 
 
 def _linked(source: str, target: str) -> bool:
@@ -73,9 +78,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             UserError: if there is none, if it is damaged or holds more than data, or if Gridlight did not write it.
         """
         try:
-            file = Path(path)
-            in_run = file.parent.name == CHECKPOINTS_FOLDER
-            checkpoint = read_checkpoint_file(file, file.parent.parent if in_run else None)
+            checkpoint = read_checkpoint_file(Path(path), _run_folder_of(Path(path)))
         except FileNotFoundError as error:
             raise UserError(f"{path}: there is no such checkpoint") from error
         except OSError as error:
@@ -284,14 +287,14 @@ class Checkpoints(ModelCheckpoint):
         score, epoch = state_dict["best_model_score"], state_dict["best_epoch"]
         metrics = state_dict["metrics"]
         if not isinstance(score, Tensor | float | int | None) or not (epoch is None or is_count(epoch)):
-            raise ValueError("the score or the epoch of its best weights is no number")
+            raise ValueError("the score or the epoch of its best weights is not a number")
         if not isinstance(metrics, dict) or not all(
             isinstance(name, str) and isinstance(value, float | int) for name, value in metrics.items()
         ):
             raise ValueError("its metrics are not numbers by their names")
         score = torch.as_tensor(score) if isinstance(score, float | int) else score
         if score is not None and score.numel() != 1:
-            raise ValueError("the score of its best weights is no number")
+            raise ValueError("the score of its best weights is not a number")
         here = {**state_dict, "dirpath": str(self.dirpath), "best_model_score": score}
         here["best_model_path"] = here["kth_best_model_path"] = best if has_best else ""
         here["last_model_path"] = last if state_dict["last_model_path"] else ""
@@ -404,7 +407,7 @@ def _check_unfinished(state: dict[str, Any]) -> None:
         if not numbers or not all(
             isinstance(n, int | float) or (isinstance(n, Tensor) and n.numel() == 1) for n in sums
         ):
-            raise ValueError("its sums of an unfinished epoch are no numbers")
+            raise ValueError("its sums of an unfinished epoch are not numbers")
     carried = state.get("carried")
     parts = carried if isinstance(carried, tuple) else (carried,)
     if carried is not None and not all(isinstance(part, Tensor) and part.is_floating_point() for part in parts):

@@ -12,7 +12,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.tracking.checkpoints import AtomicCheckpointIO
 
 LARGEST_NUMBER = 2**22
@@ -75,9 +75,8 @@ def no_larger_than(state: Mapping[str, Tensor], settings: Any, path: object) -> 
         except UserError:
             raise
         except Exception as error:
-            first = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise UserError(
-                f"{path}: the model that this checkpoint describes cannot be built: {first[:300]}"
+                f"{path}: the model that this checkpoint describes cannot be built: {first_line(error)[:300]}"
             ) from error
 
 

@@ -99,7 +99,10 @@ def _code(run: KeptRun, target: Path, apply_changes: bool) -> str:
                 left = ", without its changes (runs export --apply-changes applies them)" if diff else ""
                 return f"the code of the run, revision {revision[:12]}{left}"
         elif not _applicable(diff):
-            raise UserError("--apply-changes: the recorded changes are no text changes of regular files; leave it out")
+            raise UserError(
+                "--apply-changes: the recorded changes are not only text changes of regular files, so they are not applied. "
+                "Leave the flag out to export the code without them"
+            )
         elif _archived(revision, target):
             if _patched(target, diff):
                 return f"the code of the run, revision {revision[:12]} with its changes"

@@ -115,10 +115,10 @@ def run_git(
             "GIT_CEILING_DIRECTORIES": os.path.realpath(folder.parent),
             "GIT_TERMINAL_PROMPT": "0",
         }
-    words = ["git", "-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false", *arguments]
+    command = ["git", "-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false", *arguments]
     try:
         done = subprocess.run(
-            words,
+            command,
             cwd=folder,
             env=environment,
             input=given,

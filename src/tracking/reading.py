@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from src.core.files import is_file_below, read_below
-from src.core.records import RecordError, VersionError, parse_yaml, read_json
+from src.core.records import RecordError, VersionError, parse_yaml
 from src.errors import UserError, nearest
-from src.run_store.schema import predictions
 from src.tracking.filters import flat
 from src.tracking.recorded import Curve, RecordedRun, curves_of, recorded_run
-from src.tracking.run_folder import ANSWERS, RunFolder, read_metrics, read_record
+from src.tracking.run_folder import RunFolder, read_metrics, read_predictions, read_record
 
 MAX_PICTURES = 100
 """Attention maps of a run that are shown."""
@@ -150,7 +149,7 @@ def _read_curves(folder: Path, remarks: Remarks) -> dict[str, Curve]:
 
 def _read_answers(folder: Path) -> Any:
     try:
-        return predictions(read_json(folder, ANSWERS), folder / ANSWERS)
+        return read_predictions(folder)
     except (OSError, UserError):
         return None
 
@@ -197,5 +196,5 @@ def _section(text: str) -> tuple[tuple[str, Any], ...]:
 
 def _leaves(node: Any) -> Iterator[tuple[str, Any]]:
     if not isinstance(node, Mapping):
-        raise RecordError("config.yaml: holds no config")
+        raise RecordError("config.yaml: this is not a config: a mapping is expected")
     return flat(node)

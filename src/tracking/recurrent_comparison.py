@@ -89,7 +89,7 @@ class RecurrentComparison(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         seconds = state_dict["seconds"]
         if not isinstance(seconds, list) or not all(isinstance(value, float) for value in seconds):
-            raise ValueError("the seconds of its epochs are no numbers")
+            raise ValueError("the seconds of its epochs are not numbers")
         self.seconds = seconds
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -34,7 +34,7 @@ import yaml
 from src.core.files import is_file_below, open_below, read_below, refuse_links_that_leave
 from src.core.records import FORMAT_VERSION, line_groups, parse_json, parse_yaml, read_json
 from src.errors import UserError
-from src.run_store.schema import run_config, run_record
+from src.run_store.schema import predictions, run_config, run_record
 from src.tracking.provenance import provenance
 from src.tracking.replacing import replaced
 
@@ -549,6 +549,19 @@ def read_record(path: Path) -> dict[str, Any]:
         UserError: if it is damaged, or of another format version.
     """
     return run_record(read_json(path, "run.json"), path / "run.json")
+
+
+def read_predictions(path: Path) -> dict[str, Any]:
+    """Return the predictions of a run on its test split, with values of the right types only.
+
+    Args:
+        path: the run folder.
+
+    Raises:
+        OSError: if there are none.
+        UserError: if the file is damaged, or of another format version.
+    """
+    return predictions(read_json(path, ANSWERS), path / ANSWERS)
 
 
 def plain(value: Any) -> Any:

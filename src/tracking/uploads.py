@@ -22,9 +22,9 @@ from typing import Any
 
 from src.core.files import is_file_below, write_below
 from src.core.wandb_account import own_entities
-from src.errors import UserError
-from src.tracking.run_folder import RunFolder
-from src.tracking.wandb_access import first_line, refuse_foreign_settings
+from src.errors import UserError, first_line
+from src.tracking.run_folder import RunFolder, read_record
+from src.tracking.wandb_access import refuse_foreign_settings
 
 log = logging.getLogger(__name__)
 
@@ -171,9 +171,12 @@ def _refusal(run: Waiting) -> str | None:
     """Return why the sessions of a run are not handed to the client; None if they can be."""
     from src.compat.wandb_session import check_session, valid_run_id
 
-    if not valid_run_id(known := recorded_state(RunFolder.open(run.folder)).get("id", "none")):
-        return f"run.json: {known!r:.80} is not the id of a W&B run"
     try:
+        wandb = (
+            read_record(run.folder).get("wandb") or {}
+        )  # raises for a damaged run.json, which `RunFolder.open` accepts
+        if not valid_run_id(known := wandb.get("id", "none")):
+            return f"run.json: {known!r:.80} is not the id of a W&B run"
         refuse_foreign_settings([run.folder])
         entities = own_entities()
         for session in run.left:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlparse
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +100,3 @@ def why_unreachable() -> str | None:
             return None
     except OSError as error:
         return f"{address.geturl()} cannot be reached: {error.strerror or error}"
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error, else its name."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from src.core.escape import line
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.tracking.recorded import by_factors
 
 CURVES = 6
@@ -93,7 +93,7 @@ def save_report(report: Any) -> str:
     Raises:
         UserError: if W&B does not take it.
     """
-    from src.tracking.wandb_access import first_line, key_is_configured
+    from src.tracking.wandb_access import key_is_configured
 
     if not key_is_configured():
         raise UserError("Weights & Biases: no key is configured; wandb login, or set WANDB_API_KEY")

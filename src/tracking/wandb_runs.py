@@ -16,10 +16,11 @@ from typing import Any
 
 from src.core.files import plain_name, read_below
 from src.core.records import parse_json
-from src.errors import UserError
+from src.errors import UserError, first_line
+from src.run_store.schema import predictions
 from src.tracking.best import best_epoch
 from src.tracking.run_folder import ANSWERS
-from src.tracking.wandb_access import first_line, key_is_configured, why_unreachable
+from src.tracking.wandb_access import key_is_configured, why_unreachable
 
 AT_ONCE = 8
 """Histories that are fetched at the same time."""
@@ -55,10 +56,10 @@ class WandbRun:
     file: Callable[[str], bytes | None] = field(repr=False, compare=False)
 
     def answers(self) -> Any:
-        """Return what answers.json of the run folder holds; None where it cannot be had."""
+        """Return what answers.json of the run folder holds; None if there is none, or if it is damaged."""
         text = self.file(ANSWERS)
         with suppress(UserError):
-            return None if text is None else parse_json(text, ANSWERS)
+            return None if text is None else predictions(parse_json(text, ANSWERS), ANSWERS)
         return None
 
     def attention(self) -> dict[str, bytes]:

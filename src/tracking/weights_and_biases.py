@@ -23,14 +23,13 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from src.core.files import UnsafeFileError, links_that_leave, open_below, replace_below
 from src.core.wandb_account import own_entities
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.tracking.best import best_epoch
 from src.tracking.console import shown
 from src.tracking.replacing import settle
 from src.tracking.run_folder import ANSWERS, RunFolder
 from src.tracking.uploads import mark_sent, recorded_state, upload, waiting_in
 from src.tracking.wandb_access import (
-    first_line,
     has_foreign_repository,
     key_is_configured,
     refuse_foreign_settings,

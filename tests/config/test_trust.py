@@ -203,7 +203,7 @@ def test_only_the_users_own_data_folder_is_written(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("config", [None, 5, [], {}, "x"])
 def test_what_is_no_config_is_named(config):
-    with pytest.raises(UserError, match="holds no config"):
+    with pytest.raises(UserError, match="this is not a config"):
         literal_config(config, SOURCE)
 
 

@@ -132,7 +132,7 @@ def test_changes_are_applied_only_when_asked_for(revision: str, tmp_path: Path, 
 )
 def test_other_changes_than_of_text_are_refused(diff: Any, revision: str, tmp_path: Path, monkeypatch: Any) -> None:
     run = made(tmp_path, monkeypatch, revision=revision, diff=diff)
-    with pytest.raises(UserError, match="no text changes of regular files"):
+    with pytest.raises(UserError, match="not only text changes of regular files"):
         packing.pack(run, tmp_path / "packed", apply_changes=True)
     assert not (tmp_path / "packed").exists()
 

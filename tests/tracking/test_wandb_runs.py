@@ -73,6 +73,13 @@ def test_attention_maps_are_found_among_what_a_run_logged() -> None:
     assert missing.attention() == {} and missing.answers() is None
 
 
+@pytest.mark.parametrize("text", [b"[1]", b'{"classes": 1}', b'{"examples": [{"truth": 1}]}', b"{"])
+def test_damaged_predictions_of_a_project_are_left_out(text: bytes) -> None:
+    assert WandbRun("a", "a", "", {}, {}, [], {}, lambda name: text).answers() is None
+    whole = WandbRun("a", "a", "", {}, {}, [], {}, lambda name: b'{"classes": ["x"]}').answers()
+    assert whole == {"classes": ["x"], "confusion": None, "examples": []}
+
+
 @pytest.mark.slow
 def test_what_became_of_runs_is_what_their_folders_say(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,7 @@ from src.config.combinations import monitor_of
 from src.config.schema import Config
 from src.datamodules.base import DataModule
 from src.datamodules.memory import available_memory
+from src.errors import first_line
 from src.experiment import build_trainer, prepared_data, seeded_model
 from src.freed_memory import keep_freed_memory
 from src.population.reasons import own_step
@@ -31,7 +32,6 @@ from src.tracking.replacing import replaced_together
 from src.tracking.run_folder import RunFolder
 from src.tracking.stopping import stop_request
 from src.tracking.summary import summarize
-from src.tracking.wandb_access import first_line
 
 log = logging.getLogger(__name__)
 
