@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from src.batches import Batch
 from src.config.check import check
-from src.config.compose import compose, update
+from src.config.compose import compose
 from src.config.schema import Config
 from src.datamodules.base import DataModule
 from src.experiment import build_data, build_model
@@ -151,8 +151,7 @@ def twins(complete: Callable[..., list[str]]) -> Callable[..., Twins]:
         whole = [*(w for w in (*narrow, *small) if w.partition("=")[0] not in chosen), *whole]
         if composed.regularization.dropout and "regularization.dropout" not in chosen:
             whole.append("regularization.dropout=0.0")
-        composed = compose(whole)
-        configs = [check(update(composed, [f"seed={number}", *own])) for number, own in enumerate(each)]
+        configs = [check(compose([*whole, f"seed={number}", *own])) for number, own in enumerate(each)]
         datamodule = build_data(configs[0])
         datamodule.prepare_data()
         datamodule.setup()
