@@ -174,7 +174,7 @@ def literal_config(config: Any, source: Path, for_training: bool = True, changes
     Args:
         config: plain containers, as parsed.
         source: where the config is recorded, for messages.
-        for_training: callbacks and loggers are going to be made; else their sections are emptied.
+        for_training: callbacks and loggers are going to be made; else nothing of their sections is.
         changes: overrides of the command line that are going to replace single keys, whose recorded values do not count.
 
     Raises:
@@ -184,9 +184,8 @@ def literal_config(config: Any, source: Path, for_training: bool = True, changes
         raise UserError(f"{source}: this is not a config: a mapping is expected")
     recorded: dict[str, Any] = {str(key): value for key, value in config.items()}
     recorded["resume"] = None
-    if not for_training:
-        recorded |= {section: {} for section in _PLACES}
-    problems = list(_untrusted_classes(recorded))
+    made = {key: value for key, value in recorded.items() if for_training or key not in _PLACES}
+    problems = list(_untrusted_classes(made))
     replaced = {change.partition("=")[0] for change in changes}
     for section in _PLACES if for_training else ():
         problems += _places_and_hosts(section, recorded.get(section), replaced)

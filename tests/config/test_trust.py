@@ -233,3 +233,12 @@ def test_a_key_that_is_given_anew_may_be_a_path(recorded):
     with pytest.raises(UserError):
         literal_config(recorded, SOURCE)
     assert literal_config(recorded, SOURCE, changes=["callbacks.mine.dirpath=/scratch"])
+
+
+def test_callbacks_that_are_not_made_need_no_trust(recorded):
+    """A model is evaluated without them; but whether there are any still counts, as for weights that are averages."""
+    recorded["callbacks"]["mine"] = {"_target_": "theirs.Callback", "file": "/tmp/x"}
+    loaded = literal_config(recorded, SOURCE, for_training=False)
+    assert loaded["callbacks"].keys() == recorded["callbacks"].keys()
+    with pytest.raises(UserError, match=r"theirs\.Callback"):
+        literal_config(recorded, SOURCE)

@@ -70,7 +70,8 @@ def revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **git: Any) -> KeptRun:
     """Return a run with a checkpoint and the record of its code."""
-    monkeypatch.setattr("src.experiment.load", lambda path: SimpleNamespace(model=SimpleNamespace(spec=SPEC)))
+    loaded = SimpleNamespace(model=SimpleNamespace(spec=SPEC), config=SimpleNamespace(plain=lambda: CONFIG))
+    monkeypatch.setattr("src.experiment.load", lambda path: loaded)
     folder = RunFolder.create(tmp_path / "runs" / "120000-mlp-digits-aaaaaa", CONFIG, [])
     state = {"revision": None, "branch": None, "diff": "", "diff_complete": True, "untracked": []}
     folder.update(status="finished")
