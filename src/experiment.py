@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +130,7 @@ def prepared_data(config: Config) -> DataModule:
     """Make the datamodule of a training run, and load its data."""
     L.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = build_data(config)
-    datamodule.augmentation = example_augmentation(config.regularization, datamodule.raw)
+    datamodule.augmentation = example_augmentation(config.regularization, datamodule.raw, Translator)
     datamodule.prepare_data()
     datamodule.setup()
     datamodule.say_where()
@@ -200,7 +200,7 @@ def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: S
         )
     except (L.pytorch.utilities.exceptions.MisconfigurationException, ValueError) as error:
         raise UserError(f"trainer: {error}") from error
-    trainer.fit_loop.epoch_loop = TrainingSteps(trainer, config.trainer.max_steps, config.trainer.loop == "auto")
+    trainer.fit_loop.epoch_loop = TrainingSteps(trainer, config.trainer.max_steps, Model, config.trainer.loop == "auto")
     return trainer
 
 
@@ -407,14 +407,17 @@ def measure(loaded: Loaded, split: str) -> dict[str, float]:
     return {name: float(value) for name, value in tested[0].items()}
 
 
+Draw = Callable[[Loaded, Batch, torch.Tensor], Sequence[Sequence[Path]]]
+
+
 @torch.no_grad()
-def answer(loaded: Loaded, batch: Batch, pictures: Path | None = None, **generation: Any) -> list[dict[str, Any]]:
+def answer(loaded: Loaded, batch: Batch, draw: Draw | None = None, **generation: Any) -> list[dict[str, Any]]:
     """Return the model's answers to a batch, in the data's own units and words.
 
     Args:
         loaded: the model with its data preparation.
         batch: what `encode` made of a person's inputs.
-        pictures: the folder where to draw the attention behind each answer, which then names the files.
+        draw: draws the attention behind each answer, from the batch and the model's outputs; the answer then names the files.
         generation: arguments of the model's `generate`.
     """
     model, datamodule = loaded.model, loaded.datamodule
@@ -422,13 +425,31 @@ def answer(loaded: Loaded, batch: Batch, pictures: Path | None = None, **generat
     inputs = [tensor.to(model.dtype) if tensor.is_floating_point() else tensor for tensor in batch.inputs]
     outputs = model.generate(inputs[0], **generation) if generates else model(*inputs)
     answers = datamodule.answers(model.task.answers(outputs))
-    if pictures is not None:
-        from src.tracking.attention_maps import answered, draw_attention
-
-        shown = answered(batch, outputs, model.spec.start_id) if generates else batch
-        for found, paths in zip(answers, draw_attention(model, datamodule, shown, pictures, "attention"), strict=True):
+    if draw is not None:
+        for found, paths in zip(answers, draw(loaded, batch, outputs), strict=True):
             found["attention"] = [str(path) for path in paths]
     return answers
+
+
+class Translator:
+    """A trained translation model, as back-translation uses it.
+
+    Args:
+        path: a run or a checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._loaded = load(path)
+        self.checkpoint = self._loaded.checkpoint
+        self.task = self._loaded.model.spec.task
+
+    def encode(self, texts: Sequence[str]) -> Batch:
+        """Return texts as a batch."""
+        return self._loaded.datamodule.encode(texts)
+
+    def translate(self, batch: Batch) -> list[str]:
+        """Return the likeliest translation of each text."""
+        return [str(given["prediction"]) for given in answer(self._loaded, batch, temperature=0.0)]
 
 
 def continuation(loaded: Loaded, batch: Batch, **generation: Any) -> Iterator[str]:

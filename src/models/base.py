@@ -206,7 +206,7 @@ class Model(L.LightningModule):
     # ---- optimizer and schedule ----------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        return build_optimization(self, self.training_config, self.trainer)
+        return build_optimization(self, self.spec.task, self.training_config, self.trainer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Step a schedule after an optimizer step or an epoch, once the warm-up in front of it is over."""

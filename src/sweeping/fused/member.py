@@ -145,7 +145,7 @@ class Member:
             for callback in trainer.callbacks:
                 if (state := checkpoint["callbacks"].get(callback.state_key)) is not None:
                     callback.load_state_dict(state)
-        trainer.optimizers, schedules = build_optimization(model, self.config, trainer)  # type: ignore[arg-type]
+        trainer.optimizers, schedules = build_optimization(model, model.spec.task, self.config, trainer)  # type: ignore[arg-type]
         self.optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules warn otherwise: the group does its steps
         trainer.lr_scheduler_configs = [LRSchedulerConfig(**schedule) for schedule in schedules]
         if checkpoint is not None:
