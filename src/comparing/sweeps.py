@@ -37,7 +37,7 @@ def _is_driven(sweep: Path) -> bool:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except (FileNotFoundError, UserError):
+    except (FileNotFoundError, IsADirectoryError, UserError):
         return False
     except (ImportError, OSError):
         return True

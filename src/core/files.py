@@ -288,26 +288,26 @@ def write_below(root: Path, name: str | PurePath, contents: bytes | str, make: b
 
 
 def links_that_leave(root: Path, ignore: Sequence[str] = ()) -> list[Path]:
-    """Return the links below a folder whose target is outside of it, or missing.
+    """Return the links below a folder whose target is outside of it.
 
     Args:
         root: the folder.
-        ignore: names of folders that are not searched.
+        ignore: names of folders that are not searched, unless they are links themselves.
     """
     inside = os.path.realpath(root)
     found = []
     for folder, below, files in os.walk(root):
-        below[:] = [name for name in below if name not in ignore]
         for name in (*below, *files):
             path = os.path.join(folder, name)
             if os.path.islink(path):
                 target = os.path.realpath(path)
                 if target != inside and not target.startswith(inside + os.sep):
                     found.append(Path(path))
+        below[:] = [name for name in below if name not in ignore]
     return found
 
 
-def refuse_links_that_leave(root: Path, purpose: str) -> None:
+def refuse_links_that_leave(root: Path, purpose: str, ignore: Sequence[str] = ()) -> None:
     """Raise an error if links below a folder leave it.
 
     This is for code of libraries that writes by path (W&B, CSV loggers); our own code opens files by `open_below` and
@@ -316,11 +316,12 @@ def refuse_links_that_leave(root: Path, purpose: str) -> None:
     Args:
         root: the folder.
         purpose: what is refused, such as ``resume``.
+        ignore: as in `links_that_leave`.
 
     Raises:
         UnsafeFileError: if there is such a link; the message names it.
     """
-    if found := links_that_leave(root):
+    if found := links_that_leave(root, ignore):
         raise UnsafeFileError(
             f"{found[0]}: this link points out of the folder, so {purpose} is refused. Remove it, or replace it by a copy"
         )

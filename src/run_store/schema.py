@@ -119,12 +119,13 @@ def run_record(entries: Any, name: object) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise VersionError(name, version)
     try:
-        return RunRecord.model_validate(entries).model_dump(exclude_unset=True)
+        checked = RunRecord.model_validate(entries).model_dump(exclude_unset=True)
     except (ValidationError, OverflowError, OSError) as error:
         if not isinstance(error, ValidationError):
             raise RecordError(f"{name}: a date is out of range") from error
         first = error.errors(include_url=False)[0]
         raise RecordError(f"{name}: {'.'.join(map(str, first['loc']))[:80]}: {first['msg']}") from error
+    return {key: checked[key] for key in entries}  # in the order of the file, which is written anew
 
 
 class Example(_Part):

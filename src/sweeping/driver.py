@@ -1,5 +1,7 @@
 """The driver of a sweep: starts jobs where there is room, listens to them, and writes down what became of each."""
 
+import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,16 +9,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from src.core.files import append_below, is_file_below, read_below, remove_below
+from src.core.files import append_below, is_file_below, open_below, remove_below
+from src.errors import UserError
 from src.sweeping.display import Display
 from src.sweeping.executor import Executor
 from src.sweeping.ledger import Job, Ledger, State
 from src.sweeping.worker import PRUNE, STOP, Assignment, Declined, Ended, Event, Progress, Said
 from src.tracking.best import best_so_far
 from src.tracking.run_folder import RunFolder, read_metrics
-
-MAX_OUTPUT_BYTES = 2**30
-"""The most that a job may have printed for it to go into its log."""
 
 POLL = 0.2
 """Seconds after which a driver that hears nothing looks whether it was told to stop."""
@@ -164,20 +164,24 @@ class Driver:
         """Complete the record of a job whose process could not do it any more, and keep what it printed."""
         path = self._ledger.path(job)
         output = f"{self._output.name}/{job.slug}.txt"
-        if is_file_below(path, "run.json"):
-            folder = RunFolder.open(path)
-            if ended.status == "pruned" and folder.record.get("status") in ("running", "interrupted"):
-                folder.update(status="pruned", **best_so_far(folder))
-            elif folder.record.get("status") == "running" and not folder.alive:
-                if self._obeyed > 1:
-                    folder.interrupt()
-                else:
-                    folder.fail(ProcessEnded(ended.error))
-            elif ended.status == "failed" and folder.record.get("status") == "interrupted" and not self._obeyed:
-                folder.fail(ProcessEnded(ended.error))  # somebody else stopped it
-            _append(self._ledger.folder, output, folder)
-        with suppress(OSError):
+        try:
+            if is_file_below(path, "run.json"):
+                self._complete(RunFolder.open(path), ended)
+                _append(self._ledger.folder, output, path)
             remove_below(self._ledger.folder, output)
+        except (OSError, UserError) as error:  # what stands in the folder of one job is no matter of the others
+            self._display.say(str(error))
+
+    def _complete(self, folder: RunFolder, ended: Ended) -> None:
+        if ended.status == "pruned" and folder.record.get("status") in ("running", "interrupted"):
+            folder.update(status="pruned", **best_so_far(folder))
+        elif folder.record.get("status") == "running" and not folder.alive:
+            if self._obeyed > 1:
+                folder.interrupt()
+            else:
+                folder.fail(ProcessEnded(ended.error))
+        elif ended.status == "failed" and folder.record.get("status") == "interrupted" and not self._obeyed:
+            folder.fail(ProcessEnded(ended.error))  # somebody else stopped it
 
     # ---- stopping ------------------------------------------------------------------------------------------------
 
@@ -219,14 +223,16 @@ def processes_of(devices: object) -> int:
 
 def _share_done(assignment: Assignment) -> float:
     """Return how much of a job an earlier session has done."""
-    epochs = [row["epoch"] + 1 for row in read_metrics(assignment.folder) if "train/loss" in row]
+    if not is_file_below(assignment.folder, "metrics.jsonl"):
+        return 0.0
+    rows = [row["epoch"] for row in read_metrics(assignment.folder) if "train/loss" in row and "epoch" in row]
+    epochs = [epoch + 1 for epoch in rows if isinstance(epoch, int | float)]
     return min(max(epochs, default=0) / assignment.config["trainer"]["max_epochs"], 1.0)
 
 
-def _append(sweep: Path, output: str, run: RunFolder) -> None:
+def _append(sweep: Path, output: str, run: Path) -> None:
     """Put what a job printed at the end of its log."""
-    with suppress(FileNotFoundError):
-        text = read_below(sweep, output, MAX_OUTPUT_BYTES).strip()
-        if text:
-            with append_below(run.path, run.train_log.name) as file:
-                file.write(text + b"\n")
+    with suppress(FileNotFoundError), open_below(sweep, output) as printed:
+        if os.fstat(printed.fileno()).st_size:
+            with append_below(run, "train.log") as log:
+                shutil.copyfileobj(printed, log)

@@ -73,10 +73,10 @@ class Composer:
 
     def _checked(self, config: Any) -> Config:
         """Return the checked config of a point; that of recorded overrides may decide no more than a recorded config."""
-        checked = check(config)
-        if self._master.sweep.resume:
-            literal_config(checked.plain(), Path(self._master.sweep.resume))
-        return checked
+        if self._master.sweep.resume:  # before `check`, which imports the classes
+            plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+            literal_config(plain, Path(self._master.sweep.resume))
+        return check(config)
 
     def resolved(self, words: Sequence[str]) -> dict[str, Any]:
         """Return the config of a point, without Hydra where its options were composed before.

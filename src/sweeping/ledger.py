@@ -12,6 +12,7 @@ is told by its run.json alone; states.jsonl is a copy of that, and is not believ
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import time
@@ -20,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -44,7 +45,16 @@ log = logging.getLogger(__name__)
 
 LEDGER, STATES, LOCK = "ledger.jsonl", "states.jsonl", ".lock"
 
-OWN_NAMES = (LEDGER, STATES, "output", "cluster", "plots", "report.html", "study.journal", "wandb")
+MAX_LEDGER_BYTES = 512 * 2**20
+"""The largest ledger that is read."""
+
+MOST_REMARKS = 20
+"""Damaged lines of a ledger that are named, after which the rest of it is left out."""
+
+OWN_FOLDERS = ("output", "cluster", "plots")
+"""Folders of a sweep beside those of its jobs."""
+
+OWN_NAMES = (*OWN_FOLDERS, LEDGER, STATES, "report.html", "study.journal", "wandb")
 """Names of a sweep's own files and folders, which no job may have."""
 
 
@@ -97,7 +107,7 @@ def _own_folder(name: str) -> str:
     Raises:
         ValueError: for any other name.
     """
-    if not re.fullmatch(r"[\w+][\w.+-]{0,199}", name) or name in OWN_NAMES:
+    if not re.fullmatch(r"[\w+][\w.+-]{0,199}", name) or name.casefold() in OWN_NAMES:
         raise ValueError(f"{name!r} is not the folder of a job")
     return name
 
@@ -118,6 +128,7 @@ class Ledger:
         self._by_digest = {job.digest: job for job in self.jobs}
         self._by_words = {job.words: job for job in self.jobs}
         self._states: dict[str, tuple[int, State]] | None = None
+        self._states_are_whole = True
 
     # ---- on disk -------------------------------------------------------------------------------------------------
 
@@ -142,36 +153,17 @@ class Ledger:
         """
         file = folder / LEDGER
         try:
-            lines = _lines(folder)
+            with open_below(folder, LEDGER) as opened:
+                size = os.fstat(opened.fileno()).st_size
+                if size > MAX_LEDGER_BYTES:
+                    raise UserError(f"{file}: this ledger has more than {MAX_LEDGER_BYTES / 2**20:,.0f} MiB")
+                lines = lines_of(opened, file)
+                head = _head(next(lines, b""), file)
+                return cls(folder, head, _jobs(lines, file, remarks))
         except OSError as error:
             raise UserError(f"{folder}: there is no ledger of a sweep here ({error.strerror})") from error
-        try:
-            head = _checked(_Head, lines[0] if lines else b"", f"{file}, line 1")
         except RecordError as error:
             raise UserError(f"{error}\nthis ledger is damaged") from error
-        if head.version != FORMAT_VERSION:
-            raise UserError(f"{file}: a ledger of version {head.version}; this code reads version {FORMAT_VERSION}")
-        jobs: list[Job] = []
-        seen: set[object] = set()
-        for number, text in enumerate(lines[1:], 2):
-            try:
-                job = _job(_checked(_JobLine, text, f"{file}, line {number}"))
-                if job.number != len(jobs) + 1 or seen & {job.digest, job.slug}:
-                    raise RecordError(
-                        f"{file}, line {number}: this job is out of order, or another has its folder or hash"
-                    )
-            except RecordError as error:
-                if number == len(lines) and not text.endswith(b"\n"):  # a search appends line by line
-                    log.warning("%s: its last line is torn, and is left out", file)
-                elif remarks is None:
-                    raise UserError(f"{error}\nthis ledger is damaged") from error
-                else:
-                    remarks(str(error))
-                    break
-            else:
-                seen |= {job.digest, job.slug}
-                jobs.append(job)
-        return cls(folder, head.model_dump(), jobs)
 
     def trusted(self, overrides: Sequence[str] = ()) -> "Ledger":
         """Return this ledger after checking that its jobs may run here; see `src.config.trust`.
@@ -184,11 +176,20 @@ class Ledger:
                 a job's folder is a link.
         """
         file = self.folder / LEDGER
+        for name in OWN_FOLDERS:
+            place = self.folder / name
+            if os.path.lexists(place) and (place.is_symlink() or not place.is_dir()):
+                raise UserError(f"{place}: this is a link or a file, and a folder of the sweep is expected")
         if self.head["base"]:
             self.head["base"] = literal_config(self.head["base"], file, changes=overrides)
         for job in self.jobs:
+            name = f"{file}, job {job.number}"
             if job.changes:
-                literal_config(job.changes, Path(f"{file}, job {job.number}"), changes=overrides)
+                literal_config(job.changes, Path(name), changes=overrides)
+            config = self.config(job)
+            _check_frozen(config, name)
+            if config_hash(config) != job.digest and not _has_absolute_paths(config):  # of a project that was moved
+                raise RecordError(f"{name}: its hash is not that of its config")
             self.path(job)
         for overrides_of_jobs in (self.head.get("search") or {}).get("words", ()):
             refuse_overrides(overrides_of_jobs, file)
@@ -196,19 +197,20 @@ class Ledger:
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
-        return (folder / LEDGER).is_file()
+        """Return whether something stands in the place of a ledger, which `open` then reads or refuses."""
+        return os.path.lexists(folder / LEDGER)
 
     def save(self) -> None:
         """Write the whole ledger, atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with replace_below(self.folder, LEDGER) as file:
-            file.write(_line(self.head).encode())
-            file.writelines(_job_line(job).encode() for job in self.jobs)
+            file.write(_encoded(_line(self.head)))
+            file.writelines(_encoded(_job_line(job)) for job in self.jobs)
 
     def append(self, job: Job) -> None:
         """Write one more job down, as a search asks for it."""
         with append_below(self.folder, LEDGER) as file:
-            file.write(_job_line(job).encode())
+            file.write(_encoded(_job_line(job)))
             file.flush()
             os.fsync(file.fileno())
 
@@ -296,40 +298,56 @@ class Ledger:
 
     def _state(self, job: Job, known: dict[str, tuple[int, State]]) -> tuple[State, str | None]:
         """Return a job's state, and a line for states.jsonl where that does not have it yet."""
-        file = self.path(job) / "run.json"
+        path = self.path(job)
         try:
-            written = file.stat().st_mtime_ns
+            written = os.lstat(path / "run.json").st_mtime_ns
         except OSError:
             return State(), None
         if job.slug in known and known[job.slug][0] == written:
             return known[job.slug][1], None
-        folder = RunFolder.open(self.path(job))
+        try:
+            folder = RunFolder.open(path)
+        except UserError as error:
+            return State("unknown", error=str(error)), None
         state = _state_of(folder.record)
         if state.status == "running":
             return (state if folder.alive else _state_of(folder.record | {"status": "interrupted"})), None
         known[job.slug] = written, state
-        return state, _line({"job": job.slug, "written": written, **vars(state)})
+        return state, _state_line(job.slug, known[job.slug])
 
     def _known_states(self) -> dict[str, tuple[int, State]]:
-        """Return what states.jsonl says: a cache, of which whatever is damaged is left out and found anew."""
+        """Return what states.jsonl says. It is a cache: damage in it is no error, and `_note` then writes it anew."""
         if self._states is None:
             self._states = {}
-            with suppress(OSError, UserError), open_below(self.folder, STATES) as file:
-                for line in lines_of(file, self.folder / STATES):
-                    with suppress(UserError):
+            try:
+                with open_below(self.folder, STATES) as file:
+                    for line in lines_of(file, self.folder / STATES):
                         entry = _checked(_StateLine, line, STATES)
-                        self._states[entry.job] = entry.written, State(**entry.model_dump(exclude={"job", "written"}))
+                        if not line.endswith(b"\n"):
+                            raise RecordError(f"{STATES}: its last line is torn")
+                        state = entry.status, entry.metric, entry.mode, entry.value, entry.seconds, entry.error
+                        self._states[entry.job] = entry.written, State(*state)
+            except FileNotFoundError:
+                pass
+            except (OSError, UserError) as error:
+                log.debug("%s: this cache is written anew: %s", self.folder / STATES, error)
+                self._states_are_whole = False
         return self._states
 
     def _note(self, lines: Sequence[str]) -> None:
+        """Add lines to states.jsonl, or replace it where it is damaged."""
         try:
-            with append_below(self.folder, STATES) as file:
-                file.write("".join(lines).encode())
-        except IsADirectoryError:
-            log.debug("%s: this is a folder, so no states are kept", self.folder / STATES)
+            if self._states_are_whole:
+                with append_below(self.folder, STATES) as file:
+                    file.write(_encoded("".join(lines)))
+            else:
+                with replace_below(self.folder, STATES) as file:
+                    file.writelines(_encoded(_state_line(*entry)) for entry in self._known_states().items())
+                self._states_are_whole = True
         except UserError:
-            with suppress(OSError):
-                remove_below(self.folder, STATES)  # a link or a pipe, and not followed
+            self._states_are_whole = False
+        except OSError as error:
+            log.debug("%s: no states are kept: %s", self.folder / STATES, error)
 
     # ---- the code ------------------------------------------------------------------------------------------------
 
@@ -357,7 +375,7 @@ def locked(folder: Path) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with append_below(folder, LOCK) as handle:
+        with _lock_file(folder) as handle:
             _lock(handle.fileno(), folder)
             yield
     finally:
@@ -366,6 +384,13 @@ def locked(folder: Path) -> Iterator[None]:
                 remove_below(folder, LOCK)
                 for path in made:
                     path.rmdir()
+
+
+def _lock_file(folder: Path) -> BinaryIO:
+    try:
+        return append_below(folder, LOCK)
+    except OSError as error:
+        raise UserError(f"{folder / LOCK}: cannot be opened: {error.strerror}") from error
 
 
 def _lock(handle: int, folder: Path) -> None:
@@ -393,15 +418,27 @@ def code_state() -> dict[str, str] | None:
 
 
 def _state_of(record: Mapping[str, Any]) -> State:
+    """Return the state that a run.json tells; a value of an unexpected type counts as unknown."""
     error = str(record.get("error") or "").strip().splitlines()
+    status, metric, mode = record.get("status"), record.get("monitor"), record.get("mode")
+    seconds = _finite(record.get("seconds"))
     return State(
-        status=str(record.get("status", "unknown")),
-        metric=record.get("monitor") or "",
-        mode=record.get("mode") or "min",
-        value=record.get("value"),
-        seconds=record.get("seconds") or 0.0,
+        status=status if status in _STATUSES else "unknown",
+        metric=metric if isinstance(metric, str) else "",
+        mode="max" if mode == "max" else "min",
+        value=_finite(record.get("value")),
+        seconds=max(seconds or 0.0, 0.0),
         error=error[-1] if error else "",
     )
+
+
+def _finite(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 class _Search(BaseModel, extra="forbid"):
@@ -409,6 +446,13 @@ class _Search(BaseModel, extra="forbid"):
 
     settings: dict[str, Any]
     words: list[list[str]]
+
+
+class _Code(BaseModel, extra="forbid"):
+    """The code that a sweep began with, as `code_state` returns it."""
+
+    revision: str
+    changed: str
 
 
 class _Head(BaseModel, extra="forbid"):
@@ -419,7 +463,7 @@ class _Head(BaseModel, extra="forbid"):
     command: list[str]
     created: str
     base: dict[str, Any]
-    code: dict[str, str] | None = None
+    code: _Code | None = None
     search: _Search | None = None
 
 
@@ -439,7 +483,7 @@ class _StateLine(BaseModel, extra="forbid"):
 
     job: str
     written: int
-    status: Literal["running", "interrupted", "failed", "pruned", "finished", "unknown"]
+    status: Literal["interrupted", "failed", "pruned", "finished", "unknown"]
     metric: str
     mode: Literal["min", "max"]
     value: FiniteFloat | None
@@ -447,12 +491,65 @@ class _StateLine(BaseModel, extra="forbid"):
     error: str
 
 
+_STATUSES = ("running", "interrupted", "failed", "pruned", "finished", "unknown")
+
 M = TypeVar("M", bound=BaseModel)
 
 
-def _lines(folder: Path) -> list[bytes]:
-    with open_below(folder, LEDGER) as file:
-        return list(lines_of(file, folder / LEDGER))
+def _head(line: bytes, file: Path) -> dict[str, Any]:
+    head = _checked(_Head, line, f"{file}, line 1")
+    if head.version != FORMAT_VERSION:
+        raise UserError(f"{file}: a ledger of version {head.version}; this code reads version {FORMAT_VERSION}")
+    return head.model_dump(exclude_unset=True)
+
+
+def _jobs(lines: Iterator[bytes], file: Path, remarks: Callable[[str], object] | None) -> Iterator[Job]:
+    """Yield the jobs of the lines after the first; see `Ledger.open`."""
+    seen: set[str] = set()
+    bad = 0
+    for number, text in enumerate(lines, 2):
+        try:
+            job = _job(_checked(_JobLine, text, f"{file}, line {number}"))
+            if job.number != number - 1:
+                raise RecordError(f"{file}, line {number}: number: this is job {number - 1}, not {job.number}")
+            if not f"_{job.slug}".endswith(f"_{job.digest}"):
+                raise RecordError(f"{file}, line {number}: folder: it does not end in the job's hash")
+            if seen & {job.digest, job.slug}:
+                raise RecordError(f"{file}, line {number}: another job has this folder or hash")
+        except RecordError as error:
+            if not text.endswith(b"\n"):  # a search appends line by line
+                log.warning("%s: its last line is torn, and is left out", file)
+                return
+            if remarks is None:
+                raise
+            bad += 1
+            if bad > MOST_REMARKS:
+                remarks(f"{file}: more than {MOST_REMARKS} lines are damaged; the rest is left out")
+                return
+            remarks(str(error))
+        else:
+            seen |= {job.digest, job.slug}
+            yield job
+
+
+_SECTIONS = ("model", "datamodule", "optimizer", "scheduler", "trainer", "callbacks", "logger")
+
+
+def _check_frozen(config: Mapping[str, Any], name: object) -> None:
+    """Raise `RecordError` if a frozen config lacks what a driver reads of it before the job itself checks all of it."""
+    for section in _SECTIONS:
+        if not isinstance(config.get(section), dict):
+            raise RecordError(f"{name}: this frozen config has no section {section}")
+    devices, epochs = config["trainer"].get("devices"), config["trainer"].get("max_epochs")
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise RecordError(f"{name}: trainer.max_epochs: must be a whole number of 1 or more")
+    if isinstance(devices, bool) or not isinstance(devices, str | int | list):
+        raise RecordError(f"{name}: trainer.devices: must be a number, a list of numbers, or a word")
+    for section, key in (("datamodule", "name"), ("model", "name"), ("optimizer", "_target_")):
+        if not isinstance(config[section].get(key), str):
+            raise RecordError(f"{name}: {section}.{key}: must be a text")
+    if not isinstance(config.get("monitor"), str | None):
+        raise RecordError(f"{name}: monitor: must be a text")
 
 
 def _checked(kind: type[M], text: bytes, name: object) -> M:
@@ -467,6 +564,14 @@ def _checked(kind: type[M], text: bytes, name: object) -> M:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"])) or "this line"
         raise RecordError(f"{name}: {key}: {first['msg']}") from error
+
+
+def _has_absolute_paths(node: Any) -> bool:
+    if isinstance(node, dict):
+        return any(map(_has_absolute_paths, node.values()))
+    if isinstance(node, list):
+        return any(map(_has_absolute_paths, node))
+    return isinstance(node, str) and Path(node).is_absolute()
 
 
 def _job(line: _JobLine) -> Job:
@@ -486,5 +591,15 @@ def _job_line(job: Job) -> str:
     )
 
 
+def _state_line(job: str, known: tuple[int, State]) -> str:
+    written, state = known
+    return _line({"job": job, "written": written, **vars(state)})
+
+
 def _line(entry: Mapping[str, Any]) -> str:
     return json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _encoded(lines: str) -> bytes:
+    """Return lines in UTF-8; a single surrogate, which has no UTF-8, as the escape of JSON for it."""
+    return lines.encode(errors="backslashreplace")

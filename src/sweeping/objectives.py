@@ -27,8 +27,10 @@ class Objective:
 
     def value(self, record: Mapping[str, Any]) -> float | None:
         """Return it from run.json; None where it is not there, or is no number."""
-        found = record.get(self.name) if self.name in COSTS else (record.get("best") or {}).get(self.name)
-        return None if found is None else float(found)
+        best = record.get("best")
+        known = record if self.name in COSTS else best if isinstance(best, Mapping) else {}
+        found = known.get(self.name)
+        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
 
 
 def objectives_of(names: Sequence[str] | None, configs: Iterable[Config]) -> tuple[Objective, ...]:

@@ -24,8 +24,8 @@ from typing import Any
 from src.config.check import check_section
 from src.config.launchers import SlurmSettings
 from src.core.console import echo
-from src.core.files import make_folder_below, read_below, write_below
-from src.core.records import read_json
+from src.core.files import make_folder_below, open_below, plain_name, write_below
+from src.core.records import RecordError, read_json
 from src.errors import UserError, nearest
 from src.sweeping.mailbox import Mailbox, work_by_mail
 from src.sweeping.remote import RemoteExecutor
@@ -51,6 +51,12 @@ ONE_THREAD = "export OPENBLAS_NUM_THREADS=1"
 """What submitit imports starts no thread then, which would take the signal for `_Requeue` before that can block it."""
 LARGEST_ARRAY = 1000
 """SLURM's own limit, unless a cluster changes it."""
+LAST_WORDS = 2**16
+"""Bytes at the end of a log that are read of a job that ended without a word."""
+
+_JOB_ID = re.compile(r"[0-9]+(_[0-9]+)?")
+
+log = logging.getLogger(__name__)
 
 
 # ---- in the job ----------------------------------------------------------------------------------------------------
@@ -141,7 +147,8 @@ class SlurmExecutor(RemoteExecutor):
         self._queue = dict[str, _Queued]()  # by the name of the job's folder
         self._adopted: set[int] = set()
         self._missed: set[int] = set()
-        if self.folder.is_dir():
+        if os.path.lexists(self.folder):
+            make_folder_below(self.folder.parent, self.folder.name)  # it is no link
             self._look()
 
     def submit(self, assignments: Sequence[Assignment]) -> None:
@@ -151,19 +158,18 @@ class SlurmExecutor(RemoteExecutor):
     def _submit(self, assignments: Sequence[Assignment]) -> None:
         import submitit
 
-        name = f"{self.folder.parent.name}-{secrets.token_hex(4)}"
-        sweep = self.folder.parent
+        name = f"{self.folder.parent.name}-{secrets.token_hex(8)}"
         slugs = [assignment.folder.name for assignment in assignments]
+        place = self._new_folder(name)
         written = self.folder / f"{name}.array"
-        write_below(sweep, written.relative_to(sweep), json.dumps(slugs), make=True)
-        # Pickles of jobs lie in a folder that nobody could prepare, as its name is random.
-        executor = submitit.AutoExecutor(make_folder_below(sweep, f"{self.folder.name}/{name}"), cluster="slurm")
+        write_below(self.folder, written.name, json.dumps(slugs))
+        executor = submitit.AutoExecutor(place, cluster="slurm")
         executor.update_parameters(**_of_submitit(self._settings, name))
         work = [Submission(one, self.folder, self._settings.max_requeues) for one in assignments]
         with _refusals(self._settings, written):
             jobs = executor.map_array(Submission.__call__, work)
         for slug, job in zip(slugs, jobs, strict=True):
-            self._queue[slug] = _Queued(job.job_id, "PENDING", name)
+            self._queue[slug] = _Queued(str(job.job_id), "PENDING", name)
         what = f"array {jobs[0].job_id.partition('_')[0]} of {len(jobs)} jobs" if len(jobs) > 1 else jobs[0].job_id
         echo(f"submitted to SLURM: {what} (squeue shows them as {name})", flush=True)
 
@@ -191,7 +197,8 @@ class SlurmExecutor(RemoteExecutor):
         return found
 
     def cancel(self, jobs: Sequence[Assignment], waiting_only: bool) -> None:
-        ids = [queued.id for job in jobs if (queued := self._queue.get(job.folder.name)) is not None]
+        queue = [self._queue.get(job.folder.name) for job in jobs]
+        ids = [queued.id for queued in queue if queued is not None and _JOB_ID.fullmatch(queued.id)]
         if ids:
             subprocess.run(["scancel", *(["--state=PENDING"] if waiting_only else []), *ids], capture_output=True)
 
@@ -202,9 +209,7 @@ class SlurmExecutor(RemoteExecutor):
 
     def _look(self) -> bool:
         """Ask SLURM for the jobs of this sweep; return whether it answered."""
-        names = {
-            file.stem: slugs for file in self.folder.glob("*.array") if (slugs := self._submitted(file)) is not None
-        }
+        names = self._submitted()
         done = subprocess.run(
             ["squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}", "--format=%i|%T|%j"],
             capture_output=True,
@@ -215,35 +220,51 @@ class SlurmExecutor(RemoteExecutor):
         self._queue = {}
         for line in done.stdout.splitlines():
             job, state, name = line.split("|", 2)
-            if name in names:
-                place = int(job.partition("_")[2] or 0)
-                slug = names[name][place] if place < len(names[name]) else None
-                if slug is not None and (slug not in self._queue or self._queue[slug].over):  # a later submission
+            task = int(job.partition("_")[2] or 0) if _JOB_ID.fullmatch(job) else -1
+            if 0 <= task < len(names.get(name, ())):
+                slug = names[name][task]
+                if slug not in self._queue or self._queue[slug].over:  # a later submission of the same job
                     self._queue[slug] = _Queued(job, state, name)
         return True
 
-    def _submitted(self, file: Path) -> list[str] | None:
-        """Return the folders of the jobs of a submission; None for a file that this launcher has not written.
+    def _submitted(self) -> dict[str, list[str]]:
+        """Return the names of the jobs of each submission of this sweep, as they were written down before.
 
-        A name that is not of this sweep could be that of another job of the user, which would be cancelled with the sweep.
+        A file of another name or content is ignored: it would give SLURM jobs of the user to this sweep, which cancels them.
         """
-        if not re.fullmatch(rf"{re.escape(self.folder.parent.name)}-[0-9a-f]{{8}}", file.stem):
-            return None
-        try:
-            slugs = read_json(self.folder.parent, file.relative_to(self.folder.parent))
-        except (OSError, UserError) as error:
-            log.warning("%s is left out: %s", file, error)
-            return None
-        return slugs if isinstance(slugs, list) and all(isinstance(slug, str) for slug in slugs) else None
+        own = re.compile(re.escape(self.folder.parent.name) + r"-[0-9a-f]{8,16}\.array")
+        found = {}
+        for entry in sorted(os.listdir(self.folder)):
+            if own.fullmatch(entry):
+                try:
+                    slugs = read_json(self.folder, entry)
+                    if not isinstance(slugs, list):
+                        raise RecordError(f"{self.folder / entry}: this is not a list of jobs")
+                    found[entry.removesuffix(".array")] = [plain_name(slug, "the name of a job") for slug in slugs]
+                except (OSError, UserError) as error:
+                    log.warning("%s; this submission is ignored", error)
+        return found
+
+    def _new_folder(self, name: str) -> Path:
+        """Make the folder in which submitit keeps the files of a submission, which are pickles.
+
+        It is made for this submission and has a random name, so that no file that lay in the sweep before is ever loaded.
+        """
+        make_folder_below(self.folder.parent, f"{self.folder.name}/slurm")
+        place = self.folder / "slurm" / name
+        place.mkdir(mode=0o700)
+        return place
 
     def _last_words(self, job: Assignment, queued: _Queued | None) -> str:
         if queued is None:
             return "its SLURM job is not in the queue any more, and left no word"
-        sweep, printed = self.folder.parent, f"{self.folder.name}/{queued.name}/{queued.id}_0_log.out"
+        file = f"{queued.name}/{queued.id}_0_log.out"
         try:
-            tail = read_below(sweep, printed).decode(errors="replace").strip().splitlines()[-6:]
+            with open_below(self.folder, f"slurm/{file}") as opened:
+                opened.seek(max(os.fstat(opened.fileno()).st_size - LAST_WORDS, 0))
+                tail = opened.read(LAST_WORDS).decode(errors="replace").strip().splitlines()[-6:]
         except (OSError, UserError):
-            tail = [f"{sweep / printed}: this log cannot be read"]
+            tail = [f"{self.folder / 'slurm' / file}: there is no such log"]
         return "\n".join([*tail, f"its SLURM job {queued.id} ended: {queued.state}"])
 
 

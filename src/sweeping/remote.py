@@ -97,7 +97,7 @@ class RemoteExecutor(ABC):
     # ---- parts ---------------------------------------------------------------------------------------------------
 
     def mailbox(self, assignment: Assignment) -> Mailbox:
-        return Mailbox(self.folder, assignment.folder.name)
+        return Mailbox(self.folder, assignment.folder.name, assignment.number)
 
     def _hand_over(self) -> None:
         if self._due:

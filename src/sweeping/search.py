@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, RangeSweep
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 from pydantic import ValidationError
 
@@ -12,7 +15,7 @@ from src.config.check import check, check_search
 from src.config.schema import SEARCHES, Config, OptunaSearch, RandomSearch, Search
 from src.errors import UserError
 from src.sweeping.grid import Composer, enter
-from src.sweeping.ledger import Job, Ledger
+from src.sweeping.ledger import LEDGER, Job, Ledger
 from src.sweeping.naming import varied
 from src.sweeping.objectives import COSTS, Objective, objectives_of
 from src.sweeping.repeats import FOLD
@@ -64,7 +67,13 @@ class Asked:
             search = SEARCHES[settings["name"]].model_validate(settings)
         except (KeyError, TypeError, ValidationError) as error:
             raise UserError(f"{ledger.folder}: the search that its ledger records is damaged") from error
-        return cls._of(search, head["words"], loader)
+        file = ledger.folder / LEDGER
+        for line in head["words"]:
+            refuse_unknown_options(line, loader, file)
+        try:
+            return cls._of(search, head["words"], loader)
+        except (HydraException, ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{file}: the overrides of its search cannot be read") from error
 
     @classmethod
     def _of(cls, search: Search, words: Sequence[Sequence[str]], loader: Any) -> "Asked":
@@ -169,6 +178,49 @@ class Asked:
                 f"search.objectives=[{listed}] goes with search.pruner=none"
             )
         return objectives
+
+
+MAX_RECORDED = 64 * 2**10
+"""The most characters of a recorded override."""
+
+
+def refuse_unknown_options(overrides: Sequence[str], loader: Any, source: object) -> None:
+    """Raise an error if recorded overrides choose an option that is not in the user's own groups.
+
+    Hydra finds an option by its path, so that ``model=../../elsewhere`` would read a file of any folder.
+
+    Args:
+        overrides: of a recorded search.
+        loader: Hydra's config loader.
+        source: where they are recorded, for the message.
+
+    Raises:
+        UserError: for the first that does, and for one that cannot be parsed.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    for text in overrides:
+        refused = f"{source}: the recorded override {text[:80]!r} is refused"
+        if len(text) > MAX_RECORDED:
+            raise UserError(f"{refused}: it is too long")
+        try:
+            (override,) = parser.parse_overrides([text])
+            key, value = override.key_or_group, override.value()
+            if ".." in key or key.startswith("/"):
+                raise UserError(f"{refused}: it leaves the config folder")
+            if isinstance(value, RangeSweep | IntervalSweep) or not loader.repository.group_exists(key):
+                continue
+            chosen = list(override.sweep_string_iterator()) if override.is_sweep_override() else [value]
+            known = set(loader.get_group_options(key))
+        except (HydraException, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{refused}: it cannot be read") from error
+        names = [name for entry in chosen for name in (entry if isinstance(entry, list) else [entry])]
+        if unknown := [name for name in names if name is not None and not _is_option(name, known)]:
+            raise UserError(f"{refused}: {key} has no option {str(unknown[0])[:80]!r}")
+
+
+def _is_option(value: object, known: set[str]) -> bool:
+    """Return whether a value of a group is one of its options, or a section of keys, which is no path."""
+    return isinstance(value, dict) or str(value).strip("'\"") in known
 
 
 def samples_of(ledger: Ledger, jobs: Sequence[Job]) -> list[Config]:

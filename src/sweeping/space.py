@@ -57,8 +57,17 @@ class Values:
         return distributions.FloatDistribution(low, high, step=step)
 
     def word(self, value: Any) -> str:
-        """Return a value of the distribution as it is typed."""
-        return value if isinstance(value, str) else _written(value)
+        """Return a value of the distribution as it is typed.
+
+        Raises:
+            UserError: if it is none of the distribution: a study comes from a file.
+        """
+        if isinstance(value, str):
+            if value in self.words:
+                return value
+        elif self.steps is not None and _is_within(value, self.steps[0], self.steps[1]):
+            return _written(value)
+        raise UserError(f"{self.key}: {str(value)[:80]!r} is not one of its values")
 
     def __str__(self) -> str:
         return f"one of {', '.join(self.words)}"
@@ -102,7 +111,13 @@ class Interval:
         return distributions.FloatDistribution(self.low, self.high, log=self.log)
 
     def word(self, value: Any) -> str:
-        """Return a number as it is typed, within the ends."""
+        """Return a number as it is typed, within the ends.
+
+        Raises:
+            UserError: if it is no finite number: a study comes from a file.
+        """
+        if not _is_within(value, -math.inf, math.inf):
+            raise UserError(f"{self.key}: {str(value)[:80]!r} is not a number")
         number = round(value) if self.whole else float(_written(value))
         if self.low < number < self.high:
             return _written(number)
@@ -257,6 +272,11 @@ def _interval(key: str, sweep: IntervalSweep) -> Interval:
             f"{shown}: a logarithmic scale has only positive numbers; without tag(log,…) it is a linear one"
         )
     return Interval(key, low, high, log)
+
+
+def _is_within(value: object, low: float, high: float) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    return number and low <= value <= high  # type: ignore[operator]
 
 
 def _is_whole(word: str) -> bool:

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import logging
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -15,9 +17,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.study import Study
+from optuna.trial import FrozenTrial
 
 from src.config.schema import OptunaSearch, Search
-from src.core.files import append_below, open_below
+from src.core.files import MAX_RECORD_BYTES, append_below, open_below
 from src.core.records import RecordError, lines_of, parse_json
 from src.errors import UserError
 from src.sweeping.objectives import Objective
@@ -41,6 +44,29 @@ class _Locked(BaseJournalFileLock):
         pass
 
 
+MAX_JOURNAL_BYTES = 512 * 2**20
+"""The largest file of a study that is read."""
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn whatever Optuna makes of a damaged file of a study into one error that names the file.
+
+    Args:
+        folder: of the sweep.
+
+    Raises:
+        UserError: instead of any error but that; the file is a list of changes, which Optuna applies without checking them.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        said = next(iter(str(error).splitlines()), "")[:200]
+        raise UserError(f"{folder / FILE}: this study is damaged ({type(error).__name__}: {said})") from error
+
+
 def begun_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Objective]) -> Study:
     """Return the study of a search, begun where there is none.
 
@@ -48,58 +74,74 @@ def begun_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Obje
         folder: of the sweep, locked; one that was given several searches has several studies.
         spaces: what is searched.
         objectives: one or several.
+
+    Raises:
+        UserError: if the file of the studies is damaged, or no regular file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _cut_torn_line(folder)
+    if os.path.lexists(folder / FILE):
+        with explained(folder):
+            _cut_torn_line(folder)
     if (known := stored_study(folder, spaces, objectives)) is not None:
         return known
-    return optuna.create_study(
-        storage=_storage(folder),
-        study_name=_name(spaces, objectives),
-        directions=["minimize" if objective.mode == "min" else "maximize" for objective in objectives],
-        sampler=RandomSampler(),
-    )
+    with explained(folder):
+        return optuna.create_study(
+            storage=_storage(folder),
+            study_name=_name(spaces, objectives),
+            directions=["minimize" if objective.mode == "min" else "maximize" for objective in objectives],
+            sampler=RandomSampler(),
+        )
 
 
 def stored_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Objective]) -> Study | None:
     """Return the study of a search as it is on disk; None where there is none. See `begun_study`."""
-    if not _is_journal(folder):
+    if not os.path.lexists(folder / FILE):
         return None
     name = _name(spaces, objectives)
-    try:
-        study = optuna.load_study(storage=_storage(folder), study_name=name, sampler=RandomSampler())
-        for trial in study.get_trials(deepcopy=False):
-            if not isinstance(trial.user_attrs.get("job", ""), str):
-                raise TypeError("the job of a trial is its folder")
-    except KeyError as error:
-        if error.args == (NO_STUDY,):
+    with explained(folder):
+        _check_lines(folder)
+        storage = _storage(folder)
+        if all(study.study_name != name for study in storage.get_all_studies()):
             return None
-        raise UserError(f"{folder / FILE}: this journal of a search is damaged ({error})") from error
-    except Exception as error:  # optuna checks nothing of what it reads
-        raise UserError(f"{folder / FILE}: this journal of a search is damaged ({error})") from error
-    return study
+        study = optuna.load_study(storage=storage, study_name=name, sampler=RandomSampler())
+        if len(study.directions) != len(objectives):
+            raise ValueError(f"{len(study.directions)} directions for {len(objectives)} objectives")
+        for trial in study.get_trials(deepcopy=False):
+            _check_trial(trial)
+        return study
 
 
-def _is_journal(folder: Path) -> bool:
-    """Return whether a sweep has a journal, after checking that Optuna can open it by its path.
+def _check_trial(trial: FrozenTrial) -> None:
+    """Raise `ValueError` if a trial holds what no trial of a search does."""
+    job = trial.user_attrs.get("job", "")
+    numbers = [*(trial.values or []), *trial.intermediate_values.values()]
+    if (
+        not isinstance(job, str)
+        or any(isinstance(number, bool) or not isinstance(number, int | float) for number in numbers)
+        or any(not isinstance(step, int) or step < 0 for step in trial.intermediate_values)
+        or any(not isinstance(value, str | int | float) for value in trial.params.values())
+        or set(trial.params) != set(trial.distributions)
+    ):
+        raise ValueError(f"trial {trial.number} holds values of unexpected types")
 
-    Raises:
-        UserError: if it is a link or no regular file, or if a line is no JSON object.
-    """
-    try:
-        with open_below(folder, FILE) as file:
-            for number, line in enumerate(lines_of(file, folder / FILE), 1):
-                name = f"{folder / FILE}, line {number}"
-                if line.endswith(b"\n") and not isinstance(parse_json(line, name), dict):
-                    raise RecordError(f"{name}: this is no object")
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise UserError(f"{folder / FILE}: cannot be read: {error.strerror}") from error
-    return True
+
+def _check_lines(folder: Path) -> None:
+    """Raise `UserError` unless the file of the studies is regular, and its lines are JSON objects of a bounded size."""
+    file = folder / FILE
+    with open_below(folder, FILE) as opened:
+        if os.fstat(opened.fileno()).st_size > MAX_JOURNAL_BYTES:
+            raise UserError(f"{file}: this study has more than {MAX_JOURNAL_BYTES / 2**20:,.0f} MiB")
+        for number, line in enumerate(lines_of(opened, file), 1):
+            if line.endswith(b"\n") and not isinstance(parse_json(line, f"{file}, line {number}"), dict):
+                raise RecordError(f"{file}, line {number}: this is not an entry of a study")
 
 
 def _storage(folder: Path) -> JournalStorage:
+    """Return what reads and appends to the file of the studies; Optuna opens it by path, so that it must be no link.
+
+    A storage in a file has no snapshots, which are pickles.
+    """
+    append_below(folder, FILE).close()
     return JournalStorage(JournalFileBackend(str(folder / FILE), lock_obj=_Locked()))
 
 
@@ -112,12 +154,15 @@ def _name(spaces: Sequence[Space], objectives: Sequence[Objective]) -> str:
 
 def _cut_torn_line(folder: Path) -> None:
     """Cut off a last line that a crash tore, or the next would be lost with it."""
-    if not _is_journal(folder):
-        return
-    with append_below(folder, FILE) as file, open_below(folder, FILE) as reader:
-        whole = sum(len(line) for line in lines_of(reader, folder / FILE) if line.endswith(b"\n"))
-        if whole < reader.tell():
-            file.truncate(whole)
+    with open_below(folder, FILE) as file:
+        size = os.fstat(file.fileno()).st_size
+        start = max(size - MAX_RECORD_BYTES, 0)
+        file.seek(start)
+        content = file.read(size - start)
+    whole = start + content.rfind(b"\n") + 1
+    if whole < size:
+        with append_below(folder, FILE) as handle:
+            handle.truncate(whole)
 
 
 def sampler_of(search: OptunaSearch, number: int) -> BaseSampler:

@@ -9,11 +9,13 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from src.core.console import echo
+from src.core.files import is_file_below
 from src.errors import UserError
 from src.sweeping.grid import Composer
 from src.sweeping.ledger import Job, Ledger, State
 from src.sweeping.objectives import COSTS, Objective
 from src.sweeping.space import Space
+from src.sweeping.study import explained
 from src.sweeping.worker import Progress
 from src.tracking.console import new_table, number, show
 from src.tracking.run_folder import RunFolder
@@ -44,12 +46,14 @@ class Proposer:
 
     def propose(self, study: Study) -> Trial:
         """Return a new trial."""
-        study.sampler = self._sampler(len(study.get_trials(deepcopy=False)))
-        return study.ask({axis.key: axis.distribution() for axis in self._space.axes})
+        with explained(self._ledger.folder):
+            study.sampler = self._sampler(len(study.get_trials(deepcopy=False)))
+            return study.ask({axis.key: axis.distribution() for axis in self._space.axes})
 
     def job(self, trial: Trial | FrozenTrial) -> Job | None:
         """Return the job of a trial, entered in the ledger; None where its choices do not go together."""
-        chosen = [axis.word(trial.params[axis.key]) for axis in self._space.axes]
+        with explained(self._ledger.folder):
+            chosen = [axis.word(trial.params[axis.key]) for axis in self._space.axes]
         words, label = self._space.point(chosen), self._space.label(chosen)
         if (known := self._ledger.find(words)) is not None:
             return known
@@ -158,7 +162,8 @@ class Trials:
         trials = self._open[job.number]
         for trial in trials:
             self._note(trial, progress.epoch + 1, value)
-        return not (self._prunes and trials[0].should_prune())
+        with explained(self._ledger.folder):
+            return not (self._prunes and trials[0].should_prune())
 
     def tell(self, job: Job, state: State) -> None:
         if state.status not in ("finished", "pruned", "failed"):
@@ -219,31 +224,35 @@ class Trials:
         before = [trial for trial in self._all() if trial.user_attrs.get("job") == job.slug]
         params, distributions = (before[-1].params, before[-1].distributions) if before else ({}, {})
         attributes = {"job": job.slug, "again": True}
-        running = create_trial(
-            state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=attributes
-        )
-        self._study.add_trial(running)
-        return Trial(self._study, self._all()[-1]._trial_id)
+        with explained(self._ledger.folder):
+            running = create_trial(
+                state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=attributes
+            )
+            self._study.add_trial(running)
+            return Trial(self._study, self._all()[-1]._trial_id)
 
     def _note(self, trial: Trial, epochs: int, value: float) -> None:
         if epochs > self._reported.get(trial.number, 0):  # a resumed job repeats what followed its last checkpoint
-            trial.report(value, epochs)
+            with explained(self._ledger.folder):
+                trial.report(value, epochs)
             self._reported[trial.number] = epochs
 
     def _tell(self, trial: Trial, job: Job, state: State) -> None:
         path = self._ledger.path(job)
-        if self._watched and (path / "run.json").is_file():
+        if self._watched and is_file_below(path, "run.json"):
             for row in RunFolder(path, {}).metrics():  # events may have been lost with a driver
-                if self._watched in row and row.get("epoch") is not None:
-                    self._note(trial, row["epoch"] + 1, row[self._watched])
+                epoch, measured = row.get("epoch"), row.get(self._watched)
+                if isinstance(epoch, int) and epoch >= 0 and isinstance(measured, int | float):
+                    self._note(trial, epoch + 1, measured)
         values: list[float] = []
         if state.status == "finished":
             record = RunFolder.open(path).record
             values = [value for goal in self._objectives if (value := goal.value(record)) is not None]
         diverged = state.error.startswith("FloatingPointError") and len(self._objectives) == 1
-        if len(values) == len(self._objectives):
-            self._study.tell(trial, values)
-        elif state.status == "pruned" or diverged:  # worse than all others, and not only unknown
-            self._study.tell(trial, state=TrialState.PRUNED)
-        else:
-            self._study.tell(trial, state=TrialState.FAIL)
+        with explained(self._ledger.folder):
+            if len(values) == len(self._objectives):
+                self._study.tell(trial, values)
+            elif state.status == "pruned" or diverged:  # worse than all others, and not only unknown
+                self._study.tell(trial, state=TrialState.PRUNED)
+            else:
+                self._study.tell(trial, state=TrialState.FAIL)

@@ -175,10 +175,10 @@ class Tuning:
         ledger = Ledger.open(folder).trusted(self._ours)
         states = ledger.states()
         shared = set(Space.of([*base, self._outputs]).fixed)
-        jobs = [
-            (job, states[job.number])
-            for job in ledger.jobs
-            if shared <= set(job.words) and all(word.partition("=")[0] in keys for word in {*job.words} - shared)
+        chosen = Space.of(word for word in varied if not word.startswith("search"))
+        possible = {*shared, *chosen.fixed, *(f"{axis.key}={value}" for axis in chosen.axes for value in axis.probes())}
+        jobs = [  # the words of a ledger go into further commands: no others than those that were asked for
+            (job, states[job.number]) for job in ledger.jobs if shared <= set(job.words) <= possible
         ]
         self._left -= len(jobs)
         return folder, jobs

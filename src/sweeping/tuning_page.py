@@ -1,5 +1,7 @@
 """What a tuning leaves: a page with a picture of what each stage gained, and the best as an experiment."""
 
+import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.config.options import groups, search_roots
 from src.core.escape import line, markdown, markdown_code, mathtext
+from src.core.files import write_below
+from src.errors import UserError
 from src.sweeping.tuning import Stage, count_of
 from src.tracking.console import number
 from src.tracking.run_folder import RunFolder, config_hash
@@ -52,21 +56,26 @@ def write_experiment(
             options.append({f"override /{key}": override.value()})
         else:
             _put(keys, key, override.value())
-    record = RunFolder.open(best.path).record
-    head = (
-        "# @package _global_\n"
-        f"# {line(name)}: tuned to {line(best.state.metric)} {number(best.state.value)} in {count_of(stages)} jobs\n"
-        f"# written by python -m src.tune on {line(record['ended'])[:10]}, from {line(best.path)}\n"
-    )
+    ended = str(RunFolder.open(best.path).record.get("ended"))[:10]
+    on = f" on {ended}" if re.fullmatch(r"\d{4}-\d\d-\d\d", ended) else ""
+    tuned = f"{name}: tuned to {best.state.metric} {number(best.state.value)} in {count_of(stages)} jobs"
+    head = f"# @package _global_\n# {line(tuned)}\n# written by python -m src.tune{on}, from {line(best.path)}\n"
     text = yaml.safe_dump({"defaults": options}, sort_keys=False, default_flow_style=None) if options else ""
     text += f"\n{yaml.safe_dump(keys, sort_keys=False, default_flow_style=None)}" if keys else ""
     file = folder / "conf" / "experiment" / f"{name}.yaml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(head + text, encoding="utf-8")
+    for place, below, found in os.walk(folder / "conf"):  # it is going to be searched for options
+        links = [other for other in below if Path(place, other).is_symlink()]
+        if foreign := [
+            *links,
+            *(other for other in found if Path(place, other) != file and not other.endswith(".partial")),
+        ]:
+            raise UserError(f"{Path(place, foreign[0])}: this file is not of the tuning; remove it, or the folder")
+    write_below(folder, file.relative_to(folder), head + text, make=True)
     chosen = [f"experiment={name}", *typed]
     entries = ",".join(f"'{entry}'" for entry in [*config_folders, f"file://{folder.absolute() / 'conf'}"])
     made = check(compose([f"hydra.searchpath=[{entries}]", *chosen]))
-    assert config_hash(made.plain()) == best.job.digest, f"{file} is another experiment than {best.path}"
+    if config_hash(made.plain()) != best.job.digest:
+        raise UserError(f"{file}: this is another experiment than {best.path}, whose record was changed")
     if config_folders:
         return file, [f"hydra.searchpath=[{entries}]", *chosen]
     return file, ["--config-dir", str(folder / "conf"), *chosen]
@@ -121,7 +130,7 @@ def write_page(folder: Path, title: str, stages: Sequence[Stage], command: Seque
         "",
     ]
     page = folder / "tune.md"
-    page.write_text("\n".join(lines), encoding="utf-8")
+    write_below(folder, page.name, "\n".join(lines))
     return page
 
 
@@ -138,7 +147,13 @@ def _row(stage: Stage) -> str:
 
 
 def _measured(record: Mapping[str, Any]) -> str:
-    return ", ".join(f"{markdown(name.partition('/')[2])} {number(value)}" for name, value in record["final"].items())
+    final = record.get("final")
+    measured = {
+        markdown(str(name).partition("/")[2]): value
+        for name, value in (final.items() if isinstance(final, Mapping) else ())
+        if isinstance(value, int | float)
+    }
+    return ", ".join(f"{name} {number(value)}" for name, value in measured.items())
 
 
 def draw(stages: Sequence[Stage], title: str) -> "Figure":

@@ -3,7 +3,7 @@
 import atexit
 import faulthandler
 import os
-import shutil
+import re
 import signal
 import socket
 import subprocess
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from src.config.trust import trust_of
-from src.core.files import append_below, is_file_below, make_folder_below
+from src.core.files import append_below, is_file_below, make_folder_below, remove_below
 from src.errors import UserError
 from src.tracking.best import best_so_far
 from src.tracking.run_folder import RunFolder
@@ -249,12 +249,27 @@ def begun(folder: Path) -> RunFolder | None:
         raise UserError(f"{folder}: this is a link; the folder of a job lies within its sweep")
     if is_file_below(folder, "run.json"):
         return RunFolder.open(folder)
-    if folder.exists():
-        foreign = [path.name for path in folder.iterdir() if not path.name.startswith((".config.yaml", ".run.json"))]
-        if set(foreign) - {"config.yaml"}:
-            raise UserError(f"{folder}: there is no run.json here, but {sorted(foreign)[0]}, which is not removed")
-        shutil.rmtree(folder)
+    if os.path.lexists(folder):
+        _remove_beginning(folder)
     return None
+
+
+_BEGINNING = re.compile(r"config\.yaml|\.(config\.yaml|run\.json)(\.[0-9a-f]+)?\.partial|\.nfs[0-9a-f]+")
+"""Files that a run may have left that was killed before it had written its record."""
+
+
+def _remove_beginning(folder: Path) -> None:
+    """Remove a run folder without a record, and never more than what such a run leaves."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: this is not a folder")
+    names = []
+    for entry in os.scandir(folder):
+        if not _BEGINNING.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+            raise UserError(f"{folder}: there is no run.json here, but {entry.name!r}, which is not removed")
+        names.append(entry.name)
+    for name in names:
+        remove_below(folder.parent, f"{folder.name}/{name}")
+    folder.rmdir()
 
 
 def _in_a_fresh_process(assignment: Assignment, orders: Orders) -> Ended:
@@ -294,7 +309,8 @@ def _report_from_disk(assignment: Assignment, orders: Orders) -> None:
     while True:
         time.sleep(1.0)
         rows = RunFolder(assignment.folder, {}).metrics()
-        epoch = max((row["epoch"] for row in rows if "train/loss" in row), default=-1)  # the last of an epoch
+        known = (row.get("epoch") for row in rows if "train/loss" in row)  # the last of an epoch
+        epoch = max((epoch for epoch in known if isinstance(epoch, int)), default=-1)
         if epoch > told:
             told = epoch
             latest = {k: v for row in rows if row.get("epoch") == epoch for k, v in row.items() if "/" in k}

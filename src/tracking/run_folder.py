@@ -188,7 +188,8 @@ class RunFolder:
         Raises:
             UserError: if it is still running elsewhere.
         """
-        refuse_links_that_leave(self.path, "resume")  # loggers write into the folder by its path
+        # Loggers write into the folder by its path. That of W&B checks its own files, among which it keeps links.
+        refuse_links_that_leave(self.path, "resume", ignore=("wandb",))
         self._acquire()
         seconds = self._spent()
         self._since = monotonic()

@@ -146,8 +146,8 @@ def executor(folder: Path) -> SlurmExecutor:
 def test_a_new_driver_takes_over_what_is_in_the_queue(
     tmp_path: Path, squeue: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tmp_path = tmp_path / "sweep"
-    mail = tmp_path / "cluster"
+    sweep = tmp_path / "sweep"
+    mail = sweep / "cluster"
     mail.mkdir(parents=True)
     (mail / "sweep-aaaaaaaa.array").write_text('["job1", "job2", "job3"]')
     (mail / "sweep-bbbbbbbb.array").write_text('["job4"]')
@@ -161,9 +161,9 @@ def test_a_new_driver_takes_over_what_is_in_the_queue(
     Mailbox(mail, "job3").post(Ended(3, "failed", "too large"))  # it is over, though SLURM still clears up
     submitted: list[int] = []
     monkeypatch.setattr(SlurmExecutor, "submit", lambda self, due: submitted.extend(one.number for one in due))
-    taken = executor(tmp_path)
+    taken = executor(sweep)
     for number in (1, 2, 3, 4):
-        taken.start(job(tmp_path, number))
+        taken.start(job(sweep, number))
     taken.wait(0.0)
     assert submitted == [2, 3]
 
@@ -171,15 +171,15 @@ def test_a_new_driver_takes_over_what_is_in_the_queue(
 def test_a_job_is_given_up_when_squeue_lacks_it_twice(
     tmp_path: Path, squeue: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tmp_path = tmp_path / "sweep"
-    mail = tmp_path / "cluster"
+    sweep = tmp_path / "sweep"
+    mail = sweep / "cluster"
     mail.mkdir(parents=True)
     (mail / "sweep-aaaaaaaa.array").write_text('["job1", "job2"]')
     squeue += ["7_0|RUNNING|sweep-aaaaaaaa", "7_1|RUNNING|sweep-aaaaaaaa"]
     monkeypatch.setattr(SlurmExecutor, "submit", lambda self, due: None)
-    taken = executor(tmp_path)
+    taken = executor(sweep)
     for number in (1, 2):
-        taken.start(job(tmp_path, number))
+        taken.start(job(sweep, number))
     squeue[:] = []
     assert taken.wait(0.0) == [] and taken.wait(0.0) == [], "SLURM did not answer"
     squeue[:] = ["7_1|RUNNING|sweep-aaaaaaaa"]

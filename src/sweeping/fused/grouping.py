@@ -76,10 +76,14 @@ def plan(configs: Mapping[int, dict[str, Any]], workers: int, most: int) -> Plan
     alone: dict[str, list[int]] = defaultdict(list)
     alike: dict[str, list[int]] = defaultdict(list)
     for number, config in configs.items():
-        if why := problem(config):
+        try:
+            why, its_kind = problem(config), kind(config)
+        except (KeyError, TypeError, AttributeError):  # of a ledger that was changed; the job itself says what is wrong
+            why, its_kind = "its config is not that of a run", ""
+        if why:
             alone[why].append(number)
         else:
-            alike[kind(config)].append(number)
+            alike[its_kind].append(number)
     for numbers in [numbers for numbers in alike.values() if len(numbers) == 1]:
         alone["no other job differs from it only in what can be fused"] += numbers
     groups = [numbers for numbers in alike.values() if len(numbers) > 1]
