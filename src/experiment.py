@@ -28,22 +28,25 @@ from src.config.combinations import model_and_data_problems, monitor_of
 from src.config.compose import compose, resumed, update
 from src.config.locate import locate
 from src.config.schema import Config
-from src.config.trust import literal_config, name_external_data
+from src.config.trust import literal_config, name_external_data, writable_data_folder
 from src.datamodules.base import DataModule
 from src.datamodules.folds import Fold
+from src.datamodules.preparation import take_preparation
 from src.errors import UserError
 from src.freed_memory import keep_freed_memory
 from src.models.base import Model
 from src.regularization.build import batch_transform
 from src.regularization.examples import example_augmentation
+from src.spec import DataSpec
 from src.steps import TrainingSteps
 from src.tasks.catalogue import TASKS
 from src.tasks.sequences import Translation
 from src.tracking import closing
 from src.tracking.best import best_epoch, last_epoch
 from src.tracking.callbacks import build_callbacks
+from src.tracking.checkpoint_schema import RestoringConnector
 from src.tracking.checkpoints import AtomicCheckpointIO
-from src.tracking.load_checkpoint import load_checkpoint
+from src.tracking.load_checkpoint import load_checkpoint, no_larger_than
 from src.tracking.run_folder import RunFolder, new_run_path
 from src.tracking.run_logger import build_loggers, close_loggers
 from src.tracking.stopping import stop_request
@@ -105,7 +108,7 @@ def build_data(config: Config) -> DataModule:
     datamodule = locate(config.datamodule.target or "", DataModule, "datamodule._target_")(  # type: ignore[type-abstract]
         **config.datamodule.arguments()
     )
-    datamodule.data_dir = config.paths.data
+    datamodule.data_dir, datamodule.write_dir = config.paths.data, writable_data_folder(config.paths.data)
     asked = config.cross_validation
     if asked.folds is not None and asked.fold is not None:
         datamodule.fold = Fold(asked.fold, asked.folds, asked.seed, asked.group)
@@ -200,6 +203,7 @@ def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: S
         )
     except (L.pytorch.utilities.exceptions.MisconfigurationException, ValueError) as error:
         raise UserError(f"trainer: {error}") from error
+    trainer._checkpoint_connector = RestoringConnector(trainer)
     trainer.fit_loop.epoch_loop = TrainingSteps(trainer, config.trainer.max_steps, Model, config.trainer.loop == "auto")
     return trainer
 
@@ -374,14 +378,15 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     config = check(update(literal, overrides), for_training=False)
     name_external_data(config)
     datamodule = build_data(config)
-    datamodule.load_state_dict(recorded["preparation"])
-    model = locate(config.model.target or "", Model, "model._target_")(
-        spec=recorded["spec"], **config.model.arguments()
-    )
-    dtypes = {tensor.dtype for tensor in checkpoint["state_dict"].values() if tensor.is_floating_point()}
+    take_preparation(datamodule, recorded["preparation"], file)
+    spec, state = DataSpec.from_plain(recorded["spec"]), checkpoint["state_dict"]
+    arguments = config.model.arguments()
+    with no_larger_than(state, arguments, file):
+        model = locate(config.model.target or "", Model, "model._target_")(spec=spec, **arguments)
+    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
     model.to(max(dtypes, key=lambda dtype: dtype.itemsize, default=model.dtype))
     try:
-        model.load_state_dict(checkpoint["state_dict"])
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"{file}: the weights do not fit the model that the config describes: {error}") from error
     model.training_config = config

@@ -114,11 +114,13 @@ def delete(runs: "Sequence[KeptRun]", yes: bool) -> None:
         UserError: without an answer.
     """
     from src.tracking.console import shown
+    from src.tracking.keeping import SWEEP_FILES, emptied_sweeps, size
     from src.tracking.keeping import delete as delete_all
-    from src.tracking.keeping import size
 
     for run in runs:
         echo(f"  {line(run.status)}  {shown(run.path)}")
+    for sweep in emptied_sweeps(runs):
+        echo(f"  and, as no run is left in it, {', '.join(SWEEP_FILES)} of {shown(sweep)}")
     what = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {sum(size(run.path) for run in runs) / 1e6:.1f} MB"
     if not yes:
         if not sys.stdin.isatty():

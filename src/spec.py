@@ -1,9 +1,15 @@
 """DataSpec: what a datamodule tells a model about its data."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
 
+from src.errors import UserError
+from src.tasks.catalogue import TASKS
+
+INPUTS = ("vector", "image", "sequence", "tokens")
+"""The kinds of one input."""
 SPLITS = ("train", "val", "test")
 
 
@@ -57,13 +63,65 @@ class DataSpec:
         return prod(self.output_shape)
 
     def to_plain(self) -> dict[str, Any]:
-        """Return plain containers, for a checkpoint that loads with ``weights_only=True``."""
+        """Return plain containers, for a checkpoint, which holds nothing else."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> "DataSpec":
-        """Read back what `to_plain` wrote."""
-        fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()
-        }
-        return cls(**fields)
+    def from_plain(cls, plain: Any) -> "DataSpec":
+        """Read back what `to_plain` wrote, which may have been changed since.
+
+        Raises:
+            UserError: naming the field that is missing or not what it must be.
+        """
+        if not isinstance(plain, dict) or not {"task", "inputs", "input_shape", "output_shape"} <= plain.keys():
+            raise UserError("the facts about the data in this checkpoint are damaged: fields are missing")
+        known = {field.name for field in fields(cls)}
+        found: dict[str, Any] = {}
+        for key, value in plain.items():
+            if key not in known:
+                raise UserError(
+                    f"the facts about the data in this checkpoint are damaged: there is no '{str(key)[:60]}'"
+                )
+            found[key] = tuple(value) if isinstance(value, list) else value
+            if not _CHECKS[key](found[key]):
+                raise UserError(f"the facts about the data in this checkpoint are damaged: '{key}' is wrong")
+        return cls(**found)
+
+
+LARGEST = 2**31
+"""Numbers in one input or output are fewer."""
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 < value < LARGEST
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) <= 8 and all(map(_is_size, value)) and prod(value) < LARGEST
+
+
+def _is_id(value: Any) -> bool:
+    return value is None or (type(value) is int and 0 <= value < LARGEST)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(name, str) for name in value)
+
+
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "task": lambda value: isinstance(value, str) and value in TASKS,
+    "inputs": lambda value: isinstance(value, str) and value in INPUTS,
+    "input_shape": lambda value: value != () and _is_shape(value),
+    "output_shape": _is_shape,
+    "vocabulary_size": lambda value: value is None or _is_size(value),
+    "padding_id": _is_id,
+    "start_id": _is_id,
+    "end_id": _is_id,
+    "target_length": lambda value: value is None or _is_size(value),
+    "reserved_tokens": lambda value: value is not None and _is_id(value),
+    "carry_state": lambda value: isinstance(value, bool),
+    "class_names": _are_names,
+    "feature_names": _are_names,
+    "target_names": _are_names,
+}
+"""What each field must be."""

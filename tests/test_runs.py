@@ -123,6 +123,26 @@ def test_deleting_asks(outputs: Path, capsys: Any, monkeypatch: pytest.MonkeyPat
     assert listed(capsys) == {"aaaaaa"} and not (outputs / "sweeps/rates").exists()
 
 
+def test_nothing_but_the_listed_runs_is_deleted(outputs: Path, tmp_path: Path) -> None:
+    sweep = outputs / "sweeps" / "rates"
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("keep")
+    (sweep / "notes").mkdir()
+    (sweep / "notes" / "idea.txt").write_text("keep")
+    (sweep / "plots").symlink_to(tmp_path / "thesis")
+    (sweep / "report.html").symlink_to(tmp_path / "thesis" / "thesis.tex")
+    main(["delete", "rates", "--yes"])
+    assert sorted(path.name for path in sweep.iterdir()) == ["notes", "plots"]
+    assert (sweep / "notes" / "idea.txt").read_text() == (tmp_path / "thesis" / "thesis.tex").read_text() == "keep"
+
+
+def test_a_run_that_is_a_link_is_no_longer_one(outputs: Path, tmp_path: Path) -> None:
+    real = outputs / "runs/2026-01-01/110000-mlp-digits-dddddd"
+    (tmp_path / "linked").symlink_to(real)
+    main(["delete", str(tmp_path / "linked"), "--yes"])
+    assert (real / "run.json").is_file() and not list(tmp_path.glob("*linked*"))
+
+
 def test_a_run_that_runs_is_left_alone(outputs: Path, capsys: Any) -> None:
     running = RunFolder.open(outputs / "runs/2026-01-01/110000-mlp-digits-dddddd")
     with running.held():

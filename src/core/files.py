@@ -144,6 +144,58 @@ def open_below(root: Path, name: str | PurePath) -> BinaryIO:
     return os.fdopen(_open(root, name, os.O_RDONLY), "rb")
 
 
+def open_data_file(path: Path) -> BinaryIO:
+    """Open a file of data for reading; the path may be reached through links, which only `open_below` refuses.
+
+    Args:
+        path: that the user named, or that lies in a folder of data.
+
+    Raises:
+        OSError: if there is no such file.
+        UnsafeFileError: if it is a pipe, a device, or a socket.
+    """
+    descriptor = os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise UnsafeFileError(f"{path}: this is not a regular file")
+
+
+def open_text_file(path: Path) -> BinaryIO:
+    """Open a text file for reading; see `open_data_file`.
+
+    Raises:
+        OSError: if there is no such file.
+        UnsafeFileError: if it is not a regular file, or begins with bytes that no text holds.
+    """
+    file = open_data_file(path)
+    if b"\0" in file.read(1 << 16):
+        file.close()
+        raise UnsafeFileError(f"{path}: this is no text: it holds zero bytes")
+    file.seek(0)
+    return file
+
+
+def read_data_file(path: Path, limit: int) -> bytes:
+    """Return the contents of a file of data; see `open_data_file`.
+
+    Args:
+        path: as in `open_data_file`.
+        limit: the largest number of bytes.
+
+    Raises:
+        OSError: if there is no such file.
+        UnsafeFileError: if it is larger, or not a regular file.
+    """
+    with open_data_file(path) as file:
+        if os.fstat(file.fileno()).st_size <= limit and len(contents := file.read(limit + 1)) <= limit:
+            return contents
+    raise UnsafeFileError(f"{path}: this file has more than {limit / 2**20:,.0f} MiB")
+
+
 def read_below(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) -> bytes:
     """Return the contents of a file; see `open_below`.
 

@@ -18,6 +18,7 @@ from src.datamodules.base import DataModule
 from src.datamodules.folders import Labelled, listed
 from src.datamodules.labels import class_numbers, classes_of
 from src.datamodules.memory import fits
+from src.datamodules.preparation import part, size, texts
 from src.datamodules.standardizing import Standardizer
 from src.datamodules.waves import fitted, read_wave
 from src.errors import UserError
@@ -193,9 +194,9 @@ class Audio(DataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.classes = tuple(state_dict["classes"])
-        self.sample_rate = state_dict["sample_rate"]
-        self.scale = Standardizer.from_plain(state_dict["scale"])
+        self.classes = texts(state_dict, "classes")
+        self.sample_rate = size(state_dict, "sample_rate", 10**7)
+        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ class DataModule(L.LightningDataModule):
         self.seed = seed
         self.shuffle = shuffle
         self.data_dir = Path("data")
+        """Where public files are looked for."""
+        self._write_dir: Path | None = None
         self.augmentation: Any = None  # of raw training examples; set by `src.experiment.build`, absent after loading
         self.readers: dict[str, Callable[[Tensor, bool], Tensor]] = {}
         """For each split that is not in memory: what makes inputs of the numbers of examples [B], and whether to change
@@ -70,6 +72,17 @@ class DataModule(L.LightningDataModule):
         self._fold: Fold | None = None
         self._asked_for_fold = False
         self._moved: dict[str, Batch] = {}
+
+    @property
+    def write_dir(self) -> Path:
+        """Where downloads and caches are written, and looked for too. It is `data_dir`, unless that one was recorded by
+        someone else: a recorded folder is read, and never written.
+        """
+        return self._write_dir or self.data_dir
+
+    @write_dir.setter
+    def write_dir(self, folder: Path) -> None:
+        self._write_dir = folder
 
     @property
     def fold(self) -> Fold | None:

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from src.core.records import parse_json
+from src.datamodules.preparation import DamagedPreparation, part, text
 from src.datamodules.vocabulary import END, PADDING, SPECIAL, visible
 
 if TYPE_CHECKING:
@@ -83,5 +85,19 @@ class BytePairs:
         return {"tokenizer": self.serialized}
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> "BytePairs":
-        return cls(plain["tokenizer"])
+    def from_plain(cls, plain: Any) -> "BytePairs":
+        """Read back what `to_plain` wrote; `UserError` if it has been damaged since."""
+        serialized = text(plain, "tokenizer")
+        parsed = parse_json(serialized, "the byte pairs in this checkpoint")
+        if not isinstance(parsed, dict):
+            raise DamagedPreparation("the byte pairs are no object")
+        kinds = [part(part(parsed, key), "type") for key in ("model", "pre_tokenizer", "decoder")]
+        rest = [parsed.get(key) for key in ("normalizer", "post_processor", "truncation", "padding")]
+        if kinds != ["BPE", "ByteLevel", "ByteLevel"] or any(value is not None for value in rest):
+            raise DamagedPreparation("the byte pairs are of another kind")
+        try:
+            return cls(serialized)
+        except BaseException as error:  # also Rust's panics, which are no `Exception`
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            raise DamagedPreparation(f"the byte pairs cannot be read ({str(error)[:100]})") from error

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.datamodules.preparation import DamagedPreparation, flag, is_finite, part, text, texts
 from src.datamodules.rows import is_number, what_it_is
 from src.datamodules.standardizing import or_one
 from src.errors import UserError
@@ -140,9 +141,20 @@ class Columns:
         return {"columns": columns, "absent": list(self.absent)}
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> "Columns":
-        columns = (Column(**{**c, "values": c["values"] and tuple(c["values"])}) for c in plain["columns"])
-        return cls(tuple(columns), tuple(plain["absent"]))
+    def from_plain(cls, plain: Any) -> "Columns":
+        """Read back what `to_plain` wrote; `UserError` if it has been damaged since."""
+        columns = part(plain, "columns")
+        if not isinstance(columns, list):
+            raise DamagedPreparation("'columns' is no list")
+        return cls(tuple(map(_column, columns)), texts(plain, "absent"))
+
+
+def _column(plain: Any) -> Column:
+    values = None if part(plain, "values") is None else texts(plain, "values")
+    mean, deviation = part(plain, "mean"), part(plain, "deviation")
+    if not is_finite(mean) or not is_finite(deviation) or deviation <= 0:
+        raise DamagedPreparation("mean or deviation of a column is no finite number")
+    return Column(text(plain, "name"), values, mean, deviation, flag(plain, "missing"))
 
 
 def number_in(where: str, column: str, cell: str) -> float:

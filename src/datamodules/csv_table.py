@@ -16,6 +16,7 @@ from src.datamodules.base import DataModule
 from src.datamodules.columns import Column, Columns, Row, number_in
 from src.datamodules.folds import recut
 from src.datamodules.labels import class_numbers, classes_of
+from src.datamodules.preparation import part, texts
 from src.datamodules.records import rows_of
 from src.datamodules.rows import is_number, looks_like_file, what_it_is
 from src.datamodules.splitting import completed, split_groups, split_paths
@@ -309,7 +310,7 @@ class CSV(DataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.columns = Columns.from_plain(state_dict["table"])
-        self.classes = tuple(state_dict["classes"])
-        if "target_scale" in state_dict:
-            self.target_scale = Standardizer.from_plain(state_dict["target_scale"])
+        self.columns = Columns.from_plain(part(state_dict, "table"))
+        self.classes = texts(state_dict, "classes")
+        if self.task == "regression":
+            self.target_scale = Standardizer.from_plain(part(state_dict, "target_scale"))

@@ -13,6 +13,7 @@ from babel.dates import format_date
 from src.batches import Batch, TranslationBatch
 from src.datamodules.base import DataModule
 from src.datamodules.folds import recut
+from src.datamodules.preparation import size
 from src.datamodules.vocabulary import END, PADDING, START, Vocabulary, cut_padding, padded
 from src.errors import UserError, nearest
 from src.spec import DataSpec
@@ -146,8 +147,8 @@ class Dates(DataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.source_vocabulary = Vocabulary(state_dict["characters"])
-        self.source_length = state_dict["source_length"]
+        self.source_vocabulary = Vocabulary.from_plain(state_dict)
+        self.source_length = size(state_dict, "source_length", 2**20)
 
 
 @cache

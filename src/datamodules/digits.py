@@ -14,6 +14,7 @@ from torch import Tensor
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
 from src.datamodules.images import is_image, open_image
+from src.datamodules.preparation import part
 from src.datamodules.rows import read_rows
 from src.datamodules.splitting import split_indices
 from src.datamodules.standardizing import Standardizer
@@ -81,7 +82,7 @@ class Digits(DataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.scale = Standardizer.from_plain(state_dict["scale"])
+        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
 
 
 def _shipped() -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
 from src.datamodules.baselines import scores
+from src.datamodules.preparation import part
 from src.datamodules.public_files import PublicFile
 from src.datamodules.records import read_text
 from src.datamodules.rows import is_number, looks_like_file, read_rows
@@ -92,12 +93,12 @@ class ETT(DataModule):
 
     def _read(self) -> np.ndarray:
         """Return the seven series [rows, 7] float64."""
-        contents = FILES[self.variant].read(self.data_dir, self.verify)
+        contents = FILES[self.variant].read(self.data_dir, self.verify, self.write_dir)
         return _rows(contents.decode("utf-8-sig", errors="replace"), str(self._where()))
 
     def _where(self) -> Path:
         file = FILES[self.variant]
-        return file.find(self.data_dir) or self.data_dir / file.path
+        return file.find(self.data_dir, self.write_dir) or self.write_dir / file.path
 
     @property
     def spec(self) -> DataSpec:
@@ -152,7 +153,7 @@ class ETT(DataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.scale = Standardizer.from_plain(state_dict["scale"])
+        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
 
 
 def _rows(text: str, where: str) -> np.ndarray:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from src.core.files import open_data_file, read_data_file
 from src.datamodules.audio import Audio
 from src.datamodules.folders import Labelled
 from src.datamodules.public_files import download
@@ -27,6 +28,10 @@ RECORDED = 50
 """Recordings of each digit by each speaker."""
 TEST_INDICES = range(5)
 """The recordings of each digit and speaker that are the usual test set."""
+LARGEST_FILE = 2**24
+"""Bytes of the largest recording."""
+LARGEST_ARCHIVE = 2**28
+"""Bytes of all recordings; the published ones have 17 MB."""
 _NAME = re.compile(r"\d_[^_/]+_\d+\.wav")
 
 
@@ -66,9 +71,11 @@ class FSDD(Audio):
             UserError: if some are missing (every digit and speaker has equally many), or are not the published ones.
         """
         folder = self.data_dir / "fsdd" / "recordings"
-        with suppress(OSError):
-            folder.rmdir()  # an empty one
-        download(ARCHIVE, folder, lambda archive: self._unpacked(archive, folder))
+        if not (folder.is_dir() and any(folder.iterdir())):
+            folder = self.write_dir / "fsdd" / "recordings"
+            with suppress(OSError):
+                folder.rmdir()  # an empty one
+            download(ARCHIVE, folder, lambda archive: self._unpacked(archive, folder))
         found = {path.name: path for path in sorted(folder.glob("*.wav")) if _NAME.fullmatch(path.name)}
         speakers = SPEAKERS if self.verify else sorted({name.split("_")[1] for name in found})
         most = RECORDED if self.verify else 1 + max(len(TEST_INDICES), *map(_index, found))  # one is for training
@@ -77,7 +84,7 @@ class FSDD(Audio):
         if missing := [name for name in wanted if name not in found]:
             named = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
             raise UserError(f"datamodule=fsdd: {len(missing):,} recordings are missing in {folder}: {named}.\n{where}")
-        if self.verify and _sum((name, path.read_bytes()) for name, path in found.items()) != SUM:
+        if self.verify and _sum((name, read_data_file(path, LARGEST_FILE)) for name, path in found.items()) != SUM:
             raise UserError(
                 f"datamodule=fsdd: the recordings in {folder} are not the published ones of version 1.0.10.\n{where} "
                 "datamodule.verify=false takes them as they are"
@@ -86,15 +93,19 @@ class FSDD(Audio):
 
     def _unpacked(self, archive: Path, folder: Path) -> bool:
         """Put the recordings of an archive into their folder, if they are the published ones, and remove it."""
-        found = {}
+        found: dict[str, bytes] = {}
+        left = LARGEST_ARCHIVE
         try:
-            with tarfile.open(archive) as tar:
+            with open_data_file(archive) as packed, tarfile.open(fileobj=packed, mode="r:gz") as tar:
                 for member in tar:
                     inside, _, name = member.name.rpartition("/")
-                    if member.isfile() and inside.endswith("/recordings") and _NAME.fullmatch(name):
+                    left -= 512 + member.size
+                    if left < 0:
+                        return False
+                    if member.isreg() and inside.endswith("/recordings") and _NAME.fullmatch(name):
                         file = tar.extractfile(member)
                         found[name] = file.read() if file else b""
-        except (tarfile.TarError, EOFError, zlib.error, OSError):
+        except (tarfile.TarError, EOFError, zlib.error, OSError, UserError):
             return False
         if not found or (self.verify and _sum(sorted(found.items())) != SUM):
             return False

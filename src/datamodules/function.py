@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
 from src.datamodules.folds import recut
+from src.datamodules.preparation import part
 from src.datamodules.rows import read_rows
 from src.datamodules.standardizing import Standardizer
 from src.errors import UserError, nearest
@@ -103,7 +104,7 @@ class Function(DataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.scale = Standardizer.from_plain(state_dict["scale"])
+        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
 
 
 def _column(values: NDArray) -> torch.Tensor:

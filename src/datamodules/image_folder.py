@@ -19,6 +19,7 @@ from src.datamodules.image_sets import pixel_scale
 from src.datamodules.images import read_image, size_and_channels
 from src.datamodules.labels import class_numbers, classes_of
 from src.datamodules.memory import fits, usable_cores
+from src.datamodules.preparation import DamagedPreparation, part, sizes, texts
 from src.datamodules.splitting import completed, split_paths
 from src.datamodules.standardizing import Standardizer
 from src.errors import UserError
@@ -164,9 +165,11 @@ class ImageFolder(DataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.classes = tuple(state_dict["classes"])
-        self.shape = tuple(state_dict["shape"])
-        self.scale = Standardizer.from_plain(state_dict["scale"])
+        self.classes = texts(state_dict, "classes")
+        self.shape = sizes(state_dict, "shape", 3)
+        if self.shape[0] not in (1, 3):
+            raise DamagedPreparation("'shape' has neither 1 nor 3 channels")
+        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from src.batches import Batch, LabelledBatch
+from src.core.files import read_data_file
 from src.datamodules.base import DataModule
 from src.datamodules.images import is_image, read_image
+from src.datamodules.preparation import part
 from src.datamodules.public_files import PublicFile, has_sum
 from src.datamodules.rows import read_rows
 from src.datamodules.splitting import split_indices
@@ -102,7 +104,7 @@ class ImageSet(DataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.scale = Standardizer.from_plain(state_dict["scale"])
+        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
 
 
 def pixel_scale(pixels: np.ndarray) -> Standardizer:
@@ -150,7 +152,10 @@ class IdxImages(ImageSet):
 
     def _pair(self, part: str) -> Arrays:
         images, labels = (
-            read_idx(self.files[f"{part}-{kind}"].read(self.data_dir, self.verify), self._where(f"{part}-{kind}"))
+            read_idx(
+                self.files[f"{part}-{kind}"].read(self.data_dir, self.verify, self.write_dir),
+                self._where(f"{part}-{kind}"),
+            )
             for kind in ("images-idx3", "labels-idx1")
         )
         where = self._where(f"{part}-images-idx3")
@@ -165,7 +170,7 @@ class IdxImages(ImageSet):
         return images[:, None], labels
 
     def _where(self, name: str) -> str:
-        return str(self.files[name].find(self.data_dir))
+        return str(self.files[name].find(self.data_dir, self.write_dir))
 
 
 def _idx_files(folder: str, base: str, torchvision: str, **sums: str) -> dict[str, PublicFile]:
@@ -211,13 +216,61 @@ class MNIST(IdxImages):
 # ---- CIFAR-10 --------------------------------------------------------------------------------------------------------
 
 
-class _ArraysOnly(pickle.Unpickler):
+LARGEST_BATCH = 2**26
+"""Bytes of the largest file of CIFAR-10; each has 31 MB."""
+MOST_MEMBERS = 1000
+"""Files of an archive that are looked at; CIFAR-10 has 9."""
+
+
+class _Array:
+    """What a pickle says of an array: NumPy's own classes would trust the description."""
+
+    state: Any = None
+
+    def __init__(self, *_described: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Type:
+    """What a pickle says of the type of an array's elements."""
+
+    order: Any = b"|"
+
+    def __init__(self, code: Any, *_rest: Any) -> None:
+        self.code = code
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = state[1]
+
+
+class _ArraysOnly(pickle._Unpickler):  # type: ignore[name-defined]  # C's allocates what a file asks for
     """Reads pickles of dictionaries of NumPy arrays, and refuses every other class: such a file is data, not code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name in ("_reconstruct", "ndarray", "dtype") and module.partition(".")[0] == "numpy":
-            return {"_reconstruct": np._core.multiarray._reconstruct, "ndarray": np.ndarray, "dtype": np.dtype}[name]  # type: ignore[attr-defined]
+            return _Type if name == "dtype" else _Array
         raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
+
+
+def _array(found: Any) -> np.ndarray:
+    """Return the integers of an array, or of a list, that `_ArraysOnly` read.
+
+    Raises:
+        ValueError, TypeError: if it holds anything else.
+    """
+    if isinstance(found, list):
+        if not all(type(value) is int for value in found):
+            raise TypeError("a list holds something else than integers")
+        return np.array(found, dtype=np.int64)
+    _, shape, kind, columns_first, contents = found.state
+    code, order = (text.decode() if isinstance(text, bytes) else text for text in (kind.code, kind.order))
+    if code not in ("u1", "i1", "i2", "i4", "i8", "u2", "u4", "u8") or order not in ("|", "<", ">", "="):
+        raise TypeError("its arrays are not of integers")
+    dtype = np.dtype(code).newbyteorder(order)  # type: ignore[arg-type]
+    return np.frombuffer(contents, dtype).reshape(shape, order="F" if columns_first else "C")
 
 
 class CIFAR10(ImageSet):
@@ -250,33 +303,44 @@ class CIFAR10(ImageSet):
         """Return one file of the archive; nothing is unpacked onto the disk."""
         for place in (self.data_dir / "cifar10" / self.folder / name, self.data_dir / self.folder / name):
             if place.is_file():
-                contents = place.read_bytes()
+                contents = read_data_file(place, LARGEST_BATCH)
                 if self.verify and not has_sum(contents, self.sums[name]):
                     raise UserError(
                         f"{place}: {len(contents):,} bytes that are not those published in {self.archive.url}; "
                         "datamodule.verify=false takes them as they are"
                     )
                 return self._arrays(contents, str(place))
-        where = f"{self.archive.find(self.data_dir) or self.data_dir / self.archive.path}, {self.folder}/{name}"
+        where = f"{self.archive.find(self.data_dir, self.write_dir) or self.write_dir / self.archive.path}, {self.folder}/{name}"
         try:
-            member = self._archive().extractfile(f"{self.folder}/{name}")
-            contents = member.read() if member else b""
-        except (tarfile.TarError, KeyError, OSError) as error:
+            contents = self._member(f"{self.folder}/{name}")
+        except (tarfile.TarError, LookupError, ValueError, OSError) as error:
             raise UserError(f"{where}: cannot be read from the archive: {error}") from error
         return self._arrays(contents, where)
 
+    def _member(self, name: str) -> bytes:
+        archive = self._archive()
+        member = next(
+            (member for member, _ in zip(archive, range(MOST_MEMBERS), strict=False) if member.name == name), None
+        )
+        if member is None:
+            raise KeyError(f"there is no {name}")
+        if not member.isreg() or member.issparse() or member.size > LARGEST_BATCH:
+            raise ValueError(f"{name} is no file of a sane size")
+        file = archive.extractfile(member)
+        return file.read() if file else b""
+
     def _archive(self) -> tarfile.TarFile:
         if not hasattr(self, "_tar"):
-            contents = self.archive.read(self.data_dir, self.verify)
-            self._tar = tarfile.open(fileobj=io.BytesIO(contents))  # noqa: SIM115 - in memory, for six reads
+            contents = self.archive.read(self.data_dir, self.verify, self.write_dir)
+            self._tar = tarfile.open(fileobj=io.BytesIO(contents), mode="r:")  # noqa: SIM115 - in memory, for six reads
         return self._tar
 
     def _arrays(self, contents: bytes, where: str) -> Arrays:
         try:
             found = _ArraysOnly(io.BytesIO(contents), encoding="bytes").load()
-            images = np.asarray(found[b"data"], dtype=np.uint8).reshape(-1, *self.shape)
-            labels = np.asarray(found[b"labels"])
-        except (pickle.UnpicklingError, KeyError, ValueError, TypeError, EOFError, AttributeError, IndexError) as error:
+            images = _array(found[b"data"]).astype(np.uint8, copy=False).reshape(-1, *self.shape)
+            labels = _array(found[b"labels"]).astype(np.int64, copy=False)
+        except Exception as error:  # a damaged pickle can raise any
             raise UserError(f"{where}: this is no batch of CIFAR-10: {error}") from error
         if len(images) != len(labels) or (len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes)):
             raise UserError(f"{where}: {len(images):,} images with {len(labels):,} labels, which must be 0 to 9")

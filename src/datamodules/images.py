@@ -1,15 +1,17 @@
-"""Reading image files: any format of Pillow, any size, brought to the size and channels that a model knows."""
+"""Reading image files: any usual format, any size, brought to the size and channels that a model knows."""
 
-import struct
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from src.core.files import open_data_file
 from src.datamodules.rows import looks_like_file
 from src.errors import UserError
 
 _GREY = ("1", "L", "LA", "F")
-_UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
+"""The formats that are read, whatever a file is called: Pillow knows more, some of which run other programs."""
 _MODES = {1: "L", 3: "RGB"}
 _TURNED = range(5, 9)
 """Orientations of a photograph (EXIF 274) whose rows are columns of the picture."""
@@ -30,7 +32,7 @@ def open_image(path: str) -> Image.Image:
     if not looks_like_file(path):
         raise UserError(f"'{path[:60]}': there is no such image file")
     try:
-        with Image.open(path) as image:
+        with open_data_file(Path(path)) as file, Image.open(file, formats=FORMATS) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
             if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # 16 bits
@@ -38,7 +40,9 @@ def open_image(path: str) -> Image.Image:
                 return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
             if image.mode not in ("I", "F"):
                 return _on_white(upright) if upright.has_transparency_data else upright
-    except _UNREADABLE as error:
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise any of damaged files
         raise UserError(f"{path}: this is no image that can be read") from error
     raise UserError(f"{path}: pixels of 32 bits have no agreed white; save it with 8 or 16 bits a channel")
 
@@ -55,10 +59,12 @@ def size_and_channels(path: str) -> tuple[tuple[int, int], int]:
         UserError: if it is no image.
     """
     try:
-        with Image.open(path) as image:
+        with open_data_file(Path(path)) as file, Image.open(file, formats=FORMATS) as image:
             size = (image.width, image.height) if image.getexif().get(274) in _TURNED else (image.height, image.width)
             return size, 1 if image.mode in _GREY or image.mode.startswith("I") else 3
-    except _UNREADABLE as error:
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise any of damaged files
         raise UserError(f"{path}: this is no image that can be read") from error
 
 

@@ -77,7 +77,10 @@ class BatchLoader:
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Leave out the batches that were given before, if the next epoch is the same one."""
-        self._given_before = state_dict["epoch"], state_dict["given"]
+        epoch, given = state_dict["epoch"], state_dict["given"]
+        if not all(type(count) is int and count >= 0 for count in (epoch, given)):
+            raise ValueError("the position within an epoch is no count")
+        self._given_before = epoch, given
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.counted(self.indices()):

@@ -100,12 +100,14 @@ class Multi30k(Translating):
     def _part(self, part: str) -> list[Pair]:
         files = [file_of(part, language) for language in self.languages]
         sides = [self._lines(file) for file in files]
-        names = [str(file.find(self.data_dir)) for file in files]
+        names = [str(file.find(self.data_dir, self.write_dir)) for file in files]
         return paired(matched(sides[0], sides[1], *names), *names)
 
     def _lines(self, file: PublicFile) -> list[str]:
-        contents = file.read(self.data_dir, self.verify)
+        contents = file.read(self.data_dir, self.verify, self.write_dir)
         try:
             return lines_of(self._cased(contents.decode("utf-8-sig")))
         except UnicodeDecodeError as error:
-            raise UserError(f"{file.find(self.data_dir)}: this is no text in UTF-8 (byte {error.start})") from error
+            raise UserError(
+                f"{file.find(self.data_dir, self.write_dir)}: this is no text in UTF-8 (byte {error.start})"
+            ) from error

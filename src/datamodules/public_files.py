@@ -15,15 +15,19 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
+from io import BytesIO
 from pathlib import Path
 
 from filelock import FileLock
 
 from src.core.escape import line
+from src.core.files import UnsafeFileError, read_data_file
 from src.errors import UserError
 
 log = logging.getLogger(__name__)
 
+LARGEST_BYTES = 2**29
+"""Bytes that no public file has, packed or unpacked; CIFAR-10 unpacks to 186 MB."""
 _CHUNK = 1 << 16
 _TIMEOUT = 20.0
 """Seconds without an answer after which a server counts as out of reach."""
@@ -49,19 +53,20 @@ class PublicFile:
     lines: int | None = None
     also: tuple[str, ...] = ()
 
-    def read(self, data_dir: Path, verify: bool = True) -> bytes:
+    def read(self, data_dir: Path, verify: bool = True, write_dir: Path | None = None) -> bytes:
         """Return the contents, after a download where the file is missing.
 
         Args:
             data_dir: ``paths.data``.
             verify: refuse contents with another checksum.
+            write_dir: where a download goes, and is found too; None writes to `data_dir`.
 
         Raises:
             UserError: if the file is missing and cannot be had, cannot be read, or is not the published one.
         """
-        found = self.find(data_dir)
+        found = self.find(data_dir, write_dir)
         if found is None:
-            found = data_dir / self.path
+            found = (write_dir or data_dir) / self.path
             download(self.url, found, lambda partial: self._settled(partial, found, verify))
         try:
             raw, contents = _unpacked(found)
@@ -74,9 +79,10 @@ class PublicFile:
             )
         return contents
 
-    def find(self, data_dir: Path) -> Path | None:
-        """Return where the file lies, if it does."""
-        places = [data_dir / place for path in (self.path, *self.also) for place in (path, path.removesuffix(".gz"))]
+    def find(self, data_dir: Path, write_dir: Path | None = None) -> Path | None:
+        """Return where the file lies, if it does; see `read`."""
+        names = [name for path in (self.path, *self.also) for name in (path, path.removesuffix(".gz"))]
+        places = [folder / name for folder in dict.fromkeys((data_dir, write_dir or data_dir)) for name in names]
         return next((place for place in places if place.is_file()), None)
 
     def _is_right(self, raw: bytes, contents: bytes) -> bool:
@@ -92,7 +98,7 @@ class PublicFile:
         """Move a download to its place if it is the published file."""
         try:
             right = self._is_right(*_unpacked(partial)) or not verify
-        except (OSError, EOFError, zlib.error):
+        except (OSError, EOFError, zlib.error, UnsafeFileError):
             return False
         if right:
             os.replace(partial, target)
@@ -107,9 +113,20 @@ def has_sum(contents: bytes, expected: str) -> bool:
 
 
 def _unpacked(path: Path) -> tuple[bytes, bytes]:
-    """Return a file as it is, and its contents."""
-    raw = path.read_bytes()
-    return raw, gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    """Return a file as it is, and its contents.
+
+    Raises:
+        OSError, EOFError, zlib.error: if it cannot be read, or is damaged.
+        UserError: if it is not a regular file, or larger than any public one.
+    """
+    raw = read_data_file(path, LARGEST_BYTES)
+    if raw[:2] != b"\x1f\x8b":
+        return raw, raw
+    with gzip.GzipFile(fileobj=BytesIO(raw)) as packed:
+        contents = packed.read(LARGEST_BYTES + 1)
+    if len(contents) > LARGEST_BYTES:
+        raise UnsafeFileError(f"{path}: this file unpacks to more than {LARGEST_BYTES / 2**20:,.0f} MiB")
+    return raw, contents
 
 
 def download(url: str, target: Path, settled: Callable[[Path], bool]) -> None:
@@ -129,7 +146,11 @@ def download(url: str, target: Path, settled: Callable[[Path], bool]) -> None:
     by_hand = f"Its address: {url}\nPut it there, or set paths.data (or GRIDLIGHT_DATA) to where it lies"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(".download.lock")):
+        lock = target.with_name(".download.lock")
+        for own in (lock, partial):  # neither is ever written through a link
+            if own.is_symlink():
+                own.unlink()
+        with FileLock(lock):
             while not target.exists():
                 continued = partial.is_file()
                 fetch(url, partial)
@@ -171,7 +192,7 @@ def fetch(url: str, partial: Path) -> None:
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length else None
         with (
-            partial.open("ab" if have else "wb") as file,
+            open(partial, "ab" if have else "wb", opener=_without_links) as file,
             _bar(partial.name.strip(".").removesuffix(".partial")) as bar,
         ):
             while chunk := answer.read(_CHUNK):
@@ -182,6 +203,10 @@ def fetch(url: str, partial: Path) -> None:
             os.fsync(file.fileno())
     if total is not None and have < total:
         raise OSError(f"the connection broke off after {have:,} of {total:,} bytes")
+
+
+def _without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 class _bar:

@@ -2,12 +2,16 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Sequence
-from io import StringIO
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 
+from src.core.files import open_text_file
 from src.errors import UserError, nearest
 
+MAX_TEXT_BYTES = 4 * 2**30
+"""The largest text that is read as a whole."""
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 
@@ -18,7 +22,11 @@ def read_text(path: Path) -> str:
         UserError: if it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with open_text_file(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_TEXT_BYTES:
+                raise UserError(f"{path}: this file has more than {MAX_TEXT_BYTES / 2**30:,.0f} GiB")
+            with TextIOWrapper(file, encoding="utf-8-sig") as text:
+                return text.read()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: this is no text in UTF-8 (byte {error.start})") from error
     except OSError as error:

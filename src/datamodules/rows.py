@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 
+from src.datamodules.records import read_text
 from src.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -67,12 +68,7 @@ def names_a_file(text: str) -> bool:
 
 
 def _read_file(path: Path, names: list[str]) -> list[list[float]]:
-    try:
-        lines = _cells(path.read_text(encoding="utf-8-sig").splitlines(), str(path))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: this is no text in UTF-8 (byte {error.start})") from error
-    except OSError as error:
-        raise UserError(f"{path}: this file cannot be read: {error.strerror}") from error
+    lines = _cells(read_text(path).splitlines(), str(path))
     numbered = [(n, cells) for n, cells in enumerate(lines, 1) if any(cell.strip() for cell in cells)]
     header = [] if not numbered or any(map(is_number, numbered[0][1])) else [c.strip() for c in numbered.pop(0)[1]]
     if not numbered:

@@ -1,9 +1,9 @@
 """Shapes: generated images of ten geometric shapes, in colour or grey."""
 
-import struct
 from collections.abc import Callable, Sequence
 from math import prod
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from src.batches import Batch, LabelledBatch
+from src.core.files import open_data_file
 from src.datamodules.base import DataModule
 from src.datamodules.folds import recut
+from src.datamodules.images import FORMATS
+from src.datamodules.preparation import part
 from src.datamodules.rows import looks_like_file, read_rows
 from src.datamodules.standardizing import Standardizer
 from src.errors import UserError
@@ -161,9 +164,11 @@ class Shapes(DataModule):
 
     def _read_image(self, path: str) -> NDArray:
         try:
-            with Image.open(path) as image:
+            with open_data_file(Path(path)) as file, Image.open(file, formats=FORMATS) as image:
                 small = image.convert("RGB" if self.channels == 3 else "L").resize((self.side, self.side))
-        except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # decoders raise any of damaged files
             raise UserError(f"{path}: this is no image that can be read") from error
         return np.asarray(small).reshape(1, self.side, self.side, self.channels).transpose(0, 3, 1, 2)
 
@@ -176,4 +181,4 @@ class Shapes(DataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.scale = Standardizer.from_plain(state_dict["scale"])
+        self.scale = Standardizer.from_plain(part(state_dict, "scale"))

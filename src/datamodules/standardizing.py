@@ -1,9 +1,12 @@
 """Standardisation that is fitted on training data and travels in the checkpoint."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from src.datamodules.preparation import DamagedPreparation, numbers
 
 ROUNDING = 1e-13
 """Share of the mean up to which a deviation comes of rounding alone: a column of 99.9 has 3e-16."""
@@ -44,5 +47,13 @@ class Standardizer:
         return {"mean": list(self.mean), "deviation": list(self.deviation)}
 
     @classmethod
-    def from_plain(cls, plain: dict[str, list[float]]) -> "Standardizer":
-        return cls(tuple(plain["mean"]), tuple(plain["deviation"]))
+    def from_plain(cls, plain: Any) -> "Standardizer":
+        """Read back what `to_plain` wrote.
+
+        Raises:
+            UserError: if it has been damaged since.
+        """
+        mean, deviation = numbers(plain, "mean"), numbers(plain, "deviation")
+        if len(mean) != len(deviation) or not mean or not all(value > 0 for value in deviation):
+            raise DamagedPreparation("means and deviations do not fit each other")
+        return cls(mean, deviation)

@@ -9,6 +9,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
+from src.datamodules.preparation import part
 from src.datamodules.rows import read_rows
 from src.datamodules.splitting import split_indices
 from src.datamodules.standardizing import Standardizer
@@ -98,8 +99,9 @@ class Table(DataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        for name, plain in state_dict.items():
-            setattr(self, name, Standardizer.from_plain(plain))
+        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
+        if self.task == "regression":
+            self.target_scale = Standardizer.from_plain(part(state_dict, "target_scale"))
 
 
 class BreastCancer(Table):

@@ -122,7 +122,7 @@ class Text(DataModule):
     def _from_disk(self) -> dict[str, Tensor]:
         parts = self._parts(sum(map(len, pieces(self.path))))
         settings = {"vocabulary_size": self.vocabulary_size}
-        cache = self.data_dir / "tokens"
+        cache = self.write_dir / "tokens"
         self.vocabulary, tokens = tokens_on_disk(
             self.path, parts, self.tokens, settings, self.vocabulary, self._learned, cache
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 from src.batches import Batch, LabelledBatch
 from src.datamodules.base import DataModule
 from src.datamodules.labels import class_numbers, classes_of
+from src.datamodules.preparation import part, texts
 from src.datamodules.records import JSON_LINES, read_records, read_text
 from src.datamodules.rows import looks_like_file
 from src.datamodules.splitting import completed, split_paths
@@ -178,5 +179,5 @@ class TextClassification(DataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.vocabulary = Words.from_plain(state_dict["vocabulary"])
-        self.classes = tuple(state_dict["classes"])
+        self.vocabulary = Words.from_plain(part(state_dict, "vocabulary"))
+        self.classes = texts(state_dict, "classes")

@@ -44,6 +44,8 @@ class TinyShakespeare(Text):
 
     def _read(self) -> str:
         try:
-            return FILE.read(self.data_dir, self.verify).decode("utf-8")
+            return FILE.read(self.data_dir, self.verify, self.write_dir).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise UserError(f"{FILE.find(self.data_dir)}: this is no text in UTF-8 (byte {error.start})") from error
+            raise UserError(
+                f"{FILE.find(self.data_dir, self.write_dir)}: this is no text in UTF-8 (byte {error.start})"
+            ) from error

@@ -4,9 +4,11 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from src.core.files import is_file_below, open_text_file
+from src.core.records import read_json
 from src.datamodules.memory import shown_bytes
 from src.datamodules.tokens import Tokens, from_plain
 from src.errors import UserError
 
 log = logging.getLogger(__name__)
 
+LARGEST_FACTS = 2**26
+"""Bytes of the largest file of facts."""
+_FOLDER = re.compile(r"[0-9a-f]{16}")
 FACTS = "facts.json"
 """The file beside the tokens that says how many there are, and holds their vocabulary."""
 PIECE = 1 << 20
@@ -34,7 +41,7 @@ def pieces(path: Path) -> Iterator[str]:
     """
     place = 0
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with open_text_file(path) as contents, TextIOWrapper(contents, encoding="utf-8-sig") as file:
             while piece := file.read(PIECE):
                 piece += file.readline(PIECE)
                 yield piece
@@ -118,19 +125,30 @@ def tokens_on_disk(
 def _kept(folder: Path, parts: Iterable[str]) -> dict[str, Any] | None:
     """Return the vocabulary that was kept with tokens, or None where something is missing or cut off."""
     try:
-        found = json.loads((folder / FACTS).read_text())
-        if all((folder / f"{name}.int32").stat().st_size == 4 * found["tokens"][name] for name in parts):
+        found = _facts(folder)
+        files = {name: Path(folder.name, f"{name}.int32") for name in parts}
+        if all(
+            is_file_below(folder.parent, file) and (folder.parent / file).stat().st_size == 4 * found["tokens"][name]
+            for name, file in files.items()
+        ):
             return dict(found["vocabulary"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, UserError):
         pass
     return None
+
+
+def _facts(folder: Path) -> Any:
+    """Return what is recorded beside tokens; no link is followed."""
+    return read_json(folder.parent, Path(folder.name, FACTS), LARGEST_FACTS)
 
 
 def _remove_older(cache: Path, state: list[Any]) -> None:
     """Remove the tokens of a text as it was before it changed."""
     for folder in cache.iterdir():
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            before = json.loads((folder / FACTS).read_text())["text"]
+        if not _FOLDER.fullmatch(folder.name) or folder.is_symlink():
+            continue
+        with suppress(OSError, ValueError, KeyError, TypeError, UserError):
+            before = _facts(folder)["text"]
             if before[0] == state[0] and before != state:
                 shutil.rmtree(folder)
 

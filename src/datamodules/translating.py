@@ -11,6 +11,7 @@ from torch import Tensor
 
 from src.batches import Batch, TranslationBatch
 from src.datamodules.base import DataModule
+from src.datamodules.preparation import part, sizes
 from src.datamodules.records import read_text
 from src.datamodules.rows import names_a_file
 from src.datamodules.tokens import Tokens, from_plain, learned
@@ -183,8 +184,8 @@ class Translating(DataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.vocabularies = tuple(from_plain(self.tokens, state_dict[side]) for side in ("source", "target"))  # type: ignore[assignment]
-        source, target = state_dict["lengths"]
+        self.vocabularies = tuple(from_plain(self.tokens, part(state_dict, side)) for side in ("source", "target"))  # type: ignore[assignment]
+        source, target = sizes(state_dict, "lengths", 2)
         self.lengths = (source, target)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.datamodules.preparation import text
+
 log = logging.getLogger(__name__)
 
 PADDING, START, END, UNKNOWN = range(4)
@@ -70,8 +72,9 @@ class Vocabulary:
         return {"characters": self.characters}
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> "Vocabulary":
-        return cls(plain["characters"])
+    def from_plain(cls, plain: Any) -> "Vocabulary":
+        """Read back what `to_plain` wrote; `UserError` if it has been damaged since."""
+        return cls(text(plain, "characters"))
 
 
 def padded(rows: list[list[int]], length: int | None = None) -> Tensor:

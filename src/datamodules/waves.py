@@ -1,5 +1,6 @@
 """WAV files as waveforms, refused by name where they cannot be used."""
 
+import os
 import struct
 import warnings
 from fractions import Fraction
@@ -10,9 +11,12 @@ import torch
 from scipy.io import wavfile
 from torch import Tensor
 
+from src.core.files import open_data_file
 from src.datamodules.rows import LARGEST
 from src.errors import UserError
 
+LARGEST_FILE = 2**29
+"""Bytes of the largest WAV file."""
 RATES = 1_000, 768_000
 """Samples a second that a sound may have."""
 FINEST = 1000
@@ -35,7 +39,10 @@ def read_wave(path: Path, sample_rate: int | None = None) -> tuple[np.ndarray, i
         with warnings.catch_warnings():  # scipy warns of a file that ends too soon, and of chunks that it passes over
             warnings.simplefilter("ignore", wavfile.WavFileWarning)
             warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
-            rate, samples = wavfile.read(path)
+            with open_data_file(path) as file:
+                if os.fstat(file.fileno()).st_size > LARGEST_FILE:
+                    raise UserError(f"{path}: this file has more than {LARGEST_FILE / 2**20:,.0f} MiB")
+                rate, samples = wavfile.read(file)
     except wavfile.WavFileWarning as error:
         raise UserError(f"{path}: this WAV file is cut off: {error}") from error
     except OSError as error:
@@ -48,6 +55,9 @@ def read_wave(path: Path, sample_rate: int | None = None) -> tuple[np.ndarray, i
         OverflowError,
         MemoryError,
         ZeroDivisionError,
+        TypeError,
+        LookupError,
+        AttributeError,
     ) as error:
         raise UserError(
             f"{path}: this is no WAV file that can be read ({error}); ffmpeg -i IN OUT.wav makes one"

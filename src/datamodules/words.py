@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from src.datamodules.preparation import flag, texts
 from src.datamodules.vocabulary import END, PADDING, SPECIAL, UNKNOWN
 
 log = logging.getLogger(__name__)
@@ -79,5 +80,6 @@ class Words:
         return {"words": list(self.words), "lowercase": self.lowercase}
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> "Words":
-        return cls(tuple(plain["words"]), plain["lowercase"])
+    def from_plain(cls, plain: Any) -> "Words":
+        """Read back what `to_plain` wrote; `UserError` if it has been damaged since."""
+        return cls(texts(plain, "words"), flag(plain, "lowercase"))

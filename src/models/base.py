@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from src.batches import Batch
+from src.core.records import FORMAT_VERSION
 from src.models.meter import Meter
 from src.optim.build import build_optimization
 from src.optim.schedules import advance
@@ -54,6 +55,7 @@ class Model(L.LightningModule):
         config = self.training_config
         datamodule = getattr(self.trainer, "datamodule", None)
         checkpoint["gridlight"] = {
+            "format_version": FORMAT_VERSION,
             "config": config.plain(),
             "spec": self.spec.to_plain(),
             "preparation": datamodule.state_dict() if datamodule is not None else {},

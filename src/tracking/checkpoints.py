@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 import random
 import time
 import warnings
@@ -18,14 +17,18 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from src.core.checkpoint_file import read_checkpoint_file
 from src.errors import UserError
 from src.models.base import Model
+from src.tracking.checkpoint_schema import check_checkpoint, is_count
 from src.tracking.replacing import linked, replaced
 from src.tracking.stopping import stop_request
 
 log = logging.getLogger(__name__)
 
 
+CHECKPOINTS_FOLDER = "checkpoints"
+"""The folder below that of a run where its checkpoints lie."""
 SMALL = 2**24
 """Bytes of parameters up to which a checkpoint, a few times as large, may wait in memory."""
 
@@ -43,7 +46,7 @@ def _linked(source: str, target: str) -> bool:
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place, and moves it there when it is complete and on the disk.
 
-    Reading admits tensors and plain containers only (``weights_only``): a checkpoint from elsewhere runs no code.
+    Reading admits tensors and plain containers only (`src.core.checkpoint_file`): a checkpoint from elsewhere runs no code.
     """
 
     def save_checkpoint(
@@ -62,26 +65,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Callable[..., Any] | None = lambda storage, location: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a checkpoint onto the CPU.
+        """Read a checkpoint onto the CPU, as data only, whatever the other arguments say.
+
+        A checkpoint in the folder of a run may not be a link; one that a person keeps elsewhere may.
 
         Raises:
-            UserError: if there is none, if it is torn or holds more than data, or if Gridlight did not write it.
+            UserError: if there is none, if it is damaged or holds more than data, or if Gridlight did not write it.
         """
-        if not Path(path).is_file():
-            raise UserError(f"{path}: there is no such checkpoint")
         try:
-            checkpoint = super().load_checkpoint(path, map_location, weights_only is not False)
-        except (pickle.UnpicklingError, LookupError, EOFError) as error:  # torch's advice would be to let it run code
-            raise UserError(
-                f"{path}: this checkpoint cannot be read: it is no checkpoint, or holds more than tensors and plain values, "
-                "and what could run code is not loaded"
-            ) from error
-        except Exception as error:
-            first = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UserError(f"{path}: this checkpoint cannot be read: {first}") from error
-        if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
-            raise UserError(f"{path}: this checkpoint was not written by Gridlight")
-        return checkpoint
+            file = Path(path)
+            in_run = file.parent.name == CHECKPOINTS_FOLDER
+            checkpoint = read_checkpoint_file(file, file.parent.parent if in_run else None)
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: there is no such checkpoint") from error
+        except OSError as error:
+            raise UserError(f"{path}: this checkpoint cannot be read: {error.strerror}") from error
+        check_checkpoint(checkpoint, path)
+        return checkpoint  # type: ignore[no-any-return]
 
 
 class Checkpoints(ModelCheckpoint):
@@ -278,14 +278,28 @@ class Checkpoints(ModelCheckpoint):
         return {**state, "best_k_models": best, "best_epoch": self.best_epoch, "metrics": self._metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        folder = str(self.dirpath)
-        here = {**state_dict, "dirpath": folder}  # the run folder may have been moved since
-        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
-            here[key] = _moved(state_dict[key], folder)
-        here["best_k_models"] = {_moved(path, folder): score for path, score in state_dict["best_k_models"].items()}
+        """Take back which epoch was the best. No path is taken from the state: both files are those of this folder."""
+        best, last = (os.path.join(str(self.dirpath), f"{name}{self.FILE_EXTENSION}") for name in ("best", "last"))
+        has_best = bool(state_dict["best_model_path"]) and os.path.isfile(best)
+        score, epoch = state_dict["best_model_score"], state_dict["best_epoch"]
+        metrics = state_dict["metrics"]
+        if not isinstance(score, Tensor | float | int | None) or not (epoch is None or is_count(epoch)):
+            raise ValueError("the score or the epoch of its best weights is no number")
+        if not isinstance(metrics, dict) or not all(
+            isinstance(name, str) and isinstance(value, float | int) for name, value in metrics.items()
+        ):
+            raise ValueError("its metrics are not numbers by their names")
+        score = torch.as_tensor(score) if isinstance(score, float | int) else score
+        if score is not None and score.numel() != 1:
+            raise ValueError("the score of its best weights is no number")
+        here = {**state_dict, "dirpath": str(self.dirpath), "best_model_score": score}
+        here["best_model_path"] = here["kth_best_model_path"] = best if has_best else ""
+        here["last_model_path"] = last if state_dict["last_model_path"] else ""
+        here["best_k_models"] = {best: score} if has_best and state_dict["best_k_models"] and score is not None else {}
+        here["kth_value"] = score if score is not None else self.kth_value
         super().load_state_dict(here)
-        self.best_epoch = state_dict["best_epoch"]
-        self._metrics = state_dict["metrics"]
+        self.best_epoch = epoch
+        self._metrics = metrics
         self._resumed = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -336,10 +350,6 @@ def _restore_position(trainer: L.Trainer) -> None:
         iter(loop._data_fetcher)
 
 
-def _moved(path: str, folder: str) -> str:
-    return os.path.join(folder, os.path.basename(path)) if path else path
-
-
 class RandomState(Callback):
     """Saves with a checkpoint what each process has of its own, and restores it when training resumes: the state of
     every random generator, and what a model needs to go on within an epoch.
@@ -369,6 +379,7 @@ class RandomState(Callback):
         states = checkpoint.get("random_states", [])
         if trainer.global_rank < len(states):
             self._own = states[trainer.global_rank]
+            _check_unfinished(self._own)
             restore_random_state(self._own, trainer.strategy.root_device)
         else:
             log.warning(
@@ -383,6 +394,21 @@ class RandomState(Callback):
             assert isinstance(pl_module, Model)
             pl_module.go_on_with(self._own)
         self._own = {}
+
+
+def _check_unfinished(state: dict[str, Any]) -> None:
+    """Raise `ValueError` unless a state can be taken by `src.models.base.Model.go_on_with`."""
+    if "partial_sums" in state:
+        sums = state["partial_sums"]
+        numbers = isinstance(sums, list) and len(sums) == 2
+        if not numbers or not all(
+            isinstance(n, int | float) or (isinstance(n, Tensor) and n.numel() == 1) for n in sums
+        ):
+            raise ValueError("its sums of an unfinished epoch are no numbers")
+    carried = state.get("carried")
+    parts = carried if isinstance(carried, tuple) else (carried,)
+    if carried is not None and not all(isinstance(part, Tensor) and part.is_floating_point() for part in parts):
+        raise ValueError("the state that its model carries on is damaged")
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -401,11 +427,46 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put the generators into a state that `random_state` returned."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(map(int, words)), gauss))
-    numpy = state["numpy"]
-    np.random.set_state({**numpy, "state": {**numpy["state"], "key": numpy["state"]["key"].numpy().astype(np.uint32)}})
-    torch.set_rng_state(state["torch"].cpu())
-    if device.type == "cuda" and state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+    """Put the generators into a state that `random_state` returned.
+
+    Raises:
+        ValueError: if it is no such state; some generators may have been set.
+    """
+    try:
+        version, words, gauss = state["python"]
+        numpy, own, cuda = state["numpy"], state["torch"], state["cuda"]
+        key = numpy["state"]["key"]
+        python = (version, tuple(map(int, words.tolist())), gauss)
+        _check_generators(python, numpy, key, own, cuda)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"its state of random generators is none ({error})") from error
+    random.setstate(python)
+    position = {**numpy["state"], "key": key.numpy().astype(np.uint32)}
+    np.random.set_state({**numpy, "state": position})
+    torch.set_rng_state(own)
+    if device.type == "cuda" and cuda is not None:
+        torch.cuda.set_rng_state(cuda.cpu(), device)
+
+
+def _check_generators(python: tuple[Any, ...], numpy: dict[str, Any], key: Tensor, own: Tensor, cuda: object) -> None:
+    """Check what the generators themselves would not, or not before they are changed."""
+    version, words, gauss = python
+    if version != 3 or len(words) != 625 or not 0 <= words[-1] <= 624 or not (gauss is None or type(gauss) is float):
+        raise ValueError("Python's is damaged")
+    if any(not 0 <= word < 2**32 for word in words):
+        raise ValueError("Python's is damaged")
+    position = numpy["state"]["pos"]
+    if set(numpy) != {"bit_generator", "state", "has_gauss", "gauss"} or numpy["bit_generator"] != "MT19937":
+        raise ValueError("NumPy's is damaged")
+    if key.dtype != torch.int64 or key.shape != (624,) or type(position) is not int or not 0 <= position <= 624:
+        raise ValueError("NumPy's is damaged")
+    if (
+        type(numpy["has_gauss"]) is not int
+        or type(numpy["gauss"]) is not float
+        or set(numpy["state"]) != {"key", "pos"}
+    ):
+        raise ValueError("NumPy's is damaged")
+    if not isinstance(own, Tensor) or own.dtype != torch.uint8 or own.shape != torch.get_rng_state().shape:
+        raise ValueError("torch's is damaged")
+    if not (cuda is None or (isinstance(cuda, Tensor) and cuda.dtype == torch.uint8 and cuda.shape == (16,))):
+        raise ValueError("that of the GPU is damaged")

@@ -3,12 +3,14 @@
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from src.core.files import remove_below
 from src.errors import UserError, nearest
 from src.tracking.console import shown
 from src.tracking.filters import known, matching, parse
@@ -182,8 +184,21 @@ def _files(path: Path) -> Iterator[Any]:
             yield file.stat()
 
 
+SWEEP_FILES = ("ledger.jsonl", "states.jsonl", "study.journal", "report.html", ".lock")
+"""Files of a sweep, which are of no use without its runs."""
+
+
+def emptied_sweeps(runs: Sequence[KeptRun]) -> list[Path]:
+    """Return the sweeps that have no runs any more when some are deleted."""
+    paths = {run.path for run in runs}
+    sweeps = {run.path.parent for run in runs if run.sweep is not None}
+    return sorted(
+        sweep for sweep in sweeps if not any(file.parent not in paths for file in sweep.glob("*/config.yaml"))
+    )
+
+
 def delete(runs: Sequence[KeptRun]) -> None:
-    """Delete runs; of a sweep that then has no runs, its folder too.
+    """Delete run folders, and nothing else but the own files of sweeps that then have no runs, and folders that are empty.
 
     Raises:
         UserError: if one of them is running; then none is deleted.
@@ -191,11 +206,20 @@ def delete(runs: Sequence[KeptRun]) -> None:
     for run in runs:
         if run.folder.alive:
             raise UserError(f"{shown(run.path)}: this run is running")
+    emptied = emptied_sweeps(runs)
     for run in runs:
+        if run.path.is_symlink():  # what it points to is another folder's
+            run.path.unlink()
+            continue
         gone = run.path.with_name(f".deleted-{run.path.name}")
         run.path.rename(gone)  # at once, so that nothing half deleted is left under its name
         shutil.rmtree(gone)
+    for sweep in emptied:
+        for name in SWEEP_FILES:
+            with suppress(OSError):
+                remove_below(sweep, name)
+        with suppress(OSError):  # there are pictures in it, or it is a link
+            (sweep / "plots").rmdir()
     for parent in {run.path.parent for run in runs}:
-        sweep = (parent / "ledger.jsonl").is_file() and not any(parent.glob("*/config.yaml"))
-        if sweep or not any(parent.iterdir()):  # with its pictures and its page
-            shutil.rmtree(parent)
+        with suppress(OSError):  # there is something else in it
+            parent.rmdir()

@@ -86,7 +86,10 @@ class RecurrentComparison(Callback):
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds = state_dict["seconds"]
+        seconds = state_dict["seconds"]
+        if not isinstance(seconds, list) or not all(isinstance(value, float) for value in seconds):
+            raise ValueError("the seconds of its epochs are no numbers")
+        self.seconds = seconds
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The test takes best.ckpt, and with it the times up to then."""

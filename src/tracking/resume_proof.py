@@ -22,6 +22,7 @@ from src.config.compose import compose, resumed
 from src.config.schema import Config
 from src.errors import UserError
 from src.experiment import Interrupted, resume, run
+from src.tracking.load_checkpoint import load_checkpoint
 from src.tracking.run_folder import RunFolder
 
 TOLD_APART = ("time", "resumed")
@@ -97,7 +98,7 @@ def prove(words: Sequence[str], say: Callable[[str], None] = print, seed: int | 
 def compare(one: Path, other: Path) -> Iterator[Finding]:
     """Compare everything that two runs of one config left behind, but times and paths."""
     for name in ("last", "best"):
-        states = [torch.load(path / "checkpoints" / f"{name}.ckpt", weights_only=True) for path in (one, other)]
+        states = [load_checkpoint(path / "checkpoints" / f"{name}.ckpt") for path in (one, other)]
         for key, what in (
             ("state_dict", "weights"),
             ("optimizer_states", "optimizer"),
@@ -140,7 +141,7 @@ def _leaves(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, bool]]:
 
 
 def _steps(folder: Path) -> int:
-    return int(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"])
+    return int(load_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"])
 
 
 def _with_interval(config: Config, steps: int) -> Config:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from src.config.schema import Config
 from src.core.escape import markdown
+from src.core.files import is_file_below
 from src.tracking.console import new_table, show
 from src.tracking.replacing import replaced
 from src.tracking.run_folder import RunFolder
@@ -12,14 +13,15 @@ from src.tracking.run_folder import RunFolder
 
 def in_sweep(folder: RunFolder, config: Config) -> bool:
     """Tell whether a run is a job of a sweep, and so has siblings."""
-    return folder.path.parent.name == config.sweep.name
+    sweep = folder.path.parent
+    return sweep.name == config.sweep.name and is_file_below(sweep, "ledger.jsonl")
 
 
 def siblings_with(folder: RunFolder, key: str) -> list[RunFolder]:
     """Return the runs of the same sweep, this one included, whose record holds a key, in the order of their start."""
     paths = [path.parent for path in folder.path.parent.glob("*/run.json")]
     runs = [run for run in map(RunFolder.open, paths) if key in run.record]
-    return sorted(runs, key=lambda run: str(run.record["started"]))
+    return sorted(runs, key=lambda run: str(run.record.get("started")))
 
 
 def show_table(sweep: Path, name: str, title: str, rows: Sequence[dict[str, str]]) -> Path:

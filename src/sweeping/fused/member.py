@@ -29,6 +29,7 @@ from src.optim.build import build_optimization
 from src.tracking.answers import Answers
 from src.tracking.best import best_epoch, last_epoch
 from src.tracking.callbacks import build_callbacks
+from src.tracking.checkpoint_schema import check_callback, check_like, check_optimizer, named
 from src.tracking.checkpoints import Checkpoints, RandomState, random_state
 from src.tracking.run_folder import RunFolder
 from src.tracking.run_logger import build_loggers, close_loggers
@@ -139,20 +140,35 @@ class Member:
         for callback in trainer.callbacks:
             callback.setup(trainer, model, "fit")  # type: ignore[arg-type]
         if checkpoint is not None:
-            model.load_state_dict(checkpoint["state_dict"])
-            for callback in trainer.callbacks:
-                callback.on_load_checkpoint(trainer, model, checkpoint)  # type: ignore[arg-type]
-            for callback in trainer.callbacks:
-                if (state := checkpoint["callbacks"].get(callback.state_key)) is not None:
-                    callback.load_state_dict(state)
+            with named(self.folder.last_checkpoint):
+                self._restore(checkpoint)
         trainer.optimizers, schedules = build_optimization(model, model.spec.task, self.config, trainer)  # type: ignore[arg-type]
         self.optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules warn otherwise: the group does its steps
         trainer.lr_scheduler_configs = [LRSchedulerConfig(**schedule) for schedule in schedules]
         if checkpoint is not None:
-            self.optimizer.load_state_dict(checkpoint["optimizer_states"][0])
-            for entry, state in zip(trainer.lr_scheduler_configs, checkpoint["lr_schedulers"], strict=True):
-                entry.scheduler.load_state_dict(state)
-            trainer.scheduler_progress.load_state_dict(checkpoint["loops"]["fit_loop"]["epoch_loop.scheduler_progress"])
+            with named(self.folder.last_checkpoint):
+                self._restore_optimization(checkpoint)
+
+    def _restore(self, checkpoint: dict[str, Any]) -> None:
+        """Take the weights and the callbacks' states of a checkpoint."""
+        trainer, model = self.trainer, self.model
+        model.load_state_dict(checkpoint["state_dict"])
+        for callback in trainer.callbacks:
+            callback.on_load_checkpoint(trainer, model, checkpoint)  # type: ignore[arg-type]
+        for callback in trainer.callbacks:
+            if (state := checkpoint["callbacks"].get(callback.state_key)) is not None:
+                check_callback(callback, state)
+                callback.load_state_dict(state)
+
+    def _restore_optimization(self, checkpoint: dict[str, Any]) -> None:
+        """Take the states of the optimizer and the schedules of a checkpoint."""
+        trainer = self.trainer
+        check_optimizer(self.optimizer, checkpoint["optimizer_states"][0])
+        self.optimizer.load_state_dict(checkpoint["optimizer_states"][0])
+        for entry, state in zip(trainer.lr_scheduler_configs, checkpoint["lr_schedulers"], strict=True):
+            check_like(entry.scheduler.state_dict(), state, "the state of a schedule")
+            entry.scheduler.load_state_dict(state)
+        trainer.scheduler_progress.load_state_dict(checkpoint["loops"]["fit_loop"]["epoch_loop.scheduler_progress"])
 
     def call(self, hook: str, *arguments: Any) -> None:
         """Call a hook of those callbacks that have one of their own."""

@@ -1,0 +1,211 @@
+"""A checkpoint is read as torch reads it, and a hostile one costs neither code, nor memory, nor time."""
+
+import io
+import os
+import pickle
+import struct
+import time
+import zipfile
+from collections import Counter, OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.core.checkpoint_file import read_checkpoint_file
+from src.errors import UserError
+
+
+def same(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, torch.Tensor):
+        alike = one.dtype == other.dtype and one.stride() == other.stride() and one.requires_grad == other.requires_grad
+        return alike and torch.equal(one, other)
+    if isinstance(one, dict):
+        alike = list(one) == list(other) and getattr(one, "_metadata", 0) == getattr(other, "_metadata", 0)
+        return alike and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+KINDS = (torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool)
+VALUES = {
+    "state of a model": torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).state_dict(),
+    "types": [torch.ones(3).to(kind) for kind in KINDS],
+    "views": [torch.arange(12.0).view(3, 4).t(), torch.arange(12)[3:7], torch.zeros(0, 3), torch.tensor(1.5)],
+    "wants gradients": torch.ones(2, requires_grad=True),
+    "containers": {"a": (1, 2.5, None, True), 3: [], "ordered": OrderedDict(x=1), "counted": Counter({4: 2})},
+    "numbers": [0, -1, 255, 65535, 2**31, -(2**40), 2**63 - 1, float("inf"), 1e-300],
+    "texts": ["", "é ☃", "x" * 100_000, "\ud800"],
+    "many names": [f"word {number}" for number in range(3000)],
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_what_torch_saves_is_read_as_torch_reads_it(tmp_path: Path, name: str) -> None:
+    torch.save(VALUES[name], tmp_path / "a.ckpt")
+    assert same(read_checkpoint_file(tmp_path / "a.ckpt"), torch.load(tmp_path / "a.ckpt", weights_only=True))
+
+
+def test_tensors_that_share_a_storage_share_it_again(tmp_path: Path) -> None:
+    whole = torch.zeros(6)
+    torch.save([whole, whole[2:]], tmp_path / "a.ckpt")
+    one, other = read_checkpoint_file(tmp_path / "a.ckpt")
+    other[0] = 5
+    assert one.tolist() == [0, 0, 5, 0, 0, 0]
+
+
+# ---- hostile files ---------------------------------------------------------------------------------------------------
+
+
+def archive(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", compression) as file:
+        for name, contents in members.items():
+            file.writestr(name, contents)
+    return written.getvalue()
+
+
+def of_pickle(code: bytes, **storages: bytes) -> bytes:
+    return archive({"a/data.pkl": b"\x80\x02" + code, **{f"a/data/{key}": value for key, value in storages.items()}})
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def number(value: int) -> bytes:
+    return b"\x8a\x08" + struct.pack("<q", value)
+
+
+def storage(key: str, count: int, kind: str = "FloatStorage") -> bytes:
+    return (
+        b"(" + text("storage") + b"ctorch\n" + kind.encode() + b"\n" + text(key) + text("cpu") + number(count) + b"tQ"
+    )
+
+
+def tensor(place: bytes, offset: int, shape: int, stride: int) -> bytes:
+    sizes = number(offset) + number(shape) + b"\x85" + number(stride) + b"\x85"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + place + sizes + b"\x89ccollections\nOrderedDict\n)RtR"
+
+
+class Runs:
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> Any:
+        return self.call[0], self.call[1:]
+
+
+def saved(value: Any, **options: Any) -> bytes:
+    written = io.BytesIO()
+    torch.save(value, written, **options)
+    return written.getvalue()
+
+
+def laughs(levels: int = 12) -> bytes:
+    named = [b"h" + bytes([level]) for level in range(levels)]
+    lists = [b"](" + name * 10 + b"eq" + bytes([level]) for level, name in enumerate(named, 1)]
+    return b"]q\x00" + b"".join(lists)
+
+
+FOUR = {"0": bytes(16)}
+HOSTILE: dict[str, bytes] = {
+    "nothing": b"",
+    "text": b"what a day\n" * 100,
+    "a plain pickle": pickle.dumps({"epoch": 1}),
+    "the format before torch 1.6": saved({"epoch": 1}, _use_new_zipfile_serialization=False),
+    "TorchScript": archive({"a/data.pkl": b"\x80\x02}.", "a/constants.pkl": b"\x80\x02)."}),
+    "code": saved(Runs(print, "code ran")),
+    "a call of os.system": saved(Runs(os.system, "echo code ran")),
+    "ten gigabytes": saved(Runs(bytearray, 10**10)),
+    "a name of a builtin": of_pickle(b"c__builtin__\nbytearray\n" + number(10**10) + b"\x85R."),
+    "compressed": archive({"a/data.pkl": b"\x80\x02}.", "a/data/0": bytes(10**7)}, zipfile.ZIP_DEFLATED),
+    "a name that leaves": archive({"a/data.pkl": b"\x80\x02}.", "a/../../x": b""}),
+    "a pickle twice": archive({"a/data.pkl": b"\x80\x02}.", "b/data.pkl": b"\x80\x02}."}),
+    "another byte order": archive({"a/data.pkl": b"\x80\x02}.", "a/byteorder": b"big"}),
+    "a storage that is missing": of_pickle(tensor(storage("0", 4), 0, 4, 1) + b"."),
+    "a storage beyond its member": of_pickle(tensor(storage("0", 10**9), 0, 4, 1) + b".", **FOUR),
+    "a tensor beyond its storage": of_pickle(tensor(storage("0", 4), 0, 10**9, 1) + b".", **FOUR),
+    "a tensor of one number": of_pickle(tensor(storage("0", 4), 0, 10**9, 0) + b".", **FOUR),
+    "an offset beyond": of_pickle(tensor(storage("0", 4), 9, 4, 1) + b".", **FOUR),
+    "an offset before": of_pickle(tensor(storage("0", 4), -4, 4, 1) + b".", **FOUR),
+    "a stride before": of_pickle(tensor(storage("0", 4), 0, 2, -1) + b".", **FOUR),
+    "a truth value of 7": of_pickle(
+        tensor(storage("0", 4, "BoolStorage"), 0, 4, 1) + b".", **{"0": bytes([1, 0, 7, 0])}
+    ),
+    "a state for a tensor": of_pickle(tensor(storage("0", 4), 0, 4, 1) + b"}b.", **FOUR),
+    "attributes": of_pickle(b"ccollections\nOrderedDict\n)R}" + text("items") + b"K\x05sb."),
+    "a storage as a value": of_pickle(storage("0", 4) + b".", **FOUR),
+    "a function as a value": of_pickle(b"ctorch._utils\n_rebuild_tensor_v2\n."),
+    "deep": of_pickle(b"]" * 100_000 + b"a" * 99_999 + b"."),
+    "a list in itself": of_pickle(b"]q\x00h\x00a."),
+    "a dictionary in itself": of_pickle(b"}q\x00" + text("a") + b"h\x00s."),
+    "a billion laughs": of_pickle(b"(" + laughs() + b"t."),
+    "containers without end": of_pickle(b"]" * (3 * 2**20) + b"."),
+    "a list as a key": of_pickle(b"}])s."),
+    "a huge number": of_pickle(b"\x8a\xff" + bytes([255] * 254) + b"\x01."),
+    "a text that is cut off": of_pickle(b"X\xff\xff\xff\x7fabc."),
+    "no end": of_pickle(b"}"),
+    "an empty stack": of_pickle(b"s."),
+    "another protocol": archive({"a/data.pkl": pickle.dumps({"a": bytearray(3)}, 5)}),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_is_not_plain_data_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str) -> None:
+    (tmp_path / "a.ckpt").write_bytes(HOSTILE[name])
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"a\.ckpt: this checkpoint cannot be read"):
+        read_checkpoint_file(tmp_path / "a.ckpt")
+    assert time.monotonic() - began < 5
+    assert "code ran" not in capfd.readouterr().out
+
+
+def test_a_changed_byte_is_found(tmp_path: Path) -> None:
+    contents = bytearray(saved({"weights": torch.arange(1000.0)}))
+    contents[contents.index(struct.pack("<f", 500.0)) + 3] ^= 1
+    (tmp_path / "a.ckpt").write_bytes(contents)
+    with pytest.raises(UserError, match="changed since it was written"):
+        read_checkpoint_file(tmp_path / "a.ckpt")
+
+
+def test_every_cut_and_many_mutations_are_errors_of_the_user_or_read(tmp_path: Path) -> None:
+    whole = saved({"weights": torch.arange(20.0), "names": ["a", "b"], "state": OrderedDict(a=torch.ones(2))})
+    path = tmp_path / "a.ckpt"
+    for attempt in range(400):
+        contents = bytearray(whole)
+        if attempt % 2:
+            del contents[len(whole) * attempt // 400 :]
+        else:
+            contents[len(whole) * attempt // 400] ^= 1 << attempt // 2 % 8
+        path.write_bytes(contents)
+        try:
+            read_checkpoint_file(path)
+        except UserError as error:
+            assert str(path) in str(error)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes of POSIX")
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    with pytest.raises(UserError, match="not a regular file"):
+        read_checkpoint_file(tmp_path / "pipe.ckpt")
+    with pytest.raises(IsADirectoryError):
+        read_checkpoint_file(tmp_path)
+    with (tmp_path / "sparse.ckpt").open("wb") as file:
+        file.truncate(2**30)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_checkpoint_file(tmp_path / "sparse.ckpt")
+
+
+def test_links_are_followed_only_where_no_root_is_given(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    torch.save({"epoch": 1}, tmp_path / "own.ckpt")
+    (tmp_path / "run" / "last.ckpt").symlink_to(tmp_path / "own.ckpt")
+    assert read_checkpoint_file(tmp_path / "run" / "last.ckpt") == {"epoch": 1}
+    with pytest.raises(UserError, match="link"):
+        read_checkpoint_file(tmp_path / "run" / "last.ckpt", tmp_path / "run")
