@@ -39,7 +39,7 @@ from src.regularization.build import batch_transform
 from src.regularization.examples import example_augmentation
 from src.spec import DataSpec
 from src.steps import TrainingSteps
-from src.tasks.catalogue import TASKS
+from src.tasks.catalogue import TASKS, check_task
 from src.tasks.sequences import Translation
 from src.tracking import closing
 from src.tracking.best import best_epoch, last_epoch
@@ -380,6 +380,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     datamodule = build_data(config)
     take_preparation(datamodule, recorded["preparation"], file)
     spec, state = DataSpec.from_plain(recorded["spec"]), checkpoint["state_dict"]
+    check_task(spec.task)
     arguments = config.model.arguments()
     with no_larger_than(state, arguments, file):
         model = locate(config.model.target or "", Model, "model._target_")(spec=spec, **arguments)
