@@ -1,0 +1,106 @@
+"""Every verb that opens a run, a checkpoint, a sweep or a folder that holds such, as it is attacked."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.security.harness import Case
+
+Words = Callable[[Case], list[object]]
+
+
+class Verb(NamedTuple):
+    """A command.
+
+    Attributes:
+        module: of the command, whose ``main`` is called.
+        words: the rest of the command line, for a case.
+        reads: which records can matter to it; every verb is tried with all of them in the whole suite.
+        seconds: how long it may take.
+    """
+
+    module: str
+    words: Words
+    reads: tuple[str, ...]
+    seconds: float = 10.0
+
+
+CHECKPOINT = "checkpoints/best.ckpt"
+LAST = "checkpoints/last.ckpt"
+RUN_RECORDS = ("run.json", "config.yaml", "metrics.jsonl", "answers.json", CHECKPOINT, LAST)
+SWEEP_RECORDS = ("ledger.jsonl", "states.jsonl")
+_SHOWN = ("run.json", "config.yaml", "metrics.jsonl", "answers.json", *SWEEP_RECORDS)
+_USED = ("run.json", "config.yaml", "answers.json", "metrics.jsonl", CHECKPOINT)
+
+
+def _runs(*words: object, last: Callable[[Case], list[object]] = lambda case: []) -> Words:
+    def made(case: Case) -> list[object]:
+        names = {"RUN": case.run, "SWEEP": case.sweep}
+        return ["--outputs", case.outputs, *(names.get(str(word), word) for word in words), *last(case)]
+
+    return made
+
+
+VERBS: dict[str, Verb] = {
+    "list": Verb("src.runs", _runs("list"), _SHOWN),
+    "list_json": Verb("src.runs", _runs("list", "--json", "--archived"), _SHOWN),
+    "list_condition": Verb("src.runs", _runs("list", "optimizer=adam", "val/loss<100", "seed=0"), _SHOWN),
+    "show": Verb("src.runs", _runs("show", "RUN"), _SHOWN),
+    "tag": Verb("src.runs", _runs("tag", "RUN", "baseline"), ("run.json", "config.yaml")),
+    "note": Verb("src.runs", _runs("note", "RUN", "some text"), ("run.json", "config.yaml")),
+    "archive": Verb("src.runs", _runs("archive", "RUN"), ("run.json", "config.yaml")),
+    "archive_sweep": Verb("src.runs", _runs("archive", "SWEEP"), SWEEP_RECORDS),
+    "restore": Verb("src.runs", _runs("restore", "RUN"), ("run.json", "config.yaml")),
+    "delete": Verb("src.runs", _runs("delete", "--yes", "RUN"), ("run.json", "config.yaml")),
+    "delete_sweep": Verb("src.runs", _runs("delete", "--yes", "SWEEP"), SWEEP_RECORDS),
+    "rerun": Verb("src.runs", _runs("rerun", "RUN", "trainer.max_epochs=1"), ("run.json", "config.yaml"), 20.0),
+    "runs_export": Verb("src.runs", _runs("export", "RUN", last=lambda case: [case.out / "packed"]), _USED, 20.0),
+    "evaluate": Verb("src.evaluate", lambda case: [case.run], _USED),
+    "evaluate_checkpoint": Verb("src.evaluate", lambda case: [case.run / CHECKPOINT, "--json"], (CHECKPOINT,)),
+    "predict": Verb("src.predict", lambda case: [case.run, ",".join(["3"] * 64)], _USED),
+    "predict_file": Verb(
+        "src.predict",
+        lambda case: [case.run, ",".join(["3"] * 64), "--output", case.out / "answers.csv"],
+        _USED,
+    ),
+    "export": Verb("src.export", lambda case: [case.run, "--format", "torch", "--to", case.out / "made"], _USED, 20.0),
+    "compare": Verb("src.compare", lambda case: [case.outputs, "--into", case.out], _SHOWN, 20.0),
+    "compare_sweep": Verb("src.compare", lambda case: [case.sweep, "--into", case.out], _SHOWN, 20.0),
+    "sync": Verb("src.sync", lambda case: [case.outputs, "--dry-run"], _SHOWN),
+    "resume": Verb(
+        "src.train", lambda case: [f"resume={case.run}", "trainer.max_epochs=2"], (*RUN_RECORDS, *SWEEP_RECORDS), 20.0
+    ),
+}
+"""By name. ``sweep.resume``, which starts processes, has a file of its own."""
+
+QUICK = (
+    "list",
+    "list_json",
+    "list_condition",
+    "show",
+    "tag",
+    "note",
+    "archive",
+    "restore",
+    "sync",
+    "evaluate",
+    "predict_file",
+)
+"""The verbs whose cases take a fraction of a second."""
+
+
+def main_of(verb: Verb) -> Callable[[list[str]], Any]:
+    """Return the function that a command line calls."""
+    return importlib.import_module(verb.module).main
+
+
+def attack(case: Case, name: str) -> list[str]:
+    """Run a verb on what the attacker made, and return what went wrong."""
+    verb = VERBS[name]
+    return case.open(main_of(verb), verb.words(case), verb.seconds)
+
+
+def records_of(case: Case, file: str) -> Path:
+    """Return where a record is in a case: in the run, or in the sweep."""
+    return (case.sweep if file in SWEEP_RECORDS else case.run) / file
