@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +39,7 @@ from src.regularization.build import batch_transform
 from src.regularization.examples import example_augmentation
 from src.spec import DataSpec
 from src.steps import TrainingSteps
-from src.tasks.catalogue import TASKS
+from src.tasks.catalogue import TASKS, check_task
 from src.tasks.sequences import Translation
 from src.tracking import closing
 from src.tracking.best import best_epoch, last_epoch
@@ -133,7 +133,7 @@ def prepared_data(config: Config) -> DataModule:
     """Make the datamodule of a training run, and load its data."""
     L.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = build_data(config)
-    datamodule.augmentation = example_augmentation(config.regularization, datamodule.raw)
+    datamodule.augmentation = example_augmentation(config.regularization, datamodule.raw, Translator)
     datamodule.prepare_data()
     datamodule.setup()
     datamodule.say_where()
@@ -204,7 +204,7 @@ def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: S
     except (L.pytorch.utilities.exceptions.MisconfigurationException, ValueError) as error:
         raise UserError(f"trainer: {error}") from error
     trainer._checkpoint_connector = RestoringConnector(trainer)
-    trainer.fit_loop.epoch_loop = TrainingSteps(trainer, config.trainer.max_steps, config.trainer.loop == "auto")
+    trainer.fit_loop.epoch_loop = TrainingSteps(trainer, config.trainer.max_steps, Model, config.trainer.loop == "auto")
     return trainer
 
 
@@ -380,6 +380,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     datamodule = build_data(config)
     take_preparation(datamodule, recorded["preparation"], file)
     spec, state = DataSpec.from_plain(recorded["spec"]), checkpoint["state_dict"]
+    check_task(spec.task)
     arguments = config.model.arguments()
     with no_larger_than(state, arguments, file):
         model = locate(config.model.target or "", Model, "model._target_")(spec=spec, **arguments)
@@ -412,14 +413,17 @@ def measure(loaded: Loaded, split: str) -> dict[str, float]:
     return {name: float(value) for name, value in tested[0].items()}
 
 
+Draw = Callable[[Loaded, Batch, torch.Tensor], Sequence[Sequence[Path]]]
+
+
 @torch.no_grad()
-def answer(loaded: Loaded, batch: Batch, pictures: Path | None = None, **generation: Any) -> list[dict[str, Any]]:
+def answer(loaded: Loaded, batch: Batch, draw: Draw | None = None, **generation: Any) -> list[dict[str, Any]]:
     """Return the model's answers to a batch, in the data's own units and words.
 
     Args:
         loaded: the model with its data preparation.
         batch: what `encode` made of a person's inputs.
-        pictures: the folder where to draw the attention behind each answer, which then names the files.
+        draw: draws the attention behind each answer, from the batch and the model's outputs; the answer then names the files.
         generation: arguments of the model's `generate`.
     """
     model, datamodule = loaded.model, loaded.datamodule
@@ -427,13 +431,31 @@ def answer(loaded: Loaded, batch: Batch, pictures: Path | None = None, **generat
     inputs = [tensor.to(model.dtype) if tensor.is_floating_point() else tensor for tensor in batch.inputs]
     outputs = model.generate(inputs[0], **generation) if generates else model(*inputs)
     answers = datamodule.answers(model.task.answers(outputs))
-    if pictures is not None:
-        from src.tracking.attention_maps import answered, draw_attention
-
-        shown = answered(batch, outputs, model.spec.start_id) if generates else batch
-        for found, paths in zip(answers, draw_attention(model, datamodule, shown, pictures, "attention"), strict=True):
+    if draw is not None:
+        for found, paths in zip(answers, draw(loaded, batch, outputs), strict=True):
             found["attention"] = [str(path) for path in paths]
     return answers
+
+
+class Translator:
+    """A trained translation model, as back-translation uses it.
+
+    Args:
+        path: a run or a checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._loaded = load(path)
+        self.checkpoint = self._loaded.checkpoint
+        self.task = self._loaded.model.spec.task
+
+    def encode(self, texts: Sequence[str]) -> Batch:
+        """Return texts as a batch."""
+        return self._loaded.datamodule.encode(texts)
+
+    def translate(self, batch: Batch) -> list[str]:
+        """Return the likeliest translation of each text."""
+        return [str(given["prediction"]) for given in answer(self._loaded, batch, temperature=0.0)]
 
 
 def continuation(loaded: Loaded, batch: Batch, **generation: Any) -> Iterator[str]:

@@ -20,6 +20,9 @@ from src.errors import UserError
 from src.tasks.catalogue import TASKS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from src.batches import Batch
     from src.experiment import Loaded
     from src.models.base import Model
 
@@ -129,7 +132,7 @@ def predict(path: Path, inputs: Sequence[str], attention: bool = False, **genera
 
     loaded, arguments = _ready(path, Generation(**generation))
     if attention:
-        return answer(loaded, loaded.datamodule.encode(inputs), _pictures(loaded), **arguments)
+        return answer(loaded, loaded.datamodule.encode(inputs), _draw_attention, **arguments)
     return [found for _, found in answers_to(loaded, inputs, **arguments)]
 
 
@@ -169,6 +172,14 @@ def _ready(path: Path, generation: Generation) -> tuple["Loaded", dict[str, Any]
     if generation.seed is not None:
         torch.manual_seed(generation.seed)
     return loaded, arguments
+
+
+def _draw_attention(loaded: "Loaded", batch: "Batch", outputs: "Tensor") -> list[list[Path]]:
+    from src.tracking.attention_maps import answered, draw_attention
+
+    model = loaded.model
+    shown = answered(batch, outputs, model.spec.start_id) if TASKS[model.spec.task].generates else batch
+    return draw_attention(model, loaded.datamodule, shown, _pictures(loaded), "attention")
 
 
 def _pictures(loaded: "Loaded") -> Path:
@@ -211,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         if words.attention:
             inputs = loaded.datamodule.listed(words.inputs)
-            drawn = answer(loaded, loaded.datamodule.encode(inputs), _pictures(loaded), **arguments)
+            drawn = answer(loaded, loaded.datamodule.encode(inputs), _draw_attention, **arguments)
             answers = zip(
                 inputs if len(inputs) == len(drawn) else map(str, range(1, len(drawn) + 1)), drawn, strict=True
             )

@@ -18,9 +18,6 @@ from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from src.batches import Batch
-from src.models.base import Model
-
 log = logging.getLogger(__name__)
 
 TRAINING_HOOKS = (
@@ -57,20 +54,25 @@ class TrainingSteps(_TrainingEpochLoop):
     Args:
         trainer: of the run.
         max_steps: optimizer steps of the run; -1: as many as its epochs have.
+        base: the class whose steps this loop knows; any other model takes Lightning's step.
         written_out: False takes Lightning's step in any case.
     """
 
-    def __init__(self, trainer: L.Trainer, max_steps: int, written_out: bool = True) -> None:
+    def __init__(
+        self, trainer: L.Trainer, max_steps: int, base: type[L.LightningModule], written_out: bool = True
+    ) -> None:
         super().__init__(trainer, max_steps=max_steps)
         if written_out:
             self.val_loop = ValidationSteps(
                 trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False
             )
+            self.val_loop.base = base
+        self.base = base
         self._written_out = written_out
         self._told = False
 
     def run(self, data_fetcher: _DataFetcher) -> None:
-        reason = needs_lightning(self.trainer) if self._written_out else "trainer.loop=lightning"
+        reason = needs_lightning(self.trainer, self.base) if self._written_out else "trainer.loop=lightning"
         if not self._told:
             log.info("steps: %s", f"Lightning's, for {reason}" if reason else "written out, src/steps.py")
             self._told = True
@@ -166,11 +168,16 @@ class TrainingSteps(_TrainingEpochLoop):
 class ValidationSteps(_EvaluationLoop):
     """Lightning's loop over the validation batches, in which a step is written out where that is the same."""
 
+    base: type[L.LightningModule]
+    """See `TrainingSteps`."""
+
     def reset(self) -> None:
         super().reset()
-        self._short = _Short(self.trainer, VALIDATION_HOOKS) if needs_lightning(self.trainer) is None else None
+        self._short = (
+            _Short(self.trainer, VALIDATION_HOOKS) if needs_lightning(self.trainer, self.base) is None else None
+        )
 
-    def _evaluation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int, dataloader_iter: Any) -> None:
+    def _evaluation_step(self, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_iter: Any) -> None:
         if self._short is None:
             super()._evaluation_step(batch, batch_idx, dataloader_idx, dataloader_iter)
             return
@@ -201,8 +208,7 @@ class _Short:
     """
 
     def __init__(self, trainer: L.Trainer, hooks: tuple[str, ...]) -> None:
-        assert isinstance(trainer.lightning_module, Model)
-        self.model = trainer.lightning_module
+        self.model: Any = trainer.lightning_module
         double = isinstance(trainer.precision_plugin, DoublePrecision)
         self._context: Any = trainer.precision_plugin.forward_context if double else nullcontext
         self._trainer = trainer
@@ -240,13 +246,13 @@ class _Short:
         self.model._current_fx_name = None
 
 
-def needs_lightning(trainer: L.Trainer) -> str | None:
+def needs_lightning(trainer: L.Trainer, base: type[L.LightningModule]) -> str | None:
     """Return what in a run asks for Lightning's own step; None where the one that is written out does the same."""
     model, datamodule = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
-    if not isinstance(model, Model) or not model.automatic_optimization:
+    if not isinstance(model, base) or not model.automatic_optimization:
         return f"the model {type(model).__name__}"
     for hook in (*OF_MODEL, *TRANSFER):
-        if getattr(type(model), hook) is not getattr(Model, hook):
+        if getattr(type(model), hook) is not getattr(base, hook):
             return f"{type(model).__name__}.{hook}"
     for hook in TRANSFER:
         if datamodule is not None and getattr(type(datamodule), hook) is not getattr(L.LightningDataModule, hook):

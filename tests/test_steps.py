@@ -15,6 +15,7 @@ from src.config.check import check
 from src.config.compose import compose
 from src.config.options import CONF, groups
 from src.experiment import RunResult, build, load, run
+from src.models.base import Model
 from src.models.mlp import MLP
 from src.steps import TrainingSteps, needs_lightning
 from src.tracking.resume_proof import TOLD_APART, _leaves
@@ -112,7 +113,7 @@ def test_what_needs_lightnings_step(
     trainer = experiment.trainer
     assert isinstance(trainer.fit_loop.epoch_loop, TrainingSteps)
     trainer.strategy._lightning_module = experiment.model if model is None else model(experiment.datamodule.spec)
-    assert needs_lightning(trainer) == reason
+    assert needs_lightning(trainer, Model) == reason
 
 
 @pytest.mark.parametrize("loop", ["auto", "lightning"])

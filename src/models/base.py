@@ -16,6 +16,7 @@ from src.optim.build import build_optimization
 from src.optim.schedules import advance
 from src.spec import DataSpec
 from src.tasks.build import build_task
+from src.tasks.catalogue import check_task
 
 
 class Model(L.LightningModule):
@@ -44,6 +45,7 @@ class Model(L.LightningModule):
     def __init__(self, spec: DataSpec | dict[str, Any]) -> None:
         super().__init__()
         self.spec = spec if isinstance(spec, DataSpec) else DataSpec.from_plain(spec)
+        check_task(self.spec.task)
         self.task = build_task(self.spec)
         self.meters: dict[str, Meter] = {}
         self.training_config = None
@@ -208,7 +210,7 @@ class Model(L.LightningModule):
     # ---- optimizer and schedule ----------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        return build_optimization(self, self.training_config, self.trainer)
+        return build_optimization(self, self.spec.task, self.training_config, self.trainer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Step a schedule after an optimizer step or an epoch, once the warm-up in front of it is over."""

@@ -22,7 +22,7 @@ from src.core.console import echo
 from src.datamodules.base import DataModule
 from src.datamodules.memory import available_memory, forget_peak, resident
 from src.errors import UserError
-from src.experiment import build_data, build_model, build_trainer
+from src.experiment import Translator, build_data, build_model, build_trainer
 from src.regularization.examples import example_augmentation
 from src.tracking import closing
 
@@ -193,7 +193,7 @@ class _Walk:
 
     def run(self) -> None:
         data = build_data(self.config)
-        data.augmentation = example_augmentation(self.config.regularization, data.raw)
+        data.augmentation = example_augmentation(self.config.regularization, data.raw, Translator)
         data.prepare_data()
         data.setup()
         most = len(data.split("train")[0])

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 from torch import nn
@@ -15,9 +15,6 @@ from src.config.schema import Config, Option
 from src.errors import UserError
 from src.optim.groups import parameter_groups, weight_decays
 from src.optim.schedules import WarmUp, hold
-
-if TYPE_CHECKING:
-    from src.models.base import Model
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +30,13 @@ REST_OF_RUN = ("T_max", "total_steps", "total_iters")
 
 
 def build_optimization(
-    model: "Model", config: Config, trainer: L.Trainer
+    model: nn.Module, task: str, config: Config, trainer: L.Trainer
 ) -> tuple[list[Optimizer], list[dict[str, Any]]]:
     """Make the optimizer and the schedules of a run.
 
     Args:
         model: whose parameters are trained.
+        task: the name of its task, whose metric a schedule may monitor.
         config: a checked config.
         trainer: of the run, which knows how many steps it has.
 
@@ -49,7 +47,7 @@ def build_optimization(
         UserError: if the optimizer or the schedule refuses its settings.
     """
     optimizer = build_optimizer(model, config)
-    return [optimizer], _schedules(optimizer, config, trainer, model.spec.task)
+    return [optimizer], _schedules(optimizer, config, trainer, task)
 
 
 def build_optimizer(model: nn.Module, config: Config) -> Optimizer:

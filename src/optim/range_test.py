@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from src.config.schema import Config
 from src.core.escape import mathtext
 from src.errors import UserError
-from src.experiment import build_data, build_model, build_trainer
+from src.experiment import Translator, build_data, build_model, build_trainer
 from src.models.base import Model
 from src.regularization.examples import example_augmentation
 from src.tracking import closing
@@ -89,7 +89,7 @@ def range_test(config: Config, lowest: float = LOWEST, highest: float = HIGHEST,
     with isolate_rng(), TemporaryDirectory() as scratch, closing.log_to(None), _silent():
         L.seed_everything(config.seed, workers=True, verbose=False)
         datamodule = build_data(config)
-        datamodule.augmentation = example_augmentation(config.regularization, datamodule.raw)
+        datamodule.augmentation = example_augmentation(config.regularization, datamodule.raw, Translator)
         datamodule.prepare_data()
         datamodule.setup()
         model = build_model(config, datamodule.spec)

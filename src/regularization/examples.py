@@ -7,17 +7,20 @@ from src.errors import UserError
 
 if TYPE_CHECKING:
     from src.regularization.audio import AudioAugmentation
-    from src.regularization.text import TextAugmentation
+    from src.regularization.text import LoadTranslator, TextAugmentation
 
 WORKS_ON = {"audio": "waveforms", "text": "texts"}
 
 
-def example_augmentation(knobs: Regularization, raw: str | None) -> "AudioAugmentation | TextAugmentation | None":
+def example_augmentation(
+    knobs: Regularization, raw: str | None, load_translator: "LoadTranslator"
+) -> "AudioAugmentation | TextAugmentation | None":
     """Return the augmentation of raw training examples, or None where none is asked for.
 
     Args:
         knobs: of regularization.
         raw: what the examples are: ``audio``, ``text``, or None for anything else.
+        load_translator: loads a run or checkpoint that translates, for back-translation.
 
     Raises:
         UserError: if the examples are of another kind, where that could not be known before they were loaded, or if a
@@ -34,5 +37,5 @@ def example_augmentation(knobs: Regularization, raw: str | None) -> "AudioAugmen
     if asked["text"]:
         from src.regularization.text import TextAugmentation
 
-        return TextAugmentation(knobs.synonyms, knobs.back_translation)
+        return TextAugmentation(knobs.synonyms, knobs.back_translation, load_translator)
     return None

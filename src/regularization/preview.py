@@ -13,7 +13,7 @@ from src.config.schema import Config, Regularization
 from src.core.escape import mathtext
 from src.datamodules.base import DataModule
 from src.errors import UserError
-from src.experiment import build_data
+from src.experiment import Translator, build_data
 from src.regularization.build import batch_transform
 from src.regularization.examples import example_augmentation
 from src.regularization.mixing import Mixing
@@ -44,7 +44,7 @@ def augmentation_preview(config: Config) -> "Figure | Rows":
         UserError: if the config changes no examples of these kinds.
     """
     data = build_data(config)
-    data.augmentation = example_augmentation(config.regularization, data.raw)
+    data.augmentation = example_augmentation(config.regularization, data.raw, Translator)
     data.prepare_data()
     data.setup()
     kind = data.raw or data.spec.inputs

@@ -2,11 +2,11 @@
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
@@ -16,9 +16,6 @@ from src.config.schema import Synonyms as SynonymsKnobs
 from src.datamodules.vocabulary import UNKNOWN
 from src.datamodules.words import WORD
 from src.errors import UserError
-
-if TYPE_CHECKING:
-    from src.experiment import Loaded
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +27,36 @@ AT_ONCE = 64
 """Sentences that are translated at once."""
 
 
+class Translator(Protocol):
+    """A trained model that translates; `src.experiment.Translator` is one."""
+
+    checkpoint: Path
+    task: str
+
+    def encode(self, texts: Sequence[str]) -> Any:
+        """Return texts as a batch."""
+
+    def translate(self, batch: Any) -> list[str]:
+        """Return the likeliest translation of each text."""
+
+
+LoadTranslator = Callable[[Path], Translator]
+
+
 class TextAugmentation:
     """Paraphrases a text as a whole, then words of it, each time as drawn from torch's generator.
 
     Args:
         synonyms, back_translation: how strongly, and with what; each is left out where it is off.
+        load: loads a run or checkpoint that translates.
     """
 
-    def __init__(self, synonyms: SynonymsKnobs, back_translation: BackTranslationKnobs) -> None:
+    def __init__(self, synonyms: SynonymsKnobs, back_translation: BackTranslationKnobs, load: LoadTranslator) -> None:
         self._synonyms = Synonyms(synonyms.probability, synonyms.lexicon) if synonyms.chosen() else None
         self._back = None
         if back_translation.forward is not None and back_translation.backward is not None:
             self._back = BackTranslation(
-                back_translation.forward, back_translation.backward, back_translation.probability
+                back_translation.forward, back_translation.backward, back_translation.probability, load
             )
 
     def fit(self, texts: Sequence[str]) -> None:
@@ -130,13 +144,14 @@ class BackTranslation:
         forward: a run or checkpoint that translates from the language of the texts, as a user names it.
         backward: one that translates back.
         probability: to replace a text.
+        load: loads one of them.
 
     Raises:
         UserError: if one is no run, or does not translate.
     """
 
-    def __init__(self, forward: Path, backward: Path, probability: float) -> None:
-        self._way = (_translator(forward, "forward"), _translator(backward, "backward"))
+    def __init__(self, forward: Path, backward: Path, probability: float, load: LoadTranslator) -> None:
+        self._way = (_translator(load, forward, "forward"), _translator(load, backward, "backward"))
         if self._way[0].checkpoint.samefile(self._way[1].checkpoint):
             raise UserError(f"regularization.back_translation: forward and backward are the same run, {forward}")
         self.probability = probability
@@ -193,37 +208,32 @@ def sentences(text: str) -> list[str]:
     return re.split(r"(?<=[.!?])\s+", text.strip())
 
 
-def _translator(path: Path, key: str) -> "Loaded":
-    from src.experiment import load
-
+def _translator(load: LoadTranslator, path: Path, key: str) -> Translator:
     try:
         loaded = load(path)
     except UserError as error:
         raise UserError(f"regularization.back_translation.{key}: {error}") from error
-    task = loaded.model.spec.task
+    task = loaded.task
     if task != "translation":
         raise UserError(f"regularization.back_translation.{key}={path}: this run does {task}, and not translation")
     return loaded
 
 
-def _translated(translator: "Loaded", texts: list[str | None]) -> list[str | None]:
+def _translated(translator: Translator, texts: list[str | None]) -> list[str | None]:
     """Return the translation of each text; None for what cannot be read or written whole, and for None."""
-    from src.experiment import answer
-
     with _without_warnings():
         readable = {text for text in texts if text is not None and _reads(translator, text)}
         order = sorted(readable, key=lambda text: (len(text), text))  # of about one length, for little padding
         found: dict[str | None, str] = {}
         for start in range(0, len(order), AT_ONCE):
             part = order[start : start + AT_ONCE]
-            answers = answer(translator, translator.datamodule.encode(part), temperature=0.0)
-            found |= {text: str(given["prediction"]) for text, given in zip(part, answers, strict=True)}
+            found |= dict(zip(part, translator.translate(translator.encode(part)), strict=True))
     return [given if (given := found.get(text)) and UNREADABLE not in given else None for text in texts]
 
 
-def _reads(translator: "Loaded", text: str) -> bool:
+def _reads(translator: Translator, text: str) -> bool:
     try:
-        tokens = translator.datamodule.encode([text]).inputs[0]
+        tokens = translator.encode([text]).inputs[0]
     except UserError:
         return False
     return not (tokens == UNKNOWN).any()

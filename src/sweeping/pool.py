@@ -17,7 +17,7 @@ from src.config.schema import SCHEMAS
 from src.datamodules.memory import usable_cores
 from src.errors import UserError
 from src.sweeping.fork_server import context, finish
-from src.sweeping.worker import Assignment, Ended, Event, ending, work
+from src.sweeping.worker import Assignment, Ended, Event, TrainGroup, ending, work
 
 
 def warm_up(master: DictConfig | None = None, modules: Sequence[str] = ()) -> None:
@@ -82,6 +82,9 @@ class LocalPool:
         threads: of torch in each job; None shares the cores out.
     """
 
+    train_group: TrainGroup | None = None
+    """Trains a job that has members, in the process of the job."""
+
     def __init__(
         self,
         jobs: int,
@@ -116,7 +119,9 @@ class LocalPool:
             assignment = replace(assignment, processes=max(len(devices), 1))
         assignment = replace(assignment, threads=self._threads, devices=devices or None, environment=dict(os.environ))
         ours, theirs = Pipe()
-        process = context.Process(target=work, args=(assignment, theirs), name=f"job {assignment.number}")
+        process = context.Process(
+            target=work, args=(assignment, theirs, self.train_group), name=f"job {assignment.number}"
+        )
         process.start()
         theirs.close()
         self._workers.append(_Worker(assignment, process, ours, devices))

@@ -106,19 +106,20 @@ class Said:
 Event = Progress | Ended | Declined | Said
 
 
-def work(assignment: Assignment, channel: Connection) -> None:
+def work(assignment: Assignment, channel: Connection, train_group: "TrainGroup | None" = None) -> None:
     """Do one job and report it; the process ends with it.
 
     Args:
         assignment: the job.
         channel: events go out, "stop" and "prune" come in. When its other end closes, the driver is dead, and so is this
             process with all that it started.
+        train_group: trains a job that has members.
     """
     os.setsid()  # one signal reaches it with all that it starts, and the terminal's Ctrl-C none of them
     prepare(assignment)
     orders = Orders(channel.send)
     threading.Thread(target=_listen, args=(channel, orders), daemon=True).start()
-    orders.send(carry_out(assignment, orders))
+    orders.send(carry_out(assignment, orders, train_group))
     if "wandb" in sys.modules:
         atexit._run_exitfuncs()  # a forked process ends without, and W&B's temporary folders would stay
 
@@ -153,6 +154,10 @@ class Orders:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+TrainGroup = Callable[[Assignment, Orders], Ended]
+"""Trains the members of a job in this process."""
+
+
 def _listen(channel: Connection, orders: Orders) -> None:
     while True:
         try:
@@ -162,13 +167,12 @@ def _listen(channel: Connection, orders: Orders) -> None:
         orders.obey(order)
 
 
-def carry_out(assignment: Assignment, orders: Orders) -> Ended:
+def carry_out(assignment: Assignment, orders: Orders, train_group: "TrainGroup | None" = None) -> Ended:
     """Run a job in this process, or a job of several processes in those that it starts, and say how it has ended."""
     try:
         if assignment.members:
-            from src.sweeping.fused.worker import together
-
-            return together(assignment, orders)
+            assert train_group is not None
+            return train_group(assignment, orders)
         return (_alone if assignment.processes == 1 else _in_a_fresh_process)(assignment, orders)
     except KeyboardInterrupt:
         return _stopped(assignment, orders)

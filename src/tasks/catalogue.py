@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from src.errors import UserError
+
 LOSS = {"loss": "min"}
 
 
@@ -79,3 +81,9 @@ def direction_of(metric: str) -> str:
     name = metric.rsplit("/", 1)[-1]
     known = (task for task, facts in TASKS.items() if name in facts.metrics | facts.test_metrics)
     return direction(next(known, "classification"), metric)
+
+
+def check_task(name: str) -> None:
+    """Raise a UserError unless there is a task of this name."""
+    if name not in TASKS:
+        raise UserError("the facts about the data in this checkpoint are damaged: 'task' is wrong")

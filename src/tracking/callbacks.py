@@ -7,7 +7,6 @@ from lightning.pytorch.callbacks import Callback
 from src.config.combinations import monitor_of
 from src.config.locate import locate
 from src.config.schema import Config
-from src.tracking.progress import Progress
 from src.tracking.run_folder import RunFolder
 
 
@@ -15,7 +14,8 @@ def build_callbacks(config: Config, folder: RunFolder, task: str, verbose: bool 
     """Make every entry of the group that is not null.
 
     A callback whose constructor takes `monitor`, `mode`, `dirpath` or `folder` is given the run's own, unless its
-    config says something else. One whose `off` is true, as its knob asks for nothing, is left out.
+    config says something else. One whose `off` is true, as its knob asks for nothing, is left out. Without `verbose`, so
+    is one whose class has `is_console_output`.
     """
     monitor, mode = monitor_of(config, task)
     offered = {"monitor": monitor, "mode": mode, "dirpath": folder.checkpoints, "folder": folder}
@@ -25,7 +25,7 @@ def build_callbacks(config: Config, folder: RunFolder, task: str, verbose: bool 
             continue
         settings = dict(entry)
         cls = locate(settings.pop("_target_", ""), Callback, f"callbacks.{key}._target_")
-        if issubclass(cls, Progress) and not verbose:
+        if getattr(cls, "is_console_output", False) and not verbose:
             continue
         takes = inspect.signature(cls).parameters
         callback = cls(**({name: value for name, value in offered.items() if name in takes} | settings))

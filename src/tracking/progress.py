@@ -29,6 +29,9 @@ class Progress(Callback):
         patience: seconds after which an epoch that goes on says in a log how far it is.
     """
 
+    is_console_output = True
+    """Left out of a run that prints nothing."""
+
     def __init__(self, refresh: float = 0.1, pause: float = 3.0, patience: float = 30.0) -> None:
         assert refresh >= 0.1, "a bar that is drawn more often costs more than it tells"
         self.refresh = refresh

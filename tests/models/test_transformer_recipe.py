@@ -71,7 +71,9 @@ def test_the_papers_learning_rate_at_every_step(fast: Callable[..., list[str]]) 
     assert whole.regularization.dropout == whole.regularization.label_smoothing == 0.1
     config = check(compose(fast("experiment=transformer_paper", "model.d_model=16", "model.num_layers=1")))
     experiment = build(config)
-    (optimizer,), (schedule,) = build_optimization(experiment.model, config, experiment.trainer)
+    (optimizer,), (schedule,) = build_optimization(
+        experiment.model, experiment.model.spec.task, config, experiment.trainer
+    )
     scheduler = schedule["scheduler"]
     found = []
     for _ in range(12_000):

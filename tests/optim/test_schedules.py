@@ -209,7 +209,9 @@ def test_plateau_takes_the_direction_of_its_metric(monitor: str, mode: str) -> N
 
     model = MLP(SPEC, hidden_sizes=[])
     config = config_of("scheduler=plateau", f"monitor={monitor}")
-    _, (entry,) = build_optimization(model, config, L.Trainer(logger=False, enable_checkpointing=False))
+    _, (entry,) = build_optimization(
+        model, model.spec.task, config, L.Trainer(logger=False, enable_checkpointing=False)
+    )
     assert (entry["monitor"], entry["scheduler"].mode) == (monitor, mode)
 
 
@@ -321,7 +323,7 @@ def test_plateau_is_the_textbook_s_automaton(mode: str, patience: int, cooldown:
     monitor = {"min": "val/loss", "max": "val/r2"}[mode]
     config = config_of("scheduler=plateau", f"monitor={monitor}", *(f"scheduler.{setting}" for setting in settings))
     trainer = L.Trainer(logger=False, enable_checkpointing=False)
-    (optimizer,), (entry,) = build_optimization(MLP(SPEC, hidden_sizes=[]), config, trainer)
+    (optimizer,), (entry,) = build_optimization(MLP(SPEC, hidden_sizes=[]), SPEC.task, config, trainer)
     walk = torch.randn(80, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cumsum(0).mul(0.05).exp()
 
     lr, best, waited, cooling, reductions = LR, None, 0, 0, 0
@@ -374,7 +376,9 @@ def test_rates_are_recorded_per_group(tmp_path: Path) -> None:
 
     model = MLP(SPEC, hidden_sizes=[4])
     config = config_of("scheduler=exponential", "regularization=[l2,spare_norms_and_biases]")
-    (optimizer,), (entry,) = build_optimization(model, config, L.Trainer(logger=False, enable_checkpointing=False))
+    (optimizer,), (entry,) = build_optimization(
+        model, model.spec.task, config, L.Trainer(logger=False, enable_checkpointing=False)
+    )
     optimizer.step()
     entry["scheduler"].step()
     rates: list[float | Tensor] = [group["lr"] for group in optimizer.param_groups]

@@ -139,7 +139,7 @@ def test_what_has_no_waveforms_is_refused() -> None:
         check(compose(["regularization=audio_augmentation"]))
     knobs = check(compose(["datamodule=fsdd", "regularization=audio_augmentation"])).regularization
     with pytest.raises(UserError, match=r"regularization\.audio\.time_stretch changes waveforms, and these data"):
-        example_augmentation(knobs, None)
+        example_augmentation(knobs, None, lambda path: None)
     with pytest.raises(UserError, match=r"regularization\.audio: noise_snr=\[30\.0, 10\.0\]: the lower end"):
         check(compose(["datamodule=fsdd", "regularization.audio.noise_snr=[30.0,10.0]"]))
 

@@ -14,7 +14,7 @@ from src.config.schema import BackTranslation as BackKnobs
 from src.config.schema import Synonyms as SynonymKnobs
 from src.datamodules.text_classification import TextClassification
 from src.errors import UserError
-from src.experiment import run
+from src.experiment import Translator, run
 from src.regularization.text import BackTranslation, Synonyms, TextAugmentation, sentences
 
 TEXT = "A good film, they said: GOOD (and usual) goods!  Film it?"
@@ -93,7 +93,7 @@ def test_training_texts_alone_are_changed_anew_in_every_epoch_and_keep_label_and
     reviews: Path, wordnet: str
 ) -> None:
     data = TextClassification(reviews, max_length=6, shuffle=False)
-    data.augmentation = TextAugmentation(SynonymKnobs(probability=0.5, lexicon=wordnet), OFF)
+    data.augmentation = TextAugmentation(SynonymKnobs(probability=0.5, lexicon=wordnet), OFF, Translator)
     data.setup()
     first, second = (list(data.train_dataloader()) for _ in range(2))
     assert not all(a.x.shape == b.x.shape and torch.equal(a.x, b.x) for a, b in zip(first, second, strict=True))
@@ -178,7 +178,7 @@ def translators(tmp_path_factory) -> tuple[Path, Path]:
 @pytest.mark.slow
 @pytest.mark.req("G7")
 def test_a_text_comes_back_in_other_words_of_the_same_meaning(translators: tuple[Path, Path], caplog) -> None:
-    back = BackTranslation(*translators, 0.5)
+    back = BackTranslation(*translators, 0.5, Translator)
     texts = ["cat and red", "six and kitty", "scarlet and six", "a dog", "cat and red and cat and red and cat and red"]
     back.fit(texts)
     assert back.found == {
@@ -193,7 +193,7 @@ def test_a_text_comes_back_in_other_words_of_the_same_meaning(translators: tuple
     drawn = [back("cat and red") for _ in range(2000)]
     assert drawn.count("kitty and scarlet") == pytest.approx(1000, abs=100)
     assert set(drawn) == {"cat and red", "kitty and scarlet"}
-    again = BackTranslation(*translators, 0.5)
+    again = BackTranslation(*translators, 0.5, Translator)
     again.fit(texts[:2])
     assert again.found == {text: back.found[text] for text in texts[:2]}, "the same in every run"
     again._way = ()
@@ -232,7 +232,7 @@ def test_a_word_counts_once_in_a_text_and_its_paraphrase(tmp_path: Path) -> None
     file = tmp_path / "texts.csv"
     file.write_text("text,label\n" + "a rare cat,x\na red cat,y\n" * 10 + "the odd dog,x\nthe kind dog,y\n")
     data = TextClassification(file, val_fraction=0.1, test_fraction=0.1, min_frequency=2)
-    data.augmentation = TextAugmentation(SynonymKnobs(probability=0.0, lexicon="none"), OFF)
+    data.augmentation = TextAugmentation(SynonymKnobs(probability=0.0, lexicon="none"), OFF, Translator)
     found = {"the odd dog": "the odd hound", "the kind dog": "the good hound"}
     back = SimpleNamespace(
         fit=lambda texts: None, found={t: found.get(t, t) for t in ("a rare cat", "a red cat", *found)}
@@ -249,10 +249,10 @@ def test_sentences_are_cut_behind_their_marks() -> None:
 @pytest.mark.slow
 def test_translators_of_other_texts_are_refused_or_told_of(translators: tuple[Path, Path], caplog) -> None:
     with pytest.raises(UserError, match=r"forward=.*can read none of the 2 sentences, such as 'a dog'"):
-        BackTranslation(*translators, 0.5).fit(["a dog", "no cat"])
+        BackTranslation(*translators, 0.5, Translator).fit(["a dog", "no cat"])
     with pytest.raises(UserError, match="forward and backward are the same run"):
-        BackTranslation(translators[0], translators[0], 0.5)
-    there = BackTranslation(*translators, 0.5)
+        BackTranslation(translators[0], translators[0], 0.5, Translator)
+    there = BackTranslation(*translators, 0.5, Translator)
     there.fit(["cat and red"])
     assert "67 % of the words" in caplog.text and "'kitty and scarlet' for 'cat and red'" in caplog.text
     caplog.clear()
@@ -263,6 +263,6 @@ def test_translators_of_other_texts_are_refused_or_told_of(translators: tuple[Pa
 def test_what_does_not_translate_is_refused(fast, tmp_path: Path) -> None:
     folder = run(fast(), verbose=False).folder
     with pytest.raises(UserError, match=r"back_translation\.forward=.*: this run does classification"):
-        BackTranslation(folder, folder, 0.5)
+        BackTranslation(folder, folder, 0.5, Translator)
     with pytest.raises(UserError, match=r"regularization\.back_translation\.forward: .*none"):
-        BackTranslation(tmp_path / "none", folder, 0.5)
+        BackTranslation(tmp_path / "none", folder, 0.5, Translator)

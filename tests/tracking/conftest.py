@@ -29,8 +29,8 @@ def fresh_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     wandb.teardown()  # an earlier test of this process may have left a session, with the settings of its environment
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(weights_and_biases, "_unreachable", set())
-    monkeypatch.setattr(weights_and_biases, "_used_ids", set())
+    weights_and_biases._unreachable.clear()
+    weights_and_biases._used_ids.clear()
     yield
     wandb.teardown()
     for name in ("WANDB_SERVICE", "WANDB_MODE"):

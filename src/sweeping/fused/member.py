@@ -142,7 +142,7 @@ class Member:
         if checkpoint is not None:
             with named(self.folder.last_checkpoint):
                 self._restore(checkpoint)
-        trainer.optimizers, schedules = build_optimization(model, self.config, trainer)  # type: ignore[arg-type]
+        trainer.optimizers, schedules = build_optimization(model, model.spec.task, self.config, trainer)  # type: ignore[arg-type]
         self.optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules warn otherwise: the group does its steps
         trainer.lr_scheduler_configs = [LRSchedulerConfig(**schedule) for schedule in schedules]
         if checkpoint is not None:

@@ -13,7 +13,7 @@ from src.errors import UserError
 from src.sweeping.fused.grouping import differing, plan
 from src.sweeping.ledger import Job, Ledger
 from src.sweeping.pool import LocalPool, local_pool
-from src.sweeping.worker import Assignment, Declined, Ended, Event, Said
+from src.sweeping.worker import Assignment, Declined, Ended, Event, Orders, Said
 
 WAYS = ("auto", "always", "never")
 REASONS = 3
@@ -21,6 +21,12 @@ REASONS = 3
 
 GRACE = 5.0
 """Seconds that a group's process has to end in, when all its jobs have."""
+
+
+def _train_group(assignment: Assignment, orders: Orders) -> Ended:
+    from src.sweeping.fused.worker import together  # loads torch
+
+    return together(assignment, orders)
 
 
 class FusedPool(LocalPool):
@@ -31,6 +37,8 @@ class FusedPool(LocalPool):
         fuse: ``auto`` times both ways first, ``always`` does not, ``never`` makes no groups.
         members: most members of a group.
     """
+
+    train_group = staticmethod(_train_group)
 
     def __init__(self, *settings: Any, fuse: str, members: int) -> None:
         super().__init__(*settings)
