@@ -19,7 +19,7 @@ test-slurm: .venv/tested
 	tests/slurm/with_slurm.sh $(PY) -m pytest -n 0 -m slurm tests/slurm $(ARGS)
 
 lint: .venv/tested
-	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports --no-cache
 
 bench: .venv/tested
 	$(PY) -m benchmarks $(ARGS)

@@ -19,8 +19,8 @@ from statistics import median
 import torch
 
 from benchmarks.machine import machine, today
+from src.core.data_spec import DataSpec
 from src.models.recurrent import GRU, LSTM, RNN, Recurrent
-from src.spec import DataSpec
 
 SHAPES = ((64, 48, 1, 64), (64, 64, 64, 128), (32, 200, 2, 64))
 """Batch, steps, inputs, hidden size: mackey_glass's, a text's, and a long sequence's."""

@@ -37,7 +37,7 @@ def write_runs(folder: Path, runs: int, epochs: int) -> None:
     from src.config.compose import compose
 
     base = compose(["logger=none"])
-    from src.config.check import check
+    from src.config.validate import check
 
     config = check(base).plain()
     random = Random(0)

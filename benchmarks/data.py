@@ -22,10 +22,10 @@ from PIL import Image
 from scipy.io import wavfile
 
 from benchmarks.machine import load, machine, today
-from src.datamodules.audio_folder import AudioFolder
+from src.datamodules.audio.audio_folder import AudioFolder
 from src.datamodules.base import DataModule
-from src.datamodules.image_folder import ImageFolder
-from src.datamodules.streaming import default_workers
+from src.datamodules.loaders.worker_processes import default_workers
+from src.datamodules.vision.image_folder import ImageFolder
 
 BATCH = 64
 WAYS = {

@@ -12,8 +12,8 @@ from statistics import median
 import torch
 
 from benchmarks.machine import machine, today
+from src.core.data_spec import DataSpec
 from src.models.transformer import Transformer
-from src.spec import DataSpec
 
 PADDING, START, END = 0, 1, 2
 BATCH = 16

@@ -28,15 +28,16 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from benchmarks.machine import load, machine, today
-from src.batches import Batch, LabelledBatch
-from src.config.check import check
 from src.config.compose import compose
-from src.config.schema import Config
+from src.config.schema.run import Config
+from src.config.validate import check
+from src.core.batches import Batch, LabelledBatch
+from src.core.data_spec import DataSpec
 from src.datamodules.base import DataModule
-from src.experiment import build, build_model
-from src.spec import DataSpec
-from src.tracking.run_folder import RunFolder
-from src.tracking.run_logger import build_loggers, close_loggers
+from src.loggers.factory import build_loggers, close_loggers
+from src.run_store.run_folder import RunFolder
+from src.training.build import build_model
+from src.training.experiment import build
 
 CLASSES = 10
 CLOCK = time.perf_counter

@@ -20,12 +20,13 @@ import torch
 from benchmarks.epoch_cost import CASES, Case
 from benchmarks.machine import machine, today
 from src import ROOT
-from src.batches import Batch
-from src.datamodules.memory import forget_peak, resident
-from src.experiment import build, build_model
+from src.core.batches import Batch
+from src.core.resources import forget_peak, resident
+from src.diagnostics.saved_activations import bytes_kept
 from src.models.base import Model
-from src.tracking.recurrent_comparison import bytes_kept
-from src.tracking.run_folder import RunFolder
+from src.run_store.run_folder import RunFolder
+from src.training.build import build_model
+from src.training.experiment import build
 
 MIB = 2**20
 RESNET = ("model=resnet", "model.blocks_per_stage=3")

@@ -16,14 +16,14 @@ import torch
 from torch.optim import Optimizer
 
 from benchmarks.machine import load, machine, today
-from src.batches import Batch, LabelledBatch
-from src.config.check import check
 from src.config.compose import compose
-from src.experiment import build_model
+from src.config.validate import check
+from src.core.batches import Batch, LabelledBatch
+from src.core.data_spec import DataSpec
+from src.fused.population.population import Population
 from src.models.base import Model
-from src.optim.build import build_optimizer
-from src.population.population import Population
-from src.spec import DataSpec
+from src.optim.factory import build_optimizer
+from src.training.build import build_model
 
 DIGITS = DataSpec("classification", "image", (1, 8, 8), (10,))
 FASHION = DataSpec("classification", "image", (1, 28, 28), (10,))

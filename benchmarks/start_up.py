@@ -2,7 +2,7 @@
 
 Wall-clock times of whole processes, from their start to their end or to the first optimizer step. The bare script that
 the first step is compared with imports torch, makes the same small MLP and takes one step of AdamW on one batch, for which
-torch imports its compiler; python -m src.train leaves that out where nothing is compiled (src/asleep.py).
+torch imports its compiler; python -m src.train leaves that out where nothing is compiled (src/compat/lazy_dynamo.py).
 """
 
 import argparse

@@ -1,10 +1,12 @@
 """Writes the tables of README.md that follow from the code: python -m docs.catalogue; a test compares them."""
 
 from src import ROOT
-from src.config.options import CONF, groups, sweeps
-from src.config.schema import SCHEMAS, DataOption, ModelOption
-from src.errors import option_name
-from src.tasks.catalogue import TASKS
+from src.config.groups import CONF, groups, sweeps
+from src.config.schema.datamodule import DataOption
+from src.config.schema.model import ModelOption
+from src.config.schema.registry import SCHEMAS
+from src.core.errors import option_name
+from src.tasks.registry import TASKS
 
 README = ROOT / "README.md"
 BEGIN, END = "<!-- {}: written by python -m docs.catalogue -->\n", "<!-- end -->\n"

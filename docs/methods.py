@@ -26,11 +26,11 @@ import yaml
 
 from benchmarks.machine import machine, today
 from src import ROOT
-from src.config.command_line import errors_for_people
-from src.config.options import CONF
-from src.errors import UserError, nearest
-from src.tasks.catalogue import TASKS
-from src.tracking.run_folder import RunFolder
+from src.cli.hydra_app import errors_for_people
+from src.config.groups import CONF
+from src.core.errors import UserError, nearest
+from src.run_store.run_folder import RunFolder
+from src.tasks.registry import TASKS
 
 FOLDER = ROOT / "docs" / "methods"
 RESULTS = FOLDER / "measurements.json"

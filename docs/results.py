@@ -27,13 +27,14 @@ import yaml
 
 from docs.catalogue import BEGIN, END, README
 from src import ROOT
-from src.config.check import check
-from src.config.command_line import errors_for_people
+from src.cli.hydra_app import errors_for_people
 from src.config.compose import compose
-from src.config.options import CONF
-from src.errors import UserError, nearest
-from src.tasks.catalogue import direction_of
-from src.tracking.run_folder import RunFolder, config_hash
+from src.config.groups import CONF
+from src.config.validate import check
+from src.core.errors import UserError, nearest
+from src.run_store.config_hash import config_hash
+from src.run_store.run_folder import RunFolder
+from src.tasks.registry import direction_of
 
 PAGE, ASKED, RESULTS = (ROOT / "docs" / f"results.{kind}" for kind in ("md", "yaml", "json"))
 MARKS = BEGIN.replace("docs.catalogue", "docs.results")
@@ -158,7 +159,7 @@ def read(folder: RunFolder, row: Row, cpu_seconds: int | None, machine: str | No
 
 
 def _continued(folder: RunFolder, prompt: str) -> str:
-    from src.predict import predict
+    from src.cli.predict import predict
 
     (answer,) = predict(folder.path, [prompt], length=400, seed=0)
     return prompt + str(answer["prediction"])

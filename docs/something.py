@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.datamodules.multi30k import file_of
-from src.datamodules.parallel_text import lines_of
+from src.datamodules.text.multi30k import file_of
+from src.datamodules.text.parallel_text import lines_of
 
 THINGS = "street|water|beach|dog|ball|snow|bench|camera"
 NAMED = re.compile(rf"\b(?:an?|the) ({THINGS})\b", re.I)

@@ -11,7 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from src.sweeping.executor import Executor
+    from src.sweeping.launchers.base import Executor
 
 
 class SearchSweeper(BasicSweeper):
@@ -20,7 +20,7 @@ class SearchSweeper(BasicSweeper):
     """
 
     def sweep(self, arguments: list[str]) -> Any:
-        from src.sweeping.repeats import with_folds
+        from src.sweeping.cross_validation import with_folds
 
         assert self.config is not None and self.launcher is not None
         search = self.config.search
@@ -30,7 +30,7 @@ class SearchSweeper(BasicSweeper):
 
 
 class SweepLauncher(Launcher):
-    """What the launchers have in common: the sweep of `src.sweeping.launching`, on an executor of their own.
+    """What the launchers have in common: the sweep of `src.sweeping.sweep`, on an executor of their own.
 
     Attributes:
         outlived: whether jobs go on when the command that started them is killed, and are found again by the next.
@@ -50,7 +50,7 @@ class SweepLauncher(Launcher):
         """Start what takes long and can go on while the points are composed."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from src.sweeping.launching import launch
+        from src.sweeping.sweep import launch
 
         loader, executor = self.hydra_context.config_loader, self.executor()
         return launch(loader, self.config, job_overrides, executor, self.warm_up, self.outlived)
@@ -69,12 +69,12 @@ class LocalLauncher(SweepLauncher):
         self.jobs, self.devices_per_job, self.threads = jobs, devices_per_job, threads
 
     def executor(self) -> "Callable[[Path], Executor]":
-        from src.sweeping.pool import local_pool
+        from src.sweeping.launchers.local import local_pool
 
         return local_pool(self.config, self.jobs, self.devices_per_job, self.threads)
 
     def warm_up(self) -> None:
-        from src.sweeping.pool import warm_up
+        from src.sweeping.launchers.local import warm_up
 
         warm_up(self.config)
 
@@ -93,14 +93,14 @@ class FusedLauncher(LocalLauncher):
         self.fuse, self.members = fuse, members
 
     def executor(self) -> "Callable[[Path], Executor]":
-        from src.sweeping.fused.pool import fused_pool
+        from src.fused.launcher import fused_pool
 
         return fused_pool(self.config, self.fuse, self.members, self.jobs, self.devices_per_job, self.threads)
 
     def warm_up(self) -> None:
-        from src.sweeping.pool import warm_up
+        from src.sweeping.launchers.local import warm_up
 
-        warm_up(self.config, [] if self.fuse == "never" else ["src.sweeping.fused.worker"])
+        warm_up(self.config, [] if self.fuse == "never" else ["src.fused.worker"])
 
 
 class SubmititSlurmLauncher(SweepLauncher):
@@ -112,7 +112,7 @@ class SubmititSlurmLauncher(SweepLauncher):
         self.settings = settings
 
     def executor(self) -> "Callable[[Path], Executor]":
-        from src.sweeping.on_slurm import slurm
+        from src.sweeping.launchers.submitit_slurm import slurm
 
         return slurm(self.settings)
 
@@ -124,6 +124,6 @@ class RayLauncher(SweepLauncher):
         self.settings = settings
 
     def executor(self) -> "Callable[[Path], Executor]":
-        from src.sweeping.on_ray import ray
+        from src.sweeping.launchers.ray import ray
 
         return ray(self.settings)

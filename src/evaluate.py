@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.config.command_line import errors_for_people, parser_of_a_run
+from src.cli.hydra_app import errors_for_people, parser_of_a_run
 from src.core.console import echo
-from src.errors import UserError, nearest
-from src.spec import SPLITS
-from src.tracking.run_folder import RunFolder
+from src.core.data_spec import SPLITS
+from src.core.errors import UserError, nearest
+from src.run_store.run_folder import RunFolder
 
 
 def evaluate(path: Path, split: str = "test", overrides: Sequence[str] = ()) -> dict[str, float]:
@@ -40,7 +40,7 @@ def _measured(path: Path, split: str, overrides: Sequence[str]) -> tuple[dict[st
     whole = "datamodule.path" in changed and "datamodule.test_path" not in changed
     if whole and split != "test":
         raise UserError(f"split={split}: the file that datamodule.path names is measured as a whole, as test")
-    from src.experiment import load, measure
+    from src.training.inference import load, measure
 
     loaded = load(path, overrides)
     loaded.datamodule.ask_for(split, whole)

@@ -10,22 +10,26 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config.command_line import errors_for_people
+from src.cli.hydra_app import errors_for_people
 from src.config.compose import compose
 from src.core.console import Parser, echo
-from src.errors import UserError, nearest
+from src.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from src.config.schema import Config
-    from src.tracking import console
+    from src.config.schema.run import Config
+    from src.core import console
 
 PICTURES = {
-    "schedule": ("src.optim.curve", "schedule_picture", "the learning rate of every step"),
-    "learning_rate": ("src.optim.range_test", "range_test_picture", "the loss while the rate grows; suggests one"),
+    "schedule": ("src.diagnostics.schedule_preview", "schedule_picture", "the learning rate of every step"),
+    "learning_rate": (
+        "src.diagnostics.learning_rate_range_test",
+        "range_test_picture",
+        "the loss while the rate grows; suggests one",
+    ),
     "augmentation": (
-        "src.regularization.preview",
+        "src.diagnostics.augmentation_preview",
         "augmentation_preview",
         "training images, sounds or texts, augmented and mixed",
     ),
@@ -46,14 +50,14 @@ def preview(what: str, words: Sequence[str]) -> "tuple[Figure | console.Rows, Pa
     """
     if what not in PICTURES:
         raise UserError(f"{what}: there is no such picture. {nearest(what, PICTURES)}")
-    from src.config.check import check
+    from src.config.validate import check
 
     config = check(compose(words))
     module, name, _ = PICTURES[what]
     draw: Callable[[Config], Any] = getattr(import_module(module), name)
-    from src.tracking.console import Rows
-    from src.tracking.pictures import save_picture
-    from src.tracking.siblings import show_table
+    from src.core.console import Rows
+    from src.run_store.plots import save_picture
+    from src.run_store.tables import show_table
 
     drawn, folder = draw(config), config.paths.outputs / "preview"
     if isinstance(drawn, Rows):

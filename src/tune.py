@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.config.command_line import errors_for_people, run_with_hydra
+from src.cli.hydra_app import errors_for_people, run_with_hydra
 from src.core.console import echo
-from src.errors import UserError
+from src.core.errors import UserError
 
 
 def tune(words: Sequence[str]) -> Path:
@@ -25,9 +25,9 @@ def tune(words: Sequence[str]) -> Path:
         UserError: if the words make no run.
         KeyboardInterrupt: after Ctrl-C; the same command goes on.
     """
-    from src.config.words import readable
-    from src.sweeping.tuning import Stage, Tuning
-    from src.train import job
+    from src.cli.train import job
+    from src.config.overrides import readable
+    from src.sweeping.tuning.stages import Stage, Tuning
 
     own = [readable(word) for word in words if not word.startswith("budget=")]
     if wrong := [word for word in own if word.startswith(("-", "sweep.", "resume=", "search="))]:
@@ -35,7 +35,7 @@ def tune(words: Sequence[str]) -> Path:
     if folds := [word for word in own if word.startswith("cross_validation.")]:
         raise UserError(f"{folds[0]}: stages compare single jobs; tune first, then cross-validate the experiment")
     tuning = Tuning(own, _budget(words), lambda command: run_with_hydra(job, command))
-    from src.sweeping.tuning_page import write_experiment, write_page
+    from src.sweeping.tuning.report import write_experiment, write_page
 
     stages: list[Stage] = []
     title = f"{tuning.start.model.name} on {tuning.start.datamodule.name}"

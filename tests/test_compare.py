@@ -13,12 +13,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from src.compare import main, scaling
-from src.errors import UserError
+from src.cli.compare import scaling
+from src.compare import main
+from src.core.errors import UserError
+from src.run_store.atomic_write import replaced
+from src.run_store.reader import read_runs
+from src.run_store.run_folder import RunFolder
 from src.sweeping.ledger import Ledger
-from src.tracking.reading import read_runs
-from src.tracking.replacing import replaced
-from src.tracking.run_folder import RunFolder
 from tests.conftest import ROOT, Command
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from src import ROOT
-from src.doctor import main, words_of_a_run
-from src.errors import UserError
+from src.cli.doctor import words_of_a_run
+from src.core.errors import UserError
+from src.doctor import main
 
 HIDDEN = """
 import sys

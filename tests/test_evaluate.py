@@ -6,9 +6,9 @@ from shutil import copy, copytree
 
 import pytest
 
-from src.errors import UserError
+from src.core.errors import UserError
 from src.evaluate import evaluate, main
-from src.experiment import run
+from src.training.run import run
 
 Words = Callable[..., list[str]]
 WHOLE = [f"trainer.limit_{split}_batches=null" for split in ("train", "val", "test")]

@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.config.check import check
 from src.config.compose import compose
-from src.config.options import CONF, groups
-from src.errors import UserError
-from src.experiment import Loaded, build_data, build_model, run
-from src.export import export, main
-from src.tracking import exporting
-from src.tracking.run_folder import RunFolder
+from src.config.groups import CONF, groups
+from src.config.validate import check
+from src.core.errors import UserError
+from src.export import main
+from src.exporters import programs
+from src.exporters.export import export
+from src.run_store.run_folder import RunFolder
+from src.training.build import build_data, build_model
+from src.training.inference import Loaded
+from src.training.run import run
 
 MODELS = list(groups([CONF])["model"])
 ONNX = ("mlp", "cnn", "gru", "transformer")
@@ -36,7 +39,7 @@ def test_every_model_is_exported_or_refused_with_a_reason(
     name: str, fast: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     model = loaded(fast(f"model={name}"))
-    (made,) = exporting.export(model, tmp_path, ["torch"])
+    (made,) = programs.export(model, tmp_path, ["torch"])
     program = torch.export.load(made.file).module()
     batch = model.datamodule.collate(type(w := model.datamodule.split("val"))(*(tensor[:5] for tensor in w)))
     with torch.no_grad():
@@ -48,7 +51,7 @@ def test_every_model_is_exported_or_refused_with_a_reason(
 def test_onnx_gives_the_same_outputs(name: str, fast: Callable[..., list[str]], tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     model = loaded(fast(f"model={name}"))
-    (made,) = exporting.export(model, tmp_path, ["onnx"])
+    (made,) = programs.export(model, tmp_path, ["onnx"])
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"], "one file, with the weights in it"
     session = onnxruntime.InferenceSession(str(made.file))
     split = model.datamodule.split("val")
@@ -67,9 +70,9 @@ def test_outputs_that_differ_are_refused(
         file.touch()
         return lambda x: torch.zeros(len(x), 10)
 
-    monkeypatch.setitem(exporting._WRITERS, "torch", wrong)
+    monkeypatch.setitem(programs._WRITERS, "torch", wrong)
     with pytest.raises(UserError, match="its outputs differ from the model's by"):
-        exporting.export(loaded(fast("model=mlp")), tmp_path, ["torch"])
+        programs.export(loaded(fast("model=mlp")), tmp_path, ["torch"])
     assert not list(tmp_path.iterdir())
 
 
@@ -78,14 +81,14 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(fast: Callable[..., 
     forward = model.model.forward
     model.model.forward = lambda x: forward(x) if float(x.sum()) > 0 else forward(-x)  # type: ignore[method-assign]
     with pytest.raises(UserError, match=r"MLP cannot be exported: .*data-dependent"):
-        exporting.export(model, tmp_path, ["torch"])
+        programs.export(model, tmp_path, ["torch"])
 
 
 @pytest.mark.slow
 def test_a_recurrent_network_on_padded_texts_is_refused(fast: Callable[..., list[str]], tmp_path: Path) -> None:
     model = loaded(fast("model=lstm", "datamodule=text_classification"))
     with pytest.raises(UserError, match=r"LSTM cannot be exported: .*packed by their lengths"):
-        exporting.export(model, tmp_path, ["torch"])
+        programs.export(model, tmp_path, ["torch"])
 
 
 @pytest.mark.slow
@@ -116,8 +119,8 @@ def test_links_in_the_folder_of_the_run_are_not_followed(
     name: str, fast: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loaded(fast("model=mlp"))
-    monkeypatch.setattr("src.experiment.load", lambda path: model)
-    monkeypatch.setattr("src.tracking.model_card.model_card", lambda *given: "card")
+    monkeypatch.setattr("src.training.inference.load", lambda path: model)
+    monkeypatch.setattr("src.exporters.model_card.model_card", lambda *given: "card")
     run_folder = RunFolder.create(tmp_path / "run", model.config.plain(), [])
     run_folder._release()
     outside = tmp_path / "outside"
@@ -141,4 +144,4 @@ def test_mistakes_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         export(tmp_path / "nothing")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"pip install -c constraints.txt -e .\[onnx\]"):
-        exporting._needs_onnx()
+        programs._needs_onnx()

@@ -5,14 +5,15 @@ import json
 
 import pytest
 
-from src.answers import AnswerFile
+from src.cli.predict import Generation, _line
+from src.cli.prediction_file import AnswerFile
 from src.core.console import echo
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
 from src.core.escape import terminal
-from src.errors import UserError
-from src.experiment import run
 from src.models.transformer import Transformer
-from src.predict import Generation, _line, main
-from src.spec import DataSpec
+from src.predict import main
+from src.training.run import run
 from tests.core.test_console import acts
 from tests.hostile import HOSTILE
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from src.experiment import load, run
+from src.run_store.run_folder import RunFolder
 from src.runs import main
-from src.tracking.run_folder import RunFolder
+from src.training.inference import load
+from src.training.run import run
 from tests.core.test_console import acts
 from tests.hostile import HOSTILE
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from src import ROOT
-from src.errors import UserError
-from src.sweeping.tuning import ORDER, Tuning, thinned
-from src.tracking.console import number
+from src.core.console import number
+from src.core.errors import UserError
+from src.sweeping.tuning.stages import ORDER, Tuning, thinned
 from src.tune import tune
 
 Words = Callable[..., list[str]]

@@ -96,7 +96,9 @@ def _refusal(kind: str | None, record: Any, session: Path, run_folder: Path, ent
         if run.run_id != session.stem.removeprefix("run-"):
             return f"it belongs to another W&B run, {run.run_id[:80]!r}"
         if any(unicodedata.category(letter) == "Cc" for letter in run.display_name):
-            return "its name has control characters"  # `src.tracking.uploads` reads lines of the client that contain it
+            return (
+                "its name has control characters"  # `src.loggers.wandb.sync` reads lines of the client that contain it
+            )
         return _foreign(run.entity, entities)
     if kind == "files":
         return next(

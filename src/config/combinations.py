@@ -4,12 +4,16 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from src.config import schema
-from src.errors import nearest, option_name
-from src.tasks.catalogue import TASKS, direction
+from src.config.schema.base import Option
+from src.config.schema.datamodule import DataOption
+from src.config.schema.registry import SCHEMAS
+from src.config.schema.run import Config
+from src.config.schema.scheduler import InverseSqrt
+from src.core.errors import nearest, option_name
+from src.tasks.registry import TASKS, direction
 
 
-def combination_problems(config: schema.Config) -> list[str]:
+def combination_problems(config: Config) -> list[str]:
     """Return one line for every pair of choices that does not go together, with the possible ones."""
     return [
         *model_and_data_problems(config, config.datamodule.task, config.datamodule.inputs),
@@ -24,13 +28,13 @@ def combination_problems(config: schema.Config) -> list[str]:
     ]
 
 
-def monitor_of(config: schema.Config, task: str) -> tuple[str, str]:
+def monitor_of(config: Config, task: str) -> tuple[str, str]:
     """Return the metric that selects the best epoch, and whether it is to be ``min`` or ``max``."""
     monitor = config.monitor or TASKS[task].monitor
     return monitor, direction(task, monitor)
 
 
-def model_and_data_problems(config: schema.Config, task: str | None, inputs: str | None) -> Iterator[str]:
+def model_and_data_problems(config: Config, task: str | None, inputs: str | None) -> Iterator[str]:
     """Say why a model cannot serve data of a task and kind of input, and what could."""
     model, data = config.model, config.datamodule
     pair = f"model={model.name} with datamodule={data.name}"
@@ -50,20 +54,20 @@ def model_and_data_problems(config: schema.Config, task: str | None, inputs: str
                 yield f"model.{key}={str(value).lower()} is for forecasting, and {data.name} is {task}. Data: {able}."
 
 
-def _has_field(name: str, option: type[schema.Option]) -> bool:
+def _has_field(name: str, option: type[Option]) -> bool:
     return name in option.model_fields
 
 
-def _is_raw(kind: str, option: type[schema.DataOption]) -> bool:
+def _is_raw(kind: str, option: type[DataOption]) -> bool:
     return option.raw == kind
 
 
 def _listed(group: str, fits: Callable[[Any], bool]) -> str:
-    names = [option_name(target) for target, option in schema.SCHEMAS[group].items() if fits(option)]
+    names = [option_name(target) for target, option in SCHEMAS[group].items() if fits(option)]
     return ", ".join(names) or "none yet"
 
 
-def _knobs_of_the_model(config: schema.Config) -> Iterator[str]:
+def _knobs_of_the_model(config: Config) -> Iterator[str]:
     """A knob that no layer of the model turns would be ignored silently."""
     for knob in ("dropout", "drop_connect", "spatial_dropout", "stochastic_depth", "batch_norm"):
         takes = knob in type(config.model).model_fields or knob in config.model.built_in
@@ -74,7 +78,7 @@ def _knobs_of_the_model(config: schema.Config) -> Iterator[str]:
         yield "regularization.batch_norm normalises over a batch: datamodule.batch_size must be 2 or more, and is 1."
 
 
-def _knobs_of_the_task(config: schema.Config) -> Iterator[str]:
+def _knobs_of_the_task(config: Config) -> Iterator[str]:
     knobs, data = config.regularization, config.datamodule
     if data.task is None or data.task not in TASKS:
         return
@@ -95,7 +99,7 @@ def _knobs_of_the_task(config: schema.Config) -> Iterator[str]:
             yield f"{keys[0]} changes {kind} before it becomes numbers, and {data.name} has none. Data with it: {able}."
 
 
-def _carried_state(config: schema.Config) -> Iterator[str]:
+def _carried_state(config: Config) -> Iterator[str]:
     if not getattr(config.datamodule, "carry_state", False):
         return
     if not config.model.carries_state:
@@ -105,7 +109,7 @@ def _carried_state(config: schema.Config) -> Iterator[str]:
         yield "datamodule.carry_state=true: model.bidirectional=true reads backwards too, and carries no state forward."
 
 
-def _optimization(config: schema.Config) -> Iterator[str]:
+def _optimization(config: Config) -> Iterator[str]:
     name, knobs = config.optimizer.name, config.regularization
     if "weight_decay" not in type(config.optimizer).model_fields:
         for key in ("weight_decay", "weight_decay_by_layer"):
@@ -121,11 +125,11 @@ def _optimization(config: schema.Config) -> Iterator[str]:
         lowest = getattr(config.scheduler, key, None)
         if highest is not None and lowest is not None and lowest > highest:
             yield f"scheduler.{key}={lowest} is the lowest rate of the schedule, and above optimizer.lr={highest}."
-    if isinstance(config.scheduler, schema.InverseSqrt) and not config.scheduler.warmup_steps:
+    if isinstance(config.scheduler, InverseSqrt) and not config.scheduler.warmup_steps:
         yield f"scheduler={config.scheduler.name} is defined by its warm-up: scheduler.warmup_steps must be 1 or more."
 
 
-def _averaging(config: schema.Config) -> Iterator[str]:
+def _averaging(config: Config) -> Iterator[str]:
     knobs = config.regularization
     asked = [("ema", f"ema_decay={knobs.ema_decay}")] if knobs.ema_decay else []
     asked += [("swa", f"swa_start={knobs.swa_start}")] if knobs.swa_start is not None else []
@@ -144,7 +148,7 @@ def _averaging(config: schema.Config) -> Iterator[str]:
             )
 
 
-def _monitor(config: schema.Config) -> Iterator[str]:
+def _monitor(config: Config) -> Iterator[str]:
     task = config.datamodule.task
     if config.monitor is None or task is None or task not in TASKS:
         return
@@ -154,7 +158,7 @@ def _monitor(config: schema.Config) -> Iterator[str]:
         yield f"monitor={config.monitor}: {nearest(config.monitor, allowed)}"
 
 
-def _cross_validation(config: schema.Config) -> Iterator[str]:
+def _cross_validation(config: Config) -> Iterator[str]:
     asked = config.cross_validation
     if asked.folds is None:
         for key in ("fold", "group"):
@@ -169,7 +173,7 @@ def _cross_validation(config: schema.Config) -> Iterator[str]:
         yield f"cross_validation.fold={asked.fold}: there are {asked.folds}, from 1 (cross_validation.folds)"
 
 
-def _trainer(config: schema.Config) -> Iterator[str]:
+def _trainer(config: Config) -> Iterator[str]:
     trainer = config.trainer
     if trainer.strategy == "fsdp" and trainer.accelerator == "cpu":
         yield "trainer.strategy=fsdp needs GPUs. On a CPU: trainer.strategy=ddp or auto."

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any, TypeVar
 
-from src.errors import UserError, nearest
+from src.core.errors import UserError, nearest
 
 T = TypeVar("T")
 

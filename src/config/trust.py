@@ -23,12 +23,12 @@ from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, OmegaConf
 
-from src.config.entries import ENTRIES
-from src.config.options import search_roots
-from src.config.schema import SCHEMAS
+from src.config.groups import search_roots
+from src.config.schema.callbacks import ENTRIES
+from src.config.schema.registry import SCHEMAS
+from src.core.errors import UserError
 from src.core.escape import line
 from src.core.wandb_account import own_entities, own_hosts
-from src.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from src.core.errors import UserError, first_line
 from src.core.files import UnsafeFileError, open_below, open_data_file
-from src.errors import UserError, first_line
 
 MAX_PICKLE_BYTES = 64 * 2**20
 """The largest pickle of a checkpoint; tensors are not part of it."""

@@ -1,15 +1,23 @@
-"""Printing text that may come from someone else: control characters are visible, and nothing acts on the terminal."""
+"""Printing for people: escaped text, tables, numbers and durations."""
 
 import argparse
 import functools
 import logging
+import math
 import sys
 import traceback
 import warnings
+from io import StringIO
+from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn, SupportsFloat
 
-from src.core.escape import terminal
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from src.core.escape import line, terminal
 
 
 def echo(*values: object, sep: str = " ", end: str = "\n", file: IO[str] | None = None, flush: bool = False) -> None:
@@ -68,3 +76,90 @@ def _print_warning(
     file = sys.stderr if file is None else file
     if file is not None:
         echo(warnings.formatwarning(message, category, filename, lineno, line), end="", file=file)
+
+
+LOG_WIDTH = 200
+"""Columns of a table in a log at least, where nobody knows the width of the reader's window."""
+
+
+class Rows(NamedTuple):
+    """A table to be shown: the rows by column, all with the same columns."""
+
+    title: str
+    rows: list[dict[str, str]]
+
+
+def on_terminal() -> bool:
+    """Whether a person watches standard output."""
+    return sys.stdout.isatty()
+
+
+class _PlainTable(Table):
+    """A table whose headings and cells are text: no markup, one line each, control characters visible."""
+
+    def add_column(self, header: Any = "", *arguments: Any, **options: Any) -> None:
+        super().add_column(_plain(header), *arguments, **options)
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*map(_plain, cells), **options)
+
+
+def _plain(cell: Any) -> Any:
+    return Text(line(cell)) if isinstance(cell, str) else cell
+
+
+def new_table(*columns: str, title: str | None = None, numbers: tuple[str, ...] = ()) -> Table:
+    """Return an empty table.
+
+    Args:
+        columns: the headings.
+        title: a line above it.
+        numbers: the columns that are aligned on the right.
+    """
+    box_style = box.SIMPLE_HEAD if on_terminal() else None
+    table = _PlainTable(title=_plain(title), title_justify="left", box=box_style, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return table
+
+
+def show(renderable: Any) -> None:
+    """Print a table of `new_table`, or a text, to standard output."""
+    if isinstance(renderable, str):
+        echo(renderable, flush=True)
+        return
+    if on_terminal():
+        Console(markup=False, emoji=False, highlight=False).print(renderable)
+        return
+    console = Console(file=StringIO(), width=10_000, color_system=None, markup=False, emoji=False, highlight=False)
+    console.width = max(console.measure(renderable).maximum, LOG_WIDTH)  # a name that is folded cannot be searched for
+    with console.capture() as captured:
+        console.print(renderable)
+    echo("\n".join(row.rstrip() for row in captured.get().splitlines()), flush=True)
+
+
+def number(value: object) -> str:
+    """Return a number with four significant digits, or a dash where there is none; anything else as text."""
+    if value is None:
+        return "-"
+    try:
+        return f"{value:.4g}" if isinstance(value, SupportsFloat) and math.isfinite(value) else str(value)
+    except (OverflowError, TypeError, ValueError):  # an integer that is no float, from a record
+        return str(value)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a person says it: 0.4 s, 12 s, 3:07 min, 1:02:45 h."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d} h"
+
+
+def shown(path: Path) -> str:
+    """Return a path for a message, relative to the working directory where it is below it, on one line."""
+    return line(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

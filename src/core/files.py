@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
-from src.errors import UserError
+from src.core.errors import UserError
 
 MAX_RECORD_BYTES = 16 * 2**20
 """The largest record (run.json, config.yaml, one line of a ledger) that is read, in bytes."""

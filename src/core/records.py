@@ -13,8 +13,8 @@ from typing import Any, BinaryIO, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from src.core.errors import UserError, first_line
 from src.core.files import MAX_RECORD_BYTES, read_below
-from src.errors import UserError, first_line
 
 FORMAT_VERSION = 1
 """The version of the files of run folders and sweeps that this code writes and reads."""

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.batches import Batch, LabelledBatch
-from src.datamodules.baselines import trivial_scores
-from src.datamodules.folds import Fold
-from src.datamodules.loader import BatchLoader
-from src.datamodules.memory import shown_bytes
-from src.datamodules.streaming import StreamLoader, default_workers
-from src.errors import UserError
-from src.spec import DataSpec
+from src.core.batches import Batch, LabelledBatch
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
+from src.core.resources import shown_bytes
+from src.datamodules.loaders.in_memory import BatchLoader
+from src.datamodules.loaders.worker_processes import StreamLoader, default_workers
+from src.datamodules.splits.cross_validation import Fold
+from src.tasks.naive_baseline import trivial_scores
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +55,14 @@ class DataModule(L.LightningDataModule):
         self.data_dir = Path("data")
         """Where public files are looked for."""
         self._write_dir: Path | None = None
-        self.augmentation: Any = None  # of raw training examples; set by `src.experiment.build`, absent after loading
+        self.augmentation: Any = (
+            None  # of raw training examples; set by `src.training.experiment.build`, absent after loading
+        )
         self.readers: dict[str, Callable[[Tensor, bool], Tensor]] = {}
         """For each split that is not in memory: what makes inputs of the numbers of examples [B], and whether to change
         them by the augmentation. It must survive pickling."""
         self.workers: int | None = 0
-        """Processes that read; None takes those of `src.datamodules.streaming.default_workers`."""
+        """Processes that read; None takes those of `src.datamodules.loaders.worker_processes.default_workers`."""
         self.movable = True
         """Whether splits may be moved to the training device."""
         self.paths: dict[str, Path] = {}

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from src.errors import UserError, first_line
+from src.core.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from src.datamodules.base import DataModule

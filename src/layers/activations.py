@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from src.errors import UserError, nearest
+from src.core.errors import UserError, nearest
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,

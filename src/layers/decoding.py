@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from src.layers.attention import KeyValueCache
-from src.layers.sampling import next_token
+from src.layers.token_sampling import next_token
 
 Caches: TypeAlias = list[tuple[KeyValueCache, KeyValueCache]]
 """For every block the keys and values of its self-attention, and those of its attention to a memory."""

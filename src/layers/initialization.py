@@ -5,7 +5,7 @@ from math import sqrt
 
 from torch import Tensor, nn
 
-from src.errors import UserError, nearest
+from src.core.errors import UserError, nearest
 
 
 def _textbook(weight: Tensor) -> None:

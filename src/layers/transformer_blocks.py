@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from src.layers.activation_checkpointing import recomputed
 from src.layers.activations import activation as make_activation
 from src.layers.attention import KeyValueCache, MultiHeadAttention
-from src.layers.drop import StochasticDepth
-from src.layers.recompute import recomputed
+from src.layers.dropout import StochasticDepth
 
 
 class Block(nn.Module):
@@ -75,7 +75,7 @@ class Stack(nn.Module):
     """N blocks, and with pre-norm a last normalisation; arguments as in `Block`, where `stochastic_depth` is that of the
     last block, and the l-th has l/N of it.
 
-    With `checkpoint_activations`, the backward pass computes each block again (`src.layers.recompute`).
+    With `checkpoint_activations`, the backward pass computes each block again (`src.layers.activation_checkpointing`).
     """
 
     def __init__(

@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from src.batches import Batch
+from src.core.batches import Batch
+from src.core.data_spec import DataSpec
 from src.core.records import FORMAT_VERSION
-from src.models.meter import Meter
-from src.optim.build import build_optimization
+from src.models.epoch_metrics import Meter
+from src.optim.factory import build_optimization
 from src.optim.schedules import advance
-from src.spec import DataSpec
-from src.tasks.build import build_task
-from src.tasks.catalogue import check_task
+from src.tasks.factory import build_task
+from src.tasks.registry import check_task
 
 
 class Model(L.LightningModule):
@@ -40,7 +40,7 @@ class Model(L.LightningModule):
     """Whether it goes on from batch to batch where the data do (`spec.carry_state`)."""
 
     training_config: Any
-    """How it is trained (`src.config.schema.Config`); set by `src.experiment.build`, absent after loading."""
+    """How it is trained (`src.config.schema.run.Config`); set by `src.training.experiment.build`, absent after loading."""
 
     def __init__(self, spec: DataSpec | dict[str, Any]) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Model(L.LightningModule):
             inputs: source sentences [B, S], or a prompt [B, T] for language modelling.
             max_new_tokens: the most tokens to generate; for translation by default the longest target known.
             temperature: 0 takes the likeliest token, more samples from softmax(logits / temperature).
-            top_k, top_p: sample from the likeliest tokens only (`src.layers.sampling.next_token`).
+            top_k, top_p: sample from the likeliest tokens only (`src.layers.token_sampling.next_token`).
 
         Returns:
             [B, N] the generated tokens alone; after an end token, padding.

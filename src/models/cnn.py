@@ -5,12 +5,12 @@ from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
-from src.errors import UserError
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
 from src.layers.activations import activation as make_activation
-from src.layers.drop import DropConnect
+from src.layers.dropout import DropConnect
 from src.layers.initialization import initialize
-from src.models.images import ImageModel
-from src.spec import DataSpec
+from src.models.image_model import ImageModel
 
 _POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from src.errors import UserError
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
 from src.layers.activations import activation as make_activation
-from src.layers.drop import DropConnect
+from src.layers.dropout import DropConnect
 from src.layers.initialization import initialize
 from src.models.base import Model
-from src.spec import DataSpec
 
 
 class MLP(Model):

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from src.core.data_spec import DataSpec
 from src.layers.activations import activation as make_activation
 from src.layers.initialization import initialize
 from src.models.base import Model
-from src.spec import DataSpec
 from src.tasks.base import Task
 
 # ---- derivatives ---------------------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from src.batches import Batch
-from src.errors import UserError
-from src.layers.cells import Cell, GRUCell, InitialState, Layers, LSTMCell, RNNCell
-from src.layers.drop import dropped_state_weights
-from src.layers.sampling import DEFAULT_NEW_TOKENS, next_token
-from src.layers.sequences import Embedded
+from src.core.batches import Batch
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
+from src.layers.dropout import dropped_state_weights
+from src.layers.input_embedding import Embedded
+from src.layers.recurrent_cells import Cell, GRUCell, InitialState, Layers, LSTMCell, RNNCell
+from src.layers.token_sampling import DEFAULT_NEW_TOKENS, next_token
 from src.models.base import Model
-from src.spec import DataSpec
 
 
 class Recurrent(Model):

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from src.core.data_spec import DataSpec
+from src.layers.activation_checkpointing import recomputed
 from src.layers.activations import activation as make_activation
-from src.layers.drop import StochasticDepth
+from src.layers.dropout import StochasticDepth
 from src.layers.initialization import initialize
-from src.layers.recompute import recomputed
-from src.models.images import ImageModel
-from src.spec import DataSpec
+from src.models.image_model import ImageModel
 
 
 class ResidualBlock(nn.Module):

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.errors import UserError
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
 from src.layers.decoding import Caches, Reader, beam_search, sample, stream
-from src.layers.positions import POSITIONS
-from src.layers.sampling import DEFAULT_NEW_TOKENS
-from src.layers.sequences import Embedded
+from src.layers.input_embedding import Embedded
+from src.layers.positional_encoding import POSITIONS
+from src.layers.token_sampling import DEFAULT_NEW_TOKENS
 from src.layers.transformer_blocks import Stack
 from src.models.base import Model
-from src.spec import DataSpec
 
 
 class Transformer(Model):

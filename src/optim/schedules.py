@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import lightning as L
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
@@ -84,3 +85,16 @@ class InverseSqrtLR(LRScheduler):
         step = self.last_epoch + 1
         factor = self.scale * min(step**-0.5, step * self.warmup_steps**-1.5)
         return [lr * factor for lr in self.base_lrs]
+
+
+def first_averaged_epoch(start: float, max_epochs: int) -> int:
+    """Return the epoch, from 0, that begins at or before a share of them; 0.29 of 100 are 29, although 0.29 · 100 < 29."""
+    return int(round(start * max_epochs, 9))
+
+
+def end_schedule(trainer: L.Trainer, lr: float) -> None:
+    """Train on with one learning rate, in place of the schedules."""
+    trainer.strategy.lr_scheduler_configs.clear()
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr

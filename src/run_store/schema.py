@@ -32,7 +32,7 @@ class _Part(BaseModel):
 
 
 class Git(_Part):
-    """The revision of the code. See `src.tracking.provenance.git_state`."""
+    """The revision of the code. See `src.run_store.provenance.git_state`."""
 
     revision: str
     branch: str | None = None
@@ -51,14 +51,14 @@ class Wandb(_Part):
 
 
 class GradientThroughTime(_Part):
-    """Norms [T] of the gradient by lag. See `src.tracking.gradient_through_time`."""
+    """Norms [T] of the gradient by lag. See `src.callbacks.gradient_through_time`."""
 
     before: list[Real] = []
     after: Annotated[list[Real], Field(min_length=1)]
 
 
 class RecurrentComparison(_Part):
-    """What a run of a recurrent comparison cost and reached. See `src.tracking.recurrent_comparison`."""
+    """What a run of a recurrent comparison cost and reached. See `src.callbacks.recurrent_comparison`."""
 
     bytes: Count
     seconds: Number = None
@@ -143,7 +143,7 @@ _SECTIONS = (
 
 
 def run_config(entries: dict[Any, Any], name: object) -> dict[str, Any]:
-    """Return a recorded config whose sections, tags and notes have the right types; `src.config.check` knows the rest.
+    """Return a recorded config whose sections, tags and notes have the right types; `src.config.validate` knows the rest.
 
     Args:
         entries: as parsed.
@@ -176,7 +176,7 @@ class Example(_Part):
 
 
 class Predictions(_Part):
-    """What answers.json holds. See `src.tracking.answers.Answers`."""
+    """What answers.json holds. See `src.callbacks.predictions.Answers`."""
 
     format_version: int = FORMAT_VERSION
     split: str = "test"

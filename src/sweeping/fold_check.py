@@ -2,8 +2,8 @@
 
 import json
 
-from src.config.schema import Config
-from src.errors import UserError
+from src.config.schema.run import Config
+from src.core.errors import UserError
 
 
 class FoldCheck:
@@ -30,7 +30,7 @@ class FoldCheck:
 
 
 def _fault(config: Config) -> UserError | None:
-    from src.experiment import build_data
+    from src.training.build import build_data
 
     try:
         datamodule = build_data(config)

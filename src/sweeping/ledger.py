@@ -23,36 +23,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    Field,
-    FiniteFloat,
-    PositiveInt,
-    StringConstraints,
-)
+from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, PositiveInt, StringConstraints
 
 from src.config.trust import literal_config, refuse_overrides
+from src.core.errors import UserError
 from src.core.files import append_below, open_below, remove_below, replace_below
 from src.core.records import FORMAT_VERSION, RecordError, check_schema, lines_of, parse_json
-from src.errors import UserError
+from src.run_store.config_hash import config_hash
+from src.run_store.provenance import git_state
+from src.run_store.run_folder import RunFolder
 from src.sweeping.naming import job_name
-from src.tracking.provenance import git_state
-from src.tracking.run_folder import RunFolder, config_hash
 
 log = logging.getLogger(__name__)
-
 LEDGER, STATES, LOCK = "ledger.jsonl", "states.jsonl", ".lock"
-
 MAX_LEDGER_BYTES = 512 * 2**20
 """The largest ledger that is read."""
-
 MOST_REMARKS = 20
 """Damaged lines of a ledger that are named, after which the rest of it is left out."""
-
 OWN_FOLDERS = ("output", "cluster", "plots")
 """Folders of a sweep beside those of its jobs."""
-
 OWN_NAMES = (*OWN_FOLDERS, LEDGER, STATES, "report.html", "study.journal", "wandb")
 """Names of a sweep's own files and folders, which no job may have."""
 
@@ -588,3 +577,15 @@ def _line(entry: Mapping[str, Any]) -> str:
 def _encoded(lines: str) -> bytes:
     """Return lines in UTF-8; a single surrogate, which has no UTF-8, as the escape of JSON for it."""
     return lines.encode(errors="backslashreplace")
+
+
+ACTIONS = {
+    "pending": "run",
+    "finished": "skip",
+    "pruned": "skip",
+    "interrupted": "resume",
+    "unknown": "resume",
+    "failed": "retry",
+    "running": "runs elsewhere",
+}
+"""What is done about a job, from what became of it."""

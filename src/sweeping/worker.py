@@ -13,97 +13,15 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from src.config.trust import trust_of
+from src.core.errors import UserError
 from src.core.files import append_below, is_file_below, make_folder_below, remove_below
-from src.errors import UserError
-from src.tracking.best import best_so_far
-from src.tracking.run_folder import RunFolder
-
-STOP, PRUNE = "stop", "prune"
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """A job as a worker gets it.
-
-    Args:
-        number: of the job.
-        config: frozen, plain containers.
-        folder: its run folder.
-        command: of the sweep, for the record.
-        processes: how many it needs; more than one gets a fresh command of its own.
-        threads: of torch; None leaves them alone.
-        devices: of CUDA that it may see; None leaves them alone.
-        output: file for what it prints.
-        environment: of the process.
-        members: jobs that are to be trained as one; the rest of the assignment is about their process.
-        fuse: ``auto`` or ``always``, for members.
-    """
-
-    number: int
-    config: dict[str, Any]
-    folder: Path
-    command: tuple[str, ...]
-    processes: int = 1
-    threads: int | None = None
-    devices: tuple[str, ...] | None = None
-    output: Path | None = None
-    environment: dict[str, str] | None = None
-    members: tuple["Assignment", ...] = ()
-    fuse: str = "always"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """An epoch of a job has ended."""
-
-    number: int
-    epoch: int
-    epochs: int
-    metrics: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A job has ended: ``finished``, ``failed``, ``interrupted`` or ``pruned``.
-
-    Args:
-        number: of the job.
-        status: how.
-        error: its traceback, or the name of the signal that killed it.
-    """
-
-    number: int
-    status: str
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Declined:
-    """A job of several that were to be trained as one is to run on its own.
-
-    Args:
-        number: of the job.
-        reason: why, in words.
-    """
-
-    number: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Said:
-    """Something that people should read."""
-
-    text: str
-
-
-Event = Progress | Ended | Declined | Said
+from src.run_store.best_epoch import best_so_far
+from src.run_store.run_folder import RunFolder
+from src.sweeping.messages import PRUNE, Assignment, Ended, Event, Progress
 
 
 def work(assignment: Assignment, channel: Connection, train_group: "TrainGroup | None" = None) -> None:
@@ -220,9 +138,9 @@ def _alone(assignment: Assignment, orders: Orders) -> Ended:
     """Run a job of one process, here."""
     import torch
 
-    from src.config.check import check
-    from src.experiment import resume, run
-    from src.sweeping.reporting import Reporter
+    from src.config.validate import check
+    from src.sweeping.worker_callback import Reporter
+    from src.training.run import resume, run
 
     if assignment.threads is not None:
         torch.set_num_threads(assignment.threads)

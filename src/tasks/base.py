@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from src.spec import DataSpec
+from src.core.data_spec import DataSpec
 
 
 class Task(ABC):

@@ -5,8 +5,8 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from src.config.compose import compose, update
-from src.config.options import CONF, groups, search_roots, summary
-from src.errors import UserError
+from src.config.groups import CONF, groups, search_roots, summary
+from src.core.errors import UserError
 
 
 def test_a_model_brings_its_data_unless_some_are_given() -> None:

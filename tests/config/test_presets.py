@@ -2,8 +2,8 @@
 
 import pytest
 
-from src.config.check import check
 from src.config.compose import compose
+from src.config.validate import check
 
 ADVICE = {
     "adam_first": ("Adam", "ReduceLROnPlateau"),

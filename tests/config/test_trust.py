@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from src.config import trust
-from src.config.check import check
 from src.config.compose import compose, update
-from src.config.schema import SCHEMAS
+from src.config.schema.registry import SCHEMAS
 from src.config.trust import is_trusted, literal_config, take_trust_flags, writable_data_folder
-from src.errors import UserError
+from src.config.validate import check
+from src.core.errors import UserError
 
 SOURCE = Path("run", "config.yaml")
 
@@ -146,7 +146,7 @@ def test_a_change_of_a_recorded_config_is_literal(recorded):
 @pytest.mark.parametrize("entry", ["callbacks.checkpoints.dirpath", "logger.csv.save_dir", "logger.csv.name"])
 def test_a_record_decides_no_place_to_write(entry, value, recorded):
     section, name, key = entry.split(".")
-    target = {"callbacks": "src.tracking.checkpoints.Checkpoints", "logger": "lightning.pytorch.loggers.CSVLogger"}[
+    target = {"callbacks": "src.callbacks.checkpoints.Checkpoints", "logger": "lightning.pytorch.loggers.CSVLogger"}[
         section
     ]
     recorded[section] = {name: {"_target_": target, key: value}}
@@ -229,7 +229,7 @@ def test_an_installed_package_declares_its_modules(tmp_path, monkeypatch):
 
 
 def test_a_key_that_is_given_anew_may_be_a_path(recorded):
-    recorded["callbacks"]["mine"] = {"_target_": "src.tracking.checkpoints.Checkpoints", "dirpath": "/scratch"}
+    recorded["callbacks"]["mine"] = {"_target_": "src.callbacks.checkpoints.Checkpoints", "dirpath": "/scratch"}
     with pytest.raises(UserError):
         literal_config(recorded, SOURCE)
     assert literal_config(recorded, SOURCE, changes=["callbacks.mine.dirpath=/scratch"])

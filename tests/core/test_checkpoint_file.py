@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from src.core.checkpoint_file import read_checkpoint_file
-from src.errors import UserError
+from src.core.errors import UserError
 
 
 def same(one: Any, other: Any) -> bool:

@@ -14,11 +14,10 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from src.config.command_line import errors_for_people
-from src.core.console import LogFormatter, Parser, echo
-from src.errors import UserError
-from src.tracking.closing import log_to
-from src.tracking.console import new_table, show
+from src.cli.hydra_app import errors_for_people
+from src.core.console import LogFormatter, Parser, echo, new_table, show
+from src.core.errors import UserError
+from src.run_store.train_log import log_to
 from tests.conftest import ROOT
 from tests.hostile import HOSTILE
 
@@ -26,8 +25,8 @@ ALLOWED = {
     ("src/core/console.py", "print"): "echo escapes what it prints",
     ("src/core/console.py", "ArgumentParser"): "Parser escapes its errors",
     ("src/core/console.py", "Formatter"): "LogFormatter escapes",
-    ("src/comparing/command.py", "print"): "compare --watch clears the terminal",
-    ("src/tracking/console.py", "Table"): "new_table escapes its cells",
+    ("src/cli/compare.py", "print"): "compare --watch clears the terminal",
+    ("src/core/console.py", "Table"): "new_table escapes its cells",
 }
 """Calls that show text as it is, with the reason."""
 
@@ -85,7 +84,7 @@ def test_text_is_shown_and_does_not_act(text: str, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_a_table_on_a_terminal_shows_markup_as_text(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.tracking.console.on_terminal", lambda: True)
+    monkeypatch.setattr("src.core.console.on_terminal", lambda: True)
     table = new_table("name", title=text)
     table.add_row(text)
     table.add_row(Text("last", style="bold"))
@@ -114,7 +113,7 @@ def test_logs_and_warnings_are_escaped(text: str, tmp_path: Path, capsys: pytest
 def test_what_nothing_handles_is_escaped() -> None:
     program = """
 import logging, warnings
-from src.config.command_line import errors_for_people
+from src.cli.hydra_app import errors_for_people
 text = "\\x1b]0;x\\x07\\x9b31m\\u202e"
 with errors_for_people():
     logging.getLogger("a").warning(text)

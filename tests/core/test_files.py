@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from src.core.errors import UserError
 from src.core.files import append_below, is_file_below, open_below, read_below
-from src.errors import UserError
 
 NAMES = ["file", "folder/file"]
 

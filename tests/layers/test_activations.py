@@ -6,7 +6,7 @@ from math import erf, exp, sqrt, tanh
 import pytest
 import torch
 
-from src.errors import UserError
+from src.core.errors import UserError
 from src.layers.activations import ACTIVATIONS, activation
 
 FORMULAS: dict[str, Callable[[float], float]] = {

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import kstest
 from torch import nn
 
-from src.errors import UserError
+from src.core.errors import UserError
 from src.layers.initialization import initialize
 
 FANS = {"linear": (100, 150), "convolution": (8 * 9, 180 * 9)}  # inputs and outputs that meet in one weight

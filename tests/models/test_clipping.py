@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.config.check import check
 from src.config.compose import compose
-from src.experiment import build
+from src.config.validate import check
+from src.training.experiment import build
 
 LIMIT = 0.01
 """Far below the norm of the gradient, and among the sizes of its entries."""

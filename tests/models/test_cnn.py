@@ -8,14 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from src.config.check import check
 from src.config.compose import compose
-from src.errors import UserError
-from src.experiment import build_data, build_model
+from src.config.validate import check
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
 from src.models.cnn import CNN, output_size
 from src.models.mlp import MLP
-from src.spec import DataSpec
-from src.tracking.summary import summarize
+from src.models.summary import summarize
+from src.training.build import build_data, build_model
 
 CIFAR = DataSpec("classification", "image", (3, 32, 32), (10,))
 

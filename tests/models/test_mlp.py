@@ -10,13 +10,13 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
-from src.config.check import check
 from src.config.compose import compose
-from src.errors import UserError
-from src.experiment import run
+from src.config.validate import check
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
 from src.layers.activations import ACTIVATIONS
 from src.models.mlp import MLP
-from src.spec import DataSpec
+from src.training.run import run
 
 FORMULAS = {
     "tanh": lambda z: (np.exp(2 * z) - 1) / (np.exp(2 * z) + 1),

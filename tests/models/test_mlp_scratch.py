@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.experiment import load, run
+from src.core.data_spec import DataSpec
 from src.layers.activations import ACTIVATIONS, activation
 from src.models.mlp import MLP
 from src.models.mlp_scratch import ACTIVATION_DERIVATIVES, MlpScratch
-from src.spec import DataSpec
+from src.training.inference import load
+from src.training.run import run
 
 Words = Callable[..., list[str]]
 

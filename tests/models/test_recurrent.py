@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.batches import LanguageBatch
-from src.config.check import check
 from src.config.compose import compose
-from src.errors import UserError
-from src.experiment import Experiment, build, load, measure, run
+from src.config.validate import check
+from src.core.batches import LanguageBatch
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
 from src.models.recurrent import GRU, LSTM, RNN, Recurrent
-from src.spec import DataSpec
-from src.tracking.run_folder import RunFolder
+from src.run_store.run_folder import RunFolder
+from src.training.experiment import Experiment, build
+from src.training.inference import load, measure
+from src.training.run import run
 
 MODELS = [RNN, LSTM, GRU]
 CELLS = ["torch", "textbook"]

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import nn
 
+from src.core.data_spec import DataSpec
 from src.models.base import Model
 from src.models.cnn import CNN
 from src.models.resnet import ResidualBlock, ResNet
-from src.spec import DataSpec
 
 CIFAR = DataSpec("classification", "image", (3, 32, 32), (10,))
 

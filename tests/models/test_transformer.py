@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.config.check import check
 from src.config.compose import compose
-from src.errors import UserError
+from src.config.validate import check
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
 from src.layers.attention import MultiHeadAttention
-from src.layers.positions import sinusoidal
+from src.layers.positional_encoding import sinusoidal
 from src.layers.transformer_blocks import Block
 from src.models.transformer import Transformer
-from src.spec import DataSpec
 
 PADDING, START, END = 0, 1, 2
 TRANSLATION = DataSpec(

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.config.check import check
 from src.config.compose import compose
-from src.experiment import build
-from src.optim.build import build_optimization
-from src.spec import DataSpec
-from src.tasks.build import build_task
+from src.config.validate import check
+from src.core.data_spec import DataSpec
+from src.optim.factory import build_optimization
+from src.tasks.factory import build_task
+from src.training.experiment import build
 
 PADDING = 0
 TRANSLATION = DataSpec(

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from src.config.check import check
 from src.config.compose import compose
-from src.config.schema import Config
-from src.optim.build import build_optimizer
+from src.config.schema.run import Config
+from src.config.validate import check
+from src.optim.factory import build_optimizer
 
 Vector = np.ndarray
 Gradient = Callable[[int, Vector], Vector | float]

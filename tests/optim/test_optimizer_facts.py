@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.batches import LabelledBatch
-from src.datamodules.loader import BatchLoader
+from src.core.batches import LabelledBatch
+from src.datamodules.loaders.in_memory import BatchLoader
 
 Descend = Callable[..., np.ndarray]
 SCALES = 10.0 ** np.arange(-3, 3)

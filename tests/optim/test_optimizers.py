@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from src import ROOT
-from src.config.check import check
 from src.config.combinations import combination_problems
 from src.config.compose import compose
-from src.config.schema import Config
-from src.errors import UserError
-from src.optim.build import build_optimizer
+from src.config.schema.run import Config
+from src.config.validate import check
+from src.core.errors import UserError
+from src.optim.factory import build_optimizer
 
 OPTIONS = sorted(path.stem for path in (ROOT / "conf" / "optimizer").glob("*.yaml"))
 REQUIREMENTS = {
@@ -322,7 +322,7 @@ def test_nesterov_needs_a_velocity(words: list[str]) -> None:
 def _user_s(cls: type, **settings: object) -> object:
     from pydantic import create_model
 
-    from src.config.schema import Option
+    from src.config.schema.base import Option
 
     fields = {name: (type(value), ...) for name, value in settings.items()}
     return create_model("Mine", __base__=Option, **fields)(

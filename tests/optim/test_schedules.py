@@ -12,14 +12,14 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
 from src import ROOT
-from src.batches import LabelledBatch
-from src.config.check import check
 from src.config.compose import compose
-from src.config.schema import Config
-from src.datamodules.loader import BatchLoader
-from src.errors import UserError
+from src.config.schema.run import Config
+from src.config.validate import check
+from src.core.batches import LabelledBatch
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
+from src.datamodules.loaders.in_memory import BatchLoader
 from src.models.mlp import MLP
-from src.spec import DataSpec
 
 SPEC = DataSpec("regression", "vector", (3,), (1,))
 LR, EPOCHS, STEPS = 0.2, 3, 5  # steps an epoch
@@ -205,7 +205,7 @@ def test_plateau_counts_measurements_and_not_epochs() -> None:
 @pytest.mark.req("S3")
 @pytest.mark.parametrize(("monitor", "mode"), [("val/loss", "min"), ("val/r2", "max")])
 def test_plateau_takes_the_direction_of_its_metric(monitor: str, mode: str) -> None:
-    from src.optim.build import build_optimization
+    from src.optim.factory import build_optimization
 
     model = MLP(SPEC, hidden_sizes=[])
     config = config_of("scheduler=plateau", f"monitor={monitor}")
@@ -317,7 +317,7 @@ def test_plateau_is_the_textbook_s_automaton(mode: str, patience: int, cooldown:
     """On a random walk: after more than `patience` measurements without a relative improvement above `threshold` the
     rate is multiplied by `factor`, not below `min_lr`, and `cooldown` measurements do not count.
     """
-    from src.optim.build import build_optimization
+    from src.optim.factory import build_optimization
 
     settings = ["factor=0.5", "threshold=0.05", "min_lr=0.001", f"patience={patience}", f"cooldown={cooldown}"]
     monitor = {"min": "val/loss", "max": "val/r2"}[mode]
@@ -372,7 +372,7 @@ def test_a_length_or_rate_that_a_schedule_cannot_have_is_refused(words: list[str
 
 def test_rates_are_recorded_per_group(tmp_path: Path) -> None:
     """A schedule moves every group alike, also where biases stand apart."""
-    from src.optim.build import build_optimization
+    from src.optim.factory import build_optimization
 
     model = MLP(SPEC, hidden_sizes=[4])
     config = config_of("scheduler=exponential", "regularization=[l2,spare_norms_and_biases]")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from src import experiment
-from src.experiment import run
 from src.models.base import Model
+from src.training import experiment
+from src.training.run import run
 
 
 class Steps(L.Callback):

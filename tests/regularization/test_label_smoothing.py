@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.config.check import check
 from src.config.compose import compose
-from src.errors import UserError
-from src.experiment import build_data, build_model, run
-from src.models.meter import Meter
-from src.spec import DataSpec
-from src.tasks.build import build_task
+from src.config.validate import check
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
+from src.models.epoch_metrics import Meter
+from src.tasks.factory import build_task
+from src.training.build import build_data, build_model
+from src.training.run import run
 
 EPSILONS = [0.0, 0.1, 0.3]
 

@@ -7,10 +7,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from src import ROOT
-from src.config.check import check
 from src.config.compose import compose
-from src.config.schema import Regularization
-from src.errors import UserError
+from src.config.schema.regularization import Regularization
+from src.config.validate import check
+from src.core.errors import UserError
 
 PRESETS: dict[str, dict[str, Any]] = {
     "dropout": {"dropout": 0.3},

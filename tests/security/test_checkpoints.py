@@ -231,7 +231,7 @@ _MEASURED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (24 * 2**30,) * 2)
 import src.{verb}
-import src.experiment
+import src.training.build
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 code = 0
 try:

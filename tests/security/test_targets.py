@@ -218,7 +218,7 @@ DECISIONS: dict[str, Callable[[dict[str, Any], Case], None]] = {
     "paths, outputs, environment": _update("paths", outputs="${oc.env:HOME}/../victim"),
     "datamodule.path": lambda config, case: config.update(
         datamodule={
-            "_target_": "src.datamodules.csv_table.CSVTable",
+            "_target_": "src.datamodules.tabular.csv_table.CSVTable",
             "name": "csv",
             "path": "/dev/zero",
             "target_column": "x",

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from src.diagnostics.resume_check import compare
+from src.run_store.run_folder import RunFolder
 from src.sweeping.ledger import Ledger
-from src.tracking.resume_proof import compare
-from src.tracking.run_folder import RunFolder
 from tests.sweeping.commands import PRUNED, records, running, start, wait_for
 
 Words = Callable[..., list[str]]

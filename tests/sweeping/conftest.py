@@ -9,8 +9,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from src.config.compose import own_hydra
-from src.sweeping.grid import Composer
+from src.config.isolated_hydra import own_hydra
+from src.sweeping.job_composer import Composer
 
 
 @pytest.fixture

@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 
-from src.comparing.sweeps import pending
-from src.config.compose import own_hydra
-from src.errors import UserError
+from src.config.isolated_hydra import own_hydra
+from src.core.errors import UserError
+from src.run_store.run_folder import RunFolder
+from src.sweeping.launchers.file_channel import MAX_EVENT_BYTES, Mailbox
+from src.sweeping.launchers.submitit_slurm import SlurmExecutor
 from src.sweeping.ledger import Ledger, locked
-from src.sweeping.mailbox import MAX_EVENT_BYTES, Mailbox
-from src.sweeping.objectives import Objective
-from src.sweeping.on_slurm import SlurmExecutor
-from src.sweeping.search import Asked, refuse_unknown_options
-from src.sweeping.space import Interval, Space, Values
-from src.sweeping.study import FILE, begun_study, stored_study
-from src.sweeping.worker import Ended, Progress, begun
-from src.tracking.run_folder import RunFolder
+from src.sweeping.messages import Ended, Progress
+from src.sweeping.pending_jobs import pending
+from src.sweeping.search.objectives import Objective
+from src.sweeping.search.optuna_study import FILE, begun_study, stored_study
+from src.sweeping.search.request import Asked, refuse_unknown_options
+from src.sweeping.search.space import Interval, Space, Values
+from src.sweeping.worker import begun
 
 LOSS = (Objective("val/loss", "min"),)
 SPACE = (Space(("seed=0", Interval("optimizer.lr", 1e-4, 1e-1))),)
@@ -317,7 +318,7 @@ def test_a_submission_that_was_changed_is_ignored(
 ) -> None:
     import subprocess
 
-    from src.sweeping import on_slurm
+    from src.sweeping.launchers import submitit_slurm
 
     cluster = tmp_path / "sweep" / "cluster"
     cluster.mkdir(parents=True)
@@ -336,7 +337,7 @@ def test_a_submission_that_was_changed_is_ignored(
         ]
     )
     done = subprocess.CompletedProcess([], 0, shown, "")
-    monkeypatch.setattr(on_slurm.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(submitit_slurm.subprocess, "run", lambda *_, **__: done)
     executor = object.__new__(SlurmExecutor)
     executor.folder = cluster
     assert executor._look() and {slug: job.id for slug, job in executor._queue.items()} == {"job": "7"}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from src.errors import UserError
+from src.core.errors import UserError
+from src.run_store.run_folder import RunFolder
 from src.sweeping.ledger import Ledger, State, locked
-from src.tracking.run_folder import RunFolder
 
 BASE = {"seed": 0, "model": {"name": "mlp", "width": 8}, "optimizer": {"lr": 0.1, "betas": [0.9, 0.99]}}
 
@@ -144,8 +144,8 @@ def test_a_file_that_is_no_ledger_is_told(tmp_path: Path, damage: bytes) -> None
 
 
 def test_a_sweep_stays_in_its_place() -> None:
-    from src.config.check import check_section
-    from src.config.schema import Sweep
+    from src.config.schema.search import Sweep
+    from src.config.validate import check_section
 
     for name in ("../evil", ".", "", "a/b"):
         with pytest.raises(UserError, match="one folder"):

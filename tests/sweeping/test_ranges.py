@@ -5,11 +5,11 @@ import itertools
 import pytest
 import yaml
 
-from src.config.compose import own_hydra
-from src.config.options import SWEEPS, sweeps
-from src.sweeping.grid import Composer
-from src.sweeping.wandb_sweeps import COMMAND, FOLDER, files, master_config, values
-from src.tracking.run_folder import config_hash
+from src.config.groups import SWEEPS, sweeps
+from src.config.isolated_hydra import own_hydra
+from src.run_store.config_hash import config_hash
+from src.sweeping.job_composer import Composer
+from src.sweeping.wandb_sweep_files import COMMAND, FOLDER, files, master_config, values
 
 DOCUMENTED = {
     "learning_rate": ("optimizer.lr", 1e-4, 1e-1),

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from src import ROOT
-from src.sweeping.fork_server import LIST
+from src.diagnostics.resume_check import compare
+from src.run_store.run_folder import RunFolder
+from src.sweeping.launchers.fork_server import LIST
+from src.sweeping.launchers.local import every_module
 from src.sweeping.ledger import Ledger
-from src.sweeping.pool import every_module
-from src.tracking.resume_proof import compare
-from src.tracking.run_folder import RunFolder
 from tests.sweeping.commands import processes, records, running, start, wait_for
 
 Words = Callable[..., list[str]]
@@ -266,7 +266,8 @@ def test_a_dead_rank_fails_its_job_within_a_minute(fast: Words, tmp_path: Path, 
 def test_the_server_has_one_thread_and_no_gpu(tmp_path: Path) -> None:
     """What is forked must not have started threads, nor CUDA."""
     program = (
-        "import src.sweeping.warm, os, torch; print(len(os.listdir('/proc/self/task')), torch.cuda.is_initialized())"
+        "import src.sweeping.launchers.preload, os, torch; "
+        "print(len(os.listdir('/proc/self/task')), torch.cuda.is_initialized())"
     )
     (tmp_path / "modules").write_text(" ".join(every_module()))
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", LIST: f"{os.getpid()}:{tmp_path / 'modules'}"}

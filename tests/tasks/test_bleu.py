@@ -7,8 +7,9 @@ import pytest
 import sacrebleu
 import torch
 
-from src.experiment import load, measure, run
 from src.tasks.bleu import CorpusBLEU
+from src.training.inference import load, measure
+from src.training.run import run
 
 
 def sentences(seed: int, count: int) -> list[str]:
@@ -57,8 +58,8 @@ def test_a_run_measures_it_on_test_and_evaluate_on_any_split(fast, tmp_path, tok
 
 def test_an_unknown_word_is_found_by_no_answer(fast, tmp_path):
     """The reference says <unknown> where training lacks the word; an answer that says so too is no match."""
-    from src.spec import DataSpec
-    from src.tasks.sequences import Translation
+    from src.core.data_spec import DataSpec
+    from src.tasks.sequence_generation import Translation
 
     spec = DataSpec("translation", "tokens", (9,), (9,), 9, 0, 1, 2, target_length=9)
     task = Translation(spec)

@@ -6,8 +6,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.spec import DataSpec
-from src.tasks.build import build_task
+from src.core.data_spec import DataSpec
+from src.tasks.factory import build_task
 
 SCALES = [1.0, 20.0]  # of the logits; e^-20 is still far from the end of float64, so that plain formulas hold
 

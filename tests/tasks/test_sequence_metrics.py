@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.batches import LabelledBatch, SequenceBatch
-from src.models.meter import Meter
+from src.core.batches import LabelledBatch, SequenceBatch
+from src.core.data_spec import DataSpec
+from src.models.epoch_metrics import Meter
 from src.models.recurrent import GRU
-from src.spec import DataSpec
-from src.tasks.build import build_task
+from src.tasks.factory import build_task
 from src.tasks.tagging import UNASKED
 
 CPU = L.pytorch.strategies.SingleDeviceStrategy(device="cpu")

@@ -1,0 +1,136 @@
+"""Command line of `python -m src.doctor`: what is installed, and the check that a resumed run equals an uninterrupted one."""
+
+import os
+import platform
+import re
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import urlparse
+
+from src import ROOT
+from src.config.groups import groups, search_roots
+from src.core.console import echo
+from src.core.errors import UserError, nearest
+
+
+def findings() -> Iterator[tuple[bool | None, str]]:
+    """Yield (whether it is as it should be, None for what is missing and can be done without; one line)."""
+    recent = sys.version_info >= (3, 11)
+    yield recent, f"Python {platform.python_version()} (3.11 or newer is needed)"
+    if not recent:
+        return  # what follows needs it
+    yield from _packages()
+    yield from _devices()
+    yield from _folders()
+    yield _wandb()
+    options = groups(search_roots([]))
+    yield (
+        bool(options),
+        f"{sum(map(len, options.values()))} options in {len(options)} config groups, in {ROOT / 'conf'}",
+    )
+
+
+def _packages() -> Iterator[tuple[bool | None, str]]:
+    """Look for everything that pyproject.toml asks for, without importing it."""
+    import tomllib
+
+    from src.run_store.provenance import version
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for extra, requirements in {"": project["dependencies"], **project["optional-dependencies"]}.items():
+        install = f"pip install -c constraints.txt -e .{f'[{extra}]' if extra else ''}"
+        for requirement in requirements:
+            package = re.match(r"[\w.-]+", requirement)[0]  # type: ignore[index]
+            if package == project["name"]:
+                continue  # an extra that brings others
+            if found := version(package):
+                yield True, f"{package} {found}"
+            else:
+                yield None if extra else False, f"{package} is not installed: {install}"
+
+
+def _devices() -> Iterator[tuple[bool, str]]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield True, f"{cores} CPU cores"
+    try:
+        import torch
+    except ImportError as error:
+        yield False, f"torch does not import: {error}"
+        return
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(number)
+            yield True, f"GPU {number}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    elif torch.backends.mps.is_available():
+        yield True, "Apple GPU (trainer.accelerator=mps)"
+    else:
+        yield True, f"no GPU that torch {torch.__version__} can use; runs go to the CPU"
+
+
+def _folders() -> Iterator[tuple[bool, str]]:
+    for name, path in (
+        ("paths.outputs", Path("outputs")),
+        ("paths.data", Path(os.environ.get("GRIDLIGHT_DATA", "data"))),
+    ):
+        nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+        writable = os.access(nearest, os.W_OK)
+        state = "writable" if writable else "NOT writable"
+        yield writable or name == "paths.data", f"{name}: {path.absolute()} ({state})"
+
+
+def _wandb() -> tuple[bool | None, str]:
+    try:
+        from src.loggers.wandb.connection import key_is_configured
+
+        return True, _wandb_state(key_is_configured())
+    except ImportError as error:
+        return None, f"Weights & Biases cannot be asked: {error}"
+    except UserError as error:
+        return False, str(error)
+
+
+def _wandb_state(key: bool) -> str:
+    if os.environ.get("WANDB_MODE"):
+        return f"Weights & Biases: WANDB_MODE={os.environ['WANDB_MODE']}"
+    if not key:
+        return "Weights & Biases: no key, so runs are kept offline (wandb login makes them go online)"
+    address = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        with socket.create_connection((address.hostname or "", port), timeout=3):
+            return f"Weights & Biases: a key is configured, {address.hostname} answers"
+    except OSError as error:
+        return (
+            f"Weights & Biases: a key is configured, {address.hostname} is not reachable ({error}); runs go on offline"
+        )
+
+
+def prove_resume(words: list[str]) -> bool:
+    """Print whether a run of these words that is interrupted and resumed equals one that is not."""
+    from src.diagnostics.resume_check import prove
+
+    findings = prove(words)
+    different = sum(not finding.equal for finding in findings)
+    echo(f"{different} of {len(findings)} differ" if different else f"resumed exactly: all {len(findings)} are equal")
+    return not different
+
+
+def words_of_a_run(words: Sequence[str]) -> list[str]:
+    """Return the words of a run, where the bare name of an experiment means ``experiment=name``.
+
+    Raises:
+        UserError: for a flag, and for a bare word that names no experiment.
+    """
+    experiments = groups(search_roots(words))["experiment"]
+    for word in words:
+        if word.startswith("-"):
+            raise UserError(f"{word}: the proof takes the words of one run, such as model=mlp, and no flags but --help")
+        if _is_bare(word) and word not in experiments:
+            raise UserError(f"{word}: there is no such experiment. {nearest(word, experiments)}")
+    return [f"experiment={word}" if _is_bare(word) else word for word in words]
+
+
+def _is_bare(word: str) -> bool:
+    return "=" not in word and not word.startswith("~")

@@ -1,0 +1,113 @@
+"""Command line of `python -m src.sync`: upload runs that Weights & Biases recorded offline."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.core.console import echo
+from src.core.errors import UserError
+
+
+def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
+    """Upload what waits in some folders, and tell whether everything has arrived.
+
+    Args:
+        paths: folders with runs in them, at any depth; or runs.
+        dry_run: only say what would be uploaded.
+
+    Raises:
+        UserError: if there is no such folder, no key, or no server.
+    """
+    from src.core.console import shown
+    from src.loggers.wandb.pending import Waiting, find
+    from src.loggers.wandb.sync import BUSY, upload
+    from src.run_store.run_folder import RunFolder
+
+    runs: list[Waiting] = []
+    for run in find(paths):
+        folder = RunFolder.open(run.folder)
+        if not folder.alive:
+            runs.append(run)
+        elif folder.record.get("status") == "running":
+            echo(f"still running: {shown(run.folder)}")
+        else:
+            echo(f"left alone, {BUSY}: {shown(run.folder)}")
+    if not runs:
+        echo("nothing to upload")
+        return True
+    size = sum(run.size for run in runs)
+    if dry_run:
+        echo("\n".join(f"would upload {shown(run.folder)}" for run in runs))
+        echo(f"{_runs(len(runs))}, {_megabytes(size)}")
+        return True
+    _needs_server(paths)
+    with _Bar(len(runs), size) as bar:
+        left = upload(runs, done=bar.advance)
+    failed = [(run, reason) for run, reason in left if reason != BUSY]
+    for run, reason in left:
+        if reason == BUSY:
+            echo(f"left alone, {BUSY}: {shown(run.folder)}")
+        else:
+            echo(f"not uploaded: {shown(run.folder)}: {reason}", file=sys.stderr)
+    echo(f"{_runs(len(runs) - len(left))} uploaded, {_megabytes(size - sum(run.size for run, _ in left))}")
+    if failed:
+        echo("the same command goes on", file=sys.stderr)
+    return not failed
+
+
+def _needs_server(paths: Sequence[Path]) -> None:
+    from src.loggers.wandb.connection import key_is_configured, refuse_foreign_settings, why_unreachable
+
+    refuse_foreign_settings(paths)
+    if not key_is_configured():
+        raise UserError("Weights & Biases: no key is configured; wandb login, or set WANDB_API_KEY")
+    if reason := why_unreachable():
+        raise UserError(f"Weights & Biases: {reason}; nothing was uploaded, and nothing is lost")
+
+
+class _Bar:
+    """A progress bar on a terminal, a line a run elsewhere.
+
+    Args:
+        runs: how many there are.
+        size: of all of them in bytes.
+    """
+
+    def __init__(self, runs: int, size: int) -> None:
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+        from src.core.console import on_terminal
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, disable=not on_terminal())
+        self._runs, self._done = runs, 0
+        self._task = self._progress.add_task(self._text(), total=size)
+
+    def _text(self) -> str:
+        return f"{self._done} of {_runs(self._runs)} uploaded"
+
+    def advance(self, run: object) -> None:
+        """Show that one more run has arrived."""
+        from src.core.console import shown
+        from src.loggers.wandb.pending import Waiting
+
+        assert isinstance(run, Waiting)
+        self._done += 1
+        self._progress.update(self._task, advance=run.size, description=self._text())
+        if self._progress.disable:
+            echo(f"{self._text()}: {shown(run.folder)}", flush=True)
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

@@ -1,0 +1,37 @@
+"""Command line of `python -m src.train`: one run, or a resumed one."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from src.core.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def job(cfg: "DictConfig") -> float | None:
+    """Check a composed config and run it; the best value of the monitored metric goes back to Hydra."""
+    from src.config.trust import trust_own_config
+    from src.config.validate import check
+
+    if cfg.sweep.resume or cfg.sweep.dry_run:
+        raise UserError("sweep.resume and sweep.dry_run are for sweeps, which begin with -m")
+    if cfg.search.name != "grid":
+        raise UserError(f"search={cfg.search.name} is for sweeps, which begin with -m")
+    if cfg.resume is not None:
+        return _resume(cfg.resume, sys.argv[1:])
+    config = check(cfg)
+    trust_own_config(cfg)
+    from src.training.run import run
+
+    return run(config).value
+
+
+def _resume(path: str, words: Sequence[str]) -> float | None:
+    from src.training.resume import resumed
+
+    config, folder = resumed(path, words)
+    from src.training.run import resume
+
+    return resume(config, folder).value

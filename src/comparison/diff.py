@@ -1,0 +1,93 @@
+"""Two runs side by side: the keys that differ, the metrics, the curves."""
+
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+
+from src.comparison.config_keys import MISSING, differing, shown
+from src.comparison.statistics import number
+from src.comparison.view import COLUMNS, Row, View, measured
+from src.core.console import duration, new_table, show
+from src.core.errors import UserError, nearest
+from src.run_store.recorded_run import Curve, RecordedRun
+
+_BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 32
+"""Characters of a curve."""
+
+
+def chosen(word: str, runs: Sequence[RecordedRun], rows: Sequence[Row]) -> RecordedRun:
+    """Return the run that a person names: by its rank, its name, the beginning of it, or its folder.
+
+    Raises:
+        UserError: if there is none, or if the beginning is of several.
+    """
+    if word.isdecimal():
+        ranked = {row.rank: row.best for row in rows if row.rank}
+        if int(word) in ranked:
+            return ranked[int(word)]
+    path = Path(word).absolute()
+    exact = [run for run in runs if word in (run.name, run.place) or run.folder == path]
+    found = exact or [run for run in runs if word in run.name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{word}: which run? {', '.join(run.name for run in found[:5])}")
+    raise UserError(f"{word}: there is no such run, and no such rank. {nearest(word, (run.name for run in runs))}")
+
+
+def print_diff(one: RecordedRun, other: RecordedRun) -> None:
+    """Print how two configs differ, and what came of each."""
+    show(f"\nA  {shown(one.place)}  ({one.status})\nB  {shown(other.place)}  ({other.status})\n")
+    keys = differing([one.config, other.config])
+    if keys:
+        table = new_table("key", "A", "B")
+        for key in keys:
+            table.add_row(key, *(shown(run.config.get(key, MISSING)) for run in (one, other)))
+        show(table)
+    else:
+        show("the configs are the same")
+    table = new_table("metric", "A", "B", "B - A", numbers=("A", "B", "B - A"))
+    names = dict.fromkeys([*one.summary, *other.summary, *(c for c in COLUMNS if c in ("gap", "time", "parameters"))])
+    for name in names:
+        a, b = measured(one, name), measured(other, name)
+        show_value = duration if name == "time" else "{:,.0f}".format if name == "parameters" else number
+        difference = "" if a is None or b is None or a == b else show_value(b - a)
+        table.add_row(name, *("-" if value is None else show_value(value) for value in (a, b)), difference)
+    show("")
+    show(table)
+    table = new_table("curve", "", "from", "to", "")
+    for name in dict.fromkeys([*one.curves, *other.curves]):
+        pair = [run.curves.get(name, Curve((), ())) for run in (one, other)]
+        finite = [value for curve in pair for value in curve.values if isfinite(value)]
+        longest = max(len(curve.values) for curve in pair)
+        for letter, curve in zip("AB", pair, strict=True):
+            if finite and len(curve.values):
+                ends = number(curve.values[0]), number(curve.values[-1])
+                table.add_row(name if letter == "A" else "", letter, *ends, sparkline(curve, finite, longest))
+    show("")
+    show(table)
+
+
+def sparkline(curve: Curve, scale: Sequence[float], longest: int) -> str:
+    """Return a curve as a line of bars.
+
+    Args:
+        curve: to draw.
+        scale: numbers whose extremes are the lowest and the highest bar.
+        longest: epochs that the whole width stands for.
+    """
+    low, high = min(scale), max(scale)
+    values = list(curve.values)
+    width = min(WIDTH, longest)
+    columns = max(1, round(width * len(values) / longest))
+    picked = [values[min(len(values) - 1, (2 * i + 1) * len(values) // (2 * columns))] for i in range(columns)]
+    steps = len(_BARS) - 1
+    return "".join(
+        _BARS[round(steps * (value - low) / (high - low or 1))] if isfinite(value) else "·" for value in picked
+    )
+
+
+def rows_of(views: Sequence[View]) -> list[Row]:
+    """Return the rows whose ranks name runs: those of the one view there is."""
+    return list(views[0].rows) if len(views) == 1 else []

@@ -1,0 +1,274 @@
+"""The way from a batch to an optimizer step, written out: Lightning's own puts half a millisecond of bookkeeping around it."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
+from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.plugins.precision import DoublePrecision, Precision
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+TRAINING_HOOKS = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
+VALIDATION_HOOKS = ("on_validation_batch_start", "on_validation_batch_end")
+"""What callbacks may do within a step, in this order."""
+
+OF_MODEL = (
+    *TRAINING_HOOKS,
+    *VALIDATION_HOOKS,
+    "training_step",
+    "backward",
+    "optimizer_zero_grad",
+    "optimizer_step",
+    "configure_gradient_clipping",
+)
+TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+"""What a model or datamodule of a user may change of a step; Lightning's own step asks them."""
+
+
+class TrainingSteps(_TrainingEpochLoop):
+    """Lightning's loop over the batches of an epoch, in which a step is written out where that is the same.
+
+    Counters, hooks of callbacks, schedules and checkpoints are as in Lightning's step, which is taken where something asks
+    for more of it (`needs_lightning`), and first of all when a run is resumed. The last weights of a run are always validated,
+    also where it ends within an epoch (``trainer.max_steps``) or with one that is not (``trainer.check_val_every_n_epoch``).
+
+    Args:
+        trainer: of the run.
+        max_steps: optimizer steps of the run; -1: as many as its epochs have.
+        base: the class whose steps this loop knows; any other model takes Lightning's step.
+        written_out: False takes Lightning's step in any case.
+    """
+
+    def __init__(
+        self, trainer: L.Trainer, max_steps: int, base: type[L.LightningModule], written_out: bool = True
+    ) -> None:
+        super().__init__(trainer, max_steps=max_steps)
+        if written_out:
+            self.val_loop = ValidationSteps(
+                trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False
+            )
+            self.val_loop.base = base
+        self.base = base
+        self._written_out = written_out
+        self._told = False
+
+    def run(self, data_fetcher: _DataFetcher) -> None:
+        reason = needs_lightning(self.trainer, self.base) if self._written_out else "trainer.loop=lightning"
+        if not self._told:
+            log.info("steps: %s", f"Lightning's, for {reason}" if reason else "written out, src/compat/fast_loop.py")
+            self._told = True
+        self._short = _Short(self.trainer, TRAINING_HOOKS) if reason is None else None
+        super().run(data_fetcher)
+
+    def advance(self, data_fetcher: _DataFetcher) -> None:
+        """Train on one batch; every `accumulate_grad_batches`-th changes the weights."""
+        if self._short is None or self.restarting:
+            super().advance(data_fetcher)
+            return
+        trainer, short, optimizer = self.trainer, self._short, self.trainer.optimizers[0]
+        accumulated = trainer.accumulate_grad_batches
+        batch, _, _ = next(data_fetcher)
+        self.batch_progress.is_last_batch = data_fetcher.done
+        batch = short.take(self, batch)
+        index = self.batch_idx
+        steps = not self._should_accumulate()
+        short.call("on_train_batch_start", batch, index)
+        self.batch_progress.increment_started()
+        loss: Tensor
+
+        @torch.enable_grad()  # an optimizer may call it from under no_grad, as torch's do
+        def gradient() -> Tensor:
+            """Compute the loss, and add its gradient to what was accumulated."""
+            nonlocal loss
+            loss = short.step("training_step", batch, index)
+            if accumulated > 1:
+                loss = loss / accumulated
+            if index % accumulated == 0:
+                self._zero_grad(short, optimizer)
+            short.call("on_before_backward", loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            short.call("on_after_backward")
+            if steps:
+                short.call("on_before_optimizer_step", optimizer)
+                if trainer.gradient_clip_val is not None:
+                    short.model.configure_gradient_clipping(
+                        optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+                    )
+            return loss
+
+        if steps:
+            count = self.automatic_optimization.optim_progress.optimizer.step
+            count.increment_ready()
+            optimizer.step(gradient)  # type: ignore[arg-type]
+            count.increment_completed()
+        else:
+            gradient()
+        self.batch_progress.increment_processed()
+        if trainer.lr_scheduler_configs:
+            self.update_lr_schedulers("step", update_plateau_schedulers=False)
+            if self._num_ready_batches_reached():
+                self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+        short.call("on_train_batch_end", {"loss": loss.detach()}, batch, index)
+        if self._results:
+            trainer._logger_connector.on_batch_end()
+        self.batch_progress.increment_completed()
+        if self._results:
+            trainer._logger_connector.update_train_step_metrics()
+
+    def _zero_grad(self, short: "_Short", optimizer: Any) -> None:
+        count = self.automatic_optimization.optim_progress.optimizer.zero_grad
+        count.increment_ready()
+        short.call("on_before_zero_grad", optimizer)
+        count.increment_started()
+        optimizer.zero_grad()
+        count.increment_completed()
+
+    def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+        """Validate after the last batch of an epoch, and after the last step of all."""
+        if (
+            self._short is None
+            or self._num_ready_batches_reached()
+            or self._is_training_done
+            or self.trainer.should_stop
+        ):
+            super().on_advance_end(data_fetcher)
+            return
+        self._batches_that_stepped += not self._should_accumulate()
+        if self.trainer.received_sigterm:
+            raise SIGTERMException
+
+    def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
+        if super()._should_check_val_fx(data_fetcher):
+            return True
+        trainer = self.trainer
+        last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+        last = self.global_step == self.max_steps or (last_epoch and self._num_ready_batches_reached())
+        return last and trainer.enable_validation and not self.restarting
+
+
+class ValidationSteps(_EvaluationLoop):
+    """Lightning's loop over the validation batches, in which a step is written out where that is the same."""
+
+    base: type[L.LightningModule]
+    """See `TrainingSteps`."""
+
+    def reset(self) -> None:
+        super().reset()
+        self._short = (
+            _Short(self.trainer, VALIDATION_HOOKS) if needs_lightning(self.trainer, self.base) is None else None
+        )
+
+    def _evaluation_step(self, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_iter: Any) -> None:
+        if self._short is None:
+            super()._evaluation_step(batch, batch_idx, dataloader_idx, dataloader_iter)
+            return
+        short, connector = self._short, self.trainer._logger_connector
+        batch = short.take(self, batch)
+        short.call("on_validation_batch_start", batch, batch_idx)
+        self.batch_progress.increment_started()
+        short.step("validation_step", batch, batch_idx)
+        self.batch_progress.increment_processed()
+        short.call("on_validation_batch_end", None, batch, batch_idx)
+        if self._results:
+            connector.on_batch_end()
+        self.batch_progress.increment_completed()
+        self._has_run = True
+        if self._results:
+            connector.update_eval_step_metrics(self._seen_batches_per_dataloader[dataloader_idx])
+        self._seen_batches_per_dataloader[dataloader_idx] += 1
+        if not self.batch_progress.is_last_batch and self.trainer.received_sigterm:
+            raise SIGTERMException
+
+
+class _Short:
+    """What a step that is written out asks of a run, looked up once.
+
+    Args:
+        trainer: of the run.
+        hooks: the names of the hooks that callbacks may have in such a step.
+    """
+
+    def __init__(self, trainer: L.Trainer, hooks: tuple[str, ...]) -> None:
+        self.model: Any = trainer.lightning_module
+        double = isinstance(trainer.precision_plugin, DoublePrecision)
+        self._context: Any = trainer.precision_plugin.forward_context if double else nullcontext
+        self._trainer = trainer
+        self._double = double
+        self._moves = trainer.strategy.root_device.type != "cpu"
+        self._hooks = {hook: list(_overriding(trainer, hook)) for hook in hooks}
+
+    def take(self, loop: TrainingSteps | ValidationSteps, batch: Any) -> Any:
+        """Count a batch that was fetched, and return it in the precision and on the device of the model."""
+        if self._double:
+            batch = self._trainer.precision_plugin.convert_input(batch)
+        if self._moves:
+            batch = self._trainer.strategy.batch_to_device(batch)
+        loop.batch_progress.increment_ready()
+        connector, results = self._trainer._logger_connector, loop._results
+        connector._first_loop_iter = connector._first_loop_iter is None  # for what is logged in the step
+        results.batch, results.batch_size, results.dataloader_idx = batch, None, None
+        return batch
+
+    def step(self, name: str, batch: Any, index: int) -> Any:
+        """Return what the model's ``training_step`` or ``validation_step`` returns."""
+        self.model._current_fx_name = name  # where `log` looks what it may do
+        with self._context():
+            result = getattr(self.model, name)(batch, index)
+        self.model._current_fx_name = None
+        return result
+
+    def call(self, hook: str, *arguments: Any) -> None:
+        """Call those callbacks that have something to do here."""
+        if not self._hooks[hook]:
+            return
+        self.model._current_fx_name = hook
+        for function in self._hooks[hook]:
+            function(self._trainer, self.model, *arguments)
+        self.model._current_fx_name = None
+
+
+def needs_lightning(trainer: L.Trainer, base: type[L.LightningModule]) -> str | None:
+    """Return what in a run asks for Lightning's own step; None where the one that is written out does the same."""
+    model, datamodule = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
+    if not isinstance(model, base) or not model.automatic_optimization:
+        return f"the model {type(model).__name__}"
+    for hook in (*OF_MODEL, *TRANSFER):
+        if getattr(type(model), hook) is not getattr(base, hook):
+            return f"{type(model).__name__}.{hook}"
+    for hook in TRANSFER:
+        if datamodule is not None and getattr(type(datamodule), hook) is not getattr(L.LightningDataModule, hook):
+            return f"{type(datamodule).__name__}.{hook}"
+    if type(trainer.strategy) is not SingleDeviceStrategy:
+        return f"the strategy {type(trainer.strategy).__name__}"
+    if type(trainer.precision_plugin) not in (Precision, DoublePrecision):
+        return f"trainer.precision={trainer.precision}"
+    if not isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]
+        return "trainer.profiler"
+    return None
+
+
+def _overriding(trainer: L.Trainer, hook: str) -> Iterator[Any]:
+    """Yield the hook of every callback that has one of its own."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        function = getattr(callback, hook)
+        if getattr(function, "__func__", None) is not getattr(Callback, hook):
+            yield function

@@ -1,0 +1,125 @@
+"""Schemas of the config group `model`."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Discriminator, Field, PositiveInt, Tag, ValidationInfo, model_validator
+
+from src.config.schema.base import Activation, Count, Initialization, NonNegative, Option, Probability, T
+
+# ---- models ------------------------------------------------------------------------------------------------------
+
+VECTORS = ("classification", "binary_classification", "regression", "forecasting")
+IMAGES = ("classification", "binary_classification", "regression")
+
+
+class ModelOption(Option):
+    """An architecture, the tasks that it serves and the kinds of input that it reads."""
+
+    tasks: ClassVar[tuple[str, ...]] = ()
+    inputs: ClassVar[tuple[str, ...]] = ()
+    carries_state: ClassVar[bool] = False
+    built_in: ClassVar[tuple[str, ...]] = ()
+    """Knobs of regularization that are part of the architecture, whatever they say."""
+
+
+class MLP(ModelOption):
+    tasks = VECTORS
+    inputs = ("vector", "image", "sequence")
+    hidden_sizes: list[PositiveInt]
+    activation: Activation
+    initialization: Initialization
+    batch_norm: bool
+    dropout: Probability
+    drop_connect: Probability
+    series: Literal["together", "apart"] = "together"
+    from_last: bool = False
+
+
+class MlpScratch(ModelOption):
+    tasks = VECTORS
+    inputs = ("vector", "image", "sequence")
+    hidden_sizes: list[PositiveInt]
+    activation: Activation
+    initialization: Initialization
+
+
+def _one_a_block(setting: Any, info: ValidationInfo) -> Any:
+    blocks = len(info.data.get("channels", ()))
+    if isinstance(setting, list) and blocks and len(setting) != blocks:
+        raise ValueError(f"a list has one entry a block, and model.channels makes {blocks} blocks, not {len(setting)}")
+    return setting
+
+
+PerBlock = Annotated[
+    Annotated[T, Tag("one")] | Annotated[list[T], Tag("list")],
+    Discriminator(lambda setting: "list" if isinstance(setting, list) else "one"),
+    AfterValidator(_one_a_block),
+]
+
+
+class CNN(ModelOption):
+    tasks = IMAGES
+    inputs = ("image",)
+    channels: Annotated[list[PositiveInt], Field(min_length=1)]
+    kernel_size: PerBlock[PositiveInt]
+    stride: PerBlock[PositiveInt]
+    padding: PerBlock[Count | Literal["same"]]
+    pool: PerBlock[Literal["max", "average", "none"]]
+    pool_size: PerBlock[PositiveInt]
+    pool_stride: PerBlock[PositiveInt] | None
+    hidden_sizes: list[PositiveInt]
+    activation: Activation
+    initialization: Initialization
+    batch_norm: bool
+    dropout: Probability
+    spatial_dropout: Probability
+    drop_connect: Probability
+
+
+class ResNet(ModelOption):
+    tasks = IMAGES
+    inputs = ("image",)
+    built_in = ("batch_norm",)
+    blocks_per_stage: PositiveInt
+    widths: Annotated[list[PositiveInt], Field(min_length=1)]
+    activation: Activation
+    dropout: Probability
+    stochastic_depth: Probability
+    checkpoint_activations: bool = False
+
+
+class Recurrent(ModelOption):
+    tasks = (*VECTORS, "tagging", "language_modelling")
+    inputs = ("image", "sequence", "tokens")
+    carries_state = True
+    cell: Literal["torch", "textbook"]
+    hidden_size: PositiveInt
+    num_layers: PositiveInt
+    bidirectional: bool
+    initial_state: Literal["zero", "learned"]
+    embedding_size: PositiveInt
+    dropout: Probability
+    drop_connect: Probability
+
+
+class Transformer(ModelOption):
+    tasks = (*VECTORS, "language_modelling", "translation")
+    inputs = ("image", "sequence", "tokens")
+    d_model: PositiveInt
+    num_heads: PositiveInt
+    num_layers: PositiveInt
+    d_ff: PositiveInt | None
+    norm_first: bool
+    activation: Activation
+    positions: Literal["sinusoidal", "learned"]
+    beams: PositiveInt
+    length_penalty: NonNegative
+    dropout: Probability
+    stochastic_depth: Probability
+    checkpoint_activations: bool = False
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "Transformer":
+        if self.d_model % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads} does not divide d_model={self.d_model}")
+        return self

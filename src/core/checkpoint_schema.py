@@ -1,0 +1,207 @@
+"""What the parts of a checkpoint must be, and restoring them: a damaged checkpoint is one error that names it."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from src.core.errors import UserError, first_line
+from src.core.records import FORMAT_VERSION
+
+_VERSION = re.compile(r"2(?:\.\d{1,4}){0,2}(?:\.?(?:dev|post|rc|a|b)\d{0,8})?(?:\+[a-z0-9.]{1,40})?")
+"""Versions of Lightning that Gridlight has run with. Older checkpoints would be rewritten by Lightning's own rules."""
+_COUNTERS = {"ready", "completed", "started", "processed"}
+_PROGRESS = {*_COUNTERS, "total", "current", "is_last_batch", "optimizer", "step", "zero_grad"}
+"""Names in the progress of Lightning's loops, which takes over every name that it is given."""
+
+
+class _Damaged(ValueError):
+    """A part of a checkpoint is not what it must be."""
+
+
+def check_checkpoint(checkpoint: Any, path: object) -> None:
+    """Raise an error unless the parts of a checkpoint have the types that Lightning and Gridlight rely on.
+
+    Args:
+        checkpoint: as it was read; it holds plain containers and tensors.
+        path: of the file, for the error.
+
+    Raises:
+        UserError: naming the file and the part.
+    """
+    if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
+        raise UserError(f"{path}: this checkpoint was not written by Gridlight")
+    with named(path):
+        _check_parts(checkpoint)
+
+
+@contextmanager
+def named(path: object) -> Iterator[None]:
+    """Turn every error of a damaged checkpoint into one that names the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
+        raise UserError(f"{path}: this checkpoint is damaged: {reason[:300]}") from error
+
+
+def _check_parts(checkpoint: dict[str, Any]) -> None:
+    version = checkpoint["pytorch-lightning_version"]
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        raise _Damaged("'pytorch-lightning_version' is not a version of Lightning 2")
+    if not all(isinstance(name, str) for name in checkpoint):
+        raise _Damaged("the name of a part is not a string")
+    for name in ("epoch", "global_step"):
+        if not is_count(checkpoint.get(name, 0)):
+            raise _Damaged(f"'{name}' is not an integer of 0 or more")
+    for name in ("state_dict", "current_model_state"):
+        state = checkpoint.get(name, {})
+        if not isinstance(state, dict) or not all(
+            isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+        ):
+            raise _Damaged(f"'{name}' does not hold tensors by their names")
+    for name in ("loops", "callbacks", "gridlight", "hyper_parameters", "averaging_state", "MixedPrecision"):
+        if name in checkpoint and not isinstance(checkpoint[name], dict):
+            raise _Damaged(f"'{name}' is not a dictionary")
+    for name in ("optimizer_states", "lr_schedulers", "random_states"):
+        states = checkpoint.get(name, [])
+        if not isinstance(states, list) or not all(isinstance(state, dict) for state in states):
+            raise _Damaged(f"'{name}' is not a list of dictionaries")
+    for key, state in checkpoint.get("callbacks", {}).items():
+        if not isinstance(key, str) or not isinstance(state, dict):
+            raise _Damaged("the state of a callback is not a dictionary")
+    _check_progress(checkpoint.get("loops", {}), "loops")
+    _check_own_part(checkpoint.get("gridlight", {}))
+
+
+def is_count(value: object) -> bool:
+    """Return whether a value is an integer from 0, as large as any count may be."""
+    return type(value) is int and 0 <= value < 2**60
+
+
+def _check_progress(value: Any, name: str) -> None:
+    """Check the progress of Lightning's loops, in which every leaf is a count."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key == "_batches_that_stepped" and not is_count(inner):
+                raise _Damaged("the progress of training is not a count")
+            if not isinstance(key, str) or (name.endswith("progress") and key not in _PROGRESS):
+                raise _Damaged(f"{name} has no part {str(key)[:60]!r}")
+            if key in _COUNTERS and not is_count(inner):
+                raise _Damaged("the progress of training is not a count")
+            _check_progress(inner, f"{name}.progress" if name.endswith("progress") else key)
+    elif isinstance(value, list) and not name.endswith("progress"):
+        for inner in value:
+            _check_progress(inner, name)
+    elif name.endswith("progress") and type(value) is not bool and not is_count(value):
+        raise _Damaged("the progress of training is not a count")
+
+
+def _check_own_part(own: dict[str, Any]) -> None:
+    if not own:
+        return
+    version = own.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION or type(version) is not int:
+        shown = version if type(version) is int else "an unknown one"
+        raise UserError(
+            f"the format of this checkpoint is {shown}, and this Gridlight reads {FORMAT_VERSION}: update Gridlight"
+        )
+    for name in ("config", "spec", "preparation"):
+        if not isinstance(own.get(name), dict):
+            raise _Damaged(f"'gridlight.{name}' is not a dictionary")
+
+
+def check_like(own: Any, recorded: Any, name: str, exact: bool = True) -> None:
+    """Raise an error unless a recorded state could have been made by the object that is to take it.
+
+    Args:
+        own: what the object's `state_dict` returns before it is restored.
+        recorded: what a checkpoint holds for it.
+        name: of the state, for the error.
+        exact: refuse parts that the object has not. A schedule takes over every part as an attribute; a callback may have
+            parts that are made as training goes on, such as the path of a checkpoint.
+    """
+    if isinstance(own, Mapping):
+        if not isinstance(recorded, Mapping):
+            raise _Damaged(f"{name} is not a dictionary")
+        for key, value in recorded.items():
+            if key in own:
+                check_like(own[key], value, f"{name}.{key}", exact)
+            elif own and exact:
+                raise _Damaged(f"{name} has no part {str(key)[:60]!r}")
+    elif isinstance(own, list | tuple):
+        if not isinstance(recorded, list | tuple):
+            raise _Damaged(f"{name} is not a list")
+        if own and all(_is_number(value) for value in own) and not all(_is_number(value) for value in recorded):
+            raise _Damaged(f"{name} holds something else than numbers")
+        if own and all(isinstance(value, Mapping) for value in own):
+            if len(own) != len(recorded):
+                raise _Damaged(f"{name} has {len(recorded)} parts, not {len(own)}")
+            for mine, value in zip(own, recorded, strict=True):
+                check_like(mine, value, name, exact)
+    elif _is_number(own):
+        if not (_is_number(recorded) or (recorded is None and isinstance(own, bool))):
+            raise _Damaged(f"{name} is not a number")
+    elif isinstance(own, str):
+        if not isinstance(recorded, str | None):
+            raise _Damaged(f"{name} is not a string")
+    elif own is not None and recorded is not None and not isinstance(recorded, type(own)):
+        raise _Damaged(f"{name} is of a wrong type")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+
+
+def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any]) -> None:
+    """Raise an error unless an optimizer could have made a recorded state.
+
+    Args:
+        optimizer: that is to take it.
+        recorded: what its `state_dict` returned.
+    """
+    if not isinstance(recorded.get("state"), dict) or not isinstance(recorded.get("param_groups"), list):
+        raise _Damaged("the state of an optimizer is incomplete")
+    mine, groups = optimizer.state_dict()["param_groups"], recorded["param_groups"]
+    if len(mine) != len(groups):
+        raise _Damaged(f"the optimizer has {len(groups)} groups of parameters, not {len(mine)}")
+    for group, other in zip(mine, groups, strict=True):
+        if not isinstance(other, dict) or not group.keys() - {"initial_lr"} <= other.keys():
+            raise _Damaged("a group of parameters of an optimizer is incomplete")
+        if other.get("params") != group["params"]:
+            raise _Damaged("a group of parameters of an optimizer holds other parameters")
+        check_like(group, {key: value for key, value in other.items() if key in group}, "a group of parameters")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    names = next((state.keys() for state in recorded["state"].values() if isinstance(state, dict)), ())
+    known = type(optimizer).__module__.partition(".")[0] in ("torch", "src")
+    for number, state in recorded["state"].items():
+        if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(state, dict):
+            raise _Damaged("the state of an optimizer is of no parameter")
+        if known and state.keys() != names:
+            raise _Damaged("the state of an optimizer is incomplete")
+        for name, value in state.items():
+            if known and not _fits(name, value, parameters[number]):
+                raise _Damaged("the state of an optimizer does not fit its parameters")
+
+
+_OF_ALL = {"step", "mu_product", "mu", "eta"}
+"""Names of numbers that an optimizer keeps for all elements of a parameter."""
+
+
+def _fits(name: str, value: Any, parameter: Tensor) -> bool:
+    if name in _OF_ALL:
+        return _is_number(value)
+    return value is None or (isinstance(value, Tensor) and value.shape == parameter.shape)
+
+
+def check_callback(callback: Any, state: Mapping[str, Any]) -> None:
+    """Raise an error unless a callback could have made a recorded state."""
+    own = callback.state_dict()
+    if missing := own.keys() - state.keys():
+        raise _Damaged(f"the state of {type(callback).__name__} lacks {sorted(missing)[0]!r}")
+    check_like(own, state, f"the state of {type(callback).__name__}", exact=False)

@@ -1,0 +1,120 @@
+"""Tables of texts, as people keep them: CSV, TSV or JSON lines with named columns, refused with file, row and column."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from io import StringIO, TextIOWrapper
+from pathlib import Path
+
+from src.core.errors import UserError, nearest
+from src.core.files import open_text_file
+
+MAX_TEXT_BYTES = 4 * 2**30
+"""The largest text that is read as a whole."""
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+
+
+def read_text(path: Path) -> str:
+    """Return a text file in UTF-8, without a byte-order mark.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        with open_text_file(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_TEXT_BYTES:
+                raise UserError(f"{path}: this file has more than {MAX_TEXT_BYTES / 2**30:,.0f} GiB")
+            with TextIOWrapper(file, encoding="utf-8-sig") as text:
+                return text.read()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: this is no text in UTF-8 (byte {error.start})") from error
+    except OSError as error:
+        raise UserError(f"{path}: this file cannot be read: {error.strerror}") from error
+
+
+def read_records(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the named columns of every row, as texts without white space around them.
+
+    The ending of the file's name tells its kind: ``.jsonl``, ``.ndjson`` and ``.json`` hold an object a line, ``.tsv``
+    columns between tabs, and any other file columns between commas. Tables have a header; quotes may hold separators
+    and line ends.
+
+    Raises:
+        UserError: naming the file, the row (as an editor counts lines, where a record begins) and the column of what
+            is missing or empty.
+    """
+    found = []
+    for line, row in rows_of(path, columns):
+        for column in columns:
+            if column not in row:
+                raise UserError(f"{path}, row {line}: there is no '{column}'. {nearest(column, row)}")
+            if not row[column].strip():
+                raise UserError(f"{path}, row {line}, column '{column}': this is empty")
+        found.append(tuple(row[column].strip() for column in columns))
+    if not found:
+        raise UserError(f"{path}: there are no rows in this file")
+    return found
+
+
+def rows_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line where a row begins, and its cells by the names of their columns.
+
+    Args:
+        path: see `read_records`. Lists and objects in JSON lines are passed over.
+        columns: that a table's header must have.
+
+    Raises:
+        UserError: if it cannot be read, naming the file and the row.
+    """
+    yield from _json_rows(path, columns) if path.suffix.lower() in JSON_LINES else _table_rows(path, columns)
+
+
+def _table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.reader(StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if not header:
+            such = f" such as {delimiter.join(columns)}" if columns else ""
+            raise UserError(f"{path}: this file is empty; it begins with a header{such}")
+        for column in columns:
+            if column not in header:
+                parts = [nearest(column, header)] if not set(",;\t|") & set(header[0]) else []
+                if len(header) == 1:
+                    parts.append(f"Columns stand between {'tabs' if delimiter == chr(9) else 'commas'}; it has none.")
+                raise UserError(f"{path}: the header has no column '{column}'. {' '.join(parts)}")
+        for column in header:
+            if header.count(column) > 1:
+                raise UserError(f"{path}: the header names '{column}' more than once")
+        line = reader.line_num + 1
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                if len(cells) != len(header):
+                    hint = "" if len(cells) < len(header) else "; a text that holds the separator is put in quotes"
+                    raise UserError(
+                        f"{path}, row {line}: {len(cells)} columns where the header has {len(header)}{hint}"
+                    )
+                yield line, dict(zip(header, cells, strict=True))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}, row {line}: this is no CSV: {error}") from error
+
+
+def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    for line, text in enumerate(read_text(path).split("\n"), 1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, row {line}, column {error.colno}: this is no JSON: {error.msg}") from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, row {line}: this JSON cannot be read: {error}") from error
+        if not isinstance(row, dict):
+            raise UserError(f'{path}, row {line}: a row is an object, such as {{"text": "…", "label": "…"}}')
+        nested = [key for key, value in row.items() if isinstance(value, dict | list)]
+        if wrong := [key for key in nested if key in columns]:
+            raise UserError(f"{path}, row {line}, column '{wrong[0]}': neither a text nor a number")
+        yield line, {key: "" if row[key] is None else str(row[key]) for key in row if key not in nested}

@@ -1,0 +1,90 @@
+"""The adding problem (Hochreiter and Schmidhuber 1997): two of many numbers are marked, and their sum is asked at the end."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from src.core.batches import Batch, LabelledBatch
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
+from src.core.resources import refuse_too_much
+from src.datamodules.base import DataModule
+from src.datamodules.io.numeric_table import read_rows
+from src.datamodules.splits.cross_validation import recut
+
+FIRST = 10
+"""Steps among which the first marked number stands."""
+
+
+class Adding(DataModule):
+    """Sequences of numbers uniform in [0, 1] with a mark on one of the first 10 and on one of the `lag` that follow.
+
+    The answer is the sum of the two; a network must keep the first one for at least `lag` steps. Always answering 1
+    has the error 1/6.
+
+    Args:
+        lag: steps after the first 10.
+        train_size, val_size, test_size: sequences of each split.
+        split_seed: the same seed draws the same sequences.
+        common: arguments of `DataModule`.
+    """
+
+    task = "regression"
+    inputs = "sequence"
+
+    def __init__(
+        self,
+        lag: int = 50,
+        train_size: int = 6400,
+        val_size: int = 500,
+        test_size: int = 1000,
+        split_seed: int = 0,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        self.lag, self.split_seed = lag, split_seed
+        self.sizes = {"train": train_size, "val": val_size, "test": test_size}
+
+    @property
+    def length(self) -> int:
+        return FIRST + self.lag
+
+    def load(self) -> dict[str, Batch]:
+        count = sum(self.sizes.values())  # of sequences, with a value and a mark of four bytes for each step, twice
+        refuse_too_much(16 * count * self.length, f"datamodule.lag={self.lag} with {count:,} sequences")
+        generator = torch.Generator().manual_seed(self.split_seed)
+        return recut({name: self._drawn(size, generator) for name, size in self.sizes.items()}, self.fold)
+
+    def _drawn(self, size: int, generator: torch.Generator) -> LabelledBatch:
+        values = torch.rand(size, self.length, generator=generator)
+        first = torch.randint(FIRST, (size, 1), generator=generator)
+        second = FIRST + torch.randint(self.lag, (size, 1), generator=generator)
+        marks = torch.zeros_like(values).scatter(1, first, 1.0).scatter(1, second, 1.0)
+        return LabelledBatch(torch.stack((values, marks), -1), (values * marks).sum(1, keepdim=True))
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec(
+            self.task, self.inputs, (self.length, 2), (1,), feature_names=("value", "mark"), target_names=("sum",)
+        )
+
+    def encode(self, inputs: Sequence[str]) -> Batch:
+        """Each input is a row of numbers, a star behind the two that are to be added: ``0.2,0.5*,0.9,0.1*,…``."""
+        values, marks = [], []
+        for text in inputs:
+            cells = [cell.strip() for cell in text.split(",")]
+            row = read_rows([",".join(cell.removesuffix("*") for cell in cells)], len(cells))[0]
+            if len(row) != self.length:
+                raise UserError(f"'{text[:60]}': {len(row)} numbers where {self.length} are expected")
+            marked = [float(cell.endswith("*")) for cell in cells]
+            if sum(marked) != 2:
+                raise UserError(f"'{text[:60]}': {sum(marked):.0f} numbers are marked with a star; mark two")
+            values.append(row)
+            marks.append(marked)
+        x = torch.stack((torch.tensor(values), torch.tensor(marks)), -1)
+        return LabelledBatch(x, torch.zeros(len(x), 1))
+
+    def example_inputs(self, count: int = 3) -> list[str]:
+        rows = self.split("test")[0][:count].tolist()
+        return [",".join(f"{value:.4f}" + "*" * int(mark) for value, mark in row) for row in rows]

@@ -1,0 +1,95 @@
+"""The copy task (Hochreiter and Schmidhuber 1997; Arjovsky, Shah and Bengio 2016): repeat symbols after a pause."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.core.batches import Batch, LabelledBatch
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
+from src.core.resources import refuse_too_much
+from src.datamodules.base import DataModule
+from src.datamodules.splits.cross_validation import recut
+from src.tasks.tagging import UNASKED
+
+SYMBOLS = 8
+BLANK, CALL = SYMBOLS, SYMBOLS + 1
+
+
+class Copy(DataModule):
+    """Symbols, `lag` blanks, a call, and as many blanks as symbols, at which the symbols are asked in their order.
+
+    Nothing is asked before the call. Guessing is right once in 8 times.
+
+    Args:
+        lag: blanks between the last symbol and the call.
+        symbols: how many are to be remembered, each one of 8.
+        train_size, val_size, test_size: sequences of each split.
+        split_seed: the same seed draws the same sequences.
+        common: arguments of `DataModule`.
+    """
+
+    task = "tagging"
+    inputs = "tokens"
+
+    def __init__(
+        self,
+        lag: int = 20,
+        symbols: int = 10,
+        train_size: int = 6400,
+        val_size: int = 500,
+        test_size: int = 1000,
+        split_seed: int = 0,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        self.lag, self.symbols, self.split_seed = lag, symbols, split_seed
+        self.sizes = {"train": train_size, "val": val_size, "test": test_size}
+
+    def load(self) -> dict[str, Batch]:
+        count = sum(self.sizes.values())  # of sequences, with a token and a target of eight bytes for each step
+        refuse_too_much(
+            16 * count * (self.lag + 2 * self.symbols + 1), f"datamodule.lag={self.lag} with {count:,} sequences"
+        )
+        generator = torch.Generator().manual_seed(self.split_seed)
+        splits: dict[str, Batch] = {
+            name: self._drawn(torch.randint(SYMBOLS, (size, self.symbols), generator=generator))
+            for name, size in self.sizes.items()
+        }
+        return recut(splits, self.fold)
+
+    def _drawn(self, symbols: Tensor) -> LabelledBatch:
+        x = self._sequences(symbols)
+        y = torch.full_like(x, UNASKED)
+        y[:, -self.symbols :] = symbols
+        return LabelledBatch(x, y)
+
+    def _sequences(self, symbols: Tensor) -> Tensor:
+        """Return the sequences [N, 2 · symbols + lag + 1] that ask for symbols [N, symbols]."""
+        x = torch.full((len(symbols), self.spec.input_shape[0]), BLANK)
+        x[:, : self.symbols] = symbols
+        x[:, self.symbols + self.lag] = CALL
+        return x
+
+    @property
+    def spec(self) -> DataSpec:
+        length = 2 * self.symbols + self.lag + 1
+        names = tuple(str(symbol) for symbol in range(1, SYMBOLS + 1))
+        return DataSpec(self.task, self.inputs, (length,), (SYMBOLS,), vocabulary_size=SYMBOLS + 2, class_names=names)
+
+    def encode(self, inputs: Sequence[str]) -> Batch:
+        """Each input is the symbols as digits from 1 to 8: ``3141526782``."""
+        for text in inputs:
+            if len(text) != self.symbols or set(text) - set("12345678"):
+                raise UserError(f"'{text[:60]}': {self.symbols} digits from 1 to {SYMBOLS} are expected")
+        x = self._sequences(torch.tensor([[int(digit) - 1 for digit in text] for text in inputs]))
+        return LabelledBatch(x, torch.zeros_like(x))
+
+    def example_inputs(self, count: int = 3) -> list[str]:
+        rows = self.split("test")[0][:count, : self.symbols] + 1
+        return ["".join(map(str, row)) for row in rows.tolist()]
+
+    def answers(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{"prediction": "".join(answer["prediction"].split()[-self.symbols :])} for answer in answers]

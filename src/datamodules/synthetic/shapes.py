@@ -1,0 +1,184 @@
+"""Shapes: generated images of ten geometric shapes, in colour or grey."""
+
+from collections.abc import Callable, Sequence
+from math import prod
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from src.core.batches import Batch, LabelledBatch
+from src.core.data_spec import SPLITS, DataSpec
+from src.core.errors import UserError
+from src.core.files import open_data_file
+from src.datamodules.base import DataModule
+from src.datamodules.io.image_files import FORMATS
+from src.datamodules.io.numeric_table import looks_like_file, read_rows
+from src.datamodules.preparation import part
+from src.datamodules.splits.cross_validation import recut
+from src.datamodules.standardizer import Standardizer
+
+_LUMINANCE = (0.299, 0.587, 0.114)  # of Pillow's grey (ITU-R 601)
+
+
+def _polygon(angle: NDArray, corners: int) -> NDArray:
+    half = np.pi / corners
+    return np.cos(half) / np.cos(np.mod(angle, 2 * half) - half)
+
+
+def _star(angle: NDArray, points: int, inner: float) -> NDArray:
+    """Straight lines between points at 1 and notches at `inner`."""
+    half = np.pi / points
+    turn = np.abs(np.mod(angle + half, 2 * half) - half)  # from the nearest point, up to half
+    return inner * np.sin(half) / (inner * np.sin(half - turn) + np.sin(turn))
+
+
+SHAPES: dict[str, Callable[[NDArray], NDArray]] = {
+    "circle": lambda angle: np.ones_like(angle),
+    "half": lambda angle: np.where(np.mod(angle, 2 * np.pi) < np.pi, 1.0, 0.0),
+    "ellipse": lambda angle: 0.45 / np.sqrt(1 - (1 - 0.45**2) * np.cos(angle) ** 2),
+    "triangle": lambda angle: _polygon(angle, 3),
+    "square": lambda angle: _polygon(angle, 4),
+    "hexagon": lambda angle: _polygon(angle, 6),
+    "spark": lambda angle: _star(angle, 4, 0.38),
+    "star": lambda angle: _star(angle, 5, 0.45),
+    "clover": lambda angle: 0.25 + 0.75 * np.abs(np.cos(1.5 * angle)),
+    "flower": lambda angle: 0.75 + 0.25 * np.cos(8 * angle),
+}
+"""The radius of each shape's outline, at most 1, as a function of the angle from its middle."""
+
+
+def draw(shapes: NDArray, side: int, generator: np.random.Generator) -> NDArray:
+    """Draw images, each with a shape of random place, size, angle and colour on a ground of another colour.
+
+    Args:
+        shapes: [N] numbers of `SHAPES`.
+        side: in pixels.
+        generator: of everything random.
+
+    Returns:
+        [N, 3, side, side] from 0 to 255.
+    """
+
+    def one_an_image(low: float | NDArray, high: float | NDArray) -> NDArray:
+        return generator.uniform(low, high, (len(shapes), 1, 1))
+
+    radius = one_an_image(0.25, 0.45) * side
+    row, column = one_an_image(radius, side - radius), one_an_image(radius, side - radius)
+    rows, columns = np.mgrid[:side, :side] + 0.5
+    distance = np.hypot(rows - row, columns - column)
+    angle = np.arctan2(rows - row, columns - column) + one_an_image(0, 2 * np.pi)
+    outlines = list(SHAPES.values())
+    outline = np.stack([outlines[shape](angles) for shape, angles in zip(shapes, angle, strict=True)])
+    covered = np.clip(radius * outline - distance + 0.5, 0, 1)[:, None]  # the border's pixels in part
+    ink, ground = _colours(len(shapes), generator)
+    return covered * ink + (1 - covered) * ground
+
+
+def _colours(count: int, generator: np.random.Generator) -> tuple[NDArray, NDArray]:
+    """Draw two colours an image [N, 3, 1, 1], the one bright and the other dark, in either order."""
+    bright, dark = generator.uniform(130, 255, (count, 3, 1, 1)), generator.uniform(0, 100, (count, 3, 1, 1))
+    swapped = generator.random((count, 1, 1, 1)) < 0.5
+    return np.where(swapped, dark, bright), np.where(swapped, bright, dark)
+
+
+class Shapes(DataModule):
+    """Images of ten shapes, each class as often; place, size, angle and colours say nothing of the class.
+
+    Args:
+        side: of an image, in pixels.
+        channels: 3 for RGB, 1 for grey.
+        train_size, val_size, test_size: number of images.
+        noise: standard deviation of the Gaussian noise on every pixel, as a share of the brightest value.
+        split_seed: draws the images.
+        common: arguments of `DataModule`.
+    """
+
+    task = "classification"
+    inputs = "image"
+
+    def __init__(
+        self,
+        side: int = 32,
+        channels: int = 3,
+        train_size: int = 4000,
+        val_size: int = 1000,
+        test_size: int = 1000,
+        noise: float = 0.05,
+        split_seed: int = 0,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        self.side = side
+        self.channels = channels
+        self.sizes = {"train": train_size, "val": val_size, "test": test_size}
+        self.noise = noise
+        self.split_seed = split_seed
+        self.scale: Standardizer | None = None
+
+    def load(self) -> dict[str, Batch]:
+        parts = recut({name: self._draw(name) for name in SPLITS}, self.fold, classes=itemgetter(1))
+        if self.scale is None:
+            pixels = torch.from_numpy(parts["train"][0]).movedim(1, -1).reshape(-1, self.channels)
+            self.scale = Standardizer.fit(pixels)
+        return {
+            name: LabelledBatch(self._standardize(images), torch.from_numpy(labels))
+            for name, (images, labels) in parts.items()
+        }
+
+    def _draw(self, split: str) -> tuple[NDArray, NDArray]:
+        """Return images [N, C, H, W] of bytes, and labels [N]."""
+        generator = np.random.default_rng([self.split_seed, SPLITS.index(split)])
+        labels = generator.permutation(np.arange(self.sizes[split]) % len(SHAPES))
+        images = draw(labels, self.side, generator)
+        if self.channels == 1:
+            images = np.einsum("nchw,c->nhw", images, _LUMINANCE)[:, None]
+        images += 255 * self.noise * generator.standard_normal(images.shape)
+        return images.round().clip(0, 255).astype(np.uint8), labels
+
+    def _standardize(self, images: NDArray) -> Tensor:
+        assert self.scale is not None
+        return self.scale.apply(torch.from_numpy(images).movedim(1, -1)).movedim(-1, 1).contiguous()
+
+    @property
+    def spec(self) -> DataSpec:
+        shape = (self.channels, self.side, self.side)
+        return DataSpec(self.task, self.inputs, shape, (len(SHAPES),), class_names=tuple(SHAPES))
+
+    def encode(self, inputs: Sequence[str]) -> Batch:
+        """Each input is an image file of any size, or its bytes (0 to 255), channel by channel, as CSV row or file."""
+        shape = (self.channels, self.side, self.side)
+        images = [
+            self._read_image(text)
+            if looks_like_file(text) and not text.lower().endswith((".csv", ".txt"))
+            else np.array(read_rows([text], prod(shape))).reshape(-1, *shape)
+            for text in inputs
+        ]
+        x = self._standardize(np.concatenate(images))
+        return LabelledBatch(x, torch.zeros(len(x), dtype=torch.int64))
+
+    def _read_image(self, path: str) -> NDArray:
+        try:
+            with open_data_file(Path(path)) as file, Image.open(file, formats=FORMATS) as image:
+                small = image.convert("RGB" if self.channels == 3 else "L").resize((self.side, self.side))
+        except UserError:
+            raise
+        except Exception as error:  # decoders raise any of damaged files
+            raise UserError(f"{path}: this is no image that can be read") from error
+        return np.asarray(small).reshape(1, self.side, self.side, self.channels).transpose(0, 3, 1, 2)
+
+    def example_inputs(self, count: int = 3) -> list[str]:
+        images, _ = self._draw("test")
+        return [",".join(map(str, image.ravel())) for image in images[:count]]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scale": self.scale.to_plain()} if self.scale else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.scale = Standardizer.from_plain(part(state_dict, "scale"))

@@ -1,0 +1,51 @@
+"""Tiny shakespeare: 1,115,394 characters of his plays, the usual first text of a language model (Karpathy 2015)."""
+
+from pathlib import Path
+from typing import Any
+
+from src.core.errors import UserError
+from src.datamodules.io.downloads import PublicFile
+from src.datamodules.text.language_modelling import Text
+
+FILE = PublicFile(
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    "tiny_shakespeare/input.txt",
+    sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    also=("tinyshakespeare/input.txt", "shakespeare_char/input.txt"),
+)
+
+
+class TinyShakespeare(Text):
+    """The text; the usual split is the first 90 % and the last 10 %, here halved into val and test.
+
+    Args:
+        verify: refuse a file whose contents are not the published ones.
+        tokens, vocabulary_size, context, carry_state, val_fraction, test_fraction, batch_size, seed, shuffle: as for
+            `Text`.
+    """
+
+    def __init__(
+        self,
+        verify: bool = True,
+        tokens: str = "characters",
+        vocabulary_size: int = 2000,
+        context: int = 64,
+        carry_state: bool = False,
+        val_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+        batch_size: int = 64,
+        seed: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        windows = (context, carry_state, val_fraction, test_fraction)
+        common: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle}
+        super().__init__(Path(FILE.path), tokens, vocabulary_size, *windows, **common)
+        self.verify = verify
+
+    def _read(self) -> str:
+        try:
+            return FILE.read(self.data_dir, self.verify, self.write_dir).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{FILE.find(self.data_dir, self.write_dir)}: this is no text in UTF-8 (byte {error.start})"
+            ) from error

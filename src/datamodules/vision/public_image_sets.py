@@ -1,0 +1,347 @@
+"""The public image sets: Fashion-MNIST, MNIST and CIFAR-10, with their own split of training and test."""
+
+import io
+import logging
+import pickle
+import tarfile
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.core.batches import Batch, LabelledBatch
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
+from src.core.files import read_data_file
+from src.datamodules.base import DataModule
+from src.datamodules.io.downloads import PublicFile, has_sum
+from src.datamodules.io.image_files import is_image, read_image
+from src.datamodules.io.numeric_table import read_rows
+from src.datamodules.preparation import part
+from src.datamodules.splits.holdout import split_indices
+from src.datamodules.standardizer import Standardizer
+
+log = logging.getLogger(__name__)
+
+Arrays = tuple[np.ndarray, np.ndarray]
+"""Images [N, C, H, W] uint8 and labels [N]."""
+
+
+class ImageSet(DataModule):
+    """Images of one size with classes; validation is drawn from the training images, each class in proportion.
+
+    Pixels are standardised by mean and deviation of each channel, over the training split.
+
+    Args:
+        val_fraction: share of the training images.
+        split_seed: draws the validation split.
+        verify: refuse files whose contents are not the published ones.
+        common: arguments of `DataModule`.
+    """
+
+    task = "classification"
+    inputs = "image"
+    shape: ClassVar[tuple[int, int, int]]
+    classes: ClassVar[tuple[str, ...]]
+
+    def __init__(self, val_fraction: float = 0.1, split_seed: int = 0, verify: bool = True, **common: Any) -> None:
+        super().__init__(**common)
+        self.val_fraction, self.split_seed, self.verify = val_fraction, split_seed, verify
+        self.scale: Standardizer | None = None
+
+    @abstractmethod
+    def read(self) -> tuple[Arrays, Arrays]:
+        """Return training and test images with their labels."""
+
+    def load(self) -> dict[str, Batch]:
+        (images, labels), (test_images, test_labels) = self.read()
+        parts = split_indices(len(labels), self.val_fraction, 0.0, self.split_seed, labels, self.fold)
+        splits = {name: (images[parts[name]], labels[parts[name]]) for name in ("train", "val")}
+        splits["test"] = (test_images, test_labels)
+        if self.scale is None:
+            self.scale = pixel_scale(splits["train"][0])
+        return {
+            name: LabelledBatch(self._standardize(pixels), torch.from_numpy(y.astype(np.int64)))
+            for name, (pixels, y) in splits.items()
+        }
+
+    def _standardize(self, pixels: np.ndarray) -> Tensor:
+        """Map [N, C, H, W] bytes to standardised float32, without a second copy: some sets fill a gigabyte."""
+        assert self.scale is not None
+        x = torch.tensor(pixels).float()
+        mean, deviation = (torch.tensor(row).view(1, -1, 1, 1) for row in (self.scale.mean, self.scale.deviation))
+        return x.sub_(mean).div_(deviation)
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec(self.task, self.inputs, self.shape, (len(self.classes),), class_names=self.classes)
+
+    def encode(self, inputs: Sequence[str]) -> Batch:
+        """Each input is an image file of any size, which is converted and resized, or a CSV row or file of bytes, channel
+        by channel and row by row.
+        """
+        pixels = np.concatenate([self._pixels(text) for text in inputs])
+        return LabelledBatch(self._standardize(pixels), torch.zeros(len(pixels), dtype=torch.int64))
+
+    def _pixels(self, text: str) -> np.ndarray:
+        if is_image(text):
+            return read_image(text, self.shape)[None]
+        values = np.array(read_rows([text], self.spec.input_size))
+        for number, value in enumerate(values.flat):
+            if not 0 <= value <= 255:
+                row, column = divmod(number, self.spec.input_size)
+                raise UserError(f"'{text[:60]}', row {row + 1}, column {column + 1}: {value:g} is outside 0 to 255")
+        return values.round().astype(np.uint8).reshape(-1, *self.shape)
+
+    def example_inputs(self, count: int = 3) -> list[str]:
+        return [",".join(map(str, image.ravel())) for image in self.read()[1][0][:count]]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scale": self.scale.to_plain()} if self.scale else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
+
+
+def pixel_scale(pixels: np.ndarray) -> Standardizer:
+    """Return mean and deviation of each channel, exactly, from how often each of the 256 values occurs.
+
+    Args:
+        pixels: [N, C, H, W] uint8.
+    """
+    values = np.arange(256.0)
+    counts = [np.bincount(pixels[:, channel].ravel(), minlength=256) for channel in range(pixels.shape[1])]
+    means = [float((count * values).sum() / count.sum()) for count in counts]
+    pairs = zip(counts, means, strict=True)
+    deviations = [float(((count * (values - mean) ** 2).sum() / count.sum()) ** 0.5) or 1.0 for count, mean in pairs]
+    return Standardizer(tuple(means), tuple(deviations))
+
+
+# ---- the IDX format -------------------------------------------------------------------------------------------------
+
+
+def read_idx(contents: bytes, where: str) -> np.ndarray:
+    """Read an IDX file of bytes (LeCun): two zeros, the type 8, the number of dimensions, their sizes, the values.
+
+    Raises:
+        UserError: if it is none, or if values are missing or too many.
+    """
+    if len(contents) < 4 or contents[:3] != b"\x00\x00\x08":
+        raise UserError(f"{where}: this is no IDX file of bytes")
+    dimensions = contents[3]
+    start = 4 + 4 * dimensions
+    shape = tuple(int(n) for n in np.frombuffer(contents[4:start], ">u4"))
+    if len(shape) < dimensions or len(contents) - start != int(np.prod(shape, dtype=np.int64)):
+        raise UserError(f"{where}: {len(contents):,} bytes do not hold an array of shape {list(shape)}")
+    return np.frombuffer(contents, np.uint8, offset=start).reshape(shape)
+
+
+class IdxImages(ImageSet):
+    """Grey images of 28×28 in four IDX files."""
+
+    shape = (1, 28, 28)
+    files: ClassVar[dict[str, PublicFile]]
+
+    def read(self) -> tuple[Arrays, Arrays]:
+        train, test = (self._pair(part) for part in ("train", "t10k"))
+        return train, test
+
+    def _pair(self, part: str) -> Arrays:
+        images, labels = (
+            read_idx(
+                self.files[f"{part}-{kind}"].read(self.data_dir, self.verify, self.write_dir),
+                self._where(f"{part}-{kind}"),
+            )
+            for kind in ("images-idx3", "labels-idx1")
+        )
+        where = self._where(f"{part}-images-idx3")
+        if images.ndim != 3 or images.shape[1:] != self.shape[1:]:
+            raise UserError(f"{where}: holds an array of shape {list(images.shape)}, not images of 28×28")
+        if labels.shape != images.shape[:1]:
+            raise UserError(f"{where}: {len(images):,} images, and {len(labels):,} labels beside them")
+        if labels.size and labels.max() >= len(self.classes):
+            raise UserError(
+                f"{self._where(f'{part}-labels-idx1')}: label {labels.max()} of {len(self.classes)} classes"
+            )
+        return images[:, None], labels
+
+    def _where(self, name: str) -> str:
+        return str(self.files[name].find(self.data_dir, self.write_dir))
+
+
+def _idx_files(folder: str, base: str, torchvision: str, **sums: str) -> dict[str, PublicFile]:
+    """Return the four files with the SHA-256 of their contents."""
+    files = {}
+    for key, value in sums.items():
+        name = key.replace("_", "-")
+        file = f"{name}-ubyte.gz"
+        files[name] = PublicFile(f"{base}/{file}", f"{folder}/{file}", value, also=(f"{torchvision}/raw/{file}",))
+    return files
+
+
+class FashionMNIST(IdxImages):
+    """70,000 grey images 28×28 of clothes in 10 classes (Xiao, Rasul and Vollgraf 2017)."""
+
+    classes = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+    files = _idx_files(
+        "fashion_mnist",
+        "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion",
+        "FashionMNIST",
+        train_images_idx3="c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        train_labels_idx1="bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        t10k_images_idx3="5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        t10k_labels_idx1="0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    )
+
+
+class MNIST(IdxImages):
+    """70,000 grey images 28×28 of handwritten digits (LeCun, Cortes and Burges)."""
+
+    classes = tuple(str(digit) for digit in range(10))
+    files = _idx_files(
+        "mnist",
+        "https://ossci-datasets.s3.amazonaws.com/mnist",
+        "MNIST",
+        train_images_idx3="ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        train_labels_idx1="65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        t10k_images_idx3="0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        t10k_labels_idx1="ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    )
+
+
+# ---- CIFAR-10 --------------------------------------------------------------------------------------------------------
+
+
+LARGEST_BATCH = 2**26
+"""Bytes of the largest file of CIFAR-10; each has 31 MB."""
+MOST_MEMBERS = 1000
+"""Files of an archive that are looked at; CIFAR-10 has 9."""
+
+
+class _Array:
+    """What a pickle says of an array: NumPy's own classes would trust the description."""
+
+    state: Any = None
+
+    def __init__(self, *_described: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Type:
+    """What a pickle says of the type of an array's elements."""
+
+    order: Any = b"|"
+
+    def __init__(self, code: Any, *_rest: Any) -> None:
+        self.code = code
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = state[1]
+
+
+class _ArraysOnly(pickle._Unpickler):  # type: ignore[name-defined]  # C's allocates what a file asks for
+    """Reads pickles of dictionaries of NumPy arrays, and refuses every other class: such a file is data, not code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name in ("_reconstruct", "ndarray", "dtype") and module.partition(".")[0] == "numpy":
+            return _Type if name == "dtype" else _Array
+        raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
+
+
+def _array(found: Any) -> np.ndarray:
+    """Return the integers of an array, or of a list, that `_ArraysOnly` read.
+
+    Raises:
+        ValueError, TypeError: if it holds anything else.
+    """
+    if isinstance(found, list):
+        if not all(type(value) is int for value in found):
+            raise TypeError("a list holds something else than integers")
+        return np.array(found, dtype=np.int64)
+    _, shape, kind, columns_first, contents = found.state
+    code, order = (text.decode() if isinstance(text, bytes) else text for text in (kind.code, kind.order))
+    if code not in ("u1", "i1", "i2", "i4", "i8", "u2", "u4", "u8") or order not in ("|", "<", ">", "="):
+        raise TypeError("its arrays are not of integers")
+    dtype = np.dtype(code).newbyteorder(order)  # type: ignore[arg-type]
+    return np.frombuffer(contents, dtype).reshape(shape, order="F" if columns_first else "C")
+
+
+class CIFAR10(ImageSet):
+    """60,000 colour images 32×32 of 10 classes (Krizhevsky 2009), from the archive "python version" or its folder."""
+
+    shape = (3, 32, 32)
+    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    archive = PublicFile(
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        "cifar10/cifar-10-python.tar.gz",
+        packed="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+        also=("cifar-10-python.tar.gz",),
+    )
+    folder = "cifar-10-batches-py"
+    sums: ClassVar[dict[str, str]] = {
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "test_batch": "40351d587109b95175f43aff81a1287e",
+    }
+
+    def read(self) -> tuple[Arrays, Arrays]:
+        parts = [self._batch(f"data_batch_{number}") for number in range(1, 6)]
+        images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return (images, labels), self._batch("test_batch")
+
+    def _batch(self, name: str) -> Arrays:
+        """Return one file of the archive; nothing is unpacked onto the disk."""
+        for place in (self.data_dir / "cifar10" / self.folder / name, self.data_dir / self.folder / name):
+            if place.is_file():
+                contents = read_data_file(place, LARGEST_BATCH)
+                if self.verify and not has_sum(contents, self.sums[name]):
+                    raise UserError(
+                        f"{place}: {len(contents):,} bytes that are not those published in {self.archive.url}; "
+                        "datamodule.verify=false takes them as they are"
+                    )
+                return self._arrays(contents, str(place))
+        where = f"{self.archive.find(self.data_dir, self.write_dir) or self.write_dir / self.archive.path}, {self.folder}/{name}"
+        try:
+            contents = self._member(f"{self.folder}/{name}")
+        except (tarfile.TarError, LookupError, ValueError, OSError) as error:
+            raise UserError(f"{where}: cannot be read from the archive: {error}") from error
+        return self._arrays(contents, where)
+
+    def _member(self, name: str) -> bytes:
+        archive = self._archive()
+        member = next(
+            (member for member, _ in zip(archive, range(MOST_MEMBERS), strict=False) if member.name == name), None
+        )
+        if member is None:
+            raise KeyError(f"there is no {name}")
+        if not member.isreg() or member.issparse() or member.size > LARGEST_BATCH:
+            raise ValueError(f"{name} is not a regular file of at most {LARGEST_BATCH / 2**20:,.0f} MiB")
+        file = archive.extractfile(member)
+        return file.read() if file else b""
+
+    def _archive(self) -> tarfile.TarFile:
+        if not hasattr(self, "_tar"):
+            contents = self.archive.read(self.data_dir, self.verify, self.write_dir)
+            self._tar = tarfile.open(fileobj=io.BytesIO(contents), mode="r:")  # noqa: SIM115 - in memory, for six reads
+        return self._tar
+
+    def _arrays(self, contents: bytes, where: str) -> Arrays:
+        try:
+            found = _ArraysOnly(io.BytesIO(contents), encoding="bytes").load()
+            images = _array(found[b"data"]).astype(np.uint8, copy=False).reshape(-1, *self.shape)
+            labels = _array(found[b"labels"]).astype(np.int64, copy=False)
+        except Exception as error:  # a damaged pickle can raise any
+            raise UserError(f"{where}: this is no batch of CIFAR-10: {error}") from error
+        if len(images) != len(labels) or (len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes)):
+            raise UserError(f"{where}: {len(images):,} images with {len(labels):,} labels, which must be 0 to 9")
+        return images, labels

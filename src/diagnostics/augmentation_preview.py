@@ -1,0 +1,205 @@
+"""What augmentation and mixing make of training examples, to be looked at before training."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from src.config.schema.regularization import Regularization
+from src.config.schema.run import Config
+from src.core.batches import Batch, LabelledBatch
+from src.core.console import Rows
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
+from src.core.escape import mathtext
+from src.core.random_state import random_state, restore_random_state
+from src.datamodules.base import DataModule
+from src.regularization.batch_transform import batch_transform
+from src.regularization.example_augmentation import example_augmentation
+from src.regularization.mixup_cutmix import Mixing
+from src.training.build import build_data
+from src.training.inference import Translator
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+EXAMPLES = 6
+DRAWS = {"image": 7, "audio": 4, "text": 2}
+"""How often each example is changed; a sound and a text need more room."""
+LONGEST_TEXT = 300
+"""Characters of a text that are shown."""
+
+
+def augmentation_preview(config: Config) -> "Figure | Rows":
+    """Show some training examples, each beside what several passes of augmentation and mixing make of it: images, the
+    spectrograms or waves of sounds, with their labels, or texts in a table.
+
+    Args:
+        config: a checked config; its seed draws the changes.
+
+    Raises:
+        UserError: if the config changes no examples of these kinds.
+    """
+    data = build_data(config)
+    data.augmentation = example_augmentation(config.regularization, data.raw, Translator)
+    data.prepare_data()
+    data.setup()
+    kind = data.raw or data.spec.inputs
+    if kind not in DRAWS:
+        raise UserError(
+            f"preview augmentation: it shows images, sounds and texts, and one input of {config.datamodule.name} is a "
+            f"{kind}."
+        )
+    transform = batch_transform(config, data.spec)
+    if transform is None and data.augmentation is None:
+        choices = {
+            "image": "augmentation, trivial_augment, mixup, cutmix",
+            "audio": "audio_augmentation, augmentation, mixup",
+            "text": "synonyms, or regularization.back_translation,",
+        }
+        raise UserError(
+            f"preview augmentation: nothing changes training examples here. Try regularization={choices[kind]} or a "
+            "list of them."
+        )
+    with _drawn_with(config.seed):
+        return _texts(config, data) if kind == "text" else _figure(config, data, kind, transform)
+
+
+# ---- texts ---------------------------------------------------------------------------------------------------------
+
+
+def _texts(config: Config, data: DataModule) -> Rows:
+    texts, labels = data.training_texts(), data.split("train").targets
+    rows = []
+    for i in torch.randperm(len(texts))[:EXAMPLES].tolist():
+        row = {"label": _label(data.spec, labels[i]), "text": _shortened(texts[i])}
+        rows.append(row | {f"draw {n}": _shortened(data.augmentation(texts[i])) for n in range(1, DRAWS["text"] + 1)})
+    return Rows(_title(config, "texts", "text"), rows)
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+
+
+# ---- pictures ------------------------------------------------------------------------------------------------------
+
+
+def _figure(config: Config, data: DataModule, kind: str, transform: Any) -> "Figure":
+    """A whole training batch is changed, as in training, of which the first examples are shown. Brightness has one scale
+    for all: what is beyond every example of the batch is shown as the darkest or brightest.
+    """
+    from matplotlib.figure import Figure
+
+    original, draw = _batch(data)
+    rows = min(EXAMPLES, len(original.targets))
+    spec, labels = data.spec, original.targets
+    columns = [(original.inputs[0], [_label(spec, y) for y in labels[:rows]])]
+    for _ in range(DRAWS[kind]):
+        changed, mixing = draw(), None
+        if transform is not None:
+            changed, mixing = transform(changed)
+        texts = [_label(spec, y) for y in changed.targets[:rows]]
+        if mixing is not None:
+            texts = [_mixed(spec, labels, mixing, row) for row in range(rows)]
+        columns.append((changed.inputs[0], texts))
+
+    longest = max(len(line) for _, texts in columns for text in texts for line in text.split("\n"))
+    width = max(2.2 if kind == "audio" else 1.3, 0.075 * longest)
+    lines = max(text.count("\n") for _, texts in columns for text in texts)
+    figure = Figure(figsize=(width * len(columns), (1.5 + 0.13 * lines) * rows), layout="constrained")
+    grid = figure.subplots(rows, len(columns), squeeze=False)
+    originals = columns[0][0]
+    darkest, brightest = originals.amin((0, 2, 3)), originals.amax((0, 2, 3))
+    show = {"audio": _show_sound, "image": _show_image}[kind]
+    for column, (examples, texts) in enumerate(columns):
+        for row, axes in enumerate(grid[:, column]):
+            axes.set_axis_off()
+            show(axes, config, examples[row], darkest, brightest)
+            axes.set_title(texts[row], fontsize=8)
+    figure.suptitle(_title(config, {"audio": "sounds", "image": "images"}[kind], kind))
+    return figure
+
+
+def _batch(data: DataModule) -> tuple[Batch, Callable[[], Batch]]:
+    """Return the first training batch as it is, and what draws it with its examples augmented."""
+    if data.augmentation is None:
+        batch = next(iter(data.loader("train", shuffle=True)))
+        return batch, lambda: batch
+    split = data.split("train")
+    assert isinstance(split, LabelledBatch)
+    index = torch.randperm(len(split.y))[: data.batch_size]
+    read = data.readers.get("train")
+    whole = split._replace(x=read(index, False) if read else split.x[index], y=split.y[index])
+    return whole, lambda: whole._replace(x=read(index, True) if read else data.augmented(index))
+
+
+def _show_image(axes: "Axes", config: Config, image: Tensor, darkest: Tensor, brightest: Tensor) -> None:
+    axes.imshow(_shown(image, darkest, brightest), cmap="gray", vmin=0, vmax=1)
+
+
+def _show_sound(axes: "Axes", config: Config, sound: Tensor, darkest: Tensor, brightest: Tensor) -> None:
+    """Draw [1, frames, columns] from left to right: bands from low to high, or the wave itself."""
+    low, high = float(darkest.min()), float(brightest.max())
+    if getattr(config.datamodule, "features", "") == "waveform":
+        axes.plot(sound.flatten().numpy(), linewidth=0.4)
+        axes.set_ylim(low, high)
+    else:
+        axes.imshow(sound[0].T.numpy(), origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=high)
+
+
+def _shown(image: Tensor, darkest: Tensor, brightest: Tensor) -> "np.ndarray[Any, Any]":
+    """Return [H, W] or [H, W, 3] from 0 to 1; of images that are neither grey nor RGB, the mean of their channels."""
+    span = torch.where(brightest > darkest, brightest - darkest, 1)
+    unit = ((image.permute(1, 2, 0) - darkest) / span).clamp(0, 1)
+    return (unit if unit.size(2) == 3 else unit.mean(2)).numpy()
+
+
+# ---- words ---------------------------------------------------------------------------------------------------------
+
+
+def _title(config: Config, what: str, kind: str) -> str:
+    listed = ", ".join(f"{name}={value}" for name, value in _changes(config.regularization).items())
+    return mathtext(f"{config.datamodule.name}: training {what} (left) and {DRAWS[kind]} draws of {listed}", 1000)
+
+
+def _changes(knobs: Regularization) -> dict[str, str]:
+    """Return the knobs that change examples, with their values."""
+    numbers: dict[str, float] = knobs.augmentation.chosen()
+    numbers |= {key: alpha for key in ("mixup_alpha", "cutmix_alpha") if (alpha := getattr(knobs, key))}
+    found = {name: f"{strength:g}" for name, strength in numbers.items()}
+    for section, keys in (("audio", knobs.audio.chosen()), ("synonyms", knobs.synonyms.chosen())):
+        for key in keys:
+            name = key.rpartition(".")[2]
+            found[section if name == "probability" else name] = str(getattr(getattr(knobs, section), name))
+    if knobs.back_translation.chosen():
+        found["back_translation"] = f"{knobs.back_translation.probability:g}"
+    return found
+
+
+def _label(spec: DataSpec, target: Tensor) -> str:
+    if spec.task in ("classification", "binary_classification"):
+        number = f"{target:g}" if target.is_floating_point() else str(int(target))
+        return mathtext(spec.class_names[int(target)], 60) if spec.class_names else number
+    return ", ".join(f"{value:.3g}" for value in target.flatten().tolist())
+
+
+def _mixed(spec: DataSpec, labels: Tensor, mixing: Mixing, row: int) -> str:
+    own, partner = _label(spec, labels[row]), _label(spec, labels[mixing.partner[row]])
+    return f"{mixing.share:.2f} × {own}\n+ {1 - mixing.share:.2f} × {partner}" if own != partner else own
+
+
+@contextmanager
+def _drawn_with(seed: int) -> Iterator[None]:
+    """Draw with a seed, and leave the generators of Python, NumPy and torch as they were."""
+    before = random_state(torch.device("cpu"))
+    L.seed_everything(seed, verbose=False)
+    try:
+        yield
+    finally:
+        restore_random_state(before, torch.device("cpu"))

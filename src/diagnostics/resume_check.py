@@ -1,0 +1,175 @@
+"""The proof that an interrupted and resumed run is the run that was not interrupted, bit for bit."""
+
+import logging
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from src.config.compose import compose
+from src.config.schema.run import Config
+from src.config.validate import check
+from src.core.errors import UserError
+from src.run_store.run_folder import RunFolder
+from src.training.checkpoint_io import load_checkpoint
+from src.training.resume import resumed
+from src.training.run import Interrupted, resume, run
+
+TOLD_APART = ("time", "resumed")
+"""What a line of metrics.jsonl says of the moment it was written, and not of the run."""
+
+
+class Interrupt(Callback):
+    """Sends this process a signal after an optimizer step.
+
+    Args:
+        step: after which one, from 1.
+        number: the signal.
+    """
+
+    def __init__(self, step: int, number: int) -> None:
+        self._step = step
+        self._number = number
+        self._sent = False
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._step and not self._sent:
+            self._sent = True
+            os.kill(os.getpid(), self._number)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that was compared, whether it was equal, and how much of it there was."""
+
+    what: str
+    equal: bool
+    detail: str
+
+
+def prove(words: Sequence[str], say: Callable[[str], None] = print, seed: int | None = None) -> list[Finding]:
+    """Train a run of these words whole; then again, interrupted at random steps and resumed; and compare all of it.
+
+    Args:
+        words: of a command line.
+        say: told what happens.
+        seed: of the random steps.
+
+    Raises:
+        UserError: if the words are wrong, or if the run is too short to be interrupted.
+    """
+    config = check(compose(words))
+    dice = random.Random(seed)
+    findings = []
+    with TemporaryDirectory() as temporary:
+        whole = Path(temporary) / "whole"
+        _in_a_child(_train, config, whole)
+        steps = _steps(whole)
+        if steps < 3:
+            raise UserError(f"this run takes {steps} steps; it needs 3, as one that is in its last step ends with it")
+        say(f"uninterrupted: {steps} steps")
+        for name in ("SIGINT", "SIGKILL"):
+            step, interval = dice.randint(1, steps - 2), dice.randint(1, max(steps // 20, 4))
+            parts = Path(temporary) / name
+            say(f"{name} after step {step}, checkpoints every {interval} steps, then resumed:")
+            changed = _with_interval(config, interval)
+            _in_a_child(_train, changed, parts, step, getattr(signal, name))
+            if RunFolder.open(parts).record.get("status") == "finished":
+                raise UserError(f"the run was not interrupted by {name}")
+            _in_a_child(_go_on, parts)
+            for finding in compare(whole, parts):
+                say(f"  {'equal    ' if finding.equal else 'DIFFERENT'} {finding.what}: {finding.detail}")
+                findings.append(finding)
+    return findings
+
+
+def compare(one: Path, other: Path) -> Iterator[Finding]:
+    """Compare everything that two runs of one config left behind, but times and paths."""
+    for name in ("last", "best"):
+        states = [load_checkpoint(path / "checkpoints" / f"{name}.ckpt") for path in (one, other)]
+        for key, what in (
+            ("state_dict", "weights"),
+            ("optimizer_states", "optimizer"),
+            ("lr_schedulers", "schedules"),
+            ("random_states", "random generators"),
+            ("epoch", "epoch"),
+            ("global_step", "step"),
+        ):
+            yield _finding(f"{what} of {name}.ckpt", *(state[key] for state in states))
+    records = [RunFolder.open(path) for path in (one, other)]
+    for key in ("best", "best_epoch", "final"):
+        yield _finding(f"{key} of run.json", *(record.record[key] for record in records))
+    rows = [
+        [{key: value for key, value in row.items() if key not in TOLD_APART} for row in record.metrics()]
+        for record in records
+    ]
+    yield _finding("lines of metrics.jsonl", *rows)
+
+
+def _finding(what: str, one: Any, other: Any) -> Finding:
+    differing = [path for path, equal in _leaves(one, other) if not equal]
+    count = sum(1 for _ in _leaves(one, other))
+    return Finding(what, not differing, f"{len(differing)} of {count}: {differing[0]}" if differing else f"{count}")
+
+
+def _leaves(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, bool]]:
+    """Yield every value of two nested containers by its path, and whether it is the same in both, bit for bit."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in {**one, **other}:
+            yield from _leaves(one.get(key), other.get(key), f"{path}.{key}")
+    elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        if len(one) != len(other):
+            yield f"{path}: {len(one)} and {len(other)} entries", False
+        for number, (left, right) in enumerate(zip(one, other, strict=False)):
+            yield from _leaves(left, right, f"{path}[{number}]")
+    elif isinstance(one, Tensor) and isinstance(other, Tensor):
+        yield path, one.dtype == other.dtype and torch.equal(one, other)
+    else:
+        yield path, one == other or (one != one and other != other)
+
+
+def _steps(folder: Path) -> int:
+    return int(load_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"])
+
+
+def _with_interval(config: Config, steps: int) -> Config:
+    callbacks = {**config.callbacks, "checkpoints": {**(config.callbacks.get("checkpoints") or {})}}
+    if not callbacks["checkpoints"]:
+        raise UserError("callbacks.checkpoints is null: this run cannot be resumed")
+    callbacks["checkpoints"]["every_n_steps"] = steps
+    return config.model_copy(update={"callbacks": callbacks})
+
+
+# ---- in processes of their own -------------------------------------------------------------------------------------
+
+
+def _in_a_child(task: Callable[..., None], *arguments: Any) -> None:
+    process = get_context("spawn").Process(target=task, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode not in (0, -signal.SIGKILL):
+        raise UserError(f"the run failed, with exit code {process.exitcode}; its traceback is above")
+
+
+def _train(config: Config, folder: Path, step: int = 0, number: int = 0) -> None:
+    logging.disable(logging.WARNING)
+    with suppress(Interrupted):
+        run(config, folder, verbose=False, callbacks=[Interrupt(step, number)] if step else [])
+
+
+def _go_on(folder: Path) -> None:
+    logging.disable(logging.WARNING)
+    resume(*resumed(str(folder), []), verbose=False)

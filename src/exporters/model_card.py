@@ -1,0 +1,131 @@
+"""The model card: what a trained model is, what it is for, how good it is and how it is loaded, as Markdown.
+
+The headings are those of Mitchell and others, Model Cards for Model Reporting (2019), as far as a run knows them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from src.core.console import number
+from src.core.data_spec import DataSpec
+from src.core.escape import markdown, markdown_code
+from src.run_store.filters import flat
+from src.run_store.run_folder import RunFolder
+from src.tasks.registry import TASKS
+
+
+def model_card(folder: RunFolder, config: Mapping[str, Any], spec: DataSpec, use: str, files: Mapping[str, str]) -> str:
+    """Return the card of a run. Names and values of the run are shown literally, whatever they contain.
+
+    Args:
+        folder: the run's.
+        config: of the model that was loaded, checked, as plain containers.
+        spec: what its data are.
+        use: how the model is loaded, a part of the card, as Markdown.
+        files: what lies beside the card, each with a line about it.
+    """
+    record = folder.record
+    model, data, facts = config["model"]["name"], config["datamodule"]["name"], TASKS[spec.task]
+    title = f"{markdown(model)} on {markdown(data)}"
+    task = spec.task.replace("_", " ")
+    sections = {
+        "": f"# {title}\n\nThe model {markdown_code(model)} for {task} ({facts.summary}), trained with Gridlight.",
+        "Intended use": _intended(spec, data),
+        "Results": _results(record),
+        "Data": _settings(config["datamodule"]) + _names(spec),
+        "Model": _model(config["model"], record),
+        "Training": _settings(_training(config), used=True) + _length(config, record),
+        "How to use it": use,
+        "Files": "\n".join(f"- {markdown_code(name)}: {markdown(text)}" for name, text in files.items()),
+        "Where it comes from": _provenance(folder),
+    }
+    return "\n\n".join(f"## {name}\n\n{text}" if name else text for name, text in sections.items() if text) + "\n"
+
+
+def _intended(spec: DataSpec, data: str) -> str:
+    shape = " × ".join(map(str, spec.input_shape))
+    return (
+        f"Inputs of the kind that it was trained on: {markdown(data)}, {markdown(spec.inputs)} of shape [{markdown(shape)}], "
+        "prepared as in training (the checkpoint holds the preparation). It was measured on the test split of these data and on "
+        "nothing else: what it does on other data, and whether its errors fall on some groups more than on others, is not "
+        "known."
+    )
+
+
+def _results(record: Mapping[str, Any]) -> str:
+    best, final = record.get("best") or {}, record.get("final") or {}
+    names = dict.fromkeys(key.partition("/")[2] for key in (*best, *final) if "/" in key)
+    rows = []
+    for name in names:
+        cells = [{**best, **final}.get(f"{split}/{name}") for split in ("train", "val", "test")]
+        rows.append([markdown(name), *("" if cell is None else markdown(number(cell)) for cell in cells)])
+    epoch = record.get("best_epoch")
+    chosen = f"\n\nOf the best epoch ({epoch + 1}) by {markdown(record.get('monitor'))}." if epoch is not None else ""
+    return (
+        _table(["metric", "train", "val", "test"], rows) + chosen if rows else "Not measured: the run did not finish."
+    )
+
+
+def _model(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    size = f"{record['parameters']:,} parameters" if record.get("parameters") else ""
+    work = f", {record['multiply_adds']:,} multiply-adds an example" if record.get("multiply_adds") else ""
+    return f"{size}{work}.\n\n{_settings(config)}" if size else _settings(config)
+
+
+def _training(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return optimizer, schedule and regularization, without kinds of augmentation that are off."""
+    switch = {"audio": ("time_stretch", "pitch_shift", "noise_snr"), "synonyms": ("probability",)}
+    switch["back_translation"] = ("forward",)
+    knobs = {
+        key: value
+        for key, value in config["regularization"].items()
+        if key not in switch or any(value.get(name) for name in switch[key])
+    }
+    return {"optimizer": config["optimizer"], "scheduler": config["scheduler"], "regularization": knobs}
+
+
+def _length(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    seconds = f", {record['seconds']:.0f} s" if record.get("seconds") else ""
+    epochs, seed = markdown(config["trainer"]["max_epochs"]), markdown(config["seed"])
+    return f"\n\nAt most {epochs} epochs, seed {seed}{seconds}."
+
+
+def _settings(section: Mapping[str, Any], used: bool = False) -> str:
+    """Return the settings of a part of the config; of the used ones only those that are on."""
+    rows = [
+        [markdown_code(key), markdown_code(value)]
+        for key, value in flat(section)
+        if key.rpartition(".")[2] != "_target_" and (not used or value not in (None, 0, False))
+    ]
+    return _table(["setting", "value"], rows)
+
+
+def _names(spec: DataSpec) -> str:
+    lines = []
+    for what in ("class_names", "feature_names", "target_names"):
+        if names := getattr(spec, what):
+            shown = ", ".join(map(markdown, names[:20])) + (f", … ({len(names)})" if len(names) > 20 else "")
+            lines.append(f"\n\n{what.replace('_', ' ').capitalize()}: {shown}.")
+    return "".join(lines)
+
+
+def _provenance(folder: RunFolder) -> str:
+    record = folder.record
+    git = record.get("git") or {}
+    revision = str(git.get("revision") or "")
+    rows = {
+        "run": folder.path.name,
+        "command": record.get("command"),
+        "started": record.get("started"),
+        "config hash": record.get("config_hash"),
+        "revision": revision + (" with changes" if git.get("diff") else ""),
+        "packages": ", ".join(f"{name} {text}" for name, text in (record.get("packages") or {}).items()),
+        "machine": (record.get("hardware") or {}).get("cpu"),
+    }
+    return _table(["", ""], [[name, markdown_code(value)] for name, value in rows.items() if value])
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of cells that are Markdown already."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

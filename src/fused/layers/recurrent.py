@@ -1,0 +1,167 @@
+"""Recurrent layers within a vmap over members: out of it, in a loop over time of products of all members' matrices."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from src.fused.layers.dropout import Rated, kept
+from src.fused.layers.vmap_escape import outside
+from src.layers.lstm_kernel import LSTMSteps
+from src.layers.recurrent_cells import Cell, Layers, LSTMCell, RNNCell, State
+
+Weights = tuple[Tensor, Tensor, Tensor]
+"""W_x, W_h and b of a cell."""
+
+
+class TorchGRUCell(Cell):
+    """torch's equations: h̃ = tanh(W_x·x + b_x + r ⊙ (W_h·h + b_h)), and z is the share of h (erratum E7).
+
+    W_h has b_h as its last column, as only the candidate's rows of it are not added to the bias of x.
+    """
+
+    gates = ("r", "z", "h")
+
+    def weights(self, W_h: Tensor) -> tuple[Tensor, ...]:
+        return W_h[..., :-1].mT, W_h[..., -self.hidden_size :, -1].unsqueeze(-2)
+
+    def step(self, a: Tensor, state: State, weights: tuple[Tensor, ...]) -> State:
+        (h,), (W, b_h) = state, weights
+        a_rz, a_h = a.split((2 * self.hidden_size, self.hidden_size), -1)
+        from_rz, from_h = (h @ W).split((2 * self.hidden_size, self.hidden_size), -1)
+        r, z = (a_rz + from_rz).sigmoid().chunk(2, -1)
+        candidate = torch.tanh(a_h + r * (from_h + b_h))
+        return (torch.lerp(candidate, h, z),)
+
+
+# ---- a cell ----------------------------------------------------------------------------------------------------
+
+
+def read(
+    cell: Cell, weights: Weights, x: Tensor, state: State, valid: Tensor | None, backwards: bool
+) -> tuple[Tensor, State]:
+    """Do what a cell's `forward` does, within a vmap over members.
+
+    Args:
+        cell: the equations.
+        weights: of a member.
+        x, state, valid, backwards: as the cell's `forward` takes them.
+    """
+    if backwards:
+        x, valid = x.flip(0), None if valid is None else valid.flip(0)
+    steps = _lstm_steps if isinstance(cell, LSTMCell) else _steps_of(cell)
+    outputs, *last = outside(steps, *weights, x, valid, *state)
+    return outputs.flip(0) if backwards else outputs, tuple(last)
+
+
+def _lstm_steps(
+    W_x: Tensor, W_h: Tensor, b: Tensor, x: Tensor, valid: Tensor | None, h: Tensor, C: Tensor
+) -> tuple[Tensor, ...]:
+    valid = None if valid is None else valid.transpose(0, 1)
+    outputs, C = LSTMSteps.apply(x.transpose(0, 1), W_x, W_h, b, h, C, valid)
+    return outputs.transpose(0, 1), outputs[-1], C
+
+
+def _steps_of(cell: Cell) -> Callable[..., tuple[Tensor, ...]]:
+    """Return the loop of a cell, over x [K, T, B, F] from states [K, B, H]."""
+
+    def steps(
+        W_x: Tensor, W_h: Tensor, b: Tensor, x: Tensor, valid: Tensor | None, *state: Tensor
+    ) -> tuple[Tensor, ...]:
+        a = torch.baddbmm(b.unsqueeze(1), x.flatten(1, 2), W_x.mT).unflatten(1, x.shape[1:3])  # [K, T, B, gates · H]
+        weights = cell.weights(W_h)
+        outputs = []
+        for t, a_t in enumerate(a.unbind(1)):
+            after = cell.step(a_t, state, weights)
+            if valid is not None:
+                after = tuple(torch.where(valid[:, t], new, old) for new, old in zip(after, state, strict=True))
+            state = after
+            outputs.append(state[0])
+        return torch.stack(outputs, 1), *state
+
+    return steps
+
+
+class MemberCell(nn.Module):
+    """A cell of the textbook within a vmap over members.
+
+    Args:
+        cell: whose parameters and equations it has.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__()
+        self.W_x, self.W_h, self.b = cell.W_x, cell.W_h, cell.b
+        self._equations = (cell,)  # in a tuple it is no module, whose parameters would be a member's too
+
+    def forward(
+        self, x: Tensor, state: State, valid: Tensor | None = None, backwards: bool = False
+    ) -> tuple[Tensor, State]:
+        return read(self._equations[0], (self.W_x, self.W_h, self.b), x, state, valid, backwards)
+
+
+# ---- torch's kernels -------------------------------------------------------------------------------------------
+
+
+class MemberKernel(Layers, Rated):
+    """One of torch's recurrent networks within a vmap over members, by its equations and with its parameters.
+
+    Its rate is that of dropping weights from state to state (`src.layers.dropout.dropped_state_weights`).
+
+    Args:
+        kernel: ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU``.
+
+    Raises:
+        ValueError: for settings of torch's that have no form for members.
+    """
+
+    EQUATIONS: ClassVar[dict[str, type[Cell]]] = {"RNN_TANH": RNNCell, "LSTM": LSTMCell, "GRU": TorchGRUCell}
+
+    def __init__(self, kernel: nn.RNNBase) -> None:
+        Rated.__init__(self)
+        if kernel.mode not in self.EQUATIONS or kernel.proj_size or not kernel.batch_first or not kernel.bias:
+            raise ValueError(f"{kernel} has no form for several members in src/fused/layers/recurrent.py")
+        self.num_layers, self.hidden_size = kernel.num_layers, kernel.hidden_size
+        self.bidirectional = kernel.bidirectional
+        equations = self.EQUATIONS[kernel.mode]
+        self.num_states, self.directions = equations.num_states, 2 if kernel.bidirectional else 1
+        self.dropout = nn.Dropout(kernel.dropout)
+        self._equations = (equations(1, kernel.hidden_size),)
+        for name, parameter in kernel.named_parameters():
+            self.register_parameter(name, parameter)
+        ends = [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ("", "_reverse")[: self.directions]]
+        self.cells = [_KernelCell(self, end) for end in ends]  # type: ignore[assignment]
+
+    def weights_of(self, end: str) -> Weights:
+        """Return the weights of a layer in one direction, in the form of the equations.
+
+        Args:
+            end: of its parameters' names, such as ``_l0_reverse``.
+        """
+        W_x, W_h = getattr(self, f"weight_ih{end}"), getattr(self, f"weight_hh{end}")
+        b_x, b_h = getattr(self, f"bias_ih{end}"), getattr(self, f"bias_hh{end}")
+        if self.training and self.drops:
+            W_h = W_h * kept(W_h, tuple(W_h.shape), self.rate)
+        cell = self._equations[0]
+        if isinstance(cell, LSTMCell):  # torch has the gates in the order i, f, C, o
+            return _as_of(W_x), _as_of(W_h), _as_of(b_x + b_h)
+        if isinstance(cell, TorchGRUCell):
+            shared = 2 * self.hidden_size
+            return W_x, torch.cat((W_h, b_h.unsqueeze(1)), 1), torch.cat((b_x[:shared] + b_h[:shared], b_x[shared:]))
+        return W_x, W_h, b_x + b_h
+
+
+def _as_of(gates: Tensor) -> Tensor:
+    i, f, candidate, o = gates.chunk(4)
+    return torch.cat((o, f, i, candidate))
+
+
+class _KernelCell:
+    def __init__(self, kernel: MemberKernel, end: str) -> None:
+        self.kernel, self.end = kernel, end
+
+    def __call__(
+        self, x: Tensor, state: State, valid: Tensor | None = None, backwards: bool = False
+    ) -> tuple[Tensor, State]:
+        return read(self.kernel._equations[0], self.kernel.weights_of(self.end), x, state, valid, backwards)

@@ -1,0 +1,73 @@
+"""The batches of a group: the data are held once, and each member sees them in the order of its own seed."""
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from src.core.batches import Batch
+from src.datamodules.base import DataModule
+from src.datamodules.loaders.in_memory import BatchLoader
+
+
+def order_problem(datamodule: DataModule, seeds: Sequence[int]) -> str | None:
+    """Say why members with these seeds of shuffling cannot see the same data, each in its own order; None if they can."""
+    if len(set(seeds)) == 1 or not datamodule.shuffle:
+        return None
+    if type(datamodule).collate is not DataModule.collate:
+        return "their seeds differ, and their batches differ in length"
+    if type(datamodule.train_dataloader()) is not BatchLoader:
+        return "their seeds differ, and their data are read from files batch by batch"
+    return None
+
+
+class StackedLoader:
+    """The training batches of a group: ordinary ones [B, …] where all members see the same, else stacked [M, B, …].
+
+    Args:
+        datamodule: of all members; `order_problem` knows nothing against it.
+        seeds: of the shuffling, of each member.
+    """
+
+    batch_sampler = None
+
+    def __init__(self, datamodule: DataModule, seeds: Sequence[int]) -> None:
+        first = datamodule.train_dataloader()
+        first.seed = seeds[0]
+        self.stacked = datamodule.shuffle and len(set(seeds)) > 1
+        self._loaders = [first]
+        for seed in seeds[1:] if self.stacked else ():
+            other = copy.copy(first)
+            other.seed = seed
+            self._loaders.append(other)
+        self._rows = list(range(len(seeds)))
+
+    def keep(self, members: Sequence[int]) -> None:
+        """Go on with these members, by their original positions."""
+        self._rows = list(members)
+
+    @property
+    def sampler(self) -> "StackedLoader":
+        """Where Lightning looks for `set_epoch` at the start of every epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        for loader in self._loaders:
+            loader.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._loaders[0])
+
+    def state_dict(self) -> dict[str, int]:
+        return self._loaders[0].state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        for loader in self._loaders:
+            loader.load_state_dict(state_dict)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self.stacked:
+            yield from self._loaders[0]
+            return
+        orders = [self._loaders[row].indices() for row in self._rows]
+        yield from self._loaders[0].counted([torch.stack(chunks) for chunks in zip(*orders, strict=True)])  # [M, B]

@@ -1,0 +1,71 @@
+"""Build and close the loggers of a run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+
+from src.config.locate import locate
+from src.core.errors import UserError
+from src.loggers.jsonl import RunLogger
+from src.loggers.wandb.logger import WeightsAndBiases
+from src.loggers.wandb.session import start
+from src.run_store.run_folder import RunFolder
+
+
+def build_loggers(
+    config: Mapping[str, Any], folder: RunFolder, run_config: Mapping[str, Any], beside: bool = False
+) -> list[Logger]:
+    """Return the run's own logger and those that the config asks for.
+
+    Args:
+        config: the section ``logger``: a dictionary a logger, null where one was removed. ``wandb`` is Weights &
+            Biases; any other names a class by ``_target_`` and its arguments, with ``save_dir`` left to the run folder.
+        folder: the run's folder.
+        run_config: the resolved config of the whole run, for the loggers that show it.
+        beside: other runs of this process are open, and stay so.
+
+    Raises:
+        UserError: if a logger cannot be made.
+    """
+    loggers: list[Logger] = [RunLogger(folder)]
+    for key, settings in config.items():
+        if settings is None:
+            continue
+        if "_target_" in settings:
+            loggers.append(_build(f"logger.{key}", settings, folder))
+        elif key == "wandb":
+            if (logger := start(settings, folder, run_config, beside)) is not None:
+                loggers.append(logger)
+        else:
+            raise UserError(f"logger.{key} needs a class: logger.{key}._target_=lightning.pytorch.loggers.CSVLogger")
+    return loggers
+
+
+def _build(key: str, settings: Mapping[str, Any], folder: RunFolder) -> Logger:
+    cls: type[Logger] = locate(settings["_target_"], Logger, f"{key}._target_")  # type: ignore[type-abstract]
+    arguments = {name: value for name, value in settings.items() if name != "_target_"}
+    try:
+        return cls(**{"save_dir": str(folder.path), **arguments})
+    except (TypeError, ModuleNotFoundError) as error:
+        raise UserError(f"{key}: {cls.__name__} cannot be made: {error}") from error
+
+
+def close_loggers(loggers: list[Logger], exit_code: int) -> None:
+    """Close every logger at the very end of a run, after its record was written.
+
+    Args:
+        loggers: what `build_loggers` returned.
+        exit_code: 0 if the run finished, 1 if it failed or was stopped.
+    """
+    for logger in loggers:
+        if isinstance(logger, WeightsAndBiases):
+            logger.close(exit_code)
+        else:
+            logger.finalize("success" if exit_code == 0 else "failed")
+
+
+def sync_hint(loggers: list[Logger]) -> str | None:
+    """Return the command that uploads what Weights & Biases kept on disk; None where there is nothing to upload."""
+    hints = [logger.sync_hint() for logger in loggers if isinstance(logger, WeightsAndBiases)]
+    return next((hint for hint in hints if hint), None)

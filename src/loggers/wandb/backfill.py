@@ -1,0 +1,60 @@
+"""A run in Weights & Biases made whole from its folder: the rows that a killed process had not written into W&B's files
+yet, and the tables, pictures and checkpoints that could not be logged while the server was in trouble.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from src.core.files import read_below
+from src.loggers.wandb.reader import history_rows
+from src.loggers.wandb.session import reopen
+from src.run_store.run_folder import RunFolder
+
+MAX_PICTURE_BYTES = 64 * 2**20
+"""The largest picture of a run that is sent."""
+
+
+def complete(folder: RunFolder, patience: float) -> bool:
+    """Send what the folder of a run has and the server has not, and tell whether all of it arrived.
+
+    From the first row on that is missing, all are sent: the rows of a run are in the order of its steps. Tables are sent
+    again, as their rows may have arrived without their files.
+
+    Args:
+        folder: whose lock this process holds, and whose W&B files have been uploaded.
+        patience: seconds to wait for the end of the upload.
+
+    Raises:
+        Exception: whatever the client raises.
+    """
+    import wandb
+
+    logger = reopen(folder, patience)
+    there = wandb.Api(timeout=60).run(logger.experiment.path)
+    rows = [row for row in folder.metrics() if row["step"] is not None]
+    for row in rows[_arrived(rows, list(history_rows(there.scan_history(use_cache=False)))) :]:
+        values = {key: value for key, value in row.items() if key not in ("step", "time") and value is not None}
+        logger.log_metrics(values | {"_timestamp": row["time"]}, step=row["step"])
+    logger.log_answers()
+    with TemporaryDirectory() as copies:
+        for picture in sorted((folder.path / "plots").glob("*.png")):
+            if (name := f"plots/{picture.stem}") not in there.summary:
+                copy = Path(copies, picture.name)  # the client follows links
+                copy.write_bytes(read_below(folder.path, Path("plots", picture.name), MAX_PICTURE_BYTES))
+                logger.log_image(name, [str(copy)])
+    logger.log_checkpoints()
+    logger.close(0 if folder.record["status"] == "finished" else 1)
+    return bool(folder.record["wandb"]["complete"])
+
+
+def _arrived(rows: Sequence[Mapping[str, Any]], there: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many rows of a run, from its beginning, are on the server as they are here."""
+    same = (_numbers(row) == _numbers(other) for row, other in zip(rows, there, strict=False))
+    return next((count for count, equal in enumerate(same) if not equal), min(len(rows), len(there)))
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return what can be compared of a row: NaN equals nothing, and its time there may be that of sending."""
+    return {key: repr(float(value)) for key, value in row.items() if key != "time" and value is not None}

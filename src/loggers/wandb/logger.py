@@ -1,0 +1,215 @@
+"""Weights & Biases beside a run: online where a key is configured, offline otherwise, and never in the way.
+
+A prompt, an unreachable server or an error inside wandb never stops a run, and the environment of the process is left
+alone (Lightning's own offline switch sets WANDB_MODE for every run that follows). wandb is imported by `start` only.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from functools import wraps
+from math import isfinite
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
+
+from src.core.console import shown
+from src.core.errors import first_line
+from src.core.files import open_below, replace_below
+from src.loggers.wandb.pending import waiting_in
+from src.loggers.wandb.sync import mark_sent
+from src.run_store.atomic_write import settle
+from src.run_store.best_epoch import best_epoch
+from src.run_store.predictions import ANSWERS
+from src.run_store.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+_used_ids: set[str] = set()
+_unreachable: set[str] = set()
+"""Servers that failed a run of this process: the other runs of a sweep do not wait for them again."""
+_SUMMARIZED = ("command", "monitor", "mode", "parameters", "multiply_adds", "seconds", "best_since")
+"""What the summary takes from the record, for `src.loggers.wandb.reader` to read."""
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _guarded(method: F) -> F:
+    """Let a method of the logger fail with a warning, once a method."""
+
+    @wraps(method)
+    def guard(self: "WeightsAndBiases", *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            self.warn_once(method.__name__.strip("_"), error)
+            return None
+
+    return cast(F, guard)
+
+
+class WeightsAndBiases(WandbLogger):
+    """Lightning's logger around a W&B run that `start` opened.
+
+    Args:
+        run: the W&B run.
+        folder: the folder of our run.
+        mode: ``online`` or ``offline``.
+        log_model: upload checkpoints as artifacts: True at the end, ``all`` at every save.
+        whole: nothing of earlier parts of the run is missing in W&B's files.
+    """
+
+    def __init__(self, run: Any, folder: RunFolder, mode: str, log_model: Any = False, whole: bool = True) -> None:
+        # Lightning's `offline` stays False: True would set WANDB_MODE.
+        super().__init__(
+            experiment=run,
+            project=run.settings.project,
+            save_dir=str(folder.path),
+            log_model=log_model,
+        )
+        self.mode = mode
+        self._folder = folder
+        self._host = str(run.settings.base_url)
+        self._warned: set[str] = set()
+        self._best: float | None = None
+        self._whole = whole
+        self._session = Path(run.settings.sync_file)
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+
+    @_guarded
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log metrics against ``trainer/global_step``, and keep the best value so far in the summary."""
+        super().log_metrics(metrics, step)
+        record = self._folder.record
+        value = metrics.get(record.get("monitor") or "")
+        if value is None or not isfinite(value):
+            return
+        sign = -1 if record.get("mode") == "max" else 1
+        anew = metrics.get("epoch") == record.get("best_since", -1)
+        if anew or self._best is None or sign * value < sign * self._best:
+            self._best = value
+            self._experiment.summary.update({f"best/{record['monitor']}": value, "best_epoch": metrics.get("epoch")})  # type: ignore[union-attr]
+
+    log_table = _guarded(WandbLogger.log_table)
+    log_text = _guarded(WandbLogger.log_text)
+    log_image = _guarded(WandbLogger.log_image)
+    log_audio = _guarded(WandbLogger.log_audio)
+    log_video = _guarded(WandbLogger.log_video)
+    watch = _guarded(WandbLogger.watch)
+    finalize = _guarded(WandbLogger.finalize)
+
+    @_guarded
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        """Upload what was saved, where it is asked for at every save."""
+        if self._log_model == "all":
+            settle()
+        super().after_save_checkpoint(checkpoint_callback)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """Do nothing: the W&B run was opened with the whole config."""
+
+    @_guarded
+    def log_answers(self) -> None:
+        """Show what the run folder says that was answered on the test split (`src.callbacks.predictions`): examples as the table
+        ``test/examples``, classes as the chart ``test/confusion``, and the file itself.
+        """
+        import wandb
+
+        from src.run_store.predictions import read_answers, read_pictures
+
+        settle()
+        answers = read_answers(self._folder.path)
+        if answers is None:
+            return
+        shown: dict[str, Any] = {}
+        pictures = read_pictures(self._folder.path, len(answers["examples"]))
+        if examples := answers["examples"]:
+            columns: list[str | int] = [
+                key for key in ("input", "truth", "prediction", "probability") if key in examples[0]
+            ]
+            rows = [
+                [example[key] if key == "probability" else _text(example[key]) for key in columns]
+                for example in examples
+            ]
+            if pictures:
+                columns, rows = (
+                    ["picture", *columns],
+                    [[wandb.Image(picture), *row] for picture, row in zip(pictures, rows, strict=True)],
+                )
+            shown["test/examples"] = wandb.Table(columns=columns, data=rows)
+        if (counts := answers["confusion"]) is not None:
+            names = answers["classes"]
+            cells = [[names[i], names[j], count] for i, row in enumerate(counts) for j, count in enumerate(row)]
+            shown["test/confusion"] = wandb.plot_table(
+                "wandb/confusion_matrix/v1",
+                wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=cells),
+                {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"},
+                {"title": "test/confusion"},
+            )
+        if shown:
+            self._experiment.log(shown)  # type: ignore[union-attr]
+        run: Any = self._experiment
+        files = Path(run.dir)
+        # A copy: the client makes a link to what is outside of its own folder, and follows it when it uploads.
+        with open_below(self._folder.path, ANSWERS) as source, replace_below(files, ANSWERS) as copy:
+            shutil.copyfileobj(source, copy)
+        run.save(str(files / ANSWERS), str(files), "now")
+
+    @_guarded
+    def log_checkpoints(self) -> None:
+        """Upload the checkpoints of the run folder as Lightning does, where the config asks for it."""
+        if not self._log_model:
+            return
+        import wandb
+
+        run: Any = self._experiment
+        for name in ("last", "best"):
+            if self._folder.has_checkpoint(name):
+                file = self._folder.checkpoints / f"{name}.ckpt"
+                artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata={"original_filename": file.name})
+                place = file.relative_to(self._folder.path)
+                with open_below(self._folder.path, place) as source, artifact.new_file("model.ckpt", "wb") as copy:
+                    shutil.copyfileobj(source, copy)
+                run.log_artifact(artifact, aliases=["latest", "best"] if name == "best" else ["latest"])
+
+    def close(self, exit_code: int) -> None:
+        """Put the best values into the summary, end the W&B run with its exit code, and record whether it is whole."""
+        self._summarize()
+        try:
+            self._experiment.finish(exit_code=exit_code)  # type: ignore[union-attr]
+            if self.mode == "online":
+                mark_sent(self._session)
+        except Exception as error:
+            _unreachable.add(self._host)
+            self.warn_once("finish", error)
+        self._folder.update(wandb={**self._folder.record["wandb"], "complete": self._whole and not self._warned})
+
+    @_guarded
+    def _summarize(self) -> None:
+        record = self._folder.record
+        epoch, best = record.get("best_epoch"), record.get("best") or {}
+        if not best and record.get("monitor"):  # the run was stopped or failed
+            since = record.get("best_since")
+            epoch, best = best_epoch(self._folder.metrics(), record["monitor"], record["mode"], since)
+        values = {f"best/{name}": value for name, value in best.items()}
+        values |= {"best_epoch": epoch} if epoch is not None else {}
+        values |= {key: record[key] for key in _SUMMARIZED if record.get(key) is not None}
+        values["status"] = "interrupted" if record["status"] == "running" else record["status"]
+        if record.get("error"):
+            values["error"] = record["error"].strip().rpartition("\n")[2]
+        self._experiment.summary.update(values)  # type: ignore[union-attr]
+
+    def warn_once(self, what: str, error: Exception) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            log.warning("Weights & Biases: %s failed, and the run goes on: %s", what, first_line(error))
+
+    def sync_hint(self) -> str | None:
+        """Return the command that uploads the run, if it is not there yet."""
+        return f"python -m src.sync {shown(self._folder.path)}" if waiting_in(self._folder.path) else None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,117 @@
+"""Image augmentation, batched on the device, through kornia (textbook, Data Augmentation)."""
+
+import torch
+from torch import Tensor, nn
+
+from src.core.errors import UserError
+
+
+class ImageAugmentation(nn.Module):
+    """Random changes that keep an image's meaning, drawn anew for every example from torch's generators.
+
+    What moves in from outside repeats the border: images arrive standardised, where zeros would be mid-grey and not the
+    background. An erased rectangle is filled with zeros, which are the mean.
+
+    Args:
+        strengths: by the names of `src.config.schema.regularization.Augmentation`; what they mean is told in conf/train.yaml.
+        shape: of one image [C, H, W].
+
+    Raises:
+        UserError: if a policy, which works on colours, is asked for images that are neither grey nor RGB, or if a crop
+            could move an image out of sight.
+    """
+
+    def __init__(self, strengths: dict[str, float], shape: tuple[int, ...]) -> None:
+        super().__init__()
+        import kornia.augmentation as K
+        from kornia.augmentation import auto
+
+        channels, *size = shape
+        policies = [name for name in ("trivial_augment", "rand_augment", "auto_augment") if name in strengths]
+        if policies and channels not in (1, 3):
+            raise UserError(
+                f"regularization.augmentation.{policies[0]} changes colours, and images here have {channels} channels: "
+                "neither grey nor RGB."
+            )
+        if (crop := strengths.get("crop", 0)) >= min(size):
+            raise UserError(
+                f"regularization.augmentation.crop={crop:.0f}: images here are {size[0]}×{size[1]}, and nothing would be "
+                f"left of some: at most {min(size) - 1} pixels, usually an eighth of the side"
+            )
+        steps: list[nn.Module] = []
+        if {"rotation", "translate", "scale", "shear"} & set(strengths):
+            scale, translate = strengths.get("scale"), strengths.get("translate")
+            steps.append(
+                K.RandomAffine(
+                    degrees=strengths.get("rotation", 0.0),
+                    translate=(translate, translate) if translate else None,
+                    scale=(1 - scale, 1 + scale) if scale else None,
+                    shear=strengths.get("shear"),
+                    padding_mode="border",
+                    p=1.0,
+                )
+            )
+        for name in ("crop", "horizontal_flip", "vertical_flip", "colour_jitter", *policies, "noise", "erasing"):
+            strength = strengths.get(name)
+            if strength is None:
+                continue
+            match name:
+                case "crop":  # "resample" cuts the whole batch at once; the shifts are whole pixels
+                    whole = (size[0], size[1])
+                    steps.append(
+                        K.RandomCrop(whole, padding=int(strength), padding_mode="replicate", cropping_mode="resample")
+                    )
+                case "horizontal_flip":
+                    steps.append(K.RandomHorizontalFlip(p=strength))
+                case "vertical_flip":
+                    steps.append(K.RandomVerticalFlip(p=strength))
+                case "colour_jitter":
+                    colour = (strength, strength / 4) if channels == 3 else (0.0, 0.0)
+                    steps.append(InUnitRange(K.ColorJitter(strength, strength, *colour, p=1.0)))
+                case "trivial_augment":
+                    steps.append(InUnitRange(auto.TrivialAugment(), strength, rgb=True))
+                case "rand_augment":
+                    steps.append(InUnitRange(auto.RandAugment(n=2, m=int(strength)), rgb=True))
+                case "auto_augment":
+                    steps.append(InUnitRange(auto.AutoAugment("imagenet"), strength, rgb=True))
+                case "noise":
+                    steps.append(K.RandomGaussianNoise(std=strength, p=1.0))
+                case "erasing":
+                    steps.append(K.RandomErasing(p=strength))
+        self.steps = nn.Sequential(*steps)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, C, H, W], in full precision: with eight bits, places of pixels would be rounded."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self.steps(images if images.itemsize >= 4 else images.float()).to(images.dtype)
+
+
+class InUnitRange(nn.Module):
+    """Applies a change of colours, which needs values from 0 to 1, to standardised images: each channel is stretched
+    from its darkest and brightest value in the batch, and put back afterwards.
+
+    Args:
+        change: maps [B, C, H, W] in [0, 1] to the same.
+        probability: to change a batch at all.
+        rgb: the change takes three channels; a grey image is shown three times.
+    """
+
+    def __init__(self, change: nn.Module, probability: float = 1.0, rgb: bool = False) -> None:
+        super().__init__()
+        self.change = change
+        self.probability = probability
+        self.rgb = rgb
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, C, H, W]."""
+        if torch.rand(()) >= self.probability:
+            return images
+        darkest, brightest = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
+        span = torch.where(brightest > darkest, brightest - darkest, 1)
+        unit = (images - darkest) / span
+        if self.rgb and images.size(1) == 1:
+            unit = self.change(unit.expand(-1, 3, -1, -1)).mean(1, keepdim=True)
+        else:
+            unit = self.change(unit)
+        return unit * span + darkest

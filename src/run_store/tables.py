@@ -1,0 +1,31 @@
+"""Tables that are shown on the console and written to a run folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.core.console import new_table, show
+from src.core.escape import markdown
+from src.run_store.atomic_write import replaced
+
+
+def show_table(sweep: Path, name: str, title: str, rows: Sequence[dict[str, str]]) -> Path:
+    """Print a table, write it as <name>.md into a sweep's folder, and return that file.
+
+    Args:
+        sweep: the folder.
+        name: of the file.
+        title: a line above the printed table.
+        rows: all with the same columns.
+    """
+    columns = list(rows[0])
+    table = new_table(*columns, title=title)
+    for row in rows:
+        table.add_row(*row.values())
+    show(table)
+    path = sweep / f"{name}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = ([markdown(cell) for cell in row.values()] for row in rows)
+    lines = [list(map(markdown, columns)), ["---"] * len(columns), *body]
+    with replaced(path) as file:
+        file.write("".join(f"| {' | '.join(cells)} |\n" for cells in lines).encode())
+    return path

@@ -1,0 +1,71 @@
+"""train.log of a run folder, and the log on the terminal."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+from src.core.console import LogFormatter
+from src.core.files import append_below
+
+
+class _RunLogHandler(logging.FileHandler):
+    """Appends to the log of a run; a link in its place is not followed."""
+
+    def _open(self) -> Any:
+        file = Path(self.baseFilename)
+        return TextIOWrapper(append_below(file.parent, file.name), encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def log_to(file: Path | None, quiet: bool = False) -> Iterator[None]:
+    """Send the log of everything below to a file, if one is given, and warnings to the terminal too."""
+    root = logging.getLogger()
+    handlers: list[logging.Handler] = []
+    if file is not None:
+        handlers.append(_RunLogHandler(file, encoding="utf-8", delay=True))
+        handlers[-1].setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    if not quiet:
+        handlers.append(logging.StreamHandler())
+        handlers[-1].setLevel(logging.WARNING)
+        handlers[-1].setFormatter(LogFormatter("%(levelname)s: %(message)s"))
+    lightning_logs = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
+    before = [(logger, logger.handlers, logger.propagate) for logger in lightning_logs]
+    for logger in lightning_logs:  # its lines go to the file with all others, and not to the terminal
+        logger.handlers, logger.propagate = [], True
+    level = root.level
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    for handler in handlers:
+        root.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            _quiet_known_warnings()
+            yield
+    finally:
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
+        root.setLevel(level)
+        for logger, kept, propagate in before:
+            logger.handlers, logger.propagate = kept, propagate
+        logging.captureWarnings(False)
+
+
+def _quiet_known_warnings() -> None:
+    """Lightning advises what does not apply: its loaders' workers, its logging interval, a folder that we made, srun
+    on a machine of a cluster.
+    """
+    for text in (
+        "does not have many workers",
+        "log_every_n_steps",
+        "Checkpoint directory.*exists",
+        "LeafSpec",
+        "sync_dist=True",
+        "`srun` command is available",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{text}")
+    warnings.filterwarnings("ignore", message=".*TF32 acceleration on top of oneDNN")  # torch's, when oneDNN is asked

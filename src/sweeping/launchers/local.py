@@ -1,0 +1,230 @@
+"""Worker processes on this machine: forked from a server that has imported everything, a core or devices each."""
+
+import os
+import re
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from src.config.schema.registry import SCHEMAS
+from src.core.errors import UserError
+from src.core.resources import usable_cores
+from src.sweeping.launchers.fork_server import context, finish
+from src.sweeping.messages import Assignment, Ended, Event
+from src.sweeping.worker import TrainGroup, ending, work
+
+
+def warm_up(master: DictConfig | None = None, modules: Sequence[str] = ()) -> None:
+    """Let the fork server import everything while this process goes on.
+
+    Args:
+        master: the config of the whole sweep: where no word varies its model or its data, no others are imported.
+        modules: to import beside what every run needs.
+    """
+    finish([*modules, *((shared_modules(master) if master is not None else []) or every_module())])
+
+
+def every_module() -> list[str]:
+    """Return the modules of all models and data that there are."""
+    return sorted({target.rpartition(".")[0] for group in ("model", "datamodule") for target in SCHEMAS[group]})
+
+
+def shared_modules(master: DictConfig) -> list[str]:
+    """Return the modules of model, data and callbacks that all jobs of a sweep have; none where it is not known.
+
+    Args:
+        master: the config of the whole sweep.
+    """
+    words = [*master.hydra.overrides.task]
+    words += [f"{key}={values}" for key, values in (master.hydra.sweeper.params or {}).items()]
+    for key, _, values in (word.lstrip("+").partition("=") for word in words):
+        if key == "sweep.resume" or (key.partition(".")[::2] in _CHOICES and re.search(r"[,(]", values)):
+            return []
+    sections = [master.model, master.datamodule, *(master.callbacks or {}).values()]
+    targets = [str(section.get("_target_")) for section in sections if isinstance(section, DictConfig)]
+    return [target.rpartition(".")[0] for target in targets if target.startswith("src.")]
+
+
+_CHOICES = [("experiment", ""), *((group, key) for group in ("model", "datamodule") for key in ("", "_target_"))]
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Return the ids of CUDA devices, without starting CUDA: the processes that train must be the first to."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return tuple(name.strip() for name in named.split(",") if name.strip() not in ("", "-1"))
+    nodes = [path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()]
+    return tuple(str(number) for number in range(len(nodes)))
+
+
+@dataclass
+class _Worker:
+    assignment: Assignment
+    process: ForkServerProcess
+    channel: Connection
+    devices: tuple[str, ...]
+    ended: Ended | None = None
+
+
+class LocalPool:
+    """Runs up to `jobs` jobs at a time.
+
+    Args:
+        jobs: slots. A job takes as many as it has processes, or all where there are fewer.
+        devices: ids of the CUDA devices to lease; none leaves it to the jobs.
+        devices_per_job: how many of them each job sees.
+        threads: of torch in each job; None shares the cores out.
+    """
+
+    train_group: TrainGroup | None = None
+    """Trains a job that has members, in the process of the job."""
+
+    def __init__(
+        self,
+        jobs: int,
+        devices: Sequence[str] = (),
+        devices_per_job: int = 1,
+        threads: int | None = None,
+    ) -> None:
+        self._slots = jobs
+        self._free = list(devices)
+        self._leases = bool(devices)
+        self._devices_per_job = devices_per_job
+        self._total_devices = len(set(devices))
+        self._threads = threads or max(usable_cores() // jobs, 1)
+        self._workers: list[_Worker] = []
+        warm_up()
+
+    # ---- Executor ------------------------------------------------------------------------------------------------
+
+    @property
+    def width(self) -> int:
+        return self._slots
+
+    def room(self, assignment: Assignment) -> bool:
+        if self._leases:
+            return len(set(self._free)) >= self._needs(assignment)
+        taken = sum(min(worker.assignment.processes, self._slots) for worker in self._workers)
+        return taken + min(assignment.processes, self._slots) <= self._slots
+
+    def start(self, assignment: Assignment) -> None:
+        devices = self._lease(self._needs(assignment)) if self._leases else ()
+        if assignment.config["trainer"]["devices"] == "auto":  # all that it sees
+            assignment = replace(assignment, processes=max(len(devices), 1))
+        assignment = replace(assignment, threads=self._threads, devices=devices or None, environment=dict(os.environ))
+        ours, theirs = Pipe()
+        process = context.Process(
+            target=work, args=(assignment, theirs, self.train_group), name=f"job {assignment.number}"
+        )
+        process.start()
+        theirs.close()
+        self._workers.append(_Worker(assignment, process, ours, devices))
+
+    def wait(self, timeout: float) -> list[Event]:
+        handles: list[int | Connection] = [worker.process.sentinel for worker in self._workers]
+        handles += [worker.channel for worker in self._workers if not worker.channel.closed]
+        ready = set(wait(handles, timeout))
+        events: list[Event] = []
+        for worker in list(self._workers):
+            over = worker.process.sentinel in ready
+            if over or worker.channel in ready:
+                events += self._receive(worker)
+            if over:
+                events.append(self._bury(worker))
+        return events
+
+    def stop(self, order: str, number: int | None = None) -> None:
+        for worker in self._workers:
+            if number in (None, worker.assignment.number):
+                with suppress(OSError, ValueError):
+                    worker.channel.send(order)
+
+    def kill(self) -> None:
+        for worker in self._workers:
+            worker.process.kill()  # it may not lead its group yet
+            _kill_group(worker.process)
+
+    def close(self) -> None:
+        self.kill()
+        for worker in list(self._workers):
+            worker.process.join()
+            self._bury(worker)
+
+    # ---- parts ---------------------------------------------------------------------------------------------------
+
+    def _needs(self, assignment: Assignment) -> int:
+        return min(max(self._devices_per_job, assignment.processes), self._total_devices)
+
+    def _lease(self, count: int) -> tuple[str, ...]:
+        """Take different devices off the free ones; a device that several jobs share stands there several times."""
+        devices = tuple(dict.fromkeys(self._free))[:count]
+        for device in devices:
+            self._free.remove(device)
+        return devices
+
+    def _receive(self, worker: _Worker) -> list[Event]:
+        events: list[Event] = []
+        try:
+            while not worker.channel.closed and worker.channel.poll():
+                event = worker.channel.recv()
+                if isinstance(event, Ended) and event.number == worker.assignment.number:
+                    worker.ended = event  # told when its process is gone, and its slot is free
+                else:
+                    events.append(event)
+        except (EOFError, OSError):
+            worker.channel.close()
+        return events
+
+    def _bury(self, worker: _Worker) -> Ended:
+        """Clear up after a process that has ended, and say how the job did."""
+        process = worker.process
+        process.join()
+        _kill_group(process)  # whatever it started and left behind
+        code = process.exitcode or 0
+        self._workers.remove(worker)
+        self._free += worker.devices
+        worker.channel.close()
+        process.close()
+        return worker.ended or Ended(worker.assignment.number, "failed", f"its process ended with {ending(code)}")
+
+
+def _kill_group(process: ForkServerProcess) -> None:
+    assert process.pid is not None
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def local_pool(
+    master: DictConfig,
+    jobs: int | None,
+    devices_per_job: int,
+    threads: int | None,
+    make: Callable[[int, Sequence[str], int, int | None], LocalPool] = LocalPool,
+) -> Callable[[Path], LocalPool]:
+    """Return what makes the pool that the settings of the launcher ask for, for any sweep's folder.
+
+    Args:
+        master: the config of the whole sweep.
+        jobs, devices_per_job, threads: see conf/hydra/launcher/local.yaml.
+        make: the pool's class, or what makes it.
+
+    Raises:
+        UserError: if a setting is out of its range.
+    """
+    for name, value in (("jobs", jobs), ("devices_per_job", devices_per_job), ("threads", threads)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise UserError(f"hydra.launcher.{name}={value}: must be a whole number of 1 or more")
+    gpus = visible_gpus() if master.trainer.accelerator in ("auto", "gpu", "cuda") else ()
+    if gpus and devices_per_job > len(gpus):
+        raise UserError(f"hydra.launcher.devices_per_job={devices_per_job}: there are {len(gpus)} GPUs")
+    at_a_time = jobs or (len(gpus) // devices_per_job if gpus else usable_cores())
+    if gpus and at_a_time * devices_per_job > len(gpus):  # several jobs share a GPU, in turns
+        gpus = tuple(gpus[number % len(gpus)] for number in range(at_a_time * devices_per_job))
+    return lambda _: make(at_a_time, gpus, devices_per_job, threads)

@@ -1,0 +1,201 @@
+"""The Optuna study of a search: in a file of the sweep's folder, which Optuna's own tools read too."""
+
+import hashlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from src.config.schema.search import OptunaSearch, Search
+from src.core.errors import UserError, first_line
+from src.core.files import MAX_RECORD_BYTES, append_below, open_below
+from src.core.records import RecordError, lines_of, parse_json
+from src.sweeping.search.objectives import Objective
+from src.sweeping.search.space import Space
+
+FILE = "study.journal"
+
+NO_STUDY = "Record does not exist."
+"""What Optuna's KeyError says where a journal has no study of a name."""
+
+optuna.logging.set_verbosity(logging.WARNING)
+
+
+class _Locked(BaseJournalFileLock):
+    """No lock: the sweep's folder is locked as a whole, and a lock of its own would outlive a killed process."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+MAX_JOURNAL_BYTES = 512 * 2**20
+"""The largest file of a study that is read."""
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn whatever Optuna makes of a damaged file of a study into one error that names the file.
+
+    Args:
+        folder: of the sweep.
+
+    Raises:
+        UserError: instead of any error but that; the file is a list of changes, which Optuna applies without checking them.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        reason = first_line(error)[:200]
+        raise UserError(f"{folder / FILE}: this study is damaged ({type(error).__name__}: {reason})") from error
+
+
+def begun_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Objective]) -> Study:
+    """Return the study of a search, begun where there is none.
+
+    Args:
+        folder: of the sweep, locked; one that was given several searches has several studies.
+        spaces: what is searched.
+        objectives: one or several.
+
+    Raises:
+        UserError: if the file of the studies is damaged, or no regular file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(folder / FILE):
+        with explained(folder):
+            _cut_torn_line(folder)
+    if (known := stored_study(folder, spaces, objectives)) is not None:
+        return known
+    with explained(folder):
+        return optuna.create_study(
+            storage=_storage(folder),
+            study_name=_name(spaces, objectives),
+            directions=["minimize" if objective.mode == "min" else "maximize" for objective in objectives],
+            sampler=RandomSampler(),
+        )
+
+
+def stored_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Objective]) -> Study | None:
+    """Return the study of a search as it is on disk; None where there is none. See `begun_study`."""
+    if not os.path.lexists(folder / FILE):
+        return None
+    name = _name(spaces, objectives)
+    with explained(folder):
+        _check_lines(folder)
+        storage = _storage(folder)
+        if all(study.study_name != name for study in storage.get_all_studies()):
+            return None
+        study = optuna.load_study(storage=storage, study_name=name, sampler=RandomSampler())
+        if len(study.directions) != len(objectives):
+            raise ValueError(f"{len(study.directions)} directions for {len(objectives)} objectives")
+        for trial in study.get_trials(deepcopy=False):
+            _check_trial(trial)
+        return study
+
+
+def _check_trial(trial: FrozenTrial) -> None:
+    """Raise `ValueError` if a trial holds what no trial of a search does."""
+    job = trial.user_attrs.get("job", "")
+    numbers = [*(trial.values or []), *trial.intermediate_values.values()]
+    if (
+        not isinstance(job, str)
+        or any(isinstance(number, bool) or not isinstance(number, int | float) for number in numbers)
+        or any(not isinstance(step, int) or step < 0 for step in trial.intermediate_values)
+        or any(not isinstance(value, str | int | float) for value in trial.params.values())
+        or set(trial.params) != set(trial.distributions)
+    ):
+        raise ValueError(f"trial {trial.number} holds values of unexpected types")
+
+
+def _check_lines(folder: Path) -> None:
+    """Raise `UserError` unless the file of the studies is regular, and its lines are JSON objects of a bounded size."""
+    file = folder / FILE
+    with open_below(folder, FILE) as opened:
+        if os.fstat(opened.fileno()).st_size > MAX_JOURNAL_BYTES:
+            raise UserError(f"{file}: this study has more than {MAX_JOURNAL_BYTES / 2**20:,.0f} MiB")
+        for number, line in enumerate(lines_of(opened, file), 1):
+            if line.endswith(b"\n") and not isinstance(parse_json(line, f"{file}, line {number}"), dict):
+                raise RecordError(f"{file}, line {number}: this is not an entry of a study")
+
+
+def _storage(folder: Path) -> JournalStorage:
+    """Return what reads and appends to the file of the studies; Optuna opens it by path, so that it must be no link.
+
+    A storage in a file has no snapshots, which are pickles.
+    """
+    append_below(folder, FILE).close()
+    return JournalStorage(JournalFileBackend(str(folder / FILE), lock_obj=_Locked()))
+
+
+def _name(spaces: Sequence[Space], objectives: Sequence[Objective]) -> str:
+    """Return a name that only the same search has; how many points it takes does not count."""
+    varied = [[space.fixed, [[axis.key, str(axis)] for axis in space.axes]] for space in spaces]
+    facts = [varied, [vars(objective) for objective in objectives]]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+def _cut_torn_line(folder: Path) -> None:
+    """Cut off a last line that a crash tore, or the next would be lost with it."""
+    with open_below(folder, FILE) as file:
+        size = os.fstat(file.fileno()).st_size
+        start = max(size - MAX_RECORD_BYTES, 0)
+        file.seek(start)
+        content = file.read(size - start)
+    whole = start + content.rfind(b"\n") + 1
+    if whole < size:
+        with append_below(folder, FILE) as handle:
+            handle.truncate(whole)
+
+
+def sampler_of(search: OptunaSearch, number: int) -> BaseSampler:
+    """Return what proposes a trial: made anew for each, so that a search which was killed goes on as it would have.
+
+    Args:
+        search: checked settings.
+        number: of the trial.
+    """
+    seed = (search.seed * 1_000_003 + number) % 2**32
+    if search.sampler == "tpe":
+        return TPESampler(seed=seed)
+    if search.sampler == "gp":
+        return GPSampler(seed=seed)
+    if search.sampler == "nsgaii":
+        return NSGAIISampler(seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return QMCSampler(seed=search.seed, warn_independent_sampling=False)  # one sequence, which the study counts
+
+
+def pruner_of(search: Search, epochs: int) -> BasePruner:
+    """Return what ends jobs early; steps are epochs that have ended.
+
+    Args:
+        search: checked settings.
+        epochs: of a whole job.
+    """
+    first, factor = search.warmup_epochs, search.reduction_factor
+    if search.pruner == "median":
+        return MedianPruner(n_startup_trials=search.startup_jobs, n_warmup_steps=first)
+    if search.pruner == "successive_halving":
+        return SuccessiveHalvingPruner(min_resource=first, reduction_factor=factor)
+    if search.pruner == "hyperband":
+        return HyperbandPruner(min_resource=first, max_resource=max(epochs, first), reduction_factor=factor)
+    return NopPruner()

@@ -1,0 +1,82 @@
+"""Writes every range of sweeps/ as a sweep for W&B's agents too: python -m src.sweeping.wandb_sweep_files
+
+    wandb sweep sweeps/wandb/learning_rate.yaml
+    wandb agent <the id that it prints>
+
+The agents run ``python -m src.train +sweeps=<name> key=value …``: the range's own choices (an optimizer, a schedule) come
+from the same file as in a local sweep, and the values are written here from it. A test compares the two.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from src.config.groups import SWEEPS, summary, sweeps
+from src.config.isolated_hydra import own_hydra
+
+FOLDER = SWEEPS / "wandb"
+COMMAND = ["${env}", "${interpreter}", "-m", "src.train", "${args_no_hyphens}"]
+
+
+def master_config(name: str, words: tuple[str, ...] = ()) -> tuple[Any, DictConfig]:
+    """Return Hydra's config loader, and the config of a whole sweep of a range; only inside `own_hydra`."""
+    loader = GlobalHydra.instance().config_loader()
+    return loader, loader.load_configuration("train", [f"+sweeps={name}", *words], RunMode.MULTIRUN)
+
+
+def values(master: DictConfig) -> dict[str, list[str]]:
+    """Return what a range varies: for every key its values, as words."""
+    found = {}
+    for key, text in master.hydra.sweeper.params.items():
+        override = OverridesParser.create().parse_override(f"{key}={text}")
+        found[str(key)] = list(override.sweep_string_iterator())
+    return found
+
+
+def wandb_sweep(name: str) -> str:
+    """Return the file of a W&B sweep."""
+    with own_hydra():
+        _, master = master_config(name)
+        varied = values(master)
+    parameters: dict[str, Any] = {"+sweeps": {"value": name}}
+    parameters |= {key: {"values": [_plain(value) for value in words]} for key, words in varied.items()}
+    sweep = {
+        "program": "src.train",
+        "name": name,
+        "method": "grid",
+        "metric": {"name": "val/loss", "goal": "minimize"},
+        "command": COMMAND,
+        "parameters": parameters,
+    }
+    head = f"# {summary(SWEEPS / f'{name}.yaml')}\n# written by python -m src.sweeping.wandb_sweep_files\n"
+    return head + yaml.safe_dump(sweep, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+
+
+def _plain(word: str) -> Any:
+    """Return a number as a number, and what W&B would take apart (a list) as the word that it is."""
+    value = OverridesParser.create().parse_override(f"x={word}").value()
+    return value if isinstance(value, (int, float)) else word
+
+
+def files() -> Iterator[tuple[str, str]]:
+    """Yield the name and content of every file."""
+    for name in sweeps():
+        yield f"{name}.yaml", wandb_sweep(name)
+
+
+def main() -> None:
+    """Write all files anew."""
+    FOLDER.mkdir(exist_ok=True)
+    for old in FOLDER.glob("*.yaml"):
+        old.unlink()
+    for name, text in files():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

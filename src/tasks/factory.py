@@ -1,0 +1,26 @@
+"""From a DataSpec to its task."""
+
+from src.core.data_spec import DataSpec
+from src.tasks.base import Task
+from src.tasks.classification import BinaryClassification, Classification
+from src.tasks.regression import Forecasting, Regression
+from src.tasks.sequence_generation import LanguageModelling, Translation
+from src.tasks.tagging import Tagging
+
+_CLASSES: dict[str, type[Task]] = {
+    task.name: task
+    for task in (
+        Classification,
+        BinaryClassification,
+        Regression,
+        Forecasting,
+        Tagging,
+        LanguageModelling,
+        Translation,
+    )
+}
+
+
+def build_task(spec: DataSpec) -> Task:
+    """Return the task that the data ask for."""
+    return _CLASSES[spec.task](spec)

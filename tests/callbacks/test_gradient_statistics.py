@@ -1,0 +1,209 @@
+"""What the gradient callback logs against sums done by hand, what it leaves alone, and vanishing made visible."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.strategies import FSDPStrategy
+from PIL import Image
+from torch import nn
+
+from src.callbacks.gradient_statistics import SHARES, Gradients, gradients_figure
+from src.core.errors import UserError
+from src.run_store.run_folder import RunFolder
+from src.training.run import run
+
+Words = Callable[..., list[str]]
+LONG = ["trainer.max_epochs=3", "trainer.limit_train_batches=4", "trainer.precision=64-true"]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def logged(folder: Path) -> dict[int, dict[str, float]]:
+    """The measured steps, read as anyone may read metrics.jsonl."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row for row in rows if any(key.startswith("gradient_norm/") for key in row)}
+
+
+class ByHand(L.Callback):
+    """Keeps every gradient, weight and output of a run; the test does the sums."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Any]] = []
+        self.outputs: dict[str, torch.Tensor] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for name, module in pl_module.named_modules():
+            module.register_forward_hook(self.hook(name))
+
+    def hook(self, name: str) -> Callable[..., None]:
+        def keep(module: nn.Module, inputs: Any, outputs: torch.Tensor) -> None:
+            if module.training:
+                self.outputs[name] = outputs.detach().clone()
+
+        return keep
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        named = list(pl_module.named_parameters())
+        self.steps.append(
+            {
+                "gradients": {name: p.grad.clone() for name, p in named if p.grad is not None},
+                "before": {name: p.detach().clone() for name, p in named},
+            }
+        )
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if self.steps and len(self.steps) == trainer.global_step and "after" not in self.steps[-1]:
+            self.steps[-1]["after"] = {name: p.detach().clone() for name, p in pl_module.named_parameters()}
+            self.steps[-1]["outputs"], self.outputs = self.outputs, {}
+
+
+def watched(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[dict[str, Any]]]:
+    from src.training import experiment
+
+    original, by_hand = experiment.build_callbacks, ByHand()
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "build_callbacks", lambda *args: [by_hand, *original(*args)])
+        folder = run(words, verbose=False).folder
+    return folder, by_hand.steps
+
+
+@pytest.mark.req("M6")
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_norms_and_ratios_are_those_of_sums_by_hand(fast: Words, monkeypatch, accumulated: int) -> None:
+    words = fast(
+        "callbacks=gradients",
+        "callbacks.gradients.every_n_steps=2",
+        "regularization=gradient_clipping",
+        "regularization.gradient_clip_norm=0.01",
+        f"trainer.accumulate_grad_batches={accumulated}",
+        *LONG,
+    )
+    folder, steps = watched(words, monkeypatch)
+    found = logged(folder)
+    assert list(found) == list(range(0, len(steps), 2)) and len(steps) == 12 / accumulated
+    for number, row in found.items():
+        step = steps[number]
+        for layer in ("layers.1", "layers.3", "layers.5"):
+            gradient, before, after = (step[key][f"{layer}.weight"] for key in ("gradients", "before", "after"))
+            assert row[f"gradient_norm/{layer}"] == pytest.approx(gradient.square().sum().sqrt().item(), rel=1e-12)
+            ratio = (after - before).square().sum().sqrt() / before.square().sum().sqrt()
+            assert row[f"update_ratio/{layer}"] == pytest.approx(ratio.item(), rel=1e-9)
+        assert not any("bias" in key for key in row)
+
+
+@pytest.mark.req("M6")
+@pytest.mark.parametrize(
+    ("words", "shares"),
+    [
+        (
+            ["model.activation=tanh", "datamodule=breast_cancer", "optimizer.lr=0.3"],
+            {f"saturated/layers.{n}": (f"layers.{n}", lambda a: (a.abs() > 0.98).double().mean()) for n in (2, 4)},
+        ),
+        (
+            ["model.activation=sigmoid", "model=mlp_scratch", "optimizer.lr=3"],
+            {
+                f"saturated/layers.{n}": (f"layers.{n}", lambda a: ((a < 0.01) | (a > 0.99)).double().mean())
+                for n in (2, 4)
+            },
+        ),
+        (
+            ["model=cnn", "optimizer=sgd", "optimizer.lr=3"],
+            {
+                "dead/features.0.1": ("features.0.1", lambda a: (a.amax((0, 2, 3)) == 0).double().mean()),
+                "dead/head.2": ("head.2", lambda a: (a.amax(0) == 0).double().mean()),
+            },
+        ),
+    ],
+    ids=["tanh", "sigmoid", "relu"],
+)
+def test_shares_are_those_of_counts_by_hand(fast: Words, monkeypatch, words: list[str], shares: dict) -> None:
+    folder, steps = watched(
+        fast("callbacks=gradients", "callbacks.gradients.every_n_steps=1", *words, *LONG), monkeypatch
+    )
+    seen = set()
+    for number, row in logged(folder).items():
+        for key, (layer, share) in shares.items():
+            expected = share(steps[number]["outputs"][layer]).item()
+            assert row[key] == pytest.approx(expected, abs=1e-6)
+            seen.add(expected)
+    assert len(seen) > 2, "the shares of this run change, or the test proves nothing"
+
+
+def test_a_dead_unit_is_one_that_no_example_and_no_place_wakes() -> None:
+    images = torch.zeros(3, 4, 3, 5)  # of each axis, another share is awake
+    images[2, 1, 0, 1] = images[2, 3, 1, 1] = 5.0
+    vectors = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]])
+    over_time = torch.zeros(2, 5, 4)
+    over_time[1, 3, 2] = 1.0
+    share = SHARES[nn.ReLU][1]
+    assert [share(x).item() for x in (images, vectors, over_time)] == pytest.approx([1 / 2, 1 / 3, 3 / 4])
+
+
+@pytest.mark.req("M6")
+@pytest.mark.parametrize("words", [["model=cnn", "regularization=[dropout,mixup]"]], ids=str)
+def test_training_is_the_same_bit_for_bit(fast: Words, words: list[str]) -> None:
+    words = fast(*words, "trainer.max_epochs=2", "trainer.limit_train_batches=4")
+    plain = run(words, verbose=False)
+    measured = run([*words, "callbacks=gradients", "callbacks.gradients.every_n_steps=1"], verbose=False)
+    assert measured.metrics == plain.metrics and len(logged(measured.folder)) == 8
+    for name, weight in weights(plain.folder).items():
+        assert torch.equal(weight, weights(measured.folder)[name]), name
+
+
+@pytest.mark.req("M6")
+def test_a_sigmoid_network_s_gradient_vanishes_within_the_textbook_s_bound(fast: Words, monkeypatch) -> None:
+    """‖∂J/∂W¹‖ ≤ ‖X‖ · ∏_{l=2}^L (‖W^l‖ · 1/4) · ‖∂J/∂Z^L‖, with σ' ≤ 1/4 for each of the L - 1 hidden layers."""
+    folder, steps = watched(fast("experiment=vanishing_gradients", *LONG), monkeypatch)
+    names = [f"layers.{n}" for n in range(1, 18, 2)]
+    row, step = logged(folder)[0], steps[0]
+    norms = [row[f"gradient_norm/{name}"] for name in names]
+    assert norms == sorted(norms) and norms[0] < 1e-3 * norms[-1]
+    x = step["outputs"]["layers.0"]
+    bound = x.norm().item() * (2 / len(x)) ** 0.5  # ‖P - Y‖ ≤ √2 an example, so ‖∂J/∂Z^L‖ ≤ √(2m) / m
+    for name in names[1:]:
+        bound *= 0.25 * torch.linalg.matrix_norm(step["before"][f"{name}.weight"], 2).item()
+    assert 0 < norms[0] <= bound < norms[-1], "the bound itself says that the gradient vanishes"
+
+
+def test_the_picture_is_drawn_also_when_a_run_fails(fast: Words, tmp_path: Path) -> None:
+    words = fast("callbacks=gradients", "optimizer=sgd", "optimizer.lr=1e30", "model.activation=relu", *LONG)
+    with pytest.raises(FloatingPointError) as failed:
+        run(words, verbose=False)
+    assert "diverged" in str(failed.value)
+    (picture,) = tmp_path.glob("outputs/runs/*/*/plots/gradients.png")
+    with Image.open(picture) as image:
+        assert image.format == "PNG" and image.size[0] > 500
+
+
+def test_a_figure_has_a_panel_a_kind_and_a_curve_a_layer() -> None:
+    rows = [
+        {"step": 0, "gradient_norm/a": 1.0, "gradient_norm/b": 0.1, "dead/c": 0.5, "time": 1.0},
+        {"step": 1, "train/loss": 2.0},
+        {"step": 4, "gradient_norm/a": 2.0, "gradient_norm/b": float("nan"), "dead/c": 0.25},
+    ]
+    figure = gradients_figure(rows)
+    assert figure is not None and gradients_figure([rows[1]]) is None
+    norms, dead = figure.axes
+    assert norms.get_yscale() == "log" and dead.get_yscale() == "linear"
+    assert [(line.get_label(), list(line.get_xdata())) for line in norms.lines] == [("a", [0, 4]), ("b", [0, 4])]
+    assert list(norms.lines[0].get_ydata()) == [1.0, 2.0] and list(dead.lines[0].get_ydata()) == [0.5, 0.25]
+
+
+@pytest.mark.parametrize("interval", [0, -3, 2.5, "often"])
+def test_an_interval_that_is_none_is_refused(tmp_path: Path, interval: Any) -> None:
+    with pytest.raises(UserError, match=r"callbacks\.gradients\.every_n_steps"):
+        Gradients(RunFolder(tmp_path, {}), interval)
+
+
+def test_a_gradient_in_parts_is_refused(tmp_path: Path) -> None:
+    trainer = SimpleNamespace(strategy=FSDPStrategy())
+    with pytest.raises(UserError, match="each device has only a part"):
+        Gradients(RunFolder(tmp_path, {})).setup(trainer, nn.Linear(1, 1), "fit")  # type: ignore[arg-type]

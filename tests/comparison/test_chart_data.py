@@ -1,0 +1,162 @@
+"""Pictures show the numbers of the runs."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.comparison.chart_data import answers, axis, band
+from src.comparison.charts import curve_figure, heat_figure, pictures, response_figure, save_pictures
+from src.comparison.importance import importance
+from src.comparison.view import View, views
+from src.run_store.reader import read_runs
+from tests.comparison.conftest import MakeRun, WriteRun
+from tests.hostile import HOSTILE
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture
+def grid(run: MakeRun) -> View:
+    """Loss = (log10 lr + 2)² + 0.1, whatever the width."""
+    runs = [
+        run(
+            (exponent + 2) ** 2 + 0.1 + 0.01 * seed,
+            {"optimizer.lr": 10.0**exponent, "model.width": width, "model.name": name, "seed": seed},
+            curves={"val/loss": [1 + seed, 0.5, 0.2], "train/loss": [1.0, 0.4], "lr": [0.1, 0.01, 0.0]},
+        )
+        for exponent in (-4, -3, -2, -1)
+        for width in (8, 16, 32)
+        for name in ("mlp", "cnn")
+        for seed in (0, 1)
+    ]
+    (view,) = views(runs)
+    return view
+
+
+def test_a_band_is_mean_and_range_and_does_not_jump_where_a_run_stops(run: MakeRun) -> None:
+    curves = [[1.0, 0.5, 0.3], [3.0, float("nan")], [2.0]]
+    found = band([run(0.1, curves={"val/loss": values}) for values in curves], "val/loss")
+    assert found is not None
+    assert (list(found.epochs), found.mean) == ([1, 2, 3], [2.0, 1.25, 1.15])
+    assert (found.low, found.high) == ([1.0, 0.5, 0.3], [3.0, 2.0, 2.0])
+    late = band(
+        [run(0.1, curves={"val/loss": [1.0, 1.0, 1.0, 1.0]}), run(0.1, curves={"val/loss": [3.0, 3.0]})], "val/loss"
+    )
+    assert late is not None and late.mean == [2.0] * 4
+    assert band([run(0.1)], "val/loss") is None
+
+
+def test_axes(grid: View, run: MakeRun) -> None:
+    assert axis("optimizer.lr", grid.rows).logarithmic and not axis("model.width", grid.rows).logarithmic
+    (rates,) = views(
+        [run(0.1, {"optimizer.lr": 0.01, "model.width": 8}), run(0.2, {"optimizer.lr": 0.02, "model.width": 9})]
+    )
+    assert axis("optimizer.lr", rates.rows).logarithmic, "a learning rate goes by factors, however near its values are"
+    assert not axis("model.width", rates.rows).logarithmic
+    names = axis("model.name", grid.rows)
+    assert names.names == ("cnn", "mlp") and set(names.values) == {0.0, 1.0}
+    (view,) = views([run(0.1, {"a": 10}), run(0.2, {"a": None}), run(0.3), run(0.4, {"a": 9})])
+    assert axis("a", view.rows).names == ("9", "10", "-", "null")
+
+
+def test_what_matters_is_found(grid: View) -> None:
+    found = importance(grid)
+    assert found is not None and found.keys[0] == "optimizer.lr" and found.explained > 0.5 and found.tells
+    assert all(abs(loss) < 0.1 * found.loss[0] for loss in found.loss[1:])
+
+
+def test_noise_tells_nothing(run: MakeRun) -> None:
+    runs = [run(float(RANDOM.normal()), {"a": i % 5, "b": i // 5}) for i in range(40)]
+    found = importance(views(runs)[0])
+    assert found is not None and not found.tells
+    assert importance(views(runs[:5])[0]) is None
+
+
+def test_a_curve_picture_has_the_means(grid: View) -> None:
+    rows = grid.rows[:2]
+    axes = curve_figure(grid, rows, ["val/loss", "train/loss"]).axes[0]
+    lines = [line.get_ydata().tolist() for line in axes.get_lines()]
+    assert lines == [[1.5, 0.5, 0.2], [1.0, 0.4]] * 2
+    assert curve_figure(grid, rows, ["lr"]).axes[0].get_yscale() == "log"
+
+
+def test_a_response_has_log_axes_where_they_belong(grid: View) -> None:
+    figure = response_figure(grid, grid.rows, ["optimizer.lr", "model.width"])
+    assert [axes.get_xscale() for axes in figure.axes[:2]] == ["log", "linear"]
+    points = figure.axes[0].get_lines()[0]
+    found = dict(zip(points.get_xdata(), points.get_ydata(), strict=True))
+    assert found == pytest.approx({10.0**e: (e + 2) ** 2 + 0.105 for e in (-4, -3, -2, -1)})
+
+
+def test_a_heat_map_has_the_mean_of_each_cell(grid: View) -> None:
+    axes = heat_figure(grid, grid.rows, "optimizer.lr", "model.width").axes[0]
+    texts = {text.get_position(): text.get_text() for text in axes.texts}
+    assert texts[(0, 2)] == texts[(2, 2)] == "0.105" and texts[(1, 0)] == "4.105" and len(texts) == 12
+
+
+def test_every_picture_is_drawn(grid: View) -> None:
+    names = [name for name, figure in pictures(grid) if figure.axes]
+    assert names == ["curves-loss", "schedules", "response", "parallel-coordinates", "heat-map", "importance"]
+
+
+def test_names_are_no_formulas(run: MakeRun, tmp_path: Path) -> None:
+    runs = [run(0.1 * i, {"notes": f"$\\frac{i}", "a": i % 3}, curves={"val/loss": [1.0, 0.5]}) for i in range(1, 12)]
+    for name, figure in pictures(views(runs)[0]):
+        figure.savefig(tmp_path / f"{name}.png")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[1]",
+        '{"confusion": [[1, 2]], "classes": ["a", "b"]}',
+        '{"confusion": [[1, "2"], [0, 1]], "classes": ["a", "b"]}',
+        '{"confusion": [[1, 2], [0, 1]]}',
+        '{"true": [[1]], "predicted": [[1], [2]]}',
+        '{"true": [], "predicted": []}',
+        '{"true": [1], "predicted": [1]}',
+    ],
+)
+def test_damaged_answers_are_left_out(write_run: WriteRun, text: str) -> None:
+    folder = write_run("a")
+    (folder / "answers.json").write_text(text)
+    (found,) = read_runs(folder)
+    assert answers(found) is None
+
+
+def test_answers_are_drawn(write_run: WriteRun) -> None:
+    write_run("numbers").joinpath("answers.json").write_text(
+        json.dumps({"true": [[1.0], [2.0]], "predicted": [[1.5], [2.5]]})
+    )
+    folder = write_run("classes", {"seed": 1, "model.name": "cnn"}, losses=[0.2])
+    folder.joinpath("answers.json").write_text(json.dumps({"classes": ["$a", "b"], "confusion": [[3, 1], [0, 4]]}))
+    (view,) = views(read_runs(folder.parent))
+    found = dict(pictures(view))
+    (cells,) = found["confusion"].axes
+    assert sorted(text.get_text() for text in cells.texts) == ["1", "3", "4"]
+    (dots,) = found["predictions"].axes
+    assert dots.get_lines()[0].get_xydata().tolist() == [[1.0, 1.5], [2.0, 2.5]]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+@pytest.mark.filterwarnings("ignore:.*Glyph:UserWarning")
+def test_hostile_names_are_drawn_as_text(text: str, run: MakeRun, tmp_path: Path) -> None:
+    metric = f"val/{text}"
+    runs = [
+        run(
+            0.1 * (place + 1),
+            {text: f"{text}{place % 3}", "b": place},
+            metric=metric,
+            curves={metric: [1.0, 0.5], f"train/{text}": [1.0, 0.5]},
+        )
+        for place in range(4)
+    ]
+    confusion = {"classes": [text, "b"], "confusion": [[1, 2], [3, 4]]}
+    runs = [replace(one, read_answers=lambda: confusion) for one in runs]
+    save_pictures(tmp_path / "into", views(runs))
+    made = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(made) >= 4 and {file.parent for file in made} == {tmp_path / "into" / "plots"}

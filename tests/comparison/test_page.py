@@ -1,0 +1,101 @@
+"""The page: one file that needs nothing else and holds the numbers."""
+
+import base64
+import hashlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from src.run_store.recorded_run import RecordedRun
+from tests.comparison.conftest import MakeRun, written
+from tests.core.test_console import acts
+from tests.hostile import HOSTILE
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)
+    return json.loads(text)
+
+
+def test_a_page_needs_no_other_file(many: list[RecordedRun], tmp_path: Path) -> None:
+    text = written(many, tmp_path).read_text()
+    without = text.replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"https?://|@import|url\(|<link(?! rel=\"icon\" href=\"data:,\")|src=\"(?!x)", without)
+    assert "default-src 'none'" in text and text.count("<script") == 2 and len(text) < 200_000
+
+
+def test_a_page_has_the_numbers(many: list[RecordedRun], tmp_path: Path) -> None:
+    page = written(many, tmp_path, pending=3, remarks="left out: x\nleft out too: y")
+    data = data_of(page)
+    (view,) = data["views"]
+    assert data["counts"] == {"finished": 24, "failed": 1, "pending": 3} and len(data["remarks"]) == 2
+    assert [row["rank"] for row in view["rows"]] == [*range(1, 13), None]
+    best = view["rows"][0]
+    assert best["value"] == pytest.approx(np.mean([0.0001, 0.0101])) and best["curves"]["val/loss"]["epochs"] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
+    assert best["curves"]["train/loss"]["mean"] == [1.0, 0.5, None, 0.2]
+    assert view["rows"][-1]["curves"] == {} or view["rows"][-1]["curves"] is None
+    assert [axis["key"] for axis in view["axes"]] == ["optimizer.lr", "notes.name"] and view["axes"][0]["log"]
+    assert view["importance"]["keys"][0] in ("optimizer.lr", "notes.name")
+
+
+def test_long_curves_are_thinned_and_many_are_left_out(run: MakeRun, tmp_path: Path) -> None:
+    runs = [run(float(i), {"a": i}, curves={"val/loss": [float(e) for e in range(5000)]}) for i in range(120)]
+    (view,) = data_of(written(runs, tmp_path))["views"]
+    assert sum(bool(row["curves"]) for row in view["rows"]) == 100 and "best 100 of 120" in view["curveNote"]
+    epochs = view["rows"][0]["curves"]["val/loss"]["epochs"]
+    assert len(epochs) <= 201 and (epochs[0], epochs[-1]) == (1, 5000)
+
+
+def hostile_runs(run: MakeRun, text: str) -> list[RecordedRun]:
+    """Return runs with a text in every place that the page shows."""
+    confusion = {"classes": [text, "b"], "confusion": [[1, 2], [3, 4]]}
+    made = [
+        run(
+            0.1 * (place + 1),
+            {text: f"{text}{place}", "b": place % 2},
+            metric=f"val/{text}",
+            curves={f"val/{text}": [1.0, 0.5], text: [0.1], **({"constructor": [1.0]} if place else {})},
+            name=f"{text}-{place}",
+        )
+        for place in range(4)
+    ]
+    return [replace(one, read_answers=lambda: confusion) for one in made]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_hostile_names_are_data_of_the_page(text: str, run: MakeRun, tmp_path: Path) -> None:
+    file = written(hostile_runs(run, text), tmp_path, remarks=text)
+    page = file.read_text(encoding="utf-8")
+    assert page.count("<script") == 2 and page.count("</script") == 2 and not acts(page) and "<img" not in page
+    (view,) = data_of(file)["views"]
+    assert view["metric"] == f"val/{text}" and len(view["rows"]) == 4
+
+
+def test_the_policy_allows_the_script_of_the_page_alone(many: list[RecordedRun], tmp_path: Path) -> None:
+    page = written(many, tmp_path).read_text(encoding="utf-8")
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'" and rules["script-src"] == f"'sha256-{digest}'"
+    assert rules["img-src"] == "data:" and "connect-src" not in rules
+
+
+@pytest.mark.parametrize("name", ["report.html", ".report.html.partial"])
+def test_a_link_in_the_place_of_the_page_is_not_followed(name: str, many: list[RecordedRun], tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "into").mkdir()
+    (tmp_path / "into" / name).symlink_to(tmp_path / "mine")
+    assert not written(many, tmp_path / "into").is_symlink()
+    assert (tmp_path / "mine").read_text() == "mine"

@@ -1,0 +1,235 @@
+"""A step that is written out is Lightning's: every counter, weight, random number and line of a run, bit for bit."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from src.compat.fast_loop import TrainingSteps, needs_lightning
+from src.config.compose import compose
+from src.config.groups import CONF, groups
+from src.config.validate import check
+from src.diagnostics.resume_check import TOLD_APART, _leaves
+from src.models.base import Model
+from src.models.mlp import MLP
+from src.training.experiment import build
+from src.training.inference import load
+from src.training.run import RunResult, run
+
+OPTIONS = groups([CONF])
+OF_A_STEP = [
+    f"{group}={name}" for group in ("model", "optimizer", "scheduler", "regularization") for name in OPTIONS[group]
+]
+FEW = [["optimizer=adam"], ["scheduler=cosine", "scheduler.warmup_steps=2"], ["regularization=[gradient_clipping,ema]"]]
+MORE = [
+    ["trainer.accumulate_grad_batches=2"],
+    ["trainer.accumulate_grad_batches=2", "scheduler=inverse_sqrt", "scheduler.warmup_steps=1"],
+    ["trainer.max_steps=8"],
+    ["trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2"],
+    ["trainer.precision=64-true"],
+    ["trainer.log_every_n_steps=1", "callbacks=gradients", "callbacks.gradients.every_n_steps=2"],
+    ["callbacks.checkpoints.every_n_steps=2"],
+    ["scheduler=plateau", "scheduler.patience=0", "regularization=gradient_value_clipping"],
+    ["model=cnn", "regularization=[swa,batch_norm]"],
+    ["model=gru", "datamodule=text", "datamodule.carry_state=true"],
+]
+
+
+def parts(result: RunResult) -> dict[str, Any]:
+    """Everything that a run leaves behind, but times and paths."""
+    record = json.loads((result.folder / "run.json").read_text())
+    rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    states: dict[str, Any] = {}
+    for name in ("last", "best"):
+        state = torch.load(result.folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        del state["gridlight"]["config"]["paths"], state["gridlight"]["config"]["trainer"]["loop"]
+        states[name] = {
+            key: json.loads(json.dumps(value).replace(str(result.folder), "")) if key == "callbacks" else value
+            for key, value in state.items()
+            if key != "callbacks" or _is_plain(value)
+        }
+    return states | {
+        "metrics.jsonl": [{key: value for key, value in row.items() if key not in TOLD_APART} for row in rows],
+        "run.json": {key: record[key] for key in ("status", "config_hash", "best_epoch", "value", "best", "final")},
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
+
+
+def both(words: list[str], folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Train on either way, and compare."""
+    caplog.set_level(logging.INFO)
+    one = run([*words, "trainer.loop=auto"], folder / "auto", verbose=False)
+    assert any("written out" in line for line in caplog.messages)
+    other = run([*words, "trainer.loop=lightning"], folder / "lightning", verbose=False)
+    leaves = list(_leaves(parts(one), parts(other)))
+    assert len(leaves) > 100
+    assert [path for path, equal in leaves if not equal] == []
+
+
+@pytest.mark.parametrize("words", FEW, ids=lambda words: "+".join(words))
+def test_steps_are_lightnings(fast: Callable[..., list[str]], tmp_path, caplog, words: list[str]) -> None:
+    both(fast(*words, "trainer.max_epochs=2", "trainer.limit_train_batches=3"), tmp_path, caplog)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [[choice] for choice in OF_A_STEP] + MORE, ids=lambda words: "+".join(words))
+def test_steps_are_lightnings_with_every_option(
+    fast: Callable[..., list[str]], tmp_path, caplog, words: list[str]
+) -> None:
+    epochs = [word for word in ("trainer.max_epochs=2",) if not any("max_epochs" in given for given in words)]
+    both(fast(*words, *epochs, "trainer.limit_train_batches=5"), tmp_path, caplog)
+
+
+class OwnHook(MLP):
+    def on_after_backward(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("words", "model", "reason"),
+    [
+        ([], None, None),
+        (["trainer.precision=64-true"], None, None),
+        (["trainer.precision=bf16-mixed"], None, "trainer.precision=bf16-mixed"),
+        (["trainer.profiler=simple"], None, "trainer.profiler"),
+        ([], OwnHook, "OwnHook.on_after_backward"),
+    ],
+)
+def test_what_needs_lightnings_step(
+    fast: Callable[..., list[str]], words: list[str], model: type[MLP] | None, reason: str | None
+) -> None:
+    experiment = build(check(compose(fast(*words))))
+    trainer = experiment.trainer
+    assert isinstance(trainer.fit_loop.epoch_loop, TrainingSteps)
+    trainer.strategy._lightning_module = experiment.model if model is None else model(experiment.datamodule.spec)
+    assert needs_lightning(trainer, Model) == reason
+
+
+@pytest.mark.parametrize("loop", ["auto", "lightning"])
+@pytest.mark.parametrize(
+    ("words", "epoch"),
+    [
+        (["trainer.max_steps=3"], 0),  # below one epoch, early stopping included
+        (["trainer.max_steps=7"], 1),
+        (["trainer.max_steps=4", "trainer.accumulate_grad_batches=2"], 1),
+        (["trainer.check_val_every_n_epoch=2"], 2),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else "",
+)
+def test_the_last_weights_are_validated(
+    fast: Callable[..., list[str]], words: list[str], epoch: int, loop: str
+) -> None:
+    few = ["trainer.max_epochs=3", "trainer.limit_train_batches=5", "trainer.limit_val_batches=1.0"]
+    result = run(fast(*few, *words, f"trainer.loop={loop}"), verbose=False)
+    rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    validated = [row for row in rows if "val/loss" in row]
+    assert len({row["step"] for row in validated}) == len(validated)  # once each
+    assert validated[-1]["epoch"] == epoch
+    loaded = load(result.folder / "checkpoints" / "last.ckpt")
+    val = loaded.datamodule.split("val")
+    loss = torch.nn.functional.cross_entropy(loaded.model.double()(val.x.double()), val.y)
+    assert validated[-1]["val/loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert result.value == min(row["val/loss"] for row in validated)
+
+
+@pytest.mark.parametrize("loop", ["auto", "lightning"])
+@pytest.mark.parametrize(
+    "words", [["model=mlp", "optimizer=sgd"], ["model=transformer", "regularization=none"]], ids=" ".join
+)
+def test_accumulated_batches_are_one_large_batch(fast: Callable[..., list[str]], words: list[str], loop: str) -> None:
+    weights = []
+    for batch, accumulated in ((48, 1), (12, 4)):
+        sizes = [f"datamodule.batch_size={batch}", f"trainer.accumulate_grad_batches={accumulated}"]
+        sizes += [f"trainer.limit_train_batches={2 * accumulated}", "trainer.precision=64-true", f"trainer.loop={loop}"]
+        result = run(fast("datamodule=digits", *words, *sizes, "trainer.max_epochs=2"), verbose=False)
+        state = torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)
+        assert state["global_step"] == 4
+        weights.append(state["state_dict"])
+    for name, whole in weights[0].items():
+        torch.testing.assert_close(weights[1][name], whole, rtol=1e-9, atol=1e-12)
+
+
+class Witness(Callback):
+    """Writes down which of its hooks were called, and what they could see and log."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def _see(self, hook: str, trainer: L.Trainer, model: L.LightningModule, *values: Any) -> None:
+        gradient = next(model.parameters()).grad
+        state = trainer.global_step, trainer.current_epoch, None if gradient is None else float(gradient.sum())
+        self.seen.append((hook, *state, *(float(value) for value in values)))
+
+    def on_train_batch_start(self, trainer, model, batch, index) -> None:
+        self._see("start", trainer, model, batch.x.sum(), index)
+
+    def on_before_zero_grad(self, trainer, model, optimizer) -> None:
+        self._see("zero_grad", trainer, model)
+
+    def on_before_backward(self, trainer, model, loss) -> None:
+        self._see("before_backward", trainer, model, loss)
+
+    def on_after_backward(self, trainer, model) -> None:
+        self._see("after_backward", trainer, model)
+
+    def on_before_optimizer_step(self, trainer, model, optimizer) -> None:
+        self._see("optimizer", trainer, model, optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer, model, outputs, batch, index) -> None:
+        self._see("end", trainer, model, outputs["loss"], batch.x.sum(), index)
+        model.log("seen/index", float(index), on_step=True, on_epoch=True)
+
+    def on_validation_batch_start(self, trainer, model, batch, index) -> None:
+        self._see("val_start", trainer, model, index)
+
+    def on_validation_batch_end(self, trainer, model, outputs, batch, index) -> None:
+        self._see("val_end", trainer, model, index)
+        model.log("seen/val", float(index))
+
+
+def test_a_callback_sees_and_logs_the_same(fast: Callable[..., list[str]], tmp_path) -> None:
+    words = fast("trainer.limit_train_batches=5", "trainer.max_epochs=2", "trainer.accumulate_grad_batches=2")
+    words += ["trainer.log_every_n_steps=2"]
+    seen, rows = [], []
+    for loop in ("auto", "lightning"):
+        witness = Witness()
+        result = run([*words, f"trainer.loop={loop}"], tmp_path / loop, verbose=False, callbacks=[witness])
+        seen.append(witness.seen)
+        lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+        rows.append([{key: value for key, value in line.items() if key not in TOLD_APART} for line in lines])
+    assert seen[0] == seen[1] and len(seen[0]) > 2 * (5 * 4 + 2 * 2)
+    assert rows[0] == rows[1] and any("seen/index_step" in row for row in rows[0])
+    assert any("seen/val" in row for row in rows[0])
+
+
+class LogsItsLoss(MLP):
+    """What a user's model may do in a part of a step."""
+
+    def losses(self, outputs: Any, targets: Any, smoothing: float) -> Any:
+        losses = super().losses(outputs, targets, smoothing)
+        self.log("own/largest", losses.max(), on_step=True, on_epoch=True)
+        return losses
+
+
+def test_a_model_logs_the_same(fast: Callable[..., list[str]]) -> None:
+    logged = []
+    for loop in ("auto", "lightning"):
+        experiment = build(check(compose(fast(f"trainer.loop={loop}", "trainer.limit_train_batches=5"))))
+        experiment.model.__class__ = LogsItsLoss
+        experiment.trainer.fit(experiment.model, datamodule=experiment.datamodule)
+        logged.append({name: float(value) for name, value in experiment.trainer.callback_metrics.items()})
+    assert logged[0] == logged[1]
+    assert {"own/largest_step", "own/largest_epoch", "val/loss"} <= set(logged[0])

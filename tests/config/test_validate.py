@@ -1,0 +1,254 @@
+"""What a wrong command line is told, before anything heavy is loaded."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src import ROOT
+from src.config.compose import compose
+from src.config.schema.run import Config
+from src.config.validate import check
+from src.core.errors import UserError, nearest
+
+
+def checked(*words: str) -> Config:
+    return check(compose(words))
+
+
+def complaint(*words: str) -> str:
+    with pytest.raises(UserError) as refused:
+        checked(*words)
+    message = str(refused.value)
+    assert "{'" not in message and "Traceback" not in message, "no Python containers, no frames"
+    assert len(message.splitlines()) <= 20, "one screen"
+    return message
+
+
+def test_the_default_is_right() -> None:
+    config = checked()
+    assert (config.model.name, config.datamodule.name, config.optimizer.name) == ("mlp", "digits", "adam")
+    assert config.trainer.max_epochs == config.datamodule.default_epochs  # type: ignore[attr-defined]
+
+
+# (words, what the message must hold): the key as typed, the nearest match, what is allowed
+MISSPELLED = [
+    (["modle=mlp"], ["modle=mlp", "'model'"]),
+    (["optimizr.lr=0.1"], ["optimizr.lr=0.1", "'optimizer'"]),
+    (["model=mpl"], ["model=mpl", "'mlp'", "cnn, gru, lstm, mlp"]),
+    (["optimizer=adma"], ["optimizer=adma", "'adam'", "radam"]),
+    (["regularization=[dropout,l3]"], ["regularization=l3", "'l2'", "mixup"]),
+    (["trainer=cpuu"], ["trainer=cpuu", "'cpu'"]),
+    (["optimizer.lrr=0.1"], ["optimizer.lrr=0.1", "'lr'", "betas"]),
+    (["lr=0.1"], ["lr=0.1", "'optimizer.lr'"]),
+    (["model.hidden_size=[3]"], ["model.hidden_size=[3]", "'hidden_sizes'"]),
+    (["trainer.max_epoch=3"], ["'max_epochs'"]),
+    (["optimizer.lr.x=1"], ["'optimizer.lr' is a value"]),
+    (["+optimizer.amsgrd=true"], ["optimizer.amsgrd", "'amsgrad'"]),
+    (["+sed=1"], ["'seed'"]),
+    (["model.activation=reluu"], ["model.activation=reluu", "'relu'", "gelu", "tanh"]),
+    (["trainer.precision=32-tru"], ["'32-true'", "bf16-mixed"]),
+    (["monitor=val/acc"], ["monitor=val/acc", "'val/accuracy'", "val/loss"]),
+    (["regularization.augmentation.rotaton=10"], ["'rotation'", "horizontal_flip"]),
+    (["model._target_=src.models.mlp.MPL"], ["model._target_=src.models.mlp.MPL", "'MLP'"]),
+    (["datamodule._target_=src.models.mlp.MLP"], ["datamodule._target_", "src.datamodules.base.DataModule"]),
+    (["model._target_=nowhere.at.All"], ["model._target_=nowhere.at.All", "cannot import"]),
+]
+
+
+@pytest.mark.parametrize(("words", "parts"), MISSPELLED, ids=lambda value: value[0])
+def test_a_misspelled_word_is_told_its_nearest_match(words: list[str], parts: list[str]) -> None:
+    message = complaint(*words)
+    for part in parts:
+        assert part in message
+
+
+WRONG_VALUES = [
+    # wrong type
+    (["optimizer.lr=abc"], "optimizer.lr=abc: must be a valid number"),
+    (["optimizer.lr=null"], "optimizer.lr=null: must be a valid number"),
+    (["seed=1.5"], "seed=1.5: must be a valid integer"),
+    (["seed=null"], "seed=null: must be a valid integer"),
+    (["trainer.max_epochs=ten"], "trainer.max_epochs=ten: must be a valid integer"),
+    (["model.hidden_sizes=128"], "model.hidden_sizes=128: must be a valid list"),
+    (["model.hidden_sizes=[128,x]"], "model.hidden_sizes[1]=x: must be a valid integer"),
+    (["optimizer.amsgrad=1"], "optimizer.amsgrad=1: must be a valid boolean"),
+    (["tags=good"], "tags=good: must be a valid list"),
+    # out of range
+    (["optimizer.lr=0"], "optimizer.lr=0: must be greater than 0"),
+    (["optimizer.lr=nan"], "optimizer.lr=nan: must be"),
+    (["optimizer.lr=inf"], "optimizer.lr=inf: must be"),
+    (["seed=-1"], "seed=-1: must be greater than or equal to 0"),
+    (["seed=4294967296"], "seed=4294967296: must be less than 4294967296"),
+    (["model.hidden_sizes=[128,0]"], "model.hidden_sizes[1]=0: must be greater than 0"),
+    (["optimizer.betas=[0.9,1.0]"], "optimizer.betas[1]=1.0: must be less than 1"),
+    (["optimizer.betas=[0.9]"], "optimizer.betas=[0.9]: must have at least 2 items"),
+    (["trainer.max_epochs=0"], "trainer.max_epochs=0: must be greater than 0"),
+    (["trainer.limit_train_batches=1.5"], "trainer.limit_train_batches=1.5: must be"),
+    (["trainer.limit_val_batches=-1"], "trainer.limit_val_batches=-1: must be"),
+    (["datamodule.batch_size=0"], "datamodule.batch_size=0: must be greater than 0"),
+    (["datamodule.val_fraction=1"], "datamodule.val_fraction=1: must be less than 1"),
+    (["datamodule.val_fraction=0.6", "datamodule.test_fraction=0.5"], "nothing is left for training"),
+    (["model=transformer", "model.num_heads=3"], "model: num_heads=3 does not divide d_model=128"),
+    (
+        ["regularization.gradient_clip_norm=1", "regularization.gradient_clip_value=1"],
+        "regularization.gradient_clip_norm=null",
+    ),
+    # missing
+    (["model=transformer", "datamodule=text"], "datamodule.path must be given"),
+    (["model=transformer", "datamodule=text", "datamodule.path=nowhere.txt"], "nowhere.txt: there is no such file"),
+    (
+        ["model=transformer", "datamodule=text", "datamodule.path=conf"],
+        "conf: this is a folder, and a file is expected",
+    ),
+    (["model=cnn", "datamodule=image_folder", "datamodule.path=README.md"], "this is a file, and a folder is expected"),
+    (["~optimizer.lr"], "optimizer.lr is missing"),
+    (["model=null"], "model must be chosen"),
+    (["~scheduler"], "scheduler must be chosen"),
+    # cannot be read
+    (["optimizer.lr"], "cannot read 'optimizer.lr'"),
+    (["model.hidden_sizes=[128"], "cannot read 'model.hidden_sizes=[128'"),
+    (["paths.outputs=${nowhere}"], "nowhere"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"), WRONG_VALUES, ids=lambda value: value if isinstance(value, str) else value[-1]
+)
+def test_a_wrong_value_is_refused_under_its_key(words: list[str], says: str) -> None:
+    assert says in complaint(*words)
+
+
+IMPOSSIBLE = [
+    (["model=cnn", "datamodule=wine"], ["model=cnn", "datamodule=wine", "vector", "Data for cnn: digits"]),
+    (["model=mlp", "datamodule=dates"], ["translation", "Models for translation of tokens: transformer"]),
+    (["model=resnet", "datamodule=mackey_glass"], ["forecasting", "mlp"]),
+    (["model=lstm", "datamodule=breast_cancer"], ["vector", "Models for binary_classification of vector: mlp"]),
+    (["regularization=batch_norm", "datamodule.batch_size=1"], ["normalises over a batch", "must be 2 or more"]),
+    (["regularization=stochastic_depth"], ["regularization.stochastic_depth", "model=mlp", "resnet"]),
+    (["regularization=spatial_dropout", "model=lstm"], ["regularization.spatial_dropout", "cnn"]),
+    (["regularization=batch_norm", "model=transformer"], ["regularization.batch_norm", "mlp, cnn"]),
+    (["regularization=label_smoothing", "datamodule=diabetes"], ["label_smoothing", "regression", "classification"]),
+    (["regularization=mixup", "model=transformer"], ["mixup_alpha", "tokens"]),
+    (["regularization=cutmix", "datamodule=wine"], ["cutmix_alpha", "vector"]),
+    (["regularization=augmentation", "datamodule=wine"], ["augmentation", "vector"]),
+    (["scheduler=inverse_sqrt", "scheduler.warmup_steps=0"], ["scheduler.warmup_steps must be 1 or more"]),
+    (["trainer.strategy=fsdp", "trainer.accelerator=cpu"], ["fsdp", "trainer.strategy=ddp"]),
+    (["trainer=cpu", "trainer.precision=16-mixed"], ["trainer.precision=16-mixed", "bf16-mixed"]),
+    (["monitor=val/r2"], ["monitor=val/r2", "val/accuracy"]),
+]
+
+
+@pytest.mark.parametrize(("words", "parts"), IMPOSSIBLE, ids=lambda value: "+".join(value))
+def test_an_impossible_pair_is_refused_with_the_possible_ones(words: list[str], parts: list[str]) -> None:
+    message = complaint(*words)
+    for part in parts:
+        assert part in message
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    lines = complaint("optimizer.lr=abc", "model.activation=reluu", "trainer.max_epochs=0").splitlines()
+    assert sorted(line.partition("=")[0] for line in lines) == [
+        "model.activation",
+        "optimizer.lr",
+        "trainer.max_epochs",
+    ]
+    lines = complaint("optimizer.lrr=1", "seeed=3", "model.hiden_sizes=[3]").splitlines()
+    assert len(lines) == 3
+    lines = complaint("model=mpl", "optimizer=admaw").splitlines()
+    assert len(lines) == 2
+
+
+def test_an_interpolated_value_is_told_under_the_key_that_a_person_would_change() -> None:
+    assert complaint("regularization.dropout=1.5") == "regularization.dropout=1.5: must be less than 1"
+    assert complaint("regularization.weight_decay=-1").startswith("regularization.weight_decay=-1: ")
+    assert complaint("datamodule.default_epochs=0") == "datamodule.default_epochs=0: must be greater than 0"
+    assert complaint("model.dropout=1.5") == "model.dropout=1.5: must be less than 1"
+
+
+def test_possible_keys_are_those_that_can_be_typed() -> None:
+    message = complaint("+optimizer.foo=1")
+    assert "target" not in message and "lr" in message
+    assert "'rotation'" not in complaint("callbacks.progress.refresh=3")
+
+
+@pytest.mark.parametrize("words", [["model=mlp,cnn"], ["optimizer.lr=1e-3,1e-2"]])
+def test_a_sweep_without_its_flag_is_told_so(words: list[str]) -> None:
+    assert "-m" in complaint(*words)
+
+
+def test_numbers_as_people_write_them_are_taken() -> None:
+    config = checked("optimizer.lr=1", "regularization.dropout=0", "trainer.limit_train_batches=0.5")
+    assert config.optimizer.lr == 1 and config.trainer.limit_train_batches == 0.5  # type: ignore[attr-defined]
+    assert checked("trainer.limit_train_batches=20").trainer.limit_train_batches == 20
+
+
+def test_a_checked_config_goes_round_through_plain_containers() -> None:
+    config = checked("model=transformer", "optimizer=adamw", "scheduler=inverse_sqrt", "regularization=[dropout,l2]")
+    again = check(config.plain())
+    assert again == config
+
+
+def test_a_checked_config_cannot_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        checked().seed = 3
+
+
+# ---- the same from outside ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["model=mpl"], "Did you mean 'mlp'?"),
+        (
+            ["datamodule=text", "datamodule.path=a.txt", "datamodule.contxt=5"],
+            "error: datamodule.contxt=5: 'datamodule' has",
+        ),
+        (["optimizer.lr=abc"], "optimizer.lr=abc: must be a valid number"),
+        (["model=mlp", "datamodule=dates"], "Models for translation of tokens: transformer"),
+        (["model=transformer", "datamodule=text", "datamodule.path=nowhere.txt"], "there is no such file"),
+        (["model=null"], "model must be chosen"),
+        (["--optimizer.lr=0.1"], "overrides have no dashes: optimizer.lr=0.1"),
+        (["resume=nowhere"], "nowhere"),
+        (["-m", "model=mlp,mpl"], "Did you mean 'mlp'?"),
+        (["-m", "optimizer.lr=0.1,-1"], "optimizer.lr=-1: must be greater than 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_command_ends_with_two_and_leaves_nothing(command, tmp_path: Path, words: list[str], says: str) -> None:
+    done = command("src.train", *words, f"paths.outputs={tmp_path}/outputs")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and says in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert len(done.stderr.splitlines()) <= 20
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checking_loads_no_torch() -> None:
+    script = """
+import sys
+from src.config.validate import check
+from src.config.compose import compose
+check(compose(["model=transformer", "optimizer=adabound", "scheduler=cosine", "regularization=[dropout,l2]"]))
+heavy = {"torch", "lightning", "wandb", "kornia", "sklearn", "babel", "numpy", "pandas"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_wrong_command_takes_less_than_a_second() -> None:
+    """Of processor time, in a new process, from its start to its end."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-m", "src.train", "optimizer.lrr=1"], cwd=ROOT, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 2
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 1
+
+
+def test_a_long_list_of_possibilities_is_cut() -> None:
+    assert nearest("x", map(str, range(100, 125))).endswith("118, 119, …, 5 more.")
+    assert nearest("x", "abc") == "Possible: a, b, c."

@@ -1,0 +1,134 @@
+"""A checkpoint with a part that is not what it must be is one error of the user, whether it is loaded or resumed."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
+from src.datamodules.preparation import take_preparation
+from src.training.build import build_data
+from src.training.inference import load, measure
+from src.training.resume import resumed
+from src.training.run import resume, run
+
+WORDS = [
+    *("model=mlp", "model.hidden_sizes=[8]", "datamodule=digits", "scheduler=cosine", "logger=none"),
+    *("trainer.max_epochs=1", "trainer.limit_train_batches=3", "regularization.ema_decay=0.5"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("damaged") / "run"
+    run(WORDS, folder=folder, verbose=False)
+    return folder
+
+
+def changed(finished: Path, target: Path, *path: Any, value: Any) -> Path:
+    """Return a copy of a run, interrupted, whose checkpoints have another value at a path."""
+    shutil.copytree(finished, target)
+    checkpoint = copy.deepcopy(torch.load(target / "checkpoints" / "last.ckpt", weights_only=True))
+    part = checkpoint
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    for name in ("best", "last"):
+        (target / "checkpoints" / f"{name}.ckpt").unlink()
+        torch.save(checkpoint, target / "checkpoints" / f"{name}.ckpt")
+    record = json.loads((target / "run.json").read_text()) | {"status": "interrupted"}
+    (target / "run.json").write_text(json.dumps(record))
+    return target
+
+
+OWN: list[tuple[tuple[Any, ...], Any]] = [
+    (("gridlight",), []),
+    (("gridlight", "format_version"), 2),
+    (("gridlight", "spec"), "x"),
+    (("gridlight", "spec", "task"), "x"),
+    (("gridlight", "spec", "input_shape"), [2**20, 2**20]),
+    (("gridlight", "spec", "output_shape"), [-1]),
+    (("gridlight", "spec", "class_names"), [1]),
+    (("gridlight", "spec", "more"), 1),
+    (("gridlight", "preparation"), {}),
+    (("gridlight", "preparation", "scale"), {"mean": ["x"], "deviation": [1.0]}),
+    (("gridlight", "preparation", "scale"), {"mean": [1.0], "deviation": [0.0]}),
+    (("gridlight", "config", "model", "hidden_sizes"), [99_999_999]),
+    (("gridlight", "config", "model", "hidden_sizes"), [100_000, 100_000]),
+    (("gridlight", "config", "model", "hidden_sizes"), [1] * 100_000),
+    (("state_dict",), {"x": 1}),
+    (("pytorch-lightning_version",), 7),
+    (("pytorch-lightning_version",), "1.0.0"),
+    (("callbacks",), [1]),
+    (("loops", "fit_loop", "epoch_progress", "current", "reset"), 5),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), OWN)
+def test_loading(finished: Path, tmp_path: Path, path: tuple[Any, ...], value: Any) -> None:
+    folder = changed(finished, tmp_path / "run", *path, value=value)
+    with pytest.raises(UserError):
+        measure(load(folder), "test")
+
+
+STATES: list[tuple[tuple[Any, ...], Any]] = [
+    (("loops",), {}),
+    (("loops", "fit_loop", "epoch_progress", "current", "ready"), "x"),
+    (("epoch",), -1),
+    (("random_states", 0, "torch"), torch.zeros(3)),
+    (("random_states", 0, "numpy"), {}),
+    (("random_states", 0, "python", 1), torch.full((625,), 2**40)),
+    (("random_states", 0, "partial_sums"), ["x", 1]),
+    (("optimizer_states",), []),
+    (("optimizer_states", 0, "state", 0, "exp_avg"), torch.zeros(1)),
+    (("optimizer_states", 0, "param_groups", 0, "lr"), "x"),
+    (("lr_schedulers", 0, "step"), 5),
+    (("lr_schedulers", 0, "last_epoch"), None),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), STATES)
+def test_resuming(finished: Path, tmp_path: Path, path: tuple[Any, ...], value: Any) -> None:
+    folder = changed(finished, tmp_path / "run", *path, value=value)
+    with pytest.raises(UserError, match="damaged"):
+        resume(*resumed(str(folder), ["trainer.max_epochs=2"]), verbose=False)
+
+
+def test_recorded_paths_of_checkpoints_are_not_written(finished: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "thesis.ckpt"
+    victim.write_text("precious")
+    state = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
+    key = next(key for key in state if key.startswith("Checkpoints"))
+    for name in ("best_model_path", "last_model_path", "kth_best_model_path", "dirpath"):
+        state[key][name] = str(victim)
+    state[key]["best_k_models"] = {str(victim): torch.tensor(9.0), str(tmp_path / "other"): torch.tensor(8.0)}
+    folder = changed(finished, tmp_path / "run", "callbacks", value=state)
+    resume(*resumed(str(folder), ["trainer.max_epochs=2"]), verbose=False)
+    assert victim.read_text() == "precious"
+    assert sorted(file.name for file in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_a_spec_is_read_back_as_it_was_written() -> None:
+    spec = DataSpec("tagging", "tokens", (7,), (3,), vocabulary_size=9, padding_id=0, class_names=("a", "b", "c"))
+    assert DataSpec.from_plain(spec.to_plain()) == spec
+
+
+@pytest.mark.parametrize("name", ["digits", "shapes", "wine", "diabetes", "function", "mackey_glass"])
+def test_a_preparation_is_taken_back_or_refused(name: str) -> None:
+    from src.config.compose import compose
+    from src.config.validate import check
+
+    config = check(compose([f"datamodule={name}"]), for_training=False)
+    datamodule = build_data(config)
+    datamodule.setup()
+    state = datamodule.state_dict()
+    take_preparation(build_data(config), copy.deepcopy(state), "a.ckpt")
+    for bad in ("x", 7, [1], {"mean": [torch.zeros(2)], "deviation": [1.0]}, None):
+        for key in state:
+            with pytest.raises(UserError, match=r"a\.ckpt: .*damaged"):
+                take_preparation(build_data(config), state | {key: bad}, "a.ckpt")

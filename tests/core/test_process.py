@@ -1,0 +1,41 @@
+"""Memory that is freed and needed again."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+PROGRAM = """
+import resource, sys, torch
+from src.core.process import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+
+def step():
+    activations = [torch.ones(2**20) for _ in range(16)]
+
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
+    """A fault is memory that the system had to give; a step takes 64 MiB. By itself glibc keeps or returns it as the blocks
+    happen to lie: the environment lets it return them.
+    """
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+
+    def faults_of(how: str) -> int:
+        words = [sys.executable, "-c", PROGRAM, how]
+        return int(subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, check=True).stdout)
+
+    faults = {how: faults_of(how) for how in ("keep", "leave")}
+    assert 10 * faults["keep"] < faults["leave"]

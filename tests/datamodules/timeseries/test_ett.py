@@ -1,0 +1,92 @@
+"""ETT: the usual split and standardisation of the papers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from src.core.errors import UserError
+from src.datamodules.timeseries.ett import ETT, FILES
+from tests.miniatures import write_ett
+
+
+def made(folder: Path, **more) -> ETT:
+    datamodule = ETT(verify=False, **more)
+    datamodule.data_dir = folder
+    return datamodule
+
+
+def test_windows_are_those_of_the_papers(tmp_path) -> None:
+    values = write_ett(tmp_path / "ett" / "ETTh1.csv")
+    train = values[: 12 * 720]
+    scaled = (values - train.mean(0)) / train.std(0)
+    data = made(tmp_path, window=96, horizon=24)
+    sizes = {"train": 8640 - 96 - 24 + 1, "val": 2880 - 24 + 1, "test": 2880 - 24 + 1}
+    starts = {"train": 0, "val": 8640 - 96, "test": 11520 - 96}
+    for name, size in sizes.items():
+        split = data.split(name)
+        assert len(split.x) == size
+        for i in (0, 7, size - 1):
+            first = starts[name] + i
+            np.testing.assert_allclose(split.x[i], scaled[first : first + 96], atol=1e-5)
+            np.testing.assert_allclose(split.y[i], scaled[first + 96 : first + 120], atol=1e-5)
+    assert data.split("test").y[0, 0].numpy() == pytest.approx(scaled[11520], abs=1e-5), (
+        "forecasts begin with the split"
+    )
+
+
+def test_forecasts_are_answered_in_their_own_units(tmp_path) -> None:
+    values = write_ett(tmp_path / "ett" / "ETTh1.csv")
+    data = made(tmp_path, window=8, horizon=2)
+    target = data.split("test").y[:1]
+    (answer,) = data.answers([{"prediction": target[0].tolist()}])
+    found = np.array([list(step.values()) for step in answer["prediction"]])
+    np.testing.assert_allclose(found, values[11520:11522], atol=1e-4)
+    assert list(answer["prediction"][0]) == ["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"]
+
+
+def test_predict_takes_the_last_rows_of_a_file(tmp_path) -> None:
+    values = write_ett(tmp_path / "ett" / "ETTh1.csv")
+    data = made(tmp_path, window=8, horizon=2)
+    data.setup()
+    file = tmp_path / "past.csv"
+    file.write_text("HUFL,HULL,MUFL,MULL,LUFL,LULL,OT\n" + "\n".join(",".join(map(str, row)) for row in values[:11520]))
+    torch.testing.assert_close(data.encode([str(file)]).x, data.split("test").x[:1], rtol=0, atol=1e-5)
+    with pytest.raises(UserError, match="1 rows, and the model sees 8"):
+        data.encode(["1,2,3,4,5,6,7"])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda lines: ["date,a,b", *lines[1:]], "the columns must be date,HUFL"),
+        (lambda lines: [*lines[:5], "x,1,2,3,4,5,6", *lines[6:]], r"row 6: 7 numbers are expected"),
+        (lambda lines: [*lines[:5], "x,1,2,3,4,5,6,oops", *lines[6:]], r"row 6: 7 numbers are expected"),
+        (lambda lines: [*lines[:5], "x,1,2,3,4,5,6,nan", *lines[6:]], r"row 6: 7 numbers are expected"),
+        (lambda lines: lines[:5000], "4,999 rows, and the usual split needs 14,400"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_row(tmp_path, change, says) -> None:
+    path = tmp_path / "ett" / "ETTh1.csv"
+    write_ett(path)
+    path.write_text("\n".join(change(path.read_text().splitlines())))
+    with pytest.raises(UserError, match=rf"ETTh1\.csv.*{says}"):
+        made(tmp_path).setup()
+
+
+def test_a_file_of_the_data_s_own_form_is_predicted_from(tmp_path):
+    values = write_ett(tmp_path / "ett" / "ETTh1.csv")
+    data = ETT(verify=False)
+    data.data_dir = tmp_path
+    data.setup()
+    x = data.encode([str(tmp_path / "ett" / "ETTh1.csv")]).x
+    expected = data.scale.apply(torch.tensor(values[-96:]))
+    torch.testing.assert_close(x[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["h1", "h2", "m1", "m2"])
+def test_every_variant_is_known_by_its_contents(tmp_path, variant) -> None:
+    write_ett(tmp_path / "ett" / f"ETT{variant}.csv")  # as another variant's file would be, of the same form
+    with pytest.raises(UserError, match=rf"ETT{variant}.csv: .* not those published"):
+        FILES[variant].read(tmp_path)

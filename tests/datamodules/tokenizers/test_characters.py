@@ -1,0 +1,29 @@
+import logging
+
+from src.datamodules.tokenizers.characters import END, PADDING, START, UNKNOWN, Vocabulary
+
+
+def test_characters_come_back_in_a_stable_order():
+    vocabulary = Vocabulary.of(["żółw", "abba"])
+    assert vocabulary == Vocabulary.of(["abba", "wółż"])  # neither the order nor the number of occurrences counts
+    assert vocabulary.characters == "".join(sorted("żółwab"))
+    assert vocabulary.decode(vocabulary.encode("żaba")) == "żaba"
+    ids = {token for token in vocabulary.encode("żółwab")}
+    assert ids == set(range(4, len(vocabulary))) and not ids & {PADDING, START, END, UNKNOWN}
+
+
+def test_what_training_has_not_seen_is_unknown_and_said(caplog):
+    vocabulary = Vocabulary("ab")
+    with caplog.at_level(logging.WARNING):
+        assert vocabulary.encode("a?b", warn=True) == [4, UNKNOWN, 5]
+    assert "'?'" in caplog.text
+    caplog.clear()
+    vocabulary.encode("ab", warn=True), vocabulary.encode("a?b")
+    assert not caplog.records
+
+
+def test_text_ends_at_the_first_end_or_padding():
+    vocabulary = Vocabulary("ab")
+    assert vocabulary.decode([4, 5, END, 5]) == "ab"
+    assert vocabulary.decode([4, PADDING, 5]) == "a"
+    assert vocabulary.decode([4, UNKNOWN]) == "a�"

@@ -1,0 +1,195 @@
+"""An exported run: values of its record never reach git as options, and what it links to is not packed."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from src.core.data_spec import DataSpec
+from src.core.errors import UserError
+from src.core.files import UnsafeFileError
+from src.exporters import run_package
+from src.run_store.archive import KeptRun
+from src.run_store.run_folder import RunFolder
+from tests.hostile import HOSTILE
+
+SPEC = DataSpec("classification", "vector", (4,), (2,), class_names=("no", "yes"))
+CONFIG = {
+    "model": {"name": "mlp"},
+    "datamodule": {"name": "digits"},
+    "optimizer": {"name": "adam"},
+    "scheduler": {"name": "none"},
+    "regularization": {},
+    "trainer": {"max_epochs": 1},
+    "seed": 0,
+}
+CHANGE = """diff --git a/src/model.py b/src/model.py
+--- a/src/model.py
++++ b/src/model.py
+@@ -1 +1 @@
+-old
++new
+"""
+LINK = """diff --git a/src/link b/src/link
+new file mode {mode}
+--- /dev/null
++++ b/src/link
+@@ -0,0 +1 @@
++/etc/passwd
+\\ No newline at end of file
+"""
+
+
+@pytest.fixture
+def revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make a repository with two revisions in place of Gridlight's, and return the first one."""
+    root = tmp_path / "repository"
+    for name in run_package.CODE:
+        (root / name).mkdir(parents=True)
+        (root / name / "file").touch()
+    (root / "src/model.py").write_text("old\n")
+    (root / "secret.txt").write_text("secret\n")
+    monkeypatch.setattr(run_package, "ROOT", root)
+
+    def git(*words: str) -> str:
+        names = [part for who in ("user", "committer") for part in ("-c", f"{who}.name=x", "-c", f"{who}.email=x@x")]
+        return subprocess.run(["git", *names, *words], cwd=root, check=True, capture_output=True, text=True).stdout
+
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    first = git("rev-parse", "HEAD").strip()
+    (root / "src/model.py").write_text("today\n")
+    git("commit", "-qam", "two")
+    return first
+
+
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **git: Any) -> KeptRun:
+    """Return a run with a checkpoint and the record of its code."""
+    loaded = SimpleNamespace(model=SimpleNamespace(spec=SPEC), config=SimpleNamespace(plain=lambda: CONFIG))
+    monkeypatch.setattr("src.training.inference.load", lambda path: loaded)
+    folder = RunFolder.create(tmp_path / "runs" / "120000-mlp-digits-aaaaaa", CONFIG, [])
+    state = {"revision": None, "branch": None, "diff": "", "diff_complete": True, "untracked": []}
+    folder.update(status="finished")
+    record = json.loads((folder.path / "run.json").read_text())
+    (folder.path / "run.json").write_text(json.dumps(record | {"git": state | git}))
+    folder.checkpoints.mkdir(exist_ok=True)
+    (folder.checkpoints / "best.ckpt").write_bytes(b"weights")
+    folder._release()
+    return KeptRun(RunFolder.open(folder.path), tmp_path)
+
+
+def test_the_code_of_the_revision_is_exported(revision: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    run_package.pack(made(tmp_path, monkeypatch, revision=revision), tmp_path / "packed")
+    assert (tmp_path / "packed/code/src/model.py").read_text() == "old\n"
+    assert (tmp_path / "packed/run/checkpoints/best.ckpt").read_bytes() == b"weights"
+    assert f"the code of the run, revision {revision[:12]}" in (tmp_path / "packed/README.md").read_text()
+    assert revision[:12] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("--output=keep", "--remote=ssh://-oProxyCommand=touch keep", "-v", "HEAD", "main", "@{upload}"),
+        *("a" * 39, "A" * 40, "a" * 40, f"{'a' * 40}\n", "a" * 64, ["a" * 40], {"a": 1}, 7, *HOSTILE),
+    ],
+    ids=ascii,
+)
+def test_what_is_no_revision_is_not_given_to_git(
+    value: Any, revision: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    keep = tmp_path / "repository" / "keep"
+    keep.write_text("keep")
+    run_package.pack(made(tmp_path, monkeypatch, revision=value), tmp_path / "packed")
+    assert keep.read_text() == "keep" and (tmp_path / "packed/code/src/model.py").read_text() == "today\n"
+    assert "the code of the day of this export" in capsys.readouterr().out
+
+
+def test_changes_are_applied_only_when_asked_for(revision: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    run = made(tmp_path, monkeypatch, revision=revision, diff=CHANGE)
+    run_package.pack(run, tmp_path / "without")
+    assert (tmp_path / "without/code/src/model.py").read_text() == "old\n"
+    assert "without its changes" in capsys.readouterr().out
+    assert "without its changes" in (tmp_path / "without/README.md").read_text()
+    run_package.pack(run, tmp_path / "with", apply_changes=True)
+    assert (tmp_path / "with/code/src/model.py").read_text() == "new\n"
+    assert "with its changes" in (tmp_path / "with/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "diff",
+    [
+        *(LINK.format(mode=mode) for mode in ("120000", "160000", "0120000", "120000 x", " 120000", "040000")),
+        CHANGE.replace("--- a/", "old mode 100644\nnew mode 120000\n--- a/"),
+        CHANGE.replace("--- a/", "index 1234567..7654321 120000\n--- a/"),
+        CHANGE + "GIT binary patch\nliteral 9\n",
+        CHANGE + " x" * 50_000,
+    ],
+    ids=lambda diff: ascii(str(diff)[-60:]),
+)
+def test_other_changes_than_of_text_are_refused(diff: Any, revision: str, tmp_path: Path, monkeypatch: Any) -> None:
+    run = made(tmp_path, monkeypatch, revision=revision, diff=diff)
+    with pytest.raises(UserError, match="not only text changes of regular files"):
+        run_package.pack(run, tmp_path / "packed", apply_changes=True)
+    assert not (tmp_path / "packed").exists()
+
+
+@pytest.mark.parametrize(
+    "path", ["../outside", "/tmp/outside", ".git/hooks/post-checkout", "secret.txt", "src/../../x"]
+)
+def test_changes_stay_within_the_code(path: str, revision: str, tmp_path: Path, monkeypatch: Any) -> None:
+    diff = LINK.format(mode="100755").replace("src/link", path)
+    before = sorted(file for file in tmp_path.rglob("*") if "packed" not in file.parts)
+    run = made(tmp_path, monkeypatch, revision=revision, diff=CHANGE + diff)
+    run_package.pack(run, tmp_path / "packed", apply_changes=True)
+    code = tmp_path / "packed/code"
+    found = {file.relative_to(code).as_posix() for file in code.rglob("*") if file.is_file()}
+    assert found == {"src/model.py", *(f"{name}/file" for name in run_package.CODE)}
+    after = sorted(file for file in tmp_path.rglob("*") if not {"packed", "runs"} & set(file.parts))
+    assert after == before and not Path("/tmp/outside").exists()
+
+
+@pytest.mark.parametrize("name", ["train.log", "checkpoints/last.ckpt", "plots", "a/b/c.txt"])
+@pytest.mark.parametrize("kind", ["file", "folder", "missing", "inside", "pipe"])
+def test_a_link_or_a_pipe_is_refused_by_name(
+    name: str, kind: str, revision: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    run = made(tmp_path, monkeypatch, revision=revision)
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private/key").write_text("secret")
+    place = run.path / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    targets = {"file": "private/key", "folder": "private", "missing": "none", "inside": run.path / "config.yaml"}
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to(tmp_path / targets[kind])
+    with pytest.raises(UnsafeFileError, match=Path(name).name):
+        run_package.pack(run, tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()
+
+
+def test_a_target_within_the_run_or_on_a_link_is_refused(revision: str, tmp_path: Path, monkeypatch: Any) -> None:
+    run = made(tmp_path, monkeypatch, revision=revision)
+    with pytest.raises(UserError, match="this is within the run"):
+        run_package.pack(run, run.path / "packed")
+    (tmp_path / "alias").symlink_to(run.path)
+    with pytest.raises(UserError, match="this is within the run"):
+        run_package.pack(run, tmp_path / "alias" / "packed")
+    (tmp_path / "dangling").symlink_to(tmp_path / "none")
+    with pytest.raises(UserError, match="there is something already"):
+        run_package.pack(run, tmp_path / "dangling")
+
+
+def test_a_run_that_is_larger_than_the_disk_is_refused(revision: str, tmp_path: Path, monkeypatch: Any) -> None:
+    run = made(tmp_path, monkeypatch, revision=revision)
+    with (run.path / "sparse").open("wb") as file:
+        file.truncate(10**9)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**6))
+    with pytest.raises(UserError, match="MB are free"):
+        run_package.pack(run, tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()

@@ -1,0 +1,160 @@
+"""Small members of every model and optimizer, and the ordinary way of training one."""
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from itertools import islice
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import Optimizer
+
+from src.config.compose import compose
+from src.config.schema.run import Config
+from src.config.validate import check
+from src.core.batches import Batch
+from src.datamodules.base import DataModule
+from src.models.base import Model
+from src.optim.factory import build_optimizer
+from src.training.build import build_data, build_model
+
+K = 3
+
+NARROW = {
+    "hidden_sizes": "[8,6]",
+    "channels": "[3,4]",
+    "widths": "[3,4]",
+    "hidden_size": "6",
+    "embedding_size": "5",
+    "d_model": "8",
+    "num_heads": "2",
+    "num_layers": "1",
+    "d_ff": "12",
+}
+"""Of any model that has such a setting; a new one is as wide as its option says."""
+
+Members = tuple[list[Model], list[Optimizer]]
+
+
+class Twins:
+    """The same members twice: one at a time in the ordinary way, and to be trained as one.
+
+    Args:
+        configs: one a member.
+        datamodule: of all.
+        dtype: of all parameters.
+    """
+
+    def __init__(self, configs: Sequence[Config], datamodule: DataModule, dtype: torch.dtype) -> None:
+        self.models: list[Model] = []
+        for config in configs:
+            L.seed_everything(config.seed, verbose=False)
+            self.models.append(build_model(config, datamodule.spec).to(dtype).train())
+        self.optimizers = [build_optimizer(m, m.training_config) for m in self.models]
+        self.alone = [deepcopy(model) for model in self.models]
+        self.optimizers_alone = [build_optimizer(m, m.training_config) for m in self.alone]
+        self._batches = [_cast(batch, dtype) for batch in islice(datamodule.train_dataloader(), 2 * K)]
+        sizes = {len(batch[0]) for batch in self._batches}
+        self._batches = [batch for batch in self._batches if len(batch[0]) == max(sizes)]
+
+    def batches(self, steps: int) -> Iterator[list[Batch]]:
+        """Yield a batch of each member for every step."""
+        for step in range(steps):
+            yield [self._batches[(step + member) % len(self._batches)] for member in range(len(self.models))]
+
+    def step_alone(self, batches: Sequence[Batch]) -> Tensor:
+        """Take a step of each member in the ordinary way; return the losses [K]."""
+        members = zip(self.alone, self.optimizers_alone, batches, strict=True)
+        return torch.stack([_ordinary_step(*member) for member in members])
+
+    def assert_equal(self, tolerance: float) -> None:
+        """Compare weights, buffers and the optimizers' states, with their names and kinds of number."""
+        close = {"rtol": tolerance, "atol": tolerance, "check_stride": False}
+        for model, alone in zip(self.models, self.alone, strict=True):
+            torch.testing.assert_close(dict(model.named_buffers()), dict(alone.named_buffers()), **close)
+        pairs = zip(self.models, self.optimizers, self.alone, self.optimizers_alone, strict=True)
+        for model, optimizer, alone, optimizer_alone in pairs:
+            state, expected = optimizer.state_dict(), optimizer_alone.state_dict()
+            assert state["param_groups"] == expected["param_groups"]
+            assert state["state"].keys() == expected["state"].keys()
+            torch.testing.assert_close(_determined(model, optimizer), _determined(alone, optimizer_alone), **close)
+
+
+def _determined(model: Model, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return every parameter and what the optimizer remembers of it, but not of the biases of keys: they change no output,
+    as softmax does not see what all scores have in common, and their gradients are the rounding errors of zero, of which
+    AdaGrad and Lion make steps.
+    """
+    determined = {}
+    for name, parameter in model.named_parameters():
+        for key, tensor in {"": parameter.detach(), **optimizer.state.get(parameter, {})}.items():
+            keys = name.endswith("key_value.bias") and tensor.dim()
+            determined[f"{name} {key}"] = tensor[len(tensor) // 2 :] if keys else tensor
+    return determined
+
+
+def stacked(batches: Sequence[Batch], padding: int | None = None) -> Batch:
+    """Stack the batches of all members, tokens filled up to the longest."""
+    fields = [list(tensors) for tensors in zip(*batches, strict=True)]
+    if padding is not None:
+        fields = [
+            [_filled(x, max(y.size(-1) for y in field), padding) for x in field] if field[0].dim() > 1 else field
+            for field in fields
+        ]
+    return type(batches[0])(*map(torch.stack, fields))
+
+
+def _filled(x: Tensor, length: int, padding: int) -> Tensor:
+    return F.pad(x, (0, length - x.size(1)), value=padding)
+
+
+def _cast(batch: Batch, dtype: torch.dtype) -> Batch:
+    return type(batch)(*(x.to(dtype) if x.is_floating_point() else x for x in batch))
+
+
+def _ordinary_step(model: Model, optimizer: Optimizer, batch: Batch) -> Tensor:
+    knobs = model.training_config.regularization
+    losses = model.losses(model(*batch.inputs), batch.targets, knobs.label_smoothing)
+    weights = model.task.weights(batch.targets)
+    loss = losses.sum() / (losses.numel() if weights is None else weights.sum())
+    optimizer.zero_grad()
+    loss.backward()
+    if knobs.gradient_clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), knobs.gradient_clip_norm)
+    elif knobs.gradient_clip_value is not None:
+        torch.nn.utils.clip_grad_value_(model.parameters(), knobs.gradient_clip_value)
+    optimizer.step()
+    return loss.detach()
+
+
+@pytest.fixture
+def twins(complete: Callable[..., list[str]]) -> Callable[..., Twins]:
+    """Return a function that makes members of some words of a command line.
+
+    Args:
+        words: of all.
+        each: words of each member beside them.
+        dtype: of all parameters.
+    """
+    from tests.conftest import SMALL
+
+    def make(*words: str, each: Sequence[Sequence[str]] = ((), (), ()), dtype: torch.dtype = torch.float64) -> Twins:
+        whole = complete(*words)
+        whole = [w for w in whole if not w.startswith("callbacks")] + ["callbacks=none"]
+        composed = compose(whole)
+        chosen = {word.partition("=")[0] for word in words}
+        narrow = [f"model.{key}={value}" for key, value in NARROW.items() if key in composed.model]
+        small = [f"datamodule.{word}" for word in SMALL.get(composed.datamodule.name, [])]
+        small += ["datamodule.batch_size=8"] if "batch_size" not in str(small) else []
+        whole = [*(w for w in (*narrow, *small) if w.partition("=")[0] not in chosen), *whole]
+        if composed.regularization.dropout and "regularization.dropout" not in chosen:
+            whole.append("regularization.dropout=0.0")
+        configs = [check(compose([*whole, f"seed={number}", *own])) for number, own in enumerate(each)]
+        datamodule = build_data(configs[0])
+        datamodule.prepare_data()
+        datamodule.setup()
+        return Twins(configs, datamodule, dtype)
+
+    return make

@@ -1,0 +1,81 @@
+"""The examples of all members as one batch, against a vmap over members."""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from src.core.data_spec import DataSpec
+from src.fused.layers import folded
+from src.fused.layers.folded import folds
+from src.fused.population.population import Population
+from src.layers.activations import ACTIVATIONS
+from src.models.mlp import MLP
+from tests.fused.population.conftest import Twins, stacked
+
+DIGITS = DataSpec("classification", "image", (1, 8, 8), (10,))
+EVERYTHING = {"batch_norm": True, "dropout": 0.1, "drop_connect": 0.1}
+
+
+class Centred(MLP):
+    """Sees the others of its batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean(0))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_mlp_of_any_settings_needs_no_vmap(activation: str) -> None:
+    assert folds(MLP(DIGITS, activation=activation, **EVERYTHING))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "module", [nn.PReLU(), nn.LayerNorm(128), nn.BatchNorm1d(128, momentum=None), nn.BatchNorm1d(128, affine=False)]
+)
+def test_a_module_without_a_form_needs_one(module: nn.Module) -> None:
+    model = MLP(DIGITS)
+    model.layers[2] = module
+    assert not folds(model)
+
+
+def test_a_network_of_someones_own_needs_one() -> None:
+    assert not folds(Centred(DIGITS))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["regularization=batch_norm"], ["datamodule=mackey_glass", "model.series=apart"], ["datamodule=breast_cancer"]],
+    ids=str,
+)
+def test_both_ways_train_alike(twins: Callable[..., Twins], monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    """Weights, buffers, losses and answers, of members that see batches of their own, and one of all."""
+    pair = twins("model=mlp", "optimizer=momentum", *words)
+    others = deepcopy(pair.models)
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in pair.models]
+    other_optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in others]
+    for model, other in zip(pair.models, others, strict=True):
+        other.training_config = model.training_config
+    one = Population(pair.models, optimizers)
+    monkeypatch.setattr(folded, "NETWORKS", ())
+    other = Population(others, other_optimizers)
+    assert one._template.folds and not other._template.folds
+    close = {"rtol": 1e-10, "atol": 1e-10}
+    for batches in pair.batches(6):
+        for batch, own in ((stacked(batches), True), (batches[0], False)):
+            torch.testing.assert_close(one.step(batch, own), other.step(batch, own), **close)
+            torch.testing.assert_close(one.outputs(batch, own), other.outputs(batch, own), **close)
+    for model, twin in zip(pair.models, others, strict=True):
+        torch.testing.assert_close(model.state_dict(), twin.state_dict(), **close)
+
+
+def test_without_a_form_the_batch_is_each_members_own(twins: Callable[..., Twins]) -> None:
+    """A mean over the batch is one over the member's examples."""
+    pair = twins("model=mlp")
+    for model in (*pair.models, *pair.alone):
+        model.__class__ = Centred
+    population = Population(pair.models, pair.optimizers)
+    for batches in pair.batches(4):
+        losses = population.step(stacked(batches))
+        torch.testing.assert_close(losses, pair.step_alone(batches), rtol=1e-10, atol=1e-10)

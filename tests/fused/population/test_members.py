@@ -1,0 +1,243 @@
+"""Members leave each other alone, go on alone, and drop each at its own rate."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from src.core.batches import LabelledBatch
+from src.fused.population.population import Population
+from src.optim.factory import build_optimizer
+from tests.fused.population.conftest import Twins, _ordinary_step, stacked
+
+BATCH_NORM = ["model=cnn", "regularization=batch_norm"]
+
+
+def everything(twins: Twins, member: int) -> list[Tensor]:
+    """Return weights, buffers and what the optimizer remembers, as copies."""
+    state = twins.optimizers[member].state_dict()["state"].values()
+    return [*twins.models[member].state_dict().values(), *(x for own in state for x in own.values())]
+
+
+def assert_same(one: list[Tensor], other: list[Tensor]) -> None:
+    assert len(one) == len(other)
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_member_that_diverges_leaves_the_others_as_they_are_to_the_last_bit(twins: Callable[..., Twins]) -> None:
+    words = [*BATCH_NORM, "regularization.gradient_clip_norm=1.0", "optimizer=adamw"]
+    healthy, ill = (twins(*words, dtype=torch.float32) for _ in range(2))
+    with torch.no_grad():
+        next(ill.models[1].parameters())[0] = torch.nan
+    populations = [Population(pair.models, pair.optimizers) for pair in (healthy, ill)]
+    for batches in healthy.batches(10):
+        losses, with_ill = (population.step(stacked(batches)) for population in populations)
+        assert with_ill[1].isnan()
+        assert torch.equal(losses[[0, 2]], with_ill[[0, 2]])
+    for member in (0, 2):
+        assert_same(everything(healthy, member), everything(ill, member))
+    assert any(tensor.isnan().any() for tensor in everything(ill, 1))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "nadam", "momentum", "adabound"])
+def test_a_member_that_is_stopped_stays_as_it_is_and_the_others_go_on(
+    twins: Callable[..., Twins], optimizer: str
+) -> None:
+    pair = twins(*BATCH_NORM, f"optimizer={optimizer}")
+    population = Population(pair.models, pair.optimizers)
+    for batches in pair.batches(4):
+        population.step(stacked(batches))
+        pair.step_alone(batches)
+    stopped = everything(pair, 1)
+    population.keep([0, 2])
+    assert population.members == (0, 2)
+    state = [tensor for own in pair.optimizers[1].state.values() for tensor in own.values() if torch.is_tensor(tensor)]
+    for tensor in [*pair.models[1].parameters(), *pair.models[1].buffers(), *state]:
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes, "it would keep the stack of all alive"
+    for batches in pair.batches(6):
+        losses = population.step(stacked([batches[0], batches[2]]))
+        alone = torch.stack([_ordinary_step(pair.alone[k], pair.optimizers_alone[k], batches[k]) for k in (0, 2)])
+        torch.testing.assert_close(losses, alone, rtol=1e-10, atol=1e-10)
+    assert_same(stopped, everything(pair, 1))
+    pair.assert_equal(1e-9)
+    population.keep([2])
+    assert population.step(stacked([batches[2]])).shape == (1,)
+
+
+@pytest.mark.parametrize(
+    "optimizer", ["sgd", "momentum", "adamw", "nadam", "adagrad", "adabound", "lion", "rmsprop_textbook"]
+)
+def test_a_checkpoint_of_a_member_goes_on_in_an_ordinary_optimizer_and_back(
+    twins: Callable[..., Twins], optimizer: str, tmp_path: Path
+) -> None:
+    """From the population to a file, from it to an ordinary optimizer, and from that into a new population."""
+    pair = twins("model=resnet", f"optimizer={optimizer}")
+    population = Population(pair.models, pair.optimizers)
+    for batches in pair.batches(5):
+        population.step(stacked(batches))
+        pair.step_alone(batches)
+    models, optimizers = [], []
+    for number, (model, own) in enumerate(zip(pair.models, pair.optimizers, strict=True)):
+        file = tmp_path / f"{number}.ckpt"
+        torch.save({"model": model.state_dict(), "optimizer": own.state_dict()}, file)
+        numbers = sum(x.numel() for x in everything(pair, number))
+        assert file.stat().st_size < 8 * numbers + 60_000  # and not the whole stack
+        saved = torch.load(file, weights_only=True)
+        models.append(deepcopy(pair.alone[number]))
+        models[-1].load_state_dict(saved["model"])
+        optimizers.append(build_optimizer(models[-1], model.training_config))
+        optimizers[-1].load_state_dict(saved["optimizer"])
+    pair.models, pair.optimizers = models, optimizers
+    for batches in pair.batches(5):
+        for member in zip(models, optimizers, batches, strict=True):
+            _ordinary_step(*member)
+        pair.step_alone(batches)
+    again = Population(models, optimizers)
+    for batches in pair.batches(5):
+        again.step(stacked(batches))
+        pair.step_alone(batches)
+    pair.assert_equal(1e-10)
+
+
+def test_members_at_different_steps_train_together(twins: Callable[..., Twins]) -> None:
+    pair = twins("model=mlp", "optimizer=adam")
+    for batches in pair.batches(7):  # only the first member has a past
+        for models, optimizers in ((pair.models, pair.optimizers), (pair.alone, pair.optimizers_alone)):
+            _ordinary_step(models[0], optimizers[0], batches[0])
+    population = Population(pair.models, pair.optimizers)
+    for batches in pair.batches(7):
+        population.step(stacked(batches))
+        pair.step_alone(batches)
+    pair.assert_equal(1e-10)
+
+
+@pytest.mark.parametrize("model", ["mlp", "resnet", "lstm", "transformer"])
+def test_in_single_precision_members_stay_near_their_single_runs(twins: Callable[..., Twins], model: str) -> None:
+    """Sums are taken in another order: 1e-4 of the loss after 30 steps, which is what single runs on machines differ by."""
+    pair = twins(f"model={model}", "optimizer=sgd", "optimizer.lr=0.05", dtype=torch.float32)
+    population = Population(pair.models, pair.optimizers)
+    for batches in pair.batches(30):
+        losses = population.step(stacked(batches, pair.models[0].spec.padding_id))
+        torch.testing.assert_close(losses, pair.step_alone(batches), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn", "gru", "transformer"])
+def test_outputs_are_those_of_each_model_in_evaluation(twins: Callable[..., Twins], model: str) -> None:
+    pair = twins(f"model={model}", "regularization.dropout=0.5")
+    population = Population(pair.models, pair.optimizers)
+    padding = pair.models[0].spec.padding_id
+    for batches in pair.batches(3):
+        population.step(stacked(batches, padding))
+    (batches,) = pair.batches(1)
+    own, shared = population.outputs(stacked(batches, padding)), population.outputs(batches[0], stacked=False)
+    for number, model_alone in enumerate(pair.models):
+        model_alone.eval()
+        whole = stacked(batches, padding)
+        batch = type(whole)(*(tensor[number] for tensor in whole))
+        torch.testing.assert_close(own[number], model_alone(*batch.inputs), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(shared[number], model_alone(*batches[0].inputs), rtol=1e-10, atol=1e-10)
+
+
+def test_members_may_share_a_batch(twins: Callable[..., Twins]) -> None:
+    pair = twins("model=mlp")
+    population = Population(pair.models, pair.optimizers)
+    for batches in pair.batches(5):
+        losses = population.step(batches[0], stacked=False)
+        torch.testing.assert_close(losses, pair.step_alone([batches[0]] * 3), rtol=1e-10, atol=1e-10)
+
+
+# ---- dropping --------------------------------------------------------------------------------------------------
+
+
+RATES = (0.0, 0.2, 0.6)
+DRAWS = 150
+
+
+@pytest.mark.parametrize(
+    ("words", "knob"),
+    [
+        (["model=mlp"], "dropout"),
+        (["model=mlp"], "drop_connect"),
+        pytest.param(["model=cnn"], "spatial_dropout", marks=pytest.mark.slow),
+        pytest.param(["model=resnet"], "stochastic_depth", marks=pytest.mark.slow),
+        pytest.param(["model=lstm", "datamodule=digits", "model.num_layers=2"], "dropout", marks=pytest.mark.slow),
+        pytest.param(["model=gru", "datamodule=digits"], "drop_connect", marks=pytest.mark.slow),
+        pytest.param(
+            ["model=gru", "datamodule=digits", "model.cell=textbook", "model.num_layers=2"],
+            "dropout",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["model=transformer", "datamodule=digits"], "dropout", marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_every_member_drops_at_its_own_rate(twins: Callable[..., Twins], words: list[str], knob: str) -> None:
+    """Of many losses with the same weights, mean and deviation are those of the member alone."""
+    pair = twins(*words, "optimizer=sgd", each=[[f"regularization.{knob}={rate}"] for rate in RATES])
+    for optimizer in pair.optimizers + pair.optimizers_alone:
+        optimizer.param_groups[0]["lr"] = 0.0
+    population = Population(pair.models, pair.optimizers)
+    (batches,) = pair.batches(1)
+    together = torch.stack([population.step(stacked(batches)) for _ in range(DRAWS)])
+    alone = torch.stack([pair.step_alone(batches) for _ in range(DRAWS)])
+    assert torch.equal(together[:, 0], together[:1, 0].expand(DRAWS))  # rate 0
+    for member in (1, 2):
+        errors = (together[:, member].var() + alone[:, member].var()).div(DRAWS).sqrt()
+        assert (together[:, member].mean() - alone[:, member].mean()).abs() < 5 * errors
+        assert 0.7 < together[:, member].std() / alone[:, member].std() < 1.4
+    assert len(together[:, 1].unique()) > 1
+
+
+def test_masks_of_members_of_the_same_rate_and_weights_differ(twins: Callable[..., Twins]) -> None:
+    pair = twins("model=mlp", "regularization.dropout=0.5", each=[["seed=1"]] * 3)
+    population = Population(pair.models, pair.optimizers)
+    (batches,) = pair.batches(1)
+    assert len(population.step(batches[0], stacked=False).unique()) == 3
+
+
+def test_a_rate_is_the_share_that_is_dropped() -> None:
+    from src.fused.layers.dropout import RatedDropout
+
+    layer = RatedDropout()
+    layer.rate = torch.tensor(0.3)
+    dropped = layer(torch.ones(200_000))
+    assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
+    assert (dropped == 0).float().mean() == pytest.approx(0.3, abs=0.005)
+    assert torch.equal(layer.eval()(torch.ones(9)), torch.ones(9))
+
+
+# ---- what cannot be trained as one -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "other", "named"),
+    [
+        (["model=mlp"], ["model.hidden_sizes=[8,7]"], "layers.3.weight: .6, 8. and .7, 8."),
+        (
+            ["model=mlp", "regularization.dropout=0.1"],
+            ["regularization.dropout=0.0", "regularization.drop_connect=0.1"],
+            "drop at different places",
+        ),
+        (["model=mlp"], ["optimizer.amsgrad=true"], "amsgrad"),
+    ],
+)
+def test_what_cannot_be_trained_as_one_is_refused(
+    twins: Callable[..., Twins], words: list[str], other: list[str], named: str
+) -> None:
+    pair = twins(*words, each=[[], other])
+    with pytest.raises(ValueError, match=named):
+        Population(pair.models, pair.optimizers)
+
+
+def test_a_parameter_without_a_gradient_is_named(twins: Callable[..., Twins]) -> None:
+    pair = twins("model=mlp")
+    for model in pair.models:
+        model.register_parameter("idle", torch.nn.Parameter(torch.zeros(2, dtype=torch.float64)))
+    optimizers = [build_optimizer(model, model.training_config) for model in pair.models]
+    (batches,) = pair.batches(1)
+    with pytest.raises(ValueError, match="idle"):
+        Population(pair.models, optimizers).step(stacked(batches))
+    assert isinstance(batches[0], LabelledBatch)

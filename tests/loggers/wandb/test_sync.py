@@ -1,0 +1,399 @@
+"""python -m src.sync, by the real client, against a server on the loopback device that is in trouble."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.cli.sync import sync
+from src.core.errors import UserError
+from src.loggers.factory import close_loggers
+from src.loggers.wandb import logger as logger_module
+from src.loggers.wandb import session as session_module
+from src.loggers.wandb.pending import find, marker, sessions
+from src.loggers.wandb.reader import read_project
+from src.run_store.run_folder import RunFolder
+from src.sync import main
+from tests.conftest import ROOT
+from tests.loggers.wandb.recording import KEY, begin, log, use
+from tests.sweeping.commands import processes
+
+pytest.importorskip("wandb")
+pytestmark = pytest.mark.usefixtures("fresh_wandb")
+
+
+def record(path: Path, first: int, count: int, **settings: Any) -> RunFolder:
+    """Record a run, or its next part."""
+    folder, loggers, _ = begin(path, **settings)
+    log(loggers, [float(step) for step in range(first, first + count)], first)
+    close_loggers(loggers, 0)
+    folder.interrupt()
+    return folder
+
+
+def arrived(server: Any, folder: RunFolder) -> list[tuple[float, float]]:
+    """Return what the server has of a run: (step, value), in its order."""
+    run = server.runs[folder.record["wandb"]["id"]]
+    return list(zip(run.values("trainer/global_step"), run.values("val/loss"), strict=True))
+
+
+def recorded(folder: RunFolder) -> list[tuple[float, float]]:
+    return [(row["step"], row["val/loss"]) for row in folder.metrics()]
+
+
+@pytest.mark.slow
+def test_offline_runs_arrive_once(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    use(wandb_server, monkeypatch, key=False)
+    runs = [record(tmp_path / "sweep" / name, 0, 3) for name in ("one", "two")]
+    record(tmp_path / "sweep" / "one", 3, 2)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+
+    assert sync([tmp_path], dry_run=True) and wandb_server.requests == 0
+    assert "2 runs" in capsys.readouterr().out
+    main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "2 of 2 runs uploaded: sweep/" in shown and "2 runs uploaded" in shown
+    for folder in runs:
+        assert arrived(wandb_server, folder) == recorded(folder)
+        run = wandb_server.runs[folder.record["wandb"]["id"]]
+        assert run.complete and run.exit_code == 0 and run.received == len(recorded(folder))
+        assert RunFolder.open(folder.path).record["wandb"]["url"].endswith(f"/runs/{run.name}")
+    assert len(recorded(runs[0])) == 5
+
+    requests = wandb_server.requests
+    assert sync([tmp_path]) and wandb_server.requests == requests, "nothing is sent twice"
+    assert "nothing to upload" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_killed_upload_goes_on(tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(wandb_server, monkeypatch, key=False)
+    folder = record(tmp_path / "run", 0, 20_000)
+    record(tmp_path / "run", 20_000, 10)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    wandb_server.delay = 1.0
+
+    environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"} | {"MARKER": "upload"}
+    words = [sys.executable, "-m", "src.sync", str(tmp_path)]
+    upload = subprocess.Popen(words, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not any(run.received for run in wandb_server.runs.values()):
+        assert upload.poll() is None
+        time.sleep(0.01)
+    for process in processes("upload"):  # the client's service would go on for a while
+        os.kill(process, signal.SIGKILL)
+    upload.wait()
+    time.sleep(1)
+    wandb_server.delay = 0.0
+    assert not any(marker(session).exists() for session in sessions(folder.path)), "it was killed on the way"
+
+    assert sync([tmp_path])
+    assert arrived(wandb_server, folder) == recorded(folder) and len(recorded(folder)) == 20_010
+    assert len(wandb_server.runs) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["slow", "every third request fails"])
+def test_a_run_arrives_in_spite_of_trouble(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    use(wandb_server, monkeypatch)
+    if trouble == "slow":
+        wandb_server.delay = 0.2
+    else:
+        wandb_server.fails = lambda number, path: number % 3 == 0
+    folder = record(tmp_path / "run", 0, 50, finish_timeout=200)
+    assert folder.record["wandb"]["mode"] == "online"
+    assert arrived(wandb_server, folder) == recorded(folder)
+    assert not list(find([tmp_path])), "all of it is there"
+
+
+@pytest.mark.slow
+def test_a_dead_server_comes_back(tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It dies under an online run, which ends; the run is resumed without it, and again when it is back."""
+    use(wandb_server, monkeypatch)
+    folder, loggers, logger = begin(tmp_path / "run", finish_timeout=2)
+    log(loggers, [0.0, 1.0])
+    time.sleep(1)
+    wandb_server.die()
+    log(loggers, [2.0, 3.0], first=2)
+    close_loggers(loggers, 1)
+    folder.interrupt()
+    _forget(logger)
+
+    record(tmp_path / "run", 4, 2)
+    assert [session.parent.name.partition("-")[0] for session in sessions(folder.path)] == ["run", "offline"]
+    with pytest.raises(UserError, match="cannot be reached"):
+        sync([tmp_path])
+
+    wandb_server.revive()
+    logger_module._unreachable.clear()
+    folder = record(tmp_path / "run", 6, 2)
+    assert folder.record["wandb"]["mode"] == "online", "what was missing went first"
+    assert arrived(wandb_server, folder) == recorded(folder) and len(recorded(folder)) == 8
+    assert not list(find([tmp_path]))
+
+
+def _forget(logger: Any) -> None:
+    """Let the client's process end, as it would with ours."""
+    import wandb
+
+    wandb.teardown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", [0, 0.5])
+def test_what_a_killed_run_did_not_give_to_wandb_comes_from_its_folder(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, left: float
+) -> None:
+    """Of its W&B file, all or half is missing, and the last record is torn."""
+    use(wandb_server, monkeypatch, key=False)
+    folder = record(tmp_path / "run", 0, 50)
+    (session,) = sessions(folder.path)
+    session.write_bytes(session.read_bytes()[: max(20, int(left * session.stat().st_size))])
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert sync([tmp_path]) and marker(session).exists()
+    assert arrived(wandb_server, folder) == recorded(folder) and len(recorded(folder)) == 50
+    run = wandb_server.runs[folder.record["wandb"]["id"]]
+    assert run.received == 50, "a row that had arrived is not sent again"
+    times = [row["_timestamp"] for _, row in sorted(run.history.items())]
+    assert times == pytest.approx([row["time"] for row in folder.metrics()], abs=0.5), "of when it was logged"
+    assert run.project == "tests" and run.summary["status"] == "interrupted" and run.exit_code == 1
+    capsys.readouterr()
+    assert sync([tmp_path]) and "nothing to upload" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_twice_is_whole(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first part ends within a record, its second repeats a step, and the third goes online."""
+    use(wandb_server, monkeypatch, key=False)
+    folder = record(tmp_path / "run", 0, 30)
+    (session,) = sessions(folder.path)
+    session.write_bytes(session.read_bytes()[:3000])
+    folder.update(wandb=folder.record["wandb"] | {"complete": False})
+    record(tmp_path / "run", 25, 10)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    record(tmp_path / "run", 35, 5, finish_timeout=300)
+    assert not list(find([tmp_path]))
+    (run,) = read_project("local/tests")
+    assert [(row["step"], row["val/loss"]) for row in run.rows] == recorded(folder) and len(recorded(folder)) == 40
+
+
+@pytest.mark.slow
+def test_two_syncs_at_once_share_the_work(tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(wandb_server, monkeypatch, key=False)
+    runs = [record(tmp_path / f"run{number}", 0, 3) for number in range(3)]
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+    with runs[0].held():
+        words = [sys.executable, "-m", "src.sync", str(tmp_path)]
+        both = [
+            subprocess.Popen(
+                words, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            for _ in range(2)
+        ]
+        said = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert all(f"left alone, another process works on it: {runs[0].path}" in text for text in said), said
+    for folder in runs[1:]:
+        assert arrived(wandb_server, folder) == recorded(folder)
+        assert wandb_server.runs[folder.record["wandb"]["id"]].received == 3, "once"
+    assert runs[0].record["wandb"]["id"] not in wandb_server.runs
+
+
+def test_what_cannot_be_uploaded_is_said(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    use(wandb_server, monkeypatch, key=False)
+    folder, loggers, _ = begin(tmp_path / "run")
+    log(loggers, [1.0])
+    assert sync([tmp_path]) and "still running: run" in capsys.readouterr().out
+    close_loggers(loggers, 0)
+    folder.interrupt()
+    with pytest.raises(UserError, match="no key is configured"):
+        sync([tmp_path])
+    with pytest.raises(UserError, match="there is no such folder"):
+        sync([tmp_path / "nothing"])
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    wandb_server.die()
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:\d+ cannot be reached: .*refused"):
+        sync([tmp_path])
+
+
+def _secret_in_a_file(session: Path, secret: Path) -> None:
+    from tests.compat.test_wandb_session import file_record
+
+    _append(session, file_record(os.path.relpath(secret, session.parent / "files")))
+
+
+def _secret_in_an_artifact(session: Path, secret: Path) -> None:
+    from tests.compat.test_wandb_session import entry
+
+    _append(session, entry(local_path=str(secret), size=6))
+
+
+def _secret_by_a_link(session: Path, secret: Path) -> None:
+    from tests.compat.test_wandb_session import file_record
+
+    (session.parent / "files" / "notes.txt").symlink_to(secret)
+    _append(session, file_record("notes.txt"))
+
+
+def _another_entity(session: Path, secret: Path) -> None:
+    from tests.compat.test_wandb_session import run_record
+
+    _append(session, run_record(run_id=session.stem.removeprefix("run-"), entity="attacker"))
+
+
+def _another_id(session: Path, secret: Path) -> None:
+    RunFolder.open(session.parents[2]).update(wandb={"id": "../../other", "complete": False})
+
+
+def _marker_that_leaves(session: Path, secret: Path) -> None:
+    marker(session).symlink_to(secret.with_name("made"))
+
+
+def _append(session: Path, record: Any) -> None:
+    from tests.compat.test_wandb_session import chunks
+
+    written = session.read_bytes()
+    session.write_bytes(written + chunks(record.SerializeToString(), len(written)))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        _secret_in_a_file,
+        _secret_in_an_artifact,
+        _secret_by_a_link,
+        _another_entity,
+        _another_id,
+        _marker_that_leaves,
+    ],
+)
+def test_a_session_that_reaches_beyond_its_run_is_left_alone(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, attack: Any
+) -> None:
+    use(wandb_server, monkeypatch, key=False)
+    hostile, ordinary = (record(tmp_path / "sweep" / name, 0, 3) for name in ("hostile", "ordinary"))
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    secret = tmp_path / "secret"
+    secret.write_text("SECRET")
+    attack(sessions(hostile.path)[0], secret)
+
+    assert not sync([tmp_path])
+    assert "not uploaded" in (said := capsys.readouterr().err) and "hostile" in said
+    assert arrived(wandb_server, ordinary) == recorded(ordinary)
+    assert set(wandb_server.runs) == {ordinary.record["wandb"]["id"]}
+    assert not any(b"SECRET" in contents for run in wandb_server.runs.values() for contents in run.files.values())
+    assert not secret.with_name("made").exists() and secret.read_text() == "SECRET"
+
+
+@pytest.mark.parametrize("inside", [".", "one", "one/checkpoints"])
+@pytest.mark.parametrize("name", ["wandb", ".wandb"])
+def test_settings_of_a_folder_that_is_opened_are_refused(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, inside: str, name: str
+) -> None:
+    import wandb
+
+    attacker = type(wandb_server)()
+    use(wandb_server, monkeypatch, key=False)
+    folder = record(tmp_path / "one", 0, 3)
+    wandb.teardown()
+    monkeypatch.delenv("WANDB_BASE_URL")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    here = tmp_path / inside
+    (here / name).mkdir(parents=True, exist_ok=True)
+    (here / name / "settings").write_text(f"[default]\nbase_url = {attacker.url}\n")
+    monkeypatch.chdir(here)
+    try:
+        with pytest.raises(UserError, match="working directory"):
+            sync([tmp_path])
+        if inside != ".":
+            with pytest.raises(UserError, match="working directory"):
+                read_project("local/tests")
+            assert session_module.start({}, folder, {}) is None
+        assert attacker.requests == 0 and wandb_server.requests == 0
+    finally:
+        logger_module._used_ids.clear()
+        attacker.die()
+
+
+def test_settings_of_a_run_folder_have_no_effect(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacker = type(wandb_server)()
+    try:
+        use(wandb_server, monkeypatch, key=False)
+        folder = record(tmp_path / "run", 0, 3)
+        for place in ("wandb", ".wandb"):
+            (folder.path / place).mkdir(exist_ok=True)
+            settings = f"[default]\nbase_url = {attacker.url}\napi_key = {'a' * 40}\nentity = attacker\n"
+            (folder.path / place / "settings").write_text(settings)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        record(folder.path, 3, 2)
+        assert attacker.requests == 0 and arrived(wandb_server, folder) == recorded(folder)
+        assert sync([tmp_path]) and attacker.requests == 0
+    finally:
+        attacker.die()
+
+
+@pytest.mark.parametrize("name", ["wandb", "wandb/latest-run"])
+def test_a_run_is_not_recorded_through_a_link(tmp_path: Path, wandb_server: Any, monkeypatch: Any, name: str) -> None:
+    use(wandb_server, monkeypatch)
+    folder, loggers, _ = begin(tmp_path / "run", project="tests")
+    close_loggers(loggers, 0)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    import shutil
+
+    shutil.rmtree(folder.path / "wandb")
+    (folder.path / name).parent.mkdir(exist_ok=True)
+    (folder.path / name).symlink_to(outside)
+    requests = wandb_server.requests
+    assert session_module.start({"project": "tests"}, folder, {}) is None
+    assert wandb_server.requests == requests and not list(outside.iterdir())
+
+
+@pytest.mark.parametrize(
+    "recorded_entry", [{"entity": "attacker"}, {"project": ["x"]}, {"finish_timeout": "long"}, {"log_model": {"a": 1}}]
+)
+def test_a_recorded_entry_that_is_not_the_users_is_refused(recorded_entry: Any, monkeypatch: Any) -> None:
+    with pytest.raises(UserError):
+        session_module._recorded_settings(recorded_entry)
+    monkeypatch.setenv("WANDB_ENTITY", "mine")
+    assert session_module._recorded_settings({"entity": "mine", "settings": {"base_url": "x"}})["entity"] == "mine"
+    assert "settings" not in session_module._recorded_settings({"settings": {"base_url": "x"}})
+
+
+@pytest.mark.parametrize("place", ["run", "."])
+def test_git_takes_no_settings_from_a_folder_that_is_opened(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    use(wandb_server, monkeypatch)
+    folder = record(tmp_path / "sweep" / "run", 0, 2)
+    repository = tmp_path / "sweep" / place
+    canary = tmp_path / "canary"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {canary}\n")
+    program.chmod(0o755)
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "-A"], check=True)
+    subprocess.run([*git, "commit", "-qm", "x"], check=True)
+    for key in ("core.fsmonitor", "diff.external"):
+        subprocess.run([*git, "config", key, str(program)], check=True)
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path / "own")
+    record(folder.path, 2, 2)
+    assert arrived(wandb_server, folder) == recorded(folder)
+    assert not canary.exists()

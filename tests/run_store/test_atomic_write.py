@@ -1,0 +1,156 @@
+"""Files that take the place of others as a whole."""
+
+import errno
+import os
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from src.core.errors import UserError
+from src.run_store import atomic_write
+from src.run_store.atomic_write import linked, replaced, replaced_together, settle
+
+
+def write(path: Path, text: str) -> None:
+    with replaced(path) as file:
+        file.write(text.encode())
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Return what is done to files, in its order: ``sync`` and ``replace``, with their names."""
+    done: list[tuple[str, str]] = []
+    sync_below, move_below = atomic_write.sync_below, atomic_write.move_below
+
+    def sync(root: Path, name: Path) -> None:
+        sync_below(root, name)
+        done.append(("sync", name.name))
+
+    def move(root: Path, partial: Path, name: Path) -> None:
+        move_below(root, partial, name)
+        done.append(("replace", name.name))
+
+    monkeypatch.setattr(atomic_write, "sync_below", sync)
+    monkeypatch.setattr(atomic_write, "move_below", move)
+    return done
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, synced: list[tuple[str, str]]) -> None:
+    write(tmp_path / "a", "new")
+    assert synced == [("sync", ".a.partial"), ("replace", "a")]
+
+
+def test_together_all_are_on_the_disk_before_any_takes_its_place(tmp_path: Path, synced: list[tuple[str, str]]) -> None:
+    write(tmp_path / "b", "old")
+    synced.clear()
+    with replaced_together():
+        write(tmp_path / "b", "newer")
+        write(tmp_path / "a", "first")
+        write(tmp_path / "a", "second")
+        assert (tmp_path / "b").read_text() == "old" and not (tmp_path / "a").exists()
+        write(tmp_path / "b", "newest")
+    assert sorted(synced[:2]) == [("sync", ".a.partial"), ("sync", ".b.partial")]
+    assert synced[2:] == [("replace", "a"), ("replace", "b")]  # the order in which they were written last
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "second", "b": "newest"}
+
+
+def test_who_is_to_read_lets_them_take_their_places(tmp_path: Path) -> None:
+    with replaced_together():
+        write(tmp_path / "a", "new")
+        settle()
+        assert (tmp_path / "a").read_text() == "new"
+        write(tmp_path / "b", "new")
+    assert (tmp_path / "b").read_text() == "new"
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_second_name_is_of_the_newest_file(tmp_path: Path, together: bool) -> None:
+    def write_and_link() -> None:
+        write(tmp_path / "best", "new")
+        assert linked(tmp_path / "best", tmp_path / "last", tmp_path)
+
+    write(tmp_path / "best", "old")
+    if together:
+        with replaced_together():
+            write(tmp_path / "last", "old")
+            write_and_link()
+            write(tmp_path / "best", "newer")
+    else:
+        write_and_link()
+        write(tmp_path / "best", "newer")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"best": "newer", "last": "new"}
+
+
+def fail_writing(path: Path) -> None:
+    with replaced(path) as file:
+        file.write(b"half")
+        raise OSError("the disk is full")
+
+
+def test_what_could_not_be_written_leaves_the_others_alone(tmp_path: Path) -> None:
+    write(tmp_path / "a", "old")
+    with replaced_together():
+        write(tmp_path / "b", "new")
+        write(tmp_path / "a", "newer")
+        with pytest.raises(OSError, match="full"):
+            fail_writing(tmp_path / "a")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "new"}
+
+
+def test_an_interruption_loses_nothing_that_was_written(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), replaced_together():
+        write(tmp_path / "a", "new")
+        raise KeyboardInterrupt
+    assert (tmp_path / "a").read_text() == "new"
+    write(tmp_path / "b", "new")
+    assert (tmp_path / "b").read_text() == "new"  # at once again
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_what_a_killed_process_left_is_not_written_into(together: bool, tmp_path: Path) -> None:
+    """It had written best, given it last as its second name, and was killed before either took its place."""
+    (tmp_path / ".best.partial").write_text("torn")
+    os.link(tmp_path / ".best.partial", tmp_path / ".last.partial")
+    with replaced_together() if together else nullcontext():
+        write(tmp_path / "best", "best")
+        write(tmp_path / "last", "last")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"best": "best", "last": "last"}
+
+
+def test_a_file_that_the_disk_does_not_take_leaves_the_others_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(root: Path, name: Path) -> None:
+        if name.name == ".b.partial":
+            raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(atomic_write, "sync_below", full)
+    with pytest.raises(OSError, match="no space left"), replaced_together():
+        for name in "abc":
+            write(tmp_path / name, name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
+
+
+@pytest.mark.parametrize("name", ["a", ".a.partial"])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_link_in_its_place_is_replaced_and_not_followed(name: str, together: bool, tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("keep")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "victim")
+    with replaced_together() if together else nullcontext():
+        write(tmp_path / "run" / "a", "new")
+    assert (tmp_path / "victim").read_text() == "keep"
+    assert (tmp_path / "run" / "a").read_text() == "new" and not (tmp_path / "run" / "a").is_symlink()
+
+
+def test_a_link_on_the_way_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "outside")
+    with (
+        pytest.raises(UserError, match="link"),
+        replaced(tmp_path / "run" / "checkpoints" / "a", tmp_path / "run") as file,
+    ):
+        file.write(b"new")
+    assert not list((tmp_path / "outside").iterdir())
