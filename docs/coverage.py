@@ -18,7 +18,7 @@ import yaml
 from rich.table import Table
 
 from src import ROOT
-from src.core.console import show
+from src.core.tables import show
 
 FOLDER = ROOT / "docs" / "textbook"
 COUNTS = {"M": 7, "C": 7, "R": 7, "T": 8, "O": 9, "S": 9, "G": 8, "H": 5}

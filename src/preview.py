@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from src.config.schema.run import Config
-    from src.core import console
+    from src.core import tables
 
 PICTURES = {
     "schedule": ("src.diagnostics.schedule_preview", "schedule_picture", "the learning rate of every step"),
@@ -37,7 +37,7 @@ PICTURES = {
 """What can be drawn: the module and the function that draws it from a checked config, and what it shows."""
 
 
-def preview(what: str, words: Sequence[str]) -> "tuple[Figure | console.Rows, Path]":
+def preview(what: str, words: Sequence[str]) -> "tuple[Figure | tables.Rows, Path]":
     """Draw a picture of a run before it trains, and return it with its file, preview/plots/<what>.png of the outputs.
     What are texts is printed as a table, and written into preview/<what>.md.
 
@@ -55,7 +55,7 @@ def preview(what: str, words: Sequence[str]) -> "tuple[Figure | console.Rows, Pa
     config = check(compose(words))
     module, name, _ = PICTURES[what]
     draw: Callable[[Config], Any] = getattr(import_module(module), name)
-    from src.core.console import Rows
+    from src.core.tables import Rows
     from src.run_store.plots import save_picture
     from src.run_store.tables import show_table
 

@@ -7,8 +7,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.table import Table
 
-from src.core.console import echo, new_table, show
+from src.core.console import echo
 from src.core.resources import shown_bytes
+from src.core.tables import new_table, show
 from src.diagnostics.batch_size_search import PATIENCE, SHARE, BatchSizes, find_batch_sizes
 from src.models.base import Model
 from src.run_store.run_folder import RunFolder

@@ -7,9 +7,10 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from src.core.console import show, shown
+from src.core.console import shown
 from src.core.errors import UserError
 from src.core.escape import mathtext
+from src.core.tables import show
 from src.diagnostics.gradient_through_time import gradient_by_lag
 from src.models.recurrent import Recurrent
 from src.run_store.plots import save_picture

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from src.core.console import number, show, shown
+from src.core.console import number, shown
 from src.core.errors import option_name
 from src.core.escape import mathtext
+from src.core.tables import show
 from src.diagnostics.saved_activations import bytes_kept
 from src.models.base import Model
 from src.run_store.plots import save_picture

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 def show_list(runs: "Sequence[KeptRun]", as_json: bool = False) -> None:
     """Print runs, one a line."""
-    from src.core.console import duration, new_table, number, show, shown
+    from src.core.console import duration, number, shown
+    from src.core.tables import new_table, show
 
     if as_json:
         for run in runs:

@@ -9,8 +9,9 @@ from rich.console import Console
 from src.comparison.config_keys import meant, short, shown
 from src.comparison.statistics import CONFIDENCE, mark
 from src.comparison.view import Row, View, names_of, statuses
-from src.core.console import LOG_WIDTH, echo, new_table, on_terminal, show
+from src.core.console import LOG_WIDTH, echo, on_terminal
 from src.core.escape import line
+from src.core.tables import new_table, show
 from src.run_store.recorded_run import RecordedRun
 
 NAMED = 5

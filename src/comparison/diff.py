@@ -7,8 +7,9 @@ from pathlib import Path
 from src.comparison.config_keys import MISSING, differing, shown
 from src.comparison.statistics import number
 from src.comparison.view import COLUMNS, Row, View, measured
-from src.core.console import duration, new_table, show
+from src.core.console import duration
 from src.core.errors import UserError, nearest
+from src.core.tables import new_table, show
 from src.run_store.recorded_run import Curve, RecordedRun
 
 _BARS = "▁▂▃▄▅▆▇█"

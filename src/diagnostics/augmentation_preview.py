@@ -11,11 +11,11 @@ from torch import Tensor
 from src.config.schema.regularization import Regularization
 from src.config.schema.run import Config
 from src.core.batches import Batch, LabelledBatch
-from src.core.console import Rows
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.core.escape import mathtext
 from src.core.random_state import random_state, restore_random_state
+from src.core.tables import Rows
 from src.datamodules.base import DataModule
 from src.regularization.batch_transform import batch_transform
 from src.regularization.example_augmentation import example_augmentation

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from src.core.batches import Batch
-from src.core.console import new_table
+from src.core.tables import new_table
 from src.models.receptive_field import Field, ReceptiveFields
 
 

@@ -4,8 +4,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from src.core.errors import UserError
 from src.core.files import open_below
 from src.core.records import read_json
@@ -48,6 +46,7 @@ def read_pictures(folder: Path, count: int) -> list[Any]:
         folder: of the run.
         count: of its examples.
     """
+    import numpy as np  # loaded on demand: comparisons do without
     from PIL import Image
 
     try:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.core.console import new_table, show
 from src.core.escape import markdown
+from src.core.tables import new_table, show
 from src.run_store.atomic_write import replaced
 
 

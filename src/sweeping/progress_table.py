@@ -8,8 +8,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from src.core.console import duration, echo, new_table, number, on_terminal
+from src.core.console import duration, echo, number, on_terminal
 from src.core.escape import terminal
+from src.core.tables import new_table
 from src.sweeping.ledger import Job, State
 from src.sweeping.messages import Ended, Progress
 

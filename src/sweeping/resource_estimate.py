@@ -10,8 +10,9 @@ from torch import Tensor
 
 from src.config.schema.run import Config
 from src.config.validate import check
-from src.core.console import echo, new_table, show
+from src.core.console import echo
 from src.core.resources import shown_bytes
+from src.core.tables import new_table, show
 from src.diagnostics.saved_activations import _activations, _bytes
 from src.optim.factory import build_optimizer
 from src.sweeping.ledger import ACTIONS, Job, Ledger, State

@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.text import Text
 
 from src.config.schema.run import Config
-from src.core.console import echo, new_table, shown
-from src.core.console import show as show_table
+from src.core.console import echo, shown
 from src.core.data_spec import SPLITS
 from src.core.escape import terminal
+from src.core.tables import new_table
+from src.core.tables import show as show_table
 from src.loggers.factory import sync_hint
 from src.models.summary import Summary
 from src.run_store.run_folder import RunFolder

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from src.compat.lean_imports import lean
+
+with lean():
+    import lightning  # noqa: F401 - before any other import of it, without what a run does not use
+
 import torch
 
 from src.config.compose import update

@@ -9,6 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from src.compat.lean_imports import lean
+
+with lean():
+    import lightning  # noqa: F401 - before any other import of it, without what a run does not use
+
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.text import Text
 
 from src.cli.hydra_app import errors_for_people
-from src.core.console import LogFormatter, Parser, echo, new_table, show
+from src.core.console import LogFormatter, Parser, echo
 from src.core.errors import UserError
+from src.core.tables import new_table, show
 from src.run_store.train_log import log_to
 from tests.conftest import ROOT
 from tests.hostile import HOSTILE

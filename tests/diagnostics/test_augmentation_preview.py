@@ -11,8 +11,8 @@ import torch
 from src.config.compose import compose
 from src.config.schema.run import Config
 from src.config.validate import check
-from src.core.console import Rows
 from src.core.errors import UserError
+from src.core.tables import Rows
 from src.diagnostics.augmentation_preview import DRAWS, EXAMPLES, augmentation_preview
 from src.preview import preview
 from src.regularization.batch_transform import batch_transform

@@ -138,7 +138,7 @@ def test_what_sees_the_whole_input_has_no_field() -> None:
 
 @pytest.mark.req("C4")
 def test_the_table_of_an_image_network_shows_them_and_no_other_does(capsys: pytest.CaptureFixture[str]) -> None:
-    from src.core.console import show
+    from src.core.tables import show
 
     show(summarize(CNN(IMAGES), LabelledBatch(torch.randn(1, 2, SIDE, SIDE), torch.zeros(1))).table())
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[1:]}

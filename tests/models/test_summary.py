@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.core.batches import LabelledBatch
-from src.core.console import show
 from src.core.data_spec import DataSpec
+from src.core.tables import show
 from src.models.recurrent import GRU, LSTM, RNN, Recurrent
 from src.models.summary import summarize
 

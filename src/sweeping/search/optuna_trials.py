@@ -8,9 +8,10 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from src.core.console import echo, new_table, number, show
+from src.core.console import echo, number
 from src.core.errors import UserError
 from src.core.files import is_file_below
+from src.core.tables import new_table, show
 from src.run_store.run_folder import RunFolder
 from src.sweeping.job_composer import Composer
 from src.sweeping.ledger import Job, Ledger, State
