@@ -71,7 +71,7 @@ def test_a_git_that_hangs_does_not_stop_a_run(repository: Path, monkeypatch: pyt
     monkeypatch.setattr(module, "GIT_TIMEOUT", 0.2)
     start = time.monotonic()
     assert git_state(repository) is None
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20  # git would take 30
 
 
 def test_versions_are_those_that_are_installed() -> None:

@@ -527,7 +527,7 @@ def test_metrics_of_many_resumes_are_read_in_linear_time(tmp_path: Path) -> None
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     started = time.monotonic()
     assert len(read_metrics(tmp_path)) == 100_000
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30  # in quadratic time it takes minutes
 
 
 def test_metrics_with_integers_beyond_floats_are_left_out(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_file_of_a_gigabyte_of_nothing_is_refused(tmp_path: Path, kind: str) -
     began = time.monotonic()
     with pytest.raises(UserError, match=r"a\.png"):
         READERS[kind](tmp_path / "a.png")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # against a hang
 
 
 @pytest.mark.parametrize("ending", ["eps", "pcx", "tga", "ico"])
