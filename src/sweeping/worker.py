@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from src.config.trust import trust_of
+from src.core.console import escape_diagnostics
 from src.core.errors import UserError
 from src.core.files import append_below, is_file_below, make_folder_below, remove_below
 from src.run_store.best_epoch import best_so_far
@@ -123,6 +124,7 @@ def prepare(assignment: Assignment) -> None:
             os.dup2(file.fileno(), 2)
         sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    escape_diagnostics()
     faulthandler.enable(file=2)  # a crash in native code leaves a trace
 
 

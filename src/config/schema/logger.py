@@ -1,8 +1,8 @@
 """Schemas of the config group `logger`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from src.config.schema.base import Entry, Section
 
@@ -26,5 +26,5 @@ class WeightsAndBiases(Section):
     tags: list[str] | None = None
     notes: str | None = None
     log_model: bool | Literal["all"] = False
-    init_timeout: PositiveFloat = 10.0
-    finish_timeout: PositiveFloat = 30.0
+    init_timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    finish_timeout: Annotated[float, Field(gt=0, le=3600)] = 30.0
