@@ -1,8 +1,4 @@
-"""Compare: python -m src.compare <folders…> [conditions…], such as: outputs/sweeps/lr optimizer.name=adam 'val/loss<0.3'
-
-Ranks the runs of sweeps, or single ones, by the metric of their task; seeds and folds are repetitions of one row. Any key,
-metric or column can be named by its last part, where that is enough: --columns lr,val/accuracy.
-"""
+"""Compare runs: `python -m src.compare`. Its help is in `src.cli.compare`."""
 
 import sys
 from collections.abc import Sequence

@@ -1,17 +1,4 @@
-"""Runs: python -m src.runs list | show | tag | note | archive | restore | delete | rerun | export
-
-  python -m src.runs list optimizer=adam "val/loss<0.3"       find runs by what they were made of and reached
-  python -m src.runs show a1b2c3                              one run: result, settings, where it comes from
-  python -m src.runs tag a1b2c3 baseline                      --remove takes a tag away
-  python -m src.runs note a1b2c3 "diverges without warm-up"
-  python -m src.runs archive my_sweep                         lists leave it out; restore brings it back
-  python -m src.runs delete status=failed                     asks before it deletes; --yes does not
-  python -m src.runs rerun a1b2c3 seed=1                      trains it again from its frozen config
-  python -m src.runs export a1b2c3 for_ann                    a folder that holds all that is needed to use it
-
-A run is named by its folder, the end of its folder's name, its W&B id or the hash of its config; a sweep by its folder or
-name; and several by a condition on keys of the config, metrics of the best epoch and of the test, status, tag, seconds.
-"""
+"""Find, mark, delete, train again and export runs: `python -m src.runs`. Its help is in `src.cli.runs`."""
 
 import os
 import re

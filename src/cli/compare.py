@@ -1,4 +1,8 @@
-"""What a comparison does with runs, whatever they were read from: the options of the command line and their order."""
+"""Compare: python -m src.compare <folders…> [conditions…], such as: outputs/sweeps/lr optimizer.name=adam 'val/loss<0.3'
+
+Ranks the runs of sweeps, or single ones, by the metric of their task; seeds and folds are repetitions of one row. Any key,
+metric or column can be named by its last part, where that is enough: --columns lr,val/accuracy.
+"""
 
 import argparse
 import os
