@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.config.groups import search_roots
 from src.config.schema.callbacks import ENTRIES
 from src.config.schema.registry import SCHEMAS
-from src.core.errors import UserError
+from src.core.errors import SHOWN, UserError
 from src.core.escape import line
 from src.core.wandb_account import own_entities, own_hosts
 
@@ -129,13 +129,14 @@ def _extensions() -> frozenset[str]:
     return frozenset(found)
 
 
-def _own_targets() -> set[str]:
-    """Return the classes that the user's own config folders name."""
+@cache
+def _named_in(roots: tuple[Path, ...]) -> frozenset[str]:
+    """Return the classes that the option files of some config folders name; a process reads them once."""
     found: set[str] = set()
-    for root in search_roots(sys.argv[1:]):
+    for root in roots:
         for file in root.rglob("*.yaml") if root.is_dir() else ():
             found |= set(_TARGET_LINE.findall(file.read_text(encoding="utf-8", errors="replace")))
-    return found
+    return frozenset(found)
 
 
 def trust_own_config(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
@@ -160,7 +161,7 @@ def is_trusted(target: str) -> bool:
     trusted = _listed(TRUST) | _extensions()
     if any(target == name or target.startswith(f"{name}.") for name in trusted):
         return True
-    return target in _own_targets()
+    return target in _named_in(tuple(search_roots(sys.argv[1:])))
 
 
 # ---- recorded configs ----------------------------------------------------------------------------------------------
@@ -185,13 +186,16 @@ def literal_config(config: Any, source: Path, for_training: bool = True, changes
     recorded: dict[str, Any] = {str(key): value for key, value in config.items()}
     recorded["resume"] = None
     made = {key: value for key, value in recorded.items() if for_training or key not in _PLACES}
-    problems = list(_untrusted_classes(made))
     replaced = {change.partition("=")[0] for change in changes}
+    problems: list[str] = []
     for section in _PLACES if for_training else ():
         problems += _places_and_hosts(section, recorded.get(section), replaced)
+    problems += _untrusted_classes(made)
     if problems:
-        lines = "\n".join(dict.fromkeys(problems))
-        raise UserError(f"{source}: this recorded config is refused\n{lines}")
+        lines = list(dict.fromkeys(problems))
+        if len(lines) > SHOWN:  # the last one names the flag of the classes
+            lines = [*lines[: SHOWN - 1], f"… and {len(lines) - SHOWN} more", lines[-1]]
+        raise UserError("\n".join([f"{source}: this recorded config is refused", *lines]))
     return recorded
 
 
@@ -206,7 +210,7 @@ def _untrusted_classes(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}={value}: this is not a class of Gridlight"
             refused.append(value.rpartition(".")[0])
     if refused:
-        modules = ",".join(dict.fromkeys(refused))
+        modules = ",".join(list(dict.fromkeys(refused))[:SHOWN])
         yield f"To import a module is to run its code. If you know and trust it: --trust {modules}, or {TRUST}={modules}"
 
 

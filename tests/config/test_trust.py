@@ -242,3 +242,10 @@ def test_callbacks_that_are_not_made_need_no_trust(recorded):
     assert loaded["callbacks"].keys() == recorded["callbacks"].keys()
     with pytest.raises(UserError, match=r"theirs\.Callback"):
         literal_config(recorded, SOURCE)
+
+
+def test_thousands_of_classes_are_refused_in_one_screen(recorded):
+    recorded["model"]["layers"] = {f"a{number}": {"_target_": f"theirs.m{number}.Layer"} for number in range(20_000)}
+    with pytest.raises(UserError, match=r"and 19\d+ more") as raised:
+        literal_config(recorded, SOURCE)
+    assert len(str(raised.value).splitlines()) < 25 and len(str(raised.value)) < 5000
