@@ -6,7 +6,9 @@ time and the memory that a file costs follow from its size. Whatever ``torch.loa
 Gridlight wrote is read alike; other formats (pickles without an archive, TorchScript) are refused.
 """
 
+import io
 import os
+import pickle
 import re
 import struct
 import sys
@@ -14,6 +16,7 @@ import zipfile
 import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,6 +36,10 @@ MAX_SIZE = 2**27
 """How many values and characters a checkpoint may hold, where shared containers count as often as they occur."""
 MAX_CONTAINERS = 2**20
 """How many containers a pickle may make, each of which takes far more memory than its byte in the file."""
+MAX_INSTRUCTIONS = 2**24
+"""How many instructions a pickle may have."""
+MAX_INTEGER_BYTES = 17
+"""The largest integer: one of 128 bits, as generators of random numbers have, and a sign."""
 MAX_NAMED = 2**22
 """How many values a pickle may keep to name them again."""
 MAX_SHARING = 8
@@ -218,7 +225,7 @@ class _Archive:
 
     def load(self) -> Any:
         """Return the value of the pickle."""
-        value = _Pickle(self).load(self.read("data.pkl", MAX_PICKLE_BYTES))
+        value = _Unpickler(self, self.read("data.pkl", MAX_PICKLE_BYTES)).load()
         check_tree(value)
         return value
 
@@ -272,14 +279,28 @@ def _size(*items: Any) -> torch.Size:
 
 
 _KEYS = (str, int, float, bool, type(None))
-_MARK = object()
 
 
-class _Pickle:
-    """Reads the pickle of a checkpoint: those instructions of protocol 2 that describe plain containers and tensors."""
+class _Unpickler:
+    """Reader of the pickle of a checkpoint.
 
-    def __init__(self, archive: _Archive) -> None:
+    It reads those instructions of protocol 2 that describe plain containers and tensors. `_INSTRUCTIONS` lists them with
+    their methods; every other instruction is refused.
+
+    Args:
+        archive: which contains the storages of the tensors.
+        data: the pickle.
+    """
+
+    def __init__(self, archive: _Archive, data: bytes) -> None:
+        file = io.BytesIO(data)
+        self.read, self.readline = file.read, file.readline
         self.archive = archive
+        self.stack: list[Any] = []
+        self.outer: list[list[Any]] = []
+        """The stacks below each mark, from the first."""
+        self.memo: dict[int, Any] = {}
+        self.containers = 0
         self.names = {
             "collections OrderedDict": _Name(_ordered),
             "collections Counter": _Name(_counter),
@@ -290,157 +311,203 @@ class _Pickle:
             **{f"torch {name}": _Name(dtype=dtype) for name, dtype in _DTYPES.items()},
         }
 
-    def load(self, data: bytes) -> Any:
-        stack: list[Any] = []
-        outer: list[list[Any]] = []
-        memo: dict[int, Any] = {}
-        push = stack.append
-        place = containers = 0
-        while True:
-            code = data[place]
-            place += 1
-            if code == 0x58:  # BINUNICODE
-                end = place + 4 + int.from_bytes(data[place : place + 4], "little")
-                if end > len(data):
-                    raise CheckpointError("its pickle is cut off")
-                push(data[place + 4 : end].decode("utf-8", "surrogatepass"))
-                place = end
-            elif code == 0x71:  # BINPUT
-                memo[data[place]] = stack[-1]
-                place += 1
-            elif code == 0x72:  # LONG_BINPUT
-                memo[int.from_bytes(data[place : place + 4], "little")] = stack[-1]
-                place += 4
-                if len(memo) > MAX_NAMED:
-                    raise CheckpointError("it holds too many values")
-            elif code == 0x68:  # BINGET
-                push(memo[data[place]])
-                place += 1
-            elif code == 0x6A:  # LONG_BINGET
-                push(memo[int.from_bytes(data[place : place + 4], "little")])
-                place += 4
-            elif code == 0x4B:  # BININT1
-                push(data[place])
-                place += 1
-            elif code == 0x4D:  # BININT2
-                push(data[place] | data[place + 1] << 8)
-                place += 2
-            elif code == 0x4A:  # BININT
-                push(int.from_bytes(data[place : place + 4], "little", signed=True))
-                place += 4
-            elif code == 0x47:  # BINFLOAT
-                push(struct.unpack_from(">d", data, place)[0])
-                place += 8
-            elif code == 0x28:  # MARK
-                outer.append(stack)
-                stack = []
-                containers += 1
-                if containers > MAX_CONTAINERS:
-                    raise CheckpointError("it holds too many containers")
-                push = stack.append
-            elif code == 0x74:  # TUPLE
-                items, stack = tuple(stack), outer.pop()
-                push = stack.append
-                push(items)
-            elif code == 0x75 or code == 0x65:  # SETITEMS, APPENDS
-                items_, stack = stack, outer.pop()
-                push = stack.append
-                _fill(stack[-1], items_, code == 0x75)
-            elif code == 0x73:  # SETITEM
-                value, key = stack.pop(), stack.pop()
-                _fill(stack[-1], [key, value], True)
-            elif code == 0x61:  # APPEND
-                value = stack.pop()
-                _fill(stack[-1], [value], False)
-            elif code == 0x85 or code == 0x86 or code == 0x87:  # TUPLE1, TUPLE2, TUPLE3
-                count = code - 0x84
-                items = tuple(stack[-count:])
-                if len(items) < count:
-                    raise CheckpointError("its pickle is damaged")
-                del stack[-count:]
-                push(items)
-                containers += 1
-                if containers > MAX_CONTAINERS:
-                    raise CheckpointError("it holds too many containers")
-            elif code == 0x7D or code == 0x5D:  # EMPTY_DICT, EMPTY_LIST
-                push({} if code == 0x7D else [])
-                containers += 1
-                if containers > MAX_CONTAINERS:
-                    raise CheckpointError("it holds too many containers")
-            elif code == 0x29:  # EMPTY_TUPLE
-                push(())
-            elif code == 0x4E:  # NONE
-                push(None)
-            elif code == 0x88:  # NEWTRUE
-                push(True)
-            elif code == 0x89:  # NEWFALSE
-                push(False)
-            elif code == 0x63:  # GLOBAL
-                module_end = data.index(b"\n", place, place + 100)
-                name_end = data.index(b"\n", module_end + 1, module_end + 100)
-                name = data[place:name_end].decode().replace("\n", " ")
-                if name not in self.names:
-                    raise CheckpointError(
-                        f"it contains {name.replace(' ', '.')[:80]!r}, and what could run code is not loaded: a checkpoint "
-                        "may contain only tensors and plain values"
-                    )
-                push(self.names[name])
-                place = name_end + 1
-            elif code == 0x52:  # REDUCE
-                arguments, called = stack.pop(), stack.pop()
-                if not isinstance(called, _Name) or called.call is None or not isinstance(arguments, tuple):
-                    raise CheckpointError("its pickle calls something that is not allowed")
-                push(called.call(*arguments))
-                containers += 1
-                if containers > MAX_CONTAINERS:
-                    raise CheckpointError("it holds too many containers")
-            elif code == 0x51:  # BINPERSID
-                facts = stack.pop()
-                if not isinstance(facts, tuple) or len(facts) != 5 or not isinstance(facts[1], _Name):
-                    raise CheckpointError("a storage is described wrongly")
-                push(_Storage(self.archive.storage(facts[2], facts[1].dtype, facts[4])))
-            elif code == 0x62:  # BUILD
-                state = stack.pop()
-                target = stack[-1]
-                if type(target) is not OrderedDict or type(state) is not dict or set(state) != {"_metadata"}:
-                    raise CheckpointError("it changes an object in a way that is not allowed")
-                if not isinstance(state["_metadata"], dict):
-                    raise CheckpointError("the versions of its layers are damaged")
-                target._metadata = state["_metadata"]  # type: ignore[attr-defined]
-            elif code == 0x8A:  # LONG1
-                length = data[place]
-                if length > 9:
-                    raise CheckpointError("it holds a number that is too large")
-                push(int.from_bytes(data[place + 1 : place + 1 + length], "little", signed=True))
-                place += 1 + length
-            elif code == 0x80:  # PROTO
-                if data[place] != 2 or place != 1:
-                    raise CheckpointError("its pickle has another protocol than 2")
-                place += 1
-            elif code == 0x2E:  # STOP
-                if outer or len(stack) != 1:
-                    raise CheckpointError("its pickle is damaged")
-                return stack[0]
+    def load(self) -> Any:
+        """Return the value of the pickle."""
+        read = self.read
+        for _ in repeat(None, MAX_INSTRUCTIONS):
+            code = read(1)
+            if instruction := _INSTRUCTIONS.get(code):
+                instruction(self)
+            elif code != pickle.STOP:
+                raise CheckpointError(_refusal_of(code))
+            elif self.outer or len(self.stack) != 1:
+                raise CheckpointError("its pickle is damaged")
             else:
-                raise CheckpointError(
-                    "it contains more than tensors and plain values, and what could run code is not loaded "
-                    f"(instruction {code:#x} of its pickle)"
-                )
+                return self.stack[0]
+        raise CheckpointError("it holds too many values")
 
+    # ---- numbers and texts ---------------------------------------------------------------------------------------
+    # A value that is cut off needs no check: the next instruction is missing then.
 
-def _fill(container: Any, items: list[Any], pairs: bool) -> None:
-    """Put items into a list, or keys and values, one after the other, into a dictionary."""
-    if pairs:
-        if not isinstance(container, dict) or len(items) % 2:
+    def constant(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def byte(self) -> None:
+        self.stack.append(self.read(1)[0])
+
+    def short(self) -> None:
+        self.stack.append(int.from_bytes(self.read(2), "little"))
+
+    def integer(self) -> None:
+        self.stack.append(int.from_bytes(self.read(4), "little", signed=True))
+
+    def long_integer(self) -> None:
+        size = self.read(1)[0]
+        if size > MAX_INTEGER_BYTES:
+            raise CheckpointError("it holds a number that is too large")
+        self.stack.append(int.from_bytes(self.read(size), "little", signed=True))
+
+    def real(self) -> None:
+        self.stack.append(struct.unpack(">d", self.read(8))[0])
+
+    def text(self) -> None:
+        size = int.from_bytes(self.read(4), "little")
+        self.stack.append(str(self.read(size), "utf-8", "surrogatepass"))
+
+    # ---- containers ----------------------------------------------------------------------------------------------
+
+    def container(self, value: Any) -> None:
+        """Push a new container, or what a call returned."""
+        self._count_container()
+        self.stack.append(value)
+
+    def _count_container(self) -> None:
+        self.containers += 1
+        if self.containers > MAX_CONTAINERS:
+            raise CheckpointError("it holds too many containers")
+
+    def mark(self) -> None:
+        self._count_container()
+        self.outer.append(self.stack)
+        self.stack = []
+
+    def _since_mark(self) -> list[Any]:
+        """Return what was pushed after the last mark, and take it from the stack."""
+        items, self.stack = self.stack, self.outer.pop()
+        return items
+
+    def tuple_since_mark(self) -> None:
+        items = tuple(self._since_mark())
+        self.stack.append(items)
+
+    def tuple_of(self, count: int) -> None:
+        items = tuple(self.stack[-count:])
+        if len(items) < count:
             raise CheckpointError("its pickle is damaged")
-        keys = items[::2]
+        del self.stack[-count:]
+        self.container(items)
+
+    def append(self) -> None:
+        self._extend([self.stack.pop()])
+
+    def appends(self) -> None:
+        self._extend(self._since_mark())
+
+    def _extend(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is not list:
+            raise CheckpointError("its pickle is damaged")
+        self.stack[-1].extend(items)
+
+    def set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._update([key, value])
+
+    def set_items(self) -> None:
+        self._update(self._since_mark())
+
+    def _update(self, items: list[Any]) -> None:
+        """Put keys and values, one after the other, into the dictionary on the stack."""
+        keys, values = items[::2], items[1::2]
+        if not isinstance(self.stack[-1], dict) or len(keys) != len(values):
+            raise CheckpointError("its pickle is damaged")
         if any(type(key) not in _KEYS for key in keys):
             raise CheckpointError("a key of a dictionary is neither a text nor a number")
-        container.update(zip(keys, items[1::2], strict=True))
-    else:
-        if type(container) is not list:
-            raise CheckpointError("its pickle is damaged")
-        container.extend(items)
+        self.stack[-1].update(zip(keys, values, strict=True))
+
+    # ---- values that occur more than once ------------------------------------------------------------------------
+
+    def remember(self) -> None:
+        self.memo[self.read(1)[0]] = self.stack[-1]
+
+    def remember_long(self) -> None:
+        self.memo[int.from_bytes(self.read(4), "little")] = self.stack[-1]
+        if len(self.memo) > MAX_NAMED:
+            raise CheckpointError("it holds too many values")
+
+    def repeat(self) -> None:
+        self.stack.append(self.memo[self.read(1)[0]])
+
+    def repeat_long(self) -> None:
+        self.stack.append(self.memo[int.from_bytes(self.read(4), "little")])
+
+    # ---- tensors and other objects -------------------------------------------------------------------------------
+
+    def name(self) -> None:
+        module, name = (self.readline(100).decode().removesuffix("\n") for _ in range(2))
+        if f"{module} {name}" not in self.names:
+            raise CheckpointError(
+                f"it contains {f'{module}.{name}'[:80]!r}, and what could run code is not loaded: a checkpoint may contain "
+                "only tensors and plain values"
+            )
+        self.stack.append(self.names[f"{module} {name}"])
+
+    def call(self) -> None:
+        arguments, called = self.stack.pop(), self.stack.pop()
+        if not isinstance(called, _Name) or called.call is None or not isinstance(arguments, tuple):
+            raise CheckpointError("its pickle calls something that is not allowed")
+        self.container(called.call(*arguments))
+
+    def storage(self) -> None:
+        facts = self.stack.pop()
+        if not isinstance(facts, tuple) or len(facts) != 5 or not isinstance(facts[1], _Name):
+            raise CheckpointError("a storage is described wrongly")
+        self.stack.append(_Storage(self.archive.storage(facts[2], facts[1].dtype, facts[4])))
+
+    def attributes(self) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        if type(target) is not OrderedDict or type(state) is not dict or set(state) != {"_metadata"}:
+            raise CheckpointError("it changes an object in a way that is not allowed")
+        if not isinstance(state["_metadata"], dict):
+            raise CheckpointError("the versions of its layers are damaged")
+        target._metadata = state["_metadata"]  # type: ignore[attr-defined]
+
+    def protocol(self) -> None:
+        if self.read(1) != b"\2":
+            raise CheckpointError("its pickle has another protocol than 2")
+
+
+def _refusal_of(code: bytes) -> str:
+    if not code:
+        return "its pickle is cut off"
+    return (
+        "it contains more than tensors and plain values, and what could run code is not loaded "
+        f"(instruction {code[0]:#x} of its pickle)"
+    )
+
+
+_INSTRUCTIONS: dict[bytes, Callable[[_Unpickler], None]] = {
+    pickle.PROTO: _Unpickler.protocol,
+    pickle.NONE: lambda reader: reader.constant(None),
+    pickle.NEWTRUE: lambda reader: reader.constant(True),
+    pickle.NEWFALSE: lambda reader: reader.constant(False),
+    pickle.BININT1: _Unpickler.byte,
+    pickle.BININT2: _Unpickler.short,
+    pickle.BININT: _Unpickler.integer,
+    pickle.LONG1: _Unpickler.long_integer,
+    pickle.BINFLOAT: _Unpickler.real,
+    pickle.BINUNICODE: _Unpickler.text,
+    pickle.MARK: _Unpickler.mark,
+    pickle.EMPTY_TUPLE: lambda reader: reader.constant(()),
+    pickle.EMPTY_LIST: lambda reader: reader.container([]),
+    pickle.EMPTY_DICT: lambda reader: reader.container({}),
+    pickle.TUPLE: _Unpickler.tuple_since_mark,
+    pickle.TUPLE1: lambda reader: reader.tuple_of(1),
+    pickle.TUPLE2: lambda reader: reader.tuple_of(2),
+    pickle.TUPLE3: lambda reader: reader.tuple_of(3),
+    pickle.APPEND: _Unpickler.append,
+    pickle.APPENDS: _Unpickler.appends,
+    pickle.SETITEM: _Unpickler.set_item,
+    pickle.SETITEMS: _Unpickler.set_items,
+    pickle.BINPUT: _Unpickler.remember,
+    pickle.LONG_BINPUT: _Unpickler.remember_long,
+    pickle.BINGET: _Unpickler.repeat,
+    pickle.LONG_BINGET: _Unpickler.repeat_long,
+    pickle.GLOBAL: _Unpickler.name,
+    pickle.REDUCE: _Unpickler.call,
+    pickle.BINPERSID: _Unpickler.storage,
+    pickle.BUILD: _Unpickler.attributes,
+}
+"""The instructions of a pickle that are carried out."""
 
 
 def check_tree(value: Any) -> None:
