@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from src.compat.loop_position import _knows_its_position, _restore_position, between_steps
-from src.core.checkpoint_schema import is_count
+from src.core.checkpoint_schema import is_count, is_scalar
 from src.core.errors import UserError
 from src.core.signals import stop_request
 from src.models.summary import bytes_of
@@ -227,15 +227,13 @@ class Checkpoints(ModelCheckpoint):
         has_best = bool(state_dict["best_model_path"]) and os.path.isfile(best)
         score, epoch = state_dict["best_model_score"], state_dict["best_epoch"]
         metrics = state_dict["metrics"]
-        if not isinstance(score, Tensor | float | int | None) or not (epoch is None or is_count(epoch)):
+        if not (score is None or is_scalar(score)) or not (epoch is None or is_count(epoch)):
             raise ValueError("the score or the epoch of its best weights is not a number")
         if not isinstance(metrics, dict) or not all(
             isinstance(name, str) and isinstance(value, float | int) for name, value in metrics.items()
         ):
             raise ValueError("its metrics are not numbers by their names")
         score = torch.as_tensor(score) if isinstance(score, float | int) else score
-        if score is not None and score.numel() != 1:
-            raise ValueError("the score of its best weights is not a number")
         here = {**state_dict, "dirpath": str(self.dirpath), "best_model_score": score}
         here["best_model_path"] = here["kth_best_model_path"] = best if has_best else ""
         here["last_model_path"] = last if state_dict["last_model_path"] else ""

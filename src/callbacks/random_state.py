@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from src.core.checkpoint_schema import is_scalar
 from src.core.random_state import random_state, restore_random_state
 from src.models.base import Model
 
@@ -66,10 +67,7 @@ def _check_unfinished(state: dict[str, Any]) -> None:
     """Raise `ValueError` unless a state can be taken by `src.models.base.Model.go_on_with`."""
     if "partial_sums" in state:
         sums = state["partial_sums"]
-        numbers = isinstance(sums, list) and len(sums) == 2
-        if not numbers or not all(
-            isinstance(n, int | float) or (isinstance(n, Tensor) and n.numel() == 1) for n in sums
-        ):
+        if not isinstance(sums, list) or len(sums) != 2 or not all(map(is_scalar, sums)):
             raise ValueError("its sums of an unfinished epoch are not numbers")
     carried = state.get("carried")
     parts = carried if isinstance(carried, tuple) else (carried,)

@@ -137,15 +137,15 @@ def check_like(own: Any, recorded: Any, name: str, exact: bool = True) -> None:
     elif isinstance(own, list | tuple):
         if not isinstance(recorded, list | tuple):
             raise _Damaged(f"{name} is not a list")
-        if own and all(_is_number(value) for value in own) and not all(_is_number(value) for value in recorded):
+        if own and all(is_scalar(value) for value in own) and not all(is_scalar(value) for value in recorded):
             raise _Damaged(f"{name} holds something else than numbers")
         if own and all(isinstance(value, Mapping) for value in own):
             if len(own) != len(recorded):
                 raise _Damaged(f"{name} has {len(recorded)} parts, not {len(own)}")
             for mine, value in zip(own, recorded, strict=True):
                 check_like(mine, value, name, exact)
-    elif _is_number(own):
-        if not (_is_number(recorded) or (recorded is None and isinstance(own, bool))):
+    elif is_scalar(own):
+        if not (is_scalar(recorded) or (recorded is None and isinstance(own, bool))):
             raise _Damaged(f"{name} is not a number")
     elif isinstance(own, str):
         if not isinstance(recorded, str | None):
@@ -154,7 +154,8 @@ def check_like(own: Any, recorded: Any, name: str, exact: bool = True) -> None:
         raise _Damaged(f"{name} is of a wrong type")
 
 
-def _is_number(value: object) -> bool:
+def is_scalar(value: object) -> bool:
+    """Return whether a value is a number, or a tensor of one element."""
     return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
@@ -195,7 +196,7 @@ _OF_ALL = {"step", "mu_product", "mu", "eta"}
 
 def _fits(name: str, value: Any, parameter: Tensor) -> bool:
     if name in _OF_ALL:
-        return _is_number(value)
+        return is_scalar(value)
     return value is None or (isinstance(value, Tensor) and value.shape == parameter.shape)
 
 
