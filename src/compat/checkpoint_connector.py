@@ -5,7 +5,7 @@ from pathlib import Path
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.states import TrainerFn
 
-from src.core.checkpoint_schema import _Damaged, check_callback, check_like, check_optimizer, named
+from src.core.checkpoint_schema import _Damaged, check_callback, check_like, check_optimizer, named, steps_in
 
 
 class RestoringConnector(_CheckpointConnector):
@@ -46,7 +46,7 @@ class RestoringConnector(_CheckpointConnector):
         if len(states) != len(self.trainer.optimizers):
             raise _Damaged(f"it has the states of {len(states)} optimizers, not {len(self.trainer.optimizers)}")
         for optimizer, state in zip(self.trainer.optimizers, states, strict=True):
-            check_optimizer(optimizer, state)
+            check_optimizer(optimizer, state, steps_in(self._loaded_checkpoint))
         super().restore_optimizers()
 
     def restore_lr_schedulers(self) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from src.core.errors import UserError, first_line
@@ -159,12 +160,18 @@ def is_scalar(value: object) -> bool:
     return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
-def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any]) -> None:
+def steps_in(checkpoint: Mapping[str, Any]) -> int:
+    """Return how many steps the optimizers of a checkpoint have made; 0 if gradient scaling may have skipped them all."""
+    return 0 if "MixedPrecision" in checkpoint else checkpoint.get("global_step", 0)
+
+
+def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any], steps: int) -> None:
     """Raise an error unless an optimizer could have made a recorded state.
 
     Args:
         optimizer: that is to take it.
         recorded: what its `state_dict` returned.
+        steps: as `steps_in` returns them.
     """
     if not isinstance(recorded.get("state"), dict) or not isinstance(recorded.get("param_groups"), list):
         raise _Damaged("the state of an optimizer is incomplete")
@@ -177,27 +184,63 @@ def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any]) -> None:
         if other.get("params") != group["params"]:
             raise _Damaged("a group of parameters of an optimizer holds other parameters")
         check_like(group, {key: value for key, value in other.items() if key in group}, "a group of parameters")
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    names = next((state.keys() for state in recorded["state"].values() if isinstance(state, dict)), ())
-    known = type(optimizer).__module__.partition(".")[0] in ("torch", "src")
+    parameters = [
+        (parameter, kept)
+        for group in optimizer.param_groups
+        for kept in [_kept_of_a_parameter(optimizer, group)]
+        for parameter in group["params"]
+    ]
+    if steps and not recorded["state"] and any(kept for _, kept in parameters):
+        raise _Damaged(f"the state of an optimizer is empty, after {steps} steps")
     for number, state in recorded["state"].items():
         if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(state, dict):
             raise _Damaged("the state of an optimizer is of no parameter")
-        if known and state.keys() != names:
+        parameter, kept = parameters[number]
+        if kept is None:
+            continue
+        if state.keys() != kept.keys():
             raise _Damaged("the state of an optimizer is incomplete")
-        for name, value in state.items():
-            if known and not _fits(name, value, parameters[number]):
-                raise _Damaged("the state of an optimizer does not fit its parameters")
+        if not all(_fits(value, kept[name], name, parameter) for name, value in state.items()):
+            raise _Damaged("the state of an optimizer does not fit its parameters")
 
 
 _OF_ALL = {"step", "mu_product", "mu", "eta"}
 """Names of numbers that an optimizer keeps for all elements of a parameter."""
 
 
-def _fits(name: str, value: Any, parameter: Tensor) -> bool:
+def _kept_of_a_parameter(optimizer: Optimizer, group: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what an optimizer keeps of a parameter after a step, by trying one of one element.
+
+    Returns:
+        None for an optimizer of an extension, and one that cannot be tried so.
+    """
+    if type(optimizer).__module__.partition(".")[0] not in ("torch", "src", "pytorch_optimizer"):
+        return None
+    like = group["params"][0]
+    tried = nn.Parameter(like.detach().new_zeros((1,) * like.dim()))
+    tried.grad = torch.zeros_like(tried)
+    try:
+        other = type(optimizer)([{**group, "params": [tried]}], lr=group["lr"])  # type: ignore[call-arg]
+        other.step()
+    except Exception:
+        return None
+    return dict(other.state[tried])
+
+
+def _fits(value: Any, own: Any, name: str, parameter: Tensor) -> bool:
+    """Return whether a recorded value of an optimizer's state is as the optimizer makes it.
+
+    Args:
+        value: as it was recorded.
+        own: what the optimizer makes for a parameter of one element.
+        name: of the value.
+        parameter: that the state belongs to.
+    """
     if name in _OF_ALL:
         return is_scalar(value)
-    return value is None or (isinstance(value, Tensor) and value.shape == parameter.shape)
+    if own is None:
+        return value is None
+    return isinstance(value, Tensor) and value.shape == parameter.shape
 
 
 def check_callback(callback: Any, state: Mapping[str, Any]) -> None:
