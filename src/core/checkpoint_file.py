@@ -20,9 +20,11 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from src.core.checkpoint_arrays import check_state_of_kind, empty, fill, is_plain_array, kind_of, scalar
 from src.core.errors import UserError, first_line
 from src.core.files import UnsafeFileError, open_below, open_data_file
 
@@ -36,6 +38,8 @@ MAX_SIZE = 2**27
 """How many values and characters a checkpoint may hold, where shared containers count as often as they occur."""
 MAX_CONTAINERS = 2**20
 """How many containers a pickle may make, each of which takes far more memory than its byte in the file."""
+SURELY_SMALL = 2**17
+"""The size of a checkpoint, as `MAX_SIZE` counts it, up to which no other limit can be reached."""
 MAX_INSTRUCTIONS = 2**24
 """How many instructions a pickle may have."""
 MAX_INTEGER_BYTES = 17
@@ -68,6 +72,14 @@ _DTYPES = {
 }
 
 
+_NEW_DTYPES = {
+    *(torch.uint16, torch.uint32, torch.uint64, torch.complex32, torch.float8_e8m0fnu),
+    *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz),
+}
+"""Types whose storages torch saves as bytes."""
+_ALL_DTYPES = {*_DTYPES.values(), *_NEW_DTYPES}
+
+
 class CheckpointError(UserError):
     """A file is not a checkpoint that can be read as data."""
 
@@ -94,15 +106,54 @@ def read_checkpoint_file(path: Path, root: Path | None = None) -> Any:
             ) from error
 
 
+def write_checkpoint_file(value: Any, file: BinaryIO) -> None:
+    """Write a value as ``torch.save`` does, if it can be read again.
+
+    Args:
+        value: the checkpoint.
+        file: new, opened for reading and writing.
+
+    Raises:
+        CheckpointError: naming the part of the checkpoint that `read_checkpoint_file` would refuse.
+    """
+    tree = _Tree(new=True)
+    try:
+        size, _ = tree.measure(value)
+    except CheckpointError as error:
+        raise CheckpointError(f"{_place_of_error(value) or 'the whole'}: {error}") from error
+    torch.save(value, file)
+    if size > SURELY_SMALL or tree.bytes_of_tensors > file.tell():
+        file.flush()
+        _Archive(file, with_contents=False).load()
+
+
+def _place_of_error(value: Any) -> str:
+    """Return the keys, with dots between them, that lead to the innermost part that cannot be written."""
+    keys: list[str] = []
+    while isinstance(value, dict | list | tuple) and len(keys) < MAX_DEPTH:
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            try:
+                _Tree(new=True).measure(inner)
+            except CheckpointError:
+                keys.append(str(key)[:60])
+                value = inner
+                break
+        else:
+            break
+    return ".".join(keys)
+
+
 class _Archive:
     """The archive of a checkpoint.
 
     Args:
         file: opened for reading, at any position.
+        with_contents: read the contents of the tensors, which are on the meta device otherwise.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, with_contents: bool = True) -> None:
         self.file = file
+        self.with_contents = with_contents
         self.size = os.fstat(file.fileno()).st_size
         self._check_end()
         with zipfile.ZipFile(file) as archive:
@@ -187,41 +238,52 @@ class _Archive:
         start, member = self.members.get(f"data/{key}", (0, None))
         if member is None or member.file_size != count * dtype.itemsize:
             raise CheckpointError(f"storage {key[:20]} does not have the declared size")
-        contents = torch.empty(member.file_size, dtype=torch.uint8)
-        if member.file_size:
+        contents = torch.empty(member.file_size, dtype=torch.uint8, device="cpu" if self.with_contents else "meta")
+        if member.file_size and self.with_contents:
             view = memoryview(contents.numpy())  # type: ignore[arg-type]
             self.file.seek(start)
             if self.file.readinto(view) != member.file_size:  # type: ignore[attr-defined]
                 raise CheckpointError("it is cut off")
             self._check_sum(view, member)
-            if dtype == torch.bool and int(contents.max()) > 1:
-                raise CheckpointError(f"storage {key[:20]} holds something else than true and false")
+            if dtype == torch.bool:
+                contents.clamp_(max=1)  # memory that was never written holds other bytes
         self.storages[key] = dtype, count, contents.untyped_storage()
         return self.storages[key]
 
-    def tensor(self, storage: object, offset: object, shape: object, stride: object, *rest: object) -> Tensor:
+    def tensor(self, *arguments: Any) -> Tensor:
         """Return a tensor in a storage, as ``torch._utils._rebuild_tensor_v2`` does."""
-        if (
-            not isinstance(storage, _Storage)
-            or not _are_sizes(shape)
-            or not _are_sizes(stride)
-            or type(offset) is not int
-        ):
+        if len(arguments) != 6:  # the seventh is for conjugates that are not computed yet
             raise CheckpointError("a tensor is described wrongly")
-        if len(rest) < 1 or type(rest[0]) is not bool or len(shape) != len(stride) or offset < 0:  # type: ignore[arg-type]
+        storage, offset, shape, stride, requires_grad, _hooks = arguments
+        if not isinstance(storage, _Storage) or not _are_sizes(shape) or not _are_sizes(stride):
+            raise CheckpointError("a tensor is described wrongly")
+        if type(offset) is not int or type(requires_grad) is not bool or len(shape) != len(stride):
             raise CheckpointError("a tensor is described wrongly")
         dtype, count, contents = storage.facts
         numel, last = 1, offset
-        for size, step in zip(shape, stride, strict=True):  # type: ignore[call-overload]
+        for size, step in zip(shape, stride, strict=True):
             numel *= size
             last += max(size - 1, 0) * step
-        if (numel and last >= count) or numel > count:
+        if not 0 <= offset <= count or (numel and last >= count) or numel > count:
             raise CheckpointError("a tensor is larger than its storage")
         self.bytes_of_tensors += numel * dtype.itemsize
         if self.bytes_of_tensors > MAX_SHARING * self.size + 2**20:
             raise CheckpointError("its tensors are together far larger than the file")
-        made = torch.empty(0, dtype=dtype).set_(contents, offset, shape, stride)  # type: ignore[call-overload]
-        return made.requires_grad_() if rest[0] and dtype.is_floating_point else made  # type: ignore[no-any-return]
+        made = torch.empty(0, dtype=dtype, device=contents.device).set_(contents, offset, shape, stride)  # type: ignore[call-overload]
+        return made.requires_grad_() if requires_grad and dtype.is_floating_point else made  # type: ignore[no-any-return]
+
+    def new_tensor(self, *arguments: Any) -> Tensor:
+        """Return a tensor in a storage of bytes, as ``torch._utils._rebuild_tensor_v3`` does."""
+        *first, dtype = arguments
+        if (
+            not first
+            or not isinstance(first[0], _Storage)
+            or first[0].facts[0] != torch.uint8
+            or dtype not in _NEW_DTYPES
+        ):
+            raise CheckpointError("a tensor is described wrongly")
+        _, size, contents = first[0].facts
+        return self.tensor(_Storage((dtype, size // dtype.itemsize, contents)), *first[1:])
 
     def load(self) -> Any:
         """Return the value of the pickle."""
@@ -246,7 +308,12 @@ class _Storage:
 
 
 class _Name:
-    """The name of a class or function that a pickle may use, on the stack."""
+    """The name of a class or function that a pickle may use, on the stack.
+
+    Args:
+        call: what is called in its place; None if it may not be called.
+        dtype: of a storage.
+    """
 
     __slots__ = ("call", "dtype")
 
@@ -266,10 +333,38 @@ def _counter(*items: Any) -> Counter[Any]:
     return Counter(*items)
 
 
-def _set(*items: Any) -> set[Any]:
+def _items_of_set(items: tuple[Any, ...]) -> list[Any]:
     if len(items) != 1 or not isinstance(items[0], list) or not all(type(item) in _KEYS for item in items[0]):
         raise CheckpointError("a set is described wrongly")
-    return set(items[0])
+    return items[0]
+
+
+def _set(*items: Any) -> set[Any]:
+    return set(_items_of_set(items))
+
+
+def _frozenset(*items: Any) -> frozenset[Any]:
+    return frozenset(_items_of_set(items))
+
+
+def _bytes(*items: Any) -> bytes:
+    """Return what ``_codecs.encode`` makes of a text with a character for each byte, or ``bytes`` of nothing."""
+    if items and (len(items) != 2 or type(items[0]) is not str or items[1] != "latin1"):
+        raise CheckpointError("bytes are described wrongly")
+    return items[0].encode("latin1") if items else b""
+
+
+def _complex(*items: Any) -> complex:
+    if len(items) != 2 or not all(type(item) is float for item in items):
+        raise CheckpointError("a complex number is described wrongly")
+    return complex(*items)
+
+
+def _parameter(*items: Any) -> nn.Parameter:
+    """Return a parameter, as ``torch._utils._rebuild_parameter`` does."""
+    if len(items) != 3 or type(items[0]) is not Tensor or type(items[1]) is not bool:
+        raise CheckpointError("a parameter is described wrongly")
+    return nn.Parameter(items[0].detach(), items[1] and items[0].is_floating_point())
 
 
 def _size(*items: Any) -> torch.Size:
@@ -301,14 +396,28 @@ class _Unpickler:
         """The stacks below each mark, from the first."""
         self.memo: dict[int, Any] = {}
         self.containers = 0
-        self.names = {
+        self.may_copy = 3 * len(data)
+        """How many more values and bytes calls may copy; each is in the pickle, and is copied at most twice."""
+        self.names: dict[str, Any] = {
             "collections OrderedDict": _Name(_ordered),
             "collections Counter": _Name(_counter),
             "__builtin__ set": _Name(_set),
             "builtins set": _Name(_set),
+            "__builtin__ frozenset": _Name(_frozenset),
+            "__builtin__ bytes": _Name(_bytes),
+            "_codecs encode": _Name(_bytes),
+            "__builtin__ complex": _Name(_complex),
             "torch Size": _Name(_size),
             "torch._utils _rebuild_tensor_v2": _Name(archive.tensor),
+            "torch._utils _rebuild_tensor_v3": _Name(archive.new_tensor),
+            "torch._utils _rebuild_parameter": _Name(_parameter),
+            "torch.storage UntypedStorage": _Name(dtype=torch.uint8),
             **{f"torch {name}": _Name(dtype=dtype) for name, dtype in _DTYPES.items()},
+            **{str(dtype).replace(".", " "): dtype for dtype in _ALL_DTYPES},
+            "numpy dtype": _Name(kind_of),
+            "numpy ndarray": _Name(),
+            **{f"numpy.{core}.multiarray scalar": _Name(scalar) for core in ("core", "_core")},
+            **{f"numpy.{core}.multiarray _reconstruct": _Name(empty) for core in ("core", "_core")},
         }
 
     def load(self) -> Any:
@@ -445,7 +554,13 @@ class _Unpickler:
         arguments, called = self.stack.pop(), self.stack.pop()
         if not isinstance(called, _Name) or called.call is None or not isinstance(arguments, tuple):
             raise CheckpointError("its pickle calls something that is not allowed")
+        self._count_copied(*(argument for argument in arguments if isinstance(argument, str | bytes | list | dict)))
         self.container(called.call(*arguments))
+
+    def _count_copied(self, *copied: Any) -> None:
+        self.may_copy -= sum(map(len, copied))
+        if self.may_copy < 0:
+            raise CheckpointError("it copies the same values again and again")
 
     def storage(self) -> None:
         facts = self.stack.pop()
@@ -455,11 +570,17 @@ class _Unpickler:
 
     def attributes(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
-        if type(target) is not OrderedDict or type(state) is not dict or set(state) != {"_metadata"}:
+        if isinstance(target, np.ndarray) and isinstance(state, tuple):
+            self._count_copied(state[-1])
+            fill(target, state)
+        elif isinstance(target, np.dtype):
+            check_state_of_kind(state)
+        elif type(target) is not OrderedDict or type(state) is not dict or set(state) != {"_metadata"}:
             raise CheckpointError("it changes an object in a way that is not allowed")
-        if not isinstance(state["_metadata"], dict):
+        elif not isinstance(state["_metadata"], dict):
             raise CheckpointError("the versions of its layers are damaged")
-        target._metadata = state["_metadata"]  # type: ignore[attr-defined]
+        else:
+            target._metadata = state["_metadata"]  # type: ignore[attr-defined]
 
     def protocol(self) -> None:
         if self.read(1) != b"\2":
@@ -514,49 +635,101 @@ def check_tree(value: Any) -> None:
     """Raise `CheckpointError` if a value contains itself, is nested too deep, or is too large where it is written out.
 
     Args:
-        value: of dictionaries, lists, tuples, sets, tensors, texts and numbers; a container may occur in many places.
+        value: of containers, tensors, arrays, texts and numbers; a container may occur in many places.
     """
-    known: dict[int, tuple[int, int]] = {}
-    _size_and_height(value, known, 0)
+    _Tree().measure(value)
 
 
-_CONTAINERS = (dict, OrderedDict, Counter, list, tuple, set, torch.Size)
-_SCALARS = (Tensor, int, float, bool, type(None))
+_CONTAINERS = (dict, OrderedDict, Counter, list, tuple, set, frozenset, torch.Size)
+_SCALARS = (float, bool, type(None), complex, torch.dtype)
+_TENSORS = (Tensor, nn.Parameter)
+_SIZE_OF_TENSOR = 64
+"""What a tensor counts beside texts and numbers, as it is described by that many bytes and more."""
 
 
-def _size_and_height(value: Any, known: dict[int, tuple[int, int]], depth: int) -> tuple[int, int]:
-    kind = type(value)
-    if kind is str:
-        return 1 + len(value), 0
-    if kind in _SCALARS:
-        return 1, 0
-    if kind not in _CONTAINERS:
+class _Tree:
+    """The values that a checkpoint consists of.
+
+    Args:
+        new: whether they are to be written; then tensors and integers are checked too.
+    """
+
+    def __init__(self, new: bool = False) -> None:
+        self.new = new
+        self.scalars = _SCALARS if new else (*_SCALARS, int, *_TENSORS)
+        self.known: dict[int, tuple[int, int]] = {}
+        """The size and the height of each container."""
+        self.bytes_of_tensors = 0
+
+    def measure(self, value: Any, depth: int = 0) -> tuple[int, int]:
+        """Return the size and the height of a value that is in `depth` containers."""
+        kind = type(value)
+        if kind in _CONTAINERS:
+            return self._measure_container(value, depth)
+        if kind is str or kind is bytes:
+            return 4 + len(value), 0
+        if kind is int and self.new and value.bit_length() >= 8 * MAX_INTEGER_BYTES:
+            raise CheckpointError("it holds a number that is too large")
+        if kind in _TENSORS:
+            self._check_tensor(value)
+            return _SIZE_OF_TENSOR, 0
+        if kind is int or kind in _SCALARS:
+            return 1, 0
+        if is_plain_array(value):
+            return _SIZE_OF_TENSOR + value.nbytes, 0
         raise CheckpointError(f"it contains a value that is not data ({kind.__name__.strip('_').lower()})")
-    if depth >= MAX_DEPTH:
-        raise CheckpointError(f"it is nested deeper than {MAX_DEPTH} levels, or contains itself")
-    found = known.get(id(value))
-    if found is None:
-        size, height = 1, 0
-        parts = [value]
-        if isinstance(value, dict):
-            parts = [value.keys(), value.values()]
-            if kind is OrderedDict and value.__dict__:
-                parts.append(value.__dict__.values())
-        for part in parts:
-            for inner in part:
-                if type(inner) is str:
-                    size += 1 + len(inner)
-                elif type(inner) in _SCALARS:
-                    size += 1
-                else:
-                    below = _size_and_height(inner, known, depth + 1)
-                    size += below[0]
-                    height = max(height, below[1] + 1)
-        found = known[id(value)] = size, height
-        if size > MAX_SIZE:
-            raise CheckpointError(
-                "it describes more values than fit into memory, by naming the same ones again and again"
-            )
-    if depth + found[1] >= MAX_DEPTH:
-        raise CheckpointError(f"it is nested deeper than {MAX_DEPTH} levels, or contains itself")
-    return found
+
+    def _check_tensor(self, tensor: Tensor) -> None:
+        if not self.new:
+            return
+        if tensor.layout != torch.strided or tensor.dtype not in _ALL_DTYPES or tensor.device.type == "meta":
+            raise CheckpointError(f"it contains a tensor of a kind that is not read ({tensor.dtype}, {tensor.layout})")
+        if tensor.is_conj() or tensor.is_neg() or vars(tensor):
+            raise CheckpointError("it contains a tensor with attributes, or a conjugate that is not computed yet")
+        size = tensor.numel() * tensor.itemsize
+        if size > tensor.untyped_storage().nbytes():
+            raise CheckpointError("it contains a tensor that is larger than its storage, as expand() makes; clone() it")
+        self.bytes_of_tensors += size
+
+    def _measure_container(self, value: Any, depth: int) -> tuple[int, int]:
+        if depth >= MAX_DEPTH:
+            raise CheckpointError(_TOO_DEEP)
+        found = self.known.get(id(value))
+        if found is None:
+            size, height = 1, 0
+            for part in self._parts(value):
+                for inner in part:
+                    kind = type(inner)
+                    if kind is str:
+                        size += 4 + len(inner)
+                    elif kind in self.scalars:
+                        size += 1
+                    else:
+                        below = self.measure(inner, depth + 1)
+                        size += below[0]
+                        height = max(height, below[1] + (type(inner) in _CONTAINERS))
+            found = self.known[id(value)] = size, height
+            if size > MAX_SIZE:
+                raise CheckpointError(
+                    "it describes more values than fit into memory, by naming the same ones again and again"
+                )
+        if depth + found[1] >= MAX_DEPTH:
+            raise CheckpointError(_TOO_DEEP)
+        return found
+
+    def _parts(self, value: Any) -> list[Any]:
+        """Return what a container contains, one after the other."""
+        if not isinstance(value, dict):
+            return [value]
+        parts: list[Any] = [value.keys(), value.values()]
+        if type(value) is OrderedDict and value.__dict__:
+            parts.append(value.__dict__.values())
+        if self.new:
+            if any(type(key) not in _KEYS for key in value):
+                raise CheckpointError("a key of a dictionary is neither a text nor a number")
+            if type(value) is OrderedDict and value.__dict__.keys() - {"_metadata"}:
+                raise CheckpointError("a dictionary has attributes")
+        return parts
+
+
+_TOO_DEEP = f"it is nested deeper than {MAX_DEPTH} levels, or contains itself"

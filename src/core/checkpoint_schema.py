@@ -36,7 +36,7 @@ def check_checkpoint(checkpoint: Any, path: object) -> None:
     if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
         raise UserError(f"{path}: this checkpoint was not written by Gridlight")
     with named(path):
-        _check_parts(checkpoint)
+        check_parts(checkpoint)
 
 
 @contextmanager
@@ -51,8 +51,9 @@ def named(path: object) -> Iterator[None]:
         raise UserError(f"{path}: this checkpoint is damaged: {reason[:300]}") from error
 
 
-def _check_parts(checkpoint: dict[str, Any]) -> None:
-    version = checkpoint["pytorch-lightning_version"]
+def check_parts(checkpoint: dict[str, Any]) -> None:
+    """Raise `ValueError` for a part of a checkpoint of a wrong type."""
+    version = checkpoint.get("pytorch-lightning_version")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
         raise _Damaged("'pytorch-lightning_version' is not a version of Lightning 2")
     if not all(isinstance(name, str) for name in checkpoint):
