@@ -15,7 +15,7 @@ import sys
 import zipfile
 import zlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -334,7 +334,7 @@ def _counter(*items: Any) -> Counter[Any]:
 
 
 def _items_of_set(items: tuple[Any, ...]) -> list[Any]:
-    if len(items) != 1 or not isinstance(items[0], list) or not all(type(item) in _KEYS for item in items[0]):
+    if len(items) != 1 or not isinstance(items[0], list) or not _are_keys(items[0]):
         raise CheckpointError("a set is described wrongly")
     return items[0]
 
@@ -374,6 +374,14 @@ def _size(*items: Any) -> torch.Size:
 
 
 _KEYS = (str, int, float, bool, type(None))
+
+
+def _are_keys(values: Iterable[Any]) -> bool:
+    """Return whether values may be keys of a dictionary or items of a set.
+
+    Integers of more than 64 bits may not: thousands of them can have one hash, which takes quadratic time.
+    """
+    return all(type(value) in _KEYS and (type(value) is not int or -(2**63) <= value < 2**63) for value in values)
 
 
 class _Unpickler:
@@ -519,8 +527,8 @@ class _Unpickler:
         keys, values = items[::2], items[1::2]
         if not isinstance(self.stack[-1], dict) or len(keys) != len(values):
             raise CheckpointError("its pickle is damaged")
-        if any(type(key) not in _KEYS for key in keys):
-            raise CheckpointError("a key of a dictionary is neither a text nor a number")
+        if not _are_keys(keys):
+            raise CheckpointError("a key of a dictionary is neither a text nor a number of 64 bits")
         self.stack[-1].update(zip(keys, values, strict=True))
 
     # ---- values that occur more than once ------------------------------------------------------------------------
@@ -720,13 +728,15 @@ class _Tree:
     def _parts(self, value: Any) -> list[Any]:
         """Return what a container contains, one after the other."""
         if not isinstance(value, dict):
+            if self.new and isinstance(value, set | frozenset) and not _are_keys(value):
+                raise CheckpointError("an item of a set is neither a text nor a number of 64 bits")
             return [value]
         parts: list[Any] = [value.keys(), value.values()]
         if type(value) is OrderedDict and value.__dict__:
             parts.append(value.__dict__.values())
         if self.new:
-            if any(type(key) not in _KEYS for key in value):
-                raise CheckpointError("a key of a dictionary is neither a text nor a number")
+            if not _are_keys(value):
+                raise CheckpointError("a key of a dictionary is neither a text nor a number of 64 bits")
             if type(value) is OrderedDict and value.__dict__.keys() - {"_metadata"}:
                 raise CheckpointError("a dictionary has attributes")
         return parts

@@ -99,6 +99,8 @@ NOT_DATA: dict[str, tuple[Any, str]] = {
     "a function": ([print], "0: .*builtin"),
     "a tuple as a key": ({"a": {(1, 2): 3}}, "a: .*key"),
     "a number as a key": ({np.int64(1): 3}, "key"),
+    "a tuple in a set": ({"a": {(1, 2)}}, "a: .*set"),
+    "a huge number as a key": ({"a": {2**70: 1}}, "a: .*key"),
     "a huge number": ({"a": 2**140}, "a: .*large"),
     "objects of NumPy": ({"a": np.array([{}])}, "a: .*ndarray"),
     "texts of NumPy": ({"a": np.array(["x"])}, "a: .*ndarray"),
@@ -251,6 +253,9 @@ HOSTILE: dict[str, bytes] = {
     ),
     "a storage of bytes in two types": of_pickle(
         b"(" + tensor(storage("0", 4), 0, 4, 1) + tensor(storage("0", 4, "IntStorage"), 0, 4, 1) + b"t.", **FOUR
+    ),
+    "keys of one hash": of_pickle(
+        b"}(" + b"".join(b"\x8a\x0c" + (n * (2**61 - 1)).to_bytes(12, "little") + b"N" for n in range(10**5)) + b"u."
     ),
     "containers without end": of_pickle(b"]" * (3 * 2**20) + b"."),
     "a list as a key": of_pickle(b"}])s."),
