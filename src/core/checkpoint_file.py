@@ -49,7 +49,7 @@ MAX_NAMED = 2**22
 MAX_SHARING = 8
 """How many times as large as their storages the tensors of a checkpoint may be, as tensors may share a storage."""
 
-_END = struct.Struct("<4s4H2LH")
+_END_BYTES = 22
 _LOCAL = struct.Struct("<4s5H3L2H")
 _MEMBER = re.compile(r"[^/\\\x00-\x1f]{1,255}/(?:[\w.-]{1,64}/){0,2}[\w.-]{1,64}")
 
@@ -143,6 +143,24 @@ def _place_of_error(value: Any) -> str:
     return ".".join(keys)
 
 
+class _Bounded:
+    """A file of which `zipfile` can read a table of contents of a sane size, and no larger one.
+
+    Args:
+        file: opened for reading.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        contents = self.file.read(size if 0 <= size <= MAX_DIRECTORY_BYTES else MAX_DIRECTORY_BYTES + 1)
+        if len(contents) > MAX_DIRECTORY_BYTES:
+            raise CheckpointError("its archive has too many files")
+        return contents
+
+
 class _Archive:
     """The archive of a checkpoint.
 
@@ -156,7 +174,7 @@ class _Archive:
         self.with_contents = with_contents
         self.size = os.fstat(file.fileno()).st_size
         self._check_end()
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(_Bounded(file)) as archive:  # type: ignore[arg-type]
             members = archive.infolist()
         self.members: dict[str, tuple[int, zipfile.ZipInfo]] = {}
         end = 0
@@ -186,21 +204,11 @@ class _Archive:
         self.bytes_of_tensors = 0
 
     def _check_end(self) -> None:
-        """Raise `CheckpointError` unless the file ends as an archive does, with a table of contents of a sane size."""
-        self.file.seek(max(self.size - _END.size, 0))
-        tail = self.file.read(_END.size)
-        if len(tail) < _END.size or tail[:4] != b"PK\5\6" or tail[-2:] != b"\0\0":
+        """Raise `CheckpointError` unless the file ends as an archive without a comment does."""
+        self.file.seek(max(self.size - _END_BYTES, 0))
+        tail = self.file.read(_END_BYTES)
+        if len(tail) < _END_BYTES or tail[:4] != b"PK\5\6" or tail[-2:] != b"\0\0":
             raise CheckpointError("it is not a file of torch.save, or it is cut off; what could run code is not loaded")
-        length = _END.unpack(tail)[5]
-        if length == 0xFFFFFFFF or b"PK\6\7" in self._before_end():
-            found = self._before_end().rpartition(b"PK\6\6")[2]
-            length = int.from_bytes(found[36:44], "little") if len(found) >= 44 else self.size
-        if length > min(MAX_DIRECTORY_BYTES, self.size):
-            raise CheckpointError("its archive has too many files")
-
-    def _before_end(self) -> bytes:
-        self.file.seek(max(self.size - 76 - _END.size, 0))
-        return self.file.read(76)
 
     def _data_of(self, member: zipfile.ZipInfo) -> int:
         """Return where the contents of a member begin."""

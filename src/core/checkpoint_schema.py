@@ -67,6 +67,7 @@ def check_parts(checkpoint: dict[str, Any]) -> None:
             isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
         ):
             raise _Damaged(f"'{name}' does not hold tensors by their names")
+        _check_versions(getattr(state, "_metadata", {}), name)
     for name in ("loops", "callbacks", "gridlight", "hyper_parameters", "averaging_state", "MixedPrecision"):
         if name in checkpoint and not isinstance(checkpoint[name], dict):
             raise _Damaged(f"'{name}' is not a dictionary")
@@ -79,6 +80,15 @@ def check_parts(checkpoint: dict[str, Any]) -> None:
             raise _Damaged("the state of a callback is not a dictionary")
     _check_progress(checkpoint.get("loops", {}), "loops")
     _check_own_part(checkpoint.get("gridlight", {}))
+
+
+def _check_versions(layers: Any, name: str) -> None:
+    """Check what torch keeps of each layer beside its tensors, by which it decides how to load them."""
+    for of_layer in layers.values() if isinstance(layers, dict) else [layers]:
+        if not isinstance(of_layer, dict) or not isinstance(of_layer.get("version"), int | None):
+            raise _Damaged(f"the version of a layer in '{name}' is not a number")
+        if "assign_to_params_buffers" in of_layer:
+            raise _Damaged(f"'{name}' asks to take the place of the model's own tensors")
 
 
 def is_count(value: object) -> bool:

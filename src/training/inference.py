@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 # ---- from a run folder or checkpoint back to a model ------------------------------------------------------------
 
+_DTYPES = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
+"""Types of weights by `trainer.precision`, where they are not torch's own."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -72,8 +75,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     arguments = config.model.arguments()
     with no_larger_than(state, arguments, file):
         model = locate(config.model.target or "", Model, "model._target_")(spec=spec, **arguments)
-    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
-    model.to(max(dtypes, key=lambda dtype: dtype.itemsize, default=model.dtype))
+    model.to(_DTYPES.get(config.trainer.precision, model.dtype))
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

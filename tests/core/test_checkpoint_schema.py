@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,23 @@ def test_loading(finished: Path, tmp_path: Path, path: tuple[Any, ...], value: A
     folder = changed(finished, tmp_path / "run", *path, value=value)
     with pytest.raises(UserError):
         measure(load(folder), "test")
+
+
+@pytest.mark.parametrize("of_layer", [{"version": "x"}, 7, {"version": 1, "assign_to_params_buffers": True}])
+def test_versions_of_layers(finished: Path, tmp_path: Path, of_layer: Any) -> None:
+    state = OrderedDict(torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
+    state._metadata = {"": of_layer}  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="damaged"):
+        load(changed(finished, tmp_path / "run", "state_dict", value=state))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.float8_e5m2])
+def test_weights_of_another_type_are_converted(finished: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    state = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    loaded = load(changed(finished, tmp_path / "run", "state_dict", value=weights))
+    assert loaded.model.dtype == torch.float32
+    assert set(measure(loaded, "test")) == set(measure(load(finished), "test"))
 
 
 STATES: list[tuple[tuple[Any, ...], Any]] = [
