@@ -171,10 +171,10 @@ class _Copier:
     def copy_files(self) -> bool:
         """Copy the files beside the log, a link as what it points to; return whether all of them are in the run folder."""
         folder = self._session.parent
+        state, text = f"{self._session.name}.syncstate", b""  # the step at which the session begins on the server
         with suppress(FileNotFoundError):
-            state = f"{self._session.name}.syncstate"  # where the steps of a resumed run begin
             text = read_below(self._run_folder, (folder / state).relative_to(self._run_folder), 1000)
-            (self._target / state).write_bytes(text)
+        (self._target / state).write_bytes(text)
         whole = True
         for place, _, names in os.walk(folder / "files"):
             for name in names:

@@ -45,6 +45,11 @@ def marker(session: Path) -> Path:
     return session.with_name(f"{session.name}.synced")
 
 
+def sync_state(session: Path) -> Path:
+    """Return the file in which the client keeps the step at which a session begins on the server."""
+    return session.with_name(f"{session.name}.syncstate")
+
+
 def sessions(folder: Path) -> list[Path]:
     """Return the files of all sessions of a run, in the order of time."""
     if (folder / "wandb").is_symlink():

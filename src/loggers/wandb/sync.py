@@ -17,7 +17,7 @@ from src.core.errors import UserError, first_line
 from src.core.files import write_below
 from src.core.wandb_account import Account
 from src.loggers.wandb.connection import refuse_foreign_settings
-from src.loggers.wandb.pending import Waiting, marker, recorded_state, run_id, sessions, waiting_in
+from src.loggers.wandb.pending import Waiting, marker, recorded_state, run_id, sessions, sync_state, waiting_in
 from src.run_store.run_folder import RunFolder, read_record
 
 log = logging.getLogger(__name__)
@@ -160,6 +160,8 @@ def _client(
     words = [sys.executable, "-c", _CLIENT, "sync", "--include-online", *map(str, copies)]
     open_runs = list(runs)
     open_copies = dict(copies)
+    # The client chooses by the server's state at which step a session begins; a second attempt must begin at the same.
+    without_state = [copy for copy in copies if not sync_state(copy).stat().st_size]
     with TemporaryFile("w+") as said:
         client = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environment | {"WANDB_SILENT": "false"}
@@ -172,6 +174,10 @@ def _client(
                     running = False
                 except subprocess.TimeoutExpired:
                     running = end is None or time.monotonic() < end
+                for copy in list(without_state):
+                    if (state := sync_state(copy).read_bytes()).endswith(b"}"):
+                        without_state.remove(copy)
+                        write_below(copies[copy].parent, sync_state(copies[copy]).name, state)
                 for copy in [copy for copy in open_copies if marker(copy).exists()]:
                     mark_sent(open_copies.pop(copy))
                 for run in [run for run in open_runs if run.complete and not run.left]:
