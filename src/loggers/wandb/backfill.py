@@ -2,6 +2,7 @@
 yet, and the tables, pictures and checkpoints that could not be logged while the server was in trouble.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,8 +14,12 @@ from src.loggers.wandb.reader import history_rows
 from src.loggers.wandb.session import reopen
 from src.run_store.run_folder import RunFolder
 
+log = logging.getLogger(__name__)
+
 MAX_PICTURE_BYTES = 64 * 2**20
 """The largest picture of a run that is sent."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def complete(folder: RunFolder, patience: float, account: Account) -> bool:
@@ -45,8 +50,14 @@ def complete(folder: RunFolder, patience: float, account: Account) -> bool:
         logger.log_answers()
         for picture in sorted((folder.path / "plots").glob("*.png")):
             if (name := f"plots/{picture.stem}") not in there.summary:
+                contents = read_below(folder.path, Path("plots", picture.name), MAX_PICTURE_BYTES)
+                if not contents.startswith(
+                    _PNG
+                ):  # Pillow, in the client, starts Ghostscript for PostScript of any name
+                    log.warning("%s: this is not a PNG picture, so it is left out", picture)
+                    continue
                 copy = Path(place, picture.name)
-                copy.write_bytes(read_below(folder.path, Path("plots", picture.name), MAX_PICTURE_BYTES))
+                copy.write_bytes(contents)
                 logger.log_image(name, [str(copy)])
         logger.log_checkpoints()
         logger.close(0 if folder.record["status"] == "finished" else 1)

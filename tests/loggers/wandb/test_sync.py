@@ -282,6 +282,13 @@ def _no_record_of_a_run(session: Path, secret: Path) -> None:
     session.write_bytes(log.read_bytes())
 
 
+def _postscript_as_a_picture(session: Path, secret: Path) -> None:
+    folder = RunFolder.open(session.parents[2])
+    (folder.path / "plots").mkdir()
+    (folder.path / "plots" / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%SECRET\n")
+    folder.update(wandb=folder.record["wandb"] | {"complete": False})
+
+
 def _append(session: Path, record: Any) -> None:
     from tests.compat.test_wandb_session import chunks
 
@@ -313,7 +320,13 @@ def test_a_session_that_reaches_beyond_its_run_is_left_alone(
 
 @pytest.mark.parametrize(
     "attack",
-    [_secret_in_an_artifact, _secret_by_a_link, _links_in_place_of_what_the_client_writes, _no_record_of_a_run],
+    [
+        _secret_in_an_artifact,
+        _secret_by_a_link,
+        _links_in_place_of_what_the_client_writes,
+        _no_record_of_a_run,
+        _postscript_as_a_picture,
+    ],
 )
 def test_what_a_session_names_outside_of_its_run_is_left_out(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, attack: Any
@@ -322,6 +335,7 @@ def test_what_a_session_names_outside_of_its_run_is_left_out(
     assert sync([tmp_path]) and not list(find([tmp_path]))
     for folder in (hostile, ordinary):
         assert arrived(wandb_server, folder) == recorded(folder)
+    assert "plots/a" not in wandb_server.runs[hostile.record["wandb"]["id"]].summary
     _nothing_left(wandb_server, secret)
 
 
