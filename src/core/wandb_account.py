@@ -12,6 +12,8 @@ from pathlib import Path
 from shlex import quote
 from urllib.parse import urlsplit
 
+from src.core.escape import line
+
 RUN_ID = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 """The whole id of a W&B run, which is part of file names and addresses."""
 
@@ -34,10 +36,8 @@ class Account:
         """Return why a recorded entity and project are refused; None if they are not. An empty one stands for the default."""
         for kind, name, own in (("entity", entity, self.entities), ("project", project, self.projects)):
             if name and not (isinstance(name, str) and name in own):
-                shown = str(name)[:80]
-                return (
-                    f"the W&B {kind} {shown!r} is not known as yours. If it is, set WANDB_{kind.upper()}={quote(shown)}"
-                )
+                shown = quote(line(str(name)[:80]))
+                return f"the W&B {kind} {shown} is not known as yours. If it is, set WANDB_{kind.upper()}={shown}"
         return None
 
 

@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import WandbLogger
 from src.config.wandb_account import own_account
 from src.core.console import shown
 from src.core.errors import first_line
+from src.core.escape import line
 from src.core.files import open_below, replace_below
 from src.loggers.wandb.pending import waiting_in
 from src.loggers.wandb.sync import mark_sent
@@ -217,7 +218,7 @@ class WeightsAndBiases(WandbLogger):
             "WANDB_ENTITY": settings.entity if account.refusal(entity=settings.entity) else None,
             "WANDB_PROJECT": settings.project if account.refusal(project=settings.project) else None,
         }
-        given = [f"{variable}={quote(name)}" for variable, name in named.items() if name]
+        given = [f"{variable}={quote(line(name))}" for variable, name in named.items() if name]
         return " ".join([*given, "python -m src.sync", quote(shown(self._folder.path))])
 
 
