@@ -2,7 +2,8 @@
 
 Runs that were recorded offline, those whose server died on the way, and, of those that were killed, what their folders have
 and the server has not. Each is uploaded once; after an interruption the same command goes on. A run that is running, or that
-another process uploads, is left alone.
+another process uploads, is left alone. Runs go to your own entity and projects: those of conf/logger/wandb.yaml, of your W&B
+settings, WANDB_ENTITY and WANDB_PROJECT.
 """
 
 import argparse

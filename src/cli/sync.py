@@ -18,6 +18,7 @@ def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
     Raises:
         UserError: if there is no such folder, no key, or no server.
     """
+    from src.config.wandb_account import own_account
     from src.core.console import shown
     from src.loggers.wandb.pending import Waiting, find
     from src.loggers.wandb.sync import BUSY, upload
@@ -42,7 +43,7 @@ def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
         return True
     _needs_server(paths)
     with _Bar(len(runs), size) as bar:
-        left = upload(runs, done=bar.advance)
+        left = upload(runs, own_account(), done=bar.advance)
     failed = [(run, reason) for run, reason in left if reason != BUSY]
     for run, reason in left:
         if reason == BUSY:

@@ -1,30 +1,36 @@
-"""Checking a W&B session before ``wandb sync`` replays it.
+"""Copying a W&B session for ``wandb sync`` to replay.
 
 A session is a folder with a transaction log (``run-<id>.wandb``), which is replayed as if the run logged it again: records
-name files to upload, an entity, and TensorBoard folders to read. The log of a run folder may come from someone else, so only
-records that cannot reach beyond the run folder are let through, and everything unknown is refused.
+name files to upload, an entity, a project, and TensorBoard folders to read. The log of a run folder may come from someone else.
+So the client gets a copy, in a folder that only this process writes: it contains regular files only, and a log of those records
+that cannot reach beyond the copy. A session with any other record is refused.
 
 The log is a LevelDB log with CRC-32 checksums, whose records are messages of ``wandb.proto``, which is private to wandb (0.31
 here). Without it every session is refused.
 """
 
+import logging
 import os
-import re
-import stat
+import shutil
 import struct
 import unicodedata
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
-from src.core.files import UnsafeFileError, open_below
+from src.core.files import UnsafeFileError, open_below, read_below
+from src.core.wandb_account import Account
+
+log = logging.getLogger(__name__)
 
 MAX_SESSION_BYTES = 8 * 2**30
+"""The most bytes of a log, and of the files beside it."""
+
 MAX_SESSION_RECORD_BYTES = 64 * 2**20
 MAX_RECORDS = 50_000_000
 
-_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _HEADER = b":W&B\xe1\xbe\x00"
 _BLOCK = 32 * 2**10
 _CHUNK = struct.Struct("<IHB")
@@ -38,34 +44,36 @@ _HARMLESS = frozenset(
 )
 """Records that only carry values. ``run``, ``files`` and ``artifact`` are checked, and all others are refused."""
 
-_LINK_TO_CACHE = "logs/debug-core.log"
-"""The client makes this link to its own log, and never opens it."""
 
-_COPY_OF_PREDICTIONS = "files/answers.json"
-"""An absolute link of earlier versions, which points nowhere after the run folder was moved."""
+class CopiedSession(NamedTuple):
+    """A copy that the client may upload.
+
+    Args:
+        log: the copied log.
+        has_run: the log has a record of the run, without which there is nothing to upload.
+        whole: nothing is left out. The end of the log is, if the process was killed while it wrote a record, and so are files
+            that are neither in the run folder nor in the client's own folder.
+    """
+
+    log: Path
+    has_run: bool
+    whole: bool
 
 
-def valid_run_id(value: object) -> bool:
-    """Return whether a value can be the id of a W&B run: it is part of file names and addresses."""
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
-
-
-def check_session(session: Path, run_folder: Path, entities: Collection[str]) -> None:
-    """Raise an error unless a session can be handed to ``wandb sync``.
+def copy_session(session: Path, run_folder: Path, target: Path, account: Account) -> CopiedSession:
+    """Copy a session.
 
     Args:
         session: the ``.wandb`` file, in a folder of ``run_folder/wandb``.
         run_folder: the folder from which files may be uploaded.
-        entities: the entities of the user.
+        target: a new folder, which is made.
+        account: where the session may be sent.
 
     Raises:
-        UnsafeFileError: if the session refers to something outside of the run folder, contains a link that leaves it, names
-            another entity, or cannot be checked.
-        OSError: if it cannot be read.
+        UnsafeFileError: if the session names files outside of the run folder, belongs to another account or run, has records
+            that are not replayed, or cannot be checked.
+        OSError: if it cannot be read, or the copy cannot be written.
     """
-    if not valid_run_id(session.stem.removeprefix("run-")):
-        raise UnsafeFileError(f"{session}: this is not the name of a W&B session")
-    _check_links(session.parent, run_folder)
     try:
         from wandb.proto import wandb_internal_pb2
 
@@ -74,122 +82,168 @@ def check_session(session: Path, run_folder: Path, entities: Collection[str]) ->
         raise UnsafeFileError(
             f"{session}: this version of wandb has no reader, so the session is not checked"
         ) from error
-    with open_below(run_folder, session.relative_to(run_folder)) as file:
-        if os.fstat(file.fileno()).st_size > MAX_SESSION_BYTES:
+    copier = _Copier(session, run_folder, target, account)
+    target.mkdir(parents=True)
+    file = target / session.name
+    with open_below(run_folder, session.relative_to(run_folder)) as source, file.open("xb") as copy:
+        if os.fstat(source.fileno()).st_size > MAX_SESSION_BYTES:
             raise UnsafeFileError(f"{session}: this session has more than {MAX_SESSION_BYTES / 2**30:.0f} GiB")
-        for number, data in enumerate(_records(file, session)):
-            if number >= MAX_RECORDS:
-                raise UnsafeFileError(f"{session}: this session has more than {MAX_RECORDS:,} records")
-            try:
-                record = parse(data)
-                kind = record.WhichOneof("record_type")
-            except Exception as error:
-                raise UnsafeFileError(f"{session}: record {number} is damaged") from error
-            if kind not in _HARMLESS and (reason := _refusal(kind, record, session, run_folder, entities)):
-                raise UnsafeFileError(f"{session}: not sent, because {reason}")
+        has_run, whole = copier.copy_records(source, copy, parse)
+    whole &= copier.copy_files()
+    return CopiedSession(file, has_run, whole)
 
 
-def _refusal(kind: str | None, record: Any, session: Path, run_folder: Path, entities: Collection[str]) -> str | None:
-    """Return why a record is refused; None if it is not."""
-    if kind == "run":
-        run = record.run
-        if run.run_id != session.stem.removeprefix("run-"):
-            return f"it belongs to another W&B run, {run.run_id[:80]!r}"
-        if any(unicodedata.category(letter) == "Cc" for letter in run.display_name):
-            return (
-                "its name has control characters"  # `src.loggers.wandb.sync` reads lines of the client that contain it
-            )
-        return _foreign(run.entity, entities)
-    if kind == "files":
-        return next(
-            (reason for item in record.files.files if (reason := _bad_file(item.path, session, run_folder))), None
-        )
-    if kind == "artifact":
-        artifact = record.artifact
-        if artifact.run_id not in ("", session.stem.removeprefix("run-")):
-            return f"an artifact belongs to another W&B run, {artifact.run_id[:80]!r}"
-        if artifact.manifest.manifest_file_path:
-            return "an artifact has its list of files elsewhere"
+class _Copier:
+    def __init__(self, session: Path, run_folder: Path, target: Path, account: Account) -> None:
+        self._id = session.stem.removeprefix("run-")
+        self._session = session
+        self._run_folder = run_folder
+        self._target = target
+        self._account = account
+        self._size = 0
+        self._artifact_files = 0
+        self._has_warned = False
+
+    def copy_records(self, source: BinaryIO, copy: BinaryIO, parse: Callable[[bytes], Any]) -> tuple[bool, bool]:
+        """Write a log of the records that may be sent; return whether it has a run, and whether it has everything."""
+        has_run, whole = False, True
+        copy.write(_HEADER)
+        try:
+            for number, data in enumerate(_records(source, self._session)):
+                if number >= MAX_RECORDS:
+                    raise UnsafeFileError(f"{self._session}: this session has more than {MAX_RECORDS:,} records")
+                try:
+                    record = parse(data)
+                    kind = record.WhichOneof("record_type")
+                except Exception as error:
+                    raise UnsafeFileError(f"{self._session}: record {number} is damaged") from error
+                if kind not in _HARMLESS and (reason := self._refusal(kind, record)):
+                    raise UnsafeFileError(f"{self._session}: not sent, because {reason}")
+                if kind == "artifact" and not self._copy_artifact(record.artifact):
+                    whole = False
+                    continue
+                has_run |= kind == "run"
+                _write_record(copy, record.SerializeToString())
+        except EOFError:
+            log.info("%s: it ends within a record; what is missing comes from the run folder", self._session)
+            whole = False
+        return has_run, whole
+
+    def _refusal(self, kind: str | None, record: Any) -> str | None:
+        """Return why a record is refused; None if it is not."""
+        if kind == "run":
+            run = record.run
+            if run.run_id != self._id:
+                return f"it belongs to another W&B run, {run.run_id[:80]!r}"
+            if run.storage_id or run.forked or run.HasField("branch_point"):
+                return "it changes another W&B run, or an earlier part of its own"
+            if any(unicodedata.category(letter) == "Cc" for letter in run.display_name):
+                return "its name has control characters"  # `src.loggers.wandb.sync` reads lines of the client that contain it
+            return self._account.refusal(run.entity, run.project)
+        if kind == "files":
+            return next((reason for item in record.files.files if (reason := _bad_file(item.path))), None)
+        if kind == "artifact":
+            artifact = record.artifact
+            if artifact.run_id not in ("", self._id):
+                return f"an artifact belongs to another W&B run, {artifact.run_id[:80]!r}"
+            if artifact.manifest.manifest_file_path:
+                return "an artifact has its list of files elsewhere"
+            if reference := next((entry.ref for entry in artifact.manifest.contents if entry.ref), None):
+                return f"an artifact refers to {reference[:200]!r}"
+            return self._account.refusal(artifact.entity, artifact.project)
+        return f"it contains a record of the kind {kind!r}, which is not replayed"
+
+    def _copy_artifact(self, artifact: Any) -> bool:
+        """Replace the files of an artifact that are in the run folder by copies; return whether all files can be sent.
+
+        The client has copied most files to its own folder, where it removes them after the upload.
+        """
         for entry in artifact.manifest.contents:
-            if entry.ref:
-                return f"an artifact refers to {entry.ref[:200]!r}"
-            if entry.local_path and not _is_own_copy(entry.local_path, run_folder):
-                return f"an artifact contains {entry.local_path[:200]!r}, which is outside of the run folder"
-        return _foreign(artifact.entity, entities)
-    return f"it contains a record of the kind {kind!r}, which is not replayed"
+            if not entry.local_path or _is_staged(entry.local_path):
+                continue
+            copy = self._target / "artifacts" / str(self._artifact_files)
+            self._artifact_files += 1
+            if not self._copy_file(entry.local_path, copy):
+                return False
+            entry.local_path = str(copy)
+        return True
+
+    def copy_files(self) -> bool:
+        """Copy the files beside the log, a link as what it points to; return whether all of them are in the run folder."""
+        folder = self._session.parent
+        state, text = f"{self._session.name}.syncstate", b""  # the step at which the session begins on the server
+        with suppress(FileNotFoundError):
+            text = read_below(self._run_folder, (folder / state).relative_to(self._run_folder), 1000)
+        (self._target / state).write_bytes(text)
+        whole = True
+        for place, _, names in os.walk(folder / "files"):
+            for name in names:
+                path = os.path.join(place, name)
+                copy = self._target / os.path.relpath(path, folder)
+                whole &= self._copy_file(os.path.join(place, os.readlink(path)) if os.path.islink(path) else path, copy)
+        return whole
+
+    def _copy_file(self, path: str, copy: Path) -> bool:
+        """Copy a file that is written as a path below the run folder; return False if it is not, or does not exist."""
+        place = _below(self._run_folder, path)
+        if place is None:
+            if not self._has_warned:
+                log.warning("%s: files outside of the run folder are left out: %.200r", self._session, path)
+            self._has_warned = True
+            return False
+        try:
+            file = open_below(self._run_folder, place)
+        except FileNotFoundError:
+            return False
+        with file:
+            self._size += os.fstat(file.fileno()).st_size
+            if self._size > MAX_SESSION_BYTES:
+                raise UnsafeFileError(
+                    f"{self._session}: its files have more than {MAX_SESSION_BYTES / 2**30:.0f} GiB together"
+                )
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with copy.open("xb") as target:
+                shutil.copyfileobj(file, target)
+        return True
 
 
-def _foreign(entity: str, entities: Collection[str]) -> str | None:
-    if not entity or entity in entities:
-        return None
-    return f"its entity {entity[:80]!r} is not yours. Set WANDB_ENTITY={entity[:80]!r} if it is"
-
-
-def _bad_file(name: str, session: Path, run_folder: Path) -> str | None:
+def _bad_file(name: str) -> str | None:
     """Return why a file to upload is refused. Its name is relative to the folder ``files`` of the session, and may be a glob."""
     path = PurePath(name)
     if not name or "\0" in name or "\\" in name or path.is_absolute() or ".." in path.parts:
         return f"the file {name[:200]!r} is outside of the session"
-    return None if _is_inside(session.parent / "files" / path, run_folder) else f"{name[:200]!r} leaves the run folder"
+    return None
 
 
-def _is_inside(path: Path, folder: Path) -> bool:
-    inside = os.path.realpath(folder)
-    target = os.path.realpath(path)
-    return target.startswith(inside + os.sep) or not os.path.lexists(target)
-
-
-def _is_own_copy(name: str, run_folder: Path) -> bool:
-    """Return whether a file of an artifact is in the run folder, or a copy that the client made for an artifact."""
+def _is_staged(name: str) -> bool:
+    """Return whether a file of an artifact is a copy that the client made in its own folder, or was one."""
     from wandb.env import get_data_dir
 
-    if "\0" in name or not os.path.isabs(name):
-        return False
-    target = os.path.realpath(name)
-    staging = os.path.realpath(os.path.join(os.path.expanduser(get_data_dir()), "artifacts", "staging"))
-    places = (os.path.realpath(run_folder), staging)
-    if not any(target.startswith(place + os.sep) for place in places):
-        return False
-    try:
-        return stat.S_ISREG(os.stat(target, follow_symlinks=False).st_mode)
-    except OSError:
-        return True  # it is gone, so nothing is sent
+    folder = os.path.join(os.path.abspath(os.path.expanduser(get_data_dir())), "artifacts", "staging")
+    parent, file = os.path.split(name)
+    return parent == folder and file not in ("", ".", "..") and "\0" not in file and not os.path.islink(name)
 
 
-def _check_links(folder: Path, run_folder: Path) -> None:
-    """Refuse links that leave a run folder, and what is neither a file nor a folder, in the folder of a session.
-
-    The client also writes there. A link to nothing is refused because writing would make its target.
-    """
-    if any(place.is_symlink() for place in (folder, folder.parent)):
-        raise UnsafeFileError(f"{folder}: this is a link, and links are not followed here")
-    inside = os.path.realpath(run_folder) + os.sep
-    waiting = [str(folder)]
-    while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                elif entry.is_symlink():
-                    name = os.path.relpath(entry.path, folder).replace(os.sep, "/")
-                    target = os.path.realpath(entry.path)
-                    moved = name == _COPY_OF_PREDICTIONS and not os.path.lexists(target)
-                    if not (name == _LINK_TO_CACHE or target.startswith(inside) or moved):
-                        raise UnsafeFileError(f"{entry.path}: this link points out of the run folder")
-                    if target.startswith(inside) and os.path.exists(target) and not os.path.isfile(target):
-                        raise UnsafeFileError(f"{entry.path}: this link does not point to a regular file")
-                elif not entry.is_file(follow_symlinks=False):
-                    raise UnsafeFileError(f"{entry.path}: this is not a regular file")
+def _below(folder: Path, path: str) -> PurePath | None:
+    """Return a path relative to a folder; None if it is not below it. Links are not resolved, as `open_below` refuses them."""
+    path = os.path.normpath(path)
+    for root in (str(folder), os.path.realpath(folder)):
+        if path.startswith(root + os.sep) and "\0" not in path:
+            return PurePath(path[len(root) + 1 :])
+    return None
 
 
 def _records(file: BinaryIO, session: Path) -> Iterator[bytes]:
-    """Yield the records of a log. A log whose end is missing ends there; any other damage is an error, as the client might
-    go on behind it.
+    """Yield the records of a log.
+
+    Raises:
+        EOFError: if the log ends within a record.
+        UnsafeFileError: if it is damaged.
     """
     damaged = UnsafeFileError(f"{session}: this is not a session of wandb 0.31, or it is damaged")
     if (head := file.read(_BLOCK))[: len(_HEADER)] != _HEADER:
-        if not head or _HEADER.startswith(head):
-            return
+        if _HEADER.startswith(head):
+            raise EOFError
         raise damaged
     block, position = head, len(_HEADER)
     parts: list[bytes] = []
@@ -197,11 +251,13 @@ def _records(file: BinaryIO, session: Path) -> Iterator[bytes]:
     while block:
         while len(block) - position >= _CHUNK.size:
             checksum, length, kind = _CHUNK.unpack_from(block, position)
+            if kind == 0 and not any(block[position:]):  # the system was switched off before the end was on the disk
+                raise EOFError
             position += _CHUNK.size
             if position + length > _BLOCK or kind not in _CHECKSUMS or (kind in (1, 2)) != (not parts):
                 raise damaged
             if position + length > len(block):
-                return
+                raise EOFError
             data = block[position : position + length]
             if zlib.crc32(data, _CHECKSUMS[kind]) != checksum:
                 raise damaged
@@ -213,5 +269,24 @@ def _records(file: BinaryIO, session: Path) -> Iterator[bytes]:
                 yield parts[0] if kind == 1 else b"".join(parts)
                 parts, size = [], 0
         if len(block) < _BLOCK:
+            if parts or position < len(block):
+                raise EOFError
             return
         block, position = file.read(_BLOCK), 0
+    if parts:
+        raise EOFError
+
+
+def _write_record(log: BinaryIO, record: bytes) -> None:
+    """Append a record to a log, as one chunk for each block that it reaches into."""
+    kind, left = "first", memoryview(record)
+    while kind != "done":
+        room = _BLOCK - log.tell() % _BLOCK
+        if room < _CHUNK.size:
+            log.write(bytes(room))
+            continue
+        part, left = left[: room - _CHUNK.size], left[room - _CHUNK.size :]
+        number = {("first", True): 1, ("first", False): 2, ("next", False): 3, ("next", True): 4}[kind, not left]
+        log.write(_CHUNK.pack(zlib.crc32(part, _CHECKSUMS[number]), len(part), number))
+        log.write(part)
+        kind = "next" if left else "done"

@@ -26,9 +26,10 @@ from omegaconf import DictConfig, OmegaConf
 from src.config.groups import search_roots
 from src.config.schema.callbacks import ENTRIES
 from src.config.schema.registry import SCHEMAS
+from src.config.wandb_account import own_account
 from src.core.errors import SHOWN, UserError
 from src.core.escape import line
-from src.core.wandb_account import own_entities, own_hosts
+from src.core.wandb_account import own_hosts
 
 log = logging.getLogger(__name__)
 
@@ -244,13 +245,8 @@ def _places_and_hosts(section: str, entries: Any, replaced: set[str]) -> Iterato
 
 
 def _other_account(settings: Mapping[str, Any]) -> Iterator[str]:
-    entity = settings.get("entity")
-    if entity is not None and not (isinstance(entity, str) and entity in own_entities()):
-        shown = str(entity)[:80]
-        yield (
-            f"logger.wandb.entity={shown}: this W&B account is not known as yours. If it is: WANDB_ENTITY={shown}, or "
-            f"logger.wandb.entity={shown} on the command line"
-        )
+    if reason := own_account().refusal(entity=settings.get("entity")):
+        yield f"logger.wandb.entity: {reason}, or give logger.wandb.entity on the command line"
 
 
 def _other_place_or_host(key: str, value: str) -> Iterator[str]:

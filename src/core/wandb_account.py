@@ -1,22 +1,47 @@
-"""The hosts and entities of Weights & Biases that are the user's own, without importing wandb.
+"""Weights & Biases accounts, without importing wandb: the user's hosts, and where a record may be uploaded.
 
-They are read from the environment, from W&B's settings file, and from the user's conf/logger/wandb.yaml. The file
-``wandb/settings`` of the working directory does not count: it may lie in a run folder from someone else.
+The user's own settings are environment variables and W&B's settings file. The file ``wandb/settings`` of the working directory
+does not count: it may lie in a run folder from someone else.
 """
 
 import os
+from collections.abc import Set
 from configparser import ConfigParser, Error
+from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from urllib.parse import urlsplit
 
-import yaml
+from src.core.escape import line
 
-from src import ROOT
+RUN_ID = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+"""The whole id of a W&B run, which is part of file names and addresses."""
 
 _PUBLIC_HOST = "api.wandb.ai"
 
 
-def _settings() -> dict[str, str]:
+@dataclass(frozen=True)
+class Account:
+    """Where records may be uploaded.
+
+    Args:
+        entities: users and teams.
+        projects: of these entities.
+    """
+
+    entities: Set[str]
+    projects: Set[str]
+
+    def refusal(self, entity: object = None, project: object = None) -> str | None:
+        """Return why a recorded entity and project are refused; None if they are not. An empty one stands for the default."""
+        for kind, name, own in (("entity", entity, self.entities), ("project", project, self.projects)):
+            if name and not (isinstance(name, str) and name in own):
+                shown = quote(line(str(name)[:80]))
+                return f"the W&B {kind} {shown} is not known as yours. If it is, set WANDB_{kind.upper()}={shown}"
+        return None
+
+
+def client_settings() -> dict[str, str]:
     """Return W&B's settings of this user, as its client finds them: ``WANDB_CONFIG_DIR`` or ~/.config/wandb."""
     folder = Path(os.environ.get("WANDB_CONFIG_DIR") or Path("~", ".config", "wandb")).expanduser()
     parser = ConfigParser(interpolation=None)
@@ -29,15 +54,5 @@ def _settings() -> dict[str, str]:
 
 def own_hosts() -> set[str]:
     """Return the hosts that the user's own settings name, with their ports, and W&B's public one."""
-    addresses = (os.environ.get("WANDB_BASE_URL"), _settings().get("base_url"))
+    addresses = (os.environ.get("WANDB_BASE_URL"), client_settings().get("base_url"))
     return {urlsplit(address).netloc.rpartition("@")[2].lower() for address in addresses if address} | {_PUBLIC_HOST}
-
-
-def own_entities() -> set[str]:
-    """Return the entities (users or teams) that the user's own settings name."""
-    try:
-        own = yaml.safe_load((ROOT / "conf" / "logger" / "wandb.yaml").read_text(encoding="utf-8"))["wandb"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        own = {}
-    named = (os.environ.get("WANDB_ENTITY"), _settings().get("entity"), (own or {}).get("entity"))
-    return {str(entity) for entity in named if entity}

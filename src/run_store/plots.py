@@ -6,6 +6,7 @@ A figure is made with ``matplotlib.figure.Figure`` and not with pyplot, which ke
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from src.core.files import write_below
@@ -39,5 +40,8 @@ def save_picture(folder: Path, name: str, figure: "Figure", loggers: "Iterable[L
         from lightning.pytorch.loggers import WandbLogger  # a comparison draws without loading torch
 
         if isinstance(logger, WandbLogger):
-            logger.log_image(f"plots/{name}", [str(path)])
+            with TemporaryDirectory() as place:  # the client opens a picture by its path, and would follow a link
+                copy = Path(place, path.name)
+                copy.write_bytes(contents.getvalue())
+                logger.log_image(f"plots/{name}", [str(copy)])
     return path

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from src.core.records import FORMAT_VERSION, RecordError, VersionError, check_schema
+from src.core.wandb_account import RUN_ID
 
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Real = FiniteFloat | Integer
@@ -44,7 +45,7 @@ class Git(_Part):
 class Wandb(_Part):
     """The run in Weights & Biases."""
 
-    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+    id: Annotated[str, Field(pattern=f"^{RUN_ID}$")]
     mode: Literal["online", "offline", "disabled"] | None = None
     url: str | None = None
     complete: bool = True

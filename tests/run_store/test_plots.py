@@ -14,17 +14,19 @@ from src.run_store.plots import save_picture
 
 class Recorder(WandbLogger):
     def __init__(self) -> None:
-        self.images: list[tuple[str, list[str]]] = []
+        self.images: list[tuple[str, bytes]] = []
 
     def log_image(self, key: str, images: list[str], *args: object, **kwargs: object) -> None:
-        self.images.append((key, images))
+        (image,) = map(Path, images)
+        assert image.name == "curve.png"
+        self.images.append((key, image.read_bytes()))
 
 
 def test_a_picture_is_a_png_in_plots_and_in_wandb(tmp_path: Path) -> None:
     figure, logger = Figure(), Recorder()
     figure.subplots().plot([1, 2], [3, 4])
     path = save_picture(tmp_path, "curve", figure, [logger])
-    assert path == tmp_path / "plots" / "curve.png" and logger.images == [("plots/curve", [str(path)])]
+    assert path == tmp_path / "plots" / "curve.png" and logger.images == [("plots/curve", path.read_bytes())]
     with Image.open(path) as image:
         assert image.format == "PNG" and min(image.size) > 200 and len(image.convert("L").getcolors()) > 10
 

@@ -11,13 +11,16 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from math import isfinite
 from pathlib import Path
+from shlex import quote
 from typing import Any, TypeVar, cast
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 
+from src.config.wandb_account import own_account
 from src.core.console import shown
 from src.core.errors import first_line
+from src.core.escape import line
 from src.core.files import open_below, replace_below
 from src.loggers.wandb.pending import waiting_in
 from src.loggers.wandb.sync import mark_sent
@@ -208,7 +211,15 @@ class WeightsAndBiases(WandbLogger):
 
     def sync_hint(self) -> str | None:
         """Return the command that uploads the run, if it is not there yet."""
-        return f"python -m src.sync {shown(self._folder.path)}" if waiting_in(self._folder.path) else None
+        if not waiting_in(self._folder.path):
+            return None
+        account, settings = own_account(), self._experiment.settings  # type: ignore[union-attr]
+        named = {
+            "WANDB_ENTITY": settings.entity if account.refusal(entity=settings.entity) else None,
+            "WANDB_PROJECT": settings.project if account.refusal(project=settings.project) else None,
+        }
+        given = [f"{variable}={quote(line(name))}" for variable, name in named.items() if name]
+        return " ".join([*given, "python -m src.sync", quote(shown(self._folder.path))])
 
 
 def _text(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Find the runs whose records are not uploaded yet."""
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from src.core.errors import UserError, first_line
 from src.core.files import is_file_below
+from src.core.wandb_account import RUN_ID
 from src.run_store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -43,12 +45,18 @@ def marker(session: Path) -> Path:
     return session.with_name(f"{session.name}.synced")
 
 
+def sync_state(session: Path) -> Path:
+    """Return the file in which the client keeps the step at which a session begins on the server."""
+    return session.with_name(f"{session.name}.syncstate")
+
+
 def sessions(folder: Path) -> list[Path]:
     """Return the files of all sessions of a run, in the order of time."""
     if (folder / "wandb").is_symlink():
         return []
     found = (folder / "wandb").glob("*run-*/run-*.wandb")
     files = [file for file in found if not file.parent.is_symlink() and is_file_below(file.parent, file.name)]
+    files = [file for file in files if re.fullmatch(RUN_ID, run_id(file))]
     return sorted(files, key=lambda file: file.parent.name.removeprefix("offline-"))
 
 
@@ -87,6 +95,6 @@ def find(paths: Sequence[Path]) -> Iterator[Waiting]:
             yield waiting
 
 
-def _id(session: Path) -> str:
+def run_id(session: Path) -> str:
     """Return the id of the W&B run that a session is of."""
     return session.stem.removeprefix("run-")

@@ -4,6 +4,7 @@ What the record of a run folder says is in the summary of its W&B run: metrics o
 the test, and by which metric the best epoch was chosen. Runs that others recorded are read as far as they say the same.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,10 @@ from src.core.records import parse_json
 from src.loggers.wandb.connection import key_is_configured, why_unreachable
 from src.run_store.best_epoch import best_epoch
 from src.run_store.predictions import ANSWERS
+from src.run_store.recorded_run import is_number
 from src.run_store.schema import predictions
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 8
 """Histories that are fetched at the same time."""
@@ -99,7 +103,13 @@ def read_project(path: str) -> list[WandbRun]:
         raise UserError(f"Weights & Biases: {path} cannot be read: {first_line(error)}") from error
     if not found:
         raise UserError(f"Weights & Biases: there are no runs in {path}")
-    return [_run(run, history) for run, history in zip(found, histories, strict=True)]
+    runs = []
+    for run, history in zip(found, histories, strict=True):
+        try:
+            runs.append(_run(run, history))
+        except Exception as error:  # others may have recorded anything
+            log.warning("Weights & Biases: the run %r is left out: %s", run.id, first_line(error))
+    return runs
 
 
 def _run(run: Any, history: Sequence[Mapping[str, Any]]) -> WandbRun:
@@ -110,21 +120,23 @@ def _run(run: Any, history: Sequence[Mapping[str, Any]]) -> WandbRun:
     monitor = next((name for name in named if name and isinstance(name, str)), "val/loss")
     mode = "min" if any(word in monitor for word in ("loss", "err", "perplexity")) else "max"
     mode = str(summary["mode"]) if summary.get("mode") in ("min", "max") else mode
-    epoch, best = best_epoch(rows, monitor, mode, summary.get("best_since"))
-    runtime = (dict(run.summary).get("_wandb") or {}).get("runtime")
+    since = _finite(summary.get("best_since"))
+    epoch, best = best_epoch(rows, monitor, mode, None if since is None else int(since))
+    internal = dict(run.summary).get("_wandb")
+    runtime = internal.get("runtime") if isinstance(internal, Mapping) else None
     record = {
         "status": _status(run.state, summary),
-        "command": summary.get("command"),
-        "error": summary.get("error"),
+        "command": _text(summary.get("command")),
+        "error": _text(summary.get("error")),
         "monitor": monitor,
         "mode": mode,
         "value": best.get(monitor),
         "best": best,
         "best_epoch": epoch,
-        "final": {key: value for key, value in summary.items() if key.startswith("test/") and _is_number(value)},
-        "seconds": summary.get("seconds", runtime),
-        "parameters": summary.get("parameters"),
-        "multiply_adds": summary.get("multiply_adds"),
+        "final": {key: value for key, value in summary.items() if key.startswith("test/") and is_number(value)},
+        "seconds": _finite(summary.get("seconds", runtime)),
+        "parameters": _finite(summary.get("parameters")),
+        "multiply_adds": _finite(summary.get("multiply_adds")),
         "seed": config.get("seed"),
         "started": run.created_at,
         "tags": list(run.tags or []),
@@ -166,11 +178,11 @@ def _is_plain_path(name: object) -> bool:
 def history_rows(history: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the lines of metrics.jsonl; what a resumed run repeated counts once, as it was the last time."""
     rows: list[dict[str, Any]] = []
-    for line in sorted(history, key=lambda line: line.get("_step", 0)):
+    for line in sorted(history, key=lambda line: _finite(line.get("_step")) or 0):
         numbers = {key: _number(value) for key, value in line.items() if not key.startswith("_")}
-        values = {key: value for key, value in numbers.items() if _is_number(value)}
-        step, epoch = values.pop("trainer/global_step", line.get("_step")), values.pop("epoch", None)
-        if not values or not isinstance(step, int | float):
+        values = {key: value for key, value in numbers.items() if is_number(value)}
+        step, epoch = _finite(values.pop("trainer/global_step", line.get("_step"))), _finite(values.pop("epoch", None))
+        if not values or step is None:
             continue
         row = {
             "step": int(step),
@@ -189,6 +201,9 @@ def _number(value: Any) -> Any:
     return math.nan if value in ("NaN", "Infinity", "-Infinity") else value
 
 
-def _is_number(value: Any) -> bool:
-    """Tell numbers from pictures and tables."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _finite(value: Any) -> Any:
+    return value if is_number(value) and math.isfinite(value) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import string
@@ -12,9 +13,10 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from src.config.wandb_account import own_account
 from src.core.errors import UserError, first_line
 from src.core.files import UnsafeFileError, links_that_leave
-from src.core.wandb_account import own_entities
+from src.core.wandb_account import RUN_ID, Account
 from src.loggers.wandb.connection import (
     has_foreign_repository,
     key_is_configured,
@@ -55,7 +57,7 @@ def start(
         refuse_foreign_settings([folder.path])
         _refuse_links(folder)
         run_id = _run_id(folder)
-        if mode == "online" and not _earlier_sessions_arrive(folder, settings.get("finish_timeout", 30.0)):
+        if mode == "online" and not _earlier_sessions_arrive(folder, settings):
             mode = "offline"
     except Exception as error:
         log.warning("Weights & Biases is left out: %s", first_line(error))
@@ -66,7 +68,7 @@ def start(
         before = set(_kept(folder))
         try:
             folder.update(wandb={"id": run_id, "mode": attempt, "url": known.get("url"), "complete": False})
-            return _open(wandb, attempt, run_id, settings, folder, run_config, whole, beside)
+            return _open(wandb, attempt, run_id, settings, folder, run_config, folder.path, whole, beside)
         except Exception as error:
             _unreachable.add(_host(wandb))
             follows = "the run is recorded offline" if attempt == "online" else "it is left out"
@@ -79,13 +81,18 @@ def start(
     return None
 
 
-def _earlier_sessions_arrive(folder: RunFolder, timeout: float) -> bool:
-    """Upload what earlier sessions of a resumed run left on disk: the server takes the steps of a run in their order."""
+def _earlier_sessions_arrive(folder: RunFolder, settings: Mapping[str, Any]) -> bool:
+    """Upload what earlier sessions of a resumed run left on disk: the server takes the steps of a run in their order.
+
+    They may go where the run itself goes, whose settings are the user's or were checked.
+    """
     earlier = waiting_in(folder.path)
     if earlier is None:
         return True
     log.info("Weights & Biases: an earlier part of this run is uploaded first")
-    if not (reason := why_unreachable()) and not (failed := upload([earlier], timeout=timeout, held=True)):
+    account = own_account(settings.get("entity"), settings.get("project"))
+    timeout = settings.get("finish_timeout", 30.0)
+    if not (reason := why_unreachable()) and not (failed := upload([earlier], account, timeout=timeout, held=True)):
         return True
     log.warning(
         "Weights & Biases: an earlier part of this run cannot be uploaded yet, so it goes on offline: %s",
@@ -94,37 +101,34 @@ def _earlier_sessions_arrive(folder: RunFolder, timeout: float) -> bool:
     return False
 
 
-def reopen(folder: RunFolder, patience: float) -> WeightsAndBiases:
+def reopen(folder: RunFolder, patience: float, account: Account, place: Path) -> WeightsAndBiases:
     """Open the W&B run of a run that has ended, online, to complete it.
 
     Args:
         folder: the run's, whose lock this process holds.
         patience: seconds to wait for its end.
+        account: where it may be.
+        place: a folder of this process for the client's files.
 
     Raises:
         Exception: whatever the client raises.
     """
     import wandb
 
-    from src.compat.wandb_session import valid_run_id
-
     refuse_foreign_settings([folder.path])
-    _refuse_links(folder)
     config = folder.config()
     logger = config.get("logger")
-    settings = _recorded_settings(logger.get("wandb") if isinstance(logger, dict) else None)
-    if not valid_run_id(run_id := recorded_state(folder).get("id")):
-        raise UserError(f"run.json: {run_id!r:.80} is not the id of a W&B run")
-    return _open(
-        wandb, "online", str(run_id), settings | {"init_timeout": 60, "finish_timeout": patience}, folder, config
-    )
+    settings = _recorded_settings(logger.get("wandb") if isinstance(logger, dict) else None, account)
+    run_id = recorded_state(folder)["id"]
+    settings |= {"init_timeout": 60, "finish_timeout": patience}
+    return _open(wandb, "online", run_id, settings, folder, config, place)
 
 
-def _recorded_settings(recorded: object) -> dict[str, Any]:
+def _recorded_settings(recorded: object, account: Account) -> dict[str, Any]:
     """Return the settings of a recorded config that may reach the client.
 
     Raises:
-        UserError: if a value has a wrong type, or if the entity is not the user's own.
+        UserError: if a value has a wrong type, or if the run belongs to another account.
     """
     from pydantic import ValidationError
 
@@ -135,10 +139,8 @@ def _recorded_settings(recorded: object) -> dict[str, Any]:
         settings = Settings.model_validate({key: value for key, value in known.items() if key in Settings.model_fields})
     except ValidationError as error:
         raise UserError(f"config.yaml: logger.wandb: {error.errors()[0]['msg']}") from error
-    if settings.entity and settings.entity not in own_entities():
-        raise UserError(
-            f"config.yaml: the W&B entity {settings.entity[:80]!r} is not yours. Set WANDB_ENTITY={settings.entity[:80]} if it is"
-        )
+    if reason := account.refusal(settings.entity, settings.project):
+        raise UserError(f"config.yaml: {reason}")
     return settings.model_dump()
 
 
@@ -187,13 +189,14 @@ def _open(
     settings: Mapping[str, Any],
     folder: RunFolder,
     run_config: Mapping[str, Any],
+    place: Path,
     whole: bool = True,
     beside: bool = False,
 ) -> WeightsAndBiases:
     _quiet(wandb)
     run = wandb.init(
         id=run_id,
-        dir=str(folder.path),
+        dir=str(place),
         resume="allow",
         config=dict(run_config) | _words_of_a_sweep(run_config),
         name=settings.get("name") or folder.path.name,
@@ -207,7 +210,7 @@ def _open(
             init_timeout=settings.get("init_timeout", 10.0),
             finish_timeout=settings.get("finish_timeout", 30.0),
             finish_timeout_raises=True,
-            **({"disable_git": True} if has_foreign_repository(folder.path) else {}),
+            **({"disable_git": True} if has_foreign_repository(place) else {}),
         ),
     )
     if mode == "online":
@@ -252,13 +255,13 @@ def _mode(wandb: Any) -> str:
 
 def _run_id(folder: RunFolder) -> str:
     """Return the id of the W&B run: the one it had before, the one a W&B agent gives, or a new one."""
-    from src.compat.wandb_session import valid_run_id
-
     known = recorded_state(folder).get("id")
-    if known is not None and not valid_run_id(known):
-        raise UserError(f"run.json: {known!r:.80} is not the id of a W&B run")
     given = os.environ.get("WANDB_RUN_ID")
     if known is None and given and given not in _used_ids:
+        if not re.fullmatch(RUN_ID, given):
+            raise UserError(
+                f"WANDB_RUN_ID={given!r:.80}: the id of a run has at most 128 letters, digits, '_', '-' and '.'"
+            )
         known = given
     if known is None:
         known = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))

@@ -3,25 +3,28 @@
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 
 from src.core.errors import UserError, first_line
 from src.core.files import write_below
-from src.core.wandb_account import own_entities
+from src.core.wandb_account import Account
 from src.loggers.wandb.connection import refuse_foreign_settings
-from src.loggers.wandb.pending import Waiting, _id, marker, recorded_state, sessions, waiting_in
+from src.loggers.wandb.pending import Waiting, marker, recorded_state, run_id, sessions, sync_state, waiting_in
 from src.run_store.run_folder import RunFolder, read_record
 
 log = logging.getLogger(__name__)
 _BATCH = 50
 """Runs that one process of the client uploads."""
+_BATCH_BYTES = 2**30
+"""Bytes of copies after which no further run is added to those that one process uploads."""
 _PATIENCE = 600.0
 """Seconds for what a run lacks."""
 BUSY = "another process works on it"
@@ -35,6 +38,7 @@ def mark_sent(session: Path) -> None:
 
 def upload(
     runs: Sequence[Waiting],
+    account: Account,
     done: Callable[[Waiting], None] = lambda run: None,
     timeout: float | None = None,
     held: bool = False,
@@ -43,30 +47,41 @@ def upload(
 
     Args:
         runs: that do not run; their folders are locked meanwhile, and those that another process has locked left alone.
+        account: where they may be uploaded.
         done: called with each run that has arrived.
         timeout: seconds after which to give up; None never does.
         held: this process has the locks already.
     """
     end = None if timeout is None else time.monotonic() + timeout
     failed: list[tuple[Waiting, str]] = []
-    for start in range(0, len(runs), _BATCH):
-        with ExitStack() as locks:
+    left = list(runs)
+    while left:
+        with ExitStack() as stack:
+            place = Path(stack.enter_context(TemporaryDirectory(prefix="gridlight-sync-")))
             batch: list[Waiting] = []
-            for run in runs[start : start + _BATCH]:
+            copies: dict[Path, Path] = {}
+            while left and len(batch) < _BATCH and _size(place) < _BATCH_BYTES:
+                run = left.pop(0)
                 try:
                     if not held:
-                        locks.enter_context(RunFolder.open(run.folder).held())
+                        stack.enter_context(RunFolder.open(run.folder).held())
                 except UserError:
                     failed.append((run, BUSY))
                     continue
                 if (waiting := waiting_in(run.folder)) is None:  # another process has uploaded it meanwhile
                     done(run)
-                elif reason := _refusal(waiting):
-                    failed.append((run, reason))
-                else:
-                    batch.append(waiting)
-            sent, said = _sent(batch, done, end)
-            for run in sent:
+                    continue
+                target = place / str(len(batch))
+                try:
+                    found, whole = _copy(waiting, target, account)
+                except (UserError, OSError) as error:
+                    failed.append((run, first_line(error)))
+                    shutil.rmtree(target, ignore_errors=True)
+                    continue
+                copies |= found
+                batch.append(replace(waiting, complete=waiting.complete and whole))
+            said = _client(batch, copies, done, end)
+            for run in batch:
                 if run.left:
                     failed.append((run, said.strip().rpartition("\n")[2]))
                     continue
@@ -75,66 +90,78 @@ def upload(
                     folder.update(wandb={**recorded_state(folder), "url": address})
                 if not run.complete:
                     patience = _PATIENCE if end is None else max(1.0, end - time.monotonic())
-                    if reason := _completed(folder, patience):
+                    if reason := _completed(folder, patience, account):
                         failed.append((run, reason))
                     else:
                         done(run)
     return failed
 
 
-def _refusal(run: Waiting) -> str | None:
-    """Return why the sessions of a run are not handed to the client; None if they can be."""
-    from src.compat.wandb_session import check_session, valid_run_id
-
-    try:
-        wandb = (
-            read_record(run.folder).get("wandb") or {}
-        )  # raises for a damaged run.json, which `RunFolder.open` accepts
-        if not valid_run_id(known := wandb.get("id", "none")):
-            return f"run.json: {known!r:.80} is not the id of a W&B run"
-        refuse_foreign_settings([run.folder])
-        entities = own_entities()
-        for session in run.left:
-            check_session(session, run.folder, entities)
-    except (UserError, OSError) as error:
-        return first_line(error)
-    return None
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*"))
 
 
-def _sent(runs: Sequence[Waiting], done: Callable[[Waiting], None], end: float | None) -> tuple[Sequence[Waiting], str]:
-    """Let the client send the sessions of some runs; return the runs, no longer complete where a session was torn, and what
-    the client said.
+def _copy(run: Waiting, target: Path, account: Account) -> tuple[dict[Path, Path], bool]:
+    """Copy the sessions of a run for the client, which opens files by their paths.
+
+    Returns:
+        Each copy with its session, and whether the copies have everything of the sessions.
+
+    Raises:
+        UserError: if the run is not handed to the client.
+        OSError: if it cannot be copied.
     """
-    found = {run.folder: run for run in runs}
-    due, said = list(runs), ""
-    while due:  # the client leaves alone what comes after a torn session
-        said += _client(due, done, end)
-        torn = [replace(run, complete=False) for run in due if _accept_torn(run, said)]
-        found |= {run.folder: run for run in torn}
-        due = [run for run in torn if run.left]
-    return list(found.values()), said
+    from src.compat.wandb_session import copy_session
+
+    refuse_foreign_settings([run.folder])
+    record = read_record(run.folder)  # raises for a damaged run.json, which `RunFolder.open` accepts
+    known = (record.get("wandb") or {}).get("id")
+    copies: dict[Path, Path] = {}
+    complete = True
+    for number, session in enumerate(run.left):
+        if known not in (None, run_id(session)):
+            raise UserError(f"{session}: it belongs to another W&B run than run.json")
+        copy = copy_session(session, run.folder, target / str(number), account)
+        complete &= copy.whole
+        if copy.has_run:
+            copies[copy.log] = session
+        else:  # the client would not upload anything of the whole batch
+            mark_sent(session)
+            complete = False
+    return copies, complete
 
 
-def _completed(folder: RunFolder, patience: float) -> str | None:
+def _completed(folder: RunFolder, patience: float, account: Account) -> str | None:
     """Make a run whole whose sessions are not, and return why that failed; None if it did not."""
     from src.loggers.wandb.backfill import complete  # which loads torch
 
-    known = recorded_state(folder) or {"id": _id(sessions(folder.path)[-1])}  # run.json may be damaged
+    known = recorded_state(folder) or {"id": run_id(sessions(folder.path)[-1])}
     folder.update(wandb={**known, "complete": False})
     try:
-        return None if complete(folder, patience) else "not all of it arrived"
+        return None if complete(folder, patience, account) else "not all of it arrived"
     except Exception as error:
         return first_line(error)
 
 
-def _client(runs: Sequence[Waiting], done: Callable[[Waiting], None], end: float | None) -> str:
-    """Run the client until it ends or the time is up, and return what it said."""
+def _client(
+    runs: Sequence[Waiting], copies: Mapping[Path, Path], done: Callable[[Waiting], None], end: float | None
+) -> str:
+    """Run the client until it ends or the time is up, mark the sessions that it has uploaded, and return its output.
+
+    Args:
+        runs: whose sessions are uploaded.
+        copies: what the client uploads, with the session that each is a copy of.
+        done: called with each run that has arrived as a whole.
+        end: when to give up.
+    """
     environment = {key: value for key, value in os.environ.items() if key not in ("WANDB_SERVICE", "WANDB_MODE")}
-    files = [str(file.absolute()) for run in runs for file in run.left]
-    if not files:
+    if not copies:
         return ""
-    words = [sys.executable, "-c", _CLIENT, "sync", "--include-online", *files]
+    words = [sys.executable, "-c", _CLIENT, "sync", "--include-online", *map(str, copies)]
     open_runs = list(runs)
+    open_copies = dict(copies)
+    # The client chooses by the server's state at which step a session begins; a second attempt must begin at the same.
+    without_state = [copy for copy in copies if not sync_state(copy).stat().st_size]
     with TemporaryFile("w+") as said:
         client = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environment | {"WANDB_SILENT": "false"}
@@ -147,6 +174,12 @@ def _client(runs: Sequence[Waiting], done: Callable[[Waiting], None], end: float
                     running = False
                 except subprocess.TimeoutExpired:
                     running = end is None or time.monotonic() < end
+                for copy in list(without_state):
+                    if (state := sync_state(copy).read_bytes()).endswith(b"}"):
+                        without_state.remove(copy)
+                        write_below(copies[copy].parent, sync_state(copies[copy]).name, state)
+                for copy in [copy for copy in open_copies if marker(copy).exists()]:
+                    mark_sent(open_copies.pop(copy))
                 for run in [run for run in open_runs if run.complete and not run.left]:
                     open_runs.remove(run)
                     done(run)
@@ -157,24 +190,11 @@ def _client(runs: Sequence[Waiting], done: Callable[[Waiting], None], end: float
         return said.read()
 
 
-def _accept_torn(run: Waiting, said: str) -> bool:
-    """Mark the sessions whose file ends within a record, as the process that wrote it was killed: all that can be read of
-    them has been sent. Return whether there are any.
-    """
-    torn = [
-        file
-        for file in run.left
-        if re.search(rf"{re.escape(file.parent.name)}\": (.*incomplete record|transactionlog: .*EOF)", said)
-    ]
-    for file in torn:
-        mark_sent(file)
-        log.info("%s: it ends within a record; what is missing comes from the run folder", file)
-    return bool(torn)
-
-
 def _address(said: str, run: Waiting) -> str | None:
-    """Return where the client says that a run can be seen."""
+    """Return where a run can be seen, which the client writes at the end of a line; the name before it is not trusted."""
     if not run.sessions:
         return None
-    found = re.search(rf"View run .* at (\S+/runs/{re.escape(_id(run.sessions[0]))})\b", said)
+    found = re.search(
+        rf"View run (?:.* )?at (https?://\S+/runs/{re.escape(run_id(run.sessions[0]))})$", said, re.MULTILINE
+    )
     return found[1] if found else None

@@ -37,5 +37,6 @@ def log(loggers: list[Any], values: list[float], first: int = 0) -> None:
 
 def use(server: Any, monkeypatch: pytest.MonkeyPatch, key: bool = True) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_PROJECT", str(SETTINGS["project"]))
     if key:
         monkeypatch.setenv("WANDB_API_KEY", KEY)

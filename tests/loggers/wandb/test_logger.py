@@ -247,3 +247,13 @@ def test_processes_beside_the_first_record_nothing(tmp_path: Path, monkeypatch: 
     folder, loggers, logger = begin(tmp_path / "run")
     log(loggers, [1.0])
     assert logger is None and not (folder.path / "wandb").exists() and not (folder.path / "metrics.jsonl").exists()
+
+
+def test_the_id_of_a_run_may_be_part_of_a_file_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_RUN_ID", "a b")
+    _, loggers, _ = begin(tmp_path / "run")
+    assert len(loggers) == 1 and "WANDB_RUN_ID='a b'" in caplog.text
+    close_loggers(loggers, 0)

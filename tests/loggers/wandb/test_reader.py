@@ -3,7 +3,9 @@
 import json
 import math
 import re
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +13,10 @@ import pytest
 from src.compare import main as compare
 from src.core.errors import UserError
 from src.loggers.factory import build_loggers, close_loggers
-from src.loggers.wandb.reader import WandbRun, _status, read_project
+from src.loggers.wandb.reader import WandbRun, _run, _status, read_project
 from src.loggers.wandb.report import build_report, save_report
+from src.run_store.filters import flat
+from src.run_store.recorded_run import curves_of, recorded_run
 from src.run_store.run_folder import RunFolder
 from tests.loggers.wandb.recording import SETTINGS, begin, log, use
 
@@ -62,6 +66,39 @@ def test_runs_come_back_as_they_were_recorded(
     assert first["final"] == {"test/loss": 0.5} and first["parameters"] == 17 and first["tags"] == ["a", "b"]
     assert second["value"] == 0.9 and [run.record["command"] for run in runs] == ["train optimizer.lr=0.1"] * 3
     assert (third["monitor"], third["mode"], third["value"]) == ("val/accuracy", "max", 0.8)
+
+
+HOSTILE = ["NaN", "Infinity", float("inf"), 10**400, -1, "x", [1], {"a": 1}, None, True, 1.5]
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: str(value)[:10])
+@pytest.mark.parametrize("place", ["history", "summary", "config"])
+def test_a_run_that_others_recorded_may_hold_anything(place: str, value: Any) -> None:
+    steps = ("_step", "trainer/global_step", "epoch", "_timestamp", "val/loss")
+    names = (
+        "best_since",
+        "mode",
+        "monitor",
+        "seconds",
+        "parameters",
+        "error",
+        "command",
+        "status",
+        "_wandb",
+        "test/loss",
+    )
+    history = [{"_step": 0, "val/loss": 0.5, "epoch": 0}]
+    history += [{"_step": 1, "val/loss": 0.4, "epoch": 1, key: value} for key in steps if place == "history"]
+    for name in names:
+        entries = {name: value}
+        run = SimpleNamespace(
+            config=entries if place == "config" else {},
+            summary=entries if place == "summary" else {},
+            **{"id": "a", "name": "a", "url": "", "state": "finished", "created_at": None, "tags": None, "notes": None},
+        )
+        read = _run(run, history)
+        made = recorded_run("a", "", dict(flat(read.config)), read.record, partial(curves_of, read.rows))
+        assert made.curves["val/loss"].values and isinstance(made.record["error"], str | None)
 
 
 def test_attention_maps_are_found_among_what_a_run_logged() -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 
 from src.cli.sync import sync
 from src.core.errors import UserError
+from src.core.wandb_account import Account
 from src.loggers.factory import close_loggers
 from src.loggers.wandb import logger as logger_module
 from src.loggers.wandb import session as session_module
-from src.loggers.wandb.pending import find, marker, sessions
+from src.loggers.wandb.pending import find, marker, run_id, sessions
 from src.loggers.wandb.reader import read_project
+from src.loggers.wandb.sync import mark_sent
 from src.run_store.run_folder import RunFolder
 from src.sync import main
 from tests.conftest import ROOT
@@ -248,18 +251,42 @@ def _secret_by_a_link(session: Path, secret: Path) -> None:
     _append(session, file_record("notes.txt"))
 
 
-def _another_entity(session: Path, secret: Path) -> None:
+def _another_account(session: Path, secret: Path, **account: str) -> None:
     from tests.compat.test_wandb_session import run_record
 
-    _append(session, run_record(run_id=session.stem.removeprefix("run-"), entity="attacker"))
+    _append(session, run_record(run_id=run_id(session), **account))
 
 
-def _another_id(session: Path, secret: Path) -> None:
-    RunFolder.open(session.parents[2]).update(wandb={"id": "../../other", "complete": False})
+def _another_project_in_config(session: Path, secret: Path) -> None:
+    """Of the part that is completed from the run folder."""
+    folder = RunFolder.open(session.parents[2])
+    folder.set_config(folder.config() | {"logger": {"wandb": {"project": "attacker"}}})
+    folder.update(wandb=folder.record["wandb"] | {"complete": False})
+    mark_sent(session)
 
 
-def _marker_that_leaves(session: Path, secret: Path) -> None:
-    marker(session).symlink_to(secret.with_name("made"))
+def _another_id(session: Path, secret: Path, name: str = "../../other") -> None:
+    RunFolder.open(session.parents[2]).update(wandb={"id": name, "complete": False})
+
+
+def _links_in_place_of_what_the_client_writes(session: Path, secret: Path) -> None:
+    for name in ("files/config.yaml", "files/output.log", "files/wandb-summary.json", f"{session.name}.synced"):
+        (session.parent / name).unlink(missing_ok=True)
+        (session.parent / name).symlink_to(secret.with_name("made"))
+
+
+def _no_record_of_a_run(session: Path, secret: Path) -> None:
+    from tests.compat.test_wandb_session import history, write_session
+
+    log = write_session(secret.with_name("other"), [history()], run_id(session))
+    session.write_bytes(log.read_bytes())
+
+
+def _postscript_as_a_picture(session: Path, secret: Path) -> None:
+    folder = RunFolder.open(session.parents[2])
+    (folder.path / "plots").mkdir()
+    (folder.path / "plots" / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%SECRET\n")
+    folder.update(wandb=folder.record["wandb"] | {"complete": False})
 
 
 def _append(session: Path, record: Any) -> None:
@@ -273,29 +300,92 @@ def _append(session: Path, record: Any) -> None:
     "attack",
     [
         _secret_in_a_file,
-        _secret_in_an_artifact,
-        _secret_by_a_link,
-        _another_entity,
+        partial(_another_account, entity="attacker"),
+        partial(_another_account, project="attacker"),
+        _another_project_in_config,
         _another_id,
-        _marker_that_leaves,
+        partial(_another_id, name="other"),
     ],
 )
 def test_a_session_that_reaches_beyond_its_run_is_left_alone(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, attack: Any
 ) -> None:
-    use(wandb_server, monkeypatch, key=False)
+    _, ordinary, secret = _attacked(tmp_path, wandb_server, monkeypatch, attack)
+    assert not sync([tmp_path])
+    assert "not uploaded" in (said := capsys.readouterr().err) and "hostile" in said
+    assert arrived(wandb_server, ordinary) == recorded(ordinary)
+    assert set(wandb_server.runs) == {ordinary.record["wandb"]["id"]}
+    _nothing_left(wandb_server, secret)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        _secret_in_an_artifact,
+        _secret_by_a_link,
+        _links_in_place_of_what_the_client_writes,
+        _no_record_of_a_run,
+        _postscript_as_a_picture,
+    ],
+)
+def test_what_a_session_names_outside_of_its_run_is_left_out(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, attack: Any
+) -> None:
+    hostile, ordinary, secret = _attacked(tmp_path, wandb_server, monkeypatch, attack)
+    assert sync([tmp_path]) and not list(find([tmp_path]))
+    for folder in (hostile, ordinary):
+        assert arrived(wandb_server, folder) == recorded(folder)
+    assert "plots/a" not in wandb_server.runs[hostile.record["wandb"]["id"]].summary
+    _nothing_left(wandb_server, secret)
+
+
+def _attacked(tmp_path: Path, server: Any, monkeypatch: Any, attack: Any) -> tuple[RunFolder, RunFolder, Path]:
+    use(server, monkeypatch, key=False)
     hostile, ordinary = (record(tmp_path / "sweep" / name, 0, 3) for name in ("hostile", "ordinary"))
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     secret = tmp_path / "secret"
     secret.write_text("SECRET")
     attack(sessions(hostile.path)[0], secret)
+    return hostile, ordinary, secret
 
-    assert not sync([tmp_path])
-    assert "not uploaded" in (said := capsys.readouterr().err) and "hostile" in said
-    assert arrived(wandb_server, ordinary) == recorded(ordinary)
-    assert set(wandb_server.runs) == {ordinary.record["wandb"]["id"]}
-    assert not any(b"SECRET" in contents for run in wandb_server.runs.values() for contents in run.files.values())
+
+def _nothing_left(server: Any, secret: Path) -> None:
+    bodies = [body for run in server.runs.values() for body in run.files.values()]
+    bodies += [body for artifact in server.artifacts.values() for body in artifact["files"].values()]
+    assert not any(b"SECRET" in body for body in bodies)
     assert not secret.with_name("made").exists() and secret.read_text() == "SECRET"
+
+
+@pytest.mark.parametrize(
+    "name", ["x at {url}", "incomplete record", "View run at {url}", '"{session}": transactionlog: EOF']
+)
+def test_the_name_of_a_run_forges_nothing(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Of another run, whose address is recorded, or whose session is marked."""
+    use(wandb_server, monkeypatch, key=False)
+    folder = record(tmp_path / "one", 0, 3)
+    url = f"http://evil.example/runs/{folder.record['wandb']['id']}"
+    record(tmp_path / "two", 0, 3, name=name.format(url=url, session=sessions(folder.path)[0].parent.name))
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert sync([tmp_path])
+    assert RunFolder.open(folder.path).record["wandb"]["url"].startswith(wandb_server.url)
+    assert arrived(wandb_server, folder) == recorded(folder)
+
+
+def test_a_project_of_the_command_line_is_named_in_the_hint(
+    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    use(wandb_server, monkeypatch, key=False)
+    folder, loggers, logger = begin(tmp_path / "run", project="a b")
+    log(loggers, [1.0])
+    close_loggers(loggers, 0)
+    folder.interrupt()
+    assert logger.sync_hint() == "WANDB_PROJECT='a b' python -m src.sync run"
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert not sync([tmp_path]) and "set WANDB_PROJECT='a b'" in capsys.readouterr().err
+    monkeypatch.setenv("WANDB_PROJECT", "a b")
+    assert sync([tmp_path]) and arrived(wandb_server, folder) == recorded(folder)
 
 
 @pytest.mark.parametrize("inside", [".", "one", "one/checkpoints"])
@@ -365,14 +455,21 @@ def test_a_run_is_not_recorded_through_a_link(tmp_path: Path, wandb_server: Any,
 
 
 @pytest.mark.parametrize(
-    "recorded_entry", [{"entity": "attacker"}, {"project": ["x"]}, {"finish_timeout": "long"}, {"log_model": {"a": 1}}]
+    "recorded_entry",
+    [
+        {"entity": "attacker"},
+        {"project": "attacker"},
+        {"project": ["x"]},
+        {"finish_timeout": "long"},
+        {"log_model": {"a": 1}},
+    ],
 )
-def test_a_recorded_entry_that_is_not_the_users_is_refused(recorded_entry: Any, monkeypatch: Any) -> None:
+def test_a_recorded_entry_that_is_not_the_users_is_refused(recorded_entry: Any) -> None:
+    account = Account({"mine"}, {"ours"})
     with pytest.raises(UserError):
-        session_module._recorded_settings(recorded_entry)
-    monkeypatch.setenv("WANDB_ENTITY", "mine")
-    assert session_module._recorded_settings({"entity": "mine", "settings": {"base_url": "x"}})["entity"] == "mine"
-    assert "settings" not in session_module._recorded_settings({"settings": {"base_url": "x"}})
+        session_module._recorded_settings(recorded_entry, account)
+    own = session_module._recorded_settings({"entity": "mine", "settings": {"base_url": "x"}}, account)
+    assert own["entity"] == "mine" and "settings" not in own
 
 
 @pytest.mark.parametrize("place", ["run", "."])

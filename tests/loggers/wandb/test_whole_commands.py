@@ -55,7 +55,7 @@ def test_a_whole_run_arrives(
         "logger.wandb.group=a_group",
         "tags=[one,two]",
         "notes=why",
-        "logger.wandb.project=p",
+        "logger.wandb.project=tests",
     ]
     patience = 2 if trouble else 100
     result = run([*words, *more, "trainer.max_epochs=3", f"logger.wandb.finish_timeout={patience}"], verbose=False)
@@ -73,7 +73,7 @@ def test_a_whole_run_arrives(
     _media(arrived, folder)
     _images(wandb_server)
     _model(wandb_server, folder)
-    (read,) = read_project("local/p")
+    (read,) = read_project("local/tests")
     untimed = [
         [{key: value for key, value in row.items() if key != "time"} for row in rows]
         for rows in (read.rows, folder.metrics())

@@ -1,0 +1,31 @@
+"""The entities and projects of Weights & Biases that are the user's own."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from src.config.groups import search_roots
+from src.core.wandb_account import Account, client_settings
+
+
+def own_account(entity: str | None = None, project: str | None = None) -> Account:
+    """Return the entities and projects that the user names, in the environment, in W&B's settings file, or in the option
+    file ``logger/wandb.yaml`` of their config folders.
+
+    Args:
+        entity, project: further ones, such as those of the command line.
+    """
+    return Account(frozenset(_named("entity", entity)), frozenset(_named("project", project)))
+
+
+def _named(key: str, given: str | None) -> Iterator[str]:
+    yield from filter(None, (given, os.environ.get(f"WANDB_{key.upper()}"), client_settings().get(key)))
+    for root in search_roots(sys.argv[1:]):
+        with suppress(OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
+            if name := OmegaConf.select(OmegaConf.load(root / "logger" / "wandb.yaml"), f"wandb.{key}"):
+                yield str(name)
