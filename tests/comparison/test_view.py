@@ -1,5 +1,7 @@
 """Which runs belong together, what is shown of them, and in which order."""
 
+import time
+
 import pytest
 from scipy import stats
 
@@ -192,6 +194,15 @@ def test_values_read_as_on_the_command_line() -> None:
         "null", "true", "0.001", "1e-08", "0.3333333333333333", "3", "[128,64]", '{"layers.*":0.1}', "adam",
     ]  # fmt: skip
     assert shown("red\x1b[31m") == '"red\\u001b[31m"', "control characters reach no terminal"
+
+
+def test_many_keys_are_compared_in_linear_time(run: MakeRun) -> None:
+    command = " ".join(f"k{i}=0" for i in range(20_000))
+    runs = [run(0.5, {f"k{i}": f"{i} {number}" for i in range(20_000)}, command=command) for number in range(2)]
+    start = time.process_time()
+    needed, following = telling(runs)
+    assert len(short(needed)) == 20_000 and not following
+    assert time.process_time() - start < 5, "in quadratic time it takes minutes"
 
 
 def test_names_are_short_where_that_is_plain() -> None:
