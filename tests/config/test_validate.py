@@ -77,6 +77,10 @@ WRONG_VALUES = [
     (["optimizer.amsgrad=1"], "optimizer.amsgrad=1: must be a valid boolean"),
     (["tags=good"], "tags=good: must be a valid list"),
     # out of range
+    (["datamodule.batch_size=1000000000"], "datamodule.batch_size=1000000000: must be less than or equal to 100000000"),
+    (["model.hidden_sizes=[128,9999999]"], "model.hidden_sizes[1]=9999999: must be less than or equal to 1048576"),
+    (["model=transformer", "model.num_layers=1001"], "model.num_layers=1001: must be less than or equal to 1000"),
+    (["trainer.devices=65"], "trainer.devices=65: at most 64 devices"),
     (["optimizer.lr=0"], "optimizer.lr=0: must be greater than 0"),
     (["optimizer.lr=nan"], "optimizer.lr=nan: must be"),
     (["optimizer.lr=inf"], "optimizer.lr=inf: must be"),

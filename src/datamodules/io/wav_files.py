@@ -13,6 +13,7 @@ from torch import Tensor
 
 from src.core.errors import UserError
 from src.core.files import open_data_file
+from src.core.resources import refuse_too_much
 from src.datamodules.io.numeric_table import LARGEST
 
 LARGEST_FILE = 2**29
@@ -95,6 +96,7 @@ def _to_unit(samples: np.ndarray) -> np.ndarray:
 
 def fitted(waves: list[np.ndarray], length: int) -> Tensor:
     """Return waveforms of one length [B, length]: longer ones are cut at their end, shorter ones filled with silence."""
+    refuse_too_much(4 * len(waves) * length, f"{len(waves):,} sounds of {length:,} samples")
     result = torch.zeros(len(waves), length)
     for row, wave in zip(result, waves, strict=True):
         row[: len(wave)] = torch.from_numpy(wave[:length])

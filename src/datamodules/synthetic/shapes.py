@@ -13,6 +13,7 @@ from torch import Tensor
 
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import SPLITS, DataSpec
+from src.core.resources import refuse_to_generate
 from src.datamodules.base import DataModule
 from src.datamodules.io.image_files import opened_image
 from src.datamodules.io.numeric_table import looks_like_file, read_rows
@@ -119,6 +120,9 @@ class Shapes(DataModule):
         self.scale: Standardizer | None = None
 
     def load(self) -> dict[str, Batch]:
+        count = sum(self.sizes.values())  # of images, of which a pixel takes some 20 numbers of eight bytes
+        needed = 160 * self.side**2 * count
+        refuse_to_generate(needed, f"datamodule.side={self.side} with {count:,} images")
         parts = recut({name: self._draw(name) for name in SPLITS}, self.fold, classes=itemgetter(1))
         if self.scale is None:
             pixels = torch.from_numpy(parts["train"][0]).movedim(1, -1).reshape(-1, self.channels)

@@ -182,6 +182,7 @@ class _Images:
     scale: Standardizer
 
     def __call__(self, index: Tensor, augment: bool = False) -> Tensor:
+        refuse_too_much(5 * len(index) * prod(self.shape), f"a batch of {len(index):,} images of {self.shape[1:]}")
         pixels = np.stack([read_image(self.files[i], self.shape) for i in index.tolist()])
         return standardized(pixels, self.scale)
 
