@@ -126,5 +126,6 @@ def meant(word: str, known: Iterable[str], shown: Sequence[str] = ()) -> str:
     last = {name.rpartition(".")[2].rpartition("/")[2]: name for name in names}
     advice = nearest(word, names)
     if not advice.startswith("Did") and (near := nearest(word, last)).startswith("Did"):
-        advice = f"Did you mean '{last[near.split(chr(39))[1]]}'? {advice}"
+        found = near.removeprefix("Did you mean '").partition("'? Possible: ")[0]
+        advice = f"Did you mean '{last[found]}'? {advice}"
     raise UserError(f"{word}: there is no such key, metric or column. {advice}")

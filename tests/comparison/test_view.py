@@ -229,3 +229,8 @@ def test_what_a_person_means() -> None:
         meant("dropout", known)
     with pytest.raises(UserError, match=r"Did you mean 'optimizer\.lr'"):
         meant("lrr", known)
+
+
+def test_a_name_with_a_quote_is_suggested() -> None:
+    with pytest.raises(UserError, match=r"Did you mean 'x\.it's_lr'\?"):
+        meant("it's_lrr", ["x.it's_lr", "y.zzzzzzzzz"])
