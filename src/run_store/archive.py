@@ -14,7 +14,7 @@ from typing import Any
 
 from src.core.console import shown
 from src.core.errors import UserError, nearest
-from src.core.files import remove_below
+from src.core.files import remove_below, walk
 from src.run_store.filters import known, matching, parse
 from src.run_store.run_folder import RunFolder
 
@@ -108,7 +108,7 @@ def runs_in(outputs: Path) -> list[KeptRun]:
     if not outputs.is_dir():
         raise UserError(f"{outputs}: there is no such folder; runs are kept in paths.outputs, by default outputs")
     runs = []
-    for folder in sorted({file.parent for file in outputs.rglob("run.json")}):
+    for folder in sorted(Path(place) for place, below, files in walk(outputs) if "run.json" in {*below, *files}):
         if folder.name.startswith(_DELETED) or not os.path.lexists(folder / "config.yaml"):
             continue
         try:
@@ -197,9 +197,10 @@ def size(path: Path) -> int:
 
 
 def _files(path: Path) -> Iterator[Any]:
-    for file in path.rglob("*"):
-        if not file.is_symlink() and file.is_file():
-            yield file.stat()
+    for folder, _, files in walk(path):
+        for file in (Path(folder, name) for name in files):
+            if not file.is_symlink() and file.is_file():
+                yield file.stat()
 
 
 SWEEP_FILES = ("ledger.jsonl", "states.jsonl", "study.journal", "report.html", ".lock")
@@ -240,10 +241,14 @@ def delete(runs: Sequence[KeptRun]) -> None:
             raise UserError(f"{run.path}: cannot be deleted: {error.strerror}") from error
         try:
             shutil.rmtree(gone)
-        except OSError as error:
+        except (OSError, RecursionError) as error:
+            what = (
+                f"{error.filename or gone}: {error.strerror}"
+                if isinstance(error, OSError)
+                else "its folders are nested too deep"
+            )
             raise UserError(
-                f"{run.path}: cannot be deleted as a whole: {error.filename or gone}: {error.strerror}. Delete what is left of "
-                f"it by hand: {gone}"
+                f"{run.path}: cannot be deleted as a whole: {what}. Delete what is left of it by hand: {gone}"
             ) from error
     for sweep in emptied:
         for name in SWEEP_FILES:
