@@ -92,7 +92,7 @@ def test_folders_in_each_other_are_searched_to_a_level(tmp_path: Path) -> None:
         folder.mkdir()
     (tmp_path / "link").symlink_to(tmp_path)
     found = list(walk(tmp_path, strict=True))
-    assert len(found) == MAX_LEVELS + 1 and found[0] == (str(tmp_path), sorted(found[0][1]), [])
+    assert len(found) == MAX_LEVELS + 1 and found[0][0] == str(tmp_path)
     (folder / "b").mkdir()
     assert len(list(walk(tmp_path))) == MAX_LEVELS + 1
     for refused in (
