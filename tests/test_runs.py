@@ -1,5 +1,6 @@
 """python -m src.runs: runs that are kept are found, marked, deleted, trained again and packed."""
 
+import errno
 import io
 import json
 import os
@@ -287,6 +288,27 @@ def test_a_record_that_cannot_be_written_is_an_error_for_people(
         assert "new" in json.loads((folder / "run.json").read_text())["tags"]
         assert not (folder / "run.json").is_symlink()
     assert (tmp_path / "original").read_text() == before and not (tmp_path / "nowhere").exists()
+
+
+def test_a_deletion_that_fails_names_what_is_left(
+    outputs: Path, capsys: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = outputs / "runs/2026-01-01/100000-mlp-digits-aaaaaa"
+
+    def fails(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path / "checkpoints"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("src.run_store.archive.shutil.rmtree", fails)
+        said = refused(capsys, "delete", str(folder), "--yes")
+    (left,) = folder.parent.glob(".deleted-*")
+    assert "Input/output error" in said and f"by hand: {left}" in said
+    main(["list"])
+    assert "aaaaaa" not in capsys.readouterr().out
+    other = RunFolder.create(folder.with_name("100000-mlp-digits-eeeeee"), RunFolder.open(left).config(), [])
+    other.finish({})
+    main(["delete", str(other.path), "--yes"])
+    assert left.is_dir() and f"{left.name}: an earlier delete was stopped" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "folder"])

@@ -15,6 +15,9 @@ LOGARITHMIC = 20.0
 always is."""
 FAR = 5.0
 """The same for a metric."""
+MOST_CLASSES = 200
+MOST_NUMBERS = 10_000
+"""Classes and predicted numbers that a page shows; `src.callbacks.predictions` writes fewer."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +130,13 @@ def answers(run: RecordedRun) -> Mapping[str, Any] | None:
     if not isinstance(found, dict):
         return None
     names, counts = found.get("classes"), found.get("confusion")
-    if isinstance(names, list) and names and _shaped(counts, len(names), len(names)):
+    if isinstance(names, list) and 0 < len(names) <= MOST_CLASSES and _shaped(counts, len(names), len(names)):
         return {"classes": [shown(name) for name in names], "confusion": counts}
     true: Any = found.get("true")
     predicted = found.get("predicted")
     first = true[0] if isinstance(true, list) and true else None
     width = len(first) if isinstance(first, list) else 0
-    if width and all(_shaped(rows, len(true), width) for rows in (true, predicted)):
+    if 0 < width <= MOST_NUMBERS // len(true) and all(_shaped(rows, len(true), width) for rows in (true, predicted)):
         return {"true": true, "predicted": predicted}
     return None
 

@@ -1,6 +1,7 @@
 """Which keys of the configs a comparison shows, and what a person means by a name."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -60,13 +61,15 @@ def telling(runs: Sequence[RecordedRun]) -> tuple[list[str], list[str]]:
     values = {key: [comparable(config.get(key, MISSING)) for config in configs] for key in keys}
     keys.sort(key=lambda key: (not _given(key, given), key not in _LEADING))
     names = [key for key in keys if key in _LEADING]
-    needed: list[str] = []
+    needed: dict[str, None] = {}
+    seen: set[tuple[Any, ...]] = set()
     for key in keys:
-        copied = any(values[key] == values[other] for other in needed)
+        copied = tuple(values[key]) in seen
         fixed = any(_follows(values[key], values[name]) for name in names if name != key)
         if _given(key, given) or not (copied or fixed):
-            needed.append(key)
-    return needed, [key for key in keys if key not in needed]
+            needed[key] = None
+            seen.add(tuple(values[key]))
+    return list(needed), [key for key in keys if key not in needed]
 
 
 def _words(run: RecordedRun) -> list[str]:
@@ -86,7 +89,8 @@ def _follows(values: Sequence[Any], names: Sequence[Any]) -> bool:
 def short(columns: Sequence[str]) -> list[str]:
     """Return the last part of each config key, or its option's group, where no other column is called so."""
     parts = [_last(column) for column in columns]
-    return [part if parts.count(part) == 1 else column for part, column in zip(parts, columns, strict=True)]
+    counts = Counter(parts)
+    return [part if counts[part] == 1 else column for part, column in zip(parts, columns, strict=True)]
 
 
 def _last(column: str) -> str:
@@ -122,5 +126,6 @@ def meant(word: str, known: Iterable[str], shown: Sequence[str] = ()) -> str:
     last = {name.rpartition(".")[2].rpartition("/")[2]: name for name in names}
     advice = nearest(word, names)
     if not advice.startswith("Did") and (near := nearest(word, last)).startswith("Did"):
-        advice = f"Did you mean '{last[near.split(chr(39))[1]]}'? {advice}"
+        found = near.removeprefix("Did you mean '").partition("'? Possible: ")[0]
+        advice = f"Did you mean '{last[found]}'? {advice}"
     raise UserError(f"{word}: there is no such key, metric or column. {advice}")

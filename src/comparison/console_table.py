@@ -10,6 +10,7 @@ from src.comparison.config_keys import meant, short, shown
 from src.comparison.statistics import CONFIDENCE, mark
 from src.comparison.view import Row, View, names_of, statuses
 from src.core.console import LOG_WIDTH, echo, on_terminal
+from src.core.errors import SHOWN
 from src.core.escape import line
 from src.core.tables import new_table, show
 from src.run_store.recorded_run import RecordedRun
@@ -122,7 +123,8 @@ def _hidden(view: View, shown_rows: int, columns: Sequence[str]) -> list[str]:
     more = len(view.rows) - shown_rows
     lines = [f"… {more} more rows: --limit 0 shows all"] if more else []
     if columns:
-        lines.append(f"no room for {', '.join(columns)}: a wider window, or --columns, shows them")
+        names = ", ".join(columns[:SHOWN]) + (f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else "")
+        lines.append(f"no room for {names}: a wider window, or --columns, shows them")
     return lines
 
 

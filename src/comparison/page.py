@@ -7,7 +7,7 @@ network.
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from math import isfinite
 from pathlib import Path
@@ -31,8 +31,10 @@ MOST_POINTS = 200
 """Points of a curve; longer ones keep points at equal distances, and the last."""
 MOST_ANSWERS = 10
 """Best rows whose answers are in the page."""
+MOST_CHARACTERS = 500
+"""Characters of a name or a value of a config."""
 MOST_PICTURE_BYTES = 4_000_000
-"""Attention maps that are put into the page, the best rows' first."""
+"""Bytes of the attention maps that are put into a page, the best rows' of the first view first."""
 
 
 def write_report(
@@ -54,7 +56,10 @@ def write_report(
         reload: seconds after which the page looks for a newer one; None for never.
     """
     runs = [run for view, _ in views for run in view.runs]
-    shown_views = [_view(view, columns) for view, columns in views]  # which reads curves, and may add to the remarks
+    pictures = _Pictures()
+    shown_views = [
+        _view(view, columns, pictures) for view, columns in views
+    ]  # which reads curves, and may add to the remarks
     data = {
         "title": f"Comparison of {', '.join(shown(Path(place).name or place) for place in places)}",
         "places": [shown(place) for place in places],
@@ -78,32 +83,50 @@ def write_report(
     return path
 
 
-def _view(view: View, columns: Sequence[str]) -> dict[str, Any]:
+def _cut(text: str) -> str:
+    """Return a text, shortened if no cell could show it."""
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}…"
+
+
+class _Pictures:
+    """The attention maps of a page, up to `MOST_PICTURE_BYTES`."""
+
+    def __init__(self) -> None:
+        self._room = MOST_PICTURE_BYTES
+
+    def taken(self, found: Mapping[str, bytes]) -> list[dict[str, str]]:
+        """Return those of a run's attention maps that there is room for."""
+        taken = []
+        for name, png in found.items():
+            if len(png) <= self._room:
+                self._room -= len(png)
+                taken.append(_picture(name, png))
+        return taken
+
+
+def _view(view: View, columns: Sequence[str], pictures: _Pictures) -> dict[str, Any]:
     ranked = best_rows(view, len(view.rows))
     drawn = {id(row) for row in ranked[:MOST_CURVES]}
     metrics = metrics_drawn(view, ranked[:MOST_CURVES])
-    room = MOST_PICTURE_BYTES
     rows = []
     for row in view.rows:
         entry: dict[str, Any] = {
             "rank": row.rank,
-            "label": label(row, view.keys),
-            "place": shown(row.best.place),
+            "label": _cut(label(row, view.keys)),
+            "place": _cut(shown(row.best.place)),
             "value": row.score.mean if row.score else None,
             "cells": _cells(view, row, columns),
             "curves": _curves(row, metrics) if id(row) in drawn else None,
         }
         if row.rank and row.rank <= MOST_ANSWERS:
             entry["answers"] = answers(row.best)
-            pictures = {name: png for name, png in row.best.read_attention().items() if len(png) <= room}
-            entry["pictures"] = [_picture(name, png) for name, png in pictures.items()]
-            room -= sum(map(len, pictures.values()))
+            entry["pictures"] = pictures.taken(row.best.read_attention())
         rows.append(entry)
     values = [row.score.mean for row in ranked if row.score]
     several = view.repeated
     left_out = f" The best {MOST_CURVES} of {len(ranked)} rows have curves here." if len(ranked) > MOST_CURVES else ""
     return {
-        "title": view.title,
+        "title": _cut(view.title),
         "metric": view.metric,
         "mode": view.mode,
         "heads": _heads(view, columns),
@@ -119,7 +142,7 @@ def _view(view: View, columns: Sequence[str]) -> dict[str, Any]:
         "axes": [_axis(axis(key, view.rows)) for key in view.keys],
         "logMetric": far_apart(values),
         "importance": _importance(view),
-        "best": {"score": str(ranked[0].score), "label": label(ranked[0], view.keys)} if ranked else None,
+        "best": {"score": str(ranked[0].score), "label": _cut(label(ranked[0], view.keys))} if ranked else None,
     }
 
 
@@ -133,7 +156,7 @@ def _heads(view: View, columns: Sequence[str]) -> list[dict[str, Any]]:
     ]
     keys = [*(name for name, _ in own), *columns]
     return [
-        {"name": shown(name), "number": numeric, "key": key, "title": shown(key)}
+        {"name": _cut(shown(name)), "number": numeric, "key": _cut(key), "title": _cut(shown(key))}
         for (name, numeric), key in zip([*own, *beside], keys, strict=True)
     ]
 
@@ -153,7 +176,10 @@ def _cells(view: View, row: Row, columns: Sequence[str]) -> list[dict[str, Any]]
         value = row.value(column)
         sortable = value.mean if isinstance(value, Sample) else value
         cells.append(
-            {"text": row.text(column), "value": sortable if is_number(sortable) or value is None else shown(value)}
+            {
+                "text": _cut(row.text(column)),
+                "value": sortable if is_number(sortable) or value is None else _cut(shown(value)),
+            }
         )
     return cells
 
@@ -179,7 +205,8 @@ def _rounded(value: float) -> float | None:
 
 
 def _axis(found: Axis) -> dict[str, Any]:
-    return {"key": found.key, "values": found.values, "names": found.names, "log": found.logarithmic}
+    names = [_cut(name) for name in found.names]
+    return {"key": _cut(found.key), "values": found.values, "names": names, "log": found.logarithmic}
 
 
 def _importance(view: View) -> dict[str, Any] | None:
@@ -192,8 +219,11 @@ def _importance(view: View) -> dict[str, Any] | None:
     )
     if not found.tells:
         note = f"These rows do not tell what matters: a forest explains {100 * found.explained:.0f} % of unseen ones."
-    return {"keys": found.keys, "loss": found.loss, "deviation": found.deviation, "note": note}
+    return {"keys": list(map(_cut, found.keys)), "loss": found.loss, "deviation": found.deviation, "note": note}
 
 
 def _picture(name: str, png: bytes) -> dict[str, str]:
-    return {"name": shown(name.replace("-", " ")), "data": f"data:image/png;base64,{base64.b64encode(png).decode()}"}
+    return {
+        "name": _cut(shown(name.replace("-", " "))),
+        "data": f"data:image/png;base64,{base64.b64encode(png).decode()}",
+    }

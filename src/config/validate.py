@@ -20,7 +20,7 @@ from src.config.schema.registry import SCHEMAS
 from src.config.schema.run import Config
 from src.config.schema.scheduler import SchedulerOption
 from src.config.schema.search import SEARCHES, Search
-from src.core.errors import UserError, nearest, option_name
+from src.core.errors import UserError, all_of, nearest, option_name, short
 
 # What a group's class must derive from, and what the run itself passes to it: not for a config to say.
 _KINDS: dict[str, tuple[str, type[Option], set[str]]] = {
@@ -54,7 +54,7 @@ def check_search(cfg: DictConfig) -> Search:
     try:
         return SEARCHES.get(plain.get("name", ""), Search).model_validate(plain)
     except ValidationError as error:
-        raise UserError("\n".join(_problems(error, cfg, plain, ("search",)))) from error
+        raise all_of(_problems(error, cfg, plain, ("search",))) from error
 
 
 def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> Config:
@@ -91,7 +91,7 @@ def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> Con
         except ValidationError as error:
             problems += found_in(error, entry, group, key)
     if problems:
-        raise UserError("\n".join(dict.fromkeys(problems)))
+        raise all_of(problems)
     for key, path in config.datamodule.files().items() if for_training else ():
         if not path.is_file():
             says = "this is a folder, and a file is expected" if path.is_dir() else "there is no such file"
@@ -101,7 +101,7 @@ def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> Con
             says = "this is a file, and a folder is expected" if path.is_file() else "there is no such folder"
             raise UserError(f"datamodule.{key}={path}: {says}")
     if found := combination_problems(config):
-        raise UserError("\n".join(found))
+        raise all_of(found)
     return config
 
 
@@ -124,8 +124,7 @@ def check_section(kind: type[S], given: Mapping[str, Any], key: str) -> S:
         whole: Any = plain
         for name in reversed(path):
             whole = {name: whole}
-        found = _problems(error, whole, plain, tuple(path))
-        raise UserError("\n".join(dict.fromkeys(found))) from error
+        raise all_of(_problems(error, whole, plain, tuple(path))) from error
 
 
 def _resolve(raw: Any) -> dict[Any, Any]:
@@ -230,24 +229,26 @@ def _source(raw: Any, key: str) -> str:
 
 def _describe(key: str, entries: list[tuple[str, Any, dict[str, Any]]], raw: Any) -> str:
     kind, entry, more = entries[0]
-    value = _shown(more["value"])
+    value, where = _shown(more["value"]), short(key, 200)
     if kind == "missing":
-        return f"{key} is missing"
+        return f"{where} is missing"
     if kind == "extra_forbidden":
         parent, _, name = key.rpartition(".")
         siblings = _select(raw, parent) if parent else raw
-        allowed = [k for k in _allowed_keys(raw, parent) if not k.startswith("_")] or [str(k) for k in siblings or ()]
-        return f"{key}={value}: unknown key '{name}'. {nearest(name, allowed)}"
+        allowed = [k for k in _allowed_keys(raw, parent) if not k.startswith("_")] or list(
+            map(str, siblings if isinstance(siblings, Mapping) else ())
+        )
+        return f"{where}={value}: unknown key '{short(name)}'. {nearest(name, allowed)}"
     if kind == "literal_error" and len(entries) == 1:
         options = [option.strip("' ") for option in re.split(r",| or ", entry["ctx"]["expected"])]
-        return f"{key}={value}: {nearest(str(more['value']), options)}"
+        return f"{where}={value}: {nearest(str(more['value']), options)}"
     if kind in ("path_not_file", "path_not_directory"):
-        return f"{key}={value}: there is no such {'file' if kind == 'path_not_file' else 'folder'}"
+        return f"{where}={value}: there is no such {'file' if kind == 'path_not_file' else 'folder'}"
     if kind == "value_error":
         said = entry["msg"].removeprefix("Value error, ")
-        return f"{key}: {said}" if isinstance(more["value"], dict) else f"{key}={value}: {said}"
+        return f"{where}: {said}" if isinstance(more["value"], dict) else f"{where}={value}: {said}"
     says = dict.fromkeys(_must(finding["msg"]) for _, finding, _ in entries)
-    return f"{key}={value}: must {' or '.join(says)}"
+    return f"{where}={value}: must {' or '.join(says)}"
 
 
 def _must(message: str) -> str:
@@ -264,6 +265,8 @@ def _allowed_keys(raw: Any, group: str) -> list[str]:
     if kind in _ENTRY_KINDS and key:
         entry: Any = _select(raw, group)
         entry = OmegaConf.to_container(entry, resolve=False) if isinstance(entry, DictConfig) else entry
+        if not isinstance(entry, Mapping):  # the name of the entry contains a dot
+            return []
         return [name for name in _schema_of_entry(kind, key, entry).model_fields if name != "target"]
     if group in Config.model_fields:
         annotation = Config.model_fields[group].annotation
@@ -272,4 +275,4 @@ def _allowed_keys(raw: Any, group: str) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else short(str(value), 200)

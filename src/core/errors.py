@@ -7,6 +7,12 @@ from re import sub
 SHOWN = 20
 """Possibilities that an error lists; further ones are counted."""
 
+LONGEST = 100
+"""Characters of a word that an error shows, and that are compared."""
+
+_COMPARED = 10_000
+"""Possibilities that a misspelled word is compared with."""
+
 
 class UserError(ValueError):
     """A mistake that the person at the keyboard can mend: shown without a traceback, exit code 2."""
@@ -21,6 +27,18 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
+def short(text: str, most: int = LONGEST) -> str:
+    """Return a text, cut off where an error on one screen has no room for more."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def all_of(problems: Iterable[str]) -> UserError:
+    """Return one error for several problems, each once on a line; further ones than one screen shows are counted."""
+    lines = list(dict.fromkeys(problems))
+    more = len(lines) - SHOWN
+    return UserError("\n".join(lines if more <= 0 else [*lines[:SHOWN], f"… and {more} more"]))
+
+
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """Return the advice for a misspelled word.
 
@@ -32,12 +50,12 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
         ``"Did you mean 'adam'? Possible: adam, sgd."``; the question is left out when nothing is near.
     """
     options = sorted(set(map(str, allowed)))
-    lower = {option.lower(): option for option in options}
-    matches = get_close_matches(typed := str(word).lower(), lower, cutoff=0.5)
+    lower = {option.lower(): option for option in options[:_COMPARED] if len(option) <= LONGEST}
+    matches = get_close_matches(typed := str(word)[:LONGEST].lower(), lower, cutoff=0.5)
     matches.sort(key=lambda match: sorted(match) != sorted(typed))  # swapped letters are the likeliest slip
     question = f"Did you mean '{lower[matches[0]]}'? " if matches else ""
     more = len(options) - SHOWN
-    listed = options if more <= 0 else [*options[:SHOWN], f"…, {more} more"]
+    listed = [*map(short, options[:SHOWN]), *([f"…, {more} more"] if more > 0 else [])]
     return f"{question}Possible: {', '.join(listed) or 'none'}."
 
 

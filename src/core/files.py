@@ -374,6 +374,46 @@ def write_below(root: Path, name: str | PurePath, contents: bytes | str, make: b
         file.write(contents.encode() if isinstance(contents, str) else contents)
 
 
+MAX_LEVELS = 64
+"""The most folders in each other, below a folder that is searched."""
+
+
+def walk(root: Path, strict: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield each folder at or below a root with the names of its folders and files, as `os.walk` does, but in any depth.
+
+    `os.walk` recurses, and a thousand folders in each other end it. No link is followed. The caller may remove names of
+    folders, which are then not entered.
+
+    Args:
+        root: the folder.
+        strict: raise an error for folders beyond `MAX_LEVELS`; else they are left out.
+
+    Raises:
+        UnsafeFileError: if `strict`, for the first such folder.
+    """
+    waiting = [(os.fspath(root), 0)]
+    while waiting:
+        folder, level = waiting.pop()
+        below: list[str] = []
+        files: list[str] = []
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                (below if _is_folder(entry) else files).append(entry.name)
+        yield folder, below, files
+        inside = [path for name in reversed(below) if not os.path.islink(path := os.path.join(folder, name))]
+        if level < MAX_LEVELS:
+            waiting += [(path, level + 1) for path in inside]
+        elif inside and strict:
+            raise UnsafeFileError(f"{root}: more than {MAX_LEVELS} folders lie in each other here")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def links_that_leave(root: Path, ignore: Sequence[str] = ()) -> list[Path]:
     """Return the links below a folder whose target is outside of it.
 
@@ -383,7 +423,7 @@ def links_that_leave(root: Path, ignore: Sequence[str] = ()) -> list[Path]:
     """
     inside = os.path.realpath(root)
     found = []
-    for folder, below, files in os.walk(root):
+    for folder, below, files in walk(root, strict=True):
         for name in (*below, *files):
             path = os.path.join(folder, name)
             if os.path.islink(path):
@@ -423,10 +463,10 @@ def copy_tree_below(root: Path, target: Path, leave_out: Sequence[str] = ()) -> 
         leave_out: first components that are not copied; names that begin with a dot never are.
 
     Raises:
-        UnsafeFileError: for anything but regular files and folders.
+        UnsafeFileError: for anything but regular files and folders, or more than `MAX_LEVELS` folders in each other.
     """
     target.mkdir(parents=True)
-    for folder, below, files in os.walk(root):
+    for folder, below, files in walk(root, strict=True):
         place = Path(folder).relative_to(root)
         kept = [name for name in below if not name.startswith(".") and not (place == Path() and name in leave_out)]
         below[:] = sorted(kept)

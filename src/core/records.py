@@ -121,20 +121,31 @@ MAX_FILE_BYTES = 2**30
 """The most bytes of a file of lines that are read."""
 
 
-def lines_of(file: BinaryIO, name: object, limit: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
+MAX_LINES = 1_000_000
+"""The most lines of a file that are read one by one."""
+
+
+def lines_of(
+    file: BinaryIO, name: object, limit: int = MAX_RECORD_BYTES, most_lines: int = MAX_LINES
+) -> Iterator[bytes]:
     """Yield the lines of a file, with their ends, without holding all of it in memory.
 
     Args:
         file: open for reading.
         name: what it is, for the error.
         limit: the largest number of bytes of one line.
+        most_lines: the largest number of lines.
 
     Raises:
-        RecordError: if a line is longer or contains NUL bytes, as a sparse file does, or if the file has no end.
+        RecordError: if a line is longer or contains NUL bytes, as a sparse file does, or if the file has more than
+            `most_lines` or `MAX_FILE_BYTES`.
     """
-    total = 0
+    count = total = 0
     while text := file.readline(limit + 1):
+        count += 1
         total += len(text)
+        if count > most_lines:
+            raise RecordError(f"{name}: this file has more than {most_lines:,} lines")
         if len(text) > limit:
             raise RecordError(f"{name}: a line has more than {limit / 2**20:,.0f} MiB")
         if total > MAX_FILE_BYTES:

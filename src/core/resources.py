@@ -59,18 +59,50 @@ def fits(needed: int, share: float, what: str) -> bool:
     return False
 
 
+SMALL = 2**28
+"""Bytes that are never refused, so that small data cost no look at the memory."""
+
+MAX_GENERATED = "GRIDLIGHT_MAX_GENERATED_GB"
+"""Environment variable: the most data that are generated from a config, in GB."""
+
+_GENERATED_GB = 16.0
+
+
 def refuse_too_much(needed: int, what: str) -> None:
-    """Refuse to generate data that the memory cannot hold.
+    """Refuse to make data that the memory cannot hold.
+
+    Args:
+        needed: bytes.
+        what: what asks for them, such as keys with their values.
+
+    Raises:
+        UserError: if fewer bytes are free.
+    """
+    if needed > SMALL and needed > (available := available_memory()):
+        raise UserError(f"{what}: {shown_bytes(needed)} of data, and {shown_bytes(available)} of memory are free")
+
+
+def refuse_to_generate(needed: int, what: str) -> None:
+    """Refuse to generate data of a size that no experiment with generated data needs, or that the memory cannot hold.
+
+    The config may be recorded by someone else, so that free memory alone is no bound.
 
     Args:
         needed: bytes.
         what: the keys that ask for them, with their values.
 
     Raises:
-        UserError: if fewer bytes are free.
+        UserError: if they are more than 16 GB, or than the environment variable `MAX_GENERATED` allows, or if fewer are free.
     """
-    if needed > (available := available_memory()):
-        raise UserError(f"{what}: {shown_bytes(needed)} of data, and {shown_bytes(available)} of memory are free")
+    try:
+        most = 1e9 * float(os.environ.get(MAX_GENERATED) or _GENERATED_GB)
+    except ValueError as error:
+        raise UserError(f"{MAX_GENERATED}={os.environ[MAX_GENERATED]}: this is not a number of GB") from error
+    if needed > most:
+        raise UserError(
+            f"{what}: {shown_bytes(needed)} of generated data; at most {shown_bytes(most)}, unless {MAX_GENERATED} allows more"
+        )
+    refuse_too_much(needed, what)
 
 
 def resident(peak: bool = False) -> int:

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from src.core.errors import UserError, nearest
 
+MOST_DIGITS = 300
+"""The most digits of a class that is a number."""
+
 
 def classes_of(labels: Iterable[str], where: str) -> tuple[str, ...]:
     """Return the names of the classes in order: as numbers if all of them are, else by the alphabet.
@@ -21,7 +24,7 @@ def classes_of(labels: Iterable[str], where: str) -> tuple[str, ...]:
     names = set(labels)
     if len(names) < 2:
         raise UserError(f"{where}: training has one class only, '{next(iter(names), '')}'; there must be two or more")
-    if all(name.isdecimal() for name in names):
+    if all(name.isdecimal() and len(name) <= MOST_DIGITS for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 

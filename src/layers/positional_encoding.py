@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from src.core.errors import UserError
 
+IN_ADVANCE = 2**24
+"""Numbers of a table of positions that are computed before any input is there: a checkpoint may name any length."""
+
 
 def sinusoidal(length: int, d_model: int) -> Tensor:
     """Return PE[pos, 2i] = sin(pos / 10000^(2i/d_model)) and PE[pos, 2i+1] = cos(…), shaped [length, d_model], float64.
@@ -30,12 +33,13 @@ class SinusoidalPositions(nn.Module):
 
     Args:
         d_model: width.
-        length: positions to compute in advance; longer inputs extend the table.
+        length: positions to compute in advance, up to `IN_ADVANCE` numbers; longer inputs extend the table.
     """
 
     def __init__(self, d_model: int, length: int) -> None:
         super().__init__()
-        self.table = sinusoidal(length, d_model)  # no buffer: it follows the inputs, in float64 too without rounding
+        ready = min(length, max(IN_ADVANCE // d_model, 1))
+        self.table = sinusoidal(ready, d_model)  # no buffer: it follows the inputs, in float64 too without rounding
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Add the positions start, start + 1, … to x [B, T, d_model]."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from src.core.console import shown
 from src.core.errors import UserError, nearest
-from src.core.files import remove_below
+from src.core.files import remove_below, walk
 from src.run_store.filters import known, matching, parse
 from src.run_store.run_folder import RunFolder
 
@@ -108,8 +108,8 @@ def runs_in(outputs: Path) -> list[KeptRun]:
     if not outputs.is_dir():
         raise UserError(f"{outputs}: there is no such folder; runs are kept in paths.outputs, by default outputs")
     runs = []
-    for folder in sorted({file.parent for file in outputs.rglob("run.json")}):
-        if not os.path.lexists(folder / "config.yaml"):
+    for folder in sorted(Path(place) for place, below, files in walk(outputs) if "run.json" in {*below, *files}):
+        if folder.name.startswith(_DELETED) or not os.path.lexists(folder / "config.yaml"):
             continue
         try:
             runs.append(KeptRun(RunFolder.open(folder), outputs))
@@ -197,13 +197,18 @@ def size(path: Path) -> int:
 
 
 def _files(path: Path) -> Iterator[Any]:
-    for file in path.rglob("*"):
-        if not file.is_symlink() and file.is_file():
-            yield file.stat()
+    for folder, _, files in walk(path):
+        for file in (Path(folder, name) for name in files):
+            if not file.is_symlink() and file.is_file():
+                yield file.stat()
 
 
 SWEEP_FILES = ("ledger.jsonl", "states.jsonl", "study.journal", "report.html", ".lock")
 """Files of a sweep, which are of no use without its runs."""
+
+
+_DELETED = ".deleted-"
+"""How the name of a run folder begins while it is deleted."""
 
 
 def emptied_sweeps(runs: Sequence[KeptRun]) -> list[Path]:
@@ -229,18 +234,30 @@ def delete(runs: Sequence[KeptRun]) -> None:
         if run.path.is_symlink():  # its target is no run that was listed
             run.path.unlink()
             continue
-        gone = run.path.with_name(f".deleted-{secrets.token_hex(4)}-{run.path.name[:200]}")
+        gone = run.path.with_name(f"{_DELETED}{secrets.token_hex(4)}-{run.path.name[:200]}")
         try:
             run.path.rename(gone)  # at once, so that nothing half deleted is left under its name
-            shutil.rmtree(gone)
         except OSError as error:
-            raise UserError(f"{error.filename or run.path}: cannot be deleted: {error.strerror}") from error
+            raise UserError(f"{run.path}: cannot be deleted: {error.strerror}") from error
+        try:
+            shutil.rmtree(gone)
+        except (OSError, RecursionError) as error:
+            what = (
+                f"{error.filename or gone}: {error.strerror}"
+                if isinstance(error, OSError)
+                else "its folders are nested too deep"
+            )
+            raise UserError(
+                f"{run.path}: cannot be deleted as a whole: {what}. Delete what is left of it by hand: {gone}"
+            ) from error
     for sweep in emptied:
         for name in SWEEP_FILES:
             with suppress(OSError):
                 remove_below(sweep, name)
         with suppress(OSError):  # there are pictures in it, or it is a link
             (sweep / "plots").rmdir()
-    for parent in {run.path.parent for run in runs}:
+    for parent in sorted({run.path.parent for run in runs}):
+        for left in sorted(parent.glob(f"{_DELETED}*")):
+            log.warning("%s: an earlier delete was stopped and left this folder; delete it by hand", shown(left))
         with suppress(OSError):  # there is something else in it
             parent.rmdir()

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from src.core.errors import UserError
+
 
 def as_yaml(config: Mapping[str, Any]) -> str:
     """Return a config as it stands in config.yaml: as OmegaConf would write it, in a tenth of the time; a section that many
@@ -18,7 +20,11 @@ def as_yaml(config: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=1000)
 def _section_as_yaml(key: str, value: str) -> str:
-    return yaml.dump({key: json.loads(value)}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    try:
+        return yaml.dump({key: json.loads(value)}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    except UnicodeEncodeError as error:
+        near = error.object[max(error.start - 20, 0) : error.end + 20]
+        raise UserError(f"{key}: {near!r} has no UTF-8: it contains a single surrogate") from error
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]

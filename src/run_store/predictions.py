@@ -9,6 +9,8 @@ from src.core.files import open_below
 from src.core.records import read_json
 from src.run_store.schema import predictions
 
+MAX_PIXELS = 2**26
+"""The most pixels of the picture of examples that is decoded."""
 ANSWERS, EXAMPLES = "answers.json", "examples.png"
 
 
@@ -51,6 +53,8 @@ def read_pictures(folder: Path, count: int) -> list[Any]:
 
     try:
         with open_below(folder, EXAMPLES) as file, Image.open(file, formats=["PNG"]) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(f"{image.width:,} × {image.height:,} pixels; examples have at most {MAX_PIXELS:,}")
             pixels = np.asarray(image)
     except FileNotFoundError:
         return []

@@ -4,7 +4,6 @@ Two thousand are read in seconds: of config.yaml, each section is parsed once, h
 metrics.jsonl is read only when a curve is asked for, or where run.json has no value yet.
 """
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from src.core.errors import UserError, nearest
-from src.core.files import is_file_below, read_below
+from src.core.files import is_file_below, read_below, walk
 from src.core.records import RecordError, VersionError, parse_yaml
 from src.run_store.filters import flat
 from src.run_store.metrics_file import read_metrics
@@ -23,6 +22,9 @@ from src.run_store.run_folder import RunFolder, read_record
 
 MAX_PICTURES = 100
 """Attention maps of a run that are shown."""
+
+MAX_PICTURE_BYTES = 4 * 2**20
+"""The largest attention map that is read, and the most bytes of all of a run."""
 
 _NAMED = 3
 """Folders that a remark names; further ones are counted."""
@@ -94,7 +96,7 @@ def _run_folders(path: Path) -> Iterator[Path]:
         names = [folder.name for folder in beside if folder.is_dir() and not folder.name.startswith(".")]
         near = f". {nearest(path.name, names)}" if names else ""
         raise NoRuns(f"{path}: there is no such folder{near}")
-    for folder, below, files in os.walk(path):
+    for folder, below, files in walk(path):
         if "config.yaml" in files:
             below.clear()
             yield Path(folder)
@@ -158,14 +160,19 @@ def _read_answers(folder: Path) -> Any:
 
 def _read_attention(folder: Path) -> dict[str, bytes]:
     found = {}
+    room = MAX_PICTURE_BYTES
     for file in sorted((folder / "plots").glob("attention-*.png"))[:MAX_PICTURES]:
         with suppress(OSError, UserError):
-            found[file.stem] = read_below(folder, f"plots/{file.name}")
+            found[file.stem] = read_below(folder, f"plots/{file.name}", room)
+            room -= len(found[file.stem])
     return found
 
 
 _MAX_SECTIONS = 1000
 """Sections of a config that are parsed one by one."""
+
+MAX_KEYS = 10_000
+"""The most keys of a config that is compared."""
 
 
 # ---- config.yaml ---------------------------------------------------------------------------------------------------
@@ -180,8 +187,15 @@ def read_config(text: bytes) -> dict[str, Any]:
         text: of config.yaml, in UTF-8.
 
     Raises:
-        RecordError: if it is no YAML of plain containers, or holds no mapping.
+        RecordError: if it is no YAML of plain containers, holds no mapping, or has more than `MAX_KEYS`.
     """
+    config = _flat_config(text)
+    if len(config) > MAX_KEYS:
+        raise RecordError(f"config.yaml: more than {MAX_KEYS:,} keys")
+    return config
+
+
+def _flat_config(text: bytes) -> dict[str, Any]:
     try:
         sections = re.split(r"\n(?=[^\s#-])", text.decode("utf-8").strip())
         if len(sections) > _MAX_SECTIONS:

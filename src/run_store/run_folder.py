@@ -68,9 +68,10 @@ class RunFolder:
             facts: entries of the record that are known already.
 
         Raises:
-            UserError: if there is something at the path, or if the folder cannot be made.
+            UserError: if there is something at the path, if the folder cannot be made, or if a text of the config has no
+                UTF-8.
         """
-        path = Path(path).absolute()
+        path, text = Path(path).absolute(), as_yaml(config)
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ class RunFolder:
         if any(path.iterdir()):
             folder._release()
             raise UserError(f"{path}: a new run needs a new or empty folder. To go on with a run: resume={path}")
-        _write(path / "config.yaml", as_yaml(config))
+        _write(path / "config.yaml", text)
         folder.record = {
             "format_version": FORMAT_VERSION,
             "status": "running",
@@ -169,12 +170,13 @@ class RunFolder:
         """
         # Loggers write into the folder by its path. That of W&B checks its own files, among which it keeps links.
         refuse_links_that_leave(self.path, "resume", ignore=("wandb",))
+        text = None if config is None else as_yaml(config)
         self._acquire()
         seconds = self._spent()
         self._since = monotonic()
         self._before = self.record.copy(), read_below(self.path, "config.yaml").decode("utf-8", "replace")
-        if config is not None:
-            _write(self.path / "config.yaml", as_yaml(config))
+        if config is not None and text is not None:
+            _write(self.path / "config.yaml", text)
             self.record["config_hash"] = config_hash(config)
         here = provenance([])
         del here["command"]

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 LEDGER, STATES, LOCK = "ledger.jsonl", "states.jsonl", ".lock"
 MAX_LEDGER_BYTES = 512 * 2**20
 """The largest ledger that is read."""
+MAX_JOBS = 300_000
+"""The most jobs of a sweep."""
 MOST_REMARKS = 20
 """Damaged lines of a ledger that are named, after which the rest of it is left out."""
 OWN_FOLDERS = ("output", "cluster", "plots")
@@ -145,13 +147,13 @@ class Ledger:
                 size = os.fstat(opened.fileno()).st_size
                 if size > MAX_LEDGER_BYTES:
                     raise UserError(f"{file}: this ledger has more than {MAX_LEDGER_BYTES / 2**20:,.0f} MiB")
-                lines = lines_of(opened, file)
+                lines = lines_of(opened, file, most_lines=MAX_JOBS + 1)
                 head = _head(next(lines, b""), file)
                 return cls(folder, head, _jobs(lines, file, remarks))
         except OSError as error:
             raise UserError(f"{folder}: there is no ledger of a sweep here ({error.strerror})") from error
         except RecordError as error:
-            raise UserError(f"{error}\nthis ledger is damaged") from error
+            raise UserError(f"{file}: this ledger is damaged\n{error}") from error
 
     def trusted(self, overrides: Sequence[str] = ()) -> "Ledger":
         """Return this ledger after checking that its jobs may run here; see `src.config.trust`.
@@ -220,6 +222,9 @@ class Ledger:
             words: of its command line.
             label: those that are shown.
             config: resolved and checked.
+
+        Raises:
+            UserError: if the ledger has `MAX_JOBS` already.
         """
         if not self.head["base"]:
             self.head["base"] = dict(config)
@@ -227,6 +232,8 @@ class Ledger:
         changes = {key: value for key, value in config.items() if key not in base or value != base[key]}
         digest = config_hash(config)
         known = self._by_digest.get(digest)
+        if known is None and len(self.jobs) >= MAX_JOBS:
+            raise UserError(f"{self.folder}: a sweep has at most {MAX_JOBS:,} jobs; give the others another sweep.name")
         job = Job(
             number=known.number if known else len(self.jobs) + 1,
             words=tuple(words),

@@ -1,7 +1,7 @@
 """Build the parts of a run from its config: data, model, callbacks, loggers and trainer."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from src.compat.lean_imports import lean
@@ -12,6 +12,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from src.compat.checkpoint_connector import RestoringConnector
 from src.compat.fast_loop import TrainingSteps
@@ -19,7 +21,8 @@ from src.config.combinations import model_and_data_problems
 from src.config.locate import locate
 from src.config.schema.run import Config
 from src.config.trust import writable_data_folder
-from src.core.errors import UserError
+from src.core.errors import UserError, first_line
+from src.core.resources import available_memory, shown_bytes
 from src.datamodules.base import DataModule
 from src.datamodules.splits.cross_validation import Fold
 from src.models.base import Model
@@ -55,14 +58,39 @@ def build_model(config: Config, spec: Any) -> Model:
     """Make the model for the data.
 
     Raises:
-        UserError: if the model cannot serve the data, where that could not be known before they were loaded.
+        UserError: if the model cannot serve the data, where that could not be known before they were loaded, or if its
+            weights take more memory than is free.
     """
     if problems := list(model_and_data_problems(config, spec.task, spec.inputs)):
         raise UserError("\n".join(problems))
-    model = locate(config.model.target or "", Model, "model._target_")(spec=spec, **config.model.arguments())
+    with _within_memory():
+        model = locate(config.model.target or "", Model, "model._target_")(spec=spec, **config.model.arguments())
     model.training_config = config
     model.batch_transform = batch_transform(config, spec)
     return model
+
+
+@contextmanager
+def _within_memory() -> Iterator[None]:
+    """Stop building a model as soon as its weights take more memory than is free, and before they are filled."""
+    needed = 0
+
+    def count(_module: nn.Module, _name: str, weights: Tensor | None) -> None:
+        nonlocal needed
+        needed += 0 if weights is None or weights.is_meta else weights.numel() * weights.element_size()
+        if needed > free:
+            raise UserError(f"model: its weights take more than the {shown_bytes(free)} of memory that are free")
+
+    free = available_memory()
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if "alloc" in str(error) or isinstance(error, MemoryError):
+            raise UserError(f"model: its weights do not fit into memory: {first_line(error)[:200]}") from error
+        raise
+    finally:
+        hook.remove()
 
 
 def _tell_texts(model: Model, datamodule: DataModule) -> None:

@@ -57,6 +57,38 @@ def test_long_curves_are_thinned_and_many_are_left_out(run: MakeRun, tmp_path: P
     assert len(epochs) <= 201 and (epochs[0], epochs[-1]) == (1, 5000)
 
 
+def test_attention_maps_of_all_runs_and_views_are_bounded(run: MakeRun, tmp_path: Path) -> None:
+    maps = {f"attention-val-{i}": bytes(1_000_000) for i in range(9)}
+    runs = [
+        replace(run(float(i), {"a": i, "datamodule.name": f"data-{i % 2}"}), read_attention=lambda: maps)
+        for i in range(6)
+    ]
+    page = written(runs, tmp_path)
+    assert sum(len(row["pictures"]) for view in data_of(page)["views"] for row in view["rows"]) == 4
+    assert page.stat().st_size < 6_000_000
+
+
+@pytest.mark.parametrize(
+    ("answers", "kept"),
+    [
+        ({"classes": ["c"] * 200, "confusion": [[0] * 200] * 200}, True),
+        ({"classes": ["c"] * 201, "confusion": [[0] * 201] * 201}, False),
+        ({"true": [[0.5]] * 10_000, "predicted": [[0.5]] * 10_000}, True),
+        ({"true": [[0.5]] * 10_001, "predicted": [[0.5]] * 10_001}, False),
+        ({"true": [[0.5] * 10_001], "predicted": [[0.5] * 10_001]}, False),
+    ],
+)
+def test_predictions_are_bounded(answers: dict[str, Any], kept: bool, run: MakeRun, tmp_path: Path) -> None:
+    (view,) = data_of(written([replace(run(1.0), read_answers=lambda: answers)], tmp_path))["views"]
+    assert (view["rows"][0]["answers"] is not None) == kept
+
+
+def test_long_names_and_values_are_cut(run: MakeRun, tmp_path: Path) -> None:
+    long = "x" * 1_000_000
+    runs = [run(float(i), {long: long + str(i), "datamodule.name": long, "a": i}, name=long) for i in range(3)]
+    assert written(runs, tmp_path).stat().st_size < 200_000
+
+
 def hostile_runs(run: MakeRun, text: str) -> list[RecordedRun]:
     """Return runs with a text in every place that the page shows."""
     confusion = {"classes": [text, "b"], "confusion": [[1, 2], [3, 4]]}

@@ -101,6 +101,29 @@ def test_a_record_of_the_wrong_types_is_no_crash(write_run: WriteRun, tmp_path: 
     main([str(tmp_path), "--html", "--pictures", "--columns", "all"])
 
 
+def test_a_config_of_too_many_keys_is_left_out(
+    write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run("a")
+    (write_run("b") / "config.yaml").write_text("x:\n" + "".join(f"  k{i}: 1\n" for i in range(101)))
+    monkeypatch.setattr("src.run_store.reader.MAX_KEYS", 100)
+    remarks = Remarks()
+    assert [run.name for run in read_runs(tmp_path, remarks=remarks)] == ["a"]
+    assert "config.yaml cannot be read" in str(remarks)
+
+
+def test_attention_maps_of_a_run_are_bounded(
+    write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_run("a")
+    (folder / "plots").mkdir()
+    for number, size in enumerate((60, 50, 40)):
+        (folder / "plots" / f"attention-{number}.png").write_bytes(bytes(size))
+    monkeypatch.setattr("src.run_store.reader.MAX_PICTURE_BYTES", 100)
+    (run,) = read_runs(tmp_path)
+    assert list(run.read_attention()) == ["attention-0", "attention-2"]
+
+
 def test_many_remarks_stay_one_line(tmp_path: Path) -> None:
     remarks = Remarks()
     for number in range(100):

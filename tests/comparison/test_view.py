@@ -1,5 +1,7 @@
 """Which runs belong together, what is shown of them, and in which order."""
 
+import time
+
 import pytest
 from scipy import stats
 
@@ -194,6 +196,15 @@ def test_values_read_as_on_the_command_line() -> None:
     assert shown("red\x1b[31m") == '"red\\u001b[31m"', "control characters reach no terminal"
 
 
+def test_many_keys_are_compared_in_linear_time(run: MakeRun) -> None:
+    command = " ".join(f"k{i}=0" for i in range(20_000))
+    runs = [run(0.5, {f"k{i}": f"{i} {number}" for i in range(20_000)}, command=command) for number in range(2)]
+    start = time.process_time()
+    needed, following = telling(runs)
+    assert len(short(needed)) == 20_000 and not following
+    assert time.process_time() - start < 5, "in quadratic time it takes minutes"
+
+
 def test_names_are_short_where_that_is_plain() -> None:
     keys = ["model.name", "optimizer.lr", "model.dropout", "regularization.dropout", "val/loss", "time"]
     assert short(keys) == ["model", "lr", "model.dropout", "regularization.dropout", "val/loss", "time"]
@@ -218,3 +229,8 @@ def test_what_a_person_means() -> None:
         meant("dropout", known)
     with pytest.raises(UserError, match=r"Did you mean 'optimizer\.lr'"):
         meant("lrr", known)
+
+
+def test_a_name_with_a_quote_is_suggested() -> None:
+    with pytest.raises(UserError, match=r"Did you mean 'x\.it's_lr'\?"):
+        meant("it's_lrr", ["x.it's_lr", "y.zzzzzzzzz"])

@@ -3,7 +3,9 @@
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from src import ROOT
 from src.config.compose import compose
 from src.config.schema.run import Config
 from src.config.validate import check
-from src.core.errors import UserError, nearest
+from src.core.errors import SHOWN, UserError, nearest
 
 
 def checked(*words: str) -> Config:
@@ -65,6 +67,37 @@ def test_a_misspelled_word_is_told_its_nearest_match(words: list[str], parts: li
         assert part in message
 
 
+HOSTILE_CHANGES: list[tuple[str, dict[str, Any]]] = [
+    ("datamodule", {f"k{i}": i for i in range(1000)}),
+    ("datamodule", {"function": "x" * 1_000_000}),
+    ("datamodule", {"x" * 1_000_000: 1}),
+    ("datamodule", {"": 1, "a.b": 1}),
+    ("model", {"hidden_sizes": ["x"] * 10_000}),
+    ("callbacks", {f"c{i}": {"a": 1} for i in range(1000)}),
+    *(
+        ("callbacks", {name: {"_target_": "src.callbacks.progress.Progress", "a": 1}})
+        for name in ("a.b", "", "x" * 300, ".", "a..b")
+    ),
+    ("logger", {"a.b": {"_target_": 3}}),
+]
+
+
+@pytest.mark.parametrize(("section", "change"), HOSTILE_CHANGES, ids=range(len(HOSTILE_CHANGES)))
+def test_what_is_wrong_with_a_recorded_config_fits_one_screen(section: str, change: dict[str, Any]) -> None:
+    config = checked("model=mlp", "datamodule=function", "logger=none").plain()
+    config[section] |= change
+    with pytest.raises(UserError) as refused:
+        check(config)
+    assert len(str(refused.value).splitlines()) <= SHOWN + 1 and len(str(refused.value)) < 10_000
+
+
+def test_the_nearest_of_long_words_is_found_at_once() -> None:
+    start = time.process_time()
+    message = nearest("ab" * 10**6, ["ab" * 10**6, *(f"b{i}" for i in range(100_000))])
+    assert len(message) < 10_000 and time.process_time() - start < 5
+    assert nearest("adma", ["adam", "sgd"]) == "Did you mean 'adam'? Possible: adam, sgd."
+
+
 WRONG_VALUES = [
     # wrong type
     (["optimizer.lr=abc"], "optimizer.lr=abc: must be a valid number"),
@@ -77,6 +110,10 @@ WRONG_VALUES = [
     (["optimizer.amsgrad=1"], "optimizer.amsgrad=1: must be a valid boolean"),
     (["tags=good"], "tags=good: must be a valid list"),
     # out of range
+    (["datamodule.batch_size=1000000000"], "datamodule.batch_size=1000000000: must be less than or equal to 100000000"),
+    (["model.hidden_sizes=[128,9999999]"], "model.hidden_sizes[1]=9999999: must be less than or equal to 1048576"),
+    (["model=transformer", "model.num_layers=1001"], "model.num_layers=1001: must be less than or equal to 1000"),
+    (["trainer.devices=65"], "trainer.devices=65: at most 64 devices"),
     (["optimizer.lr=0"], "optimizer.lr=0: must be greater than 0"),
     (["optimizer.lr=nan"], "optimizer.lr=nan: must be"),
     (["optimizer.lr=inf"], "optimizer.lr=inf: must be"),

@@ -1,12 +1,23 @@
 """Files below a folder: no link is followed, only regular files are opened, and sizes are bounded."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from src.core.errors import UserError
-from src.core.files import append_below, is_file_below, open_below, read_below
+from src.core.files import (
+    MAX_LEVELS,
+    UnsafeFileError,
+    append_below,
+    copy_tree_below,
+    is_file_below,
+    links_that_leave,
+    open_below,
+    read_below,
+    walk,
+)
 
 NAMES = ["file", "folder/file"]
 
@@ -72,3 +83,35 @@ def test_a_folder_that_is_a_link_is_not_entered(root: Path) -> None:
     assert not is_file_below(root, "away/secret")
     with pytest.raises(UserError, match="link"):
         read_below(root, "away/secret")
+
+
+def test_folders_in_each_other_are_searched_to_a_level(tmp_path: Path) -> None:
+    folder = tmp_path
+    for _ in range(MAX_LEVELS):
+        folder = folder / "a"
+        folder.mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    found = list(walk(tmp_path, strict=True))
+    assert len(found) == MAX_LEVELS + 1 and found[0][0] == str(tmp_path)
+    (folder / "b").mkdir()
+    assert len(list(walk(tmp_path))) == MAX_LEVELS + 1
+    for refused in (
+        lambda: list(walk(tmp_path, strict=True)),
+        lambda: links_that_leave(tmp_path),
+        lambda: copy_tree_below(tmp_path, tmp_path.parent / "copy", leave_out=["link"]),
+    ):
+        with pytest.raises(UnsafeFileError, match="more than 64 folders"):
+            refused()
+
+
+def test_a_walk_is_that_of_the_system(tmp_path: Path) -> None:
+    for name in ("a/b/c", "a/d", ".e/f"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file").write_text("x")
+    (tmp_path / "a" / "link").symlink_to(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+
+    def plain(found: Iterable[tuple[str, list[str], list[str]]]) -> list[tuple[str, list[str], list[str]]]:
+        return sorted((place, sorted(below), sorted(files)) for place, below, files in found)
+
+    assert plain(walk(tmp_path)) == plain(os.walk(tmp_path))

@@ -620,6 +620,24 @@ def test_a_config_of_too_many_values_is_refused_at_once(text: str, tmp_path: Pat
     assert time.process_time() - started < 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"notes": "a\ud800b"}, {"tags": ["\udc80"]}, {"logger": {"\ud800": 1}}, {"callbacks": {"x": {"y": "\udfff"}}}],
+)
+def test_a_config_with_a_single_surrogate_is_one_error_and_leaves_nothing(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(change))}: .* single surrogate"):
+        create(tmp_path / "run", CONFIG | change)
+    assert not (tmp_path / "run").exists()
+    run = create(tmp_path / "run")
+    run.interrupt()
+    before = (run.path / "config.yaml").read_bytes(), (run.path / "run.json").read_bytes()
+    with pytest.raises(UserError, match="single surrogate"):
+        RunFolder.open(run.path).resume(CONFIG | change)
+    assert before == ((run.path / "config.yaml").read_bytes(), (run.path / "run.json").read_bytes())
+
+
 def test_a_single_surrogate_in_a_record_is_written_back(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", {"seed": 0}, [])
     folder.update(notes="\ud800")

@@ -189,6 +189,24 @@ def junk(place: Path, _: Path) -> None:
     place.write_bytes(b"\xff\x00junk")
 
 
+def test_tiny_lines_are_counted(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.sweeping.ledger.MAX_JOBS", 3)
+    assert len(Ledger.open(sweep).jobs) == 3
+    with pytest.raises(UserError, match="at most 3 jobs"):
+        Ledger.open(sweep).add(["seed=9"], ["seed=9"], config(9))
+    monkeypatch.setattr("src.sweeping.ledger.MAX_JOBS", 2)
+    with pytest.raises(UserError, match="more than 3 lines"):
+        Ledger.open(sweep)
+
+
+def test_what_is_wrong_with_a_ledger_is_named_first(sweep: Path) -> None:
+    changed(sweep, 2, lambda job: job.update(number=9))
+    with pytest.raises(UserError) as caught:
+        Ledger.open(sweep)
+    first, second = str(caught.value).splitlines()
+    assert first == f"{sweep / 'ledger.jsonl'}: this ledger is damaged" and "line 3" in second
+
+
 def wrong_types(place: Path, _: Path) -> None:
     place.write_text('{"job":3,"written":"x","status":[]}\n{"job":"a","written":1,"status":"evil"}\n[]\n')
 
@@ -353,6 +371,13 @@ def test_a_study_that_is_no_file_is_told(tmp_path: Path, outside: Path, kind: Ca
         with pytest.raises(UserError):
             begun_study(tmp_path, SPACE, LOSS)
     assert outside.read_text() == "keep\n"
+
+
+def test_the_lines_of_a_study_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun_study(tmp_path, SPACE, LOSS)
+    monkeypatch.setattr("src.sweeping.search.optuna_study.MAX_JOURNAL_LINES", 0)
+    with pytest.raises(UserError, match="more than 0 lines"):
+        begun_study(tmp_path, SPACE, LOSS)
 
 
 ENTRIES = ["[]", "3", "{}", '{"op_code":99}', '{"op_code":0}', '{"op_code":0,"study_name":3,"directions":"x"}']

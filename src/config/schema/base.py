@@ -1,4 +1,8 @@
-"""Types and base classes that the schemas of all config groups share."""
+"""Types and base classes that the schemas of all config groups share.
+
+Whoever opens a recorded run builds what its config describes. So sizes have an upper bound that no real experiment reaches,
+and what follows from several of them is bounded by `src.core.resources.refuse_too_much`.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -9,6 +13,20 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
+Workers = Annotated[int, Field(ge=0, le=64)]
+"""Processes that read data."""
+Examples = Annotated[int, Field(gt=0, le=10**8)]
+"""Examples of a batch or a split."""
+Length = Annotated[int, Field(gt=0, le=10**6)]
+"""Steps of a sequence."""
+Width = Annotated[int, Field(gt=0, le=2**20)]
+"""Numbers in a layer, or tokens in a vocabulary."""
+MOST_LAYERS = 1000
+Layers = Annotated[int, Field(gt=0, le=MOST_LAYERS)]
+Widths = Annotated[list[Width], Field(max_length=MOST_LAYERS)]
+"""The width of each layer."""
+Pixels = Annotated[int, Field(gt=0, le=255)]
+"""Sides of a convolution or of pooling, and their steps."""
 NonNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Decay = Annotated[float, Field(ge=0, lt=1)]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from src.config.schema.base import Count, Decay, Entry
+from src.config.schema.base import Decay, Entry
 from src.config.schema.logger import CSVLogger
 
 
@@ -40,15 +40,15 @@ class Progress(Entry):
 
 
 class Answers(Entry):
-    examples: Count = 16
+    examples: Annotated[int, Field(ge=0, le=10_000)] = 16
 
 
 class AttentionMaps(Entry):
-    examples: PositiveInt = 2
+    examples: Annotated[int, Field(gt=0, le=100)] = 2
 
 
 class GradientThroughTime(Entry):
-    examples: PositiveInt = 16
+    examples: Annotated[int, Field(gt=0, le=10_000)] = 16
 
 
 class Gradients(Entry):
@@ -58,7 +58,7 @@ class Gradients(Entry):
 class LearningRateFinder(Entry):
     lowest: PositiveFloat = 1e-6
     highest: PositiveFloat = 10.0
-    steps: Annotated[int, Field(ge=20)] = 200
+    steps: Annotated[int, Field(ge=20, le=100_000)] = 200
 
 
 class BatchSizeFinder(Entry):

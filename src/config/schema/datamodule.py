@@ -3,9 +3,21 @@
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, model_validator
 
-from src.config.schema.base import Count, Fraction, NonNegative, Option, Seed, Share, UserPath
+from src.config.schema.base import (
+    Count,
+    Examples,
+    Fraction,
+    Length,
+    NonNegative,
+    Option,
+    Seed,
+    Share,
+    UserPath,
+    Width,
+    Workers,
+)
 
 # ---- data --------------------------------------------------------------------------------------------------------
 
@@ -28,7 +40,7 @@ class DataOption(Option):
     inputs: ClassVar[str | None] = None
     raw: ClassVar[str | None] = None
     """What an example is before it becomes an input, where that can be augmented: text or audio."""
-    batch_size: PositiveInt = 64
+    batch_size: Examples = 64
     default_epochs: PositiveInt = 30
     seed: Seed = 0
     shuffle: bool = True
@@ -61,11 +73,11 @@ class Digits(Split):
 class Shapes(DataOption):
     task = "classification"
     inputs = "image"
-    side: Annotated[int, Field(ge=8)]
+    side: Annotated[int, Field(ge=8, le=1024)]
     channels: Literal[1, 3]
-    train_size: Annotated[int, Field(ge=10)]
-    val_size: Annotated[int, Field(ge=10)]
-    test_size: Annotated[int, Field(ge=10)]
+    train_size: Annotated[Examples, Field(ge=10)]
+    val_size: Annotated[Examples, Field(ge=10)]
+    test_size: Annotated[Examples, Field(ge=10)]
     noise: NonNegative
     split_seed: Seed
 
@@ -96,9 +108,9 @@ class Function(DataOption):
     inputs = "vector"
     function: Literal["sine", "chirp", "absolute", "runge", "step", "square", "sawtooth"]
     range: Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_rises)]
-    train_size: PositiveInt
-    val_size: PositiveInt
-    test_size: Annotated[int, Field(ge=2)]
+    train_size: Examples
+    val_size: Examples
+    test_size: Annotated[Examples, Field(ge=2)]
     noise: NonNegative
     split_seed: Seed
 
@@ -106,10 +118,10 @@ class Function(DataOption):
 class MackeyGlass(DataOption):
     task = "forecasting"
     inputs = "sequence"
-    length: PositiveInt
-    window: PositiveInt
-    horizon: PositiveInt
-    tau: PositiveInt
+    length: Length
+    window: Length
+    horizon: Length
+    tau: Annotated[int, Field(gt=0, le=10_000)]
     val_fraction: Fraction
     test_fraction: TestFraction
 
@@ -132,8 +144,8 @@ class Series(DataOption):
     column: str | Annotated[Names, Field(min_length=1)] | None
     covariates: Names = []
     time_column: str | None = None
-    window: PositiveInt
-    horizon: PositiveInt
+    window: Length
+    horizon: Length
     val_fraction: Fraction
     test_fraction: TestFraction
 
@@ -151,23 +163,23 @@ class Series(DataOption):
 class Drawn(DataOption):
     """Generated data: so many examples a split, drawn once, with a seed of their own."""
 
-    train_size: PositiveInt
-    val_size: PositiveInt
-    test_size: PositiveInt
+    train_size: Examples
+    val_size: Examples
+    test_size: Examples
     split_seed: Seed
 
 
 class Adding(Drawn):
     task = "regression"
     inputs = "sequence"
-    lag: PositiveInt
+    lag: Length
 
 
 class Copy(Drawn):
     task = "tagging"
     inputs = "tokens"
-    lag: Count
-    symbols: PositiveInt
+    lag: Annotated[Count, Field(le=10**6)]
+    symbols: Length
 
 
 class Dates(Drawn):
@@ -176,7 +188,7 @@ class Dates(Drawn):
     languages: Annotated[list[str], Field(min_length=1)]
 
 
-BytePairs = Annotated[int, Field(gt=260)]
+BytePairs = Annotated[Width, Field(gt=260)]
 """Tokens of a byte-pair vocabulary: 256 bytes, 4 special tokens, and pairs."""
 
 
@@ -187,7 +199,7 @@ class TextWindows(DataOption):
     inputs = "tokens"
     tokens: Literal["characters", "byte_pairs"] = "characters"
     vocabulary_size: BytePairs = 4000
-    context: PositiveInt
+    context: Length
     carry_state: bool
     val_fraction: Fraction
     test_fraction: TestFraction
@@ -217,8 +229,8 @@ class ETT(DataOption):
     task = "forecasting"
     inputs = "sequence"
     variant: Literal["h1", "h2", "m1", "m2"]
-    window: PositiveInt
-    horizon: PositiveInt
+    window: Length
+    horizon: Length
     verify: bool
 
 
@@ -236,7 +248,7 @@ class TextClassification(Split):
     val_path: UserPath | None
     test_path: UserPath | None
     min_frequency: PositiveInt
-    max_length: PositiveInt
+    max_length: Length
     lowercase: bool
 
     def files(self) -> dict[str, Path]:
@@ -252,7 +264,7 @@ class Translating(DataOption):
     vocabulary_size: BytePairs = 8000
     lowercase: bool
     min_frequency: PositiveInt
-    max_length: PositiveInt
+    max_length: Length
 
 
 class _Asked:
@@ -321,14 +333,14 @@ class Audio(DataOption):
     task = "classification"
     inputs = "image"
     raw = "audio"
-    sample_rate: PositiveInt | None
-    seconds: PositiveFloat
+    sample_rate: Annotated[int, Field(gt=0, le=768_000)] | None
+    seconds: Annotated[float, Field(gt=0, le=3600)]
     features: Literal["log_mel", "waveform"]
-    n_fft: PositiveInt
-    hop: PositiveInt
-    n_mels: PositiveInt
+    n_fft: Annotated[int, Field(gt=0, le=2**16)]
+    hop: Length
+    n_mels: Annotated[int, Field(gt=0, le=1024)]
     memory_share: Share = 0.5
-    workers: Count | None = None
+    workers: Workers | None = None
     split_seed: Seed
     val_fraction: Fraction
 
@@ -354,6 +366,10 @@ class FSDD(Audio):
     verify: bool
 
 
+Side = Annotated[int, Field(gt=0, le=8192)]
+"""Pixels of a side of an image; `src.datamodules.io.image_files` decodes images of up to 8192 × 8192."""
+
+
 def _two_sides(size: Any) -> Any:
     if size is not None and not (isinstance(size, list) and len(size) == 2):
         raise ValueError("height and width of an image, such as [64,64]")
@@ -367,10 +383,10 @@ class ImageFolder(Split):
     pattern: Annotated[str | None, AfterValidator(_names_a_class)]
     val_path: UserPath | None
     test_path: UserPath | None
-    size: Annotated[list[PositiveInt] | None, BeforeValidator(_two_sides)]
+    size: Annotated[list[Side] | None, BeforeValidator(_two_sides)]
     channels: Literal[1, 3] | None
     memory_share: Share
-    workers: Count | None
+    workers: Workers | None
 
     def folders(self) -> dict[str, Path]:
         return _given(path=self.path, val_path=self.val_path, test_path=self.test_path)

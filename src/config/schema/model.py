@@ -2,9 +2,21 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, PositiveInt, Tag, ValidationInfo, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
-from src.config.schema.base import Activation, Count, Initialization, NonNegative, Option, Probability, T
+from src.config.schema.base import (
+    Activation,
+    Count,
+    Initialization,
+    Layers,
+    NonNegative,
+    Option,
+    Pixels,
+    Probability,
+    T,
+    Width,
+    Widths,
+)
 
 # ---- models ------------------------------------------------------------------------------------------------------
 
@@ -25,7 +37,7 @@ class ModelOption(Option):
 class MLP(ModelOption):
     tasks = VECTORS
     inputs = ("vector", "image", "sequence")
-    hidden_sizes: list[PositiveInt]
+    hidden_sizes: Widths
     activation: Activation
     initialization: Initialization
     batch_norm: bool
@@ -38,7 +50,7 @@ class MLP(ModelOption):
 class MlpScratch(ModelOption):
     tasks = VECTORS
     inputs = ("vector", "image", "sequence")
-    hidden_sizes: list[PositiveInt]
+    hidden_sizes: Widths
     activation: Activation
     initialization: Initialization
 
@@ -60,14 +72,14 @@ PerBlock = Annotated[
 class CNN(ModelOption):
     tasks = IMAGES
     inputs = ("image",)
-    channels: Annotated[list[PositiveInt], Field(min_length=1)]
-    kernel_size: PerBlock[PositiveInt]
-    stride: PerBlock[PositiveInt]
-    padding: PerBlock[Count | Literal["same"]]
+    channels: Annotated[Widths, Field(min_length=1)]
+    kernel_size: PerBlock[Pixels]
+    stride: PerBlock[Pixels]
+    padding: PerBlock[Annotated[Count, Field(le=255)] | Literal["same"]]
     pool: PerBlock[Literal["max", "average", "none"]]
-    pool_size: PerBlock[PositiveInt]
-    pool_stride: PerBlock[PositiveInt] | None
-    hidden_sizes: list[PositiveInt]
+    pool_size: PerBlock[Pixels]
+    pool_stride: PerBlock[Pixels] | None
+    hidden_sizes: Widths
     activation: Activation
     initialization: Initialization
     batch_norm: bool
@@ -80,8 +92,8 @@ class ResNet(ModelOption):
     tasks = IMAGES
     inputs = ("image",)
     built_in = ("batch_norm",)
-    blocks_per_stage: PositiveInt
-    widths: Annotated[list[PositiveInt], Field(min_length=1)]
+    blocks_per_stage: Layers
+    widths: Annotated[Widths, Field(min_length=1)]
     activation: Activation
     dropout: Probability
     stochastic_depth: Probability
@@ -93,11 +105,11 @@ class Recurrent(ModelOption):
     inputs = ("image", "sequence", "tokens")
     carries_state = True
     cell: Literal["torch", "textbook"]
-    hidden_size: PositiveInt
-    num_layers: PositiveInt
+    hidden_size: Width
+    num_layers: Layers
     bidirectional: bool
     initial_state: Literal["zero", "learned"]
-    embedding_size: PositiveInt
+    embedding_size: Width
     dropout: Probability
     drop_connect: Probability
 
@@ -105,14 +117,14 @@ class Recurrent(ModelOption):
 class Transformer(ModelOption):
     tasks = (*VECTORS, "language_modelling", "translation")
     inputs = ("image", "sequence", "tokens")
-    d_model: PositiveInt
-    num_heads: PositiveInt
-    num_layers: PositiveInt
-    d_ff: PositiveInt | None
+    d_model: Width
+    num_heads: Width
+    num_layers: Layers
+    d_ff: Width | None
     norm_first: bool
     activation: Activation
     positions: Literal["sinusoidal", "learned"]
-    beams: PositiveInt
+    beams: Annotated[int, Field(gt=0, le=256)]
     length_penalty: NonNegative
     dropout: Probability
     stochastic_depth: Probability

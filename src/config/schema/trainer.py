@@ -14,11 +14,17 @@ def _lasts(time: str | None) -> str | None:
     return time
 
 
+MOST_DEVICES = 64
+"""Devices of one machine."""
+
+
 def _names_devices(devices: Any) -> Any:
     numbers = devices if isinstance(devices, list) and devices else [devices]
     least = 0 if numbers is devices else 1
     if devices != "auto" and not all(type(number) is int and number >= least for number in numbers):
         raise ValueError("how many devices, from 1; or which, such as [0,2]; or auto")
+    if devices != "auto" and max(len(numbers), *numbers) > MOST_DEVICES:
+        raise ValueError(f"at most {MOST_DEVICES} devices, each of which has a process")
     return devices
 
 

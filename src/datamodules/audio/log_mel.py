@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from src.core.errors import UserError
+from src.core.resources import refuse_too_much
 
 FLOOR = 1e-5
 """The least energy of a band, so that silence has a logarithm."""
@@ -68,6 +69,11 @@ class LogMel(nn.Module):
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Map waveforms [B, samples] to [B, frames, n_mels]."""
+        count, frames = len(waveforms), self.frames(waveforms.size(1))
+        refuse_too_much(  # of complex numbers, and as many real ones
+            12 * count * frames * (self.n_fft // 2 + 1),
+            f"datamodule.n_fft={self.n_fft}, .hop={self.hop}: the spectra of {count:,} sounds",
+        )
         spectrum = torch.stft(
             waveforms, self.n_fft, self.hop, window=self.window, pad_mode="constant", return_complex=True
         )

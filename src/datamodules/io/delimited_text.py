@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from io import StringIO, TextIOWrapper
 from pathlib import Path
@@ -12,6 +13,12 @@ from src.core.files import open_text_file
 
 MAX_TEXT_BYTES = 4 * 2**30
 """The largest text that is read as a whole."""
+MAX_LINES = 50_000_000
+"""The most lines of a text, a line of which is an example."""
+MAX_COLUMNS = 100_000
+"""The most columns of a table."""
+MAX_CELLS = 100_000_000
+"""The most cells of a table."""
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 
@@ -31,6 +38,26 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: this is no text in UTF-8 (byte {error.start})") from error
     except OSError as error:
         raise UserError(f"{path}: this file cannot be read: {error.strerror}") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file, without their ends; see `read_text`.
+
+    Raises:
+        UserError: if it cannot be read, or has more than `MAX_LINES`.
+    """
+    return split_lines(read_text(path), path)
+
+
+def split_lines(text: str, path: Path | str) -> list[str]:
+    """Return the lines of a text, without their ends.
+
+    Raises:
+        UserError: if there are more than `MAX_LINES`.
+    """
+    if text.count("\n") >= MAX_LINES:
+        raise UserError(f"{path}: this file has more than {MAX_LINES:,} lines")
+    return text.split("\n")
 
 
 def read_records(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
@@ -65,9 +92,14 @@ def rows_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str,
         columns: that a table's header must have.
 
     Raises:
-        UserError: if it cannot be read, naming the file and the row.
+        UserError: if it cannot be read, naming the file and the row, or if it has more than `MAX_COLUMNS` or `MAX_CELLS`.
     """
-    yield from _json_rows(path, columns) if path.suffix.lower() in JSON_LINES else _table_rows(path, columns)
+    cells = 0
+    for line, row in _json_rows(path, columns) if path.suffix.lower() in JSON_LINES else _table_rows(path, columns):
+        cells += len(row)
+        if cells > MAX_CELLS:
+            raise UserError(f"{path}: this table has more than {MAX_CELLS:,} cells")
+        yield line, row
 
 
 def _table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -85,8 +117,10 @@ def _table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[
                 if len(header) == 1:
                     parts.append(f"Columns stand between {'tabs' if delimiter == chr(9) else 'commas'}; it has none.")
                 raise UserError(f"{path}: the header has no column '{column}'. {' '.join(parts)}")
-        for column in header:
-            if header.count(column) > 1:
+        if len(header) > MAX_COLUMNS:
+            raise UserError(f"{path}: the header has {len(header):,} columns; a table has at most {MAX_COLUMNS:,}")
+        for column, count in Counter(header).items():
+            if count > 1:
                 raise UserError(f"{path}: the header names '{column}' more than once")
         line = reader.line_num + 1
         for cells in reader:
@@ -103,7 +137,8 @@ def _table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[
 
 
 def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    for line, text in enumerate(read_text(path).split("\n"), 1):
+    names: set[str] = set()
+    for line, text in enumerate(read_lines(path), 1):
         if not text.strip():
             continue
         try:
@@ -114,6 +149,9 @@ def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
             raise UserError(f"{path}, row {line}: this JSON cannot be read: {error}") from error
         if not isinstance(row, dict):
             raise UserError(f'{path}, row {line}: a row is an object, such as {{"text": "…", "label": "…"}}')
+        names.update(row)
+        if len(names) > MAX_COLUMNS:
+            raise UserError(f"{path}, row {line}: more than {MAX_COLUMNS:,} columns up to here, the most of a table")
         nested = [key for key, value in row.items() if isinstance(value, dict | list)]
         if wrong := [key for key in nested if key in columns]:
             raise UserError(f"{path}, row {line}, column '{wrong[0]}': neither a text nor a number")

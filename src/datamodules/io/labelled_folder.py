@@ -3,10 +3,19 @@
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from src.core.errors import UserError
 
+MAX_ENTRIES = 5_000_000
+"""The most files and folders below a folder of data."""
+MAX_LINKS = 50_000
+"""The most links to folders that are followed."""
+MAX_DEPTH = 32
+"""The most folders of a folder of data that lie in each other."""
+MAX_WILDCARDS = 3
+"""The most wildcards of a component of a pattern: the time to match a name grows with their power."""
 Labelled = tuple[Path, str]
 """A file and its class."""
 SPLIT_NAMES = {
@@ -69,23 +78,67 @@ def listed(inputs: Sequence[str], endings: Sequence[str]) -> list[str]:
 
 
 def _names(folder: Path) -> list[str]:
+    """Return the paths of the files of a folder, relative to it.
+
+    Raises:
+        UserError: if there is no such folder, if it is the root of the file system, or if it holds more than `MAX_ENTRIES`
+            files and folders or `MAX_LINKS` links to folders, or folders in each other beyond `MAX_DEPTH`.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
-    found = []
-    for place, inner, names in os.walk(folder, followlinks=True):
-        here = Path(place)
-        inner[:] = [name for name in inner if not name.startswith(".") and not _leads_back(here / name)]
-        found += [here / name for name in names if not name.startswith(".")]
-    return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
+    if (real := folder.resolve()) == real.parent:
+        raise UserError(f"{folder}: this is the root of the file system, and a folder of data is expected")
+    found: list[str] = []
+    entries = links = 0
+    waiting = [("", 0)]
+    while waiting:
+        place, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise UserError(f"{folder}: there are more than {MAX_DEPTH} folders in each other here: {place[:80]}…")
+        with suppress(OSError), os.scandir(folder / place) as inside:
+            for entry in inside:
+                if entry.name.startswith("."):
+                    continue
+                entries += 1
+                if entries > MAX_ENTRIES:
+                    raise UserError(
+                        f"{folder}: there are more than {MAX_ENTRIES:,} files and folders here, the most that are searched"
+                    )
+                name = f"{place}{entry.name}"
+                kind = _kind(entry)
+                if kind == "file":
+                    found.append(name)
+                elif kind == "folder" and entry.is_symlink():
+                    links += 1
+                    if links > MAX_LINKS:
+                        raise UserError(f"{folder}: there are more than {MAX_LINKS:,} links to folders here")
+                    if not _leads_back(folder / name):
+                        waiting.append((f"{name}/", depth + 1))
+                elif kind == "folder":
+                    waiting.append((f"{name}/", depth + 1))
+    return sorted(found)
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Return ``file``, ``folder``, or ``other``; a link is what it points to."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+    except OSError:  # a link to itself, for one
+        return "other"
 
 
 def _leads_back(folder: Path) -> bool:
-    """Tell whether a folder is a link to one that it lies in."""
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+    """Return whether a link leads to a folder that it lies in."""
+    return folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _regular(pattern: str) -> str:
     """Return the regular expression of a pattern; of several readings, the class is the shortest."""
+    pattern = re.sub(r"\*+", "*", pattern)
+    if any(len(re.findall(r"\{label\}|\*", part)) > MAX_WILDCARDS for part in pattern.split("/")):
+        raise UserError(
+            f"datamodule.pattern={pattern[:80]}: between slashes are at most {MAX_WILDCARDS} of {{label}} and *"
+        )
     meanings = {"{label}": "(?P<label>[^/]+?)", "*": "[^/]*"}
     return "".join(meanings.get(part, re.escape(part)) for part in re.split(r"(\{label\}|\*)", pattern))
 

@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 
 from src.core.errors import UserError
-from src.datamodules.io.delimited_text import read_text
+from src.datamodules.io.delimited_text import MAX_CELLS, read_text
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,10 @@ def names_a_file(text: str) -> bool:
 
 
 def _read_file(path: Path, names: list[str]) -> list[list[float]]:
-    lines = _cells(read_text(path).splitlines(), str(path))
+    text = read_text(path)
+    if text.count(",") + text.count("\n") > MAX_CELLS:
+        raise UserError(f"{path}: this table has more than {MAX_CELLS:,} cells")
+    lines = _cells(text.splitlines(), str(path))
     numbered = [(n, cells) for n, cells in enumerate(lines, 1) if any(cell.strip() for cell in cells)]
     header = [] if not numbered or any(map(is_number, numbered[0][1])) else [c.strip() for c in numbered.pop(0)[1]]
     if not numbered:

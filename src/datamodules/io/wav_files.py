@@ -13,10 +13,13 @@ from torch import Tensor
 
 from src.core.errors import UserError
 from src.core.files import open_data_file
+from src.core.resources import refuse_too_much
 from src.datamodules.io.numeric_table import LARGEST
 
 LARGEST_FILE = 2**29
 """Bytes of the largest WAV file."""
+MAX_SAMPLES = 2**27
+"""The most samples of a sound, of all channels and after resampling: 46 minutes at 48 kHz."""
 RATES = 1_000, 768_000
 """Samples a second that a sound may have."""
 FINEST = 1000
@@ -32,8 +35,8 @@ def read_wave(path: Path, sample_rate: int | None = None) -> tuple[np.ndarray, i
         sample_rate: resample to it, in Hz; None keeps the file's own.
 
     Raises:
-        UserError: if the file is no such WAV, cut off, without samples, of a rate that no sound has, or if a sample is no
-            number.
+        UserError: if the file is no such WAV, cut off, without samples, of a rate that no sound has, of more than `MAX_SAMPLES`,
+            or if a sample is no number.
     """
     try:
         with warnings.catch_warnings():  # scipy warns of a file that ends too soon, and of chunks that it passes over
@@ -66,8 +69,11 @@ def read_wave(path: Path, sample_rate: int | None = None) -> tuple[np.ndarray, i
         raise UserError(f"{path}: there is no sound in this WAV file")
     if not RATES[0] <= rate <= RATES[1]:
         raise UserError(f"{path}: {rate:,} samples a second; {RATES[0]:,} to {RATES[1]:,} can be read")
+    length = samples.size if sample_rate is None else max(samples.size, len(samples) * sample_rate // int(rate))
+    if length > MAX_SAMPLES:
+        raise UserError(f"{path}: {length:,} samples; a sound has at most {MAX_SAMPLES:,}. Cut it into shorter ones")
     wave = _to_unit(samples)
-    if not (np.abs(wave) <= LARGEST).all():
+    if not (wave.max() <= LARGEST and wave.min() >= -LARGEST):
         raise UserError(f"{path}: a sample of this WAV file is no number up to {LARGEST:g}")
     if wave.ndim > 1:
         wave = wave.mean(1)
@@ -90,6 +96,7 @@ def _to_unit(samples: np.ndarray) -> np.ndarray:
 
 def fitted(waves: list[np.ndarray], length: int) -> Tensor:
     """Return waveforms of one length [B, length]: longer ones are cut at their end, shorter ones filled with silence."""
+    refuse_too_much(4 * len(waves) * length, f"{len(waves):,} sounds of {length:,} samples")
     result = torch.zeros(len(waves), length)
     for row, wave in zip(result, waves, strict=True):
         row[: len(wave)] = torch.from_numpy(wave[:length])

@@ -8,7 +8,7 @@ import torch
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
-from src.core.resources import refuse_too_much
+from src.core.resources import refuse_to_generate
 from src.datamodules.base import DataModule
 from src.datamodules.io.numeric_table import read_rows
 from src.datamodules.splits.cross_validation import recut
@@ -52,7 +52,7 @@ class Adding(DataModule):
 
     def load(self) -> dict[str, Batch]:
         count = sum(self.sizes.values())  # of sequences, with a value and a mark of four bytes for each step, twice
-        refuse_too_much(16 * count * self.length, f"datamodule.lag={self.lag} with {count:,} sequences")
+        refuse_to_generate(16 * count * self.length, f"datamodule.lag={self.lag} with {count:,} sequences")
         generator = torch.Generator().manual_seed(self.split_seed)
         return recut({name: self._drawn(size, generator) for name, size in self.sizes.items()}, self.fold)
 

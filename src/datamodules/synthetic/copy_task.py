@@ -9,7 +9,7 @@ from torch import Tensor
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
-from src.core.resources import refuse_too_much
+from src.core.resources import refuse_to_generate
 from src.datamodules.base import DataModule
 from src.datamodules.splits.cross_validation import recut
 from src.tasks.tagging import UNASKED
@@ -50,7 +50,7 @@ class Copy(DataModule):
 
     def load(self) -> dict[str, Batch]:
         count = sum(self.sizes.values())  # of sequences, with a token and a target of eight bytes for each step
-        refuse_too_much(
+        refuse_to_generate(
             16 * count * (self.lag + 2 * self.symbols + 1), f"datamodule.lag={self.lag} with {count:,} sequences"
         )
         generator = torch.Generator().manual_seed(self.split_seed)

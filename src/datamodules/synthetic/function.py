@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError, nearest
+from src.core.resources import refuse_to_generate
 from src.datamodules.base import DataModule
 from src.datamodules.io.numeric_table import read_rows
 from src.datamodules.preparation import part
@@ -65,6 +66,8 @@ class Function(DataModule):
         self.scale: Standardizer | None = None
 
     def load(self) -> dict[str, Batch]:
+        count = sum(self.sizes)  # of pairs of float64, with noise and copies
+        refuse_to_generate(64 * count, f"datamodule.train_size, .val_size, .test_size: {count:,} pairs")
         generator = np.random.default_rng(self.split_seed)
         train, val, test = self.sizes
         drawn = {"train": generator.uniform(*self.range, train), "val": generator.uniform(*self.range, val)}

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from src.core.resources import refuse_to_generate
 from src.datamodules.timeseries.windows import Windows
 
 _STEPS_A_UNIT = 10
@@ -56,4 +57,10 @@ class MackeyGlass(Windows):
         self.length, self.tau = length, tau
 
     def values(self) -> Tensor:
+        steps = _STEPS_A_UNIT * (self.length + self.tau + _TRANSIENT)  # of two Python numbers each
+        windows = 4 * self.length * (self.window + self.horizon)
+        refuse_to_generate(
+            64 * steps + windows,
+            f"datamodule.length={self.length}, .tau={self.tau}, .window={self.window}, .horizon={self.horizon}",
+        )
         return torch.tensor(mackey_glass(self.length, self.tau)).unsqueeze(1)

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import SPLITS, DataSpec
-from src.core.errors import UserError
-from src.core.files import open_data_file
+from src.core.resources import refuse_to_generate
 from src.datamodules.base import DataModule
-from src.datamodules.io.image_files import FORMATS
+from src.datamodules.io.image_files import opened_image
 from src.datamodules.io.numeric_table import looks_like_file, read_rows
 from src.datamodules.preparation import part
 from src.datamodules.splits.cross_validation import recut
@@ -122,6 +120,9 @@ class Shapes(DataModule):
         self.scale: Standardizer | None = None
 
     def load(self) -> dict[str, Batch]:
+        count = sum(self.sizes.values())  # of images, of which a pixel takes some 20 numbers of eight bytes
+        needed = 160 * self.side**2 * count
+        refuse_to_generate(needed, f"datamodule.side={self.side} with {count:,} images")
         parts = recut({name: self._draw(name) for name in SPLITS}, self.fold, classes=itemgetter(1))
         if self.scale is None:
             pixels = torch.from_numpy(parts["train"][0]).movedim(1, -1).reshape(-1, self.channels)
@@ -163,13 +164,8 @@ class Shapes(DataModule):
         return LabelledBatch(x, torch.zeros(len(x), dtype=torch.int64))
 
     def _read_image(self, path: str) -> NDArray:
-        try:
-            with open_data_file(Path(path)) as file, Image.open(file, formats=FORMATS) as image:
-                small = image.convert("RGB" if self.channels == 3 else "L").resize((self.side, self.side))
-        except UserError:
-            raise
-        except Exception as error:  # decoders raise any of damaged files
-            raise UserError(f"{path}: this is no image that can be read") from error
+        with opened_image(Path(path)) as image:
+            small = image.convert("RGB" if self.channels == 3 else "L").resize((self.side, self.side))
         return np.asarray(small).reshape(1, self.side, self.side, self.channels).transpose(0, 3, 1, 2)
 
     def example_inputs(self, count: int = 3) -> list[str]:

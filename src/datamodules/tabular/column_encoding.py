@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from src.core.errors import UserError
+from src.core.resources import refuse_too_much
 from src.datamodules.io.numeric_table import is_number, what_it_is
 from src.datamodules.preparation import DamagedPreparation, flag, is_finite, part, text, texts
 from src.datamodules.standardizer import or_one
@@ -119,6 +120,8 @@ class Columns:
 
     def apply(self, rows: Sequence[Row]) -> Tensor:
         """Return the features of rows [N, F]."""
+        width = sum(len(column.features) for column in self.columns)
+        refuse_too_much(40 * len(rows) * width, f"{len(rows):,} rows of {width:,} features")  # as lists and as a tensor
         unknown: dict[str, set[str]] = {}
         table = []
         for where, row in rows:

@@ -16,7 +16,7 @@ from src.core.data_spec import DataSpec
 from src.core.errors import UserError, nearest
 from src.datamodules.base import DataModule
 from src.datamodules.class_labels import class_numbers, classes_of
-from src.datamodules.io.delimited_text import rows_of
+from src.datamodules.io.delimited_text import MAX_CELLS, rows_of
 from src.datamodules.io.numeric_table import is_number, looks_like_file, what_it_is
 from src.datamodules.preparation import part, texts
 from src.datamodules.splits.cross_validation import recut
@@ -171,6 +171,10 @@ class CSV(DataModule):
         if not rows:
             raise UserError(f"{path}: there are no rows in this file")
         present = dict.fromkeys(name for _, row in rows for name in row)
+        if len(rows) * len(present) > MAX_CELLS:
+            raise UserError(
+                f"{path}: {len(rows):,} rows of {len(present):,} columns; a table has at most {MAX_CELLS:,} cells"
+            )
         for name in wanted:
             if name not in present:  # of JSON lines: a key may be left out of some rows
                 raise UserError(f"{path}: no row has '{name}'. {nearest(name, present)}")

@@ -106,7 +106,7 @@ class Multi30k(Translating):
     def _lines(self, file: PublicFile) -> list[str]:
         contents = file.read(self.data_dir, self.verify, self.write_dir)
         try:
-            return lines_of(self._cased(contents.decode("utf-8-sig")))
+            return lines_of(self._cased(contents.decode("utf-8-sig")), file.path)
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{file.find(self.data_dir, self.write_dir)}: this is no text in UTF-8 (byte {error.start})"

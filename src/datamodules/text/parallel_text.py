@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from src.core.errors import UserError
-from src.datamodules.io.delimited_text import read_text
+from src.datamodules.io.delimited_text import read_text, split_lines
 from src.datamodules.splits.holdout import split_indices
 from src.datamodules.text.translation import Pair, Translating
 
@@ -54,12 +54,12 @@ class ParallelText(Translating):
         return {name: [pairs[i] for i in index] for name, index in parts.items()}
 
     def _lines(self, path: Path) -> list[str]:
-        return lines_of(self._cased(read_text(path)))
+        return lines_of(self._cased(read_text(path)), path)
 
 
-def lines_of(text: str) -> list[str]:
-    """Return the lines of a text, without the empty ones at its end."""
-    return [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")]
+def lines_of(text: str, path: Path | str) -> list[str]:
+    """Return the lines of a text, without the empty ones at its end; see `split_lines`."""
+    return [line.rstrip("\r") for line in split_lines(text.rstrip("\r\n"), path)]
 
 
 def _columns(lines: Sequence[str], path: Path) -> list[Pair]:

@@ -15,7 +15,7 @@ from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.datamodules.base import DataModule
 from src.datamodules.class_labels import class_numbers, classes_of
-from src.datamodules.io.delimited_text import JSON_LINES, read_records, read_text
+from src.datamodules.io.delimited_text import JSON_LINES, read_lines, read_records
 from src.datamodules.io.numeric_table import looks_like_file
 from src.datamodules.preparation import part, texts
 from src.datamodules.splits.holdout import completed, split_paths
@@ -161,7 +161,7 @@ class TextClassification(DataModule):
             path = Path(given)
             if path.suffix.lower() in TABLES:
                 return [text for (text,) in read_records(path, self.columns[:1])]
-            texts = [line.strip() for line in read_text(path).split("\n") if line.strip()]
+            texts = [line.strip() for line in read_lines(path) if line.strip()]
             if not texts:
                 raise UserError(f"{path}: there is no text in this file")
             return texts

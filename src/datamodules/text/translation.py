@@ -13,7 +13,7 @@ from src.core.batches import Batch, TranslationBatch
 from src.core.data_spec import SPLITS, DataSpec
 from src.core.errors import UserError
 from src.datamodules.base import DataModule
-from src.datamodules.io.delimited_text import read_text
+from src.datamodules.io.delimited_text import read_lines
 from src.datamodules.io.numeric_table import names_a_file
 from src.datamodules.preparation import part, sizes
 from src.datamodules.tokenizers.characters import END, PADDING, START, cut_padding, padded
@@ -190,7 +190,7 @@ class Translating(DataModule):
 
 
 def _lines(path: Path) -> list[str]:
-    texts = [line.partition("\t")[0].strip() for line in read_text(path).split("\n") if line.strip()]
+    texts = [line.partition("\t")[0].strip() for line in read_lines(path) if line.strip()]
     if not texts:
         raise UserError(f"{path}: there is no text in this file")
     return texts

@@ -11,6 +11,7 @@ from torch import Tensor
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
+from src.core.resources import refuse_too_much
 from src.datamodules.base import DataModule
 from src.datamodules.io.numeric_table import looks_like_file, read_rows
 from src.datamodules.preparation import part
@@ -93,6 +94,8 @@ class Windows(DataModule):
             )
 
     def _windows(self, part: Tensor) -> LabelledBatch:
+        length, count = self.window + self.horizon, len(part)
+        refuse_too_much(4 * count * length * part.size(1), f"{self.where}: {count:,} windows of {length:,} values")
         windows = part.unfold(0, self.window + self.horizon, 1).transpose(1, 2)  # [N, window + horizon, series]
         asked = windows[:, self.window :, : len(self.targets)]
         return LabelledBatch(windows[:, : self.window].contiguous(), asked.contiguous())

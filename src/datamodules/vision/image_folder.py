@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from torch import Tensor
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
-from src.core.resources import fits, usable_cores
+from src.core.resources import fits, refuse_too_much, usable_cores
 from src.datamodules.base import DataModule
 from src.datamodules.class_labels import class_numbers, classes_of
 from src.datamodules.io.image_files import read_image, size_and_channels
@@ -102,7 +103,7 @@ class ImageFolder(DataModule):
         if not self.shape:
             self.shape = self._shared_shape(files)
         total = sum(map(len, files.values()))
-        bytes_needed = 4 * total * int(np.prod(self.shape))
+        bytes_needed = 4 * total * prod(self.shape)
         if fits(bytes_needed, self.memory_share, f"{next(iter(self.paths.values()))}: {total:,} images"):
             self.readers = {}
             return self._in_memory(files, labels)
@@ -181,6 +182,7 @@ class _Images:
     scale: Standardizer
 
     def __call__(self, index: Tensor, augment: bool = False) -> Tensor:
+        refuse_too_much(5 * len(index) * prod(self.shape), f"a batch of {len(index):,} images of {self.shape[1:]}")
         pixels = np.stack([read_image(self.files[i], self.shape) for i in index.tolist()])
         return standardized(pixels, self.scale)
 
@@ -197,6 +199,7 @@ def read_all(files: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
     Raises:
         UserError: naming those that cannot be read.
     """
+    refuse_too_much(5 * len(files) * prod(shape), f"{len(files):,} images of {shape[1]} × {shape[2]}")  # and as floats
     pixels = np.empty((len(files), *shape), dtype=np.uint8)
 
     def read(number: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from src.core.errors import UserError, first_line
-from src.core.files import is_file_below
+from src.core.files import is_file_below, walk
 from src.core.wandb_account import RUN_ID
 from src.run_store.run_folder import RunFolder
 
@@ -82,7 +82,12 @@ def find(paths: Sequence[Path]) -> Iterator[Waiting]:
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path}: there is no such folder")
-    found = {file.parents[2].absolute() for path in paths for file in path.rglob("wandb/*run-*/run-*.wandb")}
+    found = {
+        Path(place).absolute()
+        for path in paths
+        for place, below, _ in walk(path)
+        if "wandb" in below and any(Path(place, "wandb").glob("*run-*/run-*.wandb"))
+    }
     for folder in sorted(found):
         if not (folder / "config.yaml").is_file():
             continue

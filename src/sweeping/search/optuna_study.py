@@ -47,6 +47,9 @@ class _Locked(BaseJournalFileLock):
 MAX_JOURNAL_BYTES = 512 * 2**20
 """The largest file of a study that is read."""
 
+MAX_JOURNAL_LINES = 2_000_000
+"""The most lines of it; an epoch of a trial is one."""
+
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
@@ -131,7 +134,7 @@ def _check_lines(folder: Path) -> None:
     with open_below(folder, FILE) as opened:
         if os.fstat(opened.fileno()).st_size > MAX_JOURNAL_BYTES:
             raise UserError(f"{file}: this study has more than {MAX_JOURNAL_BYTES / 2**20:,.0f} MiB")
-        for number, line in enumerate(lines_of(opened, file), 1):
+        for number, line in enumerate(lines_of(opened, file, most_lines=MAX_JOURNAL_LINES), 1):
             if line.endswith(b"\n") and not isinstance(parse_json(line, f"{file}, line {number}"), dict):
                 raise RecordError(f"{file}, line {number}: this is not an entry of a study")
 

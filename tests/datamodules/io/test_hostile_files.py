@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import wavfile
 
 from src.core.errors import UserError
-from src.datamodules.io.delimited_text import read_records, read_text
+from src.datamodules.class_labels import classes_of
+from src.datamodules.io.delimited_text import read_lines, read_records, read_text
 from src.datamodules.io.downloads import PublicFile, download
 from src.datamodules.io.image_files import open_image, size_and_channels
+from src.datamodules.io.labelled_folder import labelled_files
 from src.datamodules.io.wav_files import read_wave
+from src.datamodules.synthetic.shapes import Shapes
 from src.datamodules.tokenizers.characters import Vocabulary
 from src.datamodules.tokenizers.memory_mapped import pieces
 from src.datamodules.vision.public_image_sets import CIFAR10
@@ -48,6 +52,125 @@ def test_a_file_of_a_gigabyte_of_nothing_is_refused(tmp_path: Path, kind: str) -
     with pytest.raises(UserError, match=r"a\.png"):
         READERS[kind](tmp_path / "a.png")
     assert time.monotonic() - began < 20  # against a hang
+
+
+@pytest.mark.parametrize("kind", ["image", "size of an image", "image of shapes"])
+@pytest.mark.parametrize("height", [8193, 22_000])  # the latter is refused by Pillow itself
+def test_an_image_has_a_limited_number_of_pixels(tmp_path: Path, kind: str, height: int) -> None:
+    Image.new("1", (8192, height)).save(tmp_path / "a.png")
+    read = READERS.get(kind) or (lambda path: Shapes(side=8).encode([str(path)]))
+    with pytest.raises(UserError, match=r"a\.png: this image has more than 67,108,864 pixels"):
+        read(tmp_path / "a.png")
+
+
+def test_an_image_of_the_most_pixels_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("1", (200, 100)).save(tmp_path / "a.png")
+    monkeypatch.setattr("src.datamodules.io.image_files.MAX_PIXELS", 20_000)
+    assert open_image(str(tmp_path / "a.png")).size == (200, 100)
+
+
+@pytest.mark.parametrize(("rate", "most", "says"), [(None, 999, "1,000 samples"), (16_000, 1_999, "2,000 samples")])
+def test_a_sound_has_a_limited_length(
+    tmp_path: Path, rate: int | None, most: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wavfile.write(tmp_path / "a.wav", 8_000, np.zeros((500, 2) if rate is None else 1000, np.int16))
+    read_wave(tmp_path / "a.wav", rate)
+    monkeypatch.setattr("src.datamodules.io.wav_files.MAX_SAMPLES", most)
+    with pytest.raises(UserError, match=rf"a\.wav: {says}; a sound has at most {most:,}"):
+        read_wave(tmp_path / "a.wav", rate)
+
+
+TEXT = "src.datamodules.io.delimited_text."
+
+
+@pytest.mark.parametrize(
+    ("limit", "name", "content", "says"),
+    [
+        ("MAX_LINES", "a.txt", "a\nb\nc", "more than 2 lines"),
+        ("MAX_LINES", "a.jsonl", '{"a": 1}\n' * 3, "more than 2 lines"),
+        ("MAX_COLUMNS", "a.csv", "a,b,c\n1,2,3\n", "the header has 3 columns"),
+        ("MAX_COLUMNS", "a.jsonl", '{"a": 1}\n{"a": 1, "b": 2}\n{"a": 1, "c": 3}', "row 3: more than 2 columns"),
+        ("MAX_CELLS", "a.csv", "a\n1\n2\n3\n", "more than 2 cells"),
+        ("MAX_CELLS", "a.jsonl", '{"a": 1, "b": 2}\n{"a": 1}', "more than 2 cells"),
+    ],
+)
+def test_tables_and_lines_are_bounded(
+    limit: str, name: str, content: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_text(content)
+    read: Callable[[Path], Any] = read_lines if name == "a.txt" else READERS["table"]
+    read(tmp_path / name)
+    monkeypatch.setattr(TEXT + limit, 2)
+    with pytest.raises(UserError, match=says):
+        read(tmp_path / name)
+
+
+def test_a_header_of_many_columns_is_read_in_linear_time(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(",".join(f"c{i}" for i in range(100_000)) + "\n")
+    start = time.process_time()
+    with pytest.raises(UserError, match="no rows"):
+        read_records(tmp_path / "a.csv", ("c1",))
+    assert time.process_time() - start < 5, "in quadratic time it takes minutes"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for label in "ab":
+        (tmp_path / "data" / label).mkdir(parents=True)
+        (tmp_path / "data" / label / "1.wav").write_bytes(b"")
+    return tmp_path / "data"
+
+
+def found(folder: Path, pattern: str | None = None) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path, _ in labelled_files(folder, pattern, (".wav",), "sound")]
+
+
+@pytest.mark.parametrize("path", ["/", "link", "back"])
+def test_the_root_of_the_file_system_is_no_folder_of_data(data: Path, path: str) -> None:
+    (data / "link").symlink_to("/")
+    (data / "back").symlink_to(data.parent.relative_to("/").as_posix().count("/") * "../" + "../..")
+    with pytest.raises(UserError, match="root of the file system"):
+        found(data / path)
+    assert found(data) == ["a/1.wav", "b/1.wav"]
+
+
+def test_a_link_that_leads_nowhere_hides_no_file(data: Path) -> None:
+    (data / "a" / "0.wav").symlink_to("0.wav")
+    (data / "b" / "0.wav").symlink_to("missing.wav")
+    assert found(data) == ["a/1.wav", "b/1.wav"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "says"),
+    [
+        ("MAX_ENTRIES", "more than 2 files and folders"),
+        ("MAX_DEPTH", "more than 2 folders in each"),
+        ("MAX_LINKS", "more than 2 links"),
+    ],
+)
+def test_a_folder_of_data_is_searched_within_bounds(
+    limit: str, says: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (data / "a" / "c" / "d" / "e").mkdir(parents=True)
+    for name in "123":
+        (tmp_path / name).mkdir()
+        (data / "b" / name).symlink_to(tmp_path / name)
+    assert found(data) == ["a/1.wav", "b/1.wav"]
+    monkeypatch.setattr(f"src.datamodules.io.labelled_folder.{limit}", 2)
+    with pytest.raises(UserError, match=says):
+        found(data)
+
+
+def test_a_pattern_has_few_wildcards(data: Path) -> None:
+    assert found(data, "{label}/*.wav") == ["a/1.wav", "b/1.wav"]
+    assert found(data, "{label}/****************.wav") == ["a/1.wav", "b/1.wav"]
+    with pytest.raises(UserError, match="between slashes are at most 3"):
+        found(data, "{label}/*x*x*x*.wav")
+
+
+def test_classes_with_too_many_digits_are_names() -> None:
+    assert classes_of(["9" * 5000, "10"], "x") == ("10", "9" * 5000)
+    assert classes_of(["9", "10"], "x") == ("9", "10")
 
 
 @pytest.mark.parametrize("ending", ["eps", "pcx", "tga", "ico"])

@@ -1,0 +1,67 @@
+"""Data that a config describes are refused before they fill the memory."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from src.core.errors import UserError
+from src.datamodules.audio.log_mel import LogMel
+from src.datamodules.base import DataModule
+from src.datamodules.io.wav_files import fitted
+from src.datamodules.synthetic.adding import Adding
+from src.datamodules.synthetic.copy_task import Copy
+from src.datamodules.synthetic.function import Function
+from src.datamodules.synthetic.mackey_glass import MackeyGlass
+from src.datamodules.synthetic.shapes import Shapes
+from src.datamodules.tokenizers.characters import padded
+from src.datamodules.vision.image_folder import read_all
+from src.layers.positional_encoding import IN_ADVANCE, SinusoidalPositions
+
+HUGE: dict[str, Callable[[], DataModule]] = {
+    "adding": lambda: Adding(lag=10**6, train_size=10**8),
+    "copy": lambda: Copy(lag=10**6, train_size=10**8),
+    "function": lambda: Function(train_size=10**8, val_size=10**8, test_size=10**8),
+    "mackey_glass": lambda: MackeyGlass(length=10**6, window=10**6),
+    "shapes": lambda: Shapes(side=1024, train_size=10**8),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_no_more_than_16_gb_are_generated(name: str) -> None:
+    with pytest.raises(UserError, match=r"GB of generated data; at most 16\.0 GB, unless GRIDLIGHT_MAX_GENERATED_GB"):
+        HUGE[name]().setup()
+
+
+@pytest.mark.parametrize("cls", [Adding, Copy, Function, MackeyGlass, Shapes])
+def test_the_environment_sets_the_limit(cls: type[DataModule], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRIDLIGHT_MAX_GENERATED_GB", "0.00001")
+    with pytest.raises(UserError, match="at most 10 kB"):
+        cls().setup()
+    monkeypatch.setenv("GRIDLIGHT_MAX_GENERATED_GB", "much")
+    with pytest.raises(UserError, match="GRIDLIGHT_MAX_GENERATED_GB=much: this is not a number"):
+        cls().setup()
+
+
+MADE: dict[str, Callable[[], Any]] = {
+    "windows": lambda: MackeyGlass(length=1000)._windows(torch.zeros(1000, 1)),
+    "texts": lambda: padded([[5]], 100),
+    "sounds": lambda: fitted([np.zeros(1, np.float32)], 100),
+    "spectra": lambda: LogMel(8000, 256, 100, 8)(torch.zeros(1, 1000)),
+    "images": lambda: read_all([], (3, 8, 8)).sum() or read_all(["a.png"], (3, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_no_more_is_made_of_data_than_memory_holds(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.core.resources.SMALL", 0)
+    monkeypatch.setattr("src.core.resources.available_memory", lambda: 10)
+    with pytest.raises(UserError, match="of data, and 10 bytes of memory are free"):
+        MADE[kind]()
+
+
+def test_few_positions_are_computed_in_advance() -> None:
+    assert len(SinusoidalPositions(64, 2**30).table) == IN_ADVANCE // 64
+    assert len(SinusoidalPositions(64, 100).table) == 100
