@@ -6,12 +6,13 @@ reads many records can name the bad one and continue with the rest.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Literal
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic_core import CoreSchema, SchemaValidator, ValidationError
+from pydantic_core import core_schema as core
 
 from src.core.errors import UserError, first_line
 from src.core.files import MAX_RECORD_BYTES, read_below
@@ -70,14 +71,28 @@ def bounded_integer(digits: str) -> int:
     return int(digits)
 
 
-Schema = TypeVar("Schema", bound=BaseModel)
-
-
-def check_schema(schema: type[Schema], value: Any, name: object) -> Schema:
-    """Return a parsed value as an instance of its schema.
+def object_schema(
+    required: Mapping[str, CoreSchema],
+    optional: Mapping[str, CoreSchema],
+    others: Literal["allow", "ignore", "forbid"] = "ignore",
+) -> CoreSchema:
+    """Return the schema of an object whose values have exactly the types of their schemas.
 
     Args:
-        schema: the model of the record.
+        required: the schema of each key that it must have.
+        optional: the schema of each key that it may have.
+        others: what is done with further keys: they are kept, left out, or an error.
+    """
+    fields = {key: core.typed_dict_field(schema) for key, schema in required.items()}
+    fields |= {key: core.typed_dict_field(schema, required=False) for key, schema in optional.items()}
+    return core.typed_dict_schema(fields, extra_behavior=others, config=core.CoreConfig(strict=True))
+
+
+def check_schema(schema: SchemaValidator, value: Any, name: object) -> Any:
+    """Return a parsed value with values of the types of its schema.
+
+    Args:
+        schema: of the record.
         value: as parsed.
         name: what it is, for the error.
 
@@ -85,7 +100,7 @@ def check_schema(schema: type[Schema], value: Any, name: object) -> Schema:
         RecordError: if it has other keys or types than the schema; the message names the first.
     """
     try:
-        return schema.model_validate(value)
+        return schema.validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))[:80]
