@@ -68,7 +68,7 @@ def write_runs(folder: Path, runs: int, epochs: int) -> None:
             "seed": seed,
             "seconds": 12.5 + random.random(),
             "command": "python -m src.train -m optimizer.lr=… regularization.dropout=…",
-            "git": {"diff": "x" * 20_000},
+            "git": {"revision": "0" * 40, "diff": "x" * 20_000},
             "parameters": 17_226,
             "best_epoch": best,
             "monitor": "val/loss",

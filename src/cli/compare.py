@@ -14,7 +14,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.comparison.charts import save_pictures
 from src.comparison.console_table import LIMIT
 from src.core.console import Parser, echo
 from src.core.errors import UserError, nearest
@@ -111,6 +110,8 @@ def compare(found: Found, words: argparse.Namespace, reload: float | None = None
     beside = sys.stderr if words.export else sys.stdout
     try:
         if words.pictures:
+            from src.comparison.charts import save_pictures
+
             echo(f"\npictures in {save_pictures(found.into, shown)}", file=beside)
         if words.html:
             from src.comparison.page import write_report

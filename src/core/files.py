@@ -142,10 +142,10 @@ def _open(root: Path, name: str | PurePath, flags: int, make: bool = False) -> i
                 descriptor = os.open(last, flags, 0o666, dir_fd=parent)
             except OSError as error:
                 raise _explained(error, Path(path), parent, last) from error
-    return _regular(descriptor, Path(path))
+    return _regular(descriptor, path)
 
 
-def _regular(descriptor: int, path: Path) -> int:
+def _regular(descriptor: int, path: str | Path) -> int:
     """Return a descriptor that was opened; close it and raise an error if it is not that of a regular file."""
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):

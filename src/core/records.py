@@ -5,13 +5,15 @@ reads many records can name the bad one and continue with the rest.
 """
 
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Literal
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic_core import CoreSchema, SchemaValidator, ValidationError, from_json
+from pydantic_core import core_schema as core
 
 from src.core.errors import UserError, first_line
 from src.core.files import MAX_RECORD_BYTES, read_below
@@ -43,41 +45,52 @@ def parse_json(text: bytes | str, name: object) -> Any:
         name: what it is, for the error, such as a path.
 
     Raises:
-        RecordError: if it is not JSON, or nested deeper than `MAX_DEPTH`.
+        RecordError: if it is not JSON, is nested deeper than `MAX_DEPTH`, or has an integer that does not fit into a float.
     """
     try:
-        plain = text if isinstance(text, str) else text.decode("utf-8")
-        value = json.loads(plain, parse_int=bounded_integer)
+        value = from_json(text)
+    except (
+        ValueError,
+        TypeError,
+    ):  # the module json, which takes several times as long, reads half of a surrogate pair
+        value = _parsed_by_json(text, name)
+    _check_values(value, name)
+    return value
+
+
+def _parsed_by_json(text: bytes | str, name: object) -> Any:
+    try:
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise RecordError(f"{name}: this is not UTF-8 text (byte {error.start})") from error
     except RecursionError as error:
         raise RecordError(f"{name}: nested deeper than {MAX_DEPTH} levels") from error
     except ValueError as error:
         raise RecordError(f"{name}: this is not JSON ({error})") from error
-    if plain.count("[") + plain.count("{") > MAX_DEPTH:
-        check_depth(value, name)
-    return value
 
 
-def bounded_integer(digits: str) -> int:
-    """Return an integer of a record.
-
-    Raises:
-        ValueError: if it is larger than any float, to which it may be converted.
-    """
-    if len(digits) > 300:
-        raise ValueError(f"{digits[:20]}…: an integer has more than 300 digits")
-    return int(digits)
-
-
-Schema = TypeVar("Schema", bound=BaseModel)
-
-
-def check_schema(schema: type[Schema], value: Any, name: object) -> Schema:
-    """Return a parsed value as an instance of its schema.
+def object_schema(
+    required: Mapping[str, CoreSchema],
+    optional: Mapping[str, CoreSchema],
+    others: Literal["allow", "ignore", "forbid"] = "ignore",
+) -> CoreSchema:
+    """Return the schema of an object whose values have exactly the types of their schemas.
 
     Args:
-        schema: the model of the record.
+        required: the schema of each key that it must have.
+        optional: the schema of each key that it may have.
+        others: what is done with further keys: they are kept, left out, or an error.
+    """
+    fields = {key: core.typed_dict_field(schema) for key, schema in required.items()}
+    fields |= {key: core.typed_dict_field(schema, required=False) for key, schema in optional.items()}
+    return core.typed_dict_schema(fields, extra_behavior=others, config=core.CoreConfig(strict=True))
+
+
+def check_schema(schema: SchemaValidator, value: Any, name: object) -> Any:
+    """Return a parsed value with values of the types of its schema.
+
+    Args:
+        schema: of the record.
         value: as parsed.
         name: what it is, for the error.
 
@@ -85,23 +98,25 @@ def check_schema(schema: type[Schema], value: Any, name: object) -> Schema:
         RecordError: if it has other keys or types than the schema; the message names the first.
     """
     try:
-        return schema.model_validate(value)
+        return schema.validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))[:80]
         raise RecordError(f"{name}: {key}: {first['msg']}" if key else f"{name}: {first['msg']}") from error
 
 
-def check_depth(value: Any, name: object) -> None:
-    """Raise `RecordError` if containers are nested deeper than `MAX_DEPTH`."""
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for container in level
-            for inner in (container.values() if isinstance(container, dict) else container)
-            if isinstance(inner, dict | list)
-        ]
+_MAX_INTEGER = 10**300
+
+
+def _check_values(value: Any, name: object) -> None:
+    """Raise `RecordError` if containers are nested deeper than `MAX_DEPTH`, or if an integer does not fit into a float."""
+    level: list[Any] = [[value]]
+    for _ in range(MAX_DEPTH + 1):
+        values = [item for inner in level for item in (inner.values() if type(inner) is dict else inner)]
+        for item in values:
+            if type(item) is int and not -_MAX_INTEGER < item < _MAX_INTEGER:
+                raise RecordError(f"{name}: an integer has more than 300 digits")
+        level = [item for item in values if type(item) is dict or type(item) is list]
         if not level:
             return
     raise RecordError(f"{name}: nested deeper than {MAX_DEPTH} levels")
@@ -114,7 +129,7 @@ def read_json(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) -
         OSError: if there is no such file.
         UserError: if it is a link, not a regular file, too large, or not JSON.
     """
-    return parse_json(read_below(root, name, limit), root / name)
+    return parse_json(read_below(root, name, limit), os.path.join(root, name))
 
 
 MAX_FILE_BYTES = 2**30
@@ -213,7 +228,7 @@ for _tag, _pattern, _first in (
 
 
 def _integer(loader: Any, node: Any) -> int:
-    return bounded_integer(node.value)
+    return int(node.value)
 
 
 def _number(loader: Any, node: Any) -> float:
@@ -248,7 +263,7 @@ def parse_yaml(text: bytes | str, name: object) -> Any:
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
         problem = getattr(error, "problem", None) or first_line(error)
         raise RecordError(f"{name}: this is not plain YAML ({problem})") from error
-    check_depth(value, name)
+    _check_values(value, name)
     return value
 
 

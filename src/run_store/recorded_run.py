@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from math import inf, isfinite, nan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -147,7 +147,7 @@ def recorded_run(
     return RecordedRun(
         name=name,
         place=place,
-        config={key: value for key, value in config.items() if key.partition(".")[0] not in _BESIDE},
+        config={key: config[key] for key in _compared_keys(tuple(config))},
         status=status,
         metric=metric,
         mode=mode,
@@ -160,6 +160,12 @@ def recorded_run(
         read_attention=read_attention,
         folder=folder,
     )
+
+
+@lru_cache(maxsize=128)  # most runs have the same keys
+def _compared_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the keys of a config that do not say where and how a run is recorded."""
+    return tuple(key for key in keys if key.partition(".")[0] not in _BESIDE)
 
 
 def _given(curves: Mapping[str, Curve]) -> Mapping[str, Curve]:

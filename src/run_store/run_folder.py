@@ -364,7 +364,7 @@ def read_record(path: Path) -> dict[str, Any]:
         OSError: if there is no run.json.
         UserError: if it is damaged, or of another format version.
     """
-    return run_record(read_json(path, "run.json"), path / "run.json")
+    return run_record(read_json(path, "run.json"), os.path.join(path, "run.json"))
 
 
 def _write(path: Path, text: str) -> None:

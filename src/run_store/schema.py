@@ -1,22 +1,17 @@
 """The types of what a run folder records. Records may come from someone else: no value of another type passes.
 
-`RunRecord` is run.json.
+The schemas are built with pydantic-core alone: to import pydantic and build model classes takes longer than to read the
+records of a thousand runs.
 """
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic_core import SchemaValidator
+from pydantic_core import core_schema as core
 
-from src.core.records import FORMAT_VERSION, RecordError, VersionError, check_schema
+from src.core.records import FORMAT_VERSION, RecordError, VersionError, check_schema, object_schema
 from src.core.wandb_account import RUN_ID
-
-Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Real = FiniteFloat | Integer
-"""A number that fits into a float; an integer of JSON may have thousands of digits."""
-
-Number = Real | None
-Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def _date(text: str) -> str:
@@ -24,85 +19,91 @@ def _date(text: str) -> str:
     return text
 
 
-Date = Annotated[str, Field(max_length=40), AfterValidator(_date)]
-Metrics = dict[Annotated[str, Field(max_length=1000)], Number]
+_or_null = core.nullable_schema
+_ANY = core.any_schema()
+_TEXT = core.str_schema()
+_TEXTS = core.list_schema(_TEXT)
+_TRUTH = core.bool_schema()
+_VERSION = core.int_schema()
+_INTEGER = core.int_schema(ge=-(2**63), lt=2**63)
+_COUNT = core.int_schema(ge=0, lt=2**63)
+_REAL = core.union_schema([core.float_schema(allow_inf_nan=False), _INTEGER])
+"""A number that fits into a float; an integer of JSON may have thousands of digits."""
+_REALS = core.list_schema(_REAL)
+_NUMBER = _or_null(_REAL)
+_DATE = core.no_info_after_validator_function(_date, core.str_schema(max_length=40))
+_METRICS = core.dict_schema(core.str_schema(max_length=1000), _NUMBER)
 
+_GIT = object_schema(
+    required={"revision": _TEXT},
+    optional={"branch": _or_null(_TEXT), "diff": _TEXT, "diff_complete": _TRUTH, "untracked": _TEXTS},
+)
+"""The revision of the code. See `src.run_store.provenance.git_state`."""
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
+_WANDB = object_schema(
+    required={"id": core.str_schema(pattern=f"^{RUN_ID}$")},
+    optional={
+        "mode": _or_null(core.literal_schema(["online", "offline", "disabled"])),
+        "url": _or_null(_TEXT),
+        "complete": _TRUTH,
+    },
+)
+"""The run in Weights & Biases."""
 
+_GRADIENT_THROUGH_TIME = core.union_schema(
+    [
+        object_schema(required={"after": core.list_schema(_REAL, min_length=1)}, optional={"before": _REALS}),
+        core.dict_schema(core.literal_schema(["before"]), _REALS),
+    ]
+)
+"""Norms [T] of the gradient by lag. See `src.callbacks.gradient_through_time`."""
 
-class Git(_Part):
-    """The revision of the code. See `src.run_store.provenance.git_state`."""
+_RECURRENT_COMPARISON = object_schema(
+    required={"bytes": _COUNT},
+    optional={"seconds": _NUMBER, "epochs": _or_null(_COUNT), "test": _METRICS, "trivial": _NUMBER},
+)
+"""What a run of a recurrent comparison cost and reached. See `src.callbacks.recurrent_comparison`."""
 
-    revision: str
-    branch: str | None = None
-    diff: str = ""
-    diff_complete: bool = False
-    untracked: list[str] = []
-
-
-class Wandb(_Part):
-    """The run in Weights & Biases."""
-
-    id: Annotated[str, Field(pattern=f"^{RUN_ID}$")]
-    mode: Literal["online", "offline", "disabled"] | None = None
-    url: str | None = None
-    complete: bool = True
-
-
-class GradientThroughTime(_Part):
-    """Norms [T] of the gradient by lag. See `src.callbacks.gradient_through_time`."""
-
-    before: list[Real] = []
-    after: Annotated[list[Real], Field(min_length=1)]
-
-
-class RecurrentComparison(_Part):
-    """What a run of a recurrent comparison cost and reached. See `src.callbacks.recurrent_comparison`."""
-
-    bytes: Count
-    seconds: Number = None
-    epochs: Count | None = None
-    test: Metrics = {}
-    trivial: Number = None
-
-
-class RunRecord(_Part):
-    """What run.json holds. Callbacks of users add entries of their own, which are kept."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    format_version: int = FORMAT_VERSION
-    status: Literal["running", "interrupted", "failed", "pruned", "finished", "unknown"]
-    config_hash: str | None = None
-    seed: Integer | None = None
-    started: Date | None = None
-    ended: Date | None = None
-    seconds: Annotated[FiniteFloat, Field(ge=0)] | Annotated[Integer, Field(ge=0)] | None = None
-    resumed: list[Date] = []
-    command: str | None = None
-    git: Git | None = None
-    packages: dict[str, str] = {}
-    hardware: dict[str, str | Integer | float | None] = {}
-    host: str | None = None
-    pid: Integer | None = None
-    wandb: Wandb | None = None
-    monitor: str | None = None
-    mode: Literal["min", "max"] | None = None
-    parameters: Count | None = None
-    multiply_adds: Count | None = None
-    best_epoch: Count | None = None
-    best_since: Count | None = None
-    value: Number = None
-    best: Metrics = {}
-    final: Metrics = {}
-    error: str | None = None
-    tags: list[str] = []
-    notes: str | None = None
-    archived: Date | None = None
-    gradient_through_time: GradientThroughTime | dict[Literal["before"], list[Real]] | None = None
-    recurrent_comparison: RecurrentComparison | None = None
+_RUN_RECORD = SchemaValidator(
+    object_schema(
+        required={
+            "status": core.literal_schema(["running", "interrupted", "failed", "pruned", "finished", "unknown"]),
+        },
+        optional={
+            "format_version": _VERSION,
+            "config_hash": _or_null(_TEXT),
+            "seed": _or_null(_INTEGER),
+            "started": _or_null(_DATE),
+            "ended": _or_null(_DATE),
+            "seconds": _or_null(core.union_schema([core.float_schema(allow_inf_nan=False, ge=0), _COUNT])),
+            "resumed": core.list_schema(_DATE),
+            "command": _or_null(_TEXT),
+            "git": _or_null(_GIT),
+            "packages": core.dict_schema(_TEXT, _TEXT),
+            "hardware": core.dict_schema(_TEXT, _or_null(core.union_schema([_TEXT, _INTEGER, core.float_schema()]))),
+            "host": _or_null(_TEXT),
+            "pid": _or_null(_INTEGER),
+            "wandb": _or_null(_WANDB),
+            "monitor": _or_null(_TEXT),
+            "mode": _or_null(core.literal_schema(["min", "max"])),
+            "parameters": _or_null(_COUNT),
+            "multiply_adds": _or_null(_COUNT),
+            "best_epoch": _or_null(_COUNT),
+            "best_since": _or_null(_COUNT),
+            "value": _NUMBER,
+            "best": _METRICS,
+            "final": _METRICS,
+            "error": _or_null(_TEXT),
+            "tags": _TEXTS,
+            "notes": _or_null(_TEXT),
+            "archived": _or_null(_DATE),
+            "gradient_through_time": _or_null(_GRADIENT_THROUGH_TIME),
+            "recurrent_comparison": _or_null(_RECURRENT_COMPARISON),
+        },
+        others="allow",
+    ),
+)
+"""What run.json holds. Callbacks of users add entries of their own, which are kept."""
 
 
 def run_record(entries: Any, name: object) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def run_record(entries: Any, name: object) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise VersionError(name, version)
     try:
-        checked = check_schema(RunRecord, entries, name).model_dump(exclude_unset=True)
+        checked = check_schema(_RUN_RECORD, entries, name)
     except (OverflowError, OSError) as error:
         raise RecordError(f"{name}: a date is out of range") from error
     return {key: checked[key] for key in entries}  # in the order of the file, which is written anew
@@ -167,34 +168,38 @@ def run_config(entries: dict[Any, Any], name: object) -> dict[str, Any]:
     return config
 
 
-class Example(_Part):
-    """An example of the test split: what the model predicted beside the truth, in the data's own units."""
+def _check_sizes(entries: dict[str, Any]) -> dict[str, Any]:
+    size = len(entries.get("classes", ()))
+    if (confusion := entries.get("confusion")) is not None and [len(row) for row in confusion] != [size] * size:
+        raise ValueError("the confusion must have a row and a column for each class")
+    if [len(row) for row in entries.get("true") or ()] != [len(row) for row in entries.get("predicted") or ()]:
+        raise ValueError("there must be as many predicted numbers as true ones")
+    return entries
 
-    truth: Any
-    prediction: Any
-    probability: Number = None
-    input: str | None = None
 
+_EXAMPLE = object_schema(
+    required={"truth": _ANY, "prediction": _ANY}, optional={"probability": _NUMBER, "input": _or_null(_TEXT)}
+)
+"""An example of the test split: what the model predicted beside the truth, in the data's own units."""
 
-class Predictions(_Part):
-    """What answers.json holds. See `src.callbacks.predictions.Answers`."""
-
-    format_version: int = FORMAT_VERSION
-    split: str = "test"
-    classes: list[str] = []
-    confusion: list[list[Count]] | None = None
-    true: list[list[Real]] | None = None
-    predicted: list[list[Real]] | None = None
-    examples: list[Example] = []
-
-    @model_validator(mode="after")
-    def _has_matching_sizes(self) -> "Predictions":
-        size = len(self.classes)
-        if self.confusion is not None and [len(row) for row in self.confusion] != [size] * size:
-            raise ValueError("the confusion must have a row and a column for each class")
-        if [len(row) for row in self.true or ()] != [len(row) for row in self.predicted or ()]:
-            raise ValueError("there must be as many predicted numbers as true ones")
-        return self
+_PREDICTIONS = SchemaValidator(
+    core.no_info_after_validator_function(
+        _check_sizes,
+        object_schema(
+            required={},
+            optional={
+                "format_version": _VERSION,
+                "split": _TEXT,
+                "classes": _TEXTS,
+                "confusion": _or_null(core.list_schema(core.list_schema(_COUNT))),
+                "true": _or_null(core.list_schema(_REALS)),
+                "predicted": _or_null(core.list_schema(_REALS)),
+                "examples": core.list_schema(_EXAMPLE),
+            },
+        ),
+    ),
+)
+"""What answers.json holds. See `src.callbacks.predictions.Answers`."""
 
 
 def predictions(entries: Any, name: object) -> dict[str, Any]:
@@ -207,8 +212,8 @@ def predictions(entries: Any, name: object) -> dict[str, Any]:
     Raises:
         RecordError: if a value is of another type, or if the sizes do not match.
     """
-    found = check_schema(Predictions, entries, name)
-    if found.format_version != FORMAT_VERSION:
-        raise VersionError(name, found.format_version)
-    plain = found.model_dump(exclude_unset=True)
-    return {"classes": [], "confusion": None, "examples": []} | plain
+    found = check_schema(_PREDICTIONS, entries, name)
+    version = found.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise VersionError(name, version)
+    return {"classes": [], "confusion": None, "examples": []} | found

@@ -21,14 +21,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
-from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, PositiveInt, StringConstraints
+from pydantic_core import SchemaValidator
+from pydantic_core import core_schema as core
 
-from src.config.trust import literal_config, refuse_overrides
 from src.core.errors import UserError
 from src.core.files import append_below, open_below, remove_below, replace_below
-from src.core.records import FORMAT_VERSION, RecordError, check_schema, lines_of, parse_json
+from src.core.records import FORMAT_VERSION, RecordError, check_schema, lines_of, object_schema, parse_json
 from src.run_store.config_hash import config_hash
 from src.run_store.provenance import git_state
 from src.run_store.run_folder import RunFolder
@@ -165,6 +165,11 @@ class Ledger:
             UserError: if a recorded config names a class that is not trusted, or decides what is written or contacted, or if
                 a job's folder is a link.
         """
+        from src.config.trust import (
+            literal_config,
+            refuse_overrides,
+        )  # whose table of classes no reader of a ledger needs
+
         file = self.folder / LEDGER
         for name in OWN_FOLDERS:
             place = self.folder / name
@@ -317,11 +322,11 @@ class Ledger:
             try:
                 with open_below(self.folder, STATES) as file:
                     for line in lines_of(file, self.folder / STATES):
-                        entry = check_schema(_StateLine, parse_json(line, STATES), STATES)
+                        entry = check_schema(_STATE_LINE, parse_json(line, STATES), STATES)
                         if not line.endswith(b"\n"):
                             raise RecordError(f"{STATES}: its last line is torn")
-                        state = entry.status, entry.metric, entry.mode, entry.value, entry.seconds, entry.error
-                        self._states[entry.job] = entry.written, State(*state)
+                        job, written = entry.pop("job"), entry.pop("written")
+                        self._states[job] = written, State(**entry)
             except FileNotFoundError:
                 pass
             except (OSError, UserError) as error:
@@ -436,65 +441,71 @@ def _finite(value: object) -> float | None:
         return None
 
 
-class _Search(BaseModel, extra="forbid"):
-    """What the last command asked of a search: checked settings, and the overrides that its jobs share or vary."""
+_ANYTHING = core.dict_schema(core.str_schema())
+_TEXT = core.str_schema()
+_TEXTS = core.list_schema(_TEXT)
+_COUNT = core.int_schema()
+_FINITE = core.float_schema(allow_inf_nan=False)
 
-    settings: dict[str, Any]
-    words: list[list[str]]
+_HEAD = SchemaValidator(
+    object_schema(
+        required={"version": _COUNT, "name": _TEXT, "command": _TEXTS, "created": _TEXT, "base": _ANYTHING},
+        optional={
+            "code": core.nullable_schema(object_schema({"revision": _TEXT, "changed": _TEXT}, {}, others="forbid")),
+            "search": core.nullable_schema(
+                object_schema({"settings": _ANYTHING, "words": core.list_schema(_TEXTS)}, {}, others="forbid")
+            ),
+        },
+        others="forbid",
+    )
+)
+"""The first line of a ledger: the code as `code_state` returns it, and what the last command asked of a search, that is
+checked settings and the overrides that its jobs share or vary.
+"""
 
+_JOB_LINE = SchemaValidator(
+    object_schema(
+        required={
+            "number": core.int_schema(gt=0),
+            "words": _TEXTS,
+            "label": _TEXTS,
+            "hash": core.str_schema(pattern=r"^[0-9a-f]{12}$"),
+            "folder": core.no_info_after_validator_function(_own_folder, _TEXT),
+            "changes": _ANYTHING,
+        },
+        optional={},
+        others="forbid",
+    )
+)
+"""A further line of a ledger."""
 
-class _Code(BaseModel, extra="forbid"):
-    """The code that a sweep began with, as `code_state` returns it."""
-
-    revision: str
-    changed: str
-
-
-class _Head(BaseModel, extra="forbid"):
-    """The first line of a ledger."""
-
-    version: int
-    name: str
-    command: list[str]
-    created: str
-    base: dict[str, Any]
-    code: _Code | None = None
-    search: _Search | None = None
-
-
-class _JobLine(BaseModel, extra="forbid"):
-    """A further line of a ledger."""
-
-    number: PositiveInt
-    words: tuple[str, ...]
-    label: tuple[str, ...]
-    hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
-    folder: Annotated[str, AfterValidator(_own_folder)]
-    changes: dict[str, Any]
-
-
-class _StateLine(BaseModel, extra="forbid"):
-    """A line of states.jsonl."""
-
-    job: str
-    written: int
-    status: Literal["interrupted", "failed", "pruned", "finished", "unknown"]
-    metric: str
-    mode: Literal["min", "max"]
-    value: FiniteFloat | None
-    seconds: Annotated[FiniteFloat, Field(ge=0)]
-    error: str
-
+_STATE_LINE = SchemaValidator(
+    object_schema(
+        required={
+            "job": _TEXT,
+            "written": _COUNT,
+            "status": core.literal_schema(["interrupted", "failed", "pruned", "finished", "unknown"]),
+            "metric": _TEXT,
+            "mode": core.literal_schema(["min", "max"]),
+            "value": core.nullable_schema(_FINITE),
+            "seconds": core.float_schema(allow_inf_nan=False, ge=0),
+            "error": _TEXT,
+        },
+        optional={},
+        others="forbid",
+    )
+)
+"""A line of states.jsonl."""
 
 _STATUSES = ("running", "interrupted", "failed", "pruned", "finished", "unknown")
 
 
 def _head(line: bytes, file: Path) -> dict[str, Any]:
     name = f"{file}, line 1"
-    head = check_schema(_Head, parse_json(line, name), name)
-    if head.version != FORMAT_VERSION:
-        raise UserError(f"{file}: a ledger of version {head.version}; this code reads version {FORMAT_VERSION}")
-    return head.model_dump(exclude_unset=True)
+    head: dict[str, Any] = check_schema(_HEAD, parse_json(line, name), name)
+    if head["version"] != FORMAT_VERSION:
+        raise UserError(f"{file}: a ledger of version {head['version']}; this code reads version {FORMAT_VERSION}")
+    return head
 
 
 def _jobs(lines: Iterator[bytes], file: Path, remarks: Callable[[str], object] | None) -> Iterator[Job]:
@@ -504,7 +515,7 @@ def _jobs(lines: Iterator[bytes], file: Path, remarks: Callable[[str], object] |
     for number, text in enumerate(lines, 2):
         name = f"{file}, line {number}"
         try:
-            job = _job(check_schema(_JobLine, parse_json(text, name), name))
+            job = _job(check_schema(_JOB_LINE, parse_json(text, name), name))
             if job.number != number - 1:
                 raise RecordError(f"{name}: number: this is job {number - 1}, not {job.number}")
             if not f"_{job.slug}".endswith(f"_{job.digest}"):
@@ -555,8 +566,9 @@ def _has_absolute_paths(node: Any) -> bool:
     return isinstance(node, str) and Path(node).is_absolute()
 
 
-def _job(line: _JobLine) -> Job:
-    return Job(line.number, line.words, line.label, line.hash, line.folder, line.changes)
+def _job(line: Mapping[str, Any]) -> Job:
+    words, label = tuple(line["words"]), tuple(line["label"])
+    return Job(line["number"], words, label, line["hash"], line["folder"], line["changes"])
 
 
 def _job_line(job: Job) -> str:

@@ -533,9 +533,10 @@ def test_metrics_of_many_resumes_are_read_in_linear_time(tmp_path: Path) -> None
     assert time.monotonic() - started < 30  # in quadratic time it takes minutes
 
 
-def test_metrics_with_integers_beyond_floats_are_left_out(tmp_path: Path) -> None:
+def test_integers_beyond_floats_are_nan_in_metrics(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "val/loss": 1' + "0" * 400 + '}\n{"step": 2, "epoch": 1}\n')
-    assert read_metrics(tmp_path) == [{"step": 2, "epoch": 1}]
+    beyond, other = read_metrics(tmp_path)
+    assert (beyond["step"], other) == (1, {"step": 2, "epoch": 1}) and math.isnan(beyond["val/loss"])
 
 
 @pytest.mark.parametrize("entry", [{"error": "\\ud800"}, {"mine": math.nan}, {"hardware": {"cpu": math.nan}}])

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, StrictInt
+from pydantic_core import SchemaValidator
+from pydantic_core import core_schema as core
 
 from src.core.errors import UserError
 from src.core.files import (
@@ -22,7 +22,7 @@ from src.core.files import (
     remove_below,
     write_below,
 )
-from src.core.records import check_schema, parse_json
+from src.core.records import check_schema, object_schema, parse_json
 from src.sweeping.messages import PRUNE, STOP, Assignment, Ended, Event, Progress
 from src.sweeping.worker import Orders, carry_out, prepare
 
@@ -118,11 +118,9 @@ class Mailbox:
         event: Event
         try:
             if isinstance(entry, dict) and "status" in entry:
-                ended = check_schema(_Ended, entry, name)
-                event = Ended(ended.number, ended.status, ended.error)
+                event = Ended(**check_schema(_ENDED, entry, name))
             else:
-                progress = check_schema(_Progress, entry, name)
-                event = Progress(progress.number, progress.epoch, progress.epochs, progress.metrics)
+                event = Progress(**check_schema(_PROGRESS, entry, name))
         except UserError as error:
             self._warn(str(error))
             return None
@@ -137,21 +135,30 @@ class Mailbox:
             log.warning("%s; this and further such lines are ignored", text)
 
 
-class _Ended(BaseModel, extra="forbid"):
-    """The line of an `Ended`."""
+_NUMBER = core.int_schema()
 
-    number: StrictInt
-    status: Literal["finished", "failed", "interrupted", "pruned"]
-    error: str = ""
+_ENDED = SchemaValidator(
+    object_schema(
+        required={"number": _NUMBER, "status": core.literal_schema(["finished", "failed", "interrupted", "pruned"])},
+        optional={"error": core.str_schema()},
+        others="forbid",
+    )
+)
+"""The line of an `Ended`."""
 
-
-class _Progress(BaseModel, extra="forbid"):
-    """The line of a `Progress`."""
-
-    number: StrictInt
-    epoch: Annotated[StrictInt, Field(ge=0)]
-    epochs: Annotated[StrictInt, Field(ge=1)]
-    metrics: dict[str, float]
+_PROGRESS = SchemaValidator(
+    object_schema(
+        required={
+            "number": _NUMBER,
+            "epoch": core.int_schema(ge=0),
+            "epochs": core.int_schema(ge=1),
+            "metrics": core.dict_schema(core.str_schema(), core.float_schema()),
+        },
+        optional={},
+        others="forbid",
+    )
+)
+"""The line of a `Progress`."""
 
 
 def work_by_mail(assignment: Assignment, mailbox: Mailbox, *meanwhile: Callable[[Orders], None]) -> bool:
