@@ -374,27 +374,32 @@ def write_below(root: Path, name: str | PurePath, contents: bytes | str, make: b
         file.write(contents.encode() if isinstance(contents, str) else contents)
 
 
-def links_that_leave(root: Path, ignore: Sequence[str] = ()) -> list[Path]:
+def links_that_leave(root: Path, allowed: Sequence[str] = ()) -> list[Path]:
     """Return the links below a folder whose target is outside of it.
 
     Args:
         root: the folder.
-        ignore: names of folders that are not searched, unless they are links themselves.
+        allowed: patterns of the paths, relative to the folder, at which a link to a single file may leave it.
     """
     inside = os.path.realpath(root)
     found = []
     for folder, below, files in os.walk(root):
         for name in (*below, *files):
-            path = os.path.join(folder, name)
-            if os.path.islink(path):
+            path = Path(folder, name)
+            if path.is_symlink():
                 target = os.path.realpath(path)
-                if target != inside and not target.startswith(inside + os.sep):
-                    found.append(Path(path))
-        below[:] = [name for name in below if name not in ignore]
+                leaves = target != inside and not target.startswith(inside + os.sep)
+                if leaves and not (_matches(path.relative_to(root), allowed) and not path.is_dir()):
+                    found.append(path)
     return found
 
 
-def refuse_links_that_leave(root: Path, purpose: str, ignore: Sequence[str] = ()) -> None:
+def _matches(path: PurePath, patterns: Sequence[str]) -> bool:
+    """Return whether a relative path matches a pattern of as many components."""
+    return any(path.match(pattern) and len(path.parts) == len(PurePath(pattern).parts) for pattern in patterns)
+
+
+def refuse_links_that_leave(root: Path, purpose: str, allowed: Sequence[str] = ()) -> None:
     """Raise an error if links below a folder leave it.
 
     This is for code of libraries that writes by path (W&B, CSV loggers); our own code opens files by `open_below` and
@@ -403,12 +408,12 @@ def refuse_links_that_leave(root: Path, purpose: str, ignore: Sequence[str] = ()
     Args:
         root: the folder.
         purpose: what is refused, such as ``resume``.
-        ignore: as in `links_that_leave`.
+        allowed: as in `links_that_leave`.
 
     Raises:
         UnsafeFileError: if there is such a link; the message names it.
     """
-    if found := links_that_leave(root, ignore):
+    if found := links_that_leave(root, allowed):
         raise UnsafeFileError(
             f"{found[0]}: this link points out of the folder, so {purpose} is refused. Remove it, or replace it by a copy"
         )

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -520,6 +521,41 @@ def test_a_run_with_a_link_that_leaves_it_is_not_resumed(name: str, tmp_path: Pa
     with pytest.raises(UserError, match="points out of the folder"):
         folder.resume()
     assert (tmp_path / "victim").read_text() == "keep"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_client"),
+    [
+        ("wandb/run-1/logs/debug-core.log", True),
+        ("wandb/run-1/files/answers.json", True),
+        ("wandb", False),
+        ("wandb/evil", False),
+        ("wandb/run-1/logs", False),
+        ("wandb/run-1/logs/debug.log", False),
+        ("wandb/run-1/deeper/logs/debug-core.log", False),
+        ("other/wandb/run-1/logs/debug-core.log", False),
+    ],
+)
+def test_only_links_of_the_wandb_client_may_leave_a_run_that_is_resumed(
+    name: str, is_client: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "log").touch()
+    (tmp_path / "folder").mkdir()
+    for target in ("log", "folder"):
+        folder = RunFolder.create(tmp_path / f"to_{target}", {"seed": 0}, [])
+        folder.interrupt()
+        link = folder.path / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(tmp_path / target)
+        with nullcontext() if is_client and target == "log" else pytest.raises(UserError, match="points out of the"):
+            folder.resume()
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "", "..", "a\\b", "\x1b"])
+def test_a_recorded_name_that_is_no_path_component_makes_no_path(name: str, tmp_path: Path) -> None:
+    for names in ((name, "digits"), ("mlp", name)):
+        with pytest.raises(UserError, match="must be one path component"):
+            new_run_path(tmp_path, *names)
 
 
 def test_metrics_of_many_resumes_are_read_in_linear_time(tmp_path: Path) -> None:
