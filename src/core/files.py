@@ -374,16 +374,67 @@ def write_below(root: Path, name: str | PurePath, contents: bytes | str, make: b
         file.write(contents.encode() if isinstance(contents, str) else contents)
 
 
+MAX_FOLDER_DEPTH = 64
+"""How many levels of folders below a folder are searched. Deeper ones could exceed the recursion limit and the longest path."""
+
+
+def walk(root: str | os.PathLike[str], whole: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield the folders below a folder as ``os.walk`` does, without recursion, and not deeper than `MAX_FOLDER_DEPTH`.
+
+    Links to folders are listed among the folders, and not entered. A folder that cannot be read is left out.
+
+    Args:
+        root: the folder.
+        whole: refuse deeper folders instead of leaving them out.
+
+    Yields:
+        The path of a folder, the names of folders in it, from which the caller may remove some, and all other names.
+
+    Raises:
+        UnsafeFileError: if there are deeper folders that may not be left out.
+    """
+    waiting = [(os.fspath(root), 0)]
+    while waiting:
+        folder, depth = waiting.pop()
+        below: list[str] = []
+        others: list[str] = []
+        links = set()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    (below if _is_folder(entry) else others).append(entry.name)
+                    if entry.is_symlink():
+                        links.add(entry.name)
+        except OSError:
+            continue
+        yield folder, below, others
+        inner = [(os.path.join(folder, name), depth + 1) for name in reversed(below) if name not in links]
+        if depth < MAX_FOLDER_DEPTH:
+            waiting += inner
+        elif inner and whole:
+            raise UnsafeFileError(f"{root}: its folders are nested deeper than {MAX_FOLDER_DEPTH} levels")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
 def links_that_leave(root: Path, allowed: Sequence[str] = ()) -> list[Path]:
     """Return the links below a folder whose target is outside of it.
 
     Args:
         root: the folder.
         allowed: patterns of the paths, relative to the folder, at which a link to a single file may leave it.
+
+    Raises:
+        UnsafeFileError: if its folders are nested too deep to be searched.
     """
     inside = os.path.realpath(root)
     found = []
-    for folder, below, files in os.walk(root):
+    for folder, below, files in walk(root, whole=True):
         for name in (*below, *files):
             path = Path(folder, name)
             if path.is_symlink():
@@ -420,7 +471,7 @@ def refuse_links_that_leave(root: Path, purpose: str, allowed: Sequence[str] = (
 
 
 def copy_tree_below(root: Path, target: Path, leave_out: Sequence[str] = ()) -> None:
-    """Copy the regular files below a folder; a link, a pipe, or a device among them is an error.
+    """Copy the regular files below a folder; a link, a pipe, or a device among them is an error, as is deep nesting.
 
     Args:
         root: the folder to copy.
@@ -431,7 +482,7 @@ def copy_tree_below(root: Path, target: Path, leave_out: Sequence[str] = ()) -> 
         UnsafeFileError: for anything but regular files and folders.
     """
     target.mkdir(parents=True)
-    for folder, below, files in os.walk(root):
+    for folder, below, files in walk(root, whole=True):
         place = Path(folder).relative_to(root)
         kept = [name for name in below if not name.startswith(".") and not (place == Path() and name in leave_out)]
         below[:] = sorted(kept)

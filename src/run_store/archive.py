@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 from src.core.console import shown
 from src.core.errors import UserError, nearest
-from src.core.files import remove_below
+from src.core.files import remove_below, walk
 from src.run_store.filters import known, matching, parse
 from src.run_store.run_folder import RunFolder
 
@@ -108,9 +109,8 @@ def runs_in(outputs: Path) -> list[KeptRun]:
     if not outputs.is_dir():
         raise UserError(f"{outputs}: there is no such folder; runs are kept in paths.outputs, by default outputs")
     runs = []
-    for folder in sorted({file.parent for file in outputs.rglob("run.json")}):
-        if not os.path.lexists(folder / "config.yaml"):
-            continue
+    names = {"run.json", "config.yaml"}
+    for folder in sorted(Path(place) for place, below, files in walk(outputs) if names <= {*below, *files}):
         try:
             runs.append(KeptRun(RunFolder.open(folder), outputs))
         except UserError as error:
@@ -197,9 +197,12 @@ def size(path: Path) -> int:
 
 
 def _files(path: Path) -> Iterator[Any]:
-    for file in path.rglob("*"):
-        if not file.is_symlink() and file.is_file():
-            yield file.stat()
+    for folder, _, names in walk(path):
+        for name in names:
+            with suppress(OSError):
+                info = os.lstat(os.path.join(folder, name))
+                if stat.S_ISREG(info.st_mode):
+                    yield info
 
 
 SWEEP_FILES = ("ledger.jsonl", "states.jsonl", "study.journal", "report.html", ".lock")
@@ -235,6 +238,8 @@ def delete(runs: Sequence[KeptRun]) -> None:
             shutil.rmtree(gone)
         except OSError as error:
             raise UserError(f"{error.filename or run.path}: cannot be deleted: {error.strerror}") from error
+        except RecursionError as error:
+            raise UserError(f"{shown(gone)}: its folders are nested too deep to be deleted here; use rm -r") from error
     for sweep in emptied:
         for name in SWEEP_FILES:
             with suppress(OSError):

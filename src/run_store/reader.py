@@ -4,7 +4,6 @@ Two thousand are read in seconds: of config.yaml, each section is parsed once, h
 metrics.jsonl is read only when a curve is asked for, or where run.json has no value yet.
 """
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from src.core.errors import UserError, nearest
-from src.core.files import is_file_below, read_below
+from src.core.files import is_file_below, read_below, walk
 from src.core.records import RecordError, VersionError, parse_yaml
 from src.run_store.filters import flat
 from src.run_store.metrics_file import read_metrics
@@ -94,7 +93,7 @@ def _run_folders(path: Path) -> Iterator[Path]:
         names = [folder.name for folder in beside if folder.is_dir() and not folder.name.startswith(".")]
         near = f". {nearest(path.name, names)}" if names else ""
         raise NoRuns(f"{path}: there is no such folder{near}")
-    for folder, below, files in os.walk(path):
+    for folder, below, files in walk(path):
         if "config.yaml" in files:
             below.clear()
             yield Path(folder)

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from src.core.errors import UserError
-from src.core.files import append_below, is_file_below, open_below, read_below
+from src.core.files import (
+    MAX_FOLDER_DEPTH,
+    append_below,
+    copy_tree_below,
+    is_file_below,
+    links_that_leave,
+    open_below,
+    read_below,
+    walk,
+)
 
 NAMES = ["file", "folder/file"]
 
@@ -72,3 +81,31 @@ def test_a_folder_that_is_a_link_is_not_entered(root: Path) -> None:
     assert not is_file_below(root, "away/secret")
     with pytest.raises(UserError, match="link"):
         read_below(root, "away/secret")
+
+
+def test_walk_lists_links_and_enters_none(root: Path) -> None:
+    (root / "away").symlink_to(root.parent)
+    (root / "circle").symlink_to("circle")
+    found = {folder: (set(below), set(others)) for folder, below, others in walk(root)}
+    assert found[str(root)] == (
+        {"folder", "away"},
+        {"circle", *(path.name for path in root.iterdir() if path.is_file())},
+    )
+    assert set(found) == {str(root), str(root / "folder")}
+
+
+def test_folders_of_any_depth_are_walked_without_recursion(root: Path) -> None:
+    place = root
+    for _ in range(1500):  # Python's recursion limit is 1000
+        place /= "a"
+        place.mkdir()
+    try:
+        assert sum(1 for _ in walk(root)) <= MAX_FOLDER_DEPTH + 2
+        with pytest.raises(UserError, match="nested deeper"):
+            links_that_leave(root)
+        with pytest.raises(UserError, match="nested deeper"):
+            copy_tree_below(root, root.parent / "copy")
+    finally:
+        while place != root:  # pytest removes its folders recursively
+            place.rmdir()
+            place = place.parent

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from src.core.errors import UserError, first_line
-from src.core.files import is_file_below
+from src.core.files import is_file_below, walk
 from src.run_store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,8 @@ def find(paths: Sequence[Path]) -> Iterator[Waiting]:
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path}: there is no such folder")
-    found = {file.parents[2].absolute() for path in paths for file in path.rglob("wandb/*run-*/run-*.wandb")}
+    places = (Path(folder) for path in paths for folder, below, _ in walk(path) if "wandb" in below)
+    found = {place.absolute() for place in places if any((place / "wandb").glob("*run-*/run-*.wandb"))}
     for folder in sorted(found):
         if not (folder / "config.yaml").is_file():
             continue

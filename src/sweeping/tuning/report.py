@@ -1,6 +1,5 @@
 """What a tuning leaves: a page with a picture of what each stage gained, and the best as an experiment."""
 
-import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from src.config.groups import groups, search_roots
 from src.core.console import number
 from src.core.errors import UserError
 from src.core.escape import line, markdown, markdown_code, mathtext
-from src.core.files import write_below
+from src.core.files import walk, write_below
 from src.run_store.config_hash import config_hash
 from src.run_store.run_folder import RunFolder
 from src.sweeping.tuning.stages import Stage, count_of
@@ -64,7 +63,7 @@ def write_experiment(
     text = yaml.safe_dump({"defaults": options}, sort_keys=False, default_flow_style=None) if options else ""
     text += f"\n{yaml.safe_dump(keys, sort_keys=False, default_flow_style=None)}" if keys else ""
     file = folder / "conf" / "experiment" / f"{name}.yaml"
-    for place, below, found in os.walk(folder / "conf"):  # it is going to be searched for options
+    for place, below, found in walk(folder / "conf", whole=True):  # it is going to be searched for options
         links = [other for other in below if Path(place, other).is_symlink()]
         if foreign := [
             *links,
