@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
@@ -684,3 +685,27 @@ def test_of_metrics_without_end_the_first_are_read(line: str, tmp_path: Path, mo
     found = read_metrics(tmp_path, lambda: damaged.append(None))
     assert found[0] == first and len(found) < 2**20
     assert damaged == [None]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 1, "a": [' + ",".join(["[]"] * 100_000) + "]}\n",
+        '{"step": 1, "a": [' + ",".join(["[]"] * 1_000_000) + "]}\n",
+        '{"a": 1}\n',
+        '{"step": 1' + "".join(f', "val/%d_{i}": 0.5' for i in range(30_000)) + "}\n",
+    ],
+    ids=["containers", "long", "no step", "names"],
+)
+def test_metrics_take_memory_for_what_is_kept_only(line: str, tmp_path: Path) -> None:
+    count = 8 * 2**20 // len(line)
+    with (tmp_path / "metrics.jsonl").open("w") as file:
+        file.writelines(line.replace("%d", str(number)) for number in range(count))
+    tracemalloc.start()
+    try:
+        found = read_metrics(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len({name for entry in found for name in entry}) <= 10_000
+    assert peak < 80e6  # all values of the file at once take more than 150 MB
