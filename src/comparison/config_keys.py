@@ -1,6 +1,7 @@
 """Which keys of the configs a comparison shows, and what a person means by a name."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -57,16 +58,21 @@ def telling(runs: Sequence[RecordedRun]) -> tuple[list[str], list[str]]:
     configs = [run.config for run in runs]
     keys = [key for key in differing(configs) if not repeats(key)]
     given = {word.partition("=")[0].lstrip("+~") for run in runs for word in _words(run)}
-    values = {key: [comparable(config.get(key, MISSING)) for config in configs] for key in keys}
+    values = {key: tuple(comparable(config.get(key, MISSING)) for config in configs) for key in keys}
     keys.sort(key=lambda key: (not _given(key, given), key not in _LEADING))
     names = [key for key in keys if key in _LEADING]
     needed: list[str] = []
+    following: list[str] = []
+    known: set[tuple[Any, ...]] = set()
     for key in keys:
-        copied = any(values[key] == values[other] for other in needed)
+        copied = values[key] in known
         fixed = any(_follows(values[key], values[name]) for name in names if name != key)
         if _given(key, given) or not (copied or fixed):
             needed.append(key)
-    return needed, [key for key in keys if key not in needed]
+            known.add(values[key])
+        else:
+            following.append(key)
+    return needed, following
 
 
 def _words(run: RecordedRun) -> list[str]:
@@ -86,7 +92,8 @@ def _follows(values: Sequence[Any], names: Sequence[Any]) -> bool:
 def short(columns: Sequence[str]) -> list[str]:
     """Return the last part of each config key, or its option's group, where no other column is called so."""
     parts = [_last(column) for column in columns]
-    return [part if parts.count(part) == 1 else column for part, column in zip(parts, columns, strict=True)]
+    counts = Counter(parts)
+    return [part if counts[part] == 1 else column for part, column in zip(parts, columns, strict=True)]
 
 
 def _last(column: str) -> str:

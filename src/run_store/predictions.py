@@ -10,6 +10,8 @@ from src.core.records import read_json
 from src.run_store.schema import predictions
 
 ANSWERS, EXAMPLES = "answers.json", "examples.png"
+MAX_PIXELS = 2**24
+"""Pixels of examples.png that are read."""
 
 
 def read_predictions(path: Path) -> dict[str, Any]:
@@ -51,6 +53,8 @@ def read_pictures(folder: Path, count: int) -> list[Any]:
 
     try:
         with open_below(folder, EXAMPLES) as file, Image.open(file, formats=["PNG"]) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"it has more than {MAX_PIXELS:,} pixels")
             pixels = np.asarray(image)
     except FileNotFoundError:
         return []

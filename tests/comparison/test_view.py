@@ -1,5 +1,7 @@
 """Which runs belong together, what is shown of them, and in which order."""
 
+import time
+
 import pytest
 from scipy import stats
 
@@ -218,3 +220,11 @@ def test_what_a_person_means() -> None:
         meant("dropout", known)
     with pytest.raises(UserError, match=r"Did you mean 'optimizer\.lr'"):
         meant("lrr", known)
+
+
+def test_many_differing_keys_are_shown_in_linear_time(run: MakeRun) -> None:
+    runs = [run(0.1, {f"model.k{number}": f"{name}{number}" for number in range(30_000)}) for name in "ab"]
+    started = time.process_time()
+    needed, _ = telling(runs)
+    assert len(short(needed)) == 30_000
+    assert time.process_time() - started < 10  # in quadratic time it takes minutes
