@@ -58,18 +58,21 @@ def telling(runs: Sequence[RecordedRun]) -> tuple[list[str], list[str]]:
     configs = [run.config for run in runs]
     keys = [key for key in differing(configs) if not repeats(key)]
     given = {word.partition("=")[0].lstrip("+~") for run in runs for word in _words(run)}
-    values = {key: [comparable(config.get(key, MISSING)) for config in configs] for key in keys}
+    values = {key: tuple(comparable(config.get(key, MISSING)) for config in configs) for key in keys}
     keys.sort(key=lambda key: (not _given(key, given), key not in _LEADING))
     names = [key for key in keys if key in _LEADING]
-    needed: dict[str, None] = {}
-    seen: set[tuple[Any, ...]] = set()
+    needed: list[str] = []
+    following: list[str] = []
+    known: set[tuple[Any, ...]] = set()
     for key in keys:
-        copied = tuple(values[key]) in seen
+        copied = values[key] in known
         fixed = any(_follows(values[key], values[name]) for name in names if name != key)
         if _given(key, given) or not (copied or fixed):
-            needed[key] = None
-            seen.add(tuple(values[key]))
-    return list(needed), [key for key in keys if key not in needed]
+            needed.append(key)
+            known.add(values[key])
+        else:
+            following.append(key)
+    return needed, following
 
 
 def _words(run: RecordedRun) -> list[str]:

@@ -263,7 +263,7 @@ def _other_place_or_host(key: str, value: str) -> Iterator[str]:
         yield f"{key}={value[:80]}: a recorded config does not decide where files are written. Give it on the command line"
 
 
-_RECORDED_KEY = re.compile(r"[+~]{0,2}[A-Za-z_](?:[./]?[\w-]+)*")
+_RECORDED_KEY = re.compile(r"[+~]{0,2}[A-Za-z_][\w-]*(?:[./][\w-]+)*")
 _NEVER_RECORDED = ("hydra", "resume", "sweep", "defaults", "search")
 
 

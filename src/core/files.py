@@ -374,67 +374,83 @@ def write_below(root: Path, name: str | PurePath, contents: bytes | str, make: b
         file.write(contents.encode() if isinstance(contents, str) else contents)
 
 
-MAX_LEVELS = 64
-"""The most folders in each other, below a folder that is searched."""
+MAX_FOLDER_DEPTH = 64
+"""How many levels of folders below a folder are searched. Deeper ones could exceed the recursion limit and the longest path."""
 
 
-def walk(root: Path, strict: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yield each folder at or below a root with the names of its folders and files, as `os.walk` does, but in any depth.
+def walk(root: str | os.PathLike[str], strict: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield the folders below a folder as ``os.walk`` does, without recursion, and not deeper than `MAX_FOLDER_DEPTH`.
 
-    `os.walk` recurses, and a thousand folders in each other end it. No link is followed. The caller may remove names of
-    folders, which are then not entered.
+    Links to folders are listed among the folders, and not entered. A folder that cannot be read is left out.
 
     Args:
         root: the folder.
-        strict: raise an error for folders beyond `MAX_LEVELS`; else they are left out.
+        strict: refuse deeper folders instead of leaving them out.
+
+    Yields:
+        The path of a folder, the names of folders in it, from which the caller may remove some, and all other names.
 
     Raises:
-        UnsafeFileError: if `strict`, for the first such folder.
+        UnsafeFileError: if there are deeper folders that may not be left out.
     """
     waiting = [(os.fspath(root), 0)]
     while waiting:
-        folder, level = waiting.pop()
+        folder, depth = waiting.pop()
         below: list[str] = []
-        files: list[str] = []
-        with suppress(OSError), os.scandir(folder) as entries:
-            for entry in entries:
-                (below if _is_folder(entry) else files).append(entry.name)
-        yield folder, below, files
-        inside = [path for name in reversed(below) if not os.path.islink(path := os.path.join(folder, name))]
-        if level < MAX_LEVELS:
-            waiting += [(path, level + 1) for path in inside]
-        elif inside and strict:
-            raise UnsafeFileError(f"{root}: more than {MAX_LEVELS} folders lie in each other here")
+        others: list[str] = []
+        links = set()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    (below if _is_folder(entry) else others).append(entry.name)
+                    if entry.is_symlink():
+                        links.add(entry.name)
+        except OSError:
+            continue
+        yield folder, below, others
+        inner = [(os.path.join(folder, name), depth + 1) for name in reversed(below) if name not in links]
+        if depth < MAX_FOLDER_DEPTH:
+            waiting += inner
+        elif inner and strict:
+            raise UnsafeFileError(f"{root}: its folders are nested deeper than {MAX_FOLDER_DEPTH} levels")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:
+    except OSError:  # a link in a circle
         return False
 
 
-def links_that_leave(root: Path, ignore: Sequence[str] = ()) -> list[Path]:
+def links_that_leave(root: Path, allowed: Sequence[str] = ()) -> list[Path]:
     """Return the links below a folder whose target is outside of it.
 
     Args:
         root: the folder.
-        ignore: names of folders that are not searched, unless they are links themselves.
+        allowed: patterns of the paths, relative to the folder, at which a link to a single file may leave it.
+
+    Raises:
+        UnsafeFileError: if its folders are nested too deep to be searched.
     """
     inside = os.path.realpath(root)
     found = []
     for folder, below, files in walk(root, strict=True):
         for name in (*below, *files):
-            path = os.path.join(folder, name)
-            if os.path.islink(path):
+            path = Path(folder, name)
+            if path.is_symlink():
                 target = os.path.realpath(path)
-                if target != inside and not target.startswith(inside + os.sep):
-                    found.append(Path(path))
-        below[:] = [name for name in below if name not in ignore]
+                leaves = target != inside and not target.startswith(inside + os.sep)
+                if leaves and not (_matches(path.relative_to(root), allowed) and not path.is_dir()):
+                    found.append(path)
     return found
 
 
-def refuse_links_that_leave(root: Path, purpose: str, ignore: Sequence[str] = ()) -> None:
+def _matches(path: PurePath, patterns: Sequence[str]) -> bool:
+    """Return whether a relative path matches a pattern of as many components."""
+    return any(path.match(pattern) and len(path.parts) == len(PurePath(pattern).parts) for pattern in patterns)
+
+
+def refuse_links_that_leave(root: Path, purpose: str, allowed: Sequence[str] = ()) -> None:
     """Raise an error if links below a folder leave it.
 
     This is for code of libraries that writes by path (W&B, CSV loggers); our own code opens files by `open_below` and
@@ -443,19 +459,19 @@ def refuse_links_that_leave(root: Path, purpose: str, ignore: Sequence[str] = ()
     Args:
         root: the folder.
         purpose: what is refused, such as ``resume``.
-        ignore: as in `links_that_leave`.
+        allowed: as in `links_that_leave`.
 
     Raises:
         UnsafeFileError: if there is such a link; the message names it.
     """
-    if found := links_that_leave(root, ignore):
+    if found := links_that_leave(root, allowed):
         raise UnsafeFileError(
             f"{found[0]}: this link points out of the folder, so {purpose} is refused. Remove it, or replace it by a copy"
         )
 
 
 def copy_tree_below(root: Path, target: Path, leave_out: Sequence[str] = ()) -> None:
-    """Copy the regular files below a folder; a link, a pipe, or a device among them is an error.
+    """Copy the regular files below a folder; a link, a pipe, or a device among them is an error, as is deep nesting.
 
     Args:
         root: the folder to copy.
@@ -463,7 +479,7 @@ def copy_tree_below(root: Path, target: Path, leave_out: Sequence[str] = ()) -> 
         leave_out: first components that are not copied; names that begin with a dot never are.
 
     Raises:
-        UnsafeFileError: for anything but regular files and folders, or more than `MAX_LEVELS` folders in each other.
+        UnsafeFileError: for anything but regular files and folders, or more than `MAX_FOLDER_DEPTH` folders in each other.
     """
     target.mkdir(parents=True)
     for folder, below, files in walk(root, strict=True):

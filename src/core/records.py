@@ -170,15 +170,16 @@ def lines_of(
         yield text
 
 
-def line_groups(file: BinaryIO, name: object, size: int = 2**20) -> Iterator[bytes]:
+def line_groups(file: BinaryIO, name: object, limit: int, size: int = 2**20) -> Iterator[bytes]:
     """Yield a file in groups of whole lines.
 
     Args:
         file, name: as in `lines_of`.
+        limit: the largest number of bytes of one line, which is rounded up to a multiple of `size`.
         size: about how many bytes a group has.
 
     Raises:
-        RecordError: if a line is longer than `MAX_RECORD_BYTES`, or the file than `MAX_FILE_BYTES`.
+        RecordError: if a line is longer than `limit`, or the file than `MAX_FILE_BYTES`.
     """
     group: list[bytes] = []
     read = 0
@@ -191,8 +192,8 @@ def line_groups(file: BinaryIO, name: object, size: int = 2**20) -> Iterator[byt
             yield b"".join((*group, head, end))
             group = []
         group.append(tail)
-        if len(group) * size > MAX_RECORD_BYTES:
-            raise RecordError(f"{name}: a line has more than {MAX_RECORD_BYTES / 2**20:,.0f} MiB")
+        if len(group) * size > max(limit, size):
+            raise RecordError(f"{name}: a line has more than {limit / 2**20:,.0f} MiB")
     if last := b"".join(group):
         yield last
 

@@ -29,8 +29,14 @@ class _PlainTable(Table):
         super().add_row(*map(_plain, cells), **options)
 
 
+MAX_CELL = 2000
+"""Characters of a cell that are shown: a record may hold megabytes, which take rich a minute."""
+
+
 def _plain(cell: Any) -> Any:
-    return Text(line(cell)) if isinstance(cell, str) else cell
+    if not isinstance(cell, str):
+        return cell
+    return Text(line(cell if len(cell) <= MAX_CELL else f"{cell[: MAX_CELL - 1]}…"))
 
 
 def new_table(*columns: str, title: str | None = None, numbers: tuple[str, ...] = ()) -> Table:

@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -197,10 +198,12 @@ def size(path: Path) -> int:
 
 
 def _files(path: Path) -> Iterator[Any]:
-    for folder, _, files in walk(path):
-        for file in (Path(folder, name) for name in files):
-            if not file.is_symlink() and file.is_file():
-                yield file.stat()
+    for folder, _, names in walk(path):
+        for name in names:
+            with suppress(OSError):
+                info = os.lstat(os.path.join(folder, name))
+                if stat.S_ISREG(info.st_mode):
+                    yield info
 
 
 SWEEP_FILES = ("ledger.jsonl", "states.jsonl", "study.journal", "report.html", ".lock")

@@ -16,6 +16,12 @@ MAX_ENTRIES = 2_000_000
 """Entries of a large metrics.jsonl that are read."""
 MAX_DAMAGED = 1000
 """Damaged lines after which the rest of metrics.jsonl is not read: a process that is killed leaves one."""
+MAX_LINE_BYTES = 2**20
+"""About how many bytes a line of metrics.jsonl may have."""
+MAX_METRICS = 10_000
+"""Metrics of different names after which the rest of metrics.jsonl is not read; there is a curve for each."""
+MAX_VALUES = 12_000_000
+"""Values of a metrics.jsonl that are read."""
 _MOST = 2**63
 _MOST_EPOCHS = 2**31 - 1
 
@@ -31,17 +37,26 @@ def read_metrics(path: Path, damaged: Callable[[], object] | None = None) -> lis
         damaged: called once if lines had to be left out.
     """
     root, name = (path.parent, path.name) if path.suffix == ".jsonl" else (path, "metrics.jsonl")
-    found: list[Any] = []
-    left_out = 0
+    entries: list[dict[str, Any]] = []
+    starts: list[tuple[int, int]] = []
+    names: set[str] = set()
+    values = left_out = 0
     try:
         with open_below(root, name) as file:
-            for lines in line_groups(file, root / name):
+            for lines in line_groups(file, root / name, MAX_LINE_BYTES):
                 parsed = _logged_together(lines)
                 if parsed is None:
                     parsed = _logged_line_by_line(lines)
                     left_out += lines.count(b"\n") + 1 - len(parsed)
-                found += parsed
-                if len(found) >= MAX_ENTRIES or left_out >= MAX_DAMAGED:
+                found = [entry for entry in parsed if _is_entry(entry)]
+                left_out += len(parsed) - len(found)
+                names.update(*found)
+                values += sum(map(len, found))
+                if len(names) > MAX_METRICS or values > MAX_VALUES:
+                    left_out += 1
+                    break
+                _add(found, entries, starts)
+                if len(entries) >= MAX_ENTRIES or left_out >= MAX_DAMAGED:
                     left_out += 1
                     break
     except FileNotFoundError:
@@ -50,13 +65,20 @@ def read_metrics(path: Path, damaged: Callable[[], object] | None = None) -> lis
         left_out += 1
     if left_out and damaged is not None:
         damaged()
-    entries: list[dict[str, Any]] = []
-    starts = []
+    return _without_repeated(entries, starts) if starts else entries
+
+
+def _add(found: list[dict[str, Any]], entries: list[dict[str, Any]], starts: list[tuple[int, int]]) -> None:
+    """Add entries whose values are numbers to those before them, and the places at which the run was resumed.
+
+    Args:
+        found: as parsed; values of other types are removed.
+        entries: the entries before them.
+        starts: for each resume, the number of entries before it, and its first step.
+    """
     for entry in found:
         if _is_usual_entry(entry):
             entries.append(entry)
-            continue
-        if not _is_entry(entry):
             continue
         if "resumed" in entry and entry.pop("resumed"):
             starts.append((len(entries), entry["step"] or 0))
@@ -68,7 +90,6 @@ def read_metrics(path: Path, damaged: Callable[[], object] | None = None) -> lis
             elif not isinstance(value, int | float):
                 del entry[key]
         entries.append(entry)
-    return _without_repeated(entries, starts) if starts else entries
 
 
 def _is_usual_entry(value: Any) -> bool:

@@ -12,6 +12,8 @@ from src.run_store.schema import predictions
 MAX_PIXELS = 2**26
 """The most pixels of the picture of examples that is decoded."""
 ANSWERS, EXAMPLES = "answers.json", "examples.png"
+MAX_PIXELS = 2**24
+"""Pixels of examples.png that are read."""
 
 
 def read_predictions(path: Path) -> dict[str, Any]:

@@ -23,9 +23,10 @@ from src.run_store.run_folder import RunFolder, read_record
 MAX_PICTURES = 100
 """Attention maps of a run that are shown."""
 
-MAX_PICTURE_BYTES = 4 * 2**20
-"""The largest attention map that is read, and the most bytes of all of a run."""
+MAX_PICTURES_BYTES = 32 * 2**20
+"""Bytes of all attention maps of a run that are shown."""
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _NAMED = 3
 """Folders that a remark names; further ones are counted."""
 
@@ -159,12 +160,14 @@ def _read_answers(folder: Path) -> Any:
 
 
 def _read_attention(folder: Path) -> dict[str, bytes]:
-    found = {}
-    room = MAX_PICTURE_BYTES
+    found: dict[str, bytes] = {}
+    room = MAX_PICTURES_BYTES
     for file in sorted((folder / "plots").glob("attention-*.png"))[:MAX_PICTURES]:
         with suppress(OSError, UserError):
-            found[file.stem] = read_below(folder, f"plots/{file.name}", room)
-            room -= len(found[file.stem])
+            picture = read_below(folder, f"plots/{file.name}", room)
+            if picture.startswith(_PNG):
+                found[file.stem] = picture
+                room -= len(picture)
     return found
 
 

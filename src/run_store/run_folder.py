@@ -27,7 +27,7 @@ from time import monotonic
 from typing import Any
 
 from src.core.errors import UserError
-from src.core.files import is_file_below, read_below, refuse_links_that_leave
+from src.core.files import is_file_below, plain_name, read_below, refuse_links_that_leave
 from src.core.records import FORMAT_VERSION, parse_yaml, read_json
 from src.run_store.atomic_write import replaced
 from src.run_store.config_file import as_yaml, plain
@@ -37,6 +37,11 @@ from src.run_store.provenance import provenance
 from src.run_store.schema import run_config, run_record
 
 log = logging.getLogger(__name__)
+
+WANDB_LINKS = ("wandb/*/logs/debug-core.log", "wandb/*/files/answers.json")
+"""Links of the W&B client that may leave a run folder: to its own log, and, in earlier versions, to the predictions by an
+absolute path. It does not write through them.
+"""
 
 
 class RunFolder:
@@ -168,8 +173,7 @@ class RunFolder:
         Raises:
             UserError: if it is still running elsewhere.
         """
-        # Loggers write into the folder by its path. That of W&B checks its own files, among which it keeps links.
-        refuse_links_that_leave(self.path, "resume", ignore=("wandb",))
+        refuse_links_that_leave(self.path, "resume", WANDB_LINKS)  # loggers write into the folder by its path
         text = None if config is None else as_yaml(config)
         self._acquire()
         seconds = self._spent()
@@ -345,7 +349,12 @@ def new_run_path(outputs: Path, model: str, datamodule: str) -> Path:
     """Return a path for a new run that no other run has: runs/<date>/<time>-<model>-<datamodule>-<random id>.
 
     The id comes from the system, so that neither the second nor the seed makes two runs meet.
+
+    Raises:
+        UserError: if a name, which may be recorded, is more than one component of a path.
     """
+    plain_name(model, "the name of a model")
+    plain_name(datamodule, "the name of a datamodule")
     now = datetime.now()
     while True:
         name = f"{now:%H%M%S}-{model}-{datamodule}-{secrets.token_hex(3)}"

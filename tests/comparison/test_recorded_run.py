@@ -244,3 +244,15 @@ def test_jobs_that_have_not_started_are_counted(tmp_path: Path, write_run: Write
         assert pending([folder]) == (2, True), "a driver is there"
     (folder / "ledger.jsonl").write_text(json.dumps({"version": 99}))
     assert pending([folder]) == (0, False)
+
+
+def test_attention_maps_are_pictures_of_a_bounded_size(write_run: WriteRun) -> None:
+    folder = write_run("a")
+    (folder / "plots").mkdir(exist_ok=True)
+    for number in range(9):
+        with (folder / "plots" / f"attention-{number}.png").open("wb") as file:
+            file.write(b"\x89PNG\r\n\x1a\n" if number else b"")
+            file.truncate(5 * 2**20)
+    (run,) = read_runs(folder)
+    found = run.read_attention()
+    assert "attention-0" not in found and len(found) == 6

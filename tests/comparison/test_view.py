@@ -234,3 +234,11 @@ def test_what_a_person_means() -> None:
 def test_a_name_with_a_quote_is_suggested() -> None:
     with pytest.raises(UserError, match=r"Did you mean 'x\.it's_lr'\?"):
         meant("it's_lrr", ["x.it's_lr", "y.zzzzzzzzz"])
+
+
+def test_many_differing_keys_are_shown_in_linear_time(run: MakeRun) -> None:
+    runs = [run(0.1, {f"model.k{number}": f"{name}{number}" for number in range(30_000)}) for name in "ab"]
+    started = time.process_time()
+    needed, _ = telling(runs)
+    assert len(short(needed)) == 30_000
+    assert time.process_time() - started < 10  # in quadratic time it takes minutes

@@ -1,6 +1,7 @@
 """A recorded config decides neither what is imported, nor what is written, nor who is contacted."""
 
 import sys
+import time
 from copy import deepcopy
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from src.config import trust
 from src.config.compose import compose, update
 from src.config.schema.registry import SCHEMAS
-from src.config.trust import is_trusted, literal_config, take_trust_flags, writable_data_folder
+from src.config.trust import is_trusted, literal_config, refuse_overrides, take_trust_flags, writable_data_folder
 from src.config.validate import check
 from src.core.errors import UserError
 
@@ -249,3 +250,10 @@ def test_thousands_of_classes_are_refused_in_one_screen(recorded):
     with pytest.raises(UserError, match=r"and 19\d+ more") as raised:
         literal_config(recorded, SOURCE)
     assert len(str(raised.value).splitlines()) < 25 and len(str(raised.value)) < 5000
+
+
+def test_a_long_key_of_a_recorded_override_is_refused_in_linear_time():
+    started = time.process_time()
+    with pytest.raises(UserError, match="is refused"):
+        refuse_overrides(["a" * 100_000 + "!=1"], SOURCE)
+    assert time.process_time() - started < 10  # a pattern that backtracks takes longer than anyone waits

@@ -8,7 +8,7 @@ import pytest
 
 from src.core.errors import UserError
 from src.core.files import (
-    MAX_LEVELS,
+    MAX_FOLDER_DEPTH,
     UnsafeFileError,
     append_below,
     copy_tree_below,
@@ -87,20 +87,20 @@ def test_a_folder_that_is_a_link_is_not_entered(root: Path) -> None:
 
 def test_folders_in_each_other_are_searched_to_a_level(tmp_path: Path) -> None:
     folder = tmp_path
-    for _ in range(MAX_LEVELS):
+    for _ in range(MAX_FOLDER_DEPTH):
         folder = folder / "a"
         folder.mkdir()
     (tmp_path / "link").symlink_to(tmp_path)
     found = list(walk(tmp_path, strict=True))
-    assert len(found) == MAX_LEVELS + 1 and found[0][0] == str(tmp_path)
+    assert len(found) == MAX_FOLDER_DEPTH + 1 and found[0][0] == str(tmp_path)
     (folder / "b").mkdir()
-    assert len(list(walk(tmp_path))) == MAX_LEVELS + 1
+    assert len(list(walk(tmp_path))) == MAX_FOLDER_DEPTH + 1
     for refused in (
         lambda: list(walk(tmp_path, strict=True)),
         lambda: links_that_leave(tmp_path),
         lambda: copy_tree_below(tmp_path, tmp_path.parent / "copy", leave_out=["link"]),
     ):
-        with pytest.raises(UnsafeFileError, match="more than 64 folders"):
+        with pytest.raises(UnsafeFileError, match="nested deeper"):
             refused()
 
 
@@ -115,3 +115,31 @@ def test_a_walk_is_that_of_the_system(tmp_path: Path) -> None:
         return sorted((place, sorted(below), sorted(files)) for place, below, files in found)
 
     assert plain(walk(tmp_path)) == plain(os.walk(tmp_path))
+
+
+def test_walk_lists_links_and_enters_none(root: Path) -> None:
+    (root / "away").symlink_to(root.parent)
+    (root / "circle").symlink_to("circle")
+    found = {folder: (set(below), set(others)) for folder, below, others in walk(root)}
+    assert found[str(root)] == (
+        {"folder", "away"},
+        {"circle", *(path.name for path in root.iterdir() if path.is_file())},
+    )
+    assert set(found) == {str(root), str(root / "folder")}
+
+
+def test_folders_of_any_depth_are_walked_without_recursion(root: Path) -> None:
+    place = root
+    for _ in range(1500):  # Python's recursion limit is 1000
+        place /= "a"
+        place.mkdir()
+    try:
+        assert sum(1 for _ in walk(root)) <= MAX_FOLDER_DEPTH + 2
+        with pytest.raises(UserError, match="nested deeper"):
+            links_that_leave(root)
+        with pytest.raises(UserError, match="nested deeper"):
+            copy_tree_below(root, root.parent / "copy")
+    finally:
+        while place != root:  # pytest removes its folders recursively
+            place.rmdir()
+            place = place.parent

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -525,6 +527,41 @@ def test_a_run_with_a_link_that_leaves_it_is_not_resumed(name: str, tmp_path: Pa
     assert (tmp_path / "victim").read_text() == "keep"
 
 
+@pytest.mark.parametrize(
+    ("name", "is_client"),
+    [
+        ("wandb/run-1/logs/debug-core.log", True),
+        ("wandb/run-1/files/answers.json", True),
+        ("wandb", False),
+        ("wandb/evil", False),
+        ("wandb/run-1/logs", False),
+        ("wandb/run-1/logs/debug.log", False),
+        ("wandb/run-1/deeper/logs/debug-core.log", False),
+        ("other/wandb/run-1/logs/debug-core.log", False),
+    ],
+)
+def test_only_links_of_the_wandb_client_may_leave_a_run_that_is_resumed(
+    name: str, is_client: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "log").touch()
+    (tmp_path / "folder").mkdir()
+    for target in ("log", "folder"):
+        folder = RunFolder.create(tmp_path / f"to_{target}", {"seed": 0}, [])
+        folder.interrupt()
+        link = folder.path / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(tmp_path / target)
+        with nullcontext() if is_client and target == "log" else pytest.raises(UserError, match="points out of the"):
+            folder.resume()
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "", "..", "a\\b", "\x1b"])
+def test_a_recorded_name_that_is_no_path_component_makes_no_path(name: str, tmp_path: Path) -> None:
+    for names in ((name, "digits"), ("mlp", name)):
+        with pytest.raises(UserError, match="must be one path component"):
+            new_run_path(tmp_path, *names)
+
+
 def test_metrics_of_many_resumes_are_read_in_linear_time(tmp_path: Path) -> None:
     lines = (json.dumps({"step": step, "resumed": True}) for step in range(100_000))
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
@@ -670,3 +707,27 @@ def test_of_metrics_without_end_the_first_are_read(line: str, tmp_path: Path, mo
     found = read_metrics(tmp_path, lambda: damaged.append(None))
     assert found[0] == first and len(found) < 2**20
     assert damaged == [None]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 1, "a": [' + ",".join(["[]"] * 100_000) + "]}\n",
+        '{"step": 1, "a": [' + ",".join(["[]"] * 1_000_000) + "]}\n",
+        '{"a": 1}\n',
+        '{"step": 1' + "".join(f', "val/%d_{i}": 0.5' for i in range(30_000)) + "}\n",
+    ],
+    ids=["containers", "long", "no step", "names"],
+)
+def test_metrics_take_memory_for_what_is_kept_only(line: str, tmp_path: Path) -> None:
+    count = 8 * 2**20 // len(line)
+    with (tmp_path / "metrics.jsonl").open("w") as file:
+        file.writelines(line.replace("%d", str(number)) for number in range(count))
+    tracemalloc.start()
+    try:
+        found = read_metrics(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len({name for entry in found for name in entry}) <= 10_000
+    assert peak < 80e6  # all values of the file at once take more than 150 MB

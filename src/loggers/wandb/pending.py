@@ -82,12 +82,8 @@ def find(paths: Sequence[Path]) -> Iterator[Waiting]:
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path}: there is no such folder")
-    found = {
-        Path(place).absolute()
-        for path in paths
-        for place, below, _ in walk(path)
-        if "wandb" in below and any(Path(place, "wandb").glob("*run-*/run-*.wandb"))
-    }
+    places = (Path(folder) for path in paths for folder, below, _ in walk(path) if "wandb" in below)
+    found = {place.absolute() for place in places if any((place / "wandb").glob("*run-*/run-*.wandb"))}
     for folder in sorted(found):
         if not (folder / "config.yaml").is_file():
             continue

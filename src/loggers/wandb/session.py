@@ -26,8 +26,7 @@ from src.loggers.wandb.connection import (
 from src.loggers.wandb.logger import WeightsAndBiases, _unreachable, _used_ids
 from src.loggers.wandb.pending import recorded_state, waiting_in
 from src.loggers.wandb.sync import upload
-from src.run_store.predictions import ANSWERS
-from src.run_store.run_folder import RunFolder
+from src.run_store.run_folder import WANDB_LINKS, RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -153,11 +152,9 @@ def _refuse_links(folder: RunFolder) -> None:
     place = folder.path / "wandb"
     if place.is_symlink():
         raise UnsafeFileError(f"{place}: this is a link, and links are not followed here")
-    if place.is_dir():
-        # The client keeps a link to its own log in each session, and earlier versions one to the predictions.
-        left = [link for link in links_that_leave(place, ignore=("logs",)) if link.parts[-2:] != ("files", ANSWERS)]
-        if left:
-            raise UnsafeFileError(f"{left[0]}: this link points out of the folder, so W&B does not write there")
+    left = [link for link in links_that_leave(folder.path, WANDB_LINKS) if link.is_relative_to(place)]
+    if left:
+        raise UnsafeFileError(f"{left[0]}: this link points out of the folder, so W&B does not write there")
 
 
 def _host(wandb: Any) -> str:

@@ -1,0 +1,16 @@
+"""Tables for people."""
+
+import time
+
+import pytest
+
+from src.core.tables import MAX_CELL, new_table, show
+
+
+def test_a_cell_of_megabytes_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    started = time.process_time()
+    table = new_table("tags")
+    table.add_row(" ".join(["tag"] * 2_000_000))
+    show(table)
+    assert len(capsys.readouterr().out) < 2 * MAX_CELL
+    assert time.process_time() - started < 10
