@@ -56,5 +56,5 @@ def test_the_processes_of_a_trainer_are_bounded() -> None:
 
     for devices in (65, [*range(65)], [0, 65]):
         assert "at most 64 devices" in refused(devices)
-    for devices in (64, [*range(64)], "auto"):
-        assert "at most 64 devices" not in refused(devices)
+    for allowed in (64, [*range(64)], "auto"):
+        assert "at most 64 devices" not in refused(allowed)
