@@ -11,17 +11,20 @@ The decision is made once, by the process that the user started. It is passed on
 """
 
 import importlib.metadata
+import json
 import logging
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from src.config.groups import search_roots
 from src.config.schema.callbacks import ENTRIES
@@ -40,6 +43,10 @@ TRUST_HOST = "GRIDLIGHT_TRUST_HOST"
 
 OWN_DATA = "GRIDLIGHT_OWN_DATA"
 """Environment variable, set by Gridlight for its workers: the data folders that this command's own config names."""
+
+OWN_SETTINGS = "GRIDLIGHT_OWN_SETTINGS"
+"""Environment variable, set by Gridlight for its workers: the settings of this command's own config that name a folder, a host,
+or a W&B account, as a JSON list of ``key=value``."""
 
 ENTRY_POINTS = "gridlight.extensions"
 """The group of entry points by which an installed package declares modules whose classes a record may name."""
@@ -140,7 +147,10 @@ def _named_in(roots: tuple[Path, ...]) -> frozenset[str]:
 
 
 def trust_own_config(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
-    """Trust the classes and the data folder of a config that was composed of the user's command line and conf/.
+    """Trust a config that was composed of the user's command line and conf/.
+
+    Its classes may be named by recorded configs. A sweep that is started again, and the workers, read the config back from a
+    record: what it sets as folders, hosts, and W&B account may then be the same.
 
     Args:
         cfg: as composed, never recorded.
@@ -152,6 +162,23 @@ def trust_own_config(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
         if _DOTTED.fullmatch(str(name)):
             _add(TRUST, name)
     name_own_data_folder(str(cfg.paths.data))
+    sections = {}
+    for section in _PLACES:
+        with suppress(OmegaConfBaseException):  # an interpolation that only a single run can resolve
+            sections[section] = OmegaConf.to_container(cfg[section], resolve=True)
+    os.environ[OWN_SETTINGS] = _with_settings_of(sections)
+
+
+def _own_settings() -> list[str]:
+    return list(json.loads(os.environ.get(OWN_SETTINGS) or "[]"))
+
+
+def _with_settings_of(config: Mapping[str, Any]) -> str:
+    """Return the value of `OWN_SETTINGS` that also has the settings of a config that is trusted."""
+    named = [
+        f"{key}={value}" for section in _PLACES for key, value, _ in _places_and_hosts(section, config.get(section))
+    ]
+    return json.dumps(list(dict.fromkeys([*_own_settings(), *named])))
 
 
 def is_trusted(target: str) -> bool:
@@ -187,9 +214,13 @@ def literal_config(config: Any, source: Path, for_training: bool = True, changes
     recorded["resume"] = None
     made = {key: value for key, value in recorded.items() if for_training or key not in _PLACES}
     replaced = {change.partition("=")[0] for change in changes}
-    problems: list[str] = []
-    for section in _PLACES if for_training else ():
-        problems += _places_and_hosts(section, recorded.get(section), replaced)
+    own = set(_own_settings())
+    problems = [
+        problem
+        for section in (_PLACES if for_training else ())
+        for key, value, problem in _places_and_hosts(section, recorded.get(section))
+        if key not in replaced and f"{key}={value}" not in own
+    ]
     problems += _untrusted_classes(made)
     if problems:
         lines = list(dict.fromkeys(problems))
@@ -229,42 +260,49 @@ def _walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, node
 
 
-def _places_and_hosts(section: str, entries: Any, replaced: set[str]) -> Iterator[str]:
+def _places_and_hosts(section: str, entries: Any) -> Iterator[tuple[str, Any, str]]:
+    """Yield the key and the value of settings that name a folder, a foreign host, or a foreign account, and what to do."""
     for name, entry in entries.items() if isinstance(entries, Mapping) else ():
         if not isinstance(entry, Mapping):
             continue
         key = f"{section}.{name}"
         if (section, name) == ("logger", "wandb") and "_target_" not in entry:
-            if f"{key}.entity" not in replaced:
-                yield from _other_account(entry)
+            if problem := _other_account(entry.get("entity")):
+                yield f"{key}.entity", entry["entity"], problem
             continue
         for path, value in _walk(entry, key):
-            if isinstance(value, str) and not path.endswith("._target_") and path not in replaced:
-                yield from _other_place_or_host(path, value)
+            if (
+                isinstance(value, str)
+                and not path.endswith("._target_")
+                and (problem := _other_place_or_host(path, value))
+            ):
+                yield path, value, problem
 
 
-def _other_account(settings: Mapping[str, Any]) -> Iterator[str]:
-    entity = settings.get("entity")
-    if entity is not None and not (isinstance(entity, str) and entity in own_entities()):
-        shown = str(entity)[:80]
-        yield (
-            f"logger.wandb.entity={shown}: this W&B account is not known as yours. If it is: WANDB_ENTITY={shown}, or "
-            f"logger.wandb.entity={shown} on the command line"
-        )
+def _other_account(entity: Any) -> str | None:
+    if entity is None or (isinstance(entity, str) and entity in own_entities()):
+        return None
+    shown = str(entity)[:80]
+    return (
+        f"logger.wandb.entity={shown}: this W&B account is not known as yours. If it is: WANDB_ENTITY={shown}, or "
+        f"logger.wandb.entity={shown} on the command line"
+    )
 
 
-def _other_place_or_host(key: str, value: str) -> Iterator[str]:
+def _other_place_or_host(key: str, value: str) -> str | None:
     if _URL.match(value):
         host = (urlsplit(value).netloc.rpartition("@")[2] or value).lower()
-        if host not in own_hosts() | _listed(TRUST_HOST):
-            yield f"{key}={value[:80]}: sends data to the host {host}. If you trust it: --trust-host {host}"
-    elif (
+        if host in own_hosts() | _listed(TRUST_HOST):
+            return None
+        return f"{key}={value[:80]}: sends data to the host {host}. If you trust it: --trust-host {host}"
+    if (
         key.rpartition(".")[2] in _FOLDERS
         or value.startswith(("/", "\\", "~"))
         or ".." in re.split(r"[/\\]", value)
         or re.match(r"[A-Za-z]:", value)
     ):
-        yield f"{key}={value[:80]}: a recorded config does not decide where files are written. Give it on the command line"
+        return f"{key}={value[:80]}: a recorded config does not decide where files are written. Give it on the command line"
+    return None
 
 
 _RECORDED_KEY = re.compile(r"[+~]{0,2}[A-Za-z_](?:[./]?[\w-]+)*")
@@ -324,14 +362,14 @@ def writable_data_folder(path: Path) -> Path:
 
 
 def trust_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the environment that lets a worker process use exactly the classes of a config.
+    """Return the environment that lets a worker process use exactly the classes, folders, hosts, and account of a config.
 
     Args:
-        config: of a job, whose classes this process has already decided to trust.
+        config: of a job, which this process has already decided to trust.
     """
     named = {value for key, value in _walk(config) if key.rpartition(".")[2] == "_target_" and isinstance(value, str)}
     classes = named - _shipped()
-    return {TRUST: ",".join(sorted(_listed(TRUST) | classes))}
+    return {TRUST: ",".join(sorted(_listed(TRUST) | classes)), OWN_SETTINGS: _with_settings_of(config)}
 
 
 def name_external_data(config: Any) -> None:

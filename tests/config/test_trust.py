@@ -5,6 +5,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from src.config import trust
 from src.config.compose import compose, update
@@ -18,7 +19,7 @@ SOURCE = Path("run", "config.yaml")
 
 @pytest.fixture(autouse=True)
 def nothing_trusted(monkeypatch):
-    for variable in (trust.TRUST, trust.TRUST_HOST, trust.OWN_DATA, "GRIDLIGHT_DATA"):
+    for variable in (trust.TRUST, trust.TRUST_HOST, trust.OWN_DATA, trust.OWN_SETTINGS, "GRIDLIGHT_DATA"):
         monkeypatch.delenv(variable, raising=False)
         monkeypatch.setenv(variable, "") if variable != "GRIDLIGHT_DATA" else None
 
@@ -173,6 +174,28 @@ def test_an_entity_of_another_type_is_refused(entity, recorded):
 def test_only_classes_are_passed_on_to_workers(recorded):
     recorded["model"] |= {"_target_": "mine.Net", "not_a_target_": "attacker.Net", "x": {"_target_": None}}
     assert trust.trust_of(recorded)[trust.TRUST] == "mine.Net"
+
+
+OWN = {
+    "folder": "+callbacks.checkpoints.dirpath=/scratch/${seed}",
+    "host": "+logger.mine={_target_:mine.Logger,url:'https://own.example/x'}",
+    "account": "logger.wandb.entity=team",
+}
+
+
+@pytest.mark.parametrize("override", OWN.values(), ids=OWN)
+def test_a_record_may_repeat_the_settings_of_the_command(override, monkeypatch):
+    recorded = OmegaConf.to_container(compose([override]), resolve=True)
+    assert literal_config(recorded, SOURCE)
+    other = OmegaConf.to_container(
+        compose(["seed=7", override.replace("own", "other").replace("team", "them")]), resolve=True
+    )
+    monkeypatch.setenv(trust.OWN_SETTINGS, "")
+    workers = trust.trust_of(recorded)
+    monkeypatch.setenv(trust.OWN_SETTINGS, workers[trust.OWN_SETTINGS])
+    assert literal_config(recorded, SOURCE)
+    with pytest.raises(UserError, match=r"/scratch/7|other\.example|them"):
+        literal_config(other, SOURCE)
 
 
 def test_a_host_that_is_not_the_users_own_is_refused(recorded):
