@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config.groups import search_roots
+from src.config.groups import CONF, search_roots
 from src.config.schema.callbacks import ENTRIES
 from src.config.schema.registry import SCHEMAS
 from src.core.errors import SHOWN, UserError
@@ -77,13 +77,11 @@ def trust(modules: Iterable[str] = (), hosts: Iterable[str] = ()) -> None:
     """
     for name in modules:
         if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
-            raise UserError(f"--trust {name}: a module is named as package.module")
+            raise UserError(f"--trust {name}: this is not the name of a module, such as package.module")
         _add(TRUST, name)
     for host in hosts:
         if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?", host):
-            raise UserError(
-                f"--trust-host {host}: a host is named as name.example or name.example:8080, without https://"
-            )
+            raise UserError(f"--trust-host {host}: this is not a host, such as name.example or name.example:8080")
         _add(TRUST_HOST, host.lower())
 
 
@@ -183,12 +181,41 @@ def _with_settings_of(config: Mapping[str, Any]) -> str:
 
 def is_trusted(target: str) -> bool:
     """Return whether a recorded config may name a class. Nothing is imported to find out."""
-    if target in _shipped():
+    if target in _shipped() or _is_below(target, _listed(TRUST)):
         return True
-    trusted = _listed(TRUST) | _extensions()
-    if any(target == name or target.startswith(f"{name}.") for name in trusted):
-        return True
-    return target in _named_in(tuple(search_roots(sys.argv[1:])))
+    return not _needs_flag(target, search_roots(sys.argv[1:]))
+
+
+def _is_below(target: str, modules: Iterable[str]) -> bool:
+    return any(target == name or target.startswith(f"{name}.") for name in modules)
+
+
+def _needs_flag(target: str, roots: Iterable[Path]) -> bool:
+    """Return whether a recorded config may name a class only if the user trusts it with ``--trust``."""
+    return not (target in _shipped() or _is_below(target, _extensions()) or target in _named_in(tuple(roots)))
+
+
+def trust_flag(config: Mapping[str, Any]) -> str:
+    """Return `` --trust …`` with the modules that a verb needs to load the model of a run, or an empty string.
+
+    Args:
+        config: of the run; the classes of its callbacks and loggers are not needed.
+    """
+    sections = {name: section for name, section in config.items() if name not in _PLACES}
+    modules = _modules(value for value in _targets(sections) if _needs_flag(value, [CONF]))
+    return f" --trust {modules}" if modules else ""
+
+
+def _targets(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the classes that a config names."""
+    for key, value in _walk(config):
+        if key.rpartition(".")[2] == "_target_" and isinstance(value, str):
+            yield value
+
+
+def _modules(targets: Iterable[str]) -> str:
+    """Return the modules of classes, each once, as ``--trust`` takes them."""
+    return ",".join(list(dict.fromkeys(target.rpartition(".")[0] for target in targets))[:SHOWN])
 
 
 # ---- recorded configs ----------------------------------------------------------------------------------------------
@@ -231,18 +258,24 @@ def literal_config(config: Any, source: Path, for_training: bool = True, changes
 
 
 def _untrusted_classes(config: Mapping[str, Any]) -> Iterator[str]:
-    refused: list[str] = []
+    refused = False
     for key, value in _walk(config):
         if key.rpartition(".")[2] != "_target_" or value is None:
             continue
         if not isinstance(value, str) or not _DOTTED.fullmatch(value):
             yield f"{key}={str(value)[:80]}: a class is named as package.module.Class"
         elif not is_trusted(value):
+            refused = True
             yield f"{key}={value}: this is not a class of Gridlight"
-            refused.append(value.rpartition(".")[0])
-    if refused:
-        modules = ",".join(list(dict.fromkeys(refused))[:SHOWN])
-        yield f"To import a module is to run its code. If you know and trust it: --trust {modules}, or {TRUST}={modules}"
+    if refused:  # those that are trusted already are named again, as a second flag or variable replaces the first
+        roots = search_roots(sys.argv[1:])
+        modules = _modules(name for name in _targets(config) if _DOTTED.fullmatch(name) and _needs_flag(name, roots))
+        now = os.environ.get(TRUST, "")
+        trusted = f" (trusted now: {now[:80]})" if now else ""
+        yield (
+            f"Importing a module runs its code. If you trust the code, add --trust {modules} or set {TRUST}={modules}"
+            f"{trusted}"
+        )
 
 
 def _walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -284,24 +317,27 @@ def _other_account(entity: Any) -> str | None:
         return None
     shown = str(entity)[:80]
     return (
-        f"logger.wandb.entity={shown}: this W&B account is not known as yours. If it is: WANDB_ENTITY={shown}, or "
-        f"logger.wandb.entity={shown} on the command line"
+        f"logger.wandb.entity={shown}: this W&B account is not known to be yours. If it is, set WANDB_ENTITY={shown} or add "
+        f"logger.wandb.entity={shown} to the command line"
     )
 
 
 def _other_place_or_host(key: str, value: str) -> str | None:
     if _URL.match(value):
         host = (urlsplit(value).netloc.rpartition("@")[2] or value).lower()
-        if host in own_hosts() | _listed(TRUST_HOST):
+        if host in own_hosts() | {name.lower() for name in _listed(TRUST_HOST)}:
             return None
-        return f"{key}={value[:80]}: sends data to the host {host}. If you trust it: --trust-host {host}"
+        return f"{key}={value[:80]}: this may send data to the host {host}. If you trust it, add --trust-host {host}"
     if (
         key.rpartition(".")[2] in _FOLDERS
         or value.startswith(("/", "\\", "~"))
         or ".." in re.split(r"[/\\]", value)
         or re.match(r"[A-Za-z]:", value)
     ):
-        return f"{key}={value[:80]}: a recorded config does not decide where files are written. Give it on the command line"
+        return (
+            f"{key}={value[:80]}: a recorded config does not decide where files are written. To use this path, add "
+            f"{key}=… to the command line, or repeat the command of the sweep"
+        )
     return None
 
 
@@ -330,7 +366,7 @@ def refuse_overrides(overrides: Iterable[str], source: object) -> None:
         fine = _RECORDED_KEY.fullmatch(key) and section not in _NEVER_RECORDED and "$" not in override
         if not fine or len(named) != override.count("_target_") or not all(map(is_trusted, named)):
             raise UserError(
-                f"{source}: the recorded override {override[:80]!r} is refused; give it on the command line"
+                f"{source}: the recorded override {override[:80]!r} is refused. If you trust it, repeat the command of the sweep"
             )
 
 
@@ -367,16 +403,16 @@ def trust_of(config: Mapping[str, Any]) -> dict[str, str]:
     Args:
         config: of a job, which this process has already decided to trust.
     """
-    named = {value for key, value in _walk(config) if key.rpartition(".")[2] == "_target_" and isinstance(value, str)}
-    classes = named - _shipped()
+    classes = set(_targets(config)) - _shipped()
     return {TRUST: ",".join(sorted(_listed(TRUST) | classes)), OWN_SETTINGS: _with_settings_of(config)}
 
 
-def name_external_data(config: Any) -> None:
+def name_external_data(config: Any, changes: Sequence[str] = ()) -> None:
     """Log the files and folders outside of the working directory that a recorded config reads as data.
 
     Args:
         config: checked, and recorded.
+        changes: overrides of the command line, whose paths are the user's own.
     """
     named = {
         f"datamodule.{key}": path for key, path in (config.datamodule.files() | config.datamodule.folders()).items()
@@ -384,7 +420,9 @@ def name_external_data(config: Any) -> None:
     data = config.paths.data
     if writable_data_folder(data) != data:
         named["paths.data"] = data
+    for change in changes:
+        named.pop(change.partition("=")[0], None)
     for key, path in named.items():
         place = Path(os.path.normpath(Path(path).absolute()))
         if not place.is_relative_to(Path.cwd()):
-            log.warning("the recorded config reads %s=%s", key, line(place))
+            log.warning("the recorded config reads data outside of the working directory: %s=%s", key, line(place))

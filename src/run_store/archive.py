@@ -234,7 +234,8 @@ def delete(runs: Sequence[KeptRun]) -> None:
             run.path.rename(gone)  # at once, so that nothing half deleted is left under its name
             shutil.rmtree(gone)
         except OSError as error:
-            raise UserError(f"{error.filename or run.path}: cannot be deleted: {error.strerror}") from error
+            left = f". What is left of it is in {gone}" if os.path.lexists(gone) else ""
+            raise UserError(f"{run.path}: cannot be deleted: {error.strerror}{left}") from error
     for sweep in emptied:
         for name in SWEEP_FILES:
             with suppress(OSError):
