@@ -3,6 +3,7 @@
 import sys
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -185,7 +186,7 @@ OWN = {
 
 @pytest.mark.parametrize("override", OWN.values(), ids=OWN)
 def test_a_record_may_repeat_the_settings_of_the_command(override, monkeypatch):
-    recorded = OmegaConf.to_container(compose([override]), resolve=True)
+    recorded: Any = OmegaConf.to_container(compose([override]), resolve=True)
     assert literal_config(recorded, SOURCE)
     other = OmegaConf.to_container(
         compose(["seed=7", override.replace("own", "other").replace("team", "them")]), resolve=True
