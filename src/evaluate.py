@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.cli.hydra_app import errors_for_people, parser_of_a_run
+from src.cli.hydra_app import errors_for_people, parsed, parser_of_a_run
 from src.core.console import echo
 from src.core.data_spec import SPLITS
 from src.core.errors import UserError, nearest
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = parser_of_a_run("python -m src.evaluate", __doc__)
     parser.add_argument("changes", nargs="*", default=[], help="split=train|val|test, and keys of the recorded config")
-    words = parser.parse_args(argv)
+    words = parsed(parser, argv)
     with errors_for_people():
         changes = [change for change in words.changes if not change.startswith("split=")]
         split = next((change[6:] for change in words.changes if change.startswith("split=")), "test")

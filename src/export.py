@@ -4,13 +4,12 @@ Writes the trained model as programs that run without Gridlight, model.pt2 (torc
 model card, README.md, into export/ of the run. The outputs of each are compared with the model's on examples of the test split.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.cli.hydra_app import errors_for_people, parser_of_a_run
+from src.cli.hydra_app import errors_for_people, parsed, parser_of_a_run
 from src.core.console import echo
 from src.exporters.export import export
 
@@ -22,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--format", nargs="+", choices=("torch", "onnx"), help="both, as far as their packages are there"
     )
     parser.add_argument("--to", type=Path, help="the folder for the files; export/ of the run")
-    words: argparse.Namespace = parser.parse_args(argv)
+    words = parsed(parser, argv)
     with errors_for_people():
         from src.core.console import shown
 

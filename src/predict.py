@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
-from src.cli.hydra_app import errors_for_people, parser_of_a_run
+from src.cli.hydra_app import errors_for_people, parsed, parser_of_a_run
 from src.cli.predict import Generation, _draw_attention, _line, _ready, answers_to
 from src.cli.prediction_file import AnswerFile
 from src.core.console import echo
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     generating.add_argument("--seed", type=int, help="of the sampling: another number, another text")
     generating.add_argument("--beams", type=int, help="of a search for the likeliest sequence; 1 is greedy")
     generating.add_argument("--length-penalty", type=float, help="of that search; 0 favours short sequences")
-    words = parser.parse_args(argv)
+    words = parsed(parser, argv)
     with errors_for_people():
         generation = Generation(**{field.name: getattr(words, field.name) for field in fields(Generation)})
         output = AnswerFile(words.output, words.inputs) if words.output else None

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from src.cli.hydra_app import errors_for_people
+from src.cli.hydra_app import errors_for_people, parsed
 from src.cli.runs import _one, _parser, delete, rerun, show_list, show_one
 from src.core.console import echo
 from src.core.errors import UserError
@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     if "LOCAL_RANK" in os.environ:  # started by another process of the same run
         end_with_parent()
-    words = _parser().parse_args(argv)
+    words = parsed(_parser(), argv)
     with errors_for_people():
         from src.run_store.archive import archive, change, named, runs_in, select
 

@@ -139,6 +139,17 @@ def test_links_in_the_folder_of_the_run_are_not_followed(
     assert [file.read_text() for file in outside.iterdir()] == ["mine"]
 
 
+def test_a_folder_that_cannot_be_written_is_named(
+    fast: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded(fast("model=mlp"))
+    monkeypatch.setattr("src.training.inference.load", lambda path: model)
+    run_folder = RunFolder.create(tmp_path / "run", model.config.plain(), [])
+    (run_folder.path / "export").write_text("a file in the way")
+    with pytest.raises(UserError, match=r"run/export: cannot be written: .*--to FOLDER"):
+        export(run_folder.path, ["torch"])
+
+
 def test_mistakes_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="there is no such run folder"):
         export(tmp_path / "nothing")

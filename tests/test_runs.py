@@ -125,6 +125,19 @@ def test_deleting_asks(outputs: Path, capsys: Any, monkeypatch: pytest.MonkeyPat
     assert listed(capsys) == {"aaaaaa"} and not (outputs / "sweeps/rates").exists()
 
 
+def test_what_is_left_of_a_run_that_cannot_be_deleted_is_named(
+    outputs: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", "metrics.jsonl")
+
+    monkeypatch.setattr("src.run_store.archive.shutil.rmtree", refused)
+    with pytest.raises(SystemExit):
+        main(["delete", "aaaaaa", "--yes"])
+    (left,) = outputs.rglob(".deleted-*")
+    assert f"aaaaaa: cannot be deleted: Permission denied. What is left of it is in {left}" in capsys.readouterr().err
+
+
 def test_nothing_but_the_listed_runs_is_deleted(outputs: Path, tmp_path: Path) -> None:
     sweep = outputs / "sweeps" / "rates"
     (tmp_path / "thesis").mkdir()

@@ -73,6 +73,18 @@ def without_trust_flags(argv: Sequence[str]) -> list[str]:
     return take_trust_flags(argv)
 
 
+def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a command line in which ``--trust`` and ``--trust-host`` may be between arguments that form one list.
+
+    Args:
+        parser: of a verb with `add_trust_options`.
+        argv: the command line; by default that of the process.
+    """
+    with errors_for_people():
+        rest = without_trust_flags(sys.argv[1:] if argv is None else argv)
+    return parser.parse_args(rest)
+
+
 def add_trust_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--trust`` and ``--trust-host`` to a verb that builds something from a recorded config."""
     parser.add_argument(

@@ -150,7 +150,7 @@ def rerun(run: "KeptRun", changes: Sequence[str], outputs: Path) -> None:
     paths = recorded.get("paths")
     recorded["paths"] = {**(paths if isinstance(paths, dict) else {}), "outputs": str(outputs)}
     config = check(update(recorded, changes))
-    name_external_data(config)
+    name_external_data(config, changes)
     train(config)
 
 

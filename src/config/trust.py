@@ -11,19 +11,22 @@ The decision is made once, by the process that the user started. It is passed on
 """
 
 import importlib.metadata
+import json
 import logging
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from src.config.groups import search_roots
+from src.config.groups import CONF, search_roots
 from src.config.schema.callbacks import ENTRIES
 from src.config.schema.registry import SCHEMAS
 from src.config.wandb_account import own_account
@@ -41,6 +44,10 @@ TRUST_HOST = "GRIDLIGHT_TRUST_HOST"
 
 OWN_DATA = "GRIDLIGHT_OWN_DATA"
 """Environment variable, set by Gridlight for its workers: the data folders that this command's own config names."""
+
+OWN_SETTINGS = "GRIDLIGHT_OWN_SETTINGS"
+"""Environment variable, set by Gridlight for its workers: the settings of this command's own config that name a folder, a host,
+or a W&B account, as a JSON list of ``key=value``."""
 
 ENTRY_POINTS = "gridlight.extensions"
 """The group of entry points by which an installed package declares modules whose classes a record may name."""
@@ -71,13 +78,11 @@ def trust(modules: Iterable[str] = (), hosts: Iterable[str] = ()) -> None:
     """
     for name in modules:
         if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
-            raise UserError(f"--trust {name}: a module is named as package.module")
+            raise UserError(f"--trust {name}: this is not the name of a module, such as package.module")
         _add(TRUST, name)
     for host in hosts:
         if not re.fullmatch(r"[\w.-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?", host):
-            raise UserError(
-                f"--trust-host {host}: a host is named as name.example or name.example:8080, without https://"
-            )
+            raise UserError(f"--trust-host {host}: this is not a host, such as name.example or name.example:8080")
         _add(TRUST_HOST, host.lower())
 
 
@@ -141,7 +146,10 @@ def _named_in(roots: tuple[Path, ...]) -> frozenset[str]:
 
 
 def trust_own_config(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
-    """Trust the classes and the data folder of a config that was composed of the user's command line and conf/.
+    """Trust a config that was composed of the user's command line and conf/.
+
+    Its classes may be named by recorded configs. A sweep that is started again, and the workers, read the config back from a
+    record: what it sets as folders, hosts, and W&B account may then be the same.
 
     Args:
         cfg: as composed, never recorded.
@@ -153,16 +161,62 @@ def trust_own_config(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
         if _DOTTED.fullmatch(str(name)):
             _add(TRUST, name)
     name_own_data_folder(str(cfg.paths.data))
+    sections = {}
+    for section in _PLACES:
+        with suppress(OmegaConfBaseException):  # an interpolation that only a single run can resolve
+            sections[section] = OmegaConf.to_container(cfg[section], resolve=True)
+    os.environ[OWN_SETTINGS] = _with_settings_of(sections)
+
+
+def _own_settings() -> list[str]:
+    return list(json.loads(os.environ.get(OWN_SETTINGS) or "[]"))
+
+
+def _with_settings_of(config: Mapping[str, Any]) -> str:
+    """Return the value of `OWN_SETTINGS` that also has the settings of a config that is trusted."""
+    named = [
+        f"{key}={value}" for section in _PLACES for key, value, _ in _places_and_hosts(section, config.get(section))
+    ]
+    return json.dumps(list(dict.fromkeys([*_own_settings(), *named])))
 
 
 def is_trusted(target: str) -> bool:
     """Return whether a recorded config may name a class. Nothing is imported to find out."""
-    if target in _shipped():
+    if target in _shipped() or _is_below(target, _listed(TRUST)):
         return True
-    trusted = _listed(TRUST) | _extensions()
-    if any(target == name or target.startswith(f"{name}.") for name in trusted):
-        return True
-    return target in _named_in(tuple(search_roots(sys.argv[1:])))
+    return not _needs_flag(target, search_roots(sys.argv[1:]))
+
+
+def _is_below(target: str, modules: Iterable[str]) -> bool:
+    return any(target == name or target.startswith(f"{name}.") for name in modules)
+
+
+def _needs_flag(target: str, roots: Iterable[Path]) -> bool:
+    """Return whether a recorded config may name a class only if the user trusts it with ``--trust``."""
+    return not (target in _shipped() or _is_below(target, _extensions()) or target in _named_in(tuple(roots)))
+
+
+def trust_flag(config: Mapping[str, Any]) -> str:
+    """Return `` --trust …`` with the modules that a verb needs to load the model of a run, or an empty string.
+
+    Args:
+        config: of the run; the classes of its callbacks and loggers are not needed.
+    """
+    sections = {name: section for name, section in config.items() if name not in _PLACES}
+    modules = _modules(value for value in _targets(sections) if _needs_flag(value, [CONF]))
+    return f" --trust {modules}" if modules else ""
+
+
+def _targets(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the classes that a config names."""
+    for key, value in _walk(config):
+        if key.rpartition(".")[2] == "_target_" and isinstance(value, str):
+            yield value
+
+
+def _modules(targets: Iterable[str]) -> str:
+    """Return the modules of classes, each once, as ``--trust`` takes them."""
+    return ",".join(list(dict.fromkeys(target.rpartition(".")[0] for target in targets))[:SHOWN])
 
 
 # ---- recorded configs ----------------------------------------------------------------------------------------------
@@ -188,9 +242,13 @@ def literal_config(config: Any, source: Path, for_training: bool = True, changes
     recorded["resume"] = None
     made = {key: value for key, value in recorded.items() if for_training or key not in _PLACES}
     replaced = {change.partition("=")[0] for change in changes}
-    problems: list[str] = []
-    for section in _PLACES if for_training else ():
-        problems += _places_and_hosts(section, recorded.get(section), replaced)
+    own = set(_own_settings())
+    problems = [
+        problem
+        for section in (_PLACES if for_training else ())
+        for key, value, problem in _places_and_hosts(section, recorded.get(section))
+        if key not in replaced and f"{key}={value}" not in own
+    ]
     problems += _untrusted_classes(made)
     if problems:
         lines = list(dict.fromkeys(problems))
@@ -201,18 +259,24 @@ def literal_config(config: Any, source: Path, for_training: bool = True, changes
 
 
 def _untrusted_classes(config: Mapping[str, Any]) -> Iterator[str]:
-    refused: list[str] = []
+    refused = False
     for key, value in _walk(config):
         if key.rpartition(".")[2] != "_target_" or value is None:
             continue
         if not isinstance(value, str) or not _DOTTED.fullmatch(value):
             yield f"{key}={str(value)[:80]}: a class is named as package.module.Class"
         elif not is_trusted(value):
+            refused = True
             yield f"{key}={value}: this is not a class of Gridlight"
-            refused.append(value.rpartition(".")[0])
-    if refused:
-        modules = ",".join(list(dict.fromkeys(refused))[:SHOWN])
-        yield f"To import a module is to run its code. If you know and trust it: --trust {modules}, or {TRUST}={modules}"
+    if refused:  # those that are trusted already are named again, as a second flag or variable replaces the first
+        roots = search_roots(sys.argv[1:])
+        modules = _modules(name for name in _targets(config) if _DOTTED.fullmatch(name) and _needs_flag(name, roots))
+        now = os.environ.get(TRUST, "")
+        trusted = f" (trusted now: {now[:80]})" if now else ""
+        yield (
+            f"Importing a module runs its code. If you trust the code, add --trust {modules} or set {TRUST}={modules}"
+            f"{trusted}"
+        )
 
 
 def _walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -230,37 +294,47 @@ def _walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, node
 
 
-def _places_and_hosts(section: str, entries: Any, replaced: set[str]) -> Iterator[str]:
+def _places_and_hosts(section: str, entries: Any) -> Iterator[tuple[str, Any, str]]:
+    """Yield the key and the value of settings that name a folder, a foreign host, or a foreign account, and what to do."""
     for name, entry in entries.items() if isinstance(entries, Mapping) else ():
         if not isinstance(entry, Mapping):
             continue
         key = f"{section}.{name}"
         if (section, name) == ("logger", "wandb") and "_target_" not in entry:
-            if f"{key}.entity" not in replaced:
-                yield from _other_account(entry)
+            if problem := _other_account(entry.get("entity")):
+                yield f"{key}.entity", entry["entity"], problem
             continue
         for path, value in _walk(entry, key):
-            if isinstance(value, str) and not path.endswith("._target_") and path not in replaced:
-                yield from _other_place_or_host(path, value)
+            if (
+                isinstance(value, str)
+                and not path.endswith("._target_")
+                and (problem := _other_place_or_host(path, value))
+            ):
+                yield path, value, problem
 
 
-def _other_account(settings: Mapping[str, Any]) -> Iterator[str]:
-    if reason := own_account().refusal(entity=settings.get("entity")):
-        yield f"logger.wandb.entity: {reason}, or give logger.wandb.entity on the command line"
+def _other_account(entity: object) -> str | None:
+    reason = own_account().refusal(entity=entity)
+    return reason and f"logger.wandb.entity: {reason}, or add logger.wandb.entity=… to the command line"
 
 
-def _other_place_or_host(key: str, value: str) -> Iterator[str]:
+def _other_place_or_host(key: str, value: str) -> str | None:
     if _URL.match(value):
         host = (urlsplit(value).netloc.rpartition("@")[2] or value).lower()
-        if host not in own_hosts() | _listed(TRUST_HOST):
-            yield f"{key}={value[:80]}: sends data to the host {host}. If you trust it: --trust-host {host}"
-    elif (
+        if host in own_hosts() | {name.lower() for name in _listed(TRUST_HOST)}:
+            return None
+        return f"{key}={value[:80]}: this may send data to the host {host}. If you trust it, add --trust-host {host}"
+    if (
         key.rpartition(".")[2] in _FOLDERS
         or value.startswith(("/", "\\", "~"))
         or ".." in re.split(r"[/\\]", value)
         or re.match(r"[A-Za-z]:", value)
     ):
-        yield f"{key}={value[:80]}: a recorded config does not decide where files are written. Give it on the command line"
+        return (
+            f"{key}={value[:80]}: a recorded config does not decide where files are written. To use this path, add "
+            f"{key}=… to the command line, or repeat the command of the sweep"
+        )
+    return None
 
 
 _RECORDED_KEY = re.compile(r"[+~]{0,2}[A-Za-z_][\w-]*(?:[./][\w-]+)*")
@@ -288,7 +362,7 @@ def refuse_overrides(overrides: Iterable[str], source: object) -> None:
         fine = _RECORDED_KEY.fullmatch(key) and section not in _NEVER_RECORDED and "$" not in override
         if not fine or len(named) != override.count("_target_") or not all(map(is_trusted, named)):
             raise UserError(
-                f"{source}: the recorded override {override[:80]!r} is refused; give it on the command line"
+                f"{source}: the recorded override {override[:80]!r} is refused. If you trust it, repeat the command of the sweep"
             )
 
 
@@ -320,21 +394,21 @@ def writable_data_folder(path: Path) -> Path:
 
 
 def trust_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the environment that lets a worker process use exactly the classes of a config.
+    """Return the environment that lets a worker process use exactly the classes, folders, hosts, and account of a config.
 
     Args:
-        config: of a job, whose classes this process has already decided to trust.
+        config: of a job, which this process has already decided to trust.
     """
-    named = {value for key, value in _walk(config) if key.rpartition(".")[2] == "_target_" and isinstance(value, str)}
-    classes = named - _shipped()
-    return {TRUST: ",".join(sorted(_listed(TRUST) | classes))}
+    classes = set(_targets(config)) - _shipped()
+    return {TRUST: ",".join(sorted(_listed(TRUST) | classes)), OWN_SETTINGS: _with_settings_of(config)}
 
 
-def name_external_data(config: Any) -> None:
+def name_external_data(config: Any, changes: Sequence[str] = ()) -> None:
     """Log the files and folders outside of the working directory that a recorded config reads as data.
 
     Args:
         config: checked, and recorded.
+        changes: overrides of the command line, whose paths are the user's own.
     """
     named = {
         f"datamodule.{key}": path for key, path in (config.datamodule.files() | config.datamodule.folders()).items()
@@ -342,7 +416,9 @@ def name_external_data(config: Any) -> None:
     data = config.paths.data
     if writable_data_folder(data) != data:
         named["paths.data"] = data
+    for change in changes:
+        named.pop(change.partition("=")[0], None)
     for key, path in named.items():
         place = Path(os.path.normpath(Path(path).absolute()))
         if not place.is_relative_to(Path.cwd()):
-            log.warning("the recorded config reads %s=%s", key, line(place))
+            log.warning("the recorded config reads data outside of the working directory: %s=%s", key, line(place))

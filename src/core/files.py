@@ -104,7 +104,11 @@ def _parent_of(root: Path, name: str | PurePath, make: bool = False) -> Iterator
                 raise _explained(error, place, descriptor, folder) from error
             os.close(descriptor)
             descriptor = below
+        place = place / last
         yield descriptor, last
+    except OSError as error:
+        error.filename = str(place)  # and not the component alone
+        raise
     finally:
         os.close(descriptor)
 

@@ -37,7 +37,7 @@ class Account:
         for kind, name, own in (("entity", entity, self.entities), ("project", project, self.projects)):
             if name and not (isinstance(name, str) and name in own):
                 shown = quote(line(str(name)[:80]))
-                return f"the W&B {kind} {shown} is not known as yours. If it is, set WANDB_{kind.upper()}={shown}"
+                return f"the W&B {kind} {shown} is not known to be yours. If it is, set WANDB_{kind.upper()}={shown}"
         return None
 
 

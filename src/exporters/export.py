@@ -20,7 +20,7 @@ def export(path: Path, formats: Sequence[str] | None = None, target: Path | None
         target: where the files go; export/ of the run.
 
     Raises:
-        UserError: if there is no such run, or if its model cannot be exported, with the reason.
+        UserError: if there is no such run, if its model cannot be exported, with the reason, or if the folder cannot be written.
     """
     from importlib.util import find_spec
 
@@ -37,8 +37,14 @@ def export(path: Path, formats: Sequence[str] | None = None, target: Path | None
         complete = find_spec("onnxruntime") and find_spec("onnxscript")
         formats = [name for name in FORMATS if name != "onnx" or complete]
     loaded = load(path)
-    folder = target or make_folder_below(run.path, "export")
-    made = write(loaded, folder, formats)
+    try:
+        folder = target or make_folder_below(run.path, "export")
+        made = write(loaded, folder, formats)
+    except OSError as error:
+        place = error.filename or target or run.path
+        raise UserError(
+            f"{place}: cannot be written: {error.strerror}. Choose another folder with --to FOLDER"
+        ) from error
     files = {
         program.file.name: f"{program.format}; outputs differ by at most {program.difference:.1g} from the model's on "
         f"{program.examples} examples of the test split"

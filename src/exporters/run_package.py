@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 from src import ROOT
+from src.config.trust import trust_flag
 from src.core.console import echo, shown
 from src.core.errors import UserError
 from src.core.files import copy_tree_below
@@ -23,13 +24,18 @@ _USE = """In the folder `code`, with Python 3.11 or newer:
 ```bash
 python3 -m venv .venv
 .venv/bin/pip install -c constraints.txt -e .
-.venv/bin/python -m src.predict ../run INPUT
-.venv/bin/python -m src.evaluate ../run split=test
-.venv/bin/python -m src.runs rerun ../run
+.venv/bin/python -m src.predict ../run INPUT{trust}
+.venv/bin/python -m src.evaluate ../run split=test{trust}
+.venv/bin/python -m src.runs rerun ../run{trust}
 ```
 
-`predict` needs nothing but the checkpoint. The data are not in this folder: `evaluate` and `rerun` look for them where the
-config says, and `datamodule.path=…` or `paths.data=…` says it anew."""
+`predict` needs nothing but the checkpoint. The data are not in this folder: `evaluate` and `rerun` read them from the paths in
+the config, which `datamodule.path=…` or `paths.data=…` replaces.{own}"""
+
+_OWN = """
+
+The run uses modules that are not part of Gridlight and not in this folder. Install them first: `--trust` lets the config of the
+run import them."""
 
 
 _REVISION = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
@@ -74,7 +80,10 @@ def pack(run: KeptRun, target: Path, apply_changes: bool = False) -> None:
             "run/": "the run folder: config.yaml, run.json, metrics.jsonl, checkpoints, plots",
             "code/": how,
         }
-        card = model_card(run.folder, loaded.config.plain(), loaded.model.spec, _USE, files)
+        config = loaded.config.plain()
+        trust = trust_flag(config)
+        use = _USE.format(trust=trust, own=_OWN if trust else "")
+        card = model_card(run.folder, config, loaded.model.spec, use, files)
         (target / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)

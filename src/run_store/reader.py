@@ -4,6 +4,7 @@ Two thousand are read in seconds: of config.yaml, each section is parsed once, h
 metrics.jsonl is read only when a curve is asked for, or where run.json has no value yet.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress

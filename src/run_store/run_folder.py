@@ -171,7 +171,7 @@ class RunFolder:
             config: the config that it goes on with, where keys of it were changed.
 
         Raises:
-            UserError: if it is still running elsewhere.
+            UserError: if it is still running elsewhere, or if the folder cannot be written.
         """
         refuse_links_that_leave(self.path, "resume", WANDB_LINKS)  # loggers write into the folder by its path
         text = None if config is None else as_yaml(config)
@@ -179,13 +179,16 @@ class RunFolder:
         seconds = self._spent()
         self._since = monotonic()
         self._before = self.record.copy(), read_below(self.path, "config.yaml").decode("utf-8", "replace")
-        if config is not None and text is not None:
-            _write(self.path / "config.yaml", text)
-            self.record["config_hash"] = config_hash(config)
         here = provenance([])
         del here["command"]
         resumed = [*self.record.get("resumed", []), _now()]
-        self.update(status="running", ended=None, error=None, resumed=resumed, seconds=seconds, **here)
+        try:
+            if config is not None and text is not None:
+                _write(self.path / "config.yaml", text)
+                self.record["config_hash"] = config_hash(config)
+            self.update(status="running", ended=None, error=None, resumed=resumed, seconds=seconds, **here)
+        except OSError as error:
+            raise UserError(f"{error.filename or self.path}: cannot be written: {error.strerror}") from error
 
     def set_config(self, config: dict[str, Any]) -> None:
         """Write the config of the run anew."""

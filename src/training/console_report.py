@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from src.config.schema.run import Config
+from src.config.trust import trust_flag
 from src.core.console import echo, shown
 from src.core.data_spec import SPLITS
 from src.core.escape import terminal
@@ -65,7 +66,7 @@ def show(experiment: "Experiment", result: "RunResult", folder: RunFolder, logge
     path = shown(folder.path)
     lines = [f"recorded in {path}"]
     if folder.has_checkpoint("last"):
-        lines.append(f"  python -m src.evaluate {shlex.quote(path)} split=val")
+        lines.append(f"  python -m src.evaluate {shlex.quote(path)} split=val{trust_flag(experiment.config.plain())}")
     if hint := sync_hint(list(loggers)):
         lines.append(f"  {hint}")
     echo("\n".join(lines))

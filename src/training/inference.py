@@ -67,7 +67,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     recorded = checkpoint["gridlight"]
     literal = literal_config(recorded["config"], file, for_training=False)
     config = check(update(literal, overrides), for_training=False)
-    name_external_data(config)
+    name_external_data(config, overrides)
     datamodule = build_data(config)
     take_preparation(datamodule, recorded["preparation"], file)
     spec, state = DataSpec.from_plain(recorded["spec"]), checkpoint["state_dict"]

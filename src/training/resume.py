@@ -64,7 +64,7 @@ def resumed(path: str, words: Sequence[str]) -> tuple["Config", "RunFolder"]:
             allowed = ", ".join(name.rstrip(".") for name in _MAY_CHANGE)
             raise UserError(f"{word}: resuming goes on with the same experiment, in which only {allowed} may change")
     config = check(changed)
-    name_external_data(config)
+    name_external_data(config, changes)
     epochs = [row.get("epoch") for row in folder.metrics() if "train/loss" in row]
     done = 1 + max((epoch for epoch in epochs if isinstance(epoch, int)), default=-1)
     if config.trainer.max_epochs < done:

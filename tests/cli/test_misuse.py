@@ -1,5 +1,6 @@
 """Command lines that mean something else than they say are answered before Hydra takes them at their word."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from src import ROOT
-from src.cli.hydra_app import parser_of_a_run, run_with_hydra
+from src.cli.hydra_app import parsed, parser_of_a_run, run_with_hydra
+from src.cli.runs import _parser
 from src.config.compose import compose
+from src.config.trust import TRUST
 from src.config.validate import check
 from src.core.errors import UserError
 from src.training.resume import resumed
@@ -19,6 +22,18 @@ from src.training.run import run
 def ask(*words: str, **more: object) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "src.train", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **more)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    "words", [["--trust", "mine", "a", "b"], ["a", "--trust=mine", "b"], ["a", "b", "--trust", "mine"]]
+)
+def test_trust_may_be_given_anywhere(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRUST, "")
+    verb = parser_of_a_run("verb", None)
+    verb.add_argument("changes", nargs="*")
+    assert parsed(verb, ["RUN", *words]).changes == ["a", "b"]
+    assert parsed(_parser(), ["rerun", "RUN", *words]).changes == ["a", "b"]
+    assert os.environ[TRUST] == "mine"
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import sys
 import time
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from src.config import trust
 from src.config.compose import compose, update
@@ -19,7 +21,7 @@ SOURCE = Path("run", "config.yaml")
 
 @pytest.fixture(autouse=True)
 def nothing_trusted(monkeypatch):
-    for variable in (trust.TRUST, trust.TRUST_HOST, trust.OWN_DATA, "GRIDLIGHT_DATA"):
+    for variable in (trust.TRUST, trust.TRUST_HOST, trust.OWN_DATA, trust.OWN_SETTINGS, "GRIDLIGHT_DATA"):
         monkeypatch.delenv(variable, raising=False)
         monkeypatch.setenv(variable, "") if variable != "GRIDLIGHT_DATA" else None
 
@@ -176,6 +178,28 @@ def test_only_classes_are_passed_on_to_workers(recorded):
     assert trust.trust_of(recorded)[trust.TRUST] == "mine.Net"
 
 
+OWN = {
+    "folder": "+callbacks.checkpoints.dirpath=/scratch/${seed}",
+    "host": "+logger.mine={_target_:mine.Logger,url:'https://own.example/x'}",
+    "account": "logger.wandb.entity=team",
+}
+
+
+@pytest.mark.parametrize("override", OWN.values(), ids=OWN)
+def test_a_record_may_repeat_the_settings_of_the_command(override, monkeypatch):
+    recorded: Any = OmegaConf.to_container(compose([override]), resolve=True)
+    assert literal_config(recorded, SOURCE)
+    other = OmegaConf.to_container(
+        compose(["seed=7", override.replace("own", "other").replace("team", "them")]), resolve=True
+    )
+    monkeypatch.setenv(trust.OWN_SETTINGS, "")
+    workers = trust.trust_of(recorded)
+    monkeypatch.setenv(trust.OWN_SETTINGS, workers[trust.OWN_SETTINGS])
+    assert literal_config(recorded, SOURCE)
+    with pytest.raises(UserError, match=r"/scratch/7|other\.example|them"):
+        literal_config(other, SOURCE)
+
+
 def test_a_host_that_is_not_the_users_own_is_refused(recorded):
     trust.trust(["lightning.pytorch.loggers"])
     entry = {"_target_": "lightning.pytorch.loggers.WandbLogger", "settings": {"base_url": "http://127.0.0.1:18911"}}
@@ -188,7 +212,7 @@ def test_a_host_that_is_not_the_users_own_is_refused(recorded):
 
 def test_another_wandb_account_is_refused(recorded):
     recorded["logger"] = {"wandb": {"entity": "somebody", "project": "p"}}
-    with pytest.raises(UserError, match="not known as yours"):
+    with pytest.raises(UserError, match="not known to be yours"):
         literal_config(recorded, SOURCE)
 
 
@@ -243,6 +267,39 @@ def test_callbacks_that_are_not_made_need_no_trust(recorded):
     assert loaded["callbacks"].keys() == recorded["callbacks"].keys()
     with pytest.raises(UserError, match=r"theirs\.Callback"):
         literal_config(recorded, SOURCE)
+
+
+def test_the_flag_that_loading_a_run_needs(recorded):
+    assert trust.trust_flag(recorded) == ""
+    recorded["callbacks"]["mine"] = {"_target_": "mine.callbacks.Callback"}
+    config = with_target(with_target(recorded, "model", "mine.models.Net"), "optimizer", "mine.optimizers.Fast")
+    assert trust.trust_flag(config) == " --trust mine.models,mine.optimizers"
+
+
+def test_a_refusal_names_all_modules_that_need_the_flag(recorded, monkeypatch):
+    """Those that are trusted already, too, as the flag is given once."""
+    config = with_target(with_target(recorded, "model", "mine.models.Net"), "optimizer", "mine.optimizers.Fast")
+    monkeypatch.setenv(trust.TRUST, "mine.models")
+    with pytest.raises(UserError, match=r"add --trust mine\.models,mine\.optimizers or .*trusted now: mine\.models\)"):
+        literal_config(config, SOURCE)
+
+
+def test_hosts_of_the_environment_may_have_capitals(recorded, monkeypatch):
+    recorded["logger"] = {
+        "x": {"_target_": "src.loggers.wandb.logger.WeightsAndBiases", "url": "https://Own.example/x"}
+    }
+    monkeypatch.setenv(trust.TRUST, "src.loggers")
+    monkeypatch.setenv(trust.TRUST_HOST, "other.example, OWN.example")
+    assert literal_config(recorded, SOURCE)
+
+
+def test_paths_of_the_command_line_are_not_named_as_recorded(caplog, tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n")
+    config = check(compose(["datamodule=csv", f"datamodule.path={tmp_path}/a.csv", "datamodule.target_column=y"]))
+    trust.name_external_data(config, ["datamodule.path=x"])
+    assert not caplog.messages
+    trust.name_external_data(config)
+    assert f"datamodule.path={tmp_path}/a.csv" in caplog.text
 
 
 def test_thousands_of_classes_are_refused_in_one_screen(recorded):

@@ -17,6 +17,7 @@ from src.core.files import (
     open_below,
     read_below,
     walk,
+    write_below,
 )
 
 NAMES = ["file", "folder/file"]
@@ -76,6 +77,14 @@ def test_names_that_leave_the_root_are_refused(name: str, root: Path) -> None:
     assert not is_file_below(root, name)
     with pytest.raises((OSError, UserError)):
         read_below(root, name)
+
+
+@pytest.mark.parametrize("name", ["file/x", "file/x/y"])
+def test_an_error_of_the_system_has_the_whole_path(name: str, root: Path) -> None:
+    (root / "file").write_text("in the way")
+    with pytest.raises(OSError) as raised:
+        write_below(root, name, "", make=True)
+    assert str(raised.value.filename) == str(root / "file")
 
 
 def test_a_folder_that_is_a_link_is_not_entered(root: Path) -> None:

@@ -111,6 +111,15 @@ def test_interrupt_and_resume_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert again.record["seconds"] == 15.0
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "run.json"])
+def test_a_folder_that_cannot_be_written_is_not_resumed(name: str, tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    run.interrupt()
+    (run.path / f".{name}.partial").mkdir()
+    with pytest.raises(UserError, match=rf"run/\.{name}\.partial: cannot be written"):
+        RunFolder.open(run.path).resume(CONFIG)
+
+
 def test_a_used_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     create(tmp_path / "empty").finish({})

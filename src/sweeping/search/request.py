@@ -216,7 +216,8 @@ def refuse_unknown_options(overrides: Sequence[str], loader: Any, source: object
             raise UserError(f"{refused}: it cannot be read") from error
         names = [name for entry in chosen for name in (entry if isinstance(entry, list) else [entry])]
         if unknown := [name for name in names if name is not None and not _is_option(name, known)]:
-            raise UserError(f"{refused}: {key} has no option {str(unknown[0])[:80]!r}")
+            missing = f"{key} has no option {str(unknown[0])[:80]!r}"
+            raise UserError(f"{refused}: {missing}. If it is in a config folder of yours, add --config-dir FOLDER")
 
 
 def _is_option(value: object, known: set[str]) -> bool:
