@@ -176,6 +176,13 @@ def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any]) -> None:
         if other.get("params") != group["params"]:
             raise _Damaged("a group of parameters of an optimizer holds other parameters")
         check_like(group, {key: value for key, value in other.items() if key in group}, "a group of parameters")
+        for key, value in group.items():
+            if isinstance(value, list | tuple) and key in other and len(other[key]) != len(value):
+                raise _Damaged(f"a group of parameters has {len(other[key])} values of '{key}', not {len(value)}")
+        if any(bool(other.get(flag)) != bool(group.get(flag)) for flag in _FLAGS) or (
+            other.get("fused") and other.get("foreach")
+        ):
+            raise _Damaged("a group of parameters names an implementation of the optimizer that it cannot have")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = next((state.keys() for state in recorded["state"].values() if isinstance(state, dict)), ())
     known = type(optimizer).__module__.partition(".")[0] in ("torch", "src")
@@ -188,6 +195,9 @@ def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any]) -> None:
             if known and not _fits(name, value, parameters[number]):
                 raise _Damaged("the state of an optimizer does not fit its parameters")
 
+
+_FLAGS = ("capturable", "differentiable")
+"""Implementations of an optimizer that do not depend on the device."""
 
 _OF_ALL = {"step", "mu_product", "mu", "eta"}
 """Names of numbers that an optimizer keeps for all elements of a parameter."""
