@@ -195,6 +195,13 @@ def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any], steps: in
         if other.get("params") != group["params"]:
             raise _Damaged("a group of parameters of an optimizer holds other parameters")
         check_like(group, {key: value for key, value in other.items() if key in group}, "a group of parameters")
+        for key, value in group.items():
+            if isinstance(value, list | tuple) and key in other and len(other[key]) != len(value):
+                raise _Damaged(f"a group of parameters has {len(other[key])} values of '{key}', not {len(value)}")
+        if any(bool(other.get(flag)) != bool(group.get(flag)) for flag in _FLAGS) or (
+            other.get("fused") and other.get("foreach")
+        ):
+            raise _Damaged("a group of parameters names an implementation of the optimizer that it cannot have")
     parameters = [
         (parameter, kept)
         for group in optimizer.param_groups
@@ -214,6 +221,9 @@ def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any], steps: in
         if not all(_fits(value, kept[name], name, parameter) for name, value in state.items()):
             raise _Damaged("the state of an optimizer does not fit its parameters")
 
+
+_FLAGS = ("capturable", "differentiable")
+"""Implementations of an optimizer that do not depend on the device."""
 
 _OF_ALL = {"step", "mu_product", "mu", "eta"}
 """Names of numbers that an optimizer keeps for all elements of a parameter."""

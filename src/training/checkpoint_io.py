@@ -118,17 +118,18 @@ def no_larger_than(state: Mapping[str, Tensor], settings: Any, path: object) -> 
     """
     most = 2 * sum(tensor.numel() for tensor in state.values()) + 2**20
     longest = max((size for tensor in state.values() for size in tensor.shape), default=0)
-    modules = 100 * len(state) + 1000
-    seen = {"numbers": 0, "modules": 0}
+    parts = 100 * len(state) + 1000
+    seen = {"numbers": 0, "parts": 0}
 
     def count(_module: nn.Module, _name: str, tensor: Tensor | None) -> None:
         seen["numbers"] += 0 if tensor is None else tensor.numel()
-        if seen["numbers"] > most:
+        seen["parts"] += 1  # modules that are not registered yet take memory for their tensors, however small
+        if seen["numbers"] > most or seen["parts"] > parts:
             raise ValueError(_TOO_LARGE)
 
     def count_module(_module: nn.Module, _name: str, _below: nn.Module | None) -> None:
-        seen["modules"] += 1
-        if seen["modules"] > modules:
+        seen["parts"] += 1
+        if seen["parts"] > parts:
             raise ValueError(_TOO_LARGE)
 
     with ExitStack() as stack:

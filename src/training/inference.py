@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from src.config.trust import literal_config, name_external_data
 from src.config.validate import check
 from src.core.batches import Batch
 from src.core.data_spec import DataSpec
-from src.core.errors import UserError
+from src.core.errors import UserError, first_line
 from src.datamodules.base import DataModule
 from src.datamodules.preparation import take_preparation
 from src.models.base import Model
@@ -47,6 +48,18 @@ class Loaded:
     datamodule: DataModule
     model: Model
     checkpoint: Path
+
+
+@contextmanager
+def _fitting(checkpoint: Path) -> Iterator[None]:
+    """Turn errors of a model whose recorded parts do not fit each other into one that names the checkpoint."""
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)[:300]}"
+        raise UserError(f"{checkpoint}: its model cannot be used with its data ({reason})") from error
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
@@ -78,7 +91,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     model.to(_DTYPES.get(config.trainer.precision, model.dtype))
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError, TypeError) as error:  # the last two for damaged versions of its layers
         raise UserError(f"{file}: the weights do not fit the model that the config describes: {error}") from error
     model.training_config = config
     _tell_texts(model, datamodule)
@@ -99,7 +112,8 @@ def measure(loaded: Loaded, split: str) -> dict[str, float]:
         settings = loaded.config.trainer.model_copy(update=here | {"limit_test_batches": limit})
         trainer = build_trainer(loaded.config.model_copy(update={"trainer": settings}))
         loader = loaded.datamodule.loader(split)
-        tested = trainer.test(loaded.model, dataloaders=loader, verbose=False)
+        with _fitting(loaded.checkpoint):
+            tested = trainer.test(loaded.model, dataloaders=loader, verbose=False)
     return {name: float(value) for name, value in tested[0].items()}
 
 
@@ -119,8 +133,9 @@ def answer(loaded: Loaded, batch: Batch, draw: Draw | None = None, **generation:
     model, datamodule = loaded.model, loaded.datamodule
     generates = TASKS[model.spec.task].generates
     inputs = [tensor.to(model.dtype) if tensor.is_floating_point() else tensor for tensor in batch.inputs]
-    outputs = model.generate(inputs[0], **generation) if generates else model(*inputs)
-    answers = datamodule.answers(model.task.answers(outputs))
+    with _fitting(loaded.checkpoint):
+        outputs = model.generate(inputs[0], **generation) if generates else model(*inputs)
+        answers = datamodule.answers(model.task.answers(outputs))
     if draw is not None:
         for found, paths in zip(answers, draw(loaded, batch, outputs), strict=True):
             found["attention"] = [str(path) for path in paths]
@@ -153,10 +168,11 @@ def continuation(loaded: Loaded, batch: Batch, **generation: Any) -> Iterator[st
     tokens: list[int] = []
     shown = ""
     text = ""
-    for chosen in loaded.model.generate_stream(batch.inputs[0], **generation):
-        tokens.append(int(chosen))
-        text = loaded.datamodule.answers([{"tokens": tokens}])[0]["prediction"]
-        if not text.endswith("\ufffd"):  # it may be the first bytes of a character whose others are still to come
-            yield text[len(shown) :]
-            shown = text
+    with _fitting(loaded.checkpoint):
+        for chosen in loaded.model.generate_stream(batch.inputs[0], **generation):
+            tokens.append(int(chosen))
+            text = loaded.datamodule.answers([{"tokens": tokens}])[0]["prediction"]
+            if not text.endswith("\ufffd"):  # it may be the first bytes of a character whose others are still to come
+                yield text[len(shown) :]
+                shown = text
     yield text[len(shown) :]

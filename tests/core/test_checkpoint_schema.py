@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from src.core.batches import LabelledBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.datamodules.preparation import take_preparation
 from src.training.build import build_data
-from src.training.inference import load, measure
+from src.training.inference import answer, load, measure
 from src.training.resume import resumed
 from src.training.run import resume, run
 
@@ -62,6 +63,7 @@ OWN: list[tuple[tuple[Any, ...], Any]] = [
     (("gridlight", "config", "model", "hidden_sizes"), [99_999_999]),
     (("gridlight", "config", "model", "hidden_sizes"), [100_000, 100_000]),
     (("gridlight", "config", "model", "hidden_sizes"), [1] * 100_000),
+    (("gridlight", "config", "model", "hidden_sizes"), [1] * 1_000_000),
     (("state_dict",), {"x": 1}),
     (("pytorch-lightning_version",), 7),
     (("pytorch-lightning_version",), "1.0.0"),
@@ -92,6 +94,16 @@ def test_weights_of_another_type_are_converted(finished: Path, tmp_path: Path, d
     loaded = load(changed(finished, tmp_path / "run", "state_dict", value=weights))
     assert loaded.model.dtype == torch.float32
     assert set(measure(loaded, "test")) == set(measure(load(finished), "test"))
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("task", "translation"), ("task", "language_modelling"), ("task", "tagging"), ("class_names", ["a"])],
+)
+def test_parts_that_do_not_fit_each_other(key: str, value: Any, finished: Path, tmp_path: Path) -> None:
+    folder = changed(finished, tmp_path / "run", "gridlight", "spec", key, value=value)
+    with pytest.raises(UserError, match="cannot be used with its data"):
+        loaded = load(folder)
+        batch = LabelledBatch(torch.zeros(2, *loaded.model.spec.input_shape), torch.zeros(2))
+        answer(loaded, batch)
 
 
 STATES: list[tuple[tuple[Any, ...], Any]] = [
@@ -108,6 +120,9 @@ STATES: list[tuple[tuple[Any, ...], Any]] = [
     (("optimizer_states", 0, "state", 0), {}),
     (("optimizer_states", 0, "state"), {}),
     (("optimizer_states", 0, "param_groups", 0, "lr"), "x"),
+    (("optimizer_states", 0, "param_groups", 0, "betas"), (0.9,)),
+    (("optimizer_states", 0, "param_groups", 0, "capturable"), True),
+    (("optimizer_states", 0, "param_groups", 0, "differentiable"), True),
     (("lr_schedulers", 0, "step"), 5),
     (("lr_schedulers", 0, "last_epoch"), None),
 ]
