@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from src.compat.loop_position import _knows_its_position, _restore_position, between_steps
+from src.compat.loop_position import between_steps, knows_position, restore_position
 from src.core.checkpoint_schema import is_count
 from src.core.errors import UserError
 from src.core.signals import stop_request
@@ -249,13 +249,12 @@ class Checkpoints(ModelCheckpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._saved_at = time.monotonic()
-        stop_request.awaited = trainer.world_size == 1 and _knows_its_position(trainer)
+        stop_request.awaited = trainer.world_size == 1 and knows_position(trainer)
         if not self._resumed:
             return
         self._resumed = False
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
-        if trainer.fit_loop.restarted_mid_epoch:
-            _restore_position(trainer)
+        restore_position(trainer)
 
 
 def _copy(value: Any) -> Any:

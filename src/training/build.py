@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from src.compat.checkpoint_connector import RestoringConnector
-from src.compat.fast_loop import TrainingSteps
+from src.compat.fast_loop import install_training_loop
 from src.config.combinations import model_and_data_problems
 from src.config.locate import locate
 from src.config.schema.run import Config
@@ -71,8 +71,23 @@ def _tell_texts(model: Model, datamodule: DataModule) -> None:
         model.task.texts = datamodule.texts
 
 
-def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = ()) -> L.Trainer:
-    """Make Lightning's trainer."""
+def build_trainer(
+    config: Config,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+    default_root_dir: str | None = None,
+) -> L.Trainer:
+    """Return Lightning's trainer.
+
+    Args:
+        config: of the run.
+        callbacks: in the order in which they are called.
+        loggers: receive the metrics.
+        default_root_dir: folder for temporary files of Lightning; by default the working directory.
+
+    Raises:
+        UserError: if Lightning refuses a setting.
+    """
     settings = config.trainer.model_dump(exclude={"name", "profiler", "loop"})
     clip_norm, clip_value = config.regularization.gradient_clip_norm, config.regularization.gradient_clip_value
     clip = clip_norm if clip_norm is not None else clip_value
@@ -86,6 +101,7 @@ def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: S
             gradient_clip_algorithm=None if clip is None else "norm" if clip_norm is not None else "value",
             callbacks=list(callbacks),
             logger=list(loggers),
+            default_root_dir=default_root_dir,
             plugins=[AtomicCheckpointIO()],
             enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
             enable_progress_bar=False,
@@ -96,5 +112,5 @@ def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: S
     except (L.pytorch.utilities.exceptions.MisconfigurationException, ValueError) as error:
         raise UserError(f"trainer: {error}") from error
     trainer._checkpoint_connector = RestoringConnector(trainer)
-    trainer.fit_loop.epoch_loop = TrainingSteps(trainer, config.trainer.max_steps, Model, config.trainer.loop == "auto")
+    install_training_loop(trainer, config.trainer.max_steps, Model, config.trainer.loop == "auto")
     return trainer
