@@ -43,7 +43,7 @@ def lean() -> Iterator[None]:
     def is_wanted(cache: RequirementCache) -> bool:
         return getattr(cache, "requirement", None) not in LEFT_OUT and is_available(cache)
 
-    RequirementCache.__bool__ = is_wanted  # type: ignore[method-assign]
+    RequirementCache.__bool__ = is_wanted  # type: ignore[method-assign,assignment]
     placeholder = ModuleType("scipy.signal")
     placeholder.hamming = None  # type: ignore[attr-defined]
     is_replaced = "scipy.signal" not in sys.modules
@@ -52,7 +52,7 @@ def lean() -> Iterator[None]:
     try:
         yield
     finally:
-        RequirementCache.__bool__ = is_available  # type: ignore[method-assign]
+        RequirementCache.__bool__ = is_available  # type: ignore[method-assign,assignment]
         if is_replaced:
             del sys.modules["scipy.signal"]
     try:

@@ -9,7 +9,7 @@ from src.compat.lean_imports import lean
 with lean():
     import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
 
@@ -103,7 +103,7 @@ def build_trainer(
             logger=list(loggers),
             default_root_dir=default_root_dir,
             plugins=[AtomicCheckpointIO()],
-            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
