@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from src.compat.stock import is_stock, log_fallback, missing_name
 
@@ -44,3 +45,9 @@ def copy_all(targets: Iterable[Tensor], sources: Iterable[Tensor]) -> None:
         return
     for target, source in zip(targets, sources, strict=True):
         target.copy_(source)
+
+
+def mark_stepped(optimizer: Optimizer) -> None:
+    """Keep schedules from the warning that the optimizer has not stepped; a group of jobs steps in its place."""
+    if not is_stock():
+        optimizer._opt_called = True  # type: ignore[attr-defined]

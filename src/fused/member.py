@@ -22,6 +22,7 @@ from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.predictions import Answers
 from src.callbacks.random_state import RandomState
 from src.compat.group_loop import MemberCheckpointConnector, scheduler_progress
+from src.compat.torch_private import mark_stepped
 from src.config.combinations import monitor_of
 from src.config.schema.run import Config
 from src.core.batches import Batch
@@ -130,7 +131,7 @@ class Member:
             with named(self.folder.last_checkpoint):
                 self._restore(checkpoint)
         trainer.optimizers, schedules = build_optimization(model, model.spec.task, self.config, trainer)  # type: ignore[arg-type]
-        self.optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules warn otherwise: the group does its steps
+        mark_stepped(self.optimizer)
         trainer.lr_scheduler_configs = [LRSchedulerConfig(**schedule) for schedule in schedules]
         if checkpoint is not None:
             with named(self.folder.last_checkpoint):

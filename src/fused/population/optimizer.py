@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from src.compat.torch_private import mark_stepped
 from src.fused.population.stacked_tensors import Matrix, kept
 from src.fused.population.update_rules import Now, optimizer_problem, rule_of
 
@@ -121,7 +122,7 @@ class Optimization:
             counts = [[float(group.get("step", 0))] for o in self.optimizers for group in o.param_groups[:1]]
             self.counts = torch.tensor(counts, dtype=torch.float64)
         for optimizer in self.optimizers:
-            optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules ask whether steps are taken
+            mark_stepped(optimizer)
         self._given = not any(new)
         if self._given:
             self._give()
