@@ -1,5 +1,6 @@
 """Checkpoints of a run, from which it is resumed as if it had never stopped."""
 
+import copy
 import math
 import os
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
@@ -271,9 +273,14 @@ class Checkpoints(Checkpoint):
 
 
 def _copy(value: Any) -> Any:
-    """Return plain containers with copies of their tensors, as training goes on with these."""
+    """Return plain containers with copies of their tensors and arrays, as training goes on with these."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
-        return type(value)((key, _copy(item)) for key, item in value.items())
-    return type(value)(map(_copy, value)) if type(value) in (list, tuple) else value
+        copied = copy.copy(value)  # with its attributes, such as the versions of layers
+        for key, inner in value.items():
+            copied[key] = _copy(inner)
+        return copied
+    if type(value) in (list, tuple):
+        return type(value)(map(_copy, value))
+    return value.copy() if isinstance(value, set | np.ndarray) else value

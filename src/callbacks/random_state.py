@@ -8,8 +8,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
 
+from src.core.checkpoint_schema import is_scalar, named
 from src.core.random_state import random_state, restore_random_state
 from src.models.base import Model
 
@@ -58,7 +58,8 @@ class RandomState(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if "partial_sums" in self._own:
             assert isinstance(pl_module, Model)
-            pl_module.go_on_with(self._own)
+            with named(trainer.ckpt_path or "the checkpoint"):
+                pl_module.go_on_with(self._own)
         self._own = {}
 
 
@@ -66,12 +67,5 @@ def _check_unfinished(state: dict[str, Any]) -> None:
     """Raise `ValueError` unless a state can be taken by `src.models.base.Model.go_on_with`."""
     if "partial_sums" in state:
         sums = state["partial_sums"]
-        numbers = isinstance(sums, list) and len(sums) == 2
-        if not numbers or not all(
-            isinstance(n, int | float) or (isinstance(n, Tensor) and n.numel() == 1) for n in sums
-        ):
+        if not isinstance(sums, list) or len(sums) != 2 or not all(map(is_scalar, sums)):
             raise ValueError("its sums of an unfinished epoch are not numbers")
-    carried = state.get("carried")
-    parts = carried if isinstance(carried, tuple) else (carried,)
-    if carried is not None and not all(isinstance(part, Tensor) and part.is_floating_point() for part in parts):
-        raise ValueError("the state that its model carries on is damaged")

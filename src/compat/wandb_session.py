@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from src.core.files import UnsafeFileError, open_below
 
 MAX_SESSION_BYTES = 8 * 2**30
-MAX_RECORD_BYTES = 64 * 2**20
+MAX_SESSION_RECORD_BYTES = 64 * 2**20
 MAX_RECORDS = 50_000_000
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -206,8 +206,8 @@ def _records(file: BinaryIO, session: Path) -> Iterator[bytes]:
             if zlib.crc32(data, _CHECKSUMS[kind]) != checksum:
                 raise damaged
             position += length
-            if (size := size + length) > MAX_RECORD_BYTES:
-                raise UnsafeFileError(f"{session}: a record has more than {MAX_RECORD_BYTES / 2**20:.0f} MiB")
+            if (size := size + length) > MAX_SESSION_RECORD_BYTES:
+                raise UnsafeFileError(f"{session}: a record has more than {MAX_SESSION_RECORD_BYTES / 2**20:.0f} MiB")
             parts.append(data)
             if kind in (1, 4):
                 yield parts[0] if kind == 1 else b"".join(parts)

@@ -6,20 +6,25 @@ time and the memory that a file costs follow from its size. Whatever ``torch.loa
 Gridlight wrote is read alike; other formats (pickles without an archive, TorchScript) are refused.
 """
 
+import io
 import os
+import pickle
 import re
 import struct
 import sys
 import zipfile
 import zlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from src.core.checkpoint_arrays import check_state_of_kind, empty, fill, is_plain_array, kind_of, scalar
 from src.core.errors import UserError, first_line
 from src.core.files import UnsafeFileError, open_below, open_data_file
 
@@ -33,6 +38,12 @@ MAX_SIZE = 2**27
 """How many values and characters a checkpoint may hold, where shared containers count as often as they occur."""
 MAX_CONTAINERS = 2**20
 """How many containers a pickle may make, each of which takes far more memory than its byte in the file."""
+SURELY_SMALL = 2**17
+"""The size of a checkpoint, as `MAX_SIZE` counts it, up to which no other limit can be reached."""
+MAX_INSTRUCTIONS = 2**24
+"""How many instructions a pickle may have."""
+MAX_INTEGER_BYTES = 17
+"""The largest integer: one of 128 bits, as generators of random numbers have, and a sign."""
 MAX_NAMED = 2**22
 """How many values a pickle may keep to name them again."""
 MAX_SHARING = 8
@@ -61,6 +72,14 @@ _DTYPES = {
 }
 
 
+_NEW_DTYPES = {
+    *(torch.uint16, torch.uint32, torch.uint64, torch.complex32, torch.float8_e8m0fnu),
+    *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz),
+}
+"""Types whose storages torch saves as bytes."""
+_ALL_DTYPES = {*_DTYPES.values(), *_NEW_DTYPES}
+
+
 class CheckpointError(UserError):
     """A file is not a checkpoint that can be read as data."""
 
@@ -87,15 +106,54 @@ def read_checkpoint_file(path: Path, root: Path | None = None) -> Any:
             ) from error
 
 
+def write_checkpoint_file(value: Any, file: BinaryIO) -> None:
+    """Write a value as ``torch.save`` does, if it can be read again.
+
+    Args:
+        value: the checkpoint.
+        file: new, opened for reading and writing.
+
+    Raises:
+        CheckpointError: naming the part of the checkpoint that `read_checkpoint_file` would refuse.
+    """
+    tree = _Tree(new=True)
+    try:
+        size, _ = tree.measure(value)
+    except CheckpointError as error:
+        raise CheckpointError(f"{_place_of_error(value) or 'the whole'}: {error}") from error
+    torch.save(value, file)
+    if size > SURELY_SMALL or tree.bytes_of_tensors > file.tell():
+        file.flush()
+        _Archive(file, with_contents=False).load()
+
+
+def _place_of_error(value: Any) -> str:
+    """Return the keys, with dots between them, that lead to the innermost part that cannot be written."""
+    keys: list[str] = []
+    while isinstance(value, dict | list | tuple) and len(keys) < MAX_DEPTH:
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            try:
+                _Tree(new=True).measure(inner)
+            except CheckpointError:
+                keys.append(str(key)[:60])
+                value = inner
+                break
+        else:
+            break
+    return ".".join(keys)
+
+
 class _Archive:
     """The archive of a checkpoint.
 
     Args:
         file: opened for reading, at any position.
+        with_contents: read the contents of the tensors, which are on the meta device otherwise.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, with_contents: bool = True) -> None:
         self.file = file
+        self.with_contents = with_contents
         self.size = os.fstat(file.fileno()).st_size
         self._check_end()
         with zipfile.ZipFile(file) as archive:
@@ -180,45 +238,56 @@ class _Archive:
         start, member = self.members.get(f"data/{key}", (0, None))
         if member is None or member.file_size != count * dtype.itemsize:
             raise CheckpointError(f"storage {key[:20]} does not have the declared size")
-        contents = torch.empty(member.file_size, dtype=torch.uint8)
-        if member.file_size:
+        contents = torch.empty(member.file_size, dtype=torch.uint8, device="cpu" if self.with_contents else "meta")
+        if member.file_size and self.with_contents:
             view = memoryview(contents.numpy())  # type: ignore[arg-type]
             self.file.seek(start)
             if self.file.readinto(view) != member.file_size:  # type: ignore[attr-defined]
                 raise CheckpointError("it is cut off")
             self._check_sum(view, member)
-            if dtype == torch.bool and int(contents.max()) > 1:
-                raise CheckpointError(f"storage {key[:20]} holds something else than true and false")
+            if dtype == torch.bool:
+                contents.clamp_(max=1)  # memory that was never written holds other bytes
         self.storages[key] = dtype, count, contents.untyped_storage()
         return self.storages[key]
 
-    def tensor(self, storage: object, offset: object, shape: object, stride: object, *rest: object) -> Tensor:
+    def tensor(self, *arguments: Any) -> Tensor:
         """Return a tensor in a storage, as ``torch._utils._rebuild_tensor_v2`` does."""
-        if (
-            not isinstance(storage, _Storage)
-            or not _are_sizes(shape)
-            or not _are_sizes(stride)
-            or type(offset) is not int
-        ):
+        if len(arguments) != 6:  # the seventh is for conjugates that are not computed yet
             raise CheckpointError("a tensor is described wrongly")
-        if len(rest) < 1 or type(rest[0]) is not bool or len(shape) != len(stride) or offset < 0:  # type: ignore[arg-type]
+        storage, offset, shape, stride, requires_grad, _hooks = arguments
+        if not isinstance(storage, _Storage) or not _are_sizes(shape) or not _are_sizes(stride):
+            raise CheckpointError("a tensor is described wrongly")
+        if type(offset) is not int or type(requires_grad) is not bool or len(shape) != len(stride):
             raise CheckpointError("a tensor is described wrongly")
         dtype, count, contents = storage.facts
         numel, last = 1, offset
-        for size, step in zip(shape, stride, strict=True):  # type: ignore[call-overload]
+        for size, step in zip(shape, stride, strict=True):
             numel *= size
             last += max(size - 1, 0) * step
-        if (numel and last >= count) or numel > count:
+        if not 0 <= offset <= count or (numel and last >= count) or numel > count:
             raise CheckpointError("a tensor is larger than its storage")
         self.bytes_of_tensors += numel * dtype.itemsize
         if self.bytes_of_tensors > MAX_SHARING * self.size + 2**20:
             raise CheckpointError("its tensors are together far larger than the file")
-        made = torch.empty(0, dtype=dtype).set_(contents, offset, shape, stride)  # type: ignore[call-overload]
-        return made.requires_grad_() if rest[0] and dtype.is_floating_point else made  # type: ignore[no-any-return]
+        made = torch.empty(0, dtype=dtype, device=contents.device).set_(contents, offset, shape, stride)  # type: ignore[call-overload]
+        return made.requires_grad_() if requires_grad and dtype.is_floating_point else made  # type: ignore[no-any-return]
+
+    def new_tensor(self, *arguments: Any) -> Tensor:
+        """Return a tensor in a storage of bytes, as ``torch._utils._rebuild_tensor_v3`` does."""
+        *first, dtype = arguments
+        if (
+            not first
+            or not isinstance(first[0], _Storage)
+            or first[0].facts[0] != torch.uint8
+            or dtype not in _NEW_DTYPES
+        ):
+            raise CheckpointError("a tensor is described wrongly")
+        _, size, contents = first[0].facts
+        return self.tensor(_Storage((dtype, size // dtype.itemsize, contents)), *first[1:])
 
     def load(self) -> Any:
         """Return the value of the pickle."""
-        value = _Pickle(self).load(self.read("data.pkl", MAX_PICKLE_BYTES))
+        value = _Unpickler(self, self.read("data.pkl", MAX_PICKLE_BYTES)).load()
         check_tree(value)
         return value
 
@@ -239,7 +308,12 @@ class _Storage:
 
 
 class _Name:
-    """The name of a class or function that a pickle may use, on the stack."""
+    """The name of a class or function that a pickle may use, on the stack.
+
+    Args:
+        call: what is called in its place; None if it may not be called.
+        dtype: of a storage.
+    """
 
     __slots__ = ("call", "dtype")
 
@@ -259,10 +333,38 @@ def _counter(*items: Any) -> Counter[Any]:
     return Counter(*items)
 
 
-def _set(*items: Any) -> set[Any]:
-    if len(items) != 1 or not isinstance(items[0], list) or not all(type(item) in _KEYS for item in items[0]):
+def _items_of_set(items: tuple[Any, ...]) -> list[Any]:
+    if len(items) != 1 or not isinstance(items[0], list) or not _are_keys(items[0]):
         raise CheckpointError("a set is described wrongly")
-    return set(items[0])
+    return items[0]
+
+
+def _set(*items: Any) -> set[Any]:
+    return set(_items_of_set(items))
+
+
+def _frozenset(*items: Any) -> frozenset[Any]:
+    return frozenset(_items_of_set(items))
+
+
+def _bytes(*items: Any) -> bytes:
+    """Return what ``_codecs.encode`` makes of a text with a character for each byte, or ``bytes`` of nothing."""
+    if items and (len(items) != 2 or type(items[0]) is not str or items[1] != "latin1"):
+        raise CheckpointError("bytes are described wrongly")
+    return items[0].encode("latin1") if items else b""
+
+
+def _complex(*items: Any) -> complex:
+    if len(items) != 2 or not all(type(item) is float for item in items):
+        raise CheckpointError("a complex number is described wrongly")
+    return complex(*items)
+
+
+def _parameter(*items: Any) -> nn.Parameter:
+    """Return a parameter, as ``torch._utils._rebuild_parameter`` does."""
+    if len(items) != 3 or type(items[0]) is not Tensor or type(items[1]) is not bool:
+        raise CheckpointError("a parameter is described wrongly")
+    return nn.Parameter(items[0].detach(), items[1] and items[0].is_floating_point())
 
 
 def _size(*items: Any) -> torch.Size:
@@ -272,224 +374,372 @@ def _size(*items: Any) -> torch.Size:
 
 
 _KEYS = (str, int, float, bool, type(None))
-_MARK = object()
 
 
-class _Pickle:
-    """Reads the pickle of a checkpoint: those instructions of protocol 2 that describe plain containers and tensors."""
+def _are_keys(values: Iterable[Any]) -> bool:
+    """Return whether values may be keys of a dictionary or items of a set.
 
-    def __init__(self, archive: _Archive) -> None:
+    Integers of more than 64 bits may not: thousands of them can have one hash, which takes quadratic time.
+    """
+    return all(type(value) in _KEYS and (type(value) is not int or -(2**63) <= value < 2**63) for value in values)
+
+
+class _Unpickler:
+    """Reader of the pickle of a checkpoint.
+
+    It reads those instructions of protocol 2 that describe plain containers and tensors. `_INSTRUCTIONS` lists them with
+    their methods; every other instruction is refused.
+
+    Args:
+        archive: which contains the storages of the tensors.
+        data: the pickle.
+    """
+
+    def __init__(self, archive: _Archive, data: bytes) -> None:
+        file = io.BytesIO(data)
+        self.read, self.readline = file.read, file.readline
         self.archive = archive
-        self.names = {
+        self.stack: list[Any] = []
+        self.outer: list[list[Any]] = []
+        """The stacks below each mark, from the first."""
+        self.memo: dict[int, Any] = {}
+        self.containers = 0
+        self.may_copy = 3 * len(data)
+        """How many more values and bytes calls may copy; each is in the pickle, and is copied at most twice."""
+        self.names: dict[str, Any] = {
             "collections OrderedDict": _Name(_ordered),
             "collections Counter": _Name(_counter),
             "__builtin__ set": _Name(_set),
             "builtins set": _Name(_set),
+            "__builtin__ frozenset": _Name(_frozenset),
+            "__builtin__ bytes": _Name(_bytes),
+            "_codecs encode": _Name(_bytes),
+            "__builtin__ complex": _Name(_complex),
             "torch Size": _Name(_size),
             "torch._utils _rebuild_tensor_v2": _Name(archive.tensor),
+            "torch._utils _rebuild_tensor_v3": _Name(archive.new_tensor),
+            "torch._utils _rebuild_parameter": _Name(_parameter),
+            "torch.storage UntypedStorage": _Name(dtype=torch.uint8),
             **{f"torch {name}": _Name(dtype=dtype) for name, dtype in _DTYPES.items()},
+            **{str(dtype).replace(".", " "): dtype for dtype in _ALL_DTYPES},
+            "numpy dtype": _Name(kind_of),
+            "numpy ndarray": _Name(),
+            **{f"numpy.{core}.multiarray scalar": _Name(scalar) for core in ("core", "_core")},
+            **{f"numpy.{core}.multiarray _reconstruct": _Name(empty) for core in ("core", "_core")},
         }
 
-    def load(self, data: bytes) -> Any:
-        stack: list[Any] = []
-        outer: list[list[Any]] = []
-        memo: dict[int, Any] = {}
-        push = stack.append
-        place = containers = 0
-        while True:
-            code = data[place]
-            place += 1
-            if code == 0x58:  # BINUNICODE
-                end = place + 4 + int.from_bytes(data[place : place + 4], "little")
-                if end > len(data):
-                    raise CheckpointError("its pickle is cut off")
-                push(data[place + 4 : end].decode("utf-8", "surrogatepass"))
-                place = end
-            elif code == 0x71:  # BINPUT
-                memo[data[place]] = stack[-1]
-                place += 1
-            elif code == 0x72:  # LONG_BINPUT
-                memo[int.from_bytes(data[place : place + 4], "little")] = stack[-1]
-                place += 4
-                if len(memo) > MAX_NAMED:
-                    raise CheckpointError("it holds too many values")
-            elif code == 0x68:  # BINGET
-                push(memo[data[place]])
-                place += 1
-            elif code == 0x6A:  # LONG_BINGET
-                push(memo[int.from_bytes(data[place : place + 4], "little")])
-                place += 4
-            elif code == 0x4B:  # BININT1
-                push(data[place])
-                place += 1
-            elif code == 0x4D:  # BININT2
-                push(data[place] | data[place + 1] << 8)
-                place += 2
-            elif code == 0x4A:  # BININT
-                push(int.from_bytes(data[place : place + 4], "little", signed=True))
-                place += 4
-            elif code == 0x47:  # BINFLOAT
-                push(struct.unpack_from(">d", data, place)[0])
-                place += 8
-            elif code == 0x28:  # MARK
-                outer.append(stack)
-                stack = []
-                containers += 1
-                if containers > MAX_CONTAINERS:
-                    raise CheckpointError("it holds too many containers")
-                push = stack.append
-            elif code == 0x74:  # TUPLE
-                items, stack = tuple(stack), outer.pop()
-                push = stack.append
-                push(items)
-            elif code == 0x75 or code == 0x65:  # SETITEMS, APPENDS
-                items_, stack = stack, outer.pop()
-                push = stack.append
-                _fill(stack[-1], items_, code == 0x75)
-            elif code == 0x73:  # SETITEM
-                value, key = stack.pop(), stack.pop()
-                _fill(stack[-1], [key, value], True)
-            elif code == 0x61:  # APPEND
-                value = stack.pop()
-                _fill(stack[-1], [value], False)
-            elif code == 0x85 or code == 0x86 or code == 0x87:  # TUPLE1, TUPLE2, TUPLE3
-                count = code - 0x84
-                items = tuple(stack[-count:])
-                if len(items) < count:
-                    raise CheckpointError("its pickle is damaged")
-                del stack[-count:]
-                push(items)
-                containers += 1
-                if containers > MAX_CONTAINERS:
-                    raise CheckpointError("it holds too many containers")
-            elif code == 0x7D or code == 0x5D:  # EMPTY_DICT, EMPTY_LIST
-                push({} if code == 0x7D else [])
-                containers += 1
-                if containers > MAX_CONTAINERS:
-                    raise CheckpointError("it holds too many containers")
-            elif code == 0x29:  # EMPTY_TUPLE
-                push(())
-            elif code == 0x4E:  # NONE
-                push(None)
-            elif code == 0x88:  # NEWTRUE
-                push(True)
-            elif code == 0x89:  # NEWFALSE
-                push(False)
-            elif code == 0x63:  # GLOBAL
-                module_end = data.index(b"\n", place, place + 100)
-                name_end = data.index(b"\n", module_end + 1, module_end + 100)
-                name = data[place:name_end].decode().replace("\n", " ")
-                if name not in self.names:
-                    raise CheckpointError(
-                        f"it contains {name.replace(' ', '.')[:80]!r}, and what could run code is not loaded: a checkpoint "
-                        "may contain only tensors and plain values"
-                    )
-                push(self.names[name])
-                place = name_end + 1
-            elif code == 0x52:  # REDUCE
-                arguments, called = stack.pop(), stack.pop()
-                if not isinstance(called, _Name) or called.call is None or not isinstance(arguments, tuple):
-                    raise CheckpointError("its pickle calls something that is not allowed")
-                push(called.call(*arguments))
-                containers += 1
-                if containers > MAX_CONTAINERS:
-                    raise CheckpointError("it holds too many containers")
-            elif code == 0x51:  # BINPERSID
-                facts = stack.pop()
-                if not isinstance(facts, tuple) or len(facts) != 5 or not isinstance(facts[1], _Name):
-                    raise CheckpointError("a storage is described wrongly")
-                push(_Storage(self.archive.storage(facts[2], facts[1].dtype, facts[4])))
-            elif code == 0x62:  # BUILD
-                state = stack.pop()
-                target = stack[-1]
-                if type(target) is not OrderedDict or type(state) is not dict or set(state) != {"_metadata"}:
-                    raise CheckpointError("it changes an object in a way that is not allowed")
-                if not isinstance(state["_metadata"], dict):
-                    raise CheckpointError("the versions of its layers are damaged")
-                target._metadata = state["_metadata"]  # type: ignore[attr-defined]
-            elif code == 0x8A:  # LONG1
-                length = data[place]
-                if length > 9:
-                    raise CheckpointError("it holds a number that is too large")
-                push(int.from_bytes(data[place + 1 : place + 1 + length], "little", signed=True))
-                place += 1 + length
-            elif code == 0x80:  # PROTO
-                if data[place] != 2 or place != 1:
-                    raise CheckpointError("its pickle has another protocol than 2")
-                place += 1
-            elif code == 0x2E:  # STOP
-                if outer or len(stack) != 1:
-                    raise CheckpointError("its pickle is damaged")
-                return stack[0]
+    def load(self) -> Any:
+        """Return the value of the pickle."""
+        read = self.read
+        for _ in repeat(None, MAX_INSTRUCTIONS):
+            code = read(1)
+            if instruction := _INSTRUCTIONS.get(code):
+                instruction(self)
+            elif code != pickle.STOP:
+                raise CheckpointError(_refusal_of(code))
+            elif self.outer or len(self.stack) != 1:
+                raise CheckpointError("its pickle is damaged")
             else:
-                raise CheckpointError(
-                    "it contains more than tensors and plain values, and what could run code is not loaded "
-                    f"(instruction {code:#x} of its pickle)"
-                )
+                return self.stack[0]
+        raise CheckpointError("it holds too many values")
+
+    # ---- numbers and texts ---------------------------------------------------------------------------------------
+    # A value that is cut off needs no check: the next instruction is missing then.
+
+    def constant(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def byte(self) -> None:
+        self.stack.append(self.read(1)[0])
+
+    def short(self) -> None:
+        self.stack.append(int.from_bytes(self.read(2), "little"))
+
+    def integer(self) -> None:
+        self.stack.append(int.from_bytes(self.read(4), "little", signed=True))
+
+    def long_integer(self) -> None:
+        size = self.read(1)[0]
+        if size > MAX_INTEGER_BYTES:
+            raise CheckpointError("it holds a number that is too large")
+        self.stack.append(int.from_bytes(self.read(size), "little", signed=True))
+
+    def real(self) -> None:
+        self.stack.append(struct.unpack(">d", self.read(8))[0])
+
+    def text(self) -> None:
+        size = int.from_bytes(self.read(4), "little")
+        self.stack.append(str(self.read(size), "utf-8", "surrogatepass"))
+
+    # ---- containers ----------------------------------------------------------------------------------------------
+
+    def container(self, value: Any) -> None:
+        """Push a new container, or what a call returned."""
+        self._count_container()
+        self.stack.append(value)
+
+    def _count_container(self) -> None:
+        self.containers += 1
+        if self.containers > MAX_CONTAINERS:
+            raise CheckpointError("it holds too many containers")
+
+    def mark(self) -> None:
+        self._count_container()
+        self.outer.append(self.stack)
+        self.stack = []
+
+    def _since_mark(self) -> list[Any]:
+        """Return what was pushed after the last mark, and take it from the stack."""
+        items, self.stack = self.stack, self.outer.pop()
+        return items
+
+    def tuple_since_mark(self) -> None:
+        items = tuple(self._since_mark())
+        self.stack.append(items)
+
+    def tuple_of(self, count: int) -> None:
+        items = tuple(self.stack[-count:])
+        if len(items) < count:
+            raise CheckpointError("its pickle is damaged")
+        del self.stack[-count:]
+        self.container(items)
+
+    def append(self) -> None:
+        self._extend([self.stack.pop()])
+
+    def appends(self) -> None:
+        self._extend(self._since_mark())
+
+    def _extend(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is not list:
+            raise CheckpointError("its pickle is damaged")
+        self.stack[-1].extend(items)
+
+    def set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._update([key, value])
+
+    def set_items(self) -> None:
+        self._update(self._since_mark())
+
+    def _update(self, items: list[Any]) -> None:
+        """Put keys and values, one after the other, into the dictionary on the stack."""
+        keys, values = items[::2], items[1::2]
+        if not isinstance(self.stack[-1], dict) or len(keys) != len(values):
+            raise CheckpointError("its pickle is damaged")
+        if not _are_keys(keys):
+            raise CheckpointError("a key of a dictionary is neither a text nor a number of 64 bits")
+        self.stack[-1].update(zip(keys, values, strict=True))
+
+    # ---- values that occur more than once ------------------------------------------------------------------------
+
+    def remember(self) -> None:
+        self.memo[self.read(1)[0]] = self.stack[-1]
+
+    def remember_long(self) -> None:
+        self.memo[int.from_bytes(self.read(4), "little")] = self.stack[-1]
+        if len(self.memo) > MAX_NAMED:
+            raise CheckpointError("it holds too many values")
+
+    def repeat(self) -> None:
+        self.stack.append(self.memo[self.read(1)[0]])
+
+    def repeat_long(self) -> None:
+        self.stack.append(self.memo[int.from_bytes(self.read(4), "little")])
+
+    # ---- tensors and other objects -------------------------------------------------------------------------------
+
+    def name(self) -> None:
+        module, name = (self.readline(100).decode().removesuffix("\n") for _ in range(2))
+        if f"{module} {name}" not in self.names:
+            raise CheckpointError(
+                f"it contains {f'{module}.{name}'[:80]!r}, and what could run code is not loaded: a checkpoint may contain "
+                "only tensors and plain values"
+            )
+        self.stack.append(self.names[f"{module} {name}"])
+
+    def call(self) -> None:
+        arguments, called = self.stack.pop(), self.stack.pop()
+        if not isinstance(called, _Name) or called.call is None or not isinstance(arguments, tuple):
+            raise CheckpointError("its pickle calls something that is not allowed")
+        self._count_copied(*(argument for argument in arguments if isinstance(argument, str | bytes | list | dict)))
+        self.container(called.call(*arguments))
+
+    def _count_copied(self, *copied: Any) -> None:
+        self.may_copy -= sum(map(len, copied))
+        if self.may_copy < 0:
+            raise CheckpointError("it copies the same values again and again")
+
+    def storage(self) -> None:
+        facts = self.stack.pop()
+        if not isinstance(facts, tuple) or len(facts) != 5 or not isinstance(facts[1], _Name):
+            raise CheckpointError("a storage is described wrongly")
+        self.stack.append(_Storage(self.archive.storage(facts[2], facts[1].dtype, facts[4])))
+
+    def attributes(self) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, np.ndarray) and isinstance(state, tuple):
+            self._count_copied(state[-1])
+            fill(target, state)
+        elif isinstance(target, np.dtype):
+            check_state_of_kind(state)
+        elif type(target) is not OrderedDict or type(state) is not dict or set(state) != {"_metadata"}:
+            raise CheckpointError("it changes an object in a way that is not allowed")
+        elif not isinstance(state["_metadata"], dict):
+            raise CheckpointError("the versions of its layers are damaged")
+        else:
+            target._metadata = state["_metadata"]  # type: ignore[attr-defined]
+
+    def protocol(self) -> None:
+        if self.read(1) != b"\2":
+            raise CheckpointError("its pickle has another protocol than 2")
 
 
-def _fill(container: Any, items: list[Any], pairs: bool) -> None:
-    """Put items into a list, or keys and values, one after the other, into a dictionary."""
-    if pairs:
-        if not isinstance(container, dict) or len(items) % 2:
-            raise CheckpointError("its pickle is damaged")
-        keys = items[::2]
-        if any(type(key) not in _KEYS for key in keys):
-            raise CheckpointError("a key of a dictionary is neither a text nor a number")
-        container.update(zip(keys, items[1::2], strict=True))
-    else:
-        if type(container) is not list:
-            raise CheckpointError("its pickle is damaged")
-        container.extend(items)
+def _refusal_of(code: bytes) -> str:
+    if not code:
+        return "its pickle is cut off"
+    return (
+        "it contains more than tensors and plain values, and what could run code is not loaded "
+        f"(instruction {code[0]:#x} of its pickle)"
+    )
+
+
+_INSTRUCTIONS: dict[bytes, Callable[[_Unpickler], None]] = {
+    pickle.PROTO: _Unpickler.protocol,
+    pickle.NONE: lambda reader: reader.constant(None),
+    pickle.NEWTRUE: lambda reader: reader.constant(True),
+    pickle.NEWFALSE: lambda reader: reader.constant(False),
+    pickle.BININT1: _Unpickler.byte,
+    pickle.BININT2: _Unpickler.short,
+    pickle.BININT: _Unpickler.integer,
+    pickle.LONG1: _Unpickler.long_integer,
+    pickle.BINFLOAT: _Unpickler.real,
+    pickle.BINUNICODE: _Unpickler.text,
+    pickle.MARK: _Unpickler.mark,
+    pickle.EMPTY_TUPLE: lambda reader: reader.constant(()),
+    pickle.EMPTY_LIST: lambda reader: reader.container([]),
+    pickle.EMPTY_DICT: lambda reader: reader.container({}),
+    pickle.TUPLE: _Unpickler.tuple_since_mark,
+    pickle.TUPLE1: lambda reader: reader.tuple_of(1),
+    pickle.TUPLE2: lambda reader: reader.tuple_of(2),
+    pickle.TUPLE3: lambda reader: reader.tuple_of(3),
+    pickle.APPEND: _Unpickler.append,
+    pickle.APPENDS: _Unpickler.appends,
+    pickle.SETITEM: _Unpickler.set_item,
+    pickle.SETITEMS: _Unpickler.set_items,
+    pickle.BINPUT: _Unpickler.remember,
+    pickle.LONG_BINPUT: _Unpickler.remember_long,
+    pickle.BINGET: _Unpickler.repeat,
+    pickle.LONG_BINGET: _Unpickler.repeat_long,
+    pickle.GLOBAL: _Unpickler.name,
+    pickle.REDUCE: _Unpickler.call,
+    pickle.BINPERSID: _Unpickler.storage,
+    pickle.BUILD: _Unpickler.attributes,
+}
+"""The instructions of a pickle that are carried out."""
 
 
 def check_tree(value: Any) -> None:
     """Raise `CheckpointError` if a value contains itself, is nested too deep, or is too large where it is written out.
 
     Args:
-        value: of dictionaries, lists, tuples, sets, tensors, texts and numbers; a container may occur in many places.
+        value: of containers, tensors, arrays, texts and numbers; a container may occur in many places.
     """
-    known: dict[int, tuple[int, int]] = {}
-    _size_and_height(value, known, 0)
+    _Tree().measure(value)
 
 
-_CONTAINERS = (dict, OrderedDict, Counter, list, tuple, set, torch.Size)
-_SCALARS = (Tensor, int, float, bool, type(None))
+_CONTAINERS = (dict, OrderedDict, Counter, list, tuple, set, frozenset, torch.Size)
+_SCALARS = (float, bool, type(None), complex, torch.dtype)
+_TENSORS = (Tensor, nn.Parameter)
+_SIZE_OF_TENSOR = 64
+"""What a tensor counts beside texts and numbers, as it is described by that many bytes and more."""
 
 
-def _size_and_height(value: Any, known: dict[int, tuple[int, int]], depth: int) -> tuple[int, int]:
-    kind = type(value)
-    if kind is str:
-        return 1 + len(value), 0
-    if kind in _SCALARS:
-        return 1, 0
-    if kind not in _CONTAINERS:
+class _Tree:
+    """The values that a checkpoint consists of.
+
+    Args:
+        new: whether they are to be written; then tensors and integers are checked too.
+    """
+
+    def __init__(self, new: bool = False) -> None:
+        self.new = new
+        self.scalars = _SCALARS if new else (*_SCALARS, int, *_TENSORS)
+        self.known: dict[int, tuple[int, int]] = {}
+        """The size and the height of each container."""
+        self.bytes_of_tensors = 0
+
+    def measure(self, value: Any, depth: int = 0) -> tuple[int, int]:
+        """Return the size and the height of a value that is in `depth` containers."""
+        kind = type(value)
+        if kind in _CONTAINERS:
+            return self._measure_container(value, depth)
+        if kind is str or kind is bytes:
+            return 4 + len(value), 0
+        if kind is int and self.new and value.bit_length() >= 8 * MAX_INTEGER_BYTES:
+            raise CheckpointError("it holds a number that is too large")
+        if kind in _TENSORS:
+            self._check_tensor(value)
+            return _SIZE_OF_TENSOR, 0
+        if kind is int or kind in _SCALARS:
+            return 1, 0
+        if is_plain_array(value):
+            return _SIZE_OF_TENSOR + value.nbytes, 0
         raise CheckpointError(f"it contains a value that is not data ({kind.__name__.strip('_').lower()})")
-    if depth >= MAX_DEPTH:
-        raise CheckpointError(f"it is nested deeper than {MAX_DEPTH} levels, or contains itself")
-    found = known.get(id(value))
-    if found is None:
-        size, height = 1, 0
-        parts = [value]
-        if isinstance(value, dict):
-            parts = [value.keys(), value.values()]
-            if kind is OrderedDict and value.__dict__:
-                parts.append(value.__dict__.values())
-        for part in parts:
-            for inner in part:
-                if type(inner) is str:
-                    size += 1 + len(inner)
-                elif type(inner) in _SCALARS:
-                    size += 1
-                else:
-                    below = _size_and_height(inner, known, depth + 1)
-                    size += below[0]
-                    height = max(height, below[1] + 1)
-        found = known[id(value)] = size, height
-        if size > MAX_SIZE:
-            raise CheckpointError(
-                "it describes more values than fit into memory, by naming the same ones again and again"
-            )
-    if depth + found[1] >= MAX_DEPTH:
-        raise CheckpointError(f"it is nested deeper than {MAX_DEPTH} levels, or contains itself")
-    return found
+
+    def _check_tensor(self, tensor: Tensor) -> None:
+        if not self.new:
+            return
+        if tensor.layout != torch.strided or tensor.dtype not in _ALL_DTYPES or tensor.device.type == "meta":
+            raise CheckpointError(f"it contains a tensor of a kind that is not read ({tensor.dtype}, {tensor.layout})")
+        if tensor.is_conj() or tensor.is_neg() or vars(tensor):
+            raise CheckpointError("it contains a tensor with attributes, or a conjugate that is not computed yet")
+        size = tensor.numel() * tensor.itemsize
+        if size > tensor.untyped_storage().nbytes():
+            raise CheckpointError("it contains a tensor that is larger than its storage, as expand() makes; clone() it")
+        self.bytes_of_tensors += size
+
+    def _measure_container(self, value: Any, depth: int) -> tuple[int, int]:
+        if depth >= MAX_DEPTH:
+            raise CheckpointError(_TOO_DEEP)
+        found = self.known.get(id(value))
+        if found is None:
+            size, height = 1, 0
+            for part in self._parts(value):
+                for inner in part:
+                    kind = type(inner)
+                    if kind is str:
+                        size += 4 + len(inner)
+                    elif kind in self.scalars:
+                        size += 1
+                    else:
+                        below = self.measure(inner, depth + 1)
+                        size += below[0]
+                        height = max(height, below[1] + (type(inner) in _CONTAINERS))
+            found = self.known[id(value)] = size, height
+            if size > MAX_SIZE:
+                raise CheckpointError(
+                    "it describes more values than fit into memory, by naming the same ones again and again"
+                )
+        if depth + found[1] >= MAX_DEPTH:
+            raise CheckpointError(_TOO_DEEP)
+        return found
+
+    def _parts(self, value: Any) -> list[Any]:
+        """Return what a container contains, one after the other."""
+        if not isinstance(value, dict):
+            if self.new and isinstance(value, set | frozenset) and not _are_keys(value):
+                raise CheckpointError("an item of a set is neither a text nor a number of 64 bits")
+            return [value]
+        parts: list[Any] = [value.keys(), value.values()]
+        if type(value) is OrderedDict and value.__dict__:
+            parts.append(value.__dict__.values())
+        if self.new:
+            if not _are_keys(value):
+                raise CheckpointError("a key of a dictionary is neither a text nor a number of 64 bits")
+            if type(value) is OrderedDict and value.__dict__.keys() - {"_metadata"}:
+                raise CheckpointError("a dictionary has attributes")
+        return parts
+
+
+_TOO_DEEP = f"it is nested deeper than {MAX_DEPTH} levels, or contains itself"

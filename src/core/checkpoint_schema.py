@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from src.core.errors import UserError, first_line
@@ -13,12 +14,14 @@ from src.core.records import FORMAT_VERSION
 
 _VERSION = re.compile(r"2(?:\.\d{1,4}){0,2}(?:\.?(?:dev|post|rc|a|b)\d{0,8})?(?:\+[a-z0-9.]{1,40})?")
 """Versions of Lightning that Gridlight has run with. Older checkpoints would be rewritten by Lightning's own rules."""
+_OF_TRAINING = ("state_dict", "callbacks", "optimizer_states", "lr_schedulers")
+"""Parts that a checkpoint with the progress of training has too."""
 _COUNTERS = {"ready", "completed", "started", "processed"}
 _PROGRESS = {*_COUNTERS, "total", "current", "is_last_batch", "optimizer", "step", "zero_grad"}
 """Names in the progress of Lightning's loops, which takes over every name that it is given."""
 
 
-class _Damaged(ValueError):
+class Damaged(ValueError):
     """A part of a checkpoint is not what it must be."""
 
 
@@ -35,7 +38,7 @@ def check_checkpoint(checkpoint: Any, path: object) -> None:
     if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
         raise UserError(f"{path}: this checkpoint was not written by Gridlight")
     with named(path):
-        _check_parts(checkpoint)
+        check_parts(checkpoint)
 
 
 @contextmanager
@@ -50,31 +53,34 @@ def named(path: object) -> Iterator[None]:
         raise UserError(f"{path}: this checkpoint is damaged: {reason[:300]}") from error
 
 
-def _check_parts(checkpoint: dict[str, Any]) -> None:
-    version = checkpoint["pytorch-lightning_version"]
+def check_parts(checkpoint: dict[str, Any]) -> None:
+    """Raise `ValueError` for a part of a checkpoint of a wrong type."""
+    version = checkpoint.get("pytorch-lightning_version")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
-        raise _Damaged("'pytorch-lightning_version' is not a version of Lightning 2")
+        raise Damaged("'pytorch-lightning_version' is not a version of Lightning 2")
     if not all(isinstance(name, str) for name in checkpoint):
-        raise _Damaged("the name of a part is not a string")
+        raise Damaged("the name of a part is not a string")
+    if "loops" in checkpoint and (missing := [name for name in _OF_TRAINING if name not in checkpoint]):
+        raise Damaged(f"'{missing[0]}' is missing")
     for name in ("epoch", "global_step"):
         if not is_count(checkpoint.get(name, 0)):
-            raise _Damaged(f"'{name}' is not an integer of 0 or more")
+            raise Damaged(f"'{name}' is not an integer of 0 or more")
     for name in ("state_dict", "current_model_state"):
         state = checkpoint.get(name, {})
         if not isinstance(state, dict) or not all(
             isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
         ):
-            raise _Damaged(f"'{name}' does not hold tensors by their names")
+            raise Damaged(f"'{name}' does not hold tensors by their names")
     for name in ("loops", "callbacks", "gridlight", "hyper_parameters", "averaging_state", "MixedPrecision"):
         if name in checkpoint and not isinstance(checkpoint[name], dict):
-            raise _Damaged(f"'{name}' is not a dictionary")
+            raise Damaged(f"'{name}' is not a dictionary")
     for name in ("optimizer_states", "lr_schedulers", "random_states"):
         states = checkpoint.get(name, [])
         if not isinstance(states, list) or not all(isinstance(state, dict) for state in states):
-            raise _Damaged(f"'{name}' is not a list of dictionaries")
+            raise Damaged(f"'{name}' is not a list of dictionaries")
     for key, state in checkpoint.get("callbacks", {}).items():
         if not isinstance(key, str) or not isinstance(state, dict):
-            raise _Damaged("the state of a callback is not a dictionary")
+            raise Damaged("the state of a callback is not a dictionary")
     _check_progress(checkpoint.get("loops", {}), "loops")
     _check_own_part(checkpoint.get("gridlight", {}))
 
@@ -89,17 +95,17 @@ def _check_progress(value: Any, name: str) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if key == "_batches_that_stepped" and not is_count(inner):
-                raise _Damaged("the progress of training is not a count")
+                raise Damaged("the progress of training is not a count")
             if not isinstance(key, str) or (name.endswith("progress") and key not in _PROGRESS):
-                raise _Damaged(f"{name} has no part {str(key)[:60]!r}")
+                raise Damaged(f"{name} has no part {str(key)[:60]!r}")
             if key in _COUNTERS and not is_count(inner):
-                raise _Damaged("the progress of training is not a count")
+                raise Damaged("the progress of training is not a count")
             _check_progress(inner, f"{name}.progress" if name.endswith("progress") else key)
     elif isinstance(value, list) and not name.endswith("progress"):
         for inner in value:
             _check_progress(inner, name)
     elif name.endswith("progress") and type(value) is not bool and not is_count(value):
-        raise _Damaged("the progress of training is not a count")
+        raise Damaged("the progress of training is not a count")
 
 
 def _check_own_part(own: dict[str, Any]) -> None:
@@ -113,7 +119,7 @@ def _check_own_part(own: dict[str, Any]) -> None:
         )
     for name in ("config", "spec", "preparation"):
         if not isinstance(own.get(name), dict):
-            raise _Damaged(f"'gridlight.{name}' is not a dictionary")
+            raise Damaged(f"'gridlight.{name}' is not a dictionary")
 
 
 def check_like(own: Any, recorded: Any, name: str, exact: bool = True) -> None:
@@ -128,80 +134,123 @@ def check_like(own: Any, recorded: Any, name: str, exact: bool = True) -> None:
     """
     if isinstance(own, Mapping):
         if not isinstance(recorded, Mapping):
-            raise _Damaged(f"{name} is not a dictionary")
+            raise Damaged(f"{name} is not a dictionary")
         for key, value in recorded.items():
             if key in own:
                 check_like(own[key], value, f"{name}.{key}", exact)
             elif own and exact:
-                raise _Damaged(f"{name} has no part {str(key)[:60]!r}")
+                raise Damaged(f"{name} has no part {str(key)[:60]!r}")
     elif isinstance(own, list | tuple):
         if not isinstance(recorded, list | tuple):
-            raise _Damaged(f"{name} is not a list")
-        if own and all(_is_number(value) for value in own) and not all(_is_number(value) for value in recorded):
-            raise _Damaged(f"{name} holds something else than numbers")
+            raise Damaged(f"{name} is not a list")
+        if own and all(is_scalar(value) for value in own) and not all(is_scalar(value) for value in recorded):
+            raise Damaged(f"{name} holds something else than numbers")
         if own and all(isinstance(value, Mapping) for value in own):
             if len(own) != len(recorded):
-                raise _Damaged(f"{name} has {len(recorded)} parts, not {len(own)}")
+                raise Damaged(f"{name} has {len(recorded)} parts, not {len(own)}")
             for mine, value in zip(own, recorded, strict=True):
                 check_like(mine, value, name, exact)
-    elif _is_number(own):
-        if not (_is_number(recorded) or (recorded is None and isinstance(own, bool))):
-            raise _Damaged(f"{name} is not a number")
+    elif is_scalar(own):
+        if not (is_scalar(recorded) or (recorded is None and isinstance(own, bool))):
+            raise Damaged(f"{name} is not a number")
     elif isinstance(own, str):
         if not isinstance(recorded, str | None):
-            raise _Damaged(f"{name} is not a string")
+            raise Damaged(f"{name} is not a string")
     elif own is not None and recorded is not None and not isinstance(recorded, type(own)):
-        raise _Damaged(f"{name} is of a wrong type")
+        raise Damaged(f"{name} is of a wrong type")
 
 
-def _is_number(value: object) -> bool:
+def is_scalar(value: object) -> bool:
+    """Return whether a value is a number, or a tensor of one element."""
     return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
-def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any]) -> None:
+def steps_in(checkpoint: Mapping[str, Any]) -> int:
+    """Return how many steps the optimizers of a checkpoint have made; 0 if gradient scaling may have skipped them all."""
+    return 0 if "MixedPrecision" in checkpoint else checkpoint.get("global_step", 0)
+
+
+def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any], steps: int) -> None:
     """Raise an error unless an optimizer could have made a recorded state.
 
     Args:
         optimizer: that is to take it.
         recorded: what its `state_dict` returned.
+        steps: as `steps_in` returns them.
     """
     if not isinstance(recorded.get("state"), dict) or not isinstance(recorded.get("param_groups"), list):
-        raise _Damaged("the state of an optimizer is incomplete")
+        raise Damaged("the state of an optimizer is incomplete")
     mine, groups = optimizer.state_dict()["param_groups"], recorded["param_groups"]
     if len(mine) != len(groups):
-        raise _Damaged(f"the optimizer has {len(groups)} groups of parameters, not {len(mine)}")
+        raise Damaged(f"the optimizer has {len(groups)} groups of parameters, not {len(mine)}")
     for group, other in zip(mine, groups, strict=True):
         if not isinstance(other, dict) or not group.keys() - {"initial_lr"} <= other.keys():
-            raise _Damaged("a group of parameters of an optimizer is incomplete")
+            raise Damaged("a group of parameters of an optimizer is incomplete")
         if other.get("params") != group["params"]:
-            raise _Damaged("a group of parameters of an optimizer holds other parameters")
+            raise Damaged("a group of parameters of an optimizer holds other parameters")
         check_like(group, {key: value for key, value in other.items() if key in group}, "a group of parameters")
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    names = next((state.keys() for state in recorded["state"].values() if isinstance(state, dict)), ())
-    known = type(optimizer).__module__.partition(".")[0] in ("torch", "src")
+    parameters = [
+        (parameter, kept)
+        for group in optimizer.param_groups
+        for kept in [_kept_of_a_parameter(optimizer, group)]
+        for parameter in group["params"]
+    ]
+    if steps and not recorded["state"] and any(kept for _, kept in parameters):
+        raise Damaged(f"the state of an optimizer is empty, after {steps} steps")
     for number, state in recorded["state"].items():
         if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(state, dict):
-            raise _Damaged("the state of an optimizer is of no parameter")
-        if known and state.keys() != names:
-            raise _Damaged("the state of an optimizer is incomplete")
-        for name, value in state.items():
-            if known and not _fits(name, value, parameters[number]):
-                raise _Damaged("the state of an optimizer does not fit its parameters")
+            raise Damaged("the state of an optimizer is of no parameter")
+        parameter, kept = parameters[number]
+        if kept is None:
+            continue
+        if state.keys() != kept.keys():
+            raise Damaged("the state of an optimizer is incomplete")
+        if not all(_fits(value, kept[name], name, parameter) for name, value in state.items()):
+            raise Damaged("the state of an optimizer does not fit its parameters")
 
 
 _OF_ALL = {"step", "mu_product", "mu", "eta"}
 """Names of numbers that an optimizer keeps for all elements of a parameter."""
 
 
-def _fits(name: str, value: Any, parameter: Tensor) -> bool:
+def _kept_of_a_parameter(optimizer: Optimizer, group: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what an optimizer keeps of a parameter after a step, by trying one of one element.
+
+    Returns:
+        None for an optimizer of an extension, and one that cannot be tried so.
+    """
+    if type(optimizer).__module__.partition(".")[0] not in ("torch", "src", "pytorch_optimizer"):
+        return None
+    like = group["params"][0]
+    tried = nn.Parameter(like.detach().new_zeros((1,) * like.dim()))
+    tried.grad = torch.zeros_like(tried)
+    try:
+        other = type(optimizer)([{**group, "params": [tried]}], lr=group["lr"])  # type: ignore[call-arg]
+        other.step()
+    except Exception:
+        return None
+    return dict(other.state[tried])
+
+
+def _fits(value: Any, own: Any, name: str, parameter: Tensor) -> bool:
+    """Return whether a recorded value of an optimizer's state is as the optimizer makes it.
+
+    Args:
+        value: as it was recorded.
+        own: what the optimizer makes for a parameter of one element.
+        name: of the value.
+        parameter: that the state belongs to.
+    """
     if name in _OF_ALL:
-        return _is_number(value)
-    return value is None or (isinstance(value, Tensor) and value.shape == parameter.shape)
+        return is_scalar(value)
+    if own is None:
+        return value is None
+    return isinstance(value, Tensor) and value.shape == parameter.shape
 
 
 def check_callback(callback: Any, state: Mapping[str, Any]) -> None:
     """Raise an error unless a callback could have made a recorded state."""
     own = callback.state_dict()
     if missing := own.keys() - state.keys():
-        raise _Damaged(f"the state of {type(callback).__name__} lacks {sorted(missing)[0]!r}")
+        raise Damaged(f"the state of {type(callback).__name__} lacks {sorted(missing)[0]!r}")
     check_like(own, state, f"the state of {type(callback).__name__}", exact=False)

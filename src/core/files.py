@@ -278,7 +278,7 @@ def append_below(root: Path, name: str | PurePath) -> BinaryIO:
 
 
 def create_below(root: Path, name: str | PurePath, make: bool = False) -> BinaryIO:
-    """Open a new file for writing; a file or a link of its name is removed first.
+    """Open a new file for writing and reading; a file or a link of its name is removed first.
 
     Raises:
         OSError: if it cannot be made.
@@ -286,7 +286,7 @@ def create_below(root: Path, name: str | PurePath, make: bool = False) -> Binary
     """
     with suppress(FileNotFoundError):
         remove_below(root, name)
-    return os.fdopen(_open(root, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, make), "wb")
+    return os.fdopen(_open(root, name, os.O_RDWR | os.O_CREAT | os.O_EXCL, make), "w+b")
 
 
 def sync_below(root: Path, name: str | PurePath) -> None:

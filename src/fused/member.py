@@ -26,7 +26,7 @@ from src.compat.torch_private import mark_stepped
 from src.config.combinations import monitor_of
 from src.config.schema.run import Config
 from src.core.batches import Batch
-from src.core.checkpoint_schema import check_callback, check_like, check_optimizer, named
+from src.core.checkpoint_schema import check_callback, check_like, check_optimizer, named, steps_in
 from src.core.random_state import random_state
 from src.datamodules.base import DataModule
 from src.loggers.factory import build_loggers, close_loggers
@@ -151,7 +151,7 @@ class Member:
     def _restore_optimization(self, checkpoint: dict[str, Any]) -> None:
         """Take the states of the optimizer and the schedules of a checkpoint."""
         trainer = self.trainer
-        check_optimizer(self.optimizer, checkpoint["optimizer_states"][0])
+        check_optimizer(self.optimizer, checkpoint["optimizer_states"][0], steps_in(checkpoint))
         self.optimizer.load_state_dict(checkpoint["optimizer_states"][0])
         for entry, state in zip(trainer.lr_scheduler_configs, checkpoint["lr_schedulers"], strict=True):
             check_like(entry.scheduler.state_dict(), state, "the state of a schedule")

@@ -149,8 +149,28 @@ class Recurrent(Model):
 
     def go_on_with(self, unfinished: dict[str, Any]) -> None:
         super().go_on_with(unfinished)
-        if unfinished.get("carried") is not None:
-            self.carried["train"] = _each(unfinished["carried"], lambda part: part.to(self.device))
+        carried = unfinished.get("carried")
+        if carried is not None and self.trainer.fit_loop.restarted_mid_epoch:  # an epoch begins without a state
+            self._check_carried(carried)
+            self.carried["train"] = _each(carried, lambda part: part.to(self.device))
+
+    def _check_carried(self, carried: Any) -> None:
+        """Raise `ValueError` unless a recorded state is one that the next batch can go on from."""
+        parts = carried if isinstance(carried, tuple) else (carried,)
+        shape = (
+            self.recurrent.num_layers * self.directions,  # type: ignore[operator]
+            self.trainer.datamodule.batch_size,  # type: ignore[attr-defined]
+            self.recurrent.hidden_size,
+        )
+        mixed = str(self.trainer.precision).endswith("-mixed")
+        dtypes = {self.dtype, *((torch.float16, torch.bfloat16, torch.float32) if mixed else ())}
+        if len(parts) != self.equations.num_states or isinstance(carried, tuple) != (len(parts) > 1):
+            raise ValueError(f"the state that its model carries on has {len(parts)} parts")
+        for part in parts:
+            if not isinstance(part, Tensor) or part.shape != shape or part.dtype not in dtypes:
+                raise ValueError(
+                    f"the state that its model carries on is not of the model's type and shape {list(shape)}"
+                )
 
     def on_train_epoch_start(self) -> None:
         self.carried.pop("train", None)

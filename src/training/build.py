@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from src.compat.checkpoint_connector import RestoringConnector
 from src.compat.fast_loop import install_training_loop
 from src.config.combinations import model_and_data_problems
 from src.config.locate import locate
@@ -25,6 +24,7 @@ from src.datamodules.splits.cross_validation import Fold
 from src.models.base import Model
 from src.regularization.batch_transform import batch_transform
 from src.tasks.sequence_generation import Translation
+from src.training.checkpoint_check import CheckpointCheck
 from src.training.checkpoint_io import AtomicCheckpointIO
 
 
@@ -99,7 +99,7 @@ def build_trainer(
             profiler=config.trainer.profiler or NoProfiler(),
             gradient_clip_val=clip,
             gradient_clip_algorithm=None if clip is None else "norm" if clip_norm is not None else "value",
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, CheckpointCheck()],
             logger=list(loggers),
             default_root_dir=default_root_dir,
             plugins=[AtomicCheckpointIO()],
@@ -111,6 +111,5 @@ def build_trainer(
         )
     except (L.pytorch.utilities.exceptions.MisconfigurationException, ValueError) as error:
         raise UserError(f"trainer: {error}") from error
-    trainer._checkpoint_connector = RestoringConnector(trainer)
     install_training_loop(trainer, config.trainer.max_steps, Model, config.trainer.loop == "auto")
     return trainer

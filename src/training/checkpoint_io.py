@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.nn.modules.module import (
@@ -16,8 +15,8 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from src.core.checkpoint_file import read_checkpoint_file
-from src.core.checkpoint_schema import check_checkpoint
+from src.core.checkpoint_file import CheckpointError, read_checkpoint_file, write_checkpoint_file
+from src.core.checkpoint_schema import check_checkpoint, check_parts
 from src.core.errors import UserError, first_line
 from src.run_store.atomic_write import replaced
 
@@ -45,12 +44,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
     ) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            UserError: naming the part, if an extension put something into it that is not data.
+        """
         assert storage_options is None
         target = Path(path)
         root = _root_of(target)
         root.mkdir(parents=True, exist_ok=True)
-        with replaced(target, root) as file:
-            torch.save(checkpoint, file)
+        try:
+            check_parts(checkpoint)
+            with replaced(target, root) as file:
+                write_checkpoint_file(checkpoint, file)
+        except (CheckpointError, ValueError) as error:
+            raise UserError(
+                f"{target}: this checkpoint is not written, as it could not be read again. {first_line(error)}. A checkpoint "
+                "holds tensors, NumPy's numbers and arrays, and plain values"
+            ) from error
 
     def load_checkpoint(
         self,

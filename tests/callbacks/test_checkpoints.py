@@ -2,6 +2,7 @@
 
 import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from src.diagnostics.resume_check import _go_on, _in_a_child, _train, compare
 from src.run_store.best_epoch import best_epoch
 from src.run_store.run_folder import RunFolder
 from src.training.checkpoint_io import AtomicCheckpointIO
-from src.training.run import run
+from src.training.resume import resumed
+from src.training.run import resume, run
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.randn(40, 1, generator=torch.Generator().manual_seed(1))
@@ -205,8 +207,8 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
     saved = {"epoch": 1, "pytorch-lightning_version": "2"}
     io.save_checkpoint(saved, path)
-    with pytest.raises(Exception, match="pickle"):
-        io.save_checkpoint({"epoch": 2, "unpicklable": lambda: None}, path)
+    with pytest.raises(UserError, match=r"last\.ckpt: this checkpoint is not written.* callbacks\.mine\.0: .*function"):
+        io.save_checkpoint(saved | {"epoch": 2, "callbacks": {"mine": {"0": lambda: None}}}, path)
     assert io.load_checkpoint(path) == saved
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
@@ -215,10 +217,45 @@ def test_unreadable_checkpoints_name_the_file(tmp_path: Path) -> None:
     io = AtomicCheckpointIO()
     with pytest.raises(UserError, match="missing"):
         io.load_checkpoint(tmp_path / "missing.ckpt")
-    io.save_checkpoint({"weights": torch.zeros(1000)}, tmp_path / "torn.ckpt")
+    io.save_checkpoint({"weights": torch.zeros(1000), "pytorch-lightning_version": "2"}, tmp_path / "torn.ckpt")
     (tmp_path / "torn.ckpt").write_bytes((tmp_path / "torn.ckpt").read_bytes()[:700])
     with pytest.raises(UserError, match="torn"):
         io.load_checkpoint(tmp_path / "torn.ckpt")
+
+
+class OfAnExtension(Callback):
+    def __init__(self, state: Any) -> None:
+        self.state = state
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"state": self.state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.read = state_dict["state"]
+
+
+def test_the_state_of_an_extension_is_read_again(fast: Callable[..., list[str]], tmp_path: Path) -> None:
+    state = {
+        "best": np.float64(0.5),
+        "seen": np.arange(3),
+        "key": b"\xff",
+        "small": torch.ones(2).to(torch.float8_e5m2),
+    }
+    words = [*fast("model=mlp"), "trainer.max_epochs=2", "callbacks.checkpoints.pause=0"]
+    run(words, tmp_path / "run", verbose=False, callbacks=[OfAnExtension(state)])
+    again = OfAnExtension(state)
+    resume(*resumed(str(tmp_path / "run"), ["trainer.max_epochs=3"]), verbose=False, callbacks=[again])
+    assert again.read["best"] == 0.5 and again.read["seen"].tolist() == [0, 1, 2] and again.read["key"] == b"\xff"
+    assert again.read["small"].dtype == torch.float8_e5m2
+
+
+@pytest.mark.parametrize("pause", [0, 60])
+def test_the_state_of_an_extension_that_is_not_data_is_refused_when_it_is_saved(
+    fast: Callable[..., list[str]], tmp_path: Path, pause: int
+) -> None:
+    words = [*fast("model=mlp"), "trainer.max_epochs=2", f"callbacks.checkpoints.pause={pause}"]
+    with pytest.raises(UserError, match=r"not written.* callbacks\.OfAnExtension\.state\.0: .*path"):
+        run(words, tmp_path / "run", verbose=False, callbacks=[OfAnExtension([tmp_path])])
 
 
 class Evil:

@@ -1,19 +1,21 @@
 """A checkpoint is read as torch reads it, and a hostile one costs neither code, nor memory, nor time."""
 
+import functools
 import io
 import os
 import pickle
 import struct
 import time
 import zipfile
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from src.core.checkpoint_file import read_checkpoint_file
+from src.core.checkpoint_file import CheckpointError, read_checkpoint_file, write_checkpoint_file
 from src.core.errors import UserError
 
 
@@ -32,6 +34,8 @@ def same(one: Any, other: Any) -> bool:
 
 
 KINDS = (torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool)
+ARRAY = np.arange(5.0)
+VIEWED = torch.zeros(2**20)
 VALUES = {
     "state of a model": torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).state_dict(),
     "types": [torch.ones(3).to(kind) for kind in KINDS],
@@ -48,6 +52,75 @@ VALUES = {
 def test_what_torch_saves_is_read_as_torch_reads_it(tmp_path: Path, name: str) -> None:
     torch.save(VALUES[name], tmp_path / "a.ckpt")
     assert same(read_checkpoint_file(tmp_path / "a.ckpt"), torch.load(tmp_path / "a.ckpt", weights_only=True))
+
+
+EXTENSIONS = {
+    "bytes": [b"", b"\x00\xff", bytes(range(256)) * 10],
+    "complex": [1 + 2j, complex("nan")],
+    "frozen": [frozenset(), frozenset({"a", 1})],
+    "types": [torch.float32, torch.float8_e4m3fn, torch.bool],
+    "new tensors": [torch.ones(3).to(kind) for kind in (torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16)],
+    "views of new tensors": torch.arange(12).to(torch.uint16).view(3, 4).t()[1:],
+    "parameters": [torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2), requires_grad=False)],
+    "numbers of NumPy": [
+        np.float64(1.5),
+        np.float32(2.5),
+        np.int64(-3),
+        np.bool_(True),
+        np.complex64(1j),
+        np.uint8(255),
+    ],
+    "arrays": [
+        np.arange(6).reshape(2, 3),
+        np.asfortranarray(np.eye(3)),
+        np.array(2.0),
+        np.zeros((0, 2)),
+        np.ones(3) > 0,
+    ],
+    "the same array": [ARRAY, ARRAY, ARRAY[:2]],
+    "a generator": np.random.default_rng(0).bit_generator.state,
+}
+
+
+def written(value: Any, path: Path) -> Path:
+    with path.open("w+b") as file:
+        write_checkpoint_file(value, file)
+    return path
+
+
+@pytest.mark.parametrize("name", EXTENSIONS)
+def test_what_extensions_save_is_read_again(tmp_path: Path, name: str) -> None:
+    value = read_checkpoint_file(written(EXTENSIONS[name], tmp_path / "a.ckpt"))
+    assert repr(value) == repr(EXTENSIONS[name])  # NaN is not equal to itself
+
+
+NOT_DATA: dict[str, tuple[Any, str]] = {
+    "a path": ({"a": {"b": Path("x")}}, "a.b: .*path"),
+    "a function": ([print], "0: .*builtin"),
+    "a tuple as a key": ({"a": {(1, 2): 3}}, "a: .*key"),
+    "a number as a key": ({np.int64(1): 3}, "key"),
+    "a tuple in a set": ({"a": {(1, 2)}}, "a: .*set"),
+    "a huge number as a key": ({"a": {2**70: 1}}, "a: .*key"),
+    "a huge number": ({"a": 2**140}, "a: .*large"),
+    "objects of NumPy": ({"a": np.array([{}])}, "a: .*ndarray"),
+    "texts of NumPy": ({"a": np.array(["x"])}, "a: .*ndarray"),
+    "another byte order": ({"a": np.arange(3).astype(">i4")}, "a: .*ndarray"),
+    "a sparse tensor": ({"a": torch.eye(3).to_sparse()}, "a: .*sparse"),
+    "a tensor without contents": ({"a": torch.ones(2, device="meta")}, "a: .*tensor"),
+    "a conjugate": ({"a": torch.ones(2, dtype=torch.complex64).conj()}, "a: .*conjugate"),
+    "an expanded tensor": ({"a": torch.ones(1).expand(1000)}, "a: .*expand"),
+    "a default dictionary": ({"a": defaultdict(int)}, "a: .*defaultdict"),
+    "too deep": (functools.reduce(lambda inner, _: [inner], range(70), []), "deep"),
+    "too many bytes": (["x" * 2**20 + str(number) for number in range(65)], "MiB"),
+    "views without end": ([VIEWED[number:] for number in range(99)], "larger"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_DATA)
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, name: str) -> None:
+    value, message = NOT_DATA[name]
+    with pytest.raises(CheckpointError, match=message):
+        written(value, tmp_path / "a.ckpt")
 
 
 def test_tensors_that_share_a_storage_share_it_again(tmp_path: Path) -> None:
@@ -100,6 +173,20 @@ class Runs:
         return self.call[0], self.call[1:]
 
 
+def encoded(contents: bytes) -> bytes:
+    return b"c_codecs\nencode\n" + text(contents.decode("latin1")) + text("latin1") + b"\x86R"
+
+
+def kind_of_array(kind: str = "f8", order: str = "<") -> bytes:
+    state = b"(K\x03" + text(order) + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"
+    return b"cnumpy\ndtype\n" + text(kind) + b"\x89\x88\x87R" + state + b"b"
+
+
+def array(shape: int, contents: bytes, kind: bytes = kind_of_array()) -> bytes:
+    made = b"cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + encoded(b"b") + b"\x87R"
+    return made + b"(K\x01" + number(shape) + b"\x85" + kind + b"\x89" + contents + b"tb"
+
+
 def saved(value: Any, **options: Any) -> bytes:
     written = io.BytesIO()
     torch.save(value, written, **options)
@@ -110,6 +197,11 @@ def laughs(levels: int = 12) -> bytes:
     named = [b"h" + bytes([level]) for level in range(levels)]
     lists = [b"](" + name * 10 + b"eq" + bytes([level]) for level, name in enumerate(named, 1)]
     return b"]q\x00" + b"".join(lists)
+
+
+def copies(name: bytes, items: bytes) -> bytes:
+    """Return a pickle that calls one function again and again with the same items."""
+    return b"(" + items + b"q\x00" + (name + b"h\x00\x85R") * 3000 + b"t."
 
 
 FOUR = {"0": bytes(16)}
@@ -134,9 +226,6 @@ HOSTILE: dict[str, bytes] = {
     "an offset beyond": of_pickle(tensor(storage("0", 4), 9, 4, 1) + b".", **FOUR),
     "an offset before": of_pickle(tensor(storage("0", 4), -4, 4, 1) + b".", **FOUR),
     "a stride before": of_pickle(tensor(storage("0", 4), 0, 2, -1) + b".", **FOUR),
-    "a truth value of 7": of_pickle(
-        tensor(storage("0", 4, "BoolStorage"), 0, 4, 1) + b".", **{"0": bytes([1, 0, 7, 0])}
-    ),
     "a state for a tensor": of_pickle(tensor(storage("0", 4), 0, 4, 1) + b"}b.", **FOUR),
     "attributes": of_pickle(b"ccollections\nOrderedDict\n)R}" + text("items") + b"K\x05sb."),
     "a storage as a value": of_pickle(storage("0", 4) + b".", **FOUR),
@@ -145,6 +234,29 @@ HOSTILE: dict[str, bytes] = {
     "a list in itself": of_pickle(b"]q\x00h\x00a."),
     "a dictionary in itself": of_pickle(b"}q\x00" + text("a") + b"h\x00s."),
     "a billion laughs": of_pickle(b"(" + laughs() + b"t."),
+    "an array beyond its bytes": of_pickle(array(10**9, encoded(bytes(8))) + b"."),
+    "an array of a negative size": of_pickle(array(-1, encoded(bytes(8))) + b"."),
+    "an array of objects": of_pickle(array(1, encoded(bytes(8)), kind_of_array("O8", "|")) + b"."),
+    "an array of records": of_pickle(array(1, encoded(bytes(8)), kind_of_array("V8", "|")) + b"."),
+    "an array of a list": of_pickle(array(1, b"]") + b"."),
+    "an array of another byte order": of_pickle(array(1, encoded(bytes(8)), kind_of_array("f8", ">")) + b"."),
+    "an array of truth values of 7": of_pickle(array(8, encoded(bytes([7] * 8)), kind_of_array("b1", "|")) + b"."),
+    "an array without a state": of_pickle(b"cnumpy\nndarray\n)R."),
+    "a type of NumPy as a value": of_pickle(kind_of_array() + b"."),
+    "an array of a text": of_pickle(b"cnumpy._core.multiarray\nscalar\n" + text("f8") + encoded(bytes(8)) + b"\x86R."),
+    "copies of a set": of_pickle(copies(b"c__builtin__\nset\n", b"](" + b"".join(map(number, range(9999))) + b"e")),
+    "copies of a counter": of_pickle(
+        copies(b"ccollections\nCounter\n", b"}(" + b"".join(number(key) + b"K\x01" for key in range(9999)) + b"u")
+    ),
+    "copies of bytes": of_pickle(
+        b"(" + text("x" * 10**6) + b"q\x00" + b"c_codecs\nencode\n(h\x00X\x06\x00\x00\x00latin1tR" * 3000 + b"t."
+    ),
+    "a storage of bytes in two types": of_pickle(
+        b"(" + tensor(storage("0", 4), 0, 4, 1) + tensor(storage("0", 4, "IntStorage"), 0, 4, 1) + b"t.", **FOUR
+    ),
+    "keys of one hash": of_pickle(
+        b"}(" + b"".join(b"\x8a\x0c" + (n * (2**61 - 1)).to_bytes(12, "little") + b"N" for n in range(10**5)) + b"u."
+    ),
     "containers without end": of_pickle(b"]" * (3 * 2**20) + b"."),
     "a list as a key": of_pickle(b"}])s."),
     "a huge number": of_pickle(b"\x8a\xff" + bytes([255] * 254) + b"\x01."),

@@ -1,6 +1,7 @@
 """A run that is stopped between two steps and resumed equals one that is not, bit for bit, in all that it leaves."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from src.config.compose import compose
 from src.config.validate import check
@@ -162,3 +164,29 @@ def test_doctor_proves_it(command: Any, fast: Words) -> None:
     assert "SIGKILL after step" in done.stdout and "resumed exactly" in done.stdout
     wrong = command("src.doctor", "resume", "optimizer.lrr=1")
     assert wrong.returncode == 2 and "'lr'" in wrong.stderr
+
+
+def damaged_states(carried: tuple[Tensor, ...]) -> dict[str, Any]:
+    return {
+        "fewer rows": tuple(part[:, :3] for part in carried),
+        "more layers": tuple(part.repeat(2, 1, 1) for part in carried),
+        "another width": tuple(part[..., :3] for part in carried),
+        "another type": tuple(part.double() for part in carried),
+        "no cell state": carried[0],
+        "a text": "x",
+    }
+
+
+def test_a_carried_state_that_does_not_fit_is_refused(fast: Words, tmp_path: Path) -> None:
+    words = [*fast(*RUNS["a state that is carried"]), *LENGTH]
+    checkpoint = stopped(words, tmp_path / "run", 2)
+    own = checkpoint["random_states"][0]
+    for name, state in damaged_states(own["carried"]).items():
+        folder = tmp_path / name
+        shutil.copytree(tmp_path / "run", folder)
+        (folder / "checkpoints" / "last.ckpt").unlink()
+        torch.save(checkpoint | {"random_states": [own | {"carried": state}]}, folder / "checkpoints" / "last.ckpt")
+        with pytest.raises(
+            UserError, match=r"last\.ckpt: this checkpoint is damaged: the state that its model carries on"
+        ):
+            resume(*resumed(str(folder), []), verbose=False)

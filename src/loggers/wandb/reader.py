@@ -25,7 +25,7 @@ from src.run_store.schema import predictions
 AT_ONCE = 8
 """Histories that are fetched at the same time."""
 
-MAX_FILE_BYTES = 256 * 2**20
+MAX_DOWNLOAD_BYTES = 256 * 2**20
 """The largest file of a W&B run that is read."""
 
 _STATUS = {"killed": "interrupted", "crashed": "interrupted", "preempted": "interrupted"}
@@ -150,7 +150,7 @@ def _file(run: Any, name: str) -> bytes | None:
     with TemporaryDirectory() as place:
         try:
             run.file(name).download(root=place, replace=True).close()
-            return read_below(Path(place).resolve(), name, MAX_FILE_BYTES)
+            return read_below(Path(place).resolve(), name, MAX_DOWNLOAD_BYTES)
         except Exception:  # the run has none, or the server fails
             return None
 
