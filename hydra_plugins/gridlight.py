@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
@@ -14,10 +14,24 @@ if TYPE_CHECKING:
     from src.sweeping.launchers.base import Executor
 
 
-class SearchSweeper(BasicSweeper):
-    """Hands the words of a sweep to the launcher as they are: what points they make is for the group `search` to say, and
-    a search that learns makes them while jobs run.
+class SearchSweeper(Sweeper):
+    """Pass the overrides of a sweep to the launcher unexpanded: the group `search` decides which points they make.
+
+    Args:
+        params: overrides of the sweep by key, as Hydra's basic sweeper takes them.
+        max_batch_size: accepted for the sake of Hydra's basic sweeper; the launchers schedule their jobs themselves.
     """
+
+    def __init__(self, params: dict[str, str] | None = None, max_batch_size: int | None = None) -> None:
+        self.params = params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from hydra.core.plugins import Plugins
+
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> Any:
         from src.sweeping.cross_validation import with_folds
@@ -25,7 +39,8 @@ class SearchSweeper(BasicSweeper):
         assert self.config is not None and self.launcher is not None
         search = self.config.search
         ranges = [f"{key}={text}" for key, text in search.ranges.items()] if search.name != "grid" else []
-        words = with_folds([*self._parse_config(), *ranges, *arguments], self.config)
+        params = [f"{key}={value}" for key, value in self.params.items()]
+        words = with_folds([*params, *ranges, *arguments], self.config)
         return [self.launcher.launch([words], initial_job_idx=0)]
 
 

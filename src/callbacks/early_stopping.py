@@ -80,7 +80,14 @@ class EarlyStopping(LightningEarlyStopping):
         )
         self.wait_count = 0
 
-    def _run_early_stopping_check(self, trainer: L.Trainer) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._check_monitor(trainer)
+        super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._check_monitor(trainer)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def _check_monitor(self, trainer: L.Trainer) -> None:
         if math.isnan(float(trainer.callback_metrics.get(self.monitor, 0.0))):
             raise FloatingPointError(f"{self.monitor} is nan after epoch {trainer.current_epoch + 1}")
-        super()._run_early_stopping_check(trainer)

@@ -142,7 +142,7 @@ def _weights(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
 
 
 def _norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return dict(zip(tensors, torch._foreach_norm(list(tensors.values())), strict=True)) if tensors else {}
+    return {name: torch.linalg.vector_norm(tensor) for name, tensor in tensors.items()}
 
 
 def _noting(shares: list[Tensor], share: Callable[[Tensor], Tensor]) -> Callable[..., None]:

@@ -18,7 +18,6 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from src.callbacks.checkpoints import Checkpoints
@@ -27,6 +26,8 @@ from src.optim.schedules import end_schedule, first_averaged_epoch
 from src.run_store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Averaging(WeightAveraging):
@@ -38,8 +39,7 @@ class Averaging(WeightAveraging):
     @property
     def average(self) -> AveragedModel:
         """The averaged weights, and how many were averaged; there from the start of a fit on."""
-        assert self._average_model is not None
-        return self._average_model
+        return next(value for value in vars(self).values() if isinstance(value, AveragedModel))
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -94,6 +94,7 @@ class StochasticWeightAveraging(Averaging):
         self.off = start is None
         self.start = start or 0.0
         self.lr = lr
+        self._averaged_epoch = -1
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         return epoch_idx is not None
@@ -112,8 +113,9 @@ class StochasticWeightAveraging(Averaging):
         super().on_validation_epoch_start(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.current_epoch <= self._latest_update_epoch:
+        if trainer.current_epoch <= self._averaged_epoch:  # validation has averaged it
             return
+        self._averaged_epoch = trainer.current_epoch
         begun = self._begun(trainer)
         super().on_train_epoch_end(trainer, pl_module)
         if not begun:
@@ -170,7 +172,7 @@ def measure_batch_norm(model: nn.Module, trainer: L.Trainer) -> None:
         model: any, with the inputs of a batch as arguments; one without batch normalization is left alone.
         trainer: of the run; on several devices, each reads its share and all end with the same statistics.
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
     if not norms:
         return
     datamodule = trainer.datamodule  # type: ignore[attr-defined]

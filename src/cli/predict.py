@@ -1,11 +1,11 @@
 """Command line of `python -m src.predict`: read inputs, generate or predict, and print or write the results."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.core.errors import UserError
+from src.core.errors import UserError, nearest
 from src.core.escape import line
 from src.tasks.registry import TASKS
 
@@ -123,6 +123,20 @@ def predict(path: Path, inputs: Sequence[str], attention: bool = False, **genera
     loaded, arguments = _ready(path, Generation(**generation))
     if attention:
         return answer(loaded, loaded.datamodule.encode(inputs), _draw_attention, **arguments)
+    return [found for _, found in answers_to(loaded, inputs, **arguments)]
+
+
+def predict_loaded(loaded: "Loaded", inputs: Sequence[str], **generation: Any) -> list[dict[str, Any]]:
+    """Return the predictions of a model that is loaded. See `predict`."""
+    import torch
+
+    unknown = sorted(generation.keys() - {field.name for field in fields(Generation)})
+    if unknown:
+        raise UserError(f"{unknown[0]}: {nearest(unknown[0], [field.name for field in fields(Generation)])}")
+    chosen = Generation(**generation)
+    arguments = chosen.arguments(loaded.model)
+    if chosen.seed is not None:
+        torch.manual_seed(chosen.seed)
     return [found for _, found in answers_to(loaded, inputs, **arguments)]
 
 

@@ -1,9 +1,11 @@
-"""torch's compiler, asleep until something is compiled: to import it takes as long as to import the rest of torch.
+"""Lazy import of torch's compiler, which takes as long as the import of the rest of torch.
 
-Code that compiles nothing asks three things of ``torch._dynamo``, the optimizers of torch in every step: `graph_break`, which
+Tested with torch 2.13. Gain: see `benchmarks.start_up`. Turned off in stock mode, and where torch has no package of that name.
+
+Code that compiles nothing uses three names of ``torch._dynamo``, the optimizers of torch in every step: `graph_break`, which
 does nothing outside a compilation; `disable`, which keeps the compiler out of a function; and the class
-`OptimizedModule`, to ask whether a model is compiled. Whatever else is asked for, by ``torch.compile`` for one, wakes the
-module: it is imported in its place, and from then on it is as if it always had been.
+`OptimizedModule`, to find out whether a model is compiled. Any other name, such as one that ``torch.compile`` uses, imports the
+module in place of its placeholder.
 """
 
 import importlib.util
@@ -16,104 +18,108 @@ from threading import RLock
 from types import ModuleType
 from typing import Any
 
+from src.compat.stock import is_stock, log_fallback
+
 NAME = "torch._dynamo"
 _LOCK = RLock()
-_waking = False
+_importing = False
 
 
-class _Asleep(ModuleType):
+class _Placeholder(ModuleType):
     """The module before it is imported."""
 
-    def __getattr__(self, name: str) -> Any:  # what the module has already is found without asking here
-        wake()
+    def __getattr__(self, name: str) -> Any:  # called for names that the placeholder lacks
+        import_now()
         try:
             return vars(self)[name]
         except KeyError:
             raise AttributeError(f"module '{NAME}' has no attribute '{name}'") from None
 
 
-def put_to_sleep() -> None:
-    """Let ``torch._dynamo`` be imported when it is needed; nothing is done where it is there already."""
-    if NAME in sys.modules:
+def defer_import() -> None:
+    """Import ``torch._dynamo`` on first use; do nothing where it is imported already, or where torch has no such package."""
+    if NAME in sys.modules or is_stock():
         return
     import torch
 
     spec = importlib.util.find_spec(NAME)
-    assert spec is not None
+    if spec is None:
+        log_fallback("the compiler of torch is imported at the start", f"torch has no {NAME}")
+        return
     module = importlib.util.module_from_spec(spec)
-    module.__class__ = _Asleep
+    module.__class__ = _Placeholder
     vars(module).update(graph_break=_graph_break, disable=_disable, OptimizedModule=_OptimizedModule)
     sys.modules[NAME] = module
     torch._dynamo = module  # where an import would leave it
     sys.meta_path.insert(0, _Submodules())
 
 
-def wake() -> None:
-    """Import ``torch._dynamo`` in the place of the sleeping module, if it sleeps."""
-    global _waking
+def import_now() -> None:
+    """Import ``torch._dynamo`` in place of its placeholder, unless that has been done."""
+    global _importing
     with _LOCK:
-        if _awake() or _waking:  # the second: what is imported asks for more of it
+        if _is_imported() or _importing:  # the second: during its own import
             return
         module = sys.modules[NAME]
-        _waking = True
+        _importing = True
         try:
             module.__spec__.loader.exec_module(module)  # type: ignore[union-attr]
             module.__class__ = ModuleType
         finally:
-            _waking = False
+            _importing = False
 
 
-def _awake() -> bool:
-    return type(sys.modules[NAME]) is not _Asleep
+def _is_imported() -> bool:
+    return type(sys.modules[NAME]) is not _Placeholder
 
 
 def _graph_break(msg: str = "") -> None:
-    """Do nothing, as the real one outside a compilation."""
+    """Do nothing, as the function of torch does outside a compilation."""
 
 
 def _disable(fn: Any = None, recursive: bool = True, **how: Any) -> Any:
-    """Return a function that the compiler passes by, once there is one."""
+    """Return a function that the compiler does not trace."""
     if fn is None:
         return partial(_disable, recursive=recursive, **how)
     real: Callable[..., Any] | None = None
 
     @wraps(fn)
-    def passed_by(*args: Any, **kwargs: Any) -> Any:
+    def untraced(*args: Any, **kwargs: Any) -> Any:
         nonlocal real
         if real is None:
-            if not _awake():
+            if not _is_imported():
                 return fn(*args, **kwargs)
             real = sys.modules[NAME].disable(fn, recursive, **how)
         return real(*args, **kwargs)
 
     marks = {"disable": True, "disable_msg": how.get("reason"), "disable_recursive": recursive, "orig_callable": fn}
-    vars(passed_by).update({f"_torchdynamo_{name}": value for name, value in marks.items()})
-    return passed_by
+    vars(untraced).update({f"_torchdynamo_{name}": value for name, value in marks.items()})
+    return untraced
 
 
-class _IsReal(type):
+class _InstancesOfReal(type):
     def __instancecheck__(cls, instance: Any) -> bool:
-        return _awake() and isinstance(instance, sys.modules[NAME].OptimizedModule)
+        return _is_imported() and isinstance(instance, sys.modules[NAME].OptimizedModule)
 
 
-class _OptimizedModule(metaclass=_IsReal):
-    """What is compiled, for whoever asks before there can be anything compiled."""
+class _OptimizedModule(metaclass=_InstancesOfReal):
+    """Class of compiled modules, of which there are none before the compiler is imported."""
 
 
 class _Submodules(MetaPathFinder):
-    """Wakes the package before one of its modules is imported, which may import that module itself."""
+    """Import the package before one of its submodules, which the package may import itself."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if not fullname.startswith(f"{NAME}.") or _awake():
+        if not fullname.startswith(f"{NAME}.") or _is_imported():
             return None
-        wake()
+        import_now()
         return ModuleSpec(fullname, _Imported()) if fullname in sys.modules else None
 
 
 class _Imported(Loader):
-    """Gives a module that was imported on the way."""
+    """Return a submodule that the package has imported."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = sys.modules[spec.name]

@@ -1,26 +1,43 @@
-"""Position of Lightning's loops at a checkpoint that is written between steps."""
+"""Position of Lightning's loops within an epoch, for checkpoints between two optimizer steps.
+
+Tested with Lightning 2.6. Where a private name of Lightning is missing, or in stock mode, checkpoints are written at
+the ends of epochs only.
+"""
 
 import lightning as L
 
+from src.compat.lightning_names import missing_name
+from src.compat.stock import log_fallback
+
 
 def between_steps(trainer: L.Trainer) -> bool:
-    """Whether the state of a run is complete: no gradients are accumulated, and the epoch goes on."""
+    """Return whether the state of a run is complete within an epoch: no gradients are accumulated, and more batches follow."""
+    if not knows_position(trainer):
+        return False
     loop = trainer.fit_loop.epoch_loop
     unfinished = not loop.batch_progress.is_last_batch and not loop._is_training_done and not trainer.should_stop
-    return unfinished and not loop._should_accumulate() and _knows_its_position(trainer)
+    return unfinished and not loop._should_accumulate()
 
 
-def _knows_its_position(trainer: L.Trainer) -> bool:
+def knows_position(trainer: L.Trainer) -> bool:
+    """Return whether a run can be saved and resumed within an epoch: each of its loaders can save its state."""
+    if problem := missing_name(trainer):
+        log_fallback("checkpoints are written at the ends of epochs only", problem)
+        return False
     loader = trainer.fit_loop._combined_loader
     return loader is not None and all(hasattr(part, "load_state_dict") for part in loader.flattened)
 
 
-def _restore_position(trainer: L.Trainer) -> None:
-    """Let the loader go on where it was. Lightning has done so, unless the loader was made before the checkpoint was
-    read, because a schedule asked how many steps the run has.
+def restore_position(trainer: L.Trainer) -> None:
+    """Advance the training loader to its position in the checkpoint.
+
+    Lightning has done so, unless the loader was made before the checkpoint was read, because a schedule needed the number of
+    steps of the run.
     """
+    if missing_name(trainer) is not None:
+        return
     loop = trainer.fit_loop
-    if loop._combined_loader_states_to_load:
+    if loop.restarted_mid_epoch and loop._combined_loader_states_to_load:
         assert loop._data_fetcher is not None
         loop._load_combined_loader_states()
         iter(loop._data_fetcher)

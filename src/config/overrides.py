@@ -42,7 +42,7 @@ def arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
     Raises:
         UserError: if a flag lacks its value, or has a wrong one.
     """
-    from hydra._internal.utils import get_args_parser
+    from src.compat.hydra_parser import get_args_parser  # imported late: it takes long
 
     def refuse(message: str) -> NoReturn:
         raise UserError(message)

@@ -9,7 +9,7 @@ from hydra import compose as hydra_compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.config.groups import CONF, groups, search_roots, sweeps
@@ -85,7 +85,8 @@ def _wrong_keys(parsed: Sequence[Override], options: dict[str, dict[str, str]], 
     chosen = [o.input_line for o in parsed if o.key_or_group in options and not o.is_sweep_override() and o.input_line]
     try:
         with own_hydra():
-            cfg = hydra_compose("train", overrides=[searched, *chosen], return_hydra_config=True)
+            composed = hydra_compose("train", overrides=[searched, *chosen], return_hydra_config=True)
+            cfg = OmegaConf.to_container(composed, resolve=False)
     except (HydraException, OmegaConfBaseException):
         return []
     problems = []
@@ -103,9 +104,9 @@ def _wrong_key(override: Override, cfg: Any, options: dict[str, dict[str, str]])
     node: Any = cfg
     parts = override.key_or_group.split(".")
     for depth, part in enumerate(parts):
-        if not isinstance(node, DictConfig | dict) or part not in node.keys():  # noqa: SIM118 - missing values count
+        if not isinstance(node, dict) or part not in node:
             return _unknown(parts, depth, node, cfg, options, override)
-        node = node._get_node(part) if isinstance(node, DictConfig) else node[part]
+        node = node[part]
     return None
 
 
@@ -114,7 +115,7 @@ def _unknown(
 ) -> str:
     shown = override.input_line
     parent = ".".join(parts[:depth])
-    if not isinstance(node, DictConfig | dict):
+    if not isinstance(node, dict):
         return f"{shown}: '{parent}' is a value and has no keys below it"
     if depth == 0:
         if "hydra" in cfg and f"hydra/{parts[0]}" in options:
@@ -143,7 +144,7 @@ def _leaves(cfg: Any, prefix: str = "") -> list[str]:
     for name in cfg:
         if prefix == "" and name == "hydra":
             continue
-        node = cfg._get_node(name) if isinstance(cfg, DictConfig) else cfg[name]
+        node = cfg[name]
         path = f"{prefix}{name!s}"
-        keys += _leaves(node, f"{path}.") if isinstance(node, DictConfig | dict) else [path]
+        keys += _leaves(node, f"{path}.") if isinstance(node, dict) else [path]
     return keys

@@ -14,12 +14,14 @@ from src.core.records import FORMAT_VERSION
 
 _VERSION = re.compile(r"2(?:\.\d{1,4}){0,2}(?:\.?(?:dev|post|rc|a|b)\d{0,8})?(?:\+[a-z0-9.]{1,40})?")
 """Versions of Lightning that Gridlight has run with. Older checkpoints would be rewritten by Lightning's own rules."""
+_OF_TRAINING = ("state_dict", "callbacks", "optimizer_states", "lr_schedulers")
+"""Parts that a checkpoint with the progress of training has too."""
 _COUNTERS = {"ready", "completed", "started", "processed"}
 _PROGRESS = {*_COUNTERS, "total", "current", "is_last_batch", "optimizer", "step", "zero_grad"}
 """Names in the progress of Lightning's loops, which takes over every name that it is given."""
 
 
-class _Damaged(ValueError):
+class Damaged(ValueError):
     """A part of a checkpoint is not what it must be."""
 
 
@@ -55,29 +57,31 @@ def check_parts(checkpoint: dict[str, Any]) -> None:
     """Raise `ValueError` for a part of a checkpoint of a wrong type."""
     version = checkpoint.get("pytorch-lightning_version")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
-        raise _Damaged("'pytorch-lightning_version' is not a version of Lightning 2")
+        raise Damaged("'pytorch-lightning_version' is not a version of Lightning 2")
     if not all(isinstance(name, str) for name in checkpoint):
-        raise _Damaged("the name of a part is not a string")
+        raise Damaged("the name of a part is not a string")
+    if "loops" in checkpoint and (missing := [name for name in _OF_TRAINING if name not in checkpoint]):
+        raise Damaged(f"'{missing[0]}' is missing")
     for name in ("epoch", "global_step"):
         if not is_count(checkpoint.get(name, 0)):
-            raise _Damaged(f"'{name}' is not an integer of 0 or more")
+            raise Damaged(f"'{name}' is not an integer of 0 or more")
     for name in ("state_dict", "current_model_state"):
         state = checkpoint.get(name, {})
         if not isinstance(state, dict) or not all(
             isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
         ):
-            raise _Damaged(f"'{name}' does not hold tensors by their names")
+            raise Damaged(f"'{name}' does not hold tensors by their names")
         _check_versions(getattr(state, "_metadata", {}), name)
     for name in ("loops", "callbacks", "gridlight", "hyper_parameters", "averaging_state", "MixedPrecision"):
         if name in checkpoint and not isinstance(checkpoint[name], dict):
-            raise _Damaged(f"'{name}' is not a dictionary")
+            raise Damaged(f"'{name}' is not a dictionary")
     for name in ("optimizer_states", "lr_schedulers", "random_states"):
         states = checkpoint.get(name, [])
         if not isinstance(states, list) or not all(isinstance(state, dict) for state in states):
-            raise _Damaged(f"'{name}' is not a list of dictionaries")
+            raise Damaged(f"'{name}' is not a list of dictionaries")
     for key, state in checkpoint.get("callbacks", {}).items():
         if not isinstance(key, str) or not isinstance(state, dict):
-            raise _Damaged("the state of a callback is not a dictionary")
+            raise Damaged("the state of a callback is not a dictionary")
     _check_progress(checkpoint.get("loops", {}), "loops")
     _check_own_part(checkpoint.get("gridlight", {}))
 
@@ -86,9 +90,9 @@ def _check_versions(layers: Any, name: str) -> None:
     """Check what torch keeps of each layer beside its tensors, by which it decides how to load them."""
     for of_layer in layers.values() if isinstance(layers, dict) else [layers]:
         if not isinstance(of_layer, dict) or not isinstance(of_layer.get("version"), int | None):
-            raise _Damaged(f"the version of a layer in '{name}' is not a number")
+            raise Damaged(f"the version of a layer in '{name}' is not a number")
         if "assign_to_params_buffers" in of_layer:
-            raise _Damaged(f"'{name}' asks to take the place of the model's own tensors")
+            raise Damaged(f"'{name}' asks to take the place of the model's own tensors")
 
 
 def is_count(value: object) -> bool:
@@ -101,17 +105,17 @@ def _check_progress(value: Any, name: str) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if key == "_batches_that_stepped" and not is_count(inner):
-                raise _Damaged("the progress of training is not a count")
+                raise Damaged("the progress of training is not a count")
             if not isinstance(key, str) or (name.endswith("progress") and key not in _PROGRESS):
-                raise _Damaged(f"{name} has no part {str(key)[:60]!r}")
+                raise Damaged(f"{name} has no part {str(key)[:60]!r}")
             if key in _COUNTERS and not is_count(inner):
-                raise _Damaged("the progress of training is not a count")
+                raise Damaged("the progress of training is not a count")
             _check_progress(inner, f"{name}.progress" if name.endswith("progress") else key)
     elif isinstance(value, list) and not name.endswith("progress"):
         for inner in value:
             _check_progress(inner, name)
     elif name.endswith("progress") and type(value) is not bool and not is_count(value):
-        raise _Damaged("the progress of training is not a count")
+        raise Damaged("the progress of training is not a count")
 
 
 def _check_own_part(own: dict[str, Any]) -> None:
@@ -125,7 +129,7 @@ def _check_own_part(own: dict[str, Any]) -> None:
         )
     for name in ("config", "spec", "preparation"):
         if not isinstance(own.get(name), dict):
-            raise _Damaged(f"'gridlight.{name}' is not a dictionary")
+            raise Damaged(f"'gridlight.{name}' is not a dictionary")
 
 
 def check_like(own: Any, recorded: Any, name: str, exact: bool = True) -> None:
@@ -140,30 +144,30 @@ def check_like(own: Any, recorded: Any, name: str, exact: bool = True) -> None:
     """
     if isinstance(own, Mapping):
         if not isinstance(recorded, Mapping):
-            raise _Damaged(f"{name} is not a dictionary")
+            raise Damaged(f"{name} is not a dictionary")
         for key, value in recorded.items():
             if key in own:
                 check_like(own[key], value, f"{name}.{key}", exact)
             elif own and exact:
-                raise _Damaged(f"{name} has no part {str(key)[:60]!r}")
+                raise Damaged(f"{name} has no part {str(key)[:60]!r}")
     elif isinstance(own, list | tuple):
         if not isinstance(recorded, list | tuple):
-            raise _Damaged(f"{name} is not a list")
+            raise Damaged(f"{name} is not a list")
         if own and all(is_scalar(value) for value in own) and not all(is_scalar(value) for value in recorded):
-            raise _Damaged(f"{name} holds something else than numbers")
+            raise Damaged(f"{name} holds something else than numbers")
         if own and all(isinstance(value, Mapping) for value in own):
             if len(own) != len(recorded):
-                raise _Damaged(f"{name} has {len(recorded)} parts, not {len(own)}")
+                raise Damaged(f"{name} has {len(recorded)} parts, not {len(own)}")
             for mine, value in zip(own, recorded, strict=True):
                 check_like(mine, value, name, exact)
     elif is_scalar(own):
         if not (is_scalar(recorded) or (recorded is None and isinstance(own, bool))):
-            raise _Damaged(f"{name} is not a number")
+            raise Damaged(f"{name} is not a number")
     elif isinstance(own, str):
         if not isinstance(recorded, str | None):
-            raise _Damaged(f"{name} is not a string")
+            raise Damaged(f"{name} is not a string")
     elif own is not None and recorded is not None and not isinstance(recorded, type(own)):
-        raise _Damaged(f"{name} is of a wrong type")
+        raise Damaged(f"{name} is of a wrong type")
 
 
 def is_scalar(value: object) -> bool:
@@ -185,23 +189,23 @@ def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any], steps: in
         steps: as `steps_in` returns them.
     """
     if not isinstance(recorded.get("state"), dict) or not isinstance(recorded.get("param_groups"), list):
-        raise _Damaged("the state of an optimizer is incomplete")
+        raise Damaged("the state of an optimizer is incomplete")
     mine, groups = optimizer.state_dict()["param_groups"], recorded["param_groups"]
     if len(mine) != len(groups):
-        raise _Damaged(f"the optimizer has {len(groups)} groups of parameters, not {len(mine)}")
+        raise Damaged(f"the optimizer has {len(groups)} groups of parameters, not {len(mine)}")
     for group, other in zip(mine, groups, strict=True):
         if not isinstance(other, dict) or not group.keys() - {"initial_lr"} <= other.keys():
-            raise _Damaged("a group of parameters of an optimizer is incomplete")
+            raise Damaged("a group of parameters of an optimizer is incomplete")
         if other.get("params") != group["params"]:
-            raise _Damaged("a group of parameters of an optimizer holds other parameters")
+            raise Damaged("a group of parameters of an optimizer holds other parameters")
         check_like(group, {key: value for key, value in other.items() if key in group}, "a group of parameters")
         for key, value in group.items():
             if isinstance(value, list | tuple) and key in other and len(other[key]) != len(value):
-                raise _Damaged(f"a group of parameters has {len(other[key])} values of '{key}', not {len(value)}")
+                raise Damaged(f"a group of parameters has {len(other[key])} values of '{key}', not {len(value)}")
         if any(bool(other.get(flag)) != bool(group.get(flag)) for flag in _FLAGS) or (
             other.get("fused") and other.get("foreach")
         ):
-            raise _Damaged("a group of parameters names an implementation of the optimizer that it cannot have")
+            raise Damaged("a group of parameters names an implementation of the optimizer that it cannot have")
     parameters = [
         (parameter, kept)
         for group in optimizer.param_groups
@@ -209,17 +213,17 @@ def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any], steps: in
         for parameter in group["params"]
     ]
     if steps and not recorded["state"] and any(kept for _, kept in parameters):
-        raise _Damaged(f"the state of an optimizer is empty, after {steps} steps")
+        raise Damaged(f"the state of an optimizer is empty, after {steps} steps")
     for number, state in recorded["state"].items():
         if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(state, dict):
-            raise _Damaged("the state of an optimizer is of no parameter")
+            raise Damaged("the state of an optimizer is of no parameter")
         parameter, kept = parameters[number]
         if kept is None:
             continue
         if state.keys() != kept.keys():
-            raise _Damaged("the state of an optimizer is incomplete")
+            raise Damaged("the state of an optimizer is incomplete")
         if not all(_fits(value, kept[name], name, parameter) for name, value in state.items()):
-            raise _Damaged("the state of an optimizer does not fit its parameters")
+            raise Damaged("the state of an optimizer does not fit its parameters")
 
 
 _FLAGS = ("capturable", "differentiable")
@@ -268,5 +272,5 @@ def check_callback(callback: Any, state: Mapping[str, Any]) -> None:
     """Raise an error unless a callback could have made a recorded state."""
     own = callback.state_dict()
     if missing := own.keys() - state.keys():
-        raise _Damaged(f"the state of {type(callback).__name__} lacks {sorted(missing)[0]!r}")
+        raise Damaged(f"the state of {type(callback).__name__} lacks {sorted(missing)[0]!r}")
     check_like(own, state, f"the state of {type(callback).__name__}", exact=False)

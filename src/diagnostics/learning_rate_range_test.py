@@ -94,8 +94,8 @@ def range_test(config: Config, lowest: float = LOWEST, highest: float = HIGHEST,
         datamodule.prepare_data()
         datamodule.setup()
         model = build_model(config, datamodule.spec)
-        trainer = build_trainer(config.model_copy(update={"trainer": settings}))
-        trainer._default_root_dir = scratch  # type: ignore[attr-defined]  # for the weights from before the test, which Lightning puts back
+        # Lightning saves the weights in the scratch folder and restores them after the test.
+        trainer = build_trainer(config.model_copy(update={"trainer": settings}), default_root_dir=scratch)
         found = Tuner(trainer).lr_find(
             _Rehearsal(model),
             train_dataloaders=datamodule.train_dataloader(),

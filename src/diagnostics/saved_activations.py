@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.compat.torch_private import base_of
 from src.core.batches import Batch
 from src.models.base import Model
 
@@ -39,7 +40,7 @@ def _activations(model: Any, batch: Batch) -> int | None:
     seen: dict[int, Tensor] = {}
 
     def save(tensor: Tensor) -> Tensor:
-        base = tensor._base if tensor._base is not None else tensor
+        base = base_of(tensor)
         if id(base) not in own:
             seen[id(base)] = base
         return tensor

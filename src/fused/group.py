@@ -8,13 +8,9 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
-from lightning.pytorch.loops.fetchers import _DataFetcher
-from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
-from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torch import Tensor
 
+from src.compat.group_loop import install_group_loop, loops_state, on_device
 from src.compat.loop_position import between_steps
 from src.core.batches import Batch
 from src.core.signals import stop_request
@@ -76,7 +72,7 @@ class Group:
             KeyboardInterrupt: if it was asked to stop; each member has saved its state.
         """
         trainer = self.trainer
-        trainer.fit_loop.epoch_loop = _Steps(trainer, self)
+        install_group_loop(trainer, self)
         trainer.callbacks = [_Hooks(self)]  # type: ignore[attr-defined]
         if (first := self._checkpoints[0]) is not None:
             trainer.fit_loop.load_state_dict(first["loops"]["fit_loop"])
@@ -136,7 +132,7 @@ class Group:
         """Return the progress of the loops, looked up once a step."""
         step = self.trainer.global_step
         if self._loops_at is None or self._loops_at[0] != step:
-            self._loops_at = step, self.trainer._checkpoint_connector._get_loops_state_dict()
+            self._loops_at = step, loops_state(self.trainer)
         return self._loops_at[1]
 
     def start(self) -> None:
@@ -235,7 +231,7 @@ class Group:
         with replaced_together():
             self.each(Member.end_training, members)
         members = [member for member in members if not member.gone]
-        batches = [_on_device(self.trainer, batch) for batch in self._test_batches()]
+        batches = [on_device(self.trainer, batch) for batch in self._test_batches()]
         known = self._tested(members, batches)
 
         tested: list[Member] = []
@@ -299,10 +295,10 @@ class _Module(L.LightningModule):
         self._group.set_up()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        raise AssertionError("taken by _Steps")
+        raise AssertionError("the loop of the group takes the step")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        raise AssertionError("taken by _Validation")
+        raise AssertionError("the loop of the group takes the step")
 
 
 class _Hooks(Callback):
@@ -322,87 +318,6 @@ class _Hooks(Callback):
         self._group.end_epoch()
 
 
-class _Optimization(_AutomaticOptimization):
-    """The optimizer step within Lightning's own step, which is taken when a group is resumed."""
-
-    def __init__(self, trainer: L.Trainer, group: Group) -> None:
-        super().__init__(trainer)
-        self._group = group
-
-    def run(self, optimizer: Any, batch_idx: int, kwargs: Any) -> dict[str, Any]:
-        self.step(kwargs["batch"])
-        return {}
-
-    def step(self, batch: Batch) -> None:
-        """Take the step of the group, and count it."""
-        counted = self.optim_progress.optimizer
-        counted.zero_grad.increment_ready()
-        counted.zero_grad.increment_started()
-        counted.zero_grad.increment_completed()
-        counted.step.increment_ready()
-        self._group.step(batch)
-        counted.step.increment_completed()
-
-
-class _Steps(_TrainingEpochLoop):
-    """Lightning's loop over the batches of an epoch, with its counters; a step is one of the whole group."""
-
-    def __init__(self, trainer: L.Trainer, group: Group) -> None:
-        super().__init__(trainer, max_steps=trainer.max_steps)
-        self._group = group
-        self.automatic_optimization = _Optimization(trainer, group)
-        self.val_loop = _Validation(trainer, group)
-
-    def advance(self, data_fetcher: _DataFetcher) -> None:
-        if self.restarting:
-            super().advance(data_fetcher)
-            return
-        batch, _, _ = next(data_fetcher)
-        self.batch_progress.is_last_batch = data_fetcher.done
-        batch = _on_device(self.trainer, batch)
-        self.batch_progress.increment_ready()
-        self.batch_progress.increment_started()
-        self.automatic_optimization.step(batch)  # type: ignore[attr-defined]
-        self.batch_progress.increment_processed()
-        self.update_lr_schedulers("step", update_plateau_schedulers=False)
-        self._group.save_if_asked()
-        self.batch_progress.increment_completed()
-
-    def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
-        if self.restarting or self._num_ready_batches_reached() or self.trainer.should_stop:
-            super().on_advance_end(data_fetcher)
-        else:
-            self._batches_that_stepped += 1
-
-    def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
-        if interval == "step" and not update_plateau_schedulers:
-            self._group.end_step(self.batch_idx, self._num_ready_batches_reached())
-
-
-class _Validation(_EvaluationLoop):
-    """Lightning's loop over the validation batches; each is shown to the whole group."""
-
-    def __init__(self, trainer: L.Trainer, group: Group) -> None:
-        super().__init__(trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False)
-        self._group = group
-
-    def _evaluation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int, dataloader_iter: Any) -> None:
-        batch = _on_device(self.trainer, batch)
-        self.batch_progress.increment_ready()
-        self.batch_progress.increment_started()
-        with self.trainer.precision_plugin.forward_context():
-            self._group.validate(batch)
-        self.batch_progress.increment_processed()
-        self.batch_progress.increment_completed()
-        self._has_run = True
-        self._seen_batches_per_dataloader[dataloader_idx] += 1
-
-
 def _drawn(device: torch.device) -> Tensor:
     """Return the state of the generators of which training on a device draws."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _on_device(trainer: L.Trainer, batch: Batch) -> Batch:
-    """Return a batch in the precision and on the device of the models."""
-    return trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))  # type: ignore[no-any-return]

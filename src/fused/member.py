@@ -13,8 +13,6 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.loops.progress import _SchedulerProgress
-from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.states import TrainerFn, TrainerState
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor
@@ -23,6 +21,8 @@ from torch.optim import Optimizer
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.predictions import Answers
 from src.callbacks.random_state import RandomState
+from src.compat.group_loop import MemberCheckpointConnector, scheduler_progress
+from src.compat.torch_private import mark_stepped
 from src.config.combinations import monitor_of
 from src.config.schema.run import Config
 from src.core.batches import Batch
@@ -59,8 +59,8 @@ class MemberTrainer:
         self.loggers: list[Logger] = []
         self.optimizers: list[Optimizer] = []
         self.lr_scheduler_configs: list[LRSchedulerConfig] = []
-        self.scheduler_progress = _SchedulerProgress()
-        self._checkpoint_connector = _MemberCheckpoints(self)  # type: ignore[arg-type]
+        self.scheduler_progress = scheduler_progress()
+        self._checkpoint_connector = MemberCheckpointConnector(self)  # type: ignore[arg-type]
 
     loops: Callable[[], dict[str, Any]]
     """Returns the progress of the group's loops; set by the group."""
@@ -79,20 +79,6 @@ class MemberTrainer:
     def save_checkpoint(self, filepath: str | Path, weights_only: bool | None = None) -> None:
         """Write the state of the member."""
         self._group.strategy.save_checkpoint(self._checkpoint_connector.dump_checkpoint(weights_only), filepath)
-
-
-class _MemberCheckpoints(_CheckpointConnector):
-    """Lightning's way to the contents of a checkpoint, of a member: weights, optimizer, schedules and callbacks are its
-    own; the progress of the loops is the group's, in which only the schedules' steps are counted for each member.
-    """
-
-    def _get_lightning_module_state_dict(self) -> dict[str, Any]:
-        return self.trainer.lightning_module.state_dict()
-
-    def _get_loops_state_dict(self) -> dict[str, Any]:
-        loops = self.trainer.loops()  # type: ignore[attr-defined]
-        progress = {"epoch_loop.scheduler_progress": self.trainer.scheduler_progress.state_dict()}  # type: ignore[attr-defined]
-        return {**loops, "fit_loop": loops["fit_loop"] | progress}
 
 
 class Member:
@@ -145,7 +131,7 @@ class Member:
             with named(self.folder.last_checkpoint):
                 self._restore(checkpoint)
         trainer.optimizers, schedules = build_optimization(model, model.spec.task, self.config, trainer)  # type: ignore[arg-type]
-        self.optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules warn otherwise: the group does its steps
+        mark_stepped(self.optimizer)
         trainer.lr_scheduler_configs = [LRSchedulerConfig(**schedule) for schedule in schedules]
         if checkpoint is not None:
             with named(self.folder.last_checkpoint):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from src.compat.group_loop import group_problem
 from src.config.combinations import monitor_of
 from src.config.schema.base import Option, Section
 from src.config.schema.run import Config
@@ -87,6 +88,10 @@ def together(assignment: Assignment, orders: Orders) -> Ended:
 def _parts(assignment: Assignment, send: Send) -> None:
     """Train members that are at the same step as one, and decline those that are alone at theirs."""
     configs = _configs([member.config for member in assignment.members])
+    if (problem := group_problem(build_trainer(configs[0]))) is not None:
+        for member in assignment.members:
+            send(Declined(member.number, problem))
+        return
     parts: dict[int, list[_Job]] = defaultdict(list)
     for member, config in zip(assignment.members, configs, strict=True):
         try:

@@ -5,8 +5,7 @@ calls the probability to retain p, which is 1 minus ours (erratum E6). All varia
 by the probability to keep it, so that the expectation stays and evaluation changes nothing.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,26 +37,26 @@ class DropConnect(nn.Linear):
         return f"{super().extra_repr()}, drop={self.drop}"
 
 
-@contextmanager
-def dropped_state_weights(recurrent: nn.RNNBase, drop: float) -> Iterator[None]:
-    """Drop hidden-to-hidden weights of a recurrent network within a block: one mask for all time steps of a batch, so
-    that a connection is gone for a whole sequence (DropConnect of AWD-LSTM, Merity et al. 2018).
+def drop_state_weights(recurrent: nn.RNNBase, drop: float, *inputs: Any) -> Any:
+    """Call a recurrent network with dropped hidden-to-hidden weights (DropConnect of AWD-LSTM, Merity et al. 2018).
+
+    One mask serves all time steps of a batch, so that a connection is absent for a whole sequence.
 
     Args:
         recurrent: one of torch's recurrent networks; in evaluation nothing is dropped.
         drop: probability to drop a weight, in [0, 1).
+        inputs: arguments of the call.
+
+    Returns:
+        The outputs and the state that the network returns.
     """
     assert 0 <= drop < 1
-    whole = recurrent._flat_weights
-    if recurrent.training and drop:
-        recurrent._flat_weights = [
-            F.dropout(weight, drop) if name.startswith("weight_hh") and weight is not None else weight
-            for name, weight in zip(recurrent._flat_weights_names, whole, strict=True)
-        ]
-    try:
-        yield
-    finally:
-        recurrent._flat_weights = whole
+    if not (recurrent.training and drop):
+        return recurrent(*inputs)
+    dropped = {
+        name: F.dropout(weight, drop) for name, weight in recurrent.named_parameters() if name.startswith("weight_hh")
+    }
+    return torch.func.functional_call(recurrent, dropped, inputs)
 
 
 class StochasticDepth(nn.Module):

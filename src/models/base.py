@@ -80,9 +80,13 @@ class Model(L.LightningModule):
             losses = mixing.blend(losses, self.losses(outputs, targets[mixing.partner], smoothing))
         loss = self._meter("train").add(losses, self.task.weights(targets))
         every = self.training_config.trainer.log_every_n_steps
-        if every and (self.global_step + 1) % every == 0 and not self.trainer.fit_loop._should_accumulate():
+        if every and (self.global_step + 1) % every == 0 and self._is_optimizer_step(batch_idx):
             self._log({"train/loss_step": loss.item()}, self.global_step)
         return loss
+
+    def _is_optimizer_step(self, batch_idx: int) -> bool:
+        """Return whether the weights change after this batch, and not only its gradient is accumulated."""
+        return self.trainer.is_last_batch or (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
 
     def losses(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         """Return the training loss of every example or token; overridden by a model that differentiates it itself."""

@@ -1,12 +1,12 @@
 """Receptive field and jump of a network's layers, followed operation by operation (textbook, Receptive Field Analysis)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from src.compat.torch_private import TorchDispatchMode
 
 aten = torch.ops.aten
 
@@ -58,7 +58,7 @@ class ReceptiveFields(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        fields = [field for leaf in tree_leaves((args, kwargs)) if (field := self.of(leaf)) is not None]
+        fields = [field for tensor in _tensors((args, kwargs or {})) if (field := self.of(tensor)) is not None]
         if fields and (field := _after(func, args, fields)) is not None:
             output = result[0] if isinstance(result, (tuple, list)) else result
             if isinstance(output, Tensor) and output.dim() == 2 + len(field.size):
@@ -66,12 +66,21 @@ class ReceptiveFields(TorchDispatchMode):
         return result
 
 
+def _tensors(arguments: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested lists, tuples and dictionaries."""
+    if isinstance(arguments, Tensor):
+        yield arguments
+    elif isinstance(arguments, (list, tuple, dict)):
+        for part in arguments.values() if isinstance(arguments, dict) else arguments:
+            yield from _tensors(part)
+
+
 _KEEPS = {
-    aten.native_batch_norm.default,
-    aten.constant_pad_nd.default,
-    aten.cat.default,
-    aten.clone.default,
-    aten._to_copy.default,
+    "aten.native_batch_norm.default",
+    "aten.constant_pad_nd.default",
+    "aten.cat.default",
+    "aten.clone.default",
+    "aten._to_copy.default",
 }
 _POOLS = {aten.max_pool2d_with_indices.default, aten.max_pool3d_with_indices.default}
 _MEANS = {aten.avg_pool2d.default, aten.avg_pool3d.default}
@@ -92,4 +101,4 @@ def _after(func: Any, args: Any, fields: list[Field]) -> Field | None:
         axis, step = (args[1] if len(args) > 1 else 0) - 2, args[4] if len(args) > 4 else 1
         hops = [step if axis == own else 1 for own in range(axes)]
         return field.grown([1] * axes, hops, [1] * axes)
-    return field if func in _KEEPS or torch.Tag.pointwise in func.tags else None
+    return field if str(func) in _KEEPS or torch.Tag.pointwise in func.tags else None

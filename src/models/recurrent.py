@@ -1,7 +1,7 @@
 """Recurrent networks: vanilla RNN, LSTM and GRU (textbook, Recurrent Neural Networks)."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from src.core.batches import Batch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
-from src.layers.dropout import dropped_state_weights
+from src.layers.dropout import drop_state_weights
 from src.layers.input_embedding import Embedded
 from src.layers.recurrent_cells import Cell, GRUCell, InitialState, Layers, LSTMCell, RNNCell
 from src.layers.token_sampling import DEFAULT_NEW_TOKENS, next_token
@@ -124,11 +124,11 @@ class Recurrent(Model):
             state = self.start.for_batch(steps.size(0))
         if isinstance(self.recurrent, Layers):
             return self.recurrent(steps, state, lengths)
-        with dropped_state_weights(self.recurrent, self.drop_connect):  # type: ignore[arg-type]
-            if lengths is None:
-                return self.recurrent(steps, state)
-            packed = pack_padded_sequence(steps, lengths.cpu(), batch_first=True, enforce_sorted=False)
-            outputs, state = self.recurrent(packed, state)
+        recurrent = cast(nn.RNNBase, self.recurrent)
+        if lengths is None:
+            return drop_state_weights(recurrent, self.drop_connect, steps, state)  # type: ignore[no-any-return]
+        packed = pack_padded_sequence(steps, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        outputs, state = drop_state_weights(recurrent, self.drop_connect, packed, state)
         return pad_packed_sequence(outputs, batch_first=True, total_length=steps.size(1))[0], state
 
     # ---- a state that is carried from batch to batch (truncated BPTT) --------------------------------------------

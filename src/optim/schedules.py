@@ -1,5 +1,6 @@
 """Schedules of the learning rate that torch lacks. Step t is the t-th optimizer step, counted from 1."""
 
+import math
 from typing import Any
 
 import lightning as L
@@ -54,7 +55,8 @@ class CosineLR(CosineAnnealingLR):
     """
 
     def get_lr(self) -> list[Any]:
-        return self._get_closed_form_lr()
+        share = (1 + math.cos(math.pi * self.last_epoch / self.T_max)) / 2
+        return [self.eta_min + (base_lr - self.eta_min) * share for base_lr in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
         return {key: value for key, value in super().state_dict().items() if key != "T_max"}

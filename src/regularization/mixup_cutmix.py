@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Gamma
 
 from src.core.batches import LabelledBatch
 
@@ -30,7 +31,7 @@ class Mixing(NamedTuple):
 
 def draw_share(alpha: float) -> float:
     """Draw λ ~ Beta(α, α) from torch's generator."""
-    first, second = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64)).tolist()
+    first, second = Gamma(torch.full((2,), alpha, dtype=torch.float64), 1.0).sample().tolist()
     return first / (first + second) if first + second > 0 else 1.0
 
 

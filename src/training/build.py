@@ -9,14 +9,13 @@ from src.compat.lean_imports import lean
 with lean():
     import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from src.compat.checkpoint_connector import RestoringConnector
-from src.compat.fast_loop import TrainingSteps
+from src.compat.fast_loop import install_training_loop
 from src.config.combinations import model_and_data_problems
 from src.config.locate import locate
 from src.config.schema.run import Config
@@ -28,6 +27,7 @@ from src.datamodules.splits.cross_validation import Fold
 from src.models.base import Model
 from src.regularization.batch_transform import batch_transform
 from src.tasks.sequence_generation import Translation
+from src.training.checkpoint_check import CheckpointCheck
 from src.training.checkpoint_io import AtomicCheckpointIO
 
 
@@ -99,8 +99,23 @@ def _tell_texts(model: Model, datamodule: DataModule) -> None:
         model.task.texts = datamodule.texts
 
 
-def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = ()) -> L.Trainer:
-    """Make Lightning's trainer."""
+def build_trainer(
+    config: Config,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+    default_root_dir: str | None = None,
+) -> L.Trainer:
+    """Return Lightning's trainer.
+
+    Args:
+        config: of the run.
+        callbacks: in the order in which they are called.
+        loggers: receive the metrics.
+        default_root_dir: folder for temporary files of Lightning; by default the working directory.
+
+    Raises:
+        UserError: if Lightning refuses a setting.
+    """
     settings = config.trainer.model_dump(exclude={"name", "profiler", "loop"})
     clip_norm, clip_value = config.regularization.gradient_clip_norm, config.regularization.gradient_clip_value
     clip = clip_norm if clip_norm is not None else clip_value
@@ -112,10 +127,11 @@ def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: S
             profiler=config.trainer.profiler or NoProfiler(),
             gradient_clip_val=clip,
             gradient_clip_algorithm=None if clip is None else "norm" if clip_norm is not None else "value",
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, CheckpointCheck()],
             logger=list(loggers),
+            default_root_dir=default_root_dir,
             plugins=[AtomicCheckpointIO()],
-            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -123,6 +139,5 @@ def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: S
         )
     except (L.pytorch.utilities.exceptions.MisconfigurationException, ValueError) as error:
         raise UserError(f"trainer: {error}") from error
-    trainer._checkpoint_connector = RestoringConnector(trainer)
-    trainer.fit_loop.epoch_loop = TrainingSteps(trainer, config.trainer.max_steps, Model, config.trainer.loop == "auto")
+    install_training_loop(trainer, config.trainer.max_steps, Model, config.trainer.loop == "auto")
     return trainer

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.nn.modules.module import (
@@ -83,6 +84,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise UserError(f"{path}: this checkpoint cannot be read: {error.strerror}") from error
         check_checkpoint(checkpoint, path)
         return checkpoint  # type: ignore[no-any-return]
+
+
+class _MemoryCheckpointIO(TorchCheckpointIO):
+    """Keeps the last checkpoint in memory, in place of writing it."""
+
+    checkpoint: dict[str, Any]
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        self.checkpoint = checkpoint
+
+
+def checkpoint_in_memory(trainer: L.Trainer) -> dict[str, Any]:
+    """Return what a checkpoint of a run would contain now; its tensors are those of the run, not copies."""
+    strategy, memory = trainer.strategy, _MemoryCheckpointIO()
+    checkpoint_io, strategy.checkpoint_io = strategy.checkpoint_io, memory
+    try:
+        trainer.save_checkpoint("memory", weights_only=False)
+    finally:
+        strategy.checkpoint_io = checkpoint_io
+    return memory.checkpoint
 
 
 LARGEST_NUMBER = 2**22

@@ -32,6 +32,7 @@ from src.run_store import train_log
 from src.run_store.best_epoch import best_epoch, last_epoch
 from src.run_store.run_folder import RunFolder, new_run_path
 from src.training import console_report
+from src.training.checkpoint_check import CheckpointCheck
 from src.training.experiment import Experiment, build
 from src.training.resume import resumed
 
@@ -186,11 +187,14 @@ def _train_and_test(experiment: Experiment, folder: RunFolder, started: float, v
             console_report.announce(config, folder, summary, datamodule)
         folder.update(monitor=monitor, mode=mode, parameters=summary.parameters, multiply_adds=summary.multiply_adds)
     last = folder.last_checkpoint if folder.has_checkpoint("last") else None
-    trainer.fit(model, datamodule=datamodule, ckpt_path=last, weights_only=True if last else None)
+    (check,) = (callback for callback in trainer.callbacks if isinstance(callback, CheckpointCheck))  # type: ignore[attr-defined]
+    with check.errors_named(trainer):
+        trainer.fit(model, datamodule=datamodule, ckpt_path=last, weights_only=True if last else None)
     best = folder.best_checkpoint if folder.has_checkpoint("best") else None
-    tested = trainer.test(
-        model, datamodule=datamodule, ckpt_path=best, weights_only=True if best else None, verbose=False
-    )
+    with check.errors_named(trainer):
+        tested = trainer.test(
+            model, datamodule=datamodule, ckpt_path=best, weights_only=True if best else None, verbose=False
+        )
     rows, since = folder.metrics(), folder.record.get("best_since")
     epoch, best_metrics = best_epoch(rows, monitor, mode, since) if best else (None, last_epoch(rows))
     metrics = best_metrics | {name: float(value) for name, value in tested[0].items()}

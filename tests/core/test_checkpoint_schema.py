@@ -94,6 +94,8 @@ def test_weights_of_another_type_are_converted(finished: Path, tmp_path: Path, d
     loaded = load(changed(finished, tmp_path / "run", "state_dict", value=weights))
     assert loaded.model.dtype == torch.float32
     assert set(measure(loaded, "test")) == set(measure(load(finished), "test"))
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("task", "translation"), ("task", "language_modelling"), ("task", "tagging"), ("class_names", ["a"])],

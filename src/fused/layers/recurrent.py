@@ -107,7 +107,7 @@ class MemberCell(nn.Module):
 class MemberKernel(Layers, Rated):
     """One of torch's recurrent networks within a vmap over members, by its equations and with its parameters.
 
-    Its rate is that of dropping weights from state to state (`src.layers.dropout.dropped_state_weights`).
+    Its rate is that of dropping weights from state to state (`src.layers.dropout.drop_state_weights`).
 
     Args:
         kernel: ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU``.

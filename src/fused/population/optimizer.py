@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.optimizer import _get_scalar_dtype
 
+from src.compat.torch_private import mark_stepped
 from src.fused.population.stacked_tensors import Matrix, kept
 from src.fused.population.update_rules import Now, optimizer_problem, rule_of
 
@@ -112,7 +112,7 @@ class Optimization:
                 self.remembered[name] = matrix.gather(rows)
         self.numbers = {
             name: torch.tensor(
-                [[float(state.get(name, start)) for state in row] for row in states], dtype=_get_scalar_dtype()
+                [[float(state.get(name, start)) for state in row] for row in states], dtype=_count_dtype()
             )
             for name, start in rule.numbers.items()
         }
@@ -122,7 +122,7 @@ class Optimization:
             counts = [[float(group.get("step", 0))] for o in self.optimizers for group in o.param_groups[:1]]
             self.counts = torch.tensor(counts, dtype=torch.float64)
         for optimizer in self.optimizers:
-            optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules ask whether steps are taken
+            mark_stepped(optimizer)
         self._given = not any(new)
         if self._given:
             self._give()
@@ -187,3 +187,8 @@ class Optimization:
             for group in optimizer.param_groups:
                 group["step"] = group.get("step", 0) + 1
         return self.counts.add_(1)
+
+
+def _count_dtype() -> torch.dtype:
+    """Return the dtype in which the optimizers of torch count steps."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32

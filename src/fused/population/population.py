@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.optim import Optimizer
 
+from src.compat.torch_private import copy_all
 from src.core.batches import Batch
 from src.fused.population.gradient_clipping import Clipping
 from src.fused.population.optimizer import Optimization
@@ -94,7 +95,7 @@ class Population:
         for name, gradient in zip(leaves, gradients, strict=True):
             if gradient is None:
                 raise ValueError(f"the loss does not depend on {name}, which an ordinary optimizer would leave alone")
-        torch._foreach_copy_(self._matrix.gradients, list(gradients))
+        copy_all(self._matrix.gradients, gradients)
         self._clipping.clip(self._matrix.g)
         self._optimization.step()
         return losses.detach()

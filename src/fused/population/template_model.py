@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from src.fused.layers import folded
 from src.fused.layers.attention import MemberAttention
@@ -19,6 +18,8 @@ from src.layers.dropout import DropConnect, StochasticDepth
 from src.layers.recurrent_cells import Cell
 from src.models.base import Model
 from src.models.recurrent import Recurrent
+
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 Place = tuple[str, int, int]
 """Where something is dropped, whatever else a model has: what, after how many parameters, and its number there."""
@@ -109,7 +110,7 @@ def _drops(model: Model) -> Iterator[tuple[Place, str, float]]:
 
 def _rates_of(model: Model, name: str, module: nn.Module) -> Iterator[tuple[str, str, float]]:
     kind = type(module).__name__
-    if isinstance(module, _DropoutNd):
+    if isinstance(module, DROPOUTS):
         yield kind, name, module.p
     elif isinstance(module, DropConnect | StochasticDepth):
         yield kind, name, module.drop

@@ -14,7 +14,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, TypeVar, cast
 
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import WandbLogger
 
 from src.config.wandb_account import own_account
@@ -69,9 +69,9 @@ class WeightsAndBiases(WandbLogger):
             experiment=run,
             project=run.settings.project,
             save_dir=str(folder.path),
-            log_model=log_model,
         )
         self.mode = mode
+        self._upload_checkpoints = log_model
         self._folder = folder
         self._host = str(run.settings.base_url)
         self._warned: set[str] = set()
@@ -93,7 +93,7 @@ class WeightsAndBiases(WandbLogger):
         anew = metrics.get("epoch") == record.get("best_since", -1)
         if anew or self._best is None or sign * value < sign * self._best:
             self._best = value
-            self._experiment.summary.update({f"best/{record['monitor']}": value, "best_epoch": metrics.get("epoch")})  # type: ignore[union-attr]
+            self.experiment.summary.update({f"best/{record['monitor']}": value, "best_epoch": metrics.get("epoch")})  # type: ignore[union-attr]
 
     log_table = _guarded(WandbLogger.log_table)
     log_text = _guarded(WandbLogger.log_text)
@@ -104,11 +104,11 @@ class WeightsAndBiases(WandbLogger):
     finalize = _guarded(WandbLogger.finalize)
 
     @_guarded
-    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """Upload what was saved, where it is asked for at every save."""
-        if self._log_model == "all":
+    def after_save_checkpoint(self, checkpoint_callback: Checkpoint) -> None:
+        """Upload the checkpoints at every save, where the config asks for it."""
+        if self._upload_checkpoints == "all":
             settle()
-        super().after_save_checkpoint(checkpoint_callback)
+            self.log_checkpoints()
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Do nothing: the W&B run was opened with the whole config."""
@@ -152,8 +152,8 @@ class WeightsAndBiases(WandbLogger):
                 {"title": "test/confusion"},
             )
         if shown:
-            self._experiment.log(shown)  # type: ignore[union-attr]
-        run: Any = self._experiment
+            self.experiment.log(shown)  # type: ignore[union-attr]
+        run: Any = self.experiment
         files = Path(run.dir)
         # A copy: the client makes a link to what is outside of its own folder, and follows it when it uploads.
         with open_below(self._folder.path, ANSWERS) as source, replace_below(files, ANSWERS) as copy:
@@ -163,11 +163,11 @@ class WeightsAndBiases(WandbLogger):
     @_guarded
     def log_checkpoints(self) -> None:
         """Upload the checkpoints of the run folder as Lightning does, where the config asks for it."""
-        if not self._log_model:
+        if not self._upload_checkpoints:
             return
         import wandb
 
-        run: Any = self._experiment
+        run: Any = self.experiment
         for name in ("last", "best"):
             if self._folder.has_checkpoint(name):
                 file = self._folder.checkpoints / f"{name}.ckpt"
@@ -181,7 +181,7 @@ class WeightsAndBiases(WandbLogger):
         """Put the best values into the summary, end the W&B run with its exit code, and record whether it is whole."""
         self._summarize()
         try:
-            self._experiment.finish(exit_code=exit_code)  # type: ignore[union-attr]
+            self.experiment.finish(exit_code=exit_code)  # type: ignore[union-attr]
             if self.mode == "online":
                 mark_sent(self._session)
         except Exception as error:
@@ -202,7 +202,7 @@ class WeightsAndBiases(WandbLogger):
         values["status"] = "interrupted" if record["status"] == "running" else record["status"]
         if record.get("error"):
             values["error"] = record["error"].strip().rpartition("\n")[2]
-        self._experiment.summary.update(values)  # type: ignore[union-attr]
+        self.experiment.summary.update(values)  # type: ignore[union-attr]
 
     def warn_once(self, what: str, error: Exception) -> None:
         if what not in self._warned:

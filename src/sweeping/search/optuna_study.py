@@ -15,7 +15,6 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
@@ -34,7 +33,7 @@ NO_STUDY = "Record does not exist."
 optuna.logging.set_verbosity(logging.WARNING)
 
 
-class _Locked(BaseJournalFileLock):
+class _Locked:
     """No lock: the sweep's folder is locked as a whole, and a lock of its own would outlive a killed process."""
 
     def acquire(self) -> bool:
@@ -145,7 +144,7 @@ def _storage(folder: Path) -> JournalStorage:
     A storage in a file has no snapshots, which are pickles.
     """
     append_below(folder, FILE).close()
-    return JournalStorage(JournalFileBackend(str(folder / FILE), lock_obj=_Locked()))
+    return JournalStorage(JournalFileBackend(str(folder / FILE), lock_obj=_Locked()))  # type: ignore[arg-type]  # it needs these two methods only
 
 
 def _name(spaces: Sequence[Space], objectives: Sequence[Objective]) -> str:

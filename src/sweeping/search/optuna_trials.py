@@ -8,6 +8,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from src.compat.optuna_trial import continue_trial
 from src.core.console import echo, number
 from src.core.errors import UserError
 from src.core.files import is_file_below
@@ -194,7 +195,7 @@ class Trials:
 
     def _recover(self, frozen: FrozenTrial) -> None:
         """Take up a trial that had not ended when the search was last stopped, perhaps before its job was written down."""
-        trial = Trial(self._study, frozen._trial_id)
+        trial = continue_trial(self._study, frozen)
         self._reported[trial.number] = max(frozen.intermediate_values, default=0)
         job = _job_of(frozen, self._ledger) or (self._entered(trial) if self._proposer else None)
         if job is not None:
@@ -229,7 +230,7 @@ class Trials:
                 state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=attributes
             )
             self._study.add_trial(running)
-            return Trial(self._study, self._all()[-1]._trial_id)
+            return continue_trial(self._study, self._all()[-1])
 
     def _note(self, trial: Trial, epochs: int, value: float) -> None:
         if epochs > self._reported.get(trial.number, 0):  # a resumed job repeats what followed its last checkpoint

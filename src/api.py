@@ -1,0 +1,229 @@
+"""Public Python interface of Gridlight; every other module is internal.
+
+    from src import api
+
+    result = api.run(["model=mlp", "optimizer.lr=0.01"])
+    print(result.metrics["test/accuracy"], api.predict(result.folder, ["0.5,-0.25"]))
+
+Overrides are texts such as ``optimizer.lr=0.01``, as on the command line: a sequence of them, or one text, which is split like a
+command line. Paths are `str` or `pathlib.Path`. Invalid input raises `UserError` with the message of the command line.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src import ROOT
+from src.core.errors import JobsFailed, UserError
+
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+
+    from src.comparison.view import View
+    from src.training.inference import Loaded
+    from src.training.run import RunResult
+
+__all__ = ["JobsFailed", "UserError", "compare", "evaluate", "load", "predict", "resume", "run", "sweep"]
+
+Overrides = str | Sequence[str]
+PathLike = str | os.PathLike[str]
+
+
+def run(
+    overrides: Overrides = (),
+    folder: PathLike | None = None,
+    verbose: bool = True,
+    callbacks: Sequence["Callback"] = (),
+) -> "RunResult":
+    """Train, test and record one run.
+
+    Args:
+        overrides: such as ``["model=mlp", "optimizer.lr=0.01"]``.
+        folder: run folder to create; by default a new one below ``paths.outputs``.
+        verbose: print the model, the progress and the results.
+        callbacks: of Lightning, beside those of the config.
+
+    Returns:
+        The run folder, the status and the metrics.
+
+    Raises:
+        UserError: if the config or the data are invalid; no run folder is left then.
+    """
+    from src.training.run import run as train
+
+    path = None if folder is None else _path(folder, "folder")
+    return train(_overrides(overrides), path, verbose, callbacks)
+
+
+def resume(path: PathLike, overrides: Overrides = (), verbose: bool = True) -> "RunResult":
+    """Continue an interrupted or failed run from its last checkpoint, in its own folder.
+
+    Args:
+        path: run folder.
+        overrides: keys to change, such as ``trainer.max_epochs=40``.
+        verbose: see `run`.
+
+    Raises:
+        UserError: if the run cannot be resumed, or if a key may not change.
+    """
+    from src.training.resume import resumed
+    from src.training.run import resume as train_on
+
+    return train_on(*resumed(str(_path(path, "path")), _overrides(overrides)), verbose)
+
+
+def load(path: PathLike, overrides: Overrides = ()) -> "Loaded":
+    """Rebuild a trained model and its data preparation from a checkpoint.
+
+    Args:
+        path: run folder (its best weights are loaded) or checkpoint.
+        overrides: keys of the recorded config to change, such as ``datamodule.path=other.txt``.
+
+    Returns:
+        The model, a LightningModule in evaluation mode, with its config and its datamodule.
+
+    Raises:
+        UserError: if there is no such run, or if the file is no checkpoint of Gridlight.
+    """
+    from src.training.inference import load as rebuild
+
+    return rebuild(_path(path, "path"), _overrides(overrides))
+
+
+def predict(model: "PathLike | Loaded", inputs: Any, **generation: Any) -> list[dict[str, Any]]:
+    """Return the predictions of a trained model.
+
+    Args:
+        model: run folder, checkpoint, or what `load` returned.
+        inputs: what ``python -m src.predict`` accepts (a text, a path, or a sequence of them), or numbers: an array or nested
+            lists [N, F] of N examples with F columns, or [F] of one example.
+        generation: ``length``, ``temperature``, ``top_k``, ``top_p``, ``seed``, ``beams`` and ``length_penalty``, for models that
+            generate sequences.
+
+    Returns:
+        One dictionary for each example, with ``prediction`` and, for classes, ``probabilities``.
+
+    Raises:
+        UserError: if there is no such run, or if an input is invalid.
+    """
+    from src.cli.predict import predict_loaded
+
+    loaded = load(model) if isinstance(model, str | os.PathLike) else model
+    if not hasattr(loaded, "datamodule"):
+        raise UserError(f"predict: expected a run folder, a checkpoint or a loaded model, not {type(model).__name__}")
+    return predict_loaded(loaded, _inputs(inputs), **generation)
+
+
+def evaluate(path: PathLike, split: str = "test", overrides: Overrides = ()) -> dict[str, float]:
+    """Return the metrics of a trained model on one split of its data.
+
+    Args:
+        path: run folder or checkpoint.
+        split: ``train``, ``val`` or ``test``.
+        overrides: keys of the recorded config to change; ``datamodule.path=other.txt`` measures that file as a whole.
+
+    Raises:
+        UserError: if there is no such run, split or key.
+    """
+    from src.evaluate import evaluate as measure
+
+    return measure(_path(path, "path"), split, _overrides(overrides))
+
+
+def compare(*folders: PathLike, metric: str | None = None, sort: str | None = None, filter: str = "") -> "list[View]":
+    """Return the ranked runs of some folders.
+
+    Args:
+        folders: sweeps, runs, or folders that contain them.
+        metric: rank by this metric, such as ``val/accuracy``; by default the one that each run monitors.
+        sort: column, metric or key, with ``:asc`` or ``:desc``.
+        filter: conditions such as ``optimizer.name=adam val/loss<0.3``.
+
+    Returns:
+        One view for each metric and data set: its ``rows`` are configs, best first, with seeds and folds as repetitions.
+
+    Raises:
+        UserError: if there are no runs, or no such metric or key.
+    """
+    from src.comparison.filters import conditions, kept
+    from src.comparison.view import views
+    from src.run_store.reader import read_runs
+
+    if not folders:
+        raise UserError("compare: expected at least one folder, such as compare('outputs/sweeps/lr')")
+    runs = read_runs(*(_path(folder, "folder") for folder in folders))
+    return views(kept(runs, conditions(filter, runs)) if filter else runs, metric, sort)
+
+
+def sweep(overrides: Overrides, name: str) -> "list[View]":
+    """Run a sweep in a process of its own and return its ranked runs; continue it where it exists.
+
+    Args:
+        overrides: with ranges, such as ``["model=mlp,cnn", "optimizer.lr=1e-3,1e-2"]``.
+        name: of the sweep, whose folder is ``<paths.outputs>/sweeps/<name>``.
+
+    Raises:
+        UserError: if any job is invalid; nothing was started then. The message is on the standard error of this process.
+        JobsFailed: if a job failed, when all have ended.
+    """
+    given = _overrides(overrides)
+    command = [sys.executable, "-m", "src.train", "-m", *given, f"sweep.name={name}"]
+    folders = [ROOT.as_posix(), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, folders))}
+    done = subprocess.run(command, env=environment, check=False)
+    if done.returncode == 130:
+        raise KeyboardInterrupt
+    if done.returncode == 1:
+        raise JobsFailed(f"{shlex.join(command[1:])}: some jobs failed; the errors are in the run folders")
+    if done.returncode:
+        raise UserError(f"{shlex.join(command[1:])}: ended with exit code {done.returncode}")
+    outputs = [text.partition("=")[2] for text in given if text.startswith("paths.outputs=")]
+    return compare(Path(outputs[-1] if outputs else "outputs") / "sweeps" / name)
+
+
+def _path(value: object, argument: str) -> Path:
+    if not isinstance(value, str | os.PathLike):
+        raise UserError(f"{argument}: expected a path as str or pathlib.Path, not {type(value).__name__}")
+    return Path(value)
+
+
+def _overrides(overrides: object) -> list[str]:
+    if isinstance(overrides, str):
+        try:
+            return shlex.split(overrides)
+        except ValueError as error:
+            raise UserError(f"overrides {overrides!r}: {error}") from error
+    if not isinstance(overrides, Iterable) or isinstance(overrides, bytes | dict):
+        raise UserError(
+            f"overrides: expected texts such as ['model=mlp', 'optimizer.lr=0.01'], not {type(overrides).__name__}"
+        )
+    texts = list(overrides)
+    for text in texts:
+        if not isinstance(text, str):
+            raise UserError(f"overrides: expected texts such as 'optimizer.lr=0.01', not {text!r:.80}")
+    return texts
+
+
+def _inputs(inputs: Any) -> list[str]:
+    """Return inputs as the texts of a command line; numbers become rows such as ``0.5,-0.25``."""
+    if isinstance(inputs, str | os.PathLike):
+        return [os.fspath(inputs)]
+    values = inputs.tolist() if hasattr(inputs, "tolist") else inputs
+    if not isinstance(values, list | tuple) or not values:
+        raise UserError(f"inputs: expected texts, paths, or numbers [N, F], not {type(inputs).__name__}")
+    if all(isinstance(value, str | os.PathLike) for value in values):
+        return [os.fspath(value) for value in values]
+    rows = [values] if all(_is_number(value) for value in values) else values
+    if not all(isinstance(row, list | tuple) and row and all(map(_is_number, row)) for row in rows):
+        raise UserError(
+            "inputs: expected texts, paths, or numbers [N, F]; images and sounds are given as paths of files"
+        )
+    return [",".join(repr(number) for number in row) for row in rows]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,65 @@
+"""Private names of Lightning that other modules of this package use, and whether the installed version has them.
+
+Tested with Lightning 2.5 and 2.6.
+"""
+
+import lightning as L
+
+from src.compat.stock import STOCK, is_stock
+
+NAMES = {
+    "trainer": ("_logger_connector",),
+    "trainer._logger_connector": (
+        "_first_loop_iter",
+        "on_batch_end",
+        "update_train_step_metrics",
+        "update_eval_step_metrics",
+    ),
+    "trainer.fit_loop": (
+        "_combined_loader",
+        "_combined_loader_states_to_load",
+        "_data_fetcher",
+        "_load_combined_loader_states",
+        "restarted_mid_epoch",
+    ),
+    "trainer.fit_loop.epoch_loop": (
+        "_batches_that_stepped",
+        "_is_training_done",
+        "_num_ready_batches_reached",
+        "_results",
+        "_should_accumulate",
+        "_should_check_val_fx",
+        "automatic_optimization",
+        "batch_progress",
+        "update_lr_schedulers",
+    ),
+    "trainer.fit_loop.epoch_loop.val_loop": (
+        "_evaluation_step",
+        "_has_run",
+        "_results",
+        "_seen_batches_per_dataloader",
+    ),
+}
+"""Attributes of Lightning's objects, by the path from the trainer."""
+
+
+def missing_name(trainer: L.Trainer) -> str | None:
+    """Return why private names of Lightning cannot be used: stock mode, or the first that is missing; None if all are there.
+
+    Args:
+        trainer: with the loops that Lightning made.
+    """
+    if is_stock():
+        return f"{STOCK} is set"
+    for path, names in NAMES.items():
+        owner = trainer
+        for part in path.split(".")[1:]:
+            owner = getattr(owner, part)
+        for name in names:
+            if not hasattr(owner, name) and not _is_annotated(owner, name):
+                return f"Lightning {L.__version__} has no {path}.{name}"
+    return None
+
+
+def _is_annotated(owner: object, name: str) -> bool:
+    return any(name in vars(cls).get("__annotations__", {}) for cls in type(owner).__mro__)
