@@ -6,6 +6,9 @@ from re import sub
 
 SHOWN = 20
 """Possibilities that an error lists; further ones are counted."""
+LONGEST = 100
+"""Characters of a possibility that an error shows, and of a word that is compared with others: comparing takes the square
+of the length."""
 
 
 class UserError(ValueError):
@@ -31,9 +34,10 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     Returns:
         ``"Did you mean 'adam'? Possible: adam, sgd."``; the question is left out when nothing is near.
     """
-    options = sorted(set(map(str, allowed)))
+    options = sorted({text if len(text) <= LONGEST else f"{text[:LONGEST]}…" for text in map(str, allowed)})
     lower = {option.lower(): option for option in options}
-    matches = get_close_matches(typed := str(word).lower(), lower, cutoff=0.5)
+    typed = str(word).lower()
+    matches = get_close_matches(typed, lower, cutoff=0.5) if len(typed) <= LONGEST else []
     matches.sort(key=lambda match: sorted(match) != sorted(typed))  # swapped letters are the likeliest slip
     question = f"Did you mean '{lower[matches[0]]}'? " if matches else ""
     more = len(options) - SHOWN
