@@ -17,7 +17,7 @@ from src.core.data_spec import SPLITS, DataSpec
 from src.core.errors import UserError
 from src.core.files import open_data_file
 from src.datamodules.base import DataModule
-from src.datamodules.io.image_files import FORMATS
+from src.datamodules.io.image_files import FORMATS, refuse_bombs
 from src.datamodules.io.numeric_table import looks_like_file, read_rows
 from src.datamodules.preparation import part
 from src.datamodules.splits.cross_validation import recut
@@ -165,6 +165,7 @@ class Shapes(DataModule):
     def _read_image(self, path: str) -> NDArray:
         try:
             with open_data_file(Path(path)) as file, Image.open(file, formats=FORMATS) as image:
+                refuse_bombs(image, path)
                 small = image.convert("RGB" if self.channels == 3 else "L").resize((self.side, self.side))
         except UserError:
             raise
