@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.core.errors import UserError
+from src.core.escape import printable
 
 Labelled = tuple[Path, str]
 """A file and its class."""
@@ -36,7 +37,7 @@ def labelled_files(folder: Path, pattern: str | None, endings: Sequence[str], wh
     names = _names(folder)
     any_ending = "|".join(map(re.escape, endings))
     fits = re.compile(rf"(?P<label>[^/]+)/.+({any_ending})" if pattern is None else _regular(pattern), re.IGNORECASE)
-    found = [(folder / name, match["label"]) for name in names if (match := fits.fullmatch(name))]
+    found = [(folder / name, printable(match["label"])) for name in names if (match := fits.fullmatch(name))]
     if not found:
         wanted = f"is a {what} in a folder that names its class"
         if pattern is not None:
@@ -72,9 +73,15 @@ def _names(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
     found = []
+    seen: dict[tuple[int, int], Path] = {}
     for place, inner, names in os.walk(folder, followlinks=True):
         here = Path(place)
         inner[:] = [name for name in inner if not name.startswith(".") and not _leads_back(here / name)]
+        for name in inner:
+            status = os.stat(here / name)
+            other = seen.setdefault((status.st_dev, status.st_ino), here / name)
+            if other != here / name:  # folders with links to each other have countless paths
+                raise UserError(f"{here / name}: this is the same folder as {other}, through a link; remove the link")
         found += [here / name for name in names if not name.startswith(".")]
     return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
 

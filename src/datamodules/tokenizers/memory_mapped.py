@@ -44,6 +44,8 @@ def pieces(path: Path) -> Iterator[str]:
         with open_text_file(path) as contents, TextIOWrapper(contents, encoding="utf-8-sig") as file:
             while piece := file.read(PIECE):
                 piece += file.readline(PIECE)
+                if "\0" in piece:  # a sparse file of terabytes holds nothing else
+                    raise UserError(f"{path}: this is not a text file: it contains NUL characters")
                 yield piece
                 place += len(piece)
     except UnicodeDecodeError as error:
