@@ -23,7 +23,7 @@ def classes_of(labels: Iterable[str], where: str) -> tuple[str, ...]:
         raise UserError(
             f"{where}: training has one class only, '{next(iter(names), '')[:LONGEST]}'; there must be two or more"
         )
-    if all(name.isdecimal() for name in names):
+    if all(name.isdecimal() and len(name) <= LONGEST for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 

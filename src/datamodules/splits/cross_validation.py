@@ -113,7 +113,7 @@ def _alone(names: Sequence[Any], classes: np.ndarray, groups: np.ndarray | None)
     counts = np.bincount(classes, minlength=len(names))
     alone: np.ndarray = counts[classes] == 1
     if alone.any():
-        rare = [str(names[index])[:80] for index in np.flatnonzero(counts == 1)]
+        rare = [str(names[index])[:80] for index in np.flatnonzero(counts == 1).tolist()]
         more = f" and {len(rare) - NAMED} more" if len(rare) > NAMED else ""
         whole = "" if groups is None else ", and so do those of its group"
         _warn_once(

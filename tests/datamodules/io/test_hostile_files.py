@@ -182,8 +182,26 @@ def test_a_download_is_not_written_through_links(tmp_path: Path) -> None:
     for name in (".download.lock", ".a.partial"):
         (data / name).symlink_to(victim)
     with pytest.raises(UserError, match="cannot be downloaded"):
-        download("http://127.0.0.1:9/a", data / "a", lambda partial: True)
+        download("http://127.0.0.1:9/a", data, "a", lambda partial: True)
     assert victim.read_text() == "precious"
+
+
+def test_a_download_is_not_written_into_a_folder_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mnist").symlink_to(tmp_path / "thesis")
+    with pytest.raises(UserError, match=r"data/mnist: this is a link"):
+        download("http://127.0.0.1:9/a", tmp_path / "data", "mnist/a", lambda partial: True)
+    assert not list((tmp_path / "thesis").iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes of POSIX")
+def test_a_download_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
+    for name in (".download.lock", ".a.partial"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        download("http://127.0.0.1:9/a", tmp_path, "a", lambda partial: True)
+    assert not (tmp_path / ".a.partial").exists()
 
 
 def test_public_files_are_found_in_both_folders_and_written_to_one(tmp_path: Path) -> None:
