@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from src.core.escape import printable
+
 
 def as_yaml(config: Mapping[str, Any]) -> str:
     """Return a config as it stands in config.yaml: as OmegaConf would write it, in a tenth of the time; a section that many
@@ -25,7 +27,7 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
     """Quotes texts that OmegaConf would read back as numbers: to YAML 1.1 itself, 1e-3 is none."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style="'" if _is_number(text) else None)
+        return self.represent_scalar("tag:yaml.org,2002:str", printable(text), style="'" if _is_number(text) else None)
 
 
 _Dumper.add_representer(str, _Dumper.represent_text)

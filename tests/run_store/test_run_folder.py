@@ -392,6 +392,11 @@ def test_a_config_is_written_as_omegaconf_would() -> None:
     assert as_yaml(config) == OmegaConf.to_yaml(OmegaConf.create(config))
 
 
+def test_a_single_surrogate_in_a_config_is_written_as_text():
+    """As in a file name of another encoding; it has no form in UTF-8."""
+    assert as_yaml({"notes": "caf\udce9", "a\ud800": 1}) == "notes: caf\\udce9\na\\ud800: 1\n"
+
+
 TEXTS = [
     "1e-3",
     "null",

@@ -14,13 +14,13 @@ from src.run_store.run_folder import RunFolder
 from src.sweeping.launchers.file_channel import MAX_EVENT_BYTES, Mailbox
 from src.sweeping.launchers.submitit_slurm import SlurmExecutor
 from src.sweeping.ledger import Ledger, locked
-from src.sweeping.messages import Ended, Progress
+from src.sweeping.messages import Assignment, Ended, Progress
 from src.sweeping.pending_jobs import pending
 from src.sweeping.search.objectives import Objective
 from src.sweeping.search.optuna_study import FILE, begun_study, stored_study
 from src.sweeping.search.request import Asked, refuse_unknown_options
 from src.sweeping.search.space import Interval, Space, Values
-from src.sweeping.worker import begun
+from src.sweeping.worker import Orders, begun, carry_out
 
 LOSS = (Objective("val/loss", "min"),)
 SPACE = (Space(("seed=0", Interval("optimizer.lr", 1e-4, 1e-1))),)
@@ -444,3 +444,12 @@ def test_a_single_surrogate_is_written_as_it_was_read(sweep: Path) -> None:
     (place / "run.json").write_text(json.dumps(record | {"error": "\ud800"}))
     for _ in range(2):
         assert Ledger.open(sweep).states()[1].error == "\ud800"
+
+
+def test_a_worker_prints_and_tells_an_error_of_any_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The text of an error may come from a frozen config; a worker prints into a file of UTF-8."""
+    text = "\x1b]0;title\x07 \ud800"
+    ended = carry_out(Assignment(1, {"seed": text}, tmp_path / "job", ("x",)), Orders(lambda event: None))
+    assert ended.status == "failed" and text in ended.error
+    printed = capfd.readouterr().err
+    assert "\x1b" not in printed and "\\u001b]0;title\\u0007 \\ud800" in printed

@@ -80,7 +80,9 @@ class FSDD(Audio):
         found = {path.name: path for path in sorted(folder.glob("*.wav")) if _NAME.fullmatch(path.name)}
         speakers = SPEAKERS if self.verify else sorted({name.split("_")[1] for name in found})
         most = RECORDED if self.verify else 1 + max(len(TEST_INDICES), *map(_index, found))  # one is for training
-        wanted = (f"{d}_{speaker}_{i}.wav" for d in range(10) for speaker in speakers for i in range(most))  # any number
+        wanted = (
+            f"{d}_{speaker}_{i}.wav" for d in range(10) for speaker in speakers for i in range(most)
+        )  # any number
         there = sum(
             _speaker(path) in speakers and _index(name) < most and name.endswith(f"_{_index(name)}.wav")
             for name, path in found.items()
