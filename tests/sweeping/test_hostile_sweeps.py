@@ -446,10 +446,17 @@ def test_a_single_surrogate_is_written_as_it_was_read(sweep: Path) -> None:
         assert Ledger.open(sweep).states()[1].error == "\ud800"
 
 
-def test_a_worker_prints_and_tells_an_error_of_any_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_worker_prints_and_tells_an_error_of_any_text(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The text of an error may come from a frozen config; a worker prints into a file of UTF-8."""
     text = "\x1b]0;title\x07 \ud800"
-    ended = carry_out(Assignment(1, {"seed": text}, tmp_path / "job", ("x",)), Orders(lambda event: None))
+
+    def fail(*_: object) -> Ended:
+        raise UserError(text)
+
+    monkeypatch.setattr("src.sweeping.worker._alone", fail)
+    ended = carry_out(Assignment(1, {}, tmp_path / "job", ("x",)), Orders(lambda event: None))
     assert ended.status == "failed" and text in ended.error
     printed = capfd.readouterr().err
     assert "\x1b" not in printed and "\\u001b]0;title\\u0007 \\ud800" in printed

@@ -142,7 +142,7 @@ def _kept(
         ):
             vocabulary = known or from_plain(kind, facts["vocabulary"])
             tokens = {name: _mapped(folder.parent / file) for name, file in files.items()}
-            if all(0 <= part.min() and part.max() < len(vocabulary) for part in tokens.values() if len(part)):
+            if all(part.min() >= 0 and part.max() < len(vocabulary) for part in tokens.values() if len(part)):
                 return vocabulary, tokens
     except (OSError, ValueError, KeyError, TypeError, UserError):
         pass
