@@ -93,7 +93,7 @@ def build_trainer(config: Config, callbacks: Sequence[Callback] = (), loggers: S
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-    except (L.pytorch.utilities.exceptions.MisconfigurationException, ValueError) as error:
+    except (L.pytorch.utilities.exceptions.MisconfigurationException, TypeError, ValueError) as error:
         raise UserError(f"trainer: {error}") from error
     trainer._checkpoint_connector = RestoringConnector(trainer)
     trainer.fit_loop.epoch_loop = TrainingSteps(trainer, config.trainer.max_steps, Model, config.trainer.loop == "auto")

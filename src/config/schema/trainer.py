@@ -9,9 +9,13 @@ from src.config.schema.base import Count, Section
 
 
 def _lasts(time: str | None) -> str | None:
-    if time is not None and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", time):
+    if time is not None and not re.fullmatch(r"\d{1,6}:\d\d:\d\d:\d\d", time):
         raise ValueError("days:hours:minutes:seconds, such as 00:12:00:00 for half a day")
     return time
+
+
+MOST_DEVICES = 64
+"""Devices of one machine: on a CPU, each is a process, and a recorded config may ask for any number of them."""
 
 
 def _names_devices(devices: Any) -> Any:
@@ -19,6 +23,8 @@ def _names_devices(devices: Any) -> Any:
     least = 0 if numbers is devices else 1
     if devices != "auto" and not all(type(number) is int and number >= least for number in numbers):
         raise ValueError("how many devices, from 1; or which, such as [0,2]; or auto")
+    if len(numbers) > MOST_DEVICES or (isinstance(devices, int) and devices > MOST_DEVICES):
+        raise ValueError(f"at most {MOST_DEVICES} devices, as each of them gets a process")
     return devices
 
 
