@@ -87,5 +87,5 @@ def test_the_schema_has_the_arguments_and_defaults_of_the_class(target: str) -> 
 def test_devices_that_this_machine_does_not_have_are_one_error() -> None:
     """A run that was recorded on a GPU is resumed elsewhere."""
     config = check(compose(["trainer.devices=[0]", "trainer.accelerator=cpu", "logger=none"]))
-    with pytest.raises(UserError, match="trainer: .*devices"):
+    with pytest.raises(UserError, match=r"trainer: .*devices"):
         build_trainer(config)
