@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
@@ -93,8 +94,8 @@ def _table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[
                 if len(header) == 1:
                     parts.append(f"Columns stand between {'tabs' if delimiter == chr(9) else 'commas'}; it has none.")
                 raise UserError(f"{path}: the header has no column '{column}'. {' '.join(parts)}")
-        for column in header:
-            if header.count(column) > 1:
+        for column, count in Counter(header).items():
+            if count > 1:
                 raise UserError(f"{path}: the header names '{column}' more than once")
         line = reader.line_num + 1
         for cells in reader:
