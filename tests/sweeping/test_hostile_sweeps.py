@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.storages.journal._storage import JournalOperation
 
 from src.config.isolated_hydra import own_hydra
 from src.core.errors import UserError
@@ -369,6 +370,14 @@ def test_damage_of_a_study_is_one_error_that_names_it(tmp_path: Path, entry: str
         file.write(entry + "\n")
     with pytest.raises(UserError, match=FILE):
         begun_study(tmp_path, SPACE, LOSS)
+
+
+def test_a_file_of_countless_studies_is_refused_at_once(tmp_path: Path) -> None:
+    entry = {"op_code": int(JournalOperation.CREATE_STUDY), "worker_id": "x", "directions": [1]}
+    lines = (json.dumps({**entry, "study_name": str(number)}) + "\n" for number in range(100_000))
+    (tmp_path / FILE).write_text("".join(lines))
+    with pytest.raises(UserError, match="more than 1000 studies"):
+        stored_study(tmp_path, SPACE, LOSS)
 
 
 def test_a_trial_holds_what_trials_hold(tmp_path: Path) -> None:
