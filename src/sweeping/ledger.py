@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 LEDGER, STATES, LOCK = "ledger.jsonl", "states.jsonl", ".lock"
 MAX_LEDGER_BYTES = 512 * 2**20
 """The largest ledger that is read."""
+LARGEST_VALUE = 1e300
+"""The largest value of a metric; the difference of two larger ones may be no float, which plots need."""
 MOST_REMARKS = 20
 """Damaged lines of a ledger that are named, after which the rest of it is left out."""
 OWN_FOLDERS = ("output", "cluster", "plots")
@@ -424,7 +426,7 @@ def _finite(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        return value if math.isfinite(value) else None
+        return value if math.isfinite(value) and abs(value) <= LARGEST_VALUE else None
     except OverflowError:
         return None
 
@@ -474,7 +476,7 @@ class _StateLine(BaseModel, extra="forbid"):
     status: Literal["interrupted", "failed", "pruned", "finished", "unknown"]
     metric: str
     mode: Literal["min", "max"]
-    value: FiniteFloat | None
+    value: Annotated[FiniteFloat, Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None
     seconds: Annotated[FiniteFloat, Field(ge=0)]
     error: str
 
@@ -531,7 +533,8 @@ def _check_frozen(config: Mapping[str, Any], name: object) -> None:
     devices, epochs = config["trainer"].get("devices"), config["trainer"].get("max_epochs")
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise RecordError(f"{name}: trainer.max_epochs: must be a whole number of 1 or more")
-    if isinstance(devices, bool) or not isinstance(devices, str | int | list):
+    few = isinstance(devices, int) and devices < 1
+    if few or isinstance(devices, bool) or not isinstance(devices, str | int | list):
         raise RecordError(f"{name}: trainer.devices: must be a number, a list of numbers, or a word")
     for section, key in (("datamodule", "name"), ("model", "name"), ("optimizer", "_target_")):
         if not isinstance(config[section].get(key), str):

@@ -14,7 +14,7 @@ from src.core.errors import UserError
 from src.run_store.run_folder import RunFolder
 from src.sweeping.launchers.file_channel import MAX_EVENT_BYTES, Mailbox
 from src.sweeping.launchers.submitit_slurm import SlurmExecutor
-from src.sweeping.ledger import Ledger, locked
+from src.sweeping.ledger import Ledger, _state_of, locked
 from src.sweeping.messages import Assignment, Ended, Progress
 from src.sweeping.pending_jobs import pending
 from src.sweeping.search.objectives import Objective
@@ -471,3 +471,8 @@ def test_a_worker_prints_and_tells_an_error_of_any_text(
     assert ended.status == "failed" and text in ended.error
     printed = capfd.readouterr().err
     assert "\x1b" not in printed and "\\u001b]0;title\\u0007 \\ud800" in printed
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, float("inf"), float("nan"), 10**400, True, "1"])
+def test_a_value_that_no_plot_can_show_is_none(value: object) -> None:
+    assert _state_of({"status": "finished", "value": value}).value is None
