@@ -669,7 +669,13 @@ def test_a_config_of_too_many_values_is_refused_at_once(text: str, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "change",
-    [{"notes": "a\ud800b"}, {"tags": ["\udc80"]}, {"logger": {"\ud800": 1}}, {"callbacks": {"x": {"y": "\udfff"}}}],
+    [
+        {"notes": "a\ud800b"},
+        {"notes": "caf\udce9"},
+        {"tags": ["\udc80"]},
+        {"logger": {"\ud800": 1}},
+        {"callbacks": {"x": {"y": "\udfff"}}},
+    ],
 )
 def test_a_config_with_a_single_surrogate_is_one_error_and_leaves_nothing(
     change: dict[str, Any], tmp_path: Path
