@@ -25,16 +25,20 @@ PIECE = 1 << 20
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
     """Return a text file in UTF-8, without a byte-order mark.
 
+    Args:
+        path: the file.
+        limit: the most bytes that it may have.
+
     Raises:
-        UserError: if it cannot be read.
+        UserError: if it cannot be read, or is larger.
     """
     try:
         with open_text_file(path) as file:
-            if os.fstat(file.fileno()).st_size > MAX_TEXT_BYTES:
-                raise UserError(f"{path}: this file has more than {MAX_TEXT_BYTES / 2**30:,.0f} GiB")
+            if os.fstat(file.fileno()).st_size > limit:
+                raise UserError(f"{path}: this file has more than {limit / 2**20:,.0f} MiB")
             parts = []
             while part := file.read(PIECE):
                 if b"\0" in part:  # a sparse file of gigabytes holds nothing else

@@ -210,6 +210,9 @@ def test_a_prompt_may_be_a_file(write, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(UserError, match=r"empty\.txt: this file is empty"):
         data.encode([str(tmp_path / "empty.txt")])
+    (tmp_path / "long.txt").write_text("a" * (2**20 + 1))
+    with pytest.raises(UserError, match=r"long\.txt: this file has more than 1 MiB$"):
+        data.encode([str(tmp_path / "long.txt")])
 
 
 @pytest.mark.req("R3", "T6")
