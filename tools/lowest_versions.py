@@ -1,4 +1,7 @@
-"""Print the lowest version of each dependency that pyproject.toml allows, as constraints for pip; torch is the pinned one."""
+"""Print the lowest version of each dependency that pyproject.toml allows, as constraints for pip.
+
+torch is the pinned one, and the tools of the tests are the newest.
+"""
 
 import re
 import tomllib
@@ -12,7 +15,7 @@ def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = [
         *project["dependencies"],
-        *(text for extra in project["optional-dependencies"].values() for text in extra),
+        *(text for name, extra in project["optional-dependencies"].items() if name != "test" for text in extra),
     ]
     pinned = re.search(r"^torch==.*$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     print(pinned[0] if pinned else "")
