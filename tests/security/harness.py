@@ -58,7 +58,20 @@ def function(*args, **kwargs):
     builtins.{IMPORTED}.append(__name__ + '.function')
 """
 
-HARMLESS_PROGRAMS = {"git", "nvidia-smi", "uname", "ldconfig", "lscpu", "gcc", "cc", "c++", "g++", "file", "sysctl"}
+HARMLESS_PROGRAMS = {
+    "git",
+    "fc-list",
+    "nvidia-smi",
+    "uname",
+    "ldconfig",
+    "lscpu",
+    "gcc",
+    "cc",
+    "c++",
+    "g++",
+    "file",
+    "sysctl",
+}
 
 
 # ---- what happens in the process -----------------------------------------------------------------------------------
@@ -533,7 +546,7 @@ def read_record(path: Path) -> Any:
 
         return torch.load(path, weights_only=True, map_location="cpu")
     text = path.read_text(encoding="utf-8")
-    if path.suffix == ".jsonl":
+    if path.suffix in (".jsonl", ".journal"):
         return [json.loads(line) for line in text.splitlines()]
     return yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
 
@@ -546,7 +559,7 @@ def write_record(path: Path, record: Any) -> None:
         import torch
 
         torch.save(record, path)
-    elif path.suffix == ".jsonl":
+    elif path.suffix in (".jsonl", ".journal"):
         path.write_text("".join(f"{json.dumps(line)}\n" for line in record), encoding="utf-8")
     elif path.suffix in (".yaml", ".yml"):
         path.write_text(yaml.dump(record, Dumper=yaml.CSafeDumper, allow_unicode=False), encoding="utf-8")
