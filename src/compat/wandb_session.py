@@ -99,6 +99,8 @@ def _refusal(kind: str | None, record: Any, session: Path, run_folder: Path, ent
             return (
                 "its name has control characters"  # `src.loggers.wandb.sync` reads lines of the client that contain it
             )
+        if run.HasField("branch_point"):
+            return "it is a fork or a rewind of another W&B run"
         return _foreign(run.entity, entities)
     if kind == "files":
         return next(

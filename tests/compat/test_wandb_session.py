@@ -66,6 +66,7 @@ def history(size: int = 10) -> Any:
 BAD = {
     "entity": run_record(entity="attacker"),
     "run id": run_record(run_id="another1"),
+    "fork or rewind": run_record(branch_point=proto.BranchPoint(run="another1", metric="_step", value=1)),
     "name of two lines": run_record(display_name=f"x at http://evil.example/runs/{ID}\nrest"),
     "artifact of an entity": proto.Record(artifact=proto.ArtifactRecord(entity="attacker")),
     "artifact of a run": proto.Record(artifact=proto.ArtifactRecord(run_id="another1")),

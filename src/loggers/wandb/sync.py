@@ -25,6 +25,8 @@ _BATCH = 50
 _PATIENCE = 600.0
 """Seconds for what a run lacks."""
 BUSY = "another process works on it"
+_CLIENT_DIED = "Connection lost"
+"""What the client prints when the part of it that uploads has crashed."""
 _CLIENT = "from src.core.process import end_with_parent; end_with_parent(); from wandb.cli.cli import cli; cli()"
 
 
@@ -65,8 +67,7 @@ def upload(
                     failed.append((run, reason))
                 else:
                     batch.append(waiting)
-            sent, said = _sent(batch, done, end)
-            for run in sent:
+            for run, said in _sent(batch, done, end):
                 if run.left:
                     failed.append((run, said.strip().rpartition("\n")[2]))
                     continue
@@ -101,9 +102,10 @@ def _refusal(run: Waiting) -> str | None:
     return None
 
 
-def _sent(runs: Sequence[Waiting], done: Callable[[Waiting], None], end: float | None) -> tuple[Sequence[Waiting], str]:
-    """Let the client send the sessions of some runs; return the runs, no longer complete where a session was torn, and what
-    the client said.
+def _sent(runs: Sequence[Waiting], done: Callable[[Waiting], None], end: float | None) -> list[tuple[Waiting, str]]:
+    """Let the client send the sessions of some runs, each by itself after a crash of the client.
+
+    Return each run, which is no longer complete where a session was torn, with what the client printed.
     """
     found = {run.folder: run for run in runs}
     due, said = list(runs), ""
@@ -112,7 +114,12 @@ def _sent(runs: Sequence[Waiting], done: Callable[[Waiting], None], end: float |
         torn = [replace(run, complete=False) for run in due if _accept_torn(run, said)]
         found |= {run.folder: run for run in torn}
         due = [run for run in torn if run.left]
-    return list(found.values()), said
+    sent = {folder: (run, said) for folder, run in found.items()}
+    left = [run for run in found.values() if run.left]
+    if len(runs) > 1 and _CLIENT_DIED in said:  # one session, of unexpected records, must not hold back the others
+        for run in left:
+            (sent[run.folder],) = _sent([run], done, end)
+    return list(sent.values())
 
 
 def _completed(folder: RunFolder, patience: float) -> str | None:
