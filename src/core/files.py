@@ -299,10 +299,18 @@ def sync_below(root: Path, name: str | PurePath) -> None:
 
 
 def move_below(root: Path, name: str | PurePath, target: str | PurePath) -> None:
-    """Give a file another name in the same folder; a file or a link of that name is replaced, not followed."""
+    """Give a file another name in the same folder; a file or a link of that name is replaced, not followed.
+
+    Raises:
+        OSError: if it cannot be moved.
+        UnsafeFileError: if a component is a link, or if there is a folder of that name.
+    """
     with _parent_of_entry(root, name) as (parent, last):
         place = PurePath(target).name if parent is not None else str(root / target)
-        os.replace(last, place, src_dir_fd=parent, dst_dir_fd=parent)
+        try:
+            os.replace(last, place, src_dir_fd=parent, dst_dir_fd=parent)
+        except IsADirectoryError as error:
+            raise UnsafeFileError(f"{root / target}: this is a folder, and a file is expected here") from error
 
 
 def link_below(root: Path, name: str | PurePath, target: str | PurePath) -> None:
@@ -325,9 +333,17 @@ def make_folder_below(root: Path, name: str | PurePath) -> Path:
 
 
 def remove_below(root: Path, name: str | PurePath) -> None:
-    """Remove a file or a link, not what the link points to; do nothing if there is none."""
+    """Remove a file or a link, not what the link points to; do nothing if there is none.
+
+    Raises:
+        OSError: if it cannot be removed.
+        UnsafeFileError: if it is a folder, or if a component on the way is a link.
+    """
     with suppress(FileNotFoundError), _parent_of_entry(root, name) as (parent, last):
-        os.unlink(last, dir_fd=parent)
+        try:
+            os.unlink(last, dir_fd=parent)
+        except IsADirectoryError as error:
+            raise UnsafeFileError(f"{root / name}: this is a folder, and a file is expected here") from error
 
 
 @contextmanager

@@ -237,7 +237,7 @@ def delete(runs: Sequence[KeptRun]) -> None:
             raise UserError(f"{error.filename or run.path}: cannot be deleted: {error.strerror}") from error
     for sweep in emptied:
         for name in SWEEP_FILES:
-            with suppress(OSError):
+            with suppress(OSError, UserError):
                 remove_below(sweep, name)
         with suppress(OSError):  # there are pictures in it, or it is a link
             (sweep / "plots").rmdir()

@@ -1,12 +1,13 @@
 """Files below a folder: no link is followed, only regular files are opened, and sizes are bounded."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from src.core.errors import UserError
-from src.core.files import append_below, is_file_below, open_below, read_below
+from src.core.files import append_below, create_below, is_file_below, open_below, read_below, write_below
 
 NAMES = ["file", "folder/file"]
 
@@ -72,3 +73,11 @@ def test_a_folder_that_is_a_link_is_not_entered(root: Path) -> None:
     assert not is_file_below(root, "away/secret")
     with pytest.raises(UserError, match="link"):
         read_below(root, "away/secret")
+
+
+@pytest.mark.parametrize("write", [lambda root: write_below(root, "run", b"x"), lambda root: create_below(root, "run")])
+def test_a_folder_in_place_of_a_file_is_named(write: Callable[[Path], object], root: Path) -> None:
+    (root / "run" / "below").mkdir(parents=True)
+    with pytest.raises(UserError, match="run: this is a folder"):
+        write(root)
+    assert (root / "run" / "below").is_dir() and not list(root.glob(".*.partial"))
