@@ -14,6 +14,7 @@ Epochs in these files count from 0, as Lightning counts them; what is shown to p
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import traceback
@@ -342,11 +343,13 @@ class RunFolder:
 def new_run_path(outputs: Path, model: str, datamodule: str) -> Path:
     """Return a path for a new run that no other run has: runs/<date>/<time>-<model>-<datamodule>-<random id>.
 
-    The id comes from the system, so that neither the second nor the seed makes two runs meet.
+    The id comes from the system, so that neither the second nor the seed makes two runs meet. Characters that are not
+    part of plain names, and what is longer than any option's name, are left out of the names of the model and the data.
     """
     now = datetime.now()
+    chosen = re.sub(r"[^\w.+-]+", "-", f"{model}-{datamodule}")[:50]
     while True:
-        name = f"{now:%H%M%S}-{model}-{datamodule}-{secrets.token_hex(3)}"
+        name = f"{now:%H%M%S}-{chosen}-{secrets.token_hex(3)}"
         path = Path(outputs) / "runs" / f"{now:%Y-%m-%d}" / name
         if not path.exists():
             return path

@@ -648,3 +648,10 @@ def test_of_metrics_without_end_the_first_are_read(line: str, tmp_path: Path, mo
     found = read_metrics(tmp_path, lambda: damaged.append(None))
     assert found[0] == first and len(found) < 2**20
     assert damaged == [None]
+
+
+@pytest.mark.parametrize("name", ["\0", "x" * 300, "\U0001f600" * 300, "../../x", "a/b", "\x1b[2J"])
+def test_the_folder_of_a_new_run_is_one_plain_component(tmp_path: Path, name: str) -> None:
+    made = new_run_path(tmp_path, name, "digits")
+    made.mkdir(parents=True)
+    assert made.parents[2] == tmp_path

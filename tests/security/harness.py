@@ -81,6 +81,22 @@ class Hang(BaseException):
     """A case took too long."""
 
 
+_OF_FILES: dict[str, int | None] = {
+    "open": None,
+    "os.listdir": 0,
+    "os.scandir": 0,
+    "os.mkdir": 2,
+    "os.remove": 1,
+    "os.rmdir": 1,
+    "os.rename": 2,
+    "os.link": 2,
+    "os.truncate": 0,
+    "os.utime": 0,
+    "os.chmod": 0,
+}
+"""Events that name a file first, and which argument is the descriptor of its folder: None for that of `os.open`, 0 for none."""
+
+
 class _Watch:
     """Notes effects by an audit hook while it is on; a hook cannot be removed, so one serves all cases."""
 
@@ -90,6 +106,7 @@ class _Watch:
         self.faults: list[str] = []
         self.on = False
         self.processes_allowed = False
+        self.before: Callable[[str, str], None] | None = None  # called with each event that names a file, and its path
         self.folder_descriptor: int | None = None  # of the call of os.open that is under way
         self._installed = False
 
@@ -116,9 +133,25 @@ class _Watch:
         if self.on:
             self.on = False  # what this does itself is not noted
             try:
+                if self.before is not None and event in _OF_FILES:
+                    place = _OF_FILES[event]
+                    descriptor = self.folder_descriptor if place is None else args[place] if place else None
+                    if isinstance(args[0], str | bytes | os.PathLike):
+                        self.before(event, self._absolute(args[0], descriptor))
                 self._note(event, args)
             finally:
                 self.on = True
+
+    @staticmethod
+    def _absolute(path: Any, descriptor: int | None) -> str:
+        """Return the path of an event, which may be relative to an open folder."""
+        path = os.fsdecode(path)
+        if os.path.isabs(path):
+            return path
+        folder = os.getcwd()
+        if descriptor is not None and descriptor >= 0:
+            folder = os.readlink(f"/proc/self/fd/{descriptor}")
+        return os.path.join(folder, path)
 
     def _note(self, event: str, args: tuple[Any, ...]) -> None:
         match event:
@@ -160,12 +193,7 @@ class _Watch:
                     self.faults.append(f"{event} of {args[0]}.{args[1]}")
 
     def _wrote(self, event: str, path: Any, descriptor: int | None, follow: bool) -> None:
-        path = os.fsdecode(path)
-        if not os.path.isabs(path):
-            folder = os.getcwd()
-            if descriptor is not None and descriptor >= 0:
-                folder = os.readlink(f"/proc/self/fd/{descriptor}")
-            path = os.path.join(folder, path)
+        path = self._absolute(path, descriptor)
         if follow and os.path.islink(path):
             path = os.path.realpath(path)
         path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
