@@ -101,7 +101,10 @@ def _parent_of(root: Path, name: str | PurePath, make: bool = False) -> Iterator
             try:
                 below = os.open(folder, os.O_RDONLY | _DIRECTORY | _NOFOLLOW | _BINARY, dir_fd=descriptor)
             except OSError as error:
-                raise _explained(error, place, descriptor, folder) from error
+                found = _explained(error, place, descriptor, folder)
+                if make and isinstance(found, NotADirectoryError):
+                    found = UnsafeFileError(f"{place}: this is not a folder, and a folder is expected here")
+                raise found from error
             os.close(descriptor)
             descriptor = below
         yield descriptor, last
@@ -326,7 +329,7 @@ def make_folder_below(root: Path, name: str | PurePath) -> Path:
 
     Raises:
         OSError: if it cannot be made.
-        UnsafeFileError: if a component is a link.
+        UnsafeFileError: if a component is a link, or something else than a folder.
     """
     with _parent_of(root, PurePath(name) / "_", make=True):
         return root / name

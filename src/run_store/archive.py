@@ -112,7 +112,9 @@ def runs_in(outputs: Path) -> list[KeptRun]:
         if not os.path.lexists(folder / "config.yaml"):
             continue
         try:
-            runs.append(KeptRun(RunFolder.open(folder), outputs))
+            opened = RunFolder.open(folder)
+            opened.root = outputs.absolute()
+            runs.append(KeptRun(opened, outputs))
         except UserError as error:
             log.warning("left out: %s", error)
     return sorted(runs, key=lambda run: str(run.record.get("started")))

@@ -49,6 +49,7 @@ class RunFolder:
 
     def __init__(self, path: Path, record: dict[str, Any]) -> None:
         self.path = path
+        self.root: Path | None = None  # the folder in which it was found, if it may not be reached through a link
         self.record = record
         self._made: list[Path] = []
         self._before: tuple[dict[str, Any], str] | None = None
@@ -136,7 +137,7 @@ class RunFolder:
         """Change entries of the record, and replace run.json as a whole."""
         self.note(**changes)
         text = json.dumps(plain(self.record), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-        with replaced(self.path / "run.json") as file:
+        with replaced(self.path / "run.json", self.root) as file:
             file.write(text.encode("utf-8", "backslashreplace"))  # which is how JSON writes a single surrogate
 
     def note(self, **changes: Any) -> None:

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from src.core.errors import UserError
-from src.core.files import append_below, create_below, is_file_below, open_below, read_below, write_below
+from src.core.files import (
+    append_below,
+    create_below,
+    is_file_below,
+    make_folder_below,
+    open_below,
+    read_below,
+    write_below,
+)
 
 NAMES = ["file", "folder/file"]
 
@@ -81,3 +89,10 @@ def test_a_folder_in_place_of_a_file_is_named(write: Callable[[Path], object], r
     with pytest.raises(UserError, match="run: this is a folder"):
         write(root)
     assert (root / "run" / "below").is_dir() and not list(root.glob(".*.partial"))
+
+
+def test_a_file_in_place_of_a_folder_is_named(root: Path) -> None:
+    (root / "run").write_text("x")
+    for name in ("run", "run/below"):
+        with pytest.raises(UserError, match="run: this is not a folder"):
+            make_folder_below(root, name)
