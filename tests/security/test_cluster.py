@@ -126,20 +126,19 @@ def files(jobs: list[str]) -> list[str]:
     return [*found, f"output/{first}.txt", f"cluster/slurm/sweep-00000001/7_{len(jobs) - 1}_0_log.out"]
 
 
-@pytest.mark.parametrize("whole", WHOLE)
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_in_place_of_each_file_of_a_cluster(
     new_case: Callable[..., Case],
     schedulers: list[list[str]],
     request: pytest.FixtureRequest,
     launcher: str,
-    whole: int | None,
 ) -> None:
     case = new_case()
     names = files(make_cluster_files(case))
     cases = [(file, kind) for file in names for kind in IN_PLACE_OF_A_FILE if kind != "sparse_gigabyte" or "." in file]
     failures = {}
-    for file, kind in every(cases, 90 if whole is None else 3):
+    for file, kind in every(cases, 90):
         if not chosen(f"{file}={kind}"):
             continue
         case = new_case()
@@ -177,7 +176,7 @@ def test_events_of_a_mailbox(
 ) -> None:
     """Of each field of an event every string and every value, many lines at a time; then mutated files."""
     failures = {}
-    cases = every(lines("x"), None if whole is None else 40, lambda case: case[0])
+    cases = every(lines("x"), None if whole is None else 20, lambda case: case[0])
     for start in range(0, len(cases), 20):
         case = new_case()
         jobs = make_cluster_files(case)
@@ -185,7 +184,7 @@ def test_events_of_a_mailbox(
         written = [json.dumps(line) for _, entries in cases[start : start + 20] for line in entries]
         events.write_text("\n".join(written).replace("{victim}", str(case.victim)) + "\n")
         failures[f"lines {start}"] = go_on(case, LAUNCHERS[start // 20 % 2])
-    for number in range(40 if whole is None else 2):
+    for number in range(40 if whole is None else 1):
         case = new_case()
         jobs = make_cluster_files(case)
         events = case.sweep / "cluster" / f"{jobs[0]}.events"
@@ -194,12 +193,12 @@ def test_events_of_a_mailbox(
     report(failures, request.node.nodeid)
 
 
-@pytest.mark.parametrize("whole", WHOLE)
+@pytest.mark.slow
 def test_names_of_submitted_jobs(
-    new_case: Callable[..., Case], schedulers: list[list[str]], request: pytest.FixtureRequest, whole: int | None
+    new_case: Callable[..., Case], schedulers: list[list[str]], request: pytest.FixtureRequest
 ) -> None:
     failures = {}
-    for name in every([*STRINGS, *VALUES], None if whole is None else 4):
+    for name in [*STRINGS, *VALUES]:
         case = new_case()
         jobs = make_cluster_files(case)
         value = string(name, case.victim) if name in STRINGS else VALUES[name]

@@ -16,7 +16,16 @@ from tests.security.conftest import SMALL
 from tests.security.harness import Case, chosen, every, read_record, report, walk, with_value, write_record
 from tests.security.hostile import IN_PLACE_OF_A_FILE, MARK, STRINGS, VALUES, put, string
 
-WHOLE = [pytest.param(None, marks=pytest.mark.slow, id="whole"), pytest.param(1, id="sample")]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True, scope="module")
+def imported() -> None:
+    """Import what takes long before any time is measured."""
+    import src.diagnostics.schedule_preview
+    import src.run_store.plots
+    import src.sweeping.search.optuna_study
+    import src.training.build  # noqa: F401
 
 
 # ---- preview ---------------------------------------------------------------------------------------------------------
@@ -33,7 +42,6 @@ def look(case: Case, what: str = "schedule") -> list[str]:
     return case.open(lambda argv: preview.main(argv), words, 20)
 
 
-@pytest.mark.slow
 def test_preview_writes_through_no_link(
     new_case: Callable[..., Case],
     request: pytest.FixtureRequest,
@@ -55,9 +63,8 @@ def test_preview_writes_through_no_link(
 # ---- doctor ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("whole", WHOLE)
 def test_doctor_in_a_hostile_working_directory(
-    new_case: Callable[..., Case], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, whole: int | None
+    new_case: Callable[..., Case], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It looks at the folders outputs and data, and at the settings of W&B."""
     monkeypatch.delenv("WANDB_MODE", raising=False)
@@ -65,7 +72,7 @@ def test_doctor_in_a_hostile_working_directory(
     names = ("outputs", "data", "wandb", "wandb/settings", ".wandb/settings", "config-defaults.yaml", "run.json")
     cases = [(name, kind) for name in names for kind in IN_PLACE_OF_A_FILE if kind != "sparse_gigabyte"]
     failures = {}
-    for name, kind in every(cases, None if whole is None else 3):
+    for name, kind in cases:
         if not chosen(f"{name}={kind}"):
             continue
         case = new_case()
@@ -127,7 +134,6 @@ def tuned_case(new_case: Callable[..., Case], tuned: Callable[[Case], list[str]]
     return new_case(finished["outputs"])
 
 
-@pytest.mark.slow
 def test_places_of_a_tuning(
     new_case: Callable[..., Case],
     request: pytest.FixtureRequest,
@@ -158,7 +164,6 @@ def test_places_of_a_tuning(
     report(failures, request.node.nodeid)
 
 
-@pytest.mark.slow
 def test_records_of_a_tuning(
     new_case: Callable[..., Case],
     request: pytest.FixtureRequest,

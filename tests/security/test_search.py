@@ -115,13 +115,12 @@ def search_of(outputs: Path) -> tuple[list[Any], list[tuple[str | int, ...]]]:
     return ledger, [at for at, _ in walk(ledger, longest=20) if at[:2] == (0, "search")]
 
 
-@pytest.mark.parametrize("whole", WHOLE)
+@pytest.mark.slow
 def test_every_value_in_each_field_of_a_recorded_search(
     searched_case: Callable[..., Case],
     searched: Path,
     request: pytest.FixtureRequest,
     go_on: Callable[[Case, str], list[str]],
-    whole: int | None,
 ) -> None:
     from tests.security.hostile import STRINGS, VALUES
 
@@ -129,7 +128,7 @@ def test_every_value_in_each_field_of_a_recorded_search(
     values: dict[str, Any] = VALUES | STRINGS
     cases = [(".".join(map(str, at)), at, name) for at in fields for name in values]
     failures = {}
-    for turn, (field, at, name) in enumerate(every(cases, 400 if whole is None else 6)):
+    for turn, (field, at, name) in enumerate(every(cases, 400)):
         if chosen(f"{field}={name}"):
             case = searched_case()
             write_record(case.sweep / "ledger.jsonl", with_value(ledger, at, values[name]))
@@ -159,17 +158,16 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("whole", WHOLE)
+@pytest.mark.slow
 def test_recorded_words_are_data(
     searched_case: Callable[..., Case],
     searched: Path,
     request: pytest.FixtureRequest,
     go_on: Callable[[Case, str], list[str]],
-    whole: int | None,
 ) -> None:
     """The words of a search decide on the jobs that it proposes."""
     failures = {}
-    for name in every(list(WORDS), None if whole is None else 4):
+    for name in WORDS:
         for run in (attack, go_on):
             if not chosen(name):
                 continue
@@ -193,7 +191,7 @@ def test_in_place_of_a_study(
 ) -> None:
     failures = {}
     kinds = [kind for kind in IN_PLACE_OF_A_FILE if whole is None or kind != "sparse_gigabyte"]
-    for kind in every(kinds, None if whole is None else 5):
+    for kind in every(kinds, None if whole is None else 2):
         for run in (attack, go_on):
             if chosen(kind):
                 case = searched_case()
@@ -202,15 +200,14 @@ def test_in_place_of_a_study(
     report(failures, request.node.nodeid)
 
 
-@pytest.mark.parametrize("whole", WHOLE)
+@pytest.mark.slow
 def test_mutated_studies(
     searched_case: Callable[..., Case],
     request: pytest.FixtureRequest,
     go_on: Callable[[Case, str], list[str]],
-    whole: int | None,
 ) -> None:
     failures = {}
-    for number in range(200 if whole is None else 6):
+    for number in range(200):
         if chosen(str(number)):
             case = searched_case()
             (case.sweep / STUDY).write_bytes(mutated((case.sweep / STUDY).read_bytes(), random.Random(number)))
