@@ -60,6 +60,14 @@ def test_preview_writes_through_no_link(
     report(failures, request.node.nodeid)
 
 
+@pytest.mark.parametrize("name", ("preview", "preview/plots"))
+def test_preview_follows_no_link_to_a_folder(new_case: Callable[..., Case], name: str) -> None:
+    case = new_case()
+    (case.outputs / name).parent.mkdir(exist_ok=True)
+    (case.outputs / name).symlink_to(case.victim)
+    assert look(case) == [] and case.code == 2
+
+
 # ---- doctor ----------------------------------------------------------------------------------------------------------
 
 
