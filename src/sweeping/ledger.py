@@ -382,7 +382,7 @@ def locked(folder: Path) -> Iterator[None]:
             yield
     finally:
         if not Ledger.exists(folder):
-            with suppress(OSError):
+            with suppress(OSError, UserError):
                 remove_below(folder, LOCK)
                 for path in made:
                     path.rmdir()

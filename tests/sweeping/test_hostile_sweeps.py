@@ -320,6 +320,9 @@ def test_a_mailbox_follows_no_link(
         box.give("stop")
         assert name != "job.order" or box.order() == "stop"
         box.clear()
+    else:
+        with pytest.raises(UserError, match="this is a folder"):
+            box.clear()
     assert outside.read_text() == "keep\n"
 
 
