@@ -116,7 +116,7 @@ def test_a_folder_that_cannot_be_written_is_not_resumed(name: str, tmp_path: Pat
     run = create(tmp_path / "run")
     run.interrupt()
     (run.path / f".{name}.partial").mkdir()
-    with pytest.raises(UserError, match=rf"run/\.{name}\.partial: cannot be written"):
+    with pytest.raises(UserError, match=rf"run/\.{name}\.partial: this is a folder"):
         RunFolder.open(run.path).resume(CONFIG)
 
 
