@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.layers.decoding import Reader, beam_search, penalty, sample
+from src.layers.decoding import IncrementalDecoder, beam_search, length_penalty, sample
 
 PADDING, START, END = 0, 1, 2
 VOCABULARY = 5
@@ -29,11 +29,11 @@ def toy(seed: int, sharpness: float = 1.5) -> LogProbabilities:
     return next_of
 
 
-def reader(language: LogProbabilities) -> Reader:
+def reader(language: LogProbabilities) -> IncrementalDecoder:
     def read(tokens: Tensor, start: int, caches: object) -> Tensor:
         return torch.tensor([language(tuple(row)) for row in tokens.tolist()], dtype=torch.float64)
 
-    return Reader(read)
+    return IncrementalDecoder(read)
 
 
 def all_sequences(language: LogProbabilities, count: int) -> dict[tuple[int, ...], float]:
@@ -181,11 +181,11 @@ def test_no_tokens_are_asked_for() -> None:
     ("length", "alpha", "expected"), [(1, 0.6, 1.0), (7, 1.0, 2.0), (19, 0.5, 2.0), (30, 0.0, 1.0)]
 )
 def test_the_length_penalty_is_that_of_wu_and_others(length: int, alpha: float, expected: float) -> None:
-    assert penalty(length, alpha) == pytest.approx(expected, rel=1e-15)
+    assert length_penalty(length, alpha) == pytest.approx(expected, rel=1e-15)
 
 
 def test_tokens_that_are_never_generated() -> None:
     def read(tokens: Tensor, start: int, caches: object) -> Tensor:
         return torch.tensor([[9.0, 8.0, 0.0, 1.0, 2.0]]).repeat(len(tokens), 1)
 
-    assert sample(Reader(read, never=(0, 1)), starts(1), 3, None, PADDING, 0.0).tolist() == [[4, 4, 4]]
+    assert sample(IncrementalDecoder(read, never=(0, 1)), starts(1), 3, None, PADDING, 0.0).tolist() == [[4, 4, 4]]

@@ -98,7 +98,7 @@ def drawn(x: Tensor, **strengths: float) -> tuple[np.ndarray[Any, Any], dict[str
     augment = ImageAugmentation(strengths, tuple(x.shape[1:]))
     y = augment(x).numpy()
     step: Any = augment.steps[0]
-    parameters = (step.change if isinstance(step, InUnitRange) else step)._params
+    parameters = (step.transform if isinstance(step, InUnitRange) else step)._params
     return y, {name: value.numpy() for name, value in parameters.items()}
 
 
