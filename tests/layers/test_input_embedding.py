@@ -1,4 +1,4 @@
-"""How inputs become sequences of vectors."""
+"""Embedding of inputs as sequences of vectors."""
 
 import torch
 
@@ -18,7 +18,7 @@ def test_an_image_is_read_row_by_row() -> None:
         assert torch.equal(rows[1, row], torch.cat([x[1, channel, row] for channel in range(3)]))
 
 
-def test_numbers_stay_as_they_are_or_are_projected() -> None:
+def test_numbers_are_unchanged_or_projected() -> None:
     x = torch.randn(2, 7, 2)
     plain = InputEmbedding(SERIES, 16, project=False)
     assert plain.size == 2

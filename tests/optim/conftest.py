@@ -19,8 +19,8 @@ Descend = Callable[..., Vector]
 
 
 @cache
-def _config(*words: str) -> Config:
-    return check(compose(["model=mlp", *words]))
+def _config(*overrides: str) -> Config:
+    return check(compose(["model=mlp", *overrides]))
 
 
 @pytest.fixture
@@ -30,11 +30,11 @@ def descend() -> Descend:
     """
 
     def path(
-        words: str, gradient: Gradient, steps: int, start: Vector | float = 0.0, rates: Vector | None = None
+        overrides: str, gradient: Gradient, steps: int, start: Vector | float = 0.0, rates: Vector | None = None
     ) -> Vector:
         model = nn.Module()
         model.theta = nn.Parameter(torch.tensor(np.atleast_1d(start), dtype=torch.float64))
-        optimizer = build_optimizer(model, _config(*words.split()))
+        optimizer = build_optimizer(model, _config(*overrides.split()))
         thetas = [model.theta.detach().numpy().copy()]
         for t in range(1, steps + 1):
             if rates is not None:

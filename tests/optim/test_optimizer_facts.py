@@ -87,8 +87,8 @@ def test_nesterov_needs_the_root_of_the_condition_number(descend: Descend) -> No
 
     def steps(condition: float) -> int:
         curvature, root = quadratic(condition), math.sqrt(condition)
-        words = f"optimizer=nesterov optimizer.lr={1 / condition} optimizer.momentum={(root - 1) / (root + 1)}"
-        return steps_to(descend(words, lambda t, theta: curvature * theta, 60 * int(root), np.ones(6)))
+        overrides = f"optimizer=nesterov optimizer.lr={1 / condition} optimizer.momentum={(root - 1) / (root + 1)}"
+        return steps_to(descend(overrides, lambda t, theta: curvature * theta, 60 * int(root), np.ones(6)))
 
     assert steps(1600) / steps(100) == pytest.approx(4, rel=0.2)
 
@@ -98,9 +98,9 @@ def test_momentum_lengthens_a_steady_step_and_shortens_an_alternating_one(descen
     """A steady gradient moves θ by η/(1-γ) a step, as the textbook says. One that alternates moves it by η/(1+γ): the
     textbook's damping by (1-γ) would be a tenth at γ = 0.9, and it is about a half.
     """
-    words = "optimizer=momentum optimizer.lr=0.01 optimizer.momentum=0.9"
-    steady = np.diff(descend(words, lambda t, theta: 1.0, 300)[:, 0])
-    alternating = np.diff(descend(words, lambda t, theta: (-1.0) ** t, 300)[:, 0])
+    overrides = "optimizer=momentum optimizer.lr=0.01 optimizer.momentum=0.9"
+    steady = np.diff(descend(overrides, lambda t, theta: 1.0, 300)[:, 0])
+    alternating = np.diff(descend(overrides, lambda t, theta: (-1.0) ** t, 300)[:, 0])
     assert -steady[-1] == pytest.approx(0.01 / (1 - 0.9))
     assert abs(alternating[-1]) == pytest.approx(0.01 / (1 + 0.9))
 
@@ -190,9 +190,9 @@ def test_rmsprop_forgets(descend: Descend) -> None:
 def test_steps_do_not_depend_on_the_scale_of_each_coordinate(descend: Descend, name: str) -> None:
     """Where every gradient is multiplied by D, diagonal, the path is the same, as far as ε is negligible."""
     gradients = np.random.default_rng(0).normal(size=(101, 6))
-    words = f"optimizer={name} optimizer.eps=1e-30"
-    plain = descend(words, lambda t, theta: gradients[t], 100, np.zeros(6))
-    scaled = descend(words, lambda t, theta: SCALES * gradients[t], 100, np.zeros(6))
+    overrides = f"optimizer={name} optimizer.eps=1e-30"
+    plain = descend(overrides, lambda t, theta: gradients[t], 100, np.zeros(6))
+    scaled = descend(overrides, lambda t, theta: SCALES * gradients[t], 100, np.zeros(6))
     np.testing.assert_allclose(scaled, plain, rtol=1e-9)
     sgd = descend("optimizer=sgd", lambda t, theta: SCALES * gradients[t], 100, np.zeros(6))
     assert not np.allclose(sgd, sgd[:, :1])
@@ -206,8 +206,8 @@ def test_steps_do_not_depend_on_the_scale_of_each_coordinate(descend: Descend, n
 def test_the_bias_correction_makes_the_first_step_eta_times_the_sign(descend: Descend, name: str) -> None:
     """Without it, (1-β1)/√(1-β2) = 3.2 times η."""
     gradient = SCALES * (-1.0) ** np.arange(6)
-    words = f"optimizer={name} regularization.weight_decay=0.0"
-    first = descend(words, lambda t, theta: gradient, 1, np.zeros(6))[1]
+    overrides = f"optimizer={name} regularization.weight_decay=0.0"
+    first = descend(overrides, lambda t, theta: gradient, 1, np.zeros(6))[1]
     np.testing.assert_allclose(first, -1e-3 * np.sign(gradient), rtol=1e-4)
 
 
@@ -219,8 +219,8 @@ def test_decoupled_decay_does_not_depend_on_the_gradient_s_size(descend: Descend
     moved = {}
     for name in ("adam", "adamw"):
         for decay in (0.0, 0.5):
-            words = f"optimizer={name} optimizer.eps=1e-30 regularization.weight_decay={decay}"
-            moved[name, decay] = descend(words, lambda t, theta: SCALES * gradients[t], 100, np.ones(6))[-1]
+            overrides = f"optimizer={name} optimizer.eps=1e-30 regularization.weight_decay={decay}"
+            moved[name, decay] = descend(overrides, lambda t, theta: SCALES * gradients[t], 100, np.ones(6))[-1]
     shrunk = moved["adamw", 0.0] - moved["adamw", 0.5]
     np.testing.assert_allclose(shrunk, 1 - (1 - 1e-3 * 0.5) ** 100, rtol=0.12)
     coupled = np.abs(moved["adam", 0.0] - moved["adam", 0.5])
@@ -240,9 +240,9 @@ def test_decoupled_decay_does_not_depend_on_the_gradient_s_size(descend: Descend
         "optimizer=lion",
     ],
 )
-def test_without_a_gradient_weights_shrink_by_one_minus_eta_lambda(descend: Descend, words: str) -> None:
+def test_without_a_gradient_weights_shrink_by_one_minus_eta_lambda(descend: Descend, overrides: str) -> None:
     """θ_t = (1 - ηλ)^t θ_0 (textbook, Weight Decay Interpretation)."""
-    path = descend(f"{words} optimizer.lr=0.1 regularization.weight_decay=0.2", lambda t, theta: 0.0, 50, SCALES)
+    path = descend(f"{overrides} optimizer.lr=0.1 regularization.weight_decay=0.2", lambda t, theta: 0.0, 50, SCALES)
     np.testing.assert_allclose(path, (1 - 0.1 * 0.2) ** np.arange(51)[:, None] * SCALES)
 
 

@@ -28,8 +28,8 @@ Vector = np.ndarray
 
 
 @cache
-def config_of(*words: str) -> Config:
-    return check(compose(["model=mlp", *words]))
+def config_of(*overrides: str) -> Config:
+    return check(compose(["model=mlp", *overrides]))
 
 
 class Point(nn.Module):
@@ -224,17 +224,17 @@ def test_erratum_e9_velocity_holds_or_leaves_the_rate(descend: Callable[..., Vec
 
 @pytest.mark.req("O3")
 @pytest.mark.parametrize("words", ["optimizer=nesterov", "optimizer=momentum_textbook optimizer.nesterov=true"])
-def test_nesterov_is_the_textbook_s_lookahead_seen_from_ahead(descend: Callable[..., Vector], words: str) -> None:
+def test_nesterov_is_the_textbook_s_lookahead_seen_from_ahead(descend: Callable[..., Vector], overrides: str) -> None:
     """v = γv + η∇L(θ - γv), θ ← θ - v; what is kept is θ - γv. The textbook's form holds for a moving η too."""
     scales, lrs = np.arange(1.0, 7.0), np.full(STEPS, 0.02)
-    if "textbook" in words:
+    if "textbook" in overrides:
         lrs = 0.02 * 0.97 ** np.arange(STEPS)
     theta, v, expected = np.ones(6), np.zeros(6), [np.ones(6)]
     for lr in lrs:
         v = 0.9 * v + lr * scales * (theta - 0.9 * v)
         theta = theta - v
         expected.append(theta - 0.9 * v)
-    path = descend(words, lambda t, ahead: scales * ahead, STEPS, np.ones(6), lrs)
+    path = descend(overrides, lambda t, ahead: scales * ahead, STEPS, np.ones(6), lrs)
     np.testing.assert_allclose(path, np.array(expected), rtol=1e-9, atol=1e-14)
 
 
@@ -246,8 +246,8 @@ def test_erratum_e8_epsilon_inside_or_outside_the_root(descend: Callable[..., Ve
     is bounded by η·g/√ε instead of η·g/ε.
     """
     g = np.array([1.0, 1e-1, 1e-2, 1e-5, 1e-6])
-    words = f"optimizer.lr=1 optimizer.eps=1e-8 optimizer={form}"
-    outside, inside = (-descend(words + end, lambda t, _: g, 1, np.zeros(5))[1] for end in ("", "_textbook"))
+    overrides = f"optimizer.lr=1 optimizer.eps=1e-8 optimizer={form}"
+    outside, inside = (-descend(overrides + end, lambda t, _: g, 1, np.zeros(5))[1] for end in ("", "_textbook"))
     np.testing.assert_allclose(outside, g / (np.sqrt(share) * g + 1e-8))
     np.testing.assert_allclose(inside, g / np.sqrt(share * g**2 + 1e-8))
     np.testing.assert_allclose(inside[:3], outside[:3], rtol=1e-3)
@@ -314,9 +314,9 @@ def test_what_a_user_s_optimizer_refuses_is_told() -> None:
 
 
 @pytest.mark.parametrize("words", [["optimizer.momentum=0.0"], ["optimizer.dampening=0.1"]])
-def test_nesterov_needs_a_velocity(words: list[str]) -> None:
+def test_nesterov_needs_a_velocity(overrides: list[str]) -> None:
     with pytest.raises(UserError, match=r"optimizer\.nesterov=true: Nesterov's form needs optimizer.momentum above 0"):
-        config_of("optimizer=nesterov", *words)
+        config_of("optimizer=nesterov", *overrides)
 
 
 def _user_s(cls: type, **settings: object) -> object:
@@ -344,8 +344,8 @@ def _user_s(cls: type, **settings: object) -> object:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_where_torch_has_one_kernel_for_a_step_it_is_taken(words: list[str], in_one_kernel: bool) -> None:
-    optimizer = build_optimizer(Point(np.ones(6)), config_of(*words))
+def test_where_torch_has_one_kernel_for_a_step_it_is_taken(overrides: list[str], in_one_kernel: bool) -> None:
+    optimizer = build_optimizer(Point(np.ones(6)), config_of(*overrides))
     assert bool(optimizer.defaults.get("fused")) is in_one_kernel
 
 

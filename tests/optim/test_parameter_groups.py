@@ -23,8 +23,8 @@ from src.optim.parameter_groups import parameter_groups, weight_decays
 from src.training.experiment import build
 
 
-def config_of(*words: str) -> Config:
-    return check(compose(["model=mlp", *words]))
+def config_of(*overrides: str) -> Config:
+    return check(compose(["model=mlp", *overrides]))
 
 
 class Mixed(nn.Module):
@@ -114,9 +114,9 @@ def test_patterns_give_layers_their_own_decay_and_the_last_that_matches_counts()
         ("*.bias", True, "names only what regularization.decay_norms_and_biases=false spares"),
     ],
 )
-def test_a_pattern_that_names_nothing_is_refused(pattern: str, sparing: bool, says: str) -> None:
+def test_a_pattern_that_names_nothing_is_refused(pattern: str, sparing: bool, message: str) -> None:
     model = MLP(DataSpec("regression", "vector", (3,), (1,)), hidden_sizes=[4])
-    with pytest.raises(UserError, match=re.escape(says)):
+    with pytest.raises(UserError, match=re.escape(message)):
         weight_decays(model, 0.1, not sparing, {pattern: 0.1})
 
 
@@ -156,16 +156,16 @@ def test_every_optimizer_decays_each_layer_as_if_it_stood_alone(name: str) -> No
 def test_a_run_takes_the_decay_of_its_patterns(fast: Callable[..., list[str]]) -> None:
     from src.training.run import run
 
-    words = fast("model=mlp", "optimizer=sgd", "regularization.weight_decay_by_layer={layers.1.*: 0.5}")
-    checkpoint = run(words, verbose=False).folder / "checkpoints" / "last.ckpt"
+    overrides = fast("model=mlp", "optimizer=sgd", "regularization.weight_decay_by_layer={layers.1.*: 0.5}")
+    checkpoint = run(overrides, verbose=False).folder / "checkpoints" / "last.ckpt"
     (state,) = torch.load(checkpoint, weights_only=True)["optimizer_states"]
     assert [(group["weight_decay"], len(group["params"])) for group in state["param_groups"]] == [(0.5, 2), (0.0, 4)]
 
 
 def test_sparing_where_nothing_decays_is_said(fast: Callable[..., list[str]], caplog: pytest.LogCaptureFixture) -> None:
-    for words, said in (("optimizer=adam", True), ("optimizer=adamw", False)):
+    for overrides, said in (("optimizer=adam", True), ("optimizer=adamw", False)):
         caplog.clear()
-        config = check(compose(fast("regularization=spare_norms_and_biases", words)))
+        config = check(compose(fast("regularization=spare_norms_and_biases", overrides)))
         build_optimizer(build(config).model, config)
         assert ("spares biases and normalisation from weight decay, and there is none" in caplog.text) == said
 

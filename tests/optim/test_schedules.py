@@ -27,13 +27,13 @@ OPTIONS = sorted(path.stem for path in (ROOT / "conf" / "scheduler").glob("*.yam
 WARM_UPS = [0, STEPS, 7]  # none, one that ends with an epoch, one that ends within one
 
 
-def config_of(*words: str) -> Config:
-    return _composed(f"optimizer.lr={LR}", f"trainer.max_epochs={EPOCHS}", *words)
+def config_of(*overrides: str) -> Config:
+    return _composed(f"optimizer.lr={LR}", f"trainer.max_epochs={EPOCHS}", *overrides)
 
 
 @cache
-def _composed(*words: str) -> Config:
-    return check(compose(["model=mlp", "datamodule=diabetes", "model.hidden_sizes=[]", "optimizer=sgd", *words]))
+def _composed(*overrides: str) -> Config:
+    return check(compose(["model=mlp", "datamodule=diabetes", "model.hidden_sizes=[]", "optimizer=sgd", *overrides]))
 
 
 class Recorder(Callback):
@@ -142,8 +142,8 @@ CASES = [
 ] + [pytest.param("inverse_sqrt", "step", 7, marks=pytest.mark.req("S7"))]
 
 
-def scheduled(name: str, unit: str, warmup: int, *words: str) -> Config:
-    config = config_of(f"scheduler={name}", *CHANGES.get(name, []), *words)
+def scheduled(name: str, unit: str, warmup: int, *overrides: str) -> Config:
+    config = config_of(f"scheduler={name}", *CHANGES.get(name, []), *overrides)
     changed = config.scheduler.model_copy(update={"interval": unit, "warmup_steps": warmup})
     return config.model_copy(update={"scheduler": changed})
 
@@ -173,9 +173,9 @@ def test_an_interrupted_run_goes_on_with_the_same_rates(name: str, unit: str, wa
 @pytest.mark.req("S3")
 @pytest.mark.parametrize("warmup", WARM_UPS)
 def test_plateau_follows_what_is_measured(warmup: int, tmp_path: Path) -> None:
-    words = ["scheduler=plateau", f"scheduler.warmup_steps={warmup}", "trainer.max_epochs=14"]
+    overrides = ["scheduler=plateau", f"scheduler.warmup_steps={warmup}", "trainer.max_epochs=14"]
     settings = ["patience=1", "factor=0.5", "cooldown=1", "threshold=0.2"]
-    config = config_of(*words, *(f"scheduler.{setting}" for setting in settings))
+    config = config_of(*overrides, *(f"scheduler.{setting}" for setting in settings))
     recorder = Recorder()
     whole = train(config, recorder)
     expected = plateau_form(recorder.losses, warmup, patience=1, factor=0.5, cooldown=1, threshold=0.2)
@@ -194,8 +194,8 @@ def test_plateau_follows_what_is_measured(warmup: int, tmp_path: Path) -> None:
 
 @pytest.mark.req("S3")
 def test_plateau_counts_measurements_and_not_epochs() -> None:
-    words = ["scheduler=plateau", "trainer.max_epochs=12", "trainer.check_val_every_n_epoch=2"]
-    config = config_of(*words, "scheduler.patience=1", "scheduler.factor=0.5", "scheduler.threshold=0.5")
+    overrides = ["scheduler=plateau", "trainer.max_epochs=12", "trainer.check_val_every_n_epoch=2"]
+    config = config_of(*overrides, "scheduler.patience=1", "scheduler.factor=0.5", "scheduler.threshold=0.5")
     recorder = Recorder()
     train(config, recorder)
     halved = next(t for t, rate in enumerate(recorder.rates) if rate < LR)
@@ -245,12 +245,12 @@ def test_warm_up_counts_optimizer_steps_when_gradients_accumulate(name: str) -> 
         (["trainer.max_steps=24"], 0, 4),  # three epochs and three steps
     ],
 )
-def test_a_cosine_in_epochs_fills_the_epochs_that_are_left(words: list[str], first: int, length: int) -> None:
+def test_a_cosine_in_epochs_fills_the_epochs_that_are_left(overrides: list[str], first: int, length: int) -> None:
     """Twenty batches are seven optimizer steps of three batches, the last of two."""
     lengths = ["scheduler.interval=epoch", "trainer.max_epochs=8", "trainer.accumulate_grad_batches=3"]
-    config, recorder = config_of("scheduler=cosine", *lengths, *words), Recorder()
+    config, recorder = config_of("scheduler=cosine", *lengths, *overrides), Recorder()
     train(config, recorder)
-    assert len(recorder.rates) == (24 if "max_steps" in str(words) else 56)
+    assert len(recorder.rates) == (24 if "max_steps" in str(overrides) else 56)
     expected = [
         LR * (1 + math.cos(math.pi * (t // 7 - first) / length)) / 2
         if t >= config.scheduler.warmup_steps
@@ -287,9 +287,9 @@ def test_cycles_of_several_epochs_with_interruption(case: str, tmp_path: Path) -
     the rest goes on as if it had not.
     """
     _, settings, form = LONG[case]
-    words = [f"scheduler={case.partition(',')[0]}", *(f"scheduler.{setting}" for setting in settings)]
+    overrides = [f"scheduler={case.partition(',')[0]}", *(f"scheduler.{setting}" for setting in settings)]
     lengths = ["scheduler.interval=epoch", "trainer.max_epochs=8", "trainer.accumulate_grad_batches=3"]
-    config, steps = config_of(*words, *lengths), 7
+    config, steps = config_of(*overrides, *lengths), 7
     recorder = Recorder()
     whole = train(config, recorder)
     expected = [form(t // steps) for t in range(8 * steps)]
@@ -365,9 +365,9 @@ def test_a_warm_up_that_outlasts_the_run_is_said(caplog: pytest.LogCaptureFixtur
         (["scheduler=plateau", "scheduler.min_lr=0.3"], "scheduler.min_lr=0.3 .* above optimizer.lr=0.2"),
     ],
 )
-def test_a_length_or_rate_that_a_schedule_cannot_have_is_refused(words: list[str], says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        config_of(*words)
+def test_a_length_or_rate_that_a_schedule_cannot_have_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config_of(*overrides)
 
 
 def test_rates_are_recorded_per_group(tmp_path: Path) -> None:

@@ -70,9 +70,9 @@ def test_every_step_is_the_formula(
     """θ ← θ - η · clip(mean of the gradients of the accumulated batches); SGD shows the gradient as it is."""
     steps, original = Steps(), experiment.build_callbacks
     monkeypatch.setattr(experiment, "build_callbacks", lambda *args: [*original(*args), steps])
-    words = ["optimizer=sgd", "optimizer.lr=0.5", "trainer.precision=64-true", "trainer.limit_train_batches=6"]
-    words += [f"trainer.accumulate_grad_batches={accumulate}", f"regularization.{knob}={bound}"]
-    run(fast(*words, "trainer.max_epochs=1"), verbose=False)
+    overrides = ["optimizer=sgd", "optimizer.lr=0.5", "trainer.precision=64-true", "trainer.limit_train_batches=6"]
+    overrides += [f"trainer.accumulate_grad_batches={accumulate}", f"regularization.{knob}={bound}"]
+    run(fast(*overrides, "trainer.max_epochs=1"), verbose=False)
     assert len(steps.weights) == 6 // accumulate + 1
     clipped = 0
     for number, (before, after) in enumerate(zip(steps.weights, steps.weights[1:], strict=False)):

@@ -300,6 +300,6 @@ def test_from_the_command_line_to_the_batch() -> None:
         ),
     ],
 )
-def test_mistakes_are_told(words: list[str], says: str) -> None:
-    with pytest.raises(UserError, match=says.replace("?", r"\?")):
-        check(compose(["model=mlp", *words]))
+def test_mistakes_are_told(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        check(compose(["model=mlp", *overrides]))

@@ -38,9 +38,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def chosen(*words: str) -> dict[str, object]:
+def chosen(*overrides: str) -> dict[str, object]:
     """Return the knobs that differ from nothing at all; early stopping is on by default."""
-    knobs = check(compose(list(words))).regularization
+    knobs = check(compose(list(overrides))).regularization
     nothing = {"decay_norms_and_biases": True, "early_stopping_patience": 10}
     values = {name: getattr(knobs, name) for name in type(knobs).model_fields}
     values["augmentation"] = knobs.augmentation.chosen()
@@ -66,9 +66,9 @@ def test_a_preset_sets_its_own_knobs(name: str, users_files) -> None:
 
 
 def test_presets_combine_and_the_command_line_has_the_last_word() -> None:
-    words = ["regularization=[dropout,l2,mixup,augmentation]", "regularization.dropout=0.5"]
+    overrides = ["regularization=[dropout,l2,mixup,augmentation]", "regularization.dropout=0.5"]
     expected = PRESETS["dropout"] | PRESETS["l2"] | PRESETS["mixup"] | PRESETS["augmentation"]
-    assert chosen("model=mlp", *words) == expected | {"dropout": 0.5}
+    assert chosen("model=mlp", *overrides) == expected | {"dropout": 0.5}
 
 
 def test_none_undoes_what_models_and_optimizers_ask_for() -> None:

@@ -127,10 +127,10 @@ def test_what_has_no_texts_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_library_or_wordnet_is_named_with_the_way_to_get_it(wordnet: str, monkeypatch) -> None:
-    says = (
+    message = (
         r"lexicon=oewn:2024: this WordNet is not installed \(installed: tiny:1\)(.|\n)*python -m wn download oewn:2024"
     )
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         Synonyms(0.1, "oewn:2024")
     monkeypatch.setitem(__import__("sys").modules, "wn", None)
     with pytest.raises(UserError, match=r'the package wn: pip install -c constraints.txt -e "\.\[text\]"'):
