@@ -32,8 +32,8 @@ def softmax_of_scores(query: Tensor, key: Tensor, mask: Tensor | None, causal: b
     """Return softmax(Q K^T / √d_k) [B, h, T, S]; arguments as in `MultiHeadAttention.attend`."""
     scores = query @ key.transpose(2, 3) / math.sqrt(query.size(3))
     if causal:
-        seen = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
-        mask = seen if mask is None else mask & seen
+        causal_mask = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
+        mask = causal_mask if mask is None else mask & causal_mask
     if mask is None:
         return scores.softmax(-1)
     weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)

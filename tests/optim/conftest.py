@@ -1,4 +1,4 @@
-"""A vector that any option of `optimizer` moves, for the facts that the textbook states."""
+"""Fixture that optimizes a vector with any option of `optimizer`, for the properties that the textbook states."""
 
 from collections.abc import Callable
 from functools import cache
@@ -24,9 +24,9 @@ def _config(*overrides: str) -> Config:
 
 
 @pytest.fixture
-def descend() -> Descend:
-    """Return a function that moves θ in float64 for a number of steps, and returns θ [steps + 1, D] before and after
-    each. The gradient is a function of (t, θ), t counted from 1; `rates`, if given, are the learning rates of the steps.
+def descent_path() -> Descend:
+    """Return a function that optimizes θ in float64 for a number of steps, and returns θ [steps + 1, D] before the first and
+    after each step. The gradient is a function of (t, θ), t counted from 1; `rates` are the learning rates of the steps.
     """
 
     def path(
