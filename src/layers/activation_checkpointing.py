@@ -31,11 +31,13 @@ def checkpointed(block: nn.Module, *inputs: Any) -> Tensor:
 @contextmanager
 def _preserved_buffers(block: nn.Module) -> Iterator[None]:
     """Make a block update copies of its buffers, and restore the originals afterwards."""
-    originals = [(module, dict(module._buffers)) for module in block.modules() if module._buffers]
-    for module, buffers in originals:
-        module._buffers = {name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()}
+    originals = [
+        (module, name, buffer) for module in block.modules() for name, buffer in module.named_buffers(recurse=False)
+    ]
+    for module, name, buffer in originals:
+        setattr(module, name, buffer.clone())
     try:
         yield
     finally:
-        for module, buffers in originals:
-            module._buffers = buffers
+        for module, name, buffer in originals:
+            setattr(module, name, buffer)
