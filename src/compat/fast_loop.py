@@ -48,7 +48,7 @@ TRAINING_HOOKS = (
 VALIDATION_HOOKS = ("on_validation_batch_start", "on_validation_batch_end")
 """What callbacks may do within a step, in this order."""
 
-OF_MODEL = (
+MODEL_HOOKS = (
     *TRAINING_HOOKS,
     *VALIDATION_HOOKS,
     "training_step",
@@ -57,12 +57,12 @@ OF_MODEL = (
     "optimizer_step",
     "configure_gradient_clipping",
 )
-TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 """What a model or datamodule of a user may change of a step; Lightning's own step asks them."""
 
 
 def install_training_loop(
-    trainer: L.Trainer, max_steps: int, base: type[L.LightningModule], written_out: bool = True
+    trainer: L.Trainer, max_steps: int, base: type[L.LightningModule], fast: bool = True
 ) -> None:
     """Replace the loop of a trainer over the batches of an epoch; leave it alone where that is impossible, which is logged.
 
@@ -72,7 +72,7 @@ def install_training_loop(
     if problem := loop_problem(trainer):
         log_fallback("Lightning's own loop trains, and validates the last weights only at the end of an epoch", problem)
         return
-    trainer.fit_loop.epoch_loop = TrainingSteps(trainer, max_steps, base, written_out)
+    trainer.fit_loop.epoch_loop = FastTrainingEpochLoop(trainer, max_steps, base, fast)
 
 
 def loop_problem(trainer: L.Trainer) -> str | None:
@@ -80,7 +80,7 @@ def loop_problem(trainer: L.Trainer) -> str | None:
     return str(_IMPORT_ERROR) if _IMPORT_ERROR is not None else missing_name(trainer)
 
 
-class TrainingSteps(_TrainingEpochLoop):
+class FastTrainingEpochLoop(_TrainingEpochLoop):
     """Lightning's loop over the batches of an epoch, in which a step is written out where that is the same.
 
     Counters, hooks of callbacks, schedules and checkpoints are as in Lightning's step, which is taken where something asks
@@ -95,39 +95,39 @@ class TrainingSteps(_TrainingEpochLoop):
     """
 
     def __init__(
-        self, trainer: L.Trainer, max_steps: int, base: type[L.LightningModule], written_out: bool = True
+        self, trainer: L.Trainer, max_steps: int, base: type[L.LightningModule], fast: bool = True
     ) -> None:
         super().__init__(trainer, max_steps=max_steps)
-        if written_out:
-            self.val_loop = ValidationSteps(
+        if fast:
+            self.val_loop = FastEvaluationLoop(
                 trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False
             )
             self.val_loop.base = base
         self.base = base
-        self._written_out = written_out
-        self._told = False
+        self._fast = fast
+        self._logged = False
 
     def run(self, data_fetcher: _DataFetcher) -> None:
-        reason = needs_lightning(self.trainer, self.base) if self._written_out else "trainer.loop=lightning"
-        if not self._told:
+        reason = fallback_reason(self.trainer, self.base) if self._fast else "trainer.loop=lightning"
+        if not self._logged:
             log.info("steps: %s", f"Lightning's, for {reason}" if reason else "written out, src/compat/fast_loop.py")
-            self._told = True
-        self._short = _Short(self.trainer, TRAINING_HOOKS) if reason is None else None
+            self._logged = True
+        self._fast_step = _FastStep(self.trainer, TRAINING_HOOKS) if reason is None else None
         super().run(data_fetcher)
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Train on one batch; every `accumulate_grad_batches`-th changes the weights."""
-        if self._short is None or self.restarting:
+        if self._fast_step is None or self.restarting:
             super().advance(data_fetcher)
             return
-        trainer, short, optimizer = self.trainer, self._short, self.trainer.optimizers[0]
+        trainer, fast_step, optimizer = self.trainer, self._fast_step, self.trainer.optimizers[0]
         accumulated = trainer.accumulate_grad_batches
         batch, _, _ = next(data_fetcher)
         self.batch_progress.is_last_batch = data_fetcher.done
-        batch = short.take(self, batch)
+        batch = fast_step.fetch(self, batch)
         index = self.batch_idx
         steps = not self._should_accumulate()
-        short.call("on_train_batch_start", batch, index)
+        fast_step.call("on_train_batch_start", batch, index)
         self.batch_progress.increment_started()
         loss: Tensor
 
@@ -135,18 +135,18 @@ class TrainingSteps(_TrainingEpochLoop):
         def gradient() -> Tensor:
             """Compute the loss, and add its gradient to what was accumulated."""
             nonlocal loss
-            loss = short.step("training_step", batch, index)
+            loss = fast_step.step("training_step", batch, index)
             if accumulated > 1:
                 loss = loss / accumulated
             if index % accumulated == 0:
-                self._zero_grad(short, optimizer)
-            short.call("on_before_backward", loss)
+                self._zero_grad(fast_step, optimizer)
+            fast_step.call("on_before_backward", loss)
             loss.backward()  # type: ignore[no-untyped-call]
-            short.call("on_after_backward")
+            fast_step.call("on_after_backward")
             if steps:
-                short.call("on_before_optimizer_step", optimizer)
+                fast_step.call("on_before_optimizer_step", optimizer)
                 if trainer.gradient_clip_val is not None:
-                    short.model.configure_gradient_clipping(
+                    fast_step.model.configure_gradient_clipping(
                         optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
                     )
             return loss
@@ -163,17 +163,17 @@ class TrainingSteps(_TrainingEpochLoop):
             self.update_lr_schedulers("step", update_plateau_schedulers=False)
             if self._num_ready_batches_reached():
                 self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
-        short.call("on_train_batch_end", {"loss": loss.detach()}, batch, index)
+        fast_step.call("on_train_batch_end", {"loss": loss.detach()}, batch, index)
         if self._results:
             trainer._logger_connector.on_batch_end()
         self.batch_progress.increment_completed()
         if self._results:
             trainer._logger_connector.update_train_step_metrics()
 
-    def _zero_grad(self, short: "_Short", optimizer: Any) -> None:
+    def _zero_grad(self, fast_step: "_Short", optimizer: Any) -> None:
         count = self.automatic_optimization.optim_progress.optimizer.zero_grad
         count.increment_ready()
-        short.call("on_before_zero_grad", optimizer)
+        fast_step.call("on_before_zero_grad", optimizer)
         count.increment_started()
         optimizer.zero_grad()
         count.increment_completed()
@@ -181,7 +181,7 @@ class TrainingSteps(_TrainingEpochLoop):
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         """Validate after the last batch of an epoch, and after the last step of all."""
         if (
-            self._short is None
+            self._fast_step is None
             or self._num_ready_batches_reached()
             or self._is_training_done
             or self.trainer.should_stop
@@ -201,7 +201,7 @@ class TrainingSteps(_TrainingEpochLoop):
         return last and trainer.enable_validation and not self.restarting
 
 
-class ValidationSteps(_EvaluationLoop):
+class FastEvaluationLoop(_EvaluationLoop):
     """Lightning's loop over the validation batches, in which a step is written out where that is the same."""
 
     base: type[L.LightningModule]
@@ -209,21 +209,21 @@ class ValidationSteps(_EvaluationLoop):
 
     def reset(self) -> None:
         super().reset()
-        self._short = (
-            _Short(self.trainer, VALIDATION_HOOKS) if needs_lightning(self.trainer, self.base) is None else None
+        self._fast_step = (
+            _FastStep(self.trainer, VALIDATION_HOOKS) if fallback_reason(self.trainer, self.base) is None else None
         )
 
     def _evaluation_step(self, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_iter: Any) -> None:
-        if self._short is None:
+        if self._fast_step is None:
             super()._evaluation_step(batch, batch_idx, dataloader_idx, dataloader_iter)
             return
-        short, connector = self._short, self.trainer._logger_connector
-        batch = short.take(self, batch)
-        short.call("on_validation_batch_start", batch, batch_idx)
+        fast_step, connector = self._fast_step, self.trainer._logger_connector
+        batch = fast_step.fetch(self, batch)
+        fast_step.call("on_validation_batch_start", batch, batch_idx)
         self.batch_progress.increment_started()
-        short.step("validation_step", batch, batch_idx)
+        fast_step.step("validation_step", batch, batch_idx)
         self.batch_progress.increment_processed()
-        short.call("on_validation_batch_end", None, batch, batch_idx)
+        fast_step.call("on_validation_batch_end", None, batch, batch_idx)
         if self._results:
             connector.on_batch_end()
         self.batch_progress.increment_completed()
@@ -235,7 +235,7 @@ class ValidationSteps(_EvaluationLoop):
             raise SIGTERMException
 
 
-class _Short:
+class _FastStep:
     """What a step that is written out asks of a run, looked up once.
 
     Args:
@@ -252,7 +252,7 @@ class _Short:
         self._moves = trainer.strategy.root_device.type != "cpu"
         self._hooks = {hook: list(_overriding(trainer, hook)) for hook in hooks}
 
-    def take(self, loop: TrainingSteps | ValidationSteps, batch: Any) -> Any:
+    def fetch(self, loop: FastTrainingEpochLoop | FastEvaluationLoop, batch: Any) -> Any:
         """Count a batch that was fetched, and return it in the precision and on the device of the model."""
         if self._double:
             batch = self._trainer.precision_plugin.convert_input(batch)
@@ -282,15 +282,15 @@ class _Short:
         self.model._current_fx_name = None
 
 
-def needs_lightning(trainer: L.Trainer, base: type[L.LightningModule]) -> str | None:
+def fallback_reason(trainer: L.Trainer, base: type[L.LightningModule]) -> str | None:
     """Return what in a run asks for Lightning's own step; None where the one that is written out does the same."""
     model, datamodule = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
     if not isinstance(model, base) or not model.automatic_optimization:
         return f"the model {type(model).__name__}"
-    for hook in (*OF_MODEL, *TRANSFER):
+    for hook in (*MODEL_HOOKS, *TRANSFER_HOOKS):
         if getattr(type(model), hook) is not getattr(base, hook):
             return f"{type(model).__name__}.{hook}"
-    for hook in TRANSFER:
+    for hook in TRANSFER_HOOKS:
         if datamodule is not None and getattr(type(datamodule), hook) is not getattr(L.LightningDataModule, hook):
             return f"{type(datamodule).__name__}.{hook}"
     if type(trainer.strategy) is not SingleDeviceStrategy:

@@ -37,7 +37,7 @@ else:
 CONNECTOR_NAMES = ("dump_checkpoint", "_get_lightning_module_state_dict", "_get_loops_state_dict")
 
 
-class GroupSteps(Protocol):
+class TrainableGroup(Protocol):
     """What the loops call for all members of a group."""
 
     def step(self, batch: Batch) -> Tensor:
@@ -48,7 +48,7 @@ class GroupSteps(Protocol):
         """Step the schedules after a batch of an epoch."""
         ...
 
-    def save_if_asked(self) -> None:
+    def save_if_due(self) -> None:
         """Save states between two steps where that is due."""
         ...
 
@@ -73,7 +73,7 @@ def group_problem(trainer: L.Trainer) -> str | None:
     return None
 
 
-def install_group_loop(trainer: L.Trainer, group: GroupSteps) -> None:
+def install_group_loop(trainer: L.Trainer, group: TrainableGroup) -> None:
     """Replace the loop of a trainer over the batches of an epoch by one that trains a group."""
     trainer.fit_loop.epoch_loop = _GroupEpochLoop(trainer, group)
 
@@ -91,7 +91,7 @@ def on_device(trainer: L.Trainer, batch: Batch) -> Batch:
 class _GroupOptimization(_AutomaticOptimization):
     """Optimizer step of a group within Lightning's own step, which is taken when a group is resumed."""
 
-    def __init__(self, trainer: L.Trainer, group: GroupSteps) -> None:
+    def __init__(self, trainer: L.Trainer, group: TrainableGroup) -> None:
         super().__init__(trainer)
         self._group = group
 
@@ -113,7 +113,7 @@ class _GroupOptimization(_AutomaticOptimization):
 class _GroupEpochLoop(_TrainingEpochLoop):
     """Lightning's loop over the batches of an epoch, with its counters; a step is one of the whole group."""
 
-    def __init__(self, trainer: L.Trainer, group: GroupSteps) -> None:
+    def __init__(self, trainer: L.Trainer, group: TrainableGroup) -> None:
         super().__init__(trainer, max_steps=trainer.max_steps)
         self._group = group
         self.automatic_optimization = _GroupOptimization(trainer, group)
@@ -131,7 +131,7 @@ class _GroupEpochLoop(_TrainingEpochLoop):
         self.automatic_optimization.step(batch)  # type: ignore[attr-defined]
         self.batch_progress.increment_processed()
         self.update_lr_schedulers("step", update_plateau_schedulers=False)
-        self._group.save_if_asked()
+        self._group.save_if_due()
         self.batch_progress.increment_completed()
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
@@ -148,7 +148,7 @@ class _GroupEpochLoop(_TrainingEpochLoop):
 class _GroupEvaluationLoop(_EvaluationLoop):
     """Lightning's loop over the validation batches; each is measured for the whole group."""
 
-    def __init__(self, trainer: L.Trainer, group: GroupSteps) -> None:
+    def __init__(self, trainer: L.Trainer, group: TrainableGroup) -> None:
         super().__init__(trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False)
         self._group = group
 

@@ -5,7 +5,7 @@ Tested with Hydra 1.3. Gain: flags that a version of Hydra adds are understood. 
 
 import argparse
 
-from src.compat.stock import is_stock, log_fallback, missing_name
+from src.compat.stock import is_stock, log_fallback, fallback_reason
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -17,7 +17,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
         return hydra_parser()
     except ImportError as error:
-        log_fallback("flags of the command line are those of Hydra 1.3", missing_name(error))
+        log_fallback("flags of the command line are those of Hydra 1.3", fallback_reason(error))
     parser = argparse.ArgumentParser(add_help=False, description="Hydra")
     parser.add_argument("overrides", nargs="*")
     for flags in (

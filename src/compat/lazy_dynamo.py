@@ -77,10 +77,10 @@ def _graph_break(msg: str = "") -> None:
     """Do nothing, as the function of torch does outside a compilation."""
 
 
-def _disable(fn: Any = None, recursive: bool = True, **how: Any) -> Any:
+def _disable(fn: Any = None, recursive: bool = True, **options: Any) -> Any:
     """Return a function that the compiler does not trace."""
     if fn is None:
-        return partial(_disable, recursive=recursive, **how)
+        return partial(_disable, recursive=recursive, **options)
     real: Callable[..., Any] | None = None
 
     @wraps(fn)
@@ -89,11 +89,11 @@ def _disable(fn: Any = None, recursive: bool = True, **how: Any) -> Any:
         if real is None:
             if not _is_imported():
                 return fn(*args, **kwargs)
-            real = sys.modules[NAME].disable(fn, recursive, **how)
+            real = sys.modules[NAME].disable(fn, recursive, **options)
         return real(*args, **kwargs)
 
-    marks = {"disable": True, "disable_msg": how.get("reason"), "disable_recursive": recursive, "orig_callable": fn}
-    vars(untraced).update({f"_torchdynamo_{name}": value for name, value in marks.items()})
+    attributes = {"disable": True, "disable_msg": options.get("reason"), "disable_recursive": recursive, "orig_callable": fn}
+    vars(untraced).update({f"_torchdynamo_{name}": value for name, value in attributes.items()})
     return untraced
 
 

@@ -13,7 +13,7 @@ from types import ModuleType
 from src.compat.lazy_dynamo import defer_import
 from src.compat.stock import is_stock, log_fallback
 
-LEFT_OUT = ("matplotlib", "onnxruntime", "requests")
+EXCLUDED = ("matplotlib", "onnxruntime", "requests")
 """Packages that torchmetrics does not import within `lean`."""
 
 
@@ -41,7 +41,7 @@ def lean() -> Iterator[None]:
     is_available = RequirementCache.__bool__
 
     def is_wanted(cache: RequirementCache) -> bool:
-        return getattr(cache, "requirement", None) not in LEFT_OUT and is_available(cache)
+        return getattr(cache, "requirement", None) not in EXCLUDED and is_available(cache)
 
     RequirementCache.__bool__ = is_wanted  # type: ignore[method-assign,assignment]
     placeholder = ModuleType("scipy.signal")

@@ -6,7 +6,7 @@ Tested with Optuna 4 and 5. Gain: a search that was killed proposes the same poi
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from src.compat.stock import is_stock, log_fallback, missing_name
+from src.compat.stock import is_stock, log_fallback, fallback_reason
 
 
 def continue_trial(study: Study, frozen: FrozenTrial) -> Trial:
@@ -24,7 +24,7 @@ def continue_trial(study: Study, frozen: FrozenTrial) -> Trial:
             raise AttributeError
         return Trial(study, frozen._trial_id)
     except (AttributeError, TypeError) as error:
-        log_fallback("a killed search starts its unfinished trials again, under new numbers", missing_name(error))
+        log_fallback("a killed search starts its unfinished trials again, under new numbers", fallback_reason(error))
     study.tell(frozen.number, state=TrialState.FAIL)
     study.enqueue_trial(frozen.params, user_attrs=frozen.user_attrs)
     return study.ask(frozen.distributions)

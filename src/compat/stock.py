@@ -25,6 +25,6 @@ def log_fallback(what: str, reason: str) -> None:
     log.warning("%s (%s)", what, reason)
 
 
-def missing_name(error: Exception) -> str:
+def fallback_reason(error: Exception) -> str:
     """Return the reason of a fallback: stock mode, or the private name that an installed version lacks."""
     return f"{STOCK} is set" if is_stock() else f"this version of a library is not supported: {error}"

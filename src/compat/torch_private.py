@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from src.compat.stock import is_stock, log_fallback, missing_name
+from src.compat.stock import is_stock, log_fallback, fallback_reason
 
 try:
     if is_stock():
         raise ImportError
     from torch.utils._python_dispatch import TorchDispatchMode
 except ImportError as import_error:
-    _REASON = missing_name(import_error)
+    _REASON = fallback_reason(import_error)
 
     class TorchDispatchMode:  # type: ignore[no-redef]
         """Context manager that observes no operation."""

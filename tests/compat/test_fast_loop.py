@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from src.compat.fast_loop import TrainingSteps, needs_lightning
+from src.compat.fast_loop import FastTrainingEpochLoop, fallback_reason
 from src.config.compose import compose
 from src.config.groups import CONF, groups
 from src.config.validate import check
@@ -113,9 +113,9 @@ def test_what_needs_lightnings_step(
 ) -> None:
     experiment = build(check(compose(fast(*words))))
     trainer = experiment.trainer
-    assert isinstance(trainer.fit_loop.epoch_loop, TrainingSteps)
+    assert isinstance(trainer.fit_loop.epoch_loop, FastTrainingEpochLoop)
     trainer.strategy._lightning_module = experiment.model if model is None else model(experiment.datamodule.spec)
-    assert needs_lightning(trainer, Model) == reason
+    assert fallback_reason(trainer, Model) == reason
 
 
 @pytest.mark.parametrize("loop", ["auto", "lightning"])

@@ -3,12 +3,12 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.fused.layers.dropout import Rated, kept
-from src.fused.layers.vmap_escape import outside
+from src.fused.layers.dropout import HasDropoutRate, dropout_mask
+from src.fused.layers.vmap_escape import call_outside_vmap
 from src.layers.attention import MultiHeadAttention, softmax_of_scores
 
 
-class MemberAttention(MultiHeadAttention, Rated):
+class MemberAttention(MultiHeadAttention, HasDropoutRate):
     """As `MultiHeadAttention`, with a rate of dropping that is a tensor.
 
     Args:
@@ -16,16 +16,16 @@ class MemberAttention(MultiHeadAttention, Rated):
     """
 
     def __init__(self, attention: MultiHeadAttention) -> None:
-        Rated.__init__(self)
+        HasDropoutRate.__init__(self)
         self.num_heads, self.records, self.weights = attention.num_heads, False, None
         self.query, self.key_value, self.output = attention.query, attention.key_value, attention.output
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """Attend with torch's kernel, the heads of all members together, unless weights are dropped."""
-        if not (self.training and self.drops):
-            return outside(lambda *tensors: _attend(causal, *tensors), query, key, value, mask)
+        if not (self.training and self.has_dropout):
+            return call_outside_vmap(lambda *tensors: _attend(causal, *tensors), query, key, value, mask)
         weights = softmax_of_scores(query, key, mask, causal)
-        return (weights * kept(weights, tuple(weights.shape), self.rate)) @ value
+        return (weights * dropout_mask(weights, tuple(weights.shape), self.rate)) @ value
 
 
 def _attend(causal: bool, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ TINY = 1e-12
 """What stands for a share of 0 that is kept, so that it divides."""
 
 
-def kept(like: Tensor, shape: tuple[int, ...], rate: Tensor) -> Tensor:
+def dropout_mask(like: Tensor, shape: tuple[int, ...], rate: Tensor) -> Tensor:
     """Return 0 where something is dropped, and elsewhere 1 / (1 - rate).
 
     Args:
@@ -18,23 +18,23 @@ def kept(like: Tensor, shape: tuple[int, ...], rate: Tensor) -> Tensor:
         shape: of what is drawn.
         rate: probability to drop [].
     """
-    keep = 1 - rate
+    keep_probability = 1 - rate
     drawn = torch.rand(shape, dtype=like.dtype, device=like.device)
-    return (drawn < keep).to(like.dtype) / keep.clamp(min=TINY)
+    return (drawn < keep_probability).to(like.dtype) / keep_probability.clamp(min=TINY)
 
 
-class Rated(nn.Module):
+class HasDropoutRate(nn.Module):
     """Drops with a rate that is a tensor [], if any member drops."""
 
     rate: Tensor
-    drops = False
+    has_dropout = False
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("rate", torch.zeros(()), persistent=False)
 
 
-class RatedDropout(Rated):
+class MemberDropout(HasDropoutRate):
     """As ``nn.Dropout``.
 
     Args:
@@ -49,10 +49,10 @@ class RatedDropout(Rated):
         if not self.training:
             return x
         each = x.dim() if self.dimensions is None else self.dimensions
-        return x * kept(x, (*x.shape[:each], *[1] * (x.dim() - each)), self.rate)
+        return x * dropout_mask(x, (*x.shape[:each], *[1] * (x.dim() - each)), self.rate)
 
 
-class RatedDropConnect(Rated):
+class MemberDropConnect(HasDropoutRate):
     """As `DropConnect`, whose parameters it has."""
 
     def __init__(self, layer: DropConnect) -> None:
@@ -62,22 +62,22 @@ class RatedDropConnect(Rated):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
         if self.training:
-            weight = weight * kept(weight, tuple(weight.shape), self.rate)
+            weight = weight * dropout_mask(weight, tuple(weight.shape), self.rate)
         return linear(x, weight, self.bias)
 
 
-def rated(module: nn.Module) -> Rated:
+def member_dropout(module: nn.Module) -> HasDropoutRate:
     """Return what does the same as a module that drops, with a rate that is a tensor.
 
     Raises:
         ValueError: if there is nothing that does.
     """
     if isinstance(module, DropConnect):
-        return RatedDropConnect(module)
+        return MemberDropConnect(module)
     if isinstance(module, StochasticDepth):
-        return RatedDropout(1)
+        return MemberDropout(1)
     if type(module) is nn.Dropout2d:
-        return RatedDropout(2)
+        return MemberDropout(2)
     if type(module) is not nn.Dropout:
         raise ValueError(f"{type(module).__name__} has no form for several members in src/fused/layers/dropout.py")
-    return RatedDropout()
+    return MemberDropout()

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from src.fused.layers.dropout import Rated, kept
-from src.fused.layers.vmap_escape import outside
+from src.fused.layers.dropout import HasDropoutRate, dropout_mask
+from src.fused.layers.vmap_escape import call_outside_vmap
 from src.layers.lstm_kernel import LSTMSteps
 from src.layers.recurrent_cells import Cell, Layers, LSTMCell, RNNCell, State
 
@@ -38,7 +38,7 @@ class TorchGRUCell(Cell):
 # ---- a cell ----------------------------------------------------------------------------------------------------
 
 
-def read(
+def run_cell(
     cell: Cell, weights: Weights, x: Tensor, state: State, valid: Tensor | None, backwards: bool
 ) -> tuple[Tensor, State]:
     """Do what a cell's `forward` does, within a vmap over members.
@@ -51,7 +51,7 @@ def read(
     if backwards:
         x, valid = x.flip(0), None if valid is None else valid.flip(0)
     steps = _lstm_steps if isinstance(cell, LSTMCell) else _steps_of(cell)
-    outputs, *last = outside(steps, *weights, x, valid, *state)
+    outputs, *last = call_outside_vmap(steps, *weights, x, valid, *state)
     return outputs.flip(0) if backwards else outputs, tuple(last)
 
 
@@ -98,13 +98,13 @@ class MemberCell(nn.Module):
     def forward(
         self, x: Tensor, state: State, valid: Tensor | None = None, backwards: bool = False
     ) -> tuple[Tensor, State]:
-        return read(self._equations[0], (self.W_x, self.W_h, self.b), x, state, valid, backwards)
+        return run_cell(self._equations[0], (self.W_x, self.W_h, self.b), x, state, valid, backwards)
 
 
 # ---- torch's kernels -------------------------------------------------------------------------------------------
 
 
-class MemberKernel(Layers, Rated):
+class MemberRNN(Layers, HasDropoutRate):
     """One of torch's recurrent networks within a vmap over members, by its equations and with its parameters.
 
     Its rate is that of dropping weights from state to state (`src.layers.dropout.drop_state_weights`).
@@ -119,7 +119,7 @@ class MemberKernel(Layers, Rated):
     EQUATIONS: ClassVar[dict[str, type[Cell]]] = {"RNN_TANH": RNNCell, "LSTM": LSTMCell, "GRU": TorchGRUCell}
 
     def __init__(self, kernel: nn.RNNBase) -> None:
-        Rated.__init__(self)
+        HasDropoutRate.__init__(self)
         if kernel.mode not in self.EQUATIONS or kernel.proj_size or not kernel.batch_first or not kernel.bias:
             raise ValueError(f"{kernel} has no form for several members in src/fused/layers/recurrent.py")
         self.num_layers, self.hidden_size = kernel.num_layers, kernel.hidden_size
@@ -130,10 +130,10 @@ class MemberKernel(Layers, Rated):
         self._equations = (equations(1, kernel.hidden_size),)
         for name, parameter in kernel.named_parameters():
             self.register_parameter(name, parameter)
-        ends = [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ("", "_reverse")[: self.directions]]
-        self.cells = [_KernelCell(self, end) for end in ends]  # type: ignore[assignment]
+        suffixes = [f"_l{layer}{end}" for layer in range(self.num_layers) for suffix in ("", "_reverse")[: self.directions]]
+        self.cells = [_KernelCell(self, suffix) for suffix in suffixes]  # type: ignore[assignment]
 
-    def weights_of(self, end: str) -> Weights:
+    def weights_of(self, suffix: str) -> Weights:
         """Return the weights of a layer in one direction, in the form of the equations.
 
         Args:
@@ -141,27 +141,27 @@ class MemberKernel(Layers, Rated):
         """
         W_x, W_h = getattr(self, f"weight_ih{end}"), getattr(self, f"weight_hh{end}")
         b_x, b_h = getattr(self, f"bias_ih{end}"), getattr(self, f"bias_hh{end}")
-        if self.training and self.drops:
-            W_h = W_h * kept(W_h, tuple(W_h.shape), self.rate)
+        if self.training and self.has_dropout:
+            W_h = W_h * dropout_mask(W_h, tuple(W_h.shape), self.rate)
         cell = self._equations[0]
         if isinstance(cell, LSTMCell):  # torch has the gates in the order i, f, C, o
-            return _as_of(W_x), _as_of(W_h), _as_of(b_x + b_h)
+            return _reorder_gates(W_x), _reorder_gates(W_h), _reorder_gates(b_x + b_h)
         if isinstance(cell, TorchGRUCell):
             shared = 2 * self.hidden_size
             return W_x, torch.cat((W_h, b_h.unsqueeze(1)), 1), torch.cat((b_x[:shared] + b_h[:shared], b_x[shared:]))
         return W_x, W_h, b_x + b_h
 
 
-def _as_of(gates: Tensor) -> Tensor:
+def _reorder_gates(gates: Tensor) -> Tensor:
     i, f, candidate, o = gates.chunk(4)
     return torch.cat((o, f, i, candidate))
 
 
 class _KernelCell:
-    def __init__(self, kernel: MemberKernel, end: str) -> None:
-        self.kernel, self.end = kernel, end
+    def __init__(self, kernel: MemberRNN, suffix: str) -> None:
+        self.kernel, self.suffix = kernel, suffix
 
     def __call__(
         self, x: Tensor, state: State, valid: Tensor | None = None, backwards: bool = False
     ) -> tuple[Tensor, State]:
-        return read(self.kernel._equations[0], self.kernel.weights_of(self.end), x, state, valid, backwards)
+        return run_cell(self.kernel._equations[0], self.kernel.weights_of(self.suffix), x, state, valid, backwards)

@@ -8,17 +8,17 @@ from torch import Tensor
 from torch.autograd import Function
 
 
-def outside(function: Callable[..., Tensor | tuple[Tensor, ...]], *inputs: Tensor | None) -> Any:
+def call_outside_vmap(function: Callable[..., Tensor | tuple[Tensor, ...]], *inputs: Tensor | None) -> Any:
     """Call a function with the members' tensors as they are outside of a vmap, [K, …] each, and return its outputs within.
 
     Args:
         function: takes as many tensors as there are inputs, and returns one or several [K, …]; autograd follows it.
         inputs: as a member sees them; None stays None.
     """
-    return _Outside.apply(function, *inputs)
+    return _CallOutsideVmap.apply(function, *inputs)
 
 
-class _Outside(Function):
+class _CallOutsideVmap(Function):
     @staticmethod
     def forward(function: Any, *inputs: Any) -> Any:
         raise AssertionError("there is no vmap to get out of")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Clipping:
+class GradientClipping:
     """The limits of all members; those without one have an infinite one.
 
     Args:
@@ -26,7 +26,7 @@ class Clipping:
         self.norm = limits(norms)
         self.value = limits([k.gradient_clip_value if n is None else None for k, n in zip(knobs, norms, strict=True)])
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Go on with these members [M]."""
         self.norm, self.value = (None if limit is None else limit[rows] for limit in (self.norm, self.value))
 

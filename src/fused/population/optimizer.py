@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 
 from src.compat.torch_private import mark_stepped
 from src.fused.population.stacked_tensors import Matrix, kept
-from src.fused.population.update_rules import Now, optimizer_problem, rule_of
+from src.fused.population.update_rules import UpdateContext, optimizer_problem, rule_of
 
 
-class Optimization:
+class PopulationOptimizer:
     """The optimizers of all members.
 
     Args:
@@ -67,7 +67,7 @@ class Optimization:
                 self.settings[name] = self._numbers(lambda group, key=name: group[key])  # type: ignore[misc]
         if not self.settings["weight_decay"].any():
             del self.settings["weight_decay"]
-        if self.rule.compares:
+        if self.rule.uses_base_lrs:
             self.settings["base_lr"] = self._base_rates()
 
     def _numbers(self, of: Callable[[dict[str, Any]], float]) -> Tensor:
@@ -102,7 +102,7 @@ class Optimization:
         new = [not any(state for state in row) for row in states]
         self.first = torch.tensor(new, device=matrix.theta.device).unsqueeze(1)
         self.remembered: dict[str, Tensor] = {}
-        for name, condition in rule.remembers.items():
+        for name, condition in rule.buffers.items():
             kept = self.settings[condition].any() if condition in self.settings else self.flags.get(condition, True)
             if kept:
                 rows = [
@@ -139,10 +139,10 @@ class Optimization:
                     optimizer.state[parameter].update(own)
 
     def _keeps(self, name: str, row: int) -> bool:
-        condition = self.rule.remembers[name]
+        condition = self.rule.buffers[name]
         return condition not in self.settings or bool(self.settings[condition][row].any())
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Go on with these members [M], after `matrix` did; what the others remember stays theirs."""
         states = [[t for own in o.state.values() for t in own.values() if torch.is_tensor(t)] for o in self.optimizers]
         kept(states, rows)
@@ -172,7 +172,7 @@ class Optimization:
         t = self._count().to(theta.device)
         numbers = {name: tensor[:, :1].to(theta.device, copy=True) for name, tensor in self.numbers.items()}
         state = {**self.remembered, **numbers}
-        self.rule.formula(Now(theta, self.matrix.g, state, t, self.settings, self.flags, self.first, self._scratch))
+        self.rule.formula(UpdateContext(theta, self.matrix.g, state, t, self.settings, self.flags, self.first, self._scratch))
         self.first = torch.zeros_like(self.first)
         for name in self.rule.numbers.keys() - {"step"}:
             self.numbers[name].copy_(numbers[name])

@@ -10,10 +10,10 @@ from torch.optim import Optimizer
 
 from src.compat.torch_private import copy_all
 from src.core.batches import Batch
-from src.fused.population.gradient_clipping import Clipping
-from src.fused.population.optimizer import Optimization
-from src.fused.population.stacked_tensors import Matrix, Stack, problem_of
-from src.fused.population.template_model import Template, others, trained
+from src.fused.population.gradient_clipping import GradientClipping
+from src.fused.population.optimizer import PopulationOptimizer
+from src.fused.population.stacked_tensors import Matrix, Stack, stacking_problem
+from src.fused.population.template_model import TemplateModel, other_tensors, trainable
 from src.models.base import Model
 
 
@@ -35,26 +35,26 @@ class Population:
     """
 
     def __init__(
-        self, models: Sequence[Model], optimizers: Sequence[Optimizer], numbers: Sequence[int] | None = None
+        self, models: Sequence[Model], optimizers: Sequence[Optimizer], member_ids: Sequence[int] | None = None
     ) -> None:
-        if problem := problem_of(models):
+        if problem := stacking_problem(models):
             raise ValueError(problem)
-        self.members = tuple(range(len(models)) if numbers is None else numbers)
+        self.members = tuple(range(len(models)) if member_ids is None else member_ids)
         """The numbers of the members that are trained: row r of all that is stacked is member members[r]."""
-        self._template = Template(models)
-        self._matrix = Matrix(self._template.trained, [trained(model) for model in models])
-        self._others = Stack(self._template.others, [[t for _, t in others(model)] for model in models])
-        self._optimization = Optimization(self._matrix, optimizers)
+        self._template = TemplateModel(models)
+        self._matrix = Matrix(self._template.trainable, [trainable(model) for model in models])
+        self._other_tensors = Stack(self._template.other_tensors, [[t for _, t in other_tensors(model)] for model in models])
+        self._optimizer = PopulationOptimizer(self._matrix, optimizers)
         knobs = [model.training_config.regularization for model in models]
-        self._clipping = Clipping(knobs, self._matrix.theta)
+        self._clipping = GradientClipping(knobs, self._matrix.theta)
         self._smoothings = [float(knob.label_smoothing) for knob in knobs]
-        self.counted: Tensor | float = 0.0
+        self.loss_weights: Tensor | float = 0.0
         """How much the losses counted in the last step of which each member's is the mean: for all alike, or [K]."""
         for model, optimizer in zip(models, optimizers, strict=True):
-            model.register_state_dict_post_hook(_copied_weights)
-            optimizer.register_state_dict_post_hook(_copied_state)
+            model.register_state_dict_post_hook(_clone_weights)
+            optimizer.register_state_dict_post_hook(_clone_state)
 
-    def keep(self, members: Sequence[int]) -> None:
+    def select(self, members: Sequence[int]) -> None:
         """Go on with some of the members; the others keep their weights and states as they are, and cost nothing.
 
         Those that go on are trained as if nothing had been; where they drop, they draw other masks for being fewer.
@@ -64,16 +64,16 @@ class Population:
         """
         rows = torch.tensor([self.members.index(member) for member in members])
         self.members = tuple(members)
-        self._matrix.keep(rows)
-        self._others.keep(rows)
-        self._template.keep(rows)
-        self._optimization.keep(rows)
-        self._clipping.keep(rows)
+        self._matrix.select(rows)
+        self._other_tensors.select(rows)
+        self._template.select(rows)
+        self._optimizer.select(rows)
+        self._clipping.select(rows)
         self._smoothings = [self._smoothings[row] for row in rows.tolist()]
 
     def rates_changed(self) -> None:
         """Read the settings of all parameter groups again, after schedules changed them."""
-        self._optimization.changed()
+        self._optimizer.changed()
 
     def step(self, batch: Batch, stacked: bool = True) -> Tensor:
         """Take one optimizer step of every member.
@@ -88,7 +88,7 @@ class Population:
         with torch.enable_grad():
             losses = self._losses(
                 self._outputs(batch, stacked, training=True),
-                _in_a_row(batch).targets if stacked else self._repeated(batch.targets),
+                _flatten_members(batch).targets if stacked else self._repeat(batch.targets),
             )
             leaves = self._matrix.leaves
             gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
@@ -97,7 +97,7 @@ class Population:
                 raise ValueError(f"the loss does not depend on {name}, which an ordinary optimizer would leave alone")
         copy_all(self._matrix.gradients, gradients)
         self._clipping.clip(self._matrix.g)
-        self._optimization.step()
+        self._optimizer.step()
         return losses.detach()
 
     @torch.no_grad()
@@ -113,9 +113,9 @@ class Population:
     def _outputs(self, batch: Batch, stacked: bool, training: bool) -> Tensor:
         """Return the outputs of all members [K, B, *output_shape]."""
         network = self._template.mode(training)
-        tensors = self._matrix.leaves | self._others.tensors | self._template.rates
-        if self._template.folds:
-            inputs = _in_a_row(batch).inputs if stacked else tuple(map(self._repeated, batch.inputs))
+        tensors = self._matrix.leaves | self._other_tensors.tensors | self._template.rates
+        if self._template.can_fold:
+            inputs = _flatten_members(batch).inputs if stacked else tuple(map(self._repeat, batch.inputs))
             return functional_call(network, tensors, inputs).unflatten(0, (len(self.members), -1))
 
         def forward(tensors: dict[str, Tensor], batch: Batch) -> Tensor:
@@ -123,7 +123,7 @@ class Population:
 
         return vmap(forward, (0, 0 if stacked else None), randomness="different")(tensors, batch)
 
-    def _repeated(self, x: Tensor) -> Tensor:
+    def _repeat(self, x: Tensor) -> Tensor:
         """Return what all members see [B, …] once for each, [K · B, …]."""
         return x.expand(len(self.members), *x.shape).flatten(0, 1)
 
@@ -147,22 +147,22 @@ class Population:
             each = torch.lerp(each, losses(1.0), smoothings)
         each, weights = each.flatten(1), network.task.weights(targets)
         if weights is None:
-            self.counted = float(each.size(1))
+            self.loss_weights = float(each.size(1))
         else:
-            self.counted = weights.unflatten(0, (members, -1)).flatten(1).sum(1).clamp(min=1)
-        return each.sum(1) / self.counted
+            self.loss_weights = weights.unflatten(0, (members, -1)).flatten(1).sum(1).clamp(min=1)
+        return each.sum(1) / self.loss_weights
 
 
-def _in_a_row(batch: Batch) -> Batch:
+def _flatten_members(batch: Batch) -> Batch:
     """Return the examples of all members [K, B, …] as one batch [K · B, …]."""
     return type(batch)(*(x.flatten(0, 1) for x in batch))
 
 
-def _copied_weights(module: Any, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+def _clone_weights(module: Any, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
     state.update({name: value.clone() for name, value in state.items() if isinstance(value, Tensor)})
 
 
-def _copied_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
+def _clone_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
     state["state"] = {
         index: {name: value.clone() if isinstance(value, Tensor) else value for name, value in own.items()}
         for index, own in state["state"].items()

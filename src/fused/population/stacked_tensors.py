@@ -14,7 +14,7 @@ def rebind(tensor: Tensor, view: Tensor) -> None:
     tensor.data = view
 
 
-def kept(members: Sequence[Tensors], rows: Tensor) -> list[Tensors]:
+def select_members(members: Sequence[Tensors], rows: Tensor) -> list[Tensors]:
     """Return the tensors of the members that go on [M]; those of the others get memory of their own, as views of a stack
     would keep all of it.
     """
@@ -55,9 +55,9 @@ class Matrix:
             part.unflatten(1, shape) if shape else part[:, 0] for part, shape in zip(parts, self.shapes, strict=True)
         ]
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Go on with these members [M]; what the others have stays theirs."""
-        self.members = kept(self.members, rows)
+        self.members = select_members(self.members, rows)
         self.theta, self.g = self.theta[rows], self.g[rows]
         self.gradients = self.split(self.g)
         self._bind()
@@ -84,9 +84,9 @@ class Stack:
         self.tensors = dict(zip(names, stacked, strict=True))
         self._bind()
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Go on with these members [M]; what the others have stays theirs."""
-        self.members = kept(self.members, rows)
+        self.members = select_members(self.members, rows)
         self.tensors = {name: tensor[rows] for name, tensor in self.tensors.items()}
         self._bind()
 
@@ -96,18 +96,18 @@ class Stack:
                 rebind(tensor, stack[row])
 
 
-def problem_of(models: Sequence[nn.Module]) -> str | None:
+def stacking_problem(models: Sequence[nn.Module]) -> str | None:
     """Say why the tensors of models cannot be stacked; None where they can."""
-    first, tensors = models[0], _facts(models[0])
+    first, tensors = models[0], _tensor_properties(models[0])
     for model in models[1:]:
         if type(model) is not type(first):
             return f"the models differ: {type(first).__name__} and {type(model).__name__}"
-        own = _facts(model)
+        own = _tensor_properties(model)
         if len(own) != len(tensors):
             return f"the models differ: one has {len(tensors)} parameters and buffers, another {len(own)}"
-        for (name, facts), (_, others) in zip(tensors, own, strict=True):
-            if facts != others:
-                what = next(f"{one} and {two}" for one, two in zip(facts, others, strict=True) if one != two)
+        for (name, properties), (_, others) in zip(tensors, own, strict=True):
+            if properties != others:
+                what = next(f"{one} and {two}" for one, two in zip(properties, others, strict=True) if one != two)
                 return f"the models differ in {name}: {what}"
     kinds = {parameter.dtype for parameter in first.parameters() if parameter.requires_grad}
     if len(kinds) > 1:
@@ -115,6 +115,6 @@ def problem_of(models: Sequence[nn.Module]) -> str | None:
     return None
 
 
-def _facts(model: nn.Module) -> list[tuple[str, tuple[object, ...]]]:
+def _tensor_properties(model: nn.Module) -> list[tuple[str, tuple[object, ...]]]:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return [(name, (tuple(t.shape), t.dtype, t.device, t.requires_grad)) for name, t in tensors]

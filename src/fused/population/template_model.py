@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from src.fused.layers import folded
 from src.fused.layers.attention import MemberAttention
-from src.fused.layers.dropout import Rated, rated
+from src.fused.layers.dropout import HasDropoutRate, member_dropout
 from src.fused.layers.linear import MemberLinear
-from src.fused.layers.recurrent import MemberCell, MemberKernel
+from src.fused.layers.recurrent import MemberCell, MemberRNN
 from src.layers.attention import MultiHeadAttention
 from src.layers.dropout import DropConnect, StochasticDepth
 from src.layers.recurrent_cells import Cell
@@ -21,11 +21,11 @@ from src.models.recurrent import Recurrent
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
-Place = tuple[str, int, int]
+DropoutPosition = tuple[str, int, int]
 """Where something is dropped, whatever else a model has: what, after how many parameters, and its number there."""
 
 
-class Template:
+class TemplateModel:
     """A model of the members' shape to call with their tensors, within a vmap or with the examples of all as one batch.
 
     Its rates of dropping are tensors, and what has a faster form for all members is replaced by it.
@@ -38,33 +38,33 @@ class Template:
     """
 
     def __init__(self, models: Sequence[Model]) -> None:
-        rates = [{place: rate for place, _, rate in _drops(model)} for model in models]
+        rates = [{place: rate for place, _, rate in _dropout_rates(model)} for model in models]
         model, whole = max(zip(models, rates, strict=True), key=lambda pair: len(pair[1]))
         for own in rates:
             if more := [place for place, rate in own.items() if rate and place not in whole]:
                 raise ValueError(f"the models drop at different places: {more[0][0]} is in some, and not in all others")
-        self.trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self.trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         """The network's names of what `trained` and `others` return, in the order of every member's."""
-        self.others = [name for name, _ in others(model)]
-        self.folds = folded.folds(model)
+        self.other_tensors = [name for name, _ in other_tensors(model)]
+        self.can_fold = folded.can_fold(model)
         """Whether the network takes the examples of all members as one batch, and not one member's within a vmap."""
         self.network = _shell(model)
         for name, module in list(self.network.named_modules()):
-            form = folded.counterpart(module) if self.folds else _counterpart(module)
+            form = folded.folded_module(module) if self.can_fold else _member_module(module)
             if form is not None:
                 _put(self.network, name, form)
         self.rates: dict[str, Tensor] = {}
         like = next(model.parameters())
-        for place, name, _ in _drops(model):
+        for place, name, _ in _dropout_rates(model):
             members = [own.get(place, 0.0) for own in rates]
             if any(members):
                 module = self.network.get_submodule(name)
-                if not isinstance(module, Rated):
-                    module = _put(self.network, name, rated(module))
-                module.drops = True
+                if not isinstance(module, HasDropoutRate):
+                    module = _put(self.network, name, member_dropout(module))
+                module.has_dropout = True
                 self.rates[f"{name}.rate"] = torch.tensor(members, dtype=like.dtype, device=like.device)
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Go on with these members [M]."""
         self.rates = {name: rate[rows] for name, rate in self.rates.items()}
 
@@ -88,17 +88,17 @@ def _put(network: nn.Module, name: str, module: Any) -> Any:
     return module
 
 
-def trained(model: nn.Module) -> list[nn.Parameter]:
+def trainable(model: nn.Module) -> list[nn.Parameter]:
     """Return the parameters of a model that are trained."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def others(model: nn.Module) -> list[tuple[str, Tensor]]:
+def other_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     """Return the other tensors of a model by their names: buffers, and parameters that are not trained."""
     return [*((n, p) for n, p in model.named_parameters() if not p.requires_grad), *model.named_buffers()]
 
 
-def _drops(model: Model) -> Iterator[tuple[Place, str, float]]:
+def _dropout_rates(model: Model) -> Iterator[tuple[DropoutPosition, str, float]]:
     """Yield where a model may drop, the name of the module that does it in the template, and the rate."""
     before, seen = 0, Counter[tuple[str, int]]()
     for name, module in model.named_modules():
@@ -122,14 +122,14 @@ def _rates_of(model: Model, name: str, module: nn.Module) -> Iterator[tuple[str,
             yield "DropConnect from state to state", name, model.drop_connect
 
 
-def _counterpart(module: nn.Module) -> nn.Module | None:
+def _member_module(module: nn.Module) -> nn.Module | None:
     """Return the form for members of a module that has one of its own."""
     if isinstance(module, MultiHeadAttention):
         return MemberAttention(module)
     if isinstance(module, Cell):
         return MemberCell(module)
     if isinstance(module, nn.RNNBase):
-        return MemberKernel(module)
+        return MemberRNN(module)
     if type(module) is nn.Linear:
         return MemberLinear(module)
     return None

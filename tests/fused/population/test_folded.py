@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from src.core.data_spec import DataSpec
 from src.fused.layers import folded
-from src.fused.layers.folded import folds
+from src.fused.layers.folded import can_fold
 from src.fused.population.population import Population
 from src.layers.activations import ACTIVATIONS
 from src.models.mlp import MLP
@@ -28,7 +28,7 @@ class Centred(MLP):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_an_mlp_of_any_settings_needs_no_vmap(activation: str) -> None:
-    assert folds(MLP(DIGITS, activation=activation, **EVERYTHING))  # type: ignore[arg-type]
+    assert can_fold(MLP(DIGITS, activation=activation, **EVERYTHING))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,11 @@ def test_an_mlp_of_any_settings_needs_no_vmap(activation: str) -> None:
 def test_a_module_without_a_form_needs_one(module: nn.Module) -> None:
     model = MLP(DIGITS)
     model.layers[2] = module
-    assert not folds(model)
+    assert not can_fold(model)
 
 
 def test_a_network_of_someones_own_needs_one() -> None:
-    assert not folds(Centred(DIGITS))
+    assert not can_fold(Centred(DIGITS))
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ def test_both_ways_train_alike(twins: Callable[..., Twins], monkeypatch: pytest.
     for model, other in zip(pair.models, others, strict=True):
         other.training_config = model.training_config
     one = Population(pair.models, optimizers)
-    monkeypatch.setattr(folded, "NETWORKS", ())
+    monkeypatch.setattr(folded, "FOLDABLE_MODELS", ())
     other = Population(others, other_optimizers)
-    assert one._template.folds and not other._template.folds
+    assert one._template.can_fold and not other._template.can_fold
     close = {"rtol": 1e-10, "atol": 1e-10}
     for batches in pair.batches(6):
         for batch, own in ((stacked(batches), True), (batches[0], False)):

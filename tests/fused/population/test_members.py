@@ -52,7 +52,7 @@ def test_a_member_that_is_stopped_stays_as_it_is_and_the_others_go_on(
         population.step(stacked(batches))
         pair.step_alone(batches)
     stopped = everything(pair, 1)
-    population.keep([0, 2])
+    population.select([0, 2])
     assert population.members == (0, 2)
     state = [tensor for own in pair.optimizers[1].state.values() for tensor in own.values() if torch.is_tensor(tensor)]
     for tensor in [*pair.models[1].parameters(), *pair.models[1].buffers(), *state]:
@@ -63,7 +63,7 @@ def test_a_member_that_is_stopped_stays_as_it_is_and_the_others_go_on(
         torch.testing.assert_close(losses, alone, rtol=1e-10, atol=1e-10)
     assert_same(stopped, everything(pair, 1))
     pair.assert_equal(1e-9)
-    population.keep([2])
+    population.select([2])
     assert population.step(stacked([batches[2]])).shape == (1,)
 
 
@@ -199,9 +199,9 @@ def test_masks_of_members_of_the_same_rate_and_weights_differ(twins: Callable[..
 
 
 def test_a_rate_is_the_share_that_is_dropped() -> None:
-    from src.fused.layers.dropout import RatedDropout
+    from src.fused.layers.dropout import MemberDropout
 
-    layer = RatedDropout()
+    layer = MemberDropout()
     layer.rate = torch.tensor(0.3)
     dropped = layer(torch.ones(200_000))
     assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
