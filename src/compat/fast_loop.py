@@ -1,4 +1,4 @@
-"""Lightweight training loop: Lightning's semantics without its per-step bookkeeping, which takes half a millisecond.
+"""Lightweight training loop: Lightning's semantics without its per-step bookkeeping of about half a millisecond.
 
 Tested with Lightning 2.6. Where a private name of Lightning is missing, or in stock mode, Lightning's own loop trains.
 """
@@ -46,7 +46,7 @@ TRAINING_HOOKS = (
     "on_train_batch_end",
 )
 VALIDATION_HOOKS = ("on_validation_batch_start", "on_validation_batch_end")
-"""What callbacks may do within a step, in this order."""
+"""Hooks of callbacks within a step, in this order."""
 
 MODEL_HOOKS = (
     *TRAINING_HOOKS,
@@ -58,16 +58,14 @@ MODEL_HOOKS = (
     "configure_gradient_clipping",
 )
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
-"""What a model or datamodule of a user may change of a step; Lightning's own step asks them."""
+"""Hooks of a model or datamodule that change a step; if one is overridden, Lightning's own step is taken."""
 
 
-def install_training_loop(
-    trainer: L.Trainer, max_steps: int, base: type[L.LightningModule], fast: bool = True
-) -> None:
-    """Replace the loop of a trainer over the batches of an epoch; leave it alone where that is impossible, which is logged.
+def install_training_loop(trainer: L.Trainer, max_steps: int, base: type[L.LightningModule], fast: bool = True) -> None:
+    """Replace the loop of a trainer over the batches of an epoch; where that is impossible, log it and do nothing.
 
     Args:
-        trainer, max_steps, base, written_out: see `TrainingSteps`.
+        trainer, max_steps, base, fast: see `FastTrainingEpochLoop`.
     """
     if problem := loop_problem(trainer):
         log_fallback("Lightning's own loop trains, and validates the last weights only at the end of an epoch", problem)
@@ -76,27 +74,25 @@ def install_training_loop(
 
 
 def loop_problem(trainer: L.Trainer) -> str | None:
-    """Return why the loops of Lightning cannot be replaced; None where they can."""
+    """Return why the loops of Lightning cannot be replaced; None if they can."""
     return str(_IMPORT_ERROR) if _IMPORT_ERROR is not None else missing_name(trainer)
 
 
 class FastTrainingEpochLoop(_TrainingEpochLoop):
-    """Lightning's loop over the batches of an epoch, in which a step is written out where that is the same.
+    """Lightning's loop over the batches of an epoch, with a faster step where the result is the same.
 
-    Counters, hooks of callbacks, schedules and checkpoints are as in Lightning's step, which is taken where something asks
-    for more of it (`needs_lightning`), and first of all when a run is resumed. The last weights of a run are always validated,
-    also where it ends within an epoch (``trainer.max_steps``) or with one that is not (``trainer.check_val_every_n_epoch``).
+    Counters, hooks of callbacks, schedules and checkpoints are those of Lightning's own step, which is taken where a run needs
+    more of it (`fallback_reason`), and for the first step after a resume. The last weights of a run are always validated, also
+    where it ends within an epoch (``trainer.max_steps``) or with one without validation (``trainer.check_val_every_n_epoch``).
 
     Args:
         trainer: of the run.
-        max_steps: optimizer steps of the run; -1: as many as its epochs have.
-        base: the class whose steps this loop knows; any other model takes Lightning's step.
-        written_out: False takes Lightning's step in any case.
+        max_steps: optimizer steps of the run; -1 means all steps of its epochs.
+        base: the class whose steps this loop reproduces; any other model takes Lightning's step.
+        fast: False takes Lightning's step in any case.
     """
 
-    def __init__(
-        self, trainer: L.Trainer, max_steps: int, base: type[L.LightningModule], fast: bool = True
-    ) -> None:
+    def __init__(self, trainer: L.Trainer, max_steps: int, base: type[L.LightningModule], fast: bool = True) -> None:
         super().__init__(trainer, max_steps=max_steps)
         if fast:
             self.val_loop = FastEvaluationLoop(
@@ -110,40 +106,42 @@ class FastTrainingEpochLoop(_TrainingEpochLoop):
     def run(self, data_fetcher: _DataFetcher) -> None:
         reason = fallback_reason(self.trainer, self.base) if self._fast else "trainer.loop=lightning"
         if not self._logged:
-            log.info("steps: %s", f"Lightning's, for {reason}" if reason else "written out, src/compat/fast_loop.py")
+            log.info(
+                "training loop: %s", f"Lightning's, because of {reason}" if reason else "fast (src/compat/fast_loop.py)"
+            )
             self._logged = True
         self._fast_step = _FastStep(self.trainer, TRAINING_HOOKS) if reason is None else None
         super().run(data_fetcher)
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
-        """Train on one batch; every `accumulate_grad_batches`-th changes the weights."""
+        """Train on one batch, with an optimizer step after every `accumulate_grad_batches`-th."""
         if self._fast_step is None or self.restarting:
             super().advance(data_fetcher)
             return
         trainer, fast_step, optimizer = self.trainer, self._fast_step, self.trainer.optimizers[0]
-        accumulated = trainer.accumulate_grad_batches
+        accumulate = trainer.accumulate_grad_batches
         batch, _, _ = next(data_fetcher)
         self.batch_progress.is_last_batch = data_fetcher.done
-        batch = fast_step.fetch(self, batch)
+        batch = fast_step.prepare_batch(self, batch)
         index = self.batch_idx
-        steps = not self._should_accumulate()
+        is_step = not self._should_accumulate()
         fast_step.call("on_train_batch_start", batch, index)
         self.batch_progress.increment_started()
         loss: Tensor
 
-        @torch.enable_grad()  # an optimizer may call it from under no_grad, as torch's do
-        def gradient() -> Tensor:
-            """Compute the loss, and add its gradient to what was accumulated."""
+        @torch.enable_grad()  # optimizers may call it within no_grad, as those of torch do
+        def closure() -> Tensor:
+            """Compute the loss, and accumulate its gradient."""
             nonlocal loss
             loss = fast_step.step("training_step", batch, index)
-            if accumulated > 1:
-                loss = loss / accumulated
-            if index % accumulated == 0:
+            if accumulate > 1:
+                loss = loss / accumulate
+            if index % accumulate == 0:
                 self._zero_grad(fast_step, optimizer)
             fast_step.call("on_before_backward", loss)
             loss.backward()  # type: ignore[no-untyped-call]
             fast_step.call("on_after_backward")
-            if steps:
+            if is_step:
                 fast_step.call("on_before_optimizer_step", optimizer)
                 if trainer.gradient_clip_val is not None:
                     fast_step.model.configure_gradient_clipping(
@@ -151,13 +149,13 @@ class FastTrainingEpochLoop(_TrainingEpochLoop):
                     )
             return loss
 
-        if steps:
+        if is_step:
             count = self.automatic_optimization.optim_progress.optimizer.step
             count.increment_ready()
-            optimizer.step(gradient)  # type: ignore[arg-type]
+            optimizer.step(closure)  # type: ignore[arg-type]
             count.increment_completed()
         else:
-            gradient()
+            closure()
         self.batch_progress.increment_processed()
         if trainer.lr_scheduler_configs:
             self.update_lr_schedulers("step", update_plateau_schedulers=False)
@@ -170,7 +168,7 @@ class FastTrainingEpochLoop(_TrainingEpochLoop):
         if self._results:
             trainer._logger_connector.update_train_step_metrics()
 
-    def _zero_grad(self, fast_step: "_Short", optimizer: Any) -> None:
+    def _zero_grad(self, fast_step: "_FastStep", optimizer: Any) -> None:
         count = self.automatic_optimization.optim_progress.optimizer.zero_grad
         count.increment_ready()
         fast_step.call("on_before_zero_grad", optimizer)
@@ -202,10 +200,10 @@ class FastTrainingEpochLoop(_TrainingEpochLoop):
 
 
 class FastEvaluationLoop(_EvaluationLoop):
-    """Lightning's loop over the validation batches, in which a step is written out where that is the same."""
+    """Lightning's loop over the validation batches, with a faster step where the result is the same."""
 
     base: type[L.LightningModule]
-    """See `TrainingSteps`."""
+    """See `FastTrainingEpochLoop`."""
 
     def reset(self) -> None:
         super().reset()
@@ -218,7 +216,7 @@ class FastEvaluationLoop(_EvaluationLoop):
             super()._evaluation_step(batch, batch_idx, dataloader_idx, dataloader_iter)
             return
         fast_step, connector = self._fast_step, self.trainer._logger_connector
-        batch = fast_step.fetch(self, batch)
+        batch = fast_step.prepare_batch(self, batch)
         fast_step.call("on_validation_batch_start", batch, batch_idx)
         self.batch_progress.increment_started()
         fast_step.step("validation_step", batch, batch_idx)
@@ -236,11 +234,11 @@ class FastEvaluationLoop(_EvaluationLoop):
 
 
 class _FastStep:
-    """What a step that is written out asks of a run, looked up once.
+    """Parts of a run that the faster step needs, looked up once.
 
     Args:
         trainer: of the run.
-        hooks: the names of the hooks that callbacks may have in such a step.
+        hooks: names of the hooks that callbacks may have in such a step.
     """
 
     def __init__(self, trainer: L.Trainer, hooks: tuple[str, ...]) -> None:
@@ -250,30 +248,30 @@ class _FastStep:
         self._trainer = trainer
         self._double = double
         self._moves = trainer.strategy.root_device.type != "cpu"
-        self._hooks = {hook: list(_overriding(trainer, hook)) for hook in hooks}
+        self._hooks = {hook: list(_hooks_of_callbacks(trainer, hook)) for hook in hooks}
 
-    def fetch(self, loop: FastTrainingEpochLoop | FastEvaluationLoop, batch: Any) -> Any:
-        """Count a batch that was fetched, and return it in the precision and on the device of the model."""
+    def prepare_batch(self, loop: FastTrainingEpochLoop | FastEvaluationLoop, batch: Any) -> Any:
+        """Count a batch, and return it in the precision and on the device of the model."""
         if self._double:
             batch = self._trainer.precision_plugin.convert_input(batch)
         if self._moves:
             batch = self._trainer.strategy.batch_to_device(batch)
         loop.batch_progress.increment_ready()
         connector, results = self._trainer._logger_connector, loop._results
-        connector._first_loop_iter = connector._first_loop_iter is None  # for what is logged in the step
+        connector._first_loop_iter = connector._first_loop_iter is None  # read by `log` within the step
         results.batch, results.batch_size, results.dataloader_idx = batch, None, None
         return batch
 
     def step(self, name: str, batch: Any, index: int) -> Any:
         """Return what the model's ``training_step`` or ``validation_step`` returns."""
-        self.model._current_fx_name = name  # where `log` looks what it may do
+        self.model._current_fx_name = name  # the hook in which `log` is called
         with self._context():
             result = getattr(self.model, name)(batch, index)
         self.model._current_fx_name = None
         return result
 
     def call(self, hook: str, *arguments: Any) -> None:
-        """Call those callbacks that have something to do here."""
+        """Call a hook of the callbacks that override it."""
         if not self._hooks[hook]:
             return
         self.model._current_fx_name = hook
@@ -283,7 +281,7 @@ class _FastStep:
 
 
 def fallback_reason(trainer: L.Trainer, base: type[L.LightningModule]) -> str | None:
-    """Return what in a run asks for Lightning's own step; None where the one that is written out does the same."""
+    """Return the part of a run that needs Lightning's own step; None if the faster step gives the same result."""
     model, datamodule = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
     if not isinstance(model, base) or not model.automatic_optimization:
         return f"the model {type(model).__name__}"
@@ -304,8 +302,8 @@ def fallback_reason(trainer: L.Trainer, base: type[L.LightningModule]) -> str | 
     return None
 
 
-def _overriding(trainer: L.Trainer, hook: str) -> Iterator[Any]:
-    """Yield the hook of every callback that has one of its own."""
+def _hooks_of_callbacks(trainer: L.Trainer, hook: str) -> Iterator[Any]:
+    """Yield a hook of every callback that overrides it."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         function = getattr(callback, hook)
         if getattr(function, "__func__", None) is not getattr(Callback, hook):

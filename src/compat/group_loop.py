@@ -1,4 +1,4 @@
-"""Loops of Lightning in which a step is a step of a whole group of jobs, and the checkpoint contents of one of them.
+"""Lightning's loops with steps of a whole group of jobs, and the checkpoint contents of one job of the group.
 
 Tested with Lightning 2.6. Gain: fused training (`src.fused`). Where a private name of Lightning is missing, or in stock mode,
 `group_problem` returns the reason, and jobs are trained one by one.
@@ -38,7 +38,7 @@ CONNECTOR_NAMES = ("dump_checkpoint", "_get_lightning_module_state_dict", "_get_
 
 
 class TrainableGroup(Protocol):
-    """What the loops call for all members of a group."""
+    """Methods of a group that the loops call."""
 
     def step(self, batch: Batch) -> Tensor:
         """Take one optimizer step of every member."""
@@ -53,15 +53,15 @@ class TrainableGroup(Protocol):
         ...
 
     def validate(self, batch: Batch) -> None:
-        """Measure every member on one batch."""
+        """Evaluate every member on one validation batch."""
         ...
 
 
 def group_problem(trainer: L.Trainer) -> str | None:
-    """Return why jobs cannot be trained as one with this version of Lightning; None where they can.
+    """Return why this version of Lightning does not support fused training; None if it does.
 
     Args:
-        trainer: any that is not training.
+        trainer: any trainer that is not running.
     """
     if _IMPORT_ERROR is not None:
         return str(_IMPORT_ERROR)
@@ -89,7 +89,7 @@ def on_device(trainer: L.Trainer, batch: Batch) -> Batch:
 
 
 class _GroupOptimization(_AutomaticOptimization):
-    """Optimizer step of a group within Lightning's own step, which is taken when a group is resumed."""
+    """Optimizer step of a group within Lightning's own step, which is taken after a resume."""
 
     def __init__(self, trainer: L.Trainer, group: TrainableGroup) -> None:
         super().__init__(trainer)
@@ -111,7 +111,7 @@ class _GroupOptimization(_AutomaticOptimization):
 
 
 class _GroupEpochLoop(_TrainingEpochLoop):
-    """Lightning's loop over the batches of an epoch, with its counters; a step is one of the whole group."""
+    """Lightning's loop over the batches of an epoch, with its counters; each step is a step of the whole group."""
 
     def __init__(self, trainer: L.Trainer, group: TrainableGroup) -> None:
         super().__init__(trainer, max_steps=trainer.max_steps)
@@ -146,7 +146,7 @@ class _GroupEpochLoop(_TrainingEpochLoop):
 
 
 class _GroupEvaluationLoop(_EvaluationLoop):
-    """Lightning's loop over the validation batches; each is measured for the whole group."""
+    """Lightning's loop over the validation batches; each batch is evaluated for the whole group."""
 
     def __init__(self, trainer: L.Trainer, group: TrainableGroup) -> None:
         super().__init__(trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False)
@@ -165,15 +165,15 @@ class _GroupEvaluationLoop(_EvaluationLoop):
 
 
 def scheduler_progress() -> Any:
-    """Return a counter of the steps of learning-rate schedules, as Lightning's loops have one."""
+    """Return Lightning's counter of the steps of learning-rate schedules."""
     return _SchedulerProgress()
 
 
 class MemberCheckpointConnector(_CheckpointConnector):
     """Contents of the checkpoint of one member of a group.
 
-    Weights, optimizer, schedules and callbacks are those of the member; the progress of the loops is that of the group, in which
-    only the steps of schedules are counted for each member.
+    Weights, optimizer, schedules and callbacks are those of the member. The progress of the loops is that of the group, except
+    for the steps of schedules, which are counted for each member.
     """
 
     def _get_lightning_module_state_dict(self) -> dict[str, Any]:

@@ -5,11 +5,11 @@ Tested with Hydra 1.3. Gain: flags that a version of Hydra adds are understood. 
 
 import argparse
 
-from src.compat.stock import is_stock, log_fallback, fallback_reason
+from src.compat.stock import fallback_reason, is_stock, log_fallback
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    """Return a parser of Hydra's flags and of the overrides beside them."""
+    """Return a parser of Hydra's flags and of overrides."""
     try:
         if is_stock():
             raise ImportError
@@ -17,7 +17,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
         return hydra_parser()
     except ImportError as error:
-        log_fallback("flags of the command line are those of Hydra 1.3", fallback_reason(error))
+        log_fallback("the command line accepts the flags of Hydra 1.3 only", fallback_reason(error))
     parser = argparse.ArgumentParser(add_help=False, description="Hydra")
     parser.add_argument("overrides", nargs="*")
     for flags in (

@@ -63,7 +63,7 @@ class Group:
         self._loops_at: tuple[int, dict[str, Any]] | None = None
         self._write_interval = WriteInterval(members[0].min_interval, len(members))
         self._defer_write = False
-        self._loss_weights: Tensor | float = 0.0
+        self._weight_sum: Tensor | float = 0.0
 
     def train(self) -> None:
         """Train all members to their ends; a member that fails, stops early or finishes leaves the group.
@@ -146,12 +146,12 @@ class Group:
         """Take one optimizer step of every member; return the losses [M]."""
         with self.trainer.precision_plugin.forward_context():
             losses = self.population.step(batch, stacked=self.loader.stacked)
-        weights = self.population.loss_weights
+        weights = self.population.weight_sum
         weights = (
             weights.double() if isinstance(weights, Tensor) else weights
         )  # a long sum in 32 bits would stop growing
         self._losses.append(losses.double() * weights)
-        self._loss_weights = self._loss_weights + weights
+        self._weight_sum = self._weight_sum + weights
         log_interval, step = self.members[0].config.trainer.log_every_n_steps, self.trainer.global_step + 1
         if log_interval and step % log_interval == 0:
             for member, loss in zip(self._active_rows(), losses.tolist(), strict=True):
@@ -190,7 +190,7 @@ class Group:
         if not self._losses:
             return
         totals = torch.stack(self._losses).cpu()
-        weights = self._loss_weights
+        weights = self._weight_sum
         counts = weights.tolist() if isinstance(weights, Tensor) else [weights] * totals.size(1)
         for member, column, count in zip(self._active_rows(), totals.T.tolist(), counts, strict=True):
             meter = member.model._meter("train")
@@ -198,7 +198,7 @@ class Group:
             for loss in column:
                 total += loss
             meter.go_on([total, previous_count + count])
-        self._losses, self._loss_weights = [], 0.0
+        self._losses, self._weight_sum = [], 0.0
 
     def validate(self, batch: Batch) -> None:
         outputs = self.population.outputs(batch, False)
@@ -260,7 +260,9 @@ class Group:
         except KeyboardInterrupt:
             self.for_each(end, tested)
             raise
-        self.for_each(end, tested)  # not reached if the records could not be written: the members have not finished then
+        self.for_each(
+            end, tested
+        )  # not reached if the records could not be written: the members have not finished then
         stop_request.awaited = bool(self.active)
 
     def _test_batches(self) -> Iterator[Batch]:

@@ -9,10 +9,10 @@ from src.layers.attention import MultiHeadAttention, softmax_of_scores
 
 
 class MemberAttention(MultiHeadAttention, HasDropoutRate):
-    """As `MultiHeadAttention`, with a rate of dropping that is a tensor.
+    """`MultiHeadAttention` with a dropout rate that is a tensor.
 
     Args:
-        attention: whose parameters it has.
+        attention: the layer that provides the parameters.
     """
 
     def __init__(self, attention: MultiHeadAttention) -> None:
@@ -21,7 +21,7 @@ class MemberAttention(MultiHeadAttention, HasDropoutRate):
         self.query, self.key_value, self.output = attention.query, attention.key_value, attention.output
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        """Attend with torch's kernel, the heads of all members together, unless weights are dropped."""
+        """Attend with torch's kernel, for the heads of all members at once, unless weights are dropped."""
         if not (self.training and self.has_dropout):
             return call_outside_vmap(lambda *tensors: _attend(causal, *tensors), query, key, value, mask)
         weights = softmax_of_scores(query, key, mask, causal)
@@ -29,7 +29,7 @@ class MemberAttention(MultiHeadAttention, HasDropoutRate):
 
 
 def _attend(causal: bool, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Attend from queries [K, B, h, T, d_k]."""
+    """Attend for queries [K, B, h, T, d_k] of all members."""
     folded = [None if x is None else x.flatten(0, 1) for x in (query, key, value, mask)]
     attended = F.scaled_dot_product_attention(*folded, is_causal=causal)  # type: ignore[arg-type, misc]
     return attended.unflatten(0, query.shape[:2])

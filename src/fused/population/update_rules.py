@@ -1,6 +1,6 @@
-"""The formulas of the optimizers for all members at once, on matrices [K, P] with a row a member.
+"""Update rules of the optimizers for all members at once, on matrices [K, P] with a row per member.
 
-Each is that of the ordinary optimizer's class, with numbers [K, 1] of the members in place of its own.
+Each is the rule of the optimizer's own class, with tensors [K, 1] of the members in place of its numbers.
 """
 
 import sys
@@ -14,18 +14,18 @@ from torch.optim import Optimizer
 
 @dataclass
 class UpdateContext:
-    """One step of all members.
+    """Inputs and state of one update of all members.
 
     Args:
         theta: parameters [K, P], changed in place.
-        g: gradients [K, P], which may be used up.
-        state: what is remembered, each [K, P], or a number of a member [K, 1]; changed in place.
-        t: number of this step of each member [K, 1], from 1, in float64.
-        settings: of the parameter groups, in float64 [K, 1]; [K, P] where a member's groups differ. Without
-            ``weight_decay`` where nothing decays.
-        flags: settings that are true or false for all.
-        first: [K, 1] True for members that remember nothing yet.
-        scratch: matrices for passing results.
+        g: gradients [K, P], which the rule may overwrite.
+        state: of the optimizer, each a buffer [K, P] or a scalar of each member [K, 1]; changed in place.
+        t: step number of each member [K, 1], from 1, in float64.
+        settings: of the parameter groups, in float64 [K, 1], or [K, P] if the groups of a member differ;
+            ``weight_decay`` only if it is above 0 anywhere.
+        flags: boolean settings, the same for all members.
+        is_new: [K, 1], True for members without optimizer state.
+        scratch: matrices for intermediate results.
     """
 
     theta: Tensor
@@ -34,21 +34,21 @@ class UpdateContext:
     t: Tensor
     settings: Mapping[str, Tensor]
     flags: Mapping[str, bool]
-    first: Tensor
+    is_new: Tensor
     scratch: list[Tensor]
 
     def __getitem__(self, setting: str) -> Tensor:
         return self.settings[setting]
 
-    def cast(self, numbers: Tensor) -> Tensor:
-        """Return numbers of the members in the parameters' precision."""
-        return numbers.to(self.theta.dtype)
+    def cast(self, values: Tensor) -> Tensor:
+        """Return values in the dtype of the parameters."""
+        return values.to(self.theta.dtype)
 
-    def workspace(self, number: int = 0) -> Tensor:
-        """Return a matrix [K, P] that holds nothing yet."""
-        while len(self.scratch) <= number:
+    def workspace(self, index: int = 0) -> Tensor:
+        """Return an uninitialized matrix [K, P]."""
+        while len(self.scratch) <= index:
             self.scratch.append(torch.empty_like(self.theta))
-        return self.scratch[number]
+        return self.scratch[index]
 
     def decay(self, decoupled: bool = False) -> None:
         """g ← g + λθ; decoupled, θ ← (1 - ηλ) θ."""
@@ -76,12 +76,12 @@ class UpdateContext:
         scaled = torch.mul(direction, self.cast(-rate), out=self.workspace(1))
         self.theta.addcdiv_(scaled, divisor)
 
-    def root(self, square: Tensor, epsilon: Tensor) -> Tensor:
+    def denominator(self, square: Tensor, epsilon: Tensor) -> Tensor:
         """Return √x + ε."""
         return torch.sqrt(square, out=self.workspace()).add_(self.cast(epsilon))
 
 
-# ---- the formulas ----------------------------------------------------------------------------------------------
+# ---- Formulas ----------------------------------------------------------------------------------------------
 
 
 def _sgd(ctx: UpdateContext) -> None:
@@ -89,14 +89,14 @@ def _sgd(ctx: UpdateContext) -> None:
     direction = ctx.g
     if "momentum_buffer" in ctx.state:
         velocity, momentum = ctx.state["momentum_buffer"], ctx["momentum"]
-        share = torch.where(ctx.first | (momentum == 0), 1, 1 - ctx["dampening"])
+        share = torch.where(ctx.is_new | (momentum == 0), 1, 1 - ctx["dampening"])
         velocity.mul_(ctx.cast(momentum)).addcmul_(ctx.g, ctx.cast(share))
         direction = ctx.g.addcmul_(velocity, ctx.cast(momentum)) if ctx.flags["nesterov"] else velocity
     ctx.descend(direction, ctx["lr"])
 
 
 def _running_max(ctx: UpdateContext, square: Tensor) -> Tensor:
-    """Return the largest averages of squares so far (AMSGrad)."""
+    """Return the maximum of the average squares so far (AMSGrad)."""
     largest = ctx.state["max_exp_avg_sq"]
     return torch.maximum(largest, square, out=largest)
 
@@ -108,7 +108,11 @@ def _adam(ctx: UpdateContext) -> None:
     if ctx.flags["amsgrad"]:
         square = _running_max(ctx, square)
     bias_correction = ctx.bias_correction("beta2").sqrt()
-    ctx.descend_divided(mean, ctx.root(square, ctx["eps"] * bias_correction), ctx["lr"] * bias_correction / ctx.bias_correction("beta1"))
+    ctx.descend_divided(
+        mean,
+        ctx.denominator(square, ctx["eps"] * bias_correction),
+        ctx["lr"] * bias_correction / ctx.bias_correction("beta1"),
+    )
 
 
 def _adamax(ctx: UpdateContext) -> None:
@@ -124,14 +128,14 @@ def _nadam(ctx: UpdateContext) -> None:
     mu, mu_next = (ctx["beta1"] * (1 - 0.5 * 0.96 ** (t * ctx["momentum_decay"])) for t in (ctx.t, ctx.t + 1))
     product = ctx.state["mu_product"]
     product.mul_(mu.to(product.dtype))
-    so_far = product.to(mu.dtype)
+    mu_product = product.to(mu.dtype)
     mean = ctx.average("exp_avg", ctx.g, "beta1")
     square = ctx.average("exp_avg_sq", torch.square(ctx.g, out=ctx.workspace()), "beta2")
     bias_correction = ctx.bias_correction("beta2").sqrt()
-    divisor = ctx.root(square, ctx["eps"] * bias_correction)
+    divisor = ctx.denominator(square, ctx["eps"] * bias_correction)
     rate = ctx["lr"] * bias_correction
-    ctx.descend_divided(ctx.g, divisor, rate * (1 - mu) / (1 - so_far))
-    ctx.descend_divided(mean, divisor, rate * mu_next / (1 - so_far * mu_next))
+    ctx.descend_divided(ctx.g, divisor, rate * (1 - mu) / (1 - mu_product))
+    ctx.descend_divided(mean, divisor, rate * mu_next / (1 - mu_product * mu_next))
 
 
 def _radam(ctx: UpdateContext) -> None:
@@ -139,27 +143,31 @@ def _radam(ctx: UpdateContext) -> None:
     mean = ctx.average("exp_avg", ctx.g, "beta1")
     square = ctx.average("exp_avg_sq", ctx.g.square_(), "beta2")
     bias_correction, decayed = ctx.bias_correction("beta2"), ctx["beta2"] ** ctx.t
-    end = 2 / (1 - ctx["beta2"]) - 1
-    length = end - 2 * ctx.t * decayed / bias_correction
-    trusted = length > 5
-    rectified = ((length - 4) * (length - 2) * end / ((end - 4) * (end - 2) * length) * bias_correction).sqrt()
-    divisor = ctx.root(square, ctx["eps"])
-    divisor.masked_fill_(~trusted, 1)
-    ctx.descend_divided(mean, divisor, ctx["lr"] / ctx.bias_correction("beta1") * torch.where(trusted, rectified, 1))
+    max_length = 2 / (1 - ctx["beta2"]) - 1
+    length = max_length - 2 * ctx.t * decayed / bias_correction
+    is_tractable = length > 5
+    rectified = (
+        (length - 4) * (length - 2) * max_length / ((max_length - 4) * (max_length - 2) * length) * bias_correction
+    ).sqrt()
+    divisor = ctx.denominator(square, ctx["eps"])
+    divisor.masked_fill_(~is_tractable, 1)
+    ctx.descend_divided(
+        mean, divisor, ctx["lr"] / ctx.bias_correction("beta1") * torch.where(is_tractable, rectified, 1)
+    )
 
 
 def _adagrad(ctx: UpdateContext) -> None:
     ctx.decay()
     total = ctx.state["sum"].addcmul_(ctx.g, ctx.g)
-    ctx.descend_divided(ctx.g, ctx.root(total, ctx["eps"]), ctx["lr"] / (1 + (ctx.t - 1) * ctx["lr_decay"]))
+    ctx.descend_divided(ctx.g, ctx.denominator(total, ctx["eps"]), ctx["lr"] / (1 + (ctx.t - 1) * ctx["lr_decay"]))
 
 
 def _adadelta(ctx: UpdateContext) -> None:
     ctx.decay()
     square = ctx.average("square_avg", torch.square(ctx.g, out=ctx.workspace()), "rho")
     epsilon = ctx.cast(ctx["eps"])
-    root = torch.add(square, epsilon, out=ctx.workspace()).sqrt_()
-    change = torch.add(ctx.state["acc_delta"], epsilon, out=ctx.workspace(1)).sqrt_().div_(root).mul_(ctx.g)
+    rms = torch.add(square, epsilon, out=ctx.workspace()).sqrt_()
+    change = torch.add(ctx.state["acc_delta"], epsilon, out=ctx.workspace(1)).sqrt_().div_(rms).mul_(ctx.g)
     ctx.average("acc_delta", torch.square(change, out=ctx.g), "rho")
     ctx.descend(change, ctx["lr"])
 
@@ -170,7 +178,7 @@ def _rmsprop(ctx: UpdateContext) -> None:
     if ctx.flags["centered"]:
         mean = ctx.average("grad_avg", ctx.g, "alpha")
         square = torch.addcmul(square, mean, mean, value=-1, out=ctx.workspace())
-    divisor = ctx.root(square, ctx["eps"])
+    divisor = ctx.denominator(square, ctx["eps"])
     if "momentum_buffer" in ctx.state:
         velocity = ctx.state["momentum_buffer"].mul_(ctx.cast(ctx["momentum"]))
         ctx.descend(velocity.addcdiv_(ctx.g, divisor), ctx["lr"])
@@ -224,28 +232,27 @@ def _textbook_rmsprop(ctx: UpdateContext) -> None:
     ctx.descend_divided(ctx.g, torch.add(mean, ctx.cast(ctx["eps"]), out=ctx.workspace()).sqrt_(), ctx["lr"])
 
 
-# ---- whose they are --------------------------------------------------------------------------------------------
+# ---- Optimizers --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class UpdateRule:
-    """How an optimizer is done for all members.
+    """Update rule of an optimizer for all members.
 
     Args:
-        formula: one step.
-        settings: the numbers in its parameter groups; ``betas`` are ``beta1`` and ``beta2`` to the formula.
-        remembers: tensors in its state that are shaped as a parameter, each with the setting or flag without which it is
-            not kept, or with ``""``.
-        numbers: numbers in its state of each parameter, with their first values.
+        formula: takes one step.
+        settings: numeric settings of its parameter groups; the formula sees ``betas`` as ``beta1`` and ``beta2``.
+        buffers: tensors of its state with the shape of a parameter, each with the setting or flag that it requires, or ``""``.
+        scalars: numbers of its state of each parameter, with their initial values.
         flags: settings that must be the same for all members.
-        counts: it counts steps in its parameter groups.
-        compares: it compares with its first learning rates, ``base_lrs``, which are ``base_lr`` to the formula.
+        counts_steps: whether it counts steps in its parameter groups.
+        uses_base_lrs: whether it uses its initial learning rates, ``base_lrs``; the formula sees them as ``base_lr``.
     """
 
     formula: Callable[[UpdateContext], None]
     settings: tuple[str, ...]
     buffers: Mapping[str, str]
-    numbers: Mapping[str, float] = field(default_factory=dict)
+    scalars: Mapping[str, float] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     counts_steps: bool = False
     uses_base_lrs: bool = False
@@ -296,11 +303,11 @@ RULES: dict[str, UpdateRule] = {
     "src.optim.textbook.RMSprop": UpdateRule(_textbook_rmsprop, ("lr", "alpha", "eps", "weight_decay"), {"mean": ""}),
 }
 RULES["torch.optim.AdamW"] = RULES["torch.optim.Adam"]
-"""By the names of the classes, as a config has them: to import pytorch_optimizer takes half a second."""
+"""Update rules by the class path in the config; strings, because importing pytorch_optimizer takes half a second."""
 
 
 def rule_of(kind: type[Optimizer]) -> UpdateRule | None:
-    """Return how optimizers of a class are done for all members; None where it is not known."""
+    """Return the update rule of an optimizer class; None if there is none."""
     for target, rule in RULES.items():
         module, _, name = target.rpartition(".")
         if getattr(sys.modules.get(module), name, None) is kind:
@@ -309,18 +316,18 @@ def rule_of(kind: type[Optimizer]) -> UpdateRule | None:
 
 
 IMPLEMENTATION_FLAGS = ("foreach", "fused")
-"""Settings that say how torch computes a formula, not which."""
+"""Flags that select an implementation and do not change the formula."""
 
 
 def optimizer_problem(optimizers: Sequence[Optimizer]) -> str | None:
-    """Say why optimizers cannot be done as one; None where they can."""
+    """Return why optimizers cannot be combined; None if they can."""
     first = optimizers[0]
     for optimizer in optimizers:
         if type(optimizer) is not type(first):
             return f"the optimizers differ: {type(first).__name__} and {type(optimizer).__name__}"
     rule = rule_of(type(first))
     if rule is None:
-        return f"{type(first).__name__} has no formula for several members in src/fused/population/update_rules.py"
+        return f"{type(first).__name__} is not supported in fused training (src/fused/population/update_rules.py)"
     flags = {flag: first.param_groups[0][flag] for flag in rule.flags}
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -328,5 +335,5 @@ def optimizer_problem(optimizers: Sequence[Optimizer]) -> str | None:
                 if key in flags and value != flags[key]:
                     return f"the optimizers differ in {key}: {flags[key]} and {value}"
                 if value is True and key not in flags and key not in IMPLEMENTATION_FLAGS:
-                    return f"{type(first).__name__} has no formula for several members with {key}"
+                    return f"{type(first).__name__} with {key} is not supported in fused training"
     return None
