@@ -80,18 +80,18 @@ def write_runs(folder: Path, runs: int, epochs: int) -> None:
         (run / "run.json").write_text(json.dumps(record, indent=2))
 
 
-def cost(words: list[str]) -> tuple[float, float, float]:
+def cost(overrides: list[str]) -> tuple[float, float, float]:
     """Return wall-clock seconds, seconds on the processor, and peak memory in MB of one process."""
     started = time.perf_counter()
     process = os.posix_spawn(
         sys.executable,
-        [sys.executable, "-m", "src.compare", *words],
+        [sys.executable, "-m", "src.compare", *overrides],
         os.environ,
         file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
     )
     _, status, usage = os.wait4(process, 0)
     seconds = time.perf_counter() - started
-    assert status == 0, words
+    assert status == 0, overrides
     return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
@@ -103,16 +103,16 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
-    words = parser.parse_args()
+    overrides = parser.parse_args()
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as temporary:
         sweep = Path(temporary) / "sweep"
-        write_runs(sweep, words.runs, words.epochs)
+        write_runs(sweep, overrides.runs, overrides.epochs)
         print(f"{words.runs:,} runs of {words.epochs} epochs; medians of {words.repeats}; {machine()}; {today()}\n")
         print("| compared in | seconds | on the processor | peak memory |")
         print("|---|---:|---:|---:|")
         for name, more in COMMANDS.items():
-            costs = zip(*(cost([str(sweep), *more]) for _ in range(words.repeats)), strict=True)
+            costs = zip(*(cost([str(sweep), *more]) for _ in range(overrides.repeats)), strict=True)
             seconds, processor, memory = map(median, costs)
             print(f"| {name} | {seconds:.2f} s | {processor:.2f} s | {memory:.0f} MB |", flush=True)
 

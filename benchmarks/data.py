@@ -91,10 +91,10 @@ def main() -> None:
     parser.add_argument("--sounds", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs of each way")
     parser.add_argument("--one", nargs=3, metavar=("KIND", "FOLDER", "WAY"), help=argparse.SUPPRESS)
-    words = parser.parse_args()
-    if words.one:
-        kind, folder, way = words.one
-        print(json.dumps(figures(kind, Path(folder), way, words.epochs)))
+    overrides = parser.parse_args()
+    if overrides.one:
+        kind, folder, way = overrides.one
+        print(json.dumps(figures(kind, Path(folder), way, overrides.epochs)))
         return
     print(
         f"{machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {today()}; {load()}; "
@@ -103,11 +103,11 @@ def main() -> None:
     print(
         "| data | read | ready after | examples a second | peak of memory | of a worker |\n|---|---|---:|---:|---:|---:|"
     )
-    for kind, count, write in (("images", words.images, write_images), ("sounds", words.sounds, write_sounds)):
+    for kind, count, write in (("images", overrides.images, write_images), ("sounds", overrides.sounds, write_sounds)):
         with tempfile.TemporaryDirectory() as temporary:
             write(Path(temporary), count)
             for way in WAYS:
-                command = [sys.executable, "-m", "benchmarks.data", "--epochs", str(words.epochs)]
+                command = [sys.executable, "-m", "benchmarks.data", "--epochs", str(overrides.epochs)]
                 done = subprocess.run([*command, "--one", kind, temporary, way], capture_output=True, text=True)
                 assert done.returncode == 0, done.stderr
                 found = json.loads(done.stdout.splitlines()[-1])

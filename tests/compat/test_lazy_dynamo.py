@@ -98,10 +98,10 @@ print(json.dumps(said))
 
 @pytest.mark.slow
 def test_what_slept_compiles_as_what_was_awake() -> None:
-    said = []
+    results = []
     for way in ("asleep", "awake"):
         done = subprocess.run([sys.executable, "-c", PROGRAM, way], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        said.append(done.stdout.splitlines()[-1])
-    assert said[0] == said[1]
-    assert '"forward": [1, ' in said[0]  # it did compile
+        results.append(done.stdout.splitlines()[-1])
+    assert results[0] == results[1]
+    assert '"forward": [1, ' in results[0]  # it did compile

@@ -36,14 +36,14 @@ runpy.run_module(module, run_name="__main__")
 """
 
 
-def loaded(*words: str) -> set[str]:
+def loaded(*overrides: str) -> set[str]:
     """Return the modules that a command has loaded at its end."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *words], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *overrides], cwd=ROOT, capture_output=True, text=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
 @pytest.mark.parametrize(
-    "words",
+    "overrides",
     [
         ("src.train", "--help"),
         ("src.train", "optimizer.lrr=1"),
@@ -54,8 +54,8 @@ def loaded(*words: str) -> set[str]:
     ],
     ids=" ".join,
 )
-def test_an_answer_without_training_loads_no_torch(words: tuple[str, ...]) -> None:
-    assert (TORCH | RARE) & loaded(*words) == set()
+def test_an_answer_without_training_loads_no_torch(overrides: tuple[str, ...]) -> None:
+    assert (TORCH | RARE) & loaded(*overrides) == set()
 
 
 def test_a_run_loads_what_it_uses(fast: Callable[..., list[str]]) -> None:

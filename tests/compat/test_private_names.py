@@ -47,32 +47,32 @@ def private_imports(tree: ast.Module) -> Iterator[str]:
                 yield name
 
 
-def own_names() -> set[str]:
+def names_of_this_repository() -> set[str]:
     """Return the names that begin with one underscore and are defined in this repository."""
-    found: set[str] = set()
+    names: set[str] = set()
     for file in FILES:
         for node in ast.walk(ast.parse((ROOT / file).read_text())):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                found.add(node.name)
+                names.add(node.name)
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 base = ast.unparse(node.value)
-                found |= {node.attr} if base in ("self", "cls") else set()
+                names |= {node.attr} if base in ("self", "cls") else set()
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                found.add(node.id)
-    return found
+                names.add(node.id)
+    return names
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if not file.startswith("src/compat/")])
 def test_no_private_name_of_a_library_is_used_outside_compat(file: str) -> None:
     tree = ast.parse((ROOT / file).read_text())
-    own, stdlib = own_names(), {"_Unpickler", "_run_exitfuncs", "_actions"}
-    foreign = list(private_imports(tree))
+    own_names, stdlib = names_of_this_repository(), {"_Unpickler", "_run_exitfuncs", "_actions"}
+    private_uses = list(private_imports(tree))
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr):
             base = ast.unparse(node.value)
-            if base.partition(".")[0] in LIBRARIES or "trainer" in base or node.attr not in own | PUBLIC | stdlib:
-                foreign.append(f"{base}.{node.attr}")
-    assert foreign == []
+            if base.partition(".")[0] in LIBRARIES or "trainer" in base or node.attr not in own_names | PUBLIC | stdlib:
+                private_uses.append(f"{base}.{node.attr}")
+    assert private_uses == []
 
 
 def train(folder: Path, command: list[str], **environment: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is chosen from what was timed, and how it is said."""
+"""Choice between fused and separate training from timed steps, and its message."""
 
 import pytest
 
@@ -11,24 +11,24 @@ from src.fused.speed_trial import CLEAR_STEPS, MIN_STEPS, SpeedTrial, time_in_tu
         (0.001, {32: 0.004}, 32),
         (0.001, {32: 0.031, 8: 0.004}, 8),
         (0.001, {32: 0.040, 8: 0.009}, 1),
-        (0.001, {32: 0.0318, 8: 0.0079}, 1),  # hardly faster is not worth it
+        (0.001, {32: 0.0318, 8: 0.0079}, 1),  # a gain below the minimum
         (0.001, {}, 1),
     ],
 )
-def test_the_fastest_way_is_taken(separate: float, fused: dict[int, float], size: int) -> None:
+def test_fastest_way_is_chosen(separate: float, fused: dict[int, float], size: int) -> None:
     assert SpeedTrial(separate, fused).size == size
 
 
-def test_the_numbers_are_told() -> None:
-    said = str(SpeedTrial(0.001, {32: 0.031, 8: 0.004}))
-    assert "a step of 32 takes 31.00 ms as one and 32.00 ms one by one" in said
-    assert said.endswith("trained as one, 8 at a time")
-    assert str(SpeedTrial(0.001, {8: 0.02})).endswith("one by one")
-    assert "no room" in str(SpeedTrial(0.001, {}))
+def test_message_contains_the_times() -> None:
+    message = str(SpeedTrial(0.001, {32: 0.031, 8: 0.004}))
+    assert "a step of 32 jobs takes 31.00 ms fused and 32.00 ms separately" in message
+    assert message.endswith(": fused, 8 at a time")
+    assert str(SpeedTrial(0.001, {8: 0.02})).endswith(": not fused")
+    assert "not enough device memory" in str(SpeedTrial(0.001, {}))
 
 
-def test_a_busy_machine_is_not_taken_for_a_slow_way() -> None:
-    """One of the ways is held up in all but its last step, and what is timed once more is the first step of none."""
+def test_disturbed_steps_do_not_count() -> None:
+    """One step is slowed down in all calls but the last, and the first call of each step is not timed."""
     now, calls = 0.0, {"quick": 0, "held up": 0}
 
     def step(name: str, seconds: float) -> None:
@@ -41,7 +41,7 @@ def test_a_busy_machine_is_not_taken_for_a_slow_way() -> None:
     assert calls["quick"] == calls["held up"] == MIN_STEPS + 1
 
 
-def test_where_it_is_clear_a_few_steps_are_enough() -> None:
+def test_clear_result_needs_few_steps() -> None:
     now, calls = 0.0, [0, 0]
 
     def step(number: int, seconds: float) -> None:

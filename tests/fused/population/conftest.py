@@ -53,8 +53,8 @@ class Twins:
             L.seed_everything(config.seed, verbose=False)
             self.models.append(build_model(config, datamodule.spec).to(dtype).train())
         self.optimizers = [build_optimizer(m, m.training_config) for m in self.models]
-        self.alone = [deepcopy(model) for model in self.models]
-        self.optimizers_alone = [build_optimizer(m, m.training_config) for m in self.alone]
+        self.separate = [deepcopy(model) for model in self.models]
+        self.separate_optimizers = [build_optimizer(m, m.training_config) for m in self.separate]
         self._batches = [_cast(batch, dtype) for batch in islice(datamodule.train_dataloader(), 2 * K)]
         sizes = {len(batch[0]) for batch in self._batches}
         self._batches = [batch for batch in self._batches if len(batch[0]) == max(sizes)]
@@ -64,22 +64,24 @@ class Twins:
         for step in range(steps):
             yield [self._batches[(step + member) % len(self._batches)] for member in range(len(self.models))]
 
-    def step_alone(self, batches: Sequence[Batch]) -> Tensor:
+    def step_separately(self, batches: Sequence[Batch]) -> Tensor:
         """Take a step of each member in the ordinary way; return the losses [K]."""
-        members = zip(self.alone, self.optimizers_alone, batches, strict=True)
+        members = zip(self.separate, self.separate_optimizers, batches, strict=True)
         return torch.stack([_ordinary_step(*member) for member in members])
 
     def assert_equal(self, tolerance: float) -> None:
         """Compare weights, buffers and the optimizers' states, with their names and kinds of number."""
         close = {"rtol": tolerance, "atol": tolerance, "check_stride": False}
-        for model, alone in zip(self.models, self.alone, strict=True):
-            torch.testing.assert_close(dict(model.named_buffers()), dict(alone.named_buffers()), **close)
-        pairs = zip(self.models, self.optimizers, self.alone, self.optimizers_alone, strict=True)
-        for model, optimizer, alone, optimizer_alone in pairs:
-            state, expected = optimizer.state_dict(), optimizer_alone.state_dict()
+        for model, separate in zip(self.models, self.separate, strict=True):
+            torch.testing.assert_close(dict(model.named_buffers()), dict(separate.named_buffers()), **close)
+        pairs = zip(self.models, self.optimizers, self.separate, self.separate_optimizers, strict=True)
+        for model, optimizer, separate, separate_optimizer in pairs:
+            state, expected = optimizer.state_dict(), separate_optimizer.state_dict()
             assert state["param_groups"] == expected["param_groups"]
             assert state["state"].keys() == expected["state"].keys()
-            torch.testing.assert_close(_determined(model, optimizer), _determined(alone, optimizer_alone), **close)
+            torch.testing.assert_close(
+                _determined(model, optimizer), _determined(separate, separate_optimizer), **close
+            )
 
 
 def _determined(model: Model, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -140,13 +142,15 @@ def twins(complete: Callable[..., list[str]]) -> Callable[..., Twins]:
     """
     from tests.conftest import SMALL
 
-    def make(*words: str, each: Sequence[Sequence[str]] = ((), (), ()), dtype: torch.dtype = torch.float64) -> Twins:
-        whole = complete(*words)
+    def make(
+        *overrides: str, each: Sequence[Sequence[str]] = ((), (), ()), dtype: torch.dtype = torch.float64
+    ) -> Twins:
+        whole = complete(*overrides)
         whole = [w for w in whole if not w.startswith("callbacks")] + ["callbacks=none"]
         composed = compose(whole)
-        chosen = {word.partition("=")[0] for word in words}
+        chosen = {override.partition("=")[0] for override in overrides}
         narrow = [f"model.{key}={value}" for key, value in NARROW.items() if key in composed.model]
-        small = [f"datamodule.{word}" for word in SMALL.get(composed.datamodule.name, [])]
+        small = [f"datamodule.{override}" for override in SMALL.get(composed.datamodule.name, [])]
         small += ["datamodule.batch_size=8"] if "batch_size" not in str(small) else []
         whole = [*(w for w in (*narrow, *small) if w.partition("=")[0] not in chosen), *whole]
         if composed.regularization.dropout and "regularization.dropout" not in chosen:

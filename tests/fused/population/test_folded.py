@@ -45,13 +45,15 @@ def test_a_network_of_someones_own_needs_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "overrides",
     [["regularization=batch_norm"], ["datamodule=mackey_glass", "model.series=apart"], ["datamodule=breast_cancer"]],
     ids=str,
 )
-def test_both_ways_train_alike(twins: Callable[..., Twins], monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+def test_both_ways_train_alike(
+    twins: Callable[..., Twins], monkeypatch: pytest.MonkeyPatch, overrides: list[str]
+) -> None:
     """Weights, buffers, losses and answers, of members that see batches of their own, and one of all."""
-    pair = twins("model=mlp", "optimizer=momentum", *words)
+    pair = twins("model=mlp", "optimizer=momentum", *overrides)
     others = deepcopy(pair.models)
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in pair.models]
     other_optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in others]
@@ -73,9 +75,9 @@ def test_both_ways_train_alike(twins: Callable[..., Twins], monkeypatch: pytest.
 def test_without_a_form_the_batch_is_each_members_own(twins: Callable[..., Twins]) -> None:
     """A mean over the batch is one over the member's examples."""
     pair = twins("model=mlp")
-    for model in (*pair.models, *pair.alone):
+    for model in (*pair.models, *pair.separate):
         model.__class__ = Centred
     population = Population(pair.models, pair.optimizers)
     for batches in pair.batches(4):
         losses = population.step(stacked(batches))
-        torch.testing.assert_close(losses, pair.step_alone(batches), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(losses, pair.step_separately(batches), rtol=1e-10, atol=1e-10)

@@ -28,8 +28,8 @@ def assert_same(one: list[Tensor], other: list[Tensor]) -> None:
 
 
 def test_a_member_that_diverges_leaves_the_others_as_they_are_to_the_last_bit(twins: Callable[..., Twins]) -> None:
-    words = [*BATCH_NORM, "regularization.gradient_clip_norm=1.0", "optimizer=adamw"]
-    healthy, ill = (twins(*words, dtype=torch.float32) for _ in range(2))
+    overrides = [*BATCH_NORM, "regularization.gradient_clip_norm=1.0", "optimizer=adamw"]
+    healthy, ill = (twins(*overrides, dtype=torch.float32) for _ in range(2))
     with torch.no_grad():
         next(ill.models[1].parameters())[0] = torch.nan
     populations = [Population(pair.models, pair.optimizers) for pair in (healthy, ill)]
@@ -50,7 +50,7 @@ def test_a_member_that_is_stopped_stays_as_it_is_and_the_others_go_on(
     population = Population(pair.models, pair.optimizers)
     for batches in pair.batches(4):
         population.step(stacked(batches))
-        pair.step_alone(batches)
+        pair.step_separately(batches)
     stopped = everything(pair, 1)
     population.select([0, 2])
     assert population.members == (0, 2)
@@ -59,8 +59,10 @@ def test_a_member_that_is_stopped_stays_as_it_is_and_the_others_go_on(
         assert tensor.untyped_storage().nbytes() == tensor.nbytes, "it would keep the stack of all alive"
     for batches in pair.batches(6):
         losses = population.step(stacked([batches[0], batches[2]]))
-        alone = torch.stack([_ordinary_step(pair.alone[k], pair.optimizers_alone[k], batches[k]) for k in (0, 2)])
-        torch.testing.assert_close(losses, alone, rtol=1e-10, atol=1e-10)
+        separate = torch.stack(
+            [_ordinary_step(pair.separate[k], pair.separate_optimizers[k], batches[k]) for k in (0, 2)]
+        )
+        torch.testing.assert_close(losses, separate, rtol=1e-10, atol=1e-10)
     assert_same(stopped, everything(pair, 1))
     pair.assert_equal(1e-9)
     population.select([2])
@@ -78,7 +80,7 @@ def test_a_checkpoint_of_a_member_goes_on_in_an_ordinary_optimizer_and_back(
     population = Population(pair.models, pair.optimizers)
     for batches in pair.batches(5):
         population.step(stacked(batches))
-        pair.step_alone(batches)
+        pair.step_separately(batches)
     models, optimizers = [], []
     for number, (model, own) in enumerate(zip(pair.models, pair.optimizers, strict=True)):
         file = tmp_path / f"{number}.ckpt"
@@ -86,7 +88,7 @@ def test_a_checkpoint_of_a_member_goes_on_in_an_ordinary_optimizer_and_back(
         numbers = sum(x.numel() for x in everything(pair, number))
         assert file.stat().st_size < 8 * numbers + 60_000  # and not the whole stack
         saved = torch.load(file, weights_only=True)
-        models.append(deepcopy(pair.alone[number]))
+        models.append(deepcopy(pair.separate[number]))
         models[-1].load_state_dict(saved["model"])
         optimizers.append(build_optimizer(models[-1], model.training_config))
         optimizers[-1].load_state_dict(saved["optimizer"])
@@ -94,23 +96,23 @@ def test_a_checkpoint_of_a_member_goes_on_in_an_ordinary_optimizer_and_back(
     for batches in pair.batches(5):
         for member in zip(models, optimizers, batches, strict=True):
             _ordinary_step(*member)
-        pair.step_alone(batches)
+        pair.step_separately(batches)
     again = Population(models, optimizers)
     for batches in pair.batches(5):
         again.step(stacked(batches))
-        pair.step_alone(batches)
+        pair.step_separately(batches)
     pair.assert_equal(1e-10)
 
 
 def test_members_at_different_steps_train_together(twins: Callable[..., Twins]) -> None:
     pair = twins("model=mlp", "optimizer=adam")
     for batches in pair.batches(7):  # only the first member has a past
-        for models, optimizers in ((pair.models, pair.optimizers), (pair.alone, pair.optimizers_alone)):
+        for models, optimizers in ((pair.models, pair.optimizers), (pair.separate, pair.separate_optimizers)):
             _ordinary_step(models[0], optimizers[0], batches[0])
     population = Population(pair.models, pair.optimizers)
     for batches in pair.batches(7):
         population.step(stacked(batches))
-        pair.step_alone(batches)
+        pair.step_separately(batches)
     pair.assert_equal(1e-10)
 
 
@@ -121,7 +123,7 @@ def test_in_single_precision_members_stay_near_their_single_runs(twins: Callable
     population = Population(pair.models, pair.optimizers)
     for batches in pair.batches(30):
         losses = population.step(stacked(batches, pair.models[0].spec.padding_id))
-        torch.testing.assert_close(losses, pair.step_alone(batches), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(losses, pair.step_separately(batches), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn", "gru", "transformer"])
@@ -133,12 +135,12 @@ def test_outputs_are_those_of_each_model_in_evaluation(twins: Callable[..., Twin
         population.step(stacked(batches, padding))
     (batches,) = pair.batches(1)
     own, shared = population.outputs(stacked(batches, padding)), population.outputs(batches[0], stacked=False)
-    for number, model_alone in enumerate(pair.models):
-        model_alone.eval()
+    for number, single_model in enumerate(pair.models):
+        single_model.eval()
         whole = stacked(batches, padding)
         batch = type(whole)(*(tensor[number] for tensor in whole))
-        torch.testing.assert_close(own[number], model_alone(*batch.inputs), rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(shared[number], model_alone(*batches[0].inputs), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(own[number], single_model(*batch.inputs), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(shared[number], single_model(*batches[0].inputs), rtol=1e-10, atol=1e-10)
 
 
 def test_members_may_share_a_batch(twins: Callable[..., Twins]) -> None:
@@ -146,7 +148,7 @@ def test_members_may_share_a_batch(twins: Callable[..., Twins]) -> None:
     population = Population(pair.models, pair.optimizers)
     for batches in pair.batches(5):
         losses = population.step(batches[0], stacked=False)
-        torch.testing.assert_close(losses, pair.step_alone([batches[0]] * 3), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(losses, pair.step_separately([batches[0]] * 3), rtol=1e-10, atol=1e-10)
 
 
 # ---- dropping --------------------------------------------------------------------------------------------------
@@ -157,7 +159,7 @@ DRAWS = 150
 
 
 @pytest.mark.parametrize(
-    ("words", "knob"),
+    ("overrides", "knob"),
     [
         (["model=mlp"], "dropout"),
         (["model=mlp"], "drop_connect"),
@@ -174,21 +176,21 @@ DRAWS = 150
     ],
     ids=str,
 )
-def test_every_member_drops_at_its_own_rate(twins: Callable[..., Twins], words: list[str], knob: str) -> None:
+def test_every_member_drops_at_its_own_rate(twins: Callable[..., Twins], overrides: list[str], knob: str) -> None:
     """Of many losses with the same weights, mean and deviation are those of the member alone."""
-    pair = twins(*words, "optimizer=sgd", each=[[f"regularization.{knob}={rate}"] for rate in RATES])
-    for optimizer in pair.optimizers + pair.optimizers_alone:
+    pair = twins(*overrides, "optimizer=sgd", each=[[f"regularization.{knob}={rate}"] for rate in RATES])
+    for optimizer in pair.optimizers + pair.separate_optimizers:
         optimizer.param_groups[0]["lr"] = 0.0
     population = Population(pair.models, pair.optimizers)
     (batches,) = pair.batches(1)
-    together = torch.stack([population.step(stacked(batches)) for _ in range(DRAWS)])
-    alone = torch.stack([pair.step_alone(batches) for _ in range(DRAWS)])
-    assert torch.equal(together[:, 0], together[:1, 0].expand(DRAWS))  # rate 0
+    fused_losses = torch.stack([population.step(stacked(batches)) for _ in range(DRAWS)])
+    separate = torch.stack([pair.step_separately(batches) for _ in range(DRAWS)])
+    assert torch.equal(fused_losses[:, 0], fused_losses[:1, 0].expand(DRAWS))  # rate 0
     for member in (1, 2):
-        errors = (together[:, member].var() + alone[:, member].var()).div(DRAWS).sqrt()
-        assert (together[:, member].mean() - alone[:, member].mean()).abs() < 5 * errors
-        assert 0.7 < together[:, member].std() / alone[:, member].std() < 1.4
-    assert len(together[:, 1].unique()) > 1
+        errors = (fused_losses[:, member].var() + separate[:, member].var()).div(DRAWS).sqrt()
+        assert (fused_losses[:, member].mean() - separate[:, member].mean()).abs() < 5 * errors
+        assert 0.7 < fused_losses[:, member].std() / separate[:, member].std() < 1.4
+    assert len(fused_losses[:, 1].unique()) > 1
 
 
 def test_masks_of_members_of_the_same_rate_and_weights_differ(twins: Callable[..., Twins]) -> None:
@@ -213,7 +215,7 @@ def test_a_rate_is_the_share_that_is_dropped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "other", "named"),
+    ("overrides", "other", "named"),
     [
         (["model=mlp"], ["model.hidden_sizes=[8,7]"], "layers.3.weight: .6, 8. and .7, 8."),
         (
@@ -225,9 +227,9 @@ def test_a_rate_is_the_share_that_is_dropped() -> None:
     ],
 )
 def test_what_cannot_be_trained_as_one_is_refused(
-    twins: Callable[..., Twins], words: list[str], other: list[str], named: str
+    twins: Callable[..., Twins], overrides: list[str], other: list[str], named: str
 ) -> None:
-    pair = twins(*words, each=[[], other])
+    pair = twins(*overrides, each=[[], other])
     with pytest.raises(ValueError, match=named):
         Population(pair.models, pair.optimizers)
 
