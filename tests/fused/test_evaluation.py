@@ -17,7 +17,7 @@ class Member(SimpleNamespace):
     __hash__ = object.__hash__  # type: ignore[assignment]
 
 
-def test_outputs_are_not_kept_until_the_end_of_the_split(fast: Callable[..., list[str]]) -> None:
+def test_outputs_are_released_before_the_end_of_the_split(fast: Callable[..., list[str]]) -> None:
     """For a language model they would be the logits of the whole split for all members."""
     config = check(compose(fast("model=mlp", "datamodule=diabetes")))
     members = [Member(model=seeded_model(config, prepared_data(config))) for _ in range(2)]

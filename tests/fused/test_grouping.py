@@ -109,7 +109,7 @@ def test_differing_keys() -> None:
     assert differing_keys([{"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 2, "c": 2}, "d": 4}]) == ["a.b", "d"]
 
 
-def test_the_optimizers_are_those_that_have_a_formula() -> None:
+def test_supported_optimizers_have_an_update_rule() -> None:
     from src.fused.population.update_rules import RULES, rule_of
 
     assert {target: set(rule.flags) for target, rule in RULES.items()} == OPTIMIZERS

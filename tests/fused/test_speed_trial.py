@@ -6,7 +6,7 @@ from src.fused.speed_trial import CLEAR_STEPS, MIN_STEPS, SpeedTrial, time_in_tu
 
 
 @pytest.mark.parametrize(
-    ("alone", "together", "size"),
+    ("separate", "fused", "size"),
     [
         (0.001, {32: 0.004}, 32),
         (0.001, {32: 0.031, 8: 0.004}, 8),
@@ -29,16 +29,16 @@ def test_message_contains_the_times() -> None:
 
 def test_disturbed_steps_do_not_count() -> None:
     """One step is slowed down in all calls but the last, and the first call of each step is not timed."""
-    now, calls = 0.0, {"quick": 0, "held up": 0}
+    now, calls = 0.0, {"steady": 0, "disturbed": 0}
 
     def step(name: str, seconds: float) -> None:
         nonlocal now
         calls[name] += 1
-        now += 0.7 if name == "held up" and calls[name] <= MIN_STEPS else seconds
+        now += 0.7 if name == "disturbed" and calls[name] <= MIN_STEPS else seconds
 
-    ways = [lambda: step("quick", 0.005), lambda: step("held up", 0.003)]
+    ways = [lambda: step("steady", 0.005), lambda: step("disturbed", 0.003)]
     assert time_in_turns(ways, lambda: now) == pytest.approx([0.005, 0.003])
-    assert calls["quick"] == calls["held up"] == MIN_STEPS + 1
+    assert calls["steady"] == calls["disturbed"] == MIN_STEPS + 1
 
 
 def test_clear_result_needs_few_steps() -> None:

@@ -1,4 +1,4 @@
-"""Members that are trained as one against the same members trained one at a time."""
+"""Members that are trained as one, compared with the same members trained separately."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -16,14 +16,13 @@ from src.optim.schedules import advance
 from tests.fused.population.conftest import Twins, stacked
 
 OPTIMIZERS = groups([CONF])["optimizer"]
-MODELS = [
-    name for name in groups([CONF])["model"] if name != "mlp_scratch"
-]  # refused: its backward pass is written out
+MODELS = [name for name in groups([CONF])["model"] if name != "mlp_scratch"]  # which has its own backward pass
 
 
 def numbers_of(optimizer: str) -> list[list[str]]:
-    """Return other settings of every number of an optimizer for each member; rates are at most the option's, as at
-    larger ones the rounding errors of single runs grow too.
+    """Return different values of every numeric setting of an optimizer for each member.
+
+    Learning rates are at most the default: larger ones also amplify the rounding errors of separate runs.
     """
     from src.config.compose import compose
 
@@ -77,17 +76,17 @@ OTHER_RATES = [[f"optimizer.lr={lr}"] for lr in (0.01, 0.02, 0.003)]
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_schedule(twins: Callable[..., Twins], scheduler: str) -> None:
-    """Each member has the rates of its own schedule, written by torch into its ordinary optimizer."""
-    pair = twins(f"scheduler={scheduler}", *(["scheduler.warmup_steps=4"]), "optimizer=adamw", each=OTHER_RATES)
+    """Each member has the learning rates of its own schedule, which torch writes into its own optimizer."""
+    pair = twins(f"scheduler={scheduler}", "scheduler.warmup_steps=4", "optimizer=adamw", each=OTHER_RATES)
     population = Population(pair.models, pair.optimizers)
-    kinds = zip(pair.optimizers + pair.separate_optimizers, pair.models + pair.separate, strict=True)
-    schedules = [schedules_of(optimizer, model) for optimizer, model in kinds]
+    pairs = zip(pair.optimizers + pair.separate_optimizers, pair.models + pair.separate, strict=True)
+    schedules = [schedules_of(optimizer, model) for optimizer, model in pairs]
     rates = set()
     for number, batches in enumerate(pair.batches(24)):
         losses = population.step(stacked(batches))
         torch.testing.assert_close(losses, pair.step_separately(batches), rtol=1e-10, atol=1e-10)
-        for own in schedules:
-            for schedule in own:
+        for member_schedules in schedules:
+            for schedule in member_schedules:
                 metric = [1.0] if isinstance(schedule, ReduceLROnPlateau) else []
                 advance(schedule, number + 1, *metric)
         population.rates_changed()
@@ -156,9 +155,7 @@ def schedules_of(optimizer: Optimizer, model: Model) -> list[LRScheduler]:
     ],
     ids=str,
 )
-def test_what_a_model_may_be_asked_for(
-    twins: Callable[..., Twins], overrides: list[str], each: list[list[str]]
-) -> None:
+def test_settings_of_models(twins: Callable[..., Twins], overrides: list[str], each: list[list[str]]) -> None:
     train(twins(*overrides, each=each), 20)
 
 
@@ -183,5 +180,5 @@ def test_what_a_model_may_be_asked_for(
     ],
     ids=str,
 )
-def test_what_an_optimizer_may_be_asked_for(twins: Callable[..., Twins], overrides: str, each: list[str]) -> None:
+def test_settings_of_optimizers(twins: Callable[..., Twins], overrides: str, each: list[str]) -> None:
     train(twins("model=mlp", *f"optimizer={overrides}".split(), each=[[override] for override in each]), 12)
