@@ -1,4 +1,4 @@
-"""A step that is written out is Lightning's: every counter, weight, random number and line of a run, bit for bit."""
+"""The fast loop gives the same run as Lightning's: every counter, weight, random number and record, bit for bit."""
 
 import json
 import logging
@@ -46,7 +46,7 @@ SLOW_CASES = [
 
 
 def results_of(result: RunResult) -> dict[str, Any]:
-    """Everything that a run leaves behind, but times and paths."""
+    """Return everything that a run writes, except times and paths."""
     record = json.loads((result.folder / "run.json").read_text())
     rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     states: dict[str, Any] = {}
@@ -73,10 +73,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def assert_same_results(overrides: list[str], folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Train on either way, and compare."""
+    """Train with both loops, and compare the results."""
     caplog.set_level(logging.INFO)
     one = run([*overrides, "trainer.loop=auto"], folder / "auto", verbose=False)
-    assert any("written out" in line for line in caplog.messages)
+    assert any("training loop: fast" in line for line in caplog.messages)
     other = run([*overrides, "trainer.loop=lightning"], folder / "lightning", verbose=False)
     leaves = list(_leaves(results_of(one), results_of(other)))
     assert len(leaves) > 100
@@ -84,7 +84,7 @@ def assert_same_results(overrides: list[str], folder: Path, caplog: pytest.LogCa
 
 
 @pytest.mark.parametrize("overrides", FAST_CASES, ids=lambda overrides: "+".join(overrides))
-def test_steps_are_lightnings(fast: Callable[..., list[str]], tmp_path, caplog, overrides: list[str]) -> None:
+def test_fast_loop_equals_lightnings(fast: Callable[..., list[str]], tmp_path, caplog, overrides: list[str]) -> None:
     assert_same_results(fast(*overrides, "trainer.max_epochs=2", "trainer.limit_train_batches=3"), tmp_path, caplog)
 
 
@@ -92,7 +92,7 @@ def test_steps_are_lightnings(fast: Callable[..., list[str]], tmp_path, caplog, 
 @pytest.mark.parametrize(
     "overrides", [[choice] for choice in STEP_OPTIONS] + SLOW_CASES, ids=lambda overrides: "+".join(overrides)
 )
-def test_steps_are_lightnings_with_every_option(
+def test_fast_loop_equals_lightnings_with_every_option(
     fast: Callable[..., list[str]], tmp_path, caplog, overrides: list[str]
 ) -> None:
     epochs = [
@@ -118,7 +118,7 @@ class OverridingModel(MLP):
         ([], OverridingModel, "OwnHook.on_after_backward"),
     ],
 )
-def test_what_needs_lightnings_step(
+def test_reason_for_lightnings_step(
     fast: Callable[..., list[str]], overrides: list[str], model: type[MLP] | None, reason: str | None
 ) -> None:
     experiment = build(check(compose(fast(*overrides))))
@@ -139,11 +139,11 @@ def test_what_needs_lightnings_step(
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else "",
 )
-def test_the_last_weights_are_validated(
+def test_last_weights_are_validated(
     fast: Callable[..., list[str]], overrides: list[str], epoch: int, loop: str
 ) -> None:
-    few = ["trainer.max_epochs=3", "trainer.limit_train_batches=5", "trainer.limit_val_batches=1.0"]
-    result = run(fast(*few, *overrides, f"trainer.loop={loop}"), verbose=False)
+    limits = ["trainer.max_epochs=3", "trainer.limit_train_batches=5", "trainer.limit_val_batches=1.0"]
+    result = run(fast(*limits, *overrides, f"trainer.loop={loop}"), verbose=False)
     rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     validated = [row for row in rows if "val/loss" in row]
     assert len({row["step"] for row in validated}) == len(validated)  # once each
@@ -175,7 +175,7 @@ def test_accumulated_batches_are_one_large_batch(
 
 
 class HookRecorder(Callback):
-    """Writes down which of its hooks were called, and what they could see and log."""
+    """Records which of its hooks were called, and the values that they saw and logged."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -212,7 +212,7 @@ class HookRecorder(Callback):
         model.log("seen/val", float(index))
 
 
-def test_a_callback_sees_and_logs_the_same(fast: Callable[..., list[str]], tmp_path) -> None:
+def test_callback_sees_and_logs_the_same(fast: Callable[..., list[str]], tmp_path) -> None:
     overrides = fast("trainer.limit_train_batches=5", "trainer.max_epochs=2", "trainer.accumulate_grad_batches=2")
     overrides += ["trainer.log_every_n_steps=2"]
     calls, rows = [], []
@@ -228,7 +228,7 @@ def test_a_callback_sees_and_logs_the_same(fast: Callable[..., list[str]], tmp_p
 
 
 class LogsItsLoss(MLP):
-    """What a user's model may do in a part of a step."""
+    """Model that logs in a part of a step."""
 
     def losses(self, outputs: Any, targets: Any, smoothing: float) -> Any:
         losses = super().losses(outputs, targets, smoothing)
@@ -236,7 +236,7 @@ class LogsItsLoss(MLP):
         return losses
 
 
-def test_a_model_logs_the_same(fast: Callable[..., list[str]]) -> None:
+def test_model_logs_the_same(fast: Callable[..., list[str]]) -> None:
     logged = []
     for loop in ("auto", "lightning"):
         experiment = build(check(compose(fast(f"trainer.loop={loop}", "trainer.limit_train_batches=5"))))

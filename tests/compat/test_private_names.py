@@ -1,4 +1,4 @@
-"""Private names of dependencies: used in src/compat/ alone, and a command trains without any of them."""
+"""Private names of dependencies are used in src/compat/ only, and training works without any of them."""
 
 import ast
 import json
@@ -48,7 +48,7 @@ def private_imports(tree: ast.Module) -> Iterator[str]:
 
 
 def names_of_this_repository() -> set[str]:
-    """Return the names that begin with one underscore and are defined in this repository."""
+    """Return the names with one leading underscore that are defined in this repository."""
     names: set[str] = set()
     for file in FILES:
         for node in ast.walk(ast.parse((ROOT / file).read_text())):
@@ -93,7 +93,7 @@ def train(folder: Path, command: list[str], **environment: str) -> list[str]:
     return (run / "train.log").read_text().splitlines()
 
 
-def test_a_run_in_stock_mode(tmp_path: Path) -> None:
+def test_run_in_stock_mode(tmp_path: Path) -> None:
     log = train(tmp_path, [sys.executable, "-m", "src.train"], GRIDLIGHT_STOCK="1")
     assert sum("Lightning's own loop trains" in line for line in log) == 1
     assert all("src/compat/fast_loop.py" not in line for line in log)
@@ -112,11 +112,11 @@ HIDDEN = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("library", "name"), HIDDEN)
-def test_a_run_without_a_private_name(tmp_path: Path, library: str, name: str) -> None:
+def test_run_without_a_private_name(tmp_path: Path, library: str, name: str) -> None:
     train(tmp_path, [sys.executable, "-m", "tests.compat.renamed", library, name, "src.train"])
 
 
-def test_a_run_without_the_class_of_the_training_loop(tmp_path: Path) -> None:
+def test_run_without_the_class_of_the_training_loop(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.compat.renamed", "lightning", "_TrainingEpochLoop", "src.train"]
     log = train(tmp_path, command)
     assert any("Lightning's own loop trains" in line for line in log)
