@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 logging.disable(logging.WARNING)
 warnings.simplefilter("ignore")
-said = {}
+results = {}
 graphs = []
 calls = []
 
@@ -65,34 +65,34 @@ for _ in range(3):
     optimizer.zero_grad()
     uncompiled(net.layers(x).sum()).backward()
     optimizer.step()
-said["eager"] = [p.sum().item() for p in net.parameters()]
-said["fitted"] = fitted(Net())
+results["eager"] = [p.sum().item() for p in net.parameters()]
+results["fitted"] = fitted(Net())
 assert ("torch._dynamo.eval_frame" in sys.modules) == (not is_lazy)  # nothing has used it so far
 
 from lightning.fabric.wrappers import _unwrap_compiled
-said["not compiled"] = _unwrap_compiled(net)[1]
+results["not compiled"] = _unwrap_compiled(net)[1]
 net.eval()
-said["forward"] = graphs_of(torch.compile(net.layers, backend=counting), x)[:2]
+results["forward"] = graphs_of(torch.compile(net.layers, backend=counting), x)[:2]
 calls.clear()
-said["uncompiled"] = graphs_of(torch.compile(lambda x: uncompiled(x + 1) + 2, backend=counting), x)[:2]
-said["calls"] = calls[:]
+results["uncompiled"] = graphs_of(torch.compile(lambda x: uncompiled(x + 1) + 2, backend=counting), x)[:2]
+results["calls"] = calls[:]
 
 def step(x):
     optimizer.zero_grad()
     net.layers(x).sum().backward()
     optimizer.step()
 
-said["step"] = graphs_of(torch.compile(step, backend=counting), x)[:2]
-said["stepped"] = [p.sum().item() for p in net.parameters()]
+results["step"] = graphs_of(torch.compile(step, backend=counting), x)[:2]
+results["stepped"] = [p.sum().item() for p in net.parameters()]
 compiled = torch.compile(Net(), backend=counting)
-said["compiled"] = _unwrap_compiled(compiled)[1] is not None, isinstance(compiled, torch._dynamo.OptimizedModule)
-said["fitted compiled"] = fitted(compiled)
+results["compiled"] = _unwrap_compiled(compiled)[1] is not None, isinstance(compiled, torch._dynamo.OptimizedModule)
+results["fitted compiled"] = fitted(compiled)
 
 import torch._dynamo.eval_frame as module
 from torch._dynamo import config
 assert torch._dynamo.eval_frame is module is sys.modules["torch._dynamo.eval_frame"] and torch._dynamo.config is config
 assert module.__spec__.origin and not hasattr(torch._dynamo, "nothing")
-print(json.dumps(said))
+print(json.dumps(results))
 """
 
 

@@ -14,7 +14,7 @@ from src.models.base import Model
 from src.models.mlp import MLP
 
 FOLDABLE_MODELS: tuple[type[Model], ...] = (MLP,)
-"""Models whose `forward` treats each example independently, apart from its modules."""
+"""Models whose `forward` treats each example independently if its modules do."""
 PARAMETER_FREE = (nn.Sequential, nn.Flatten, nn.Identity, *ACTIVATIONS.values())
 """Modules without parameters and buffers that treat each example independently."""
 
