@@ -115,7 +115,7 @@ class OverridingModel(MLP):
         (["trainer.precision=64-true"], None, None),
         (["trainer.precision=bf16-mixed"], None, "trainer.precision=bf16-mixed"),
         (["trainer.profiler=simple"], None, "trainer.profiler"),
-        ([], OverridingModel, "OwnHook.on_after_backward"),
+        ([], OverridingModel, "OverridingModel.on_after_backward"),
     ],
 )
 def test_reason_for_lightnings_step(
