@@ -1,6 +1,7 @@
 """Worker process of a group: trains the members as one model, in parts whose runs are at the same step."""
 
 import logging
+import sys
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from src.config.combinations import monitor_of
 from src.config.schema.base import Option, Section
 from src.config.schema.run import Config
 from src.config.validate import check
+from src.core.console import echo
 from src.core.errors import first_line
 from src.core.process import keep_freed_memory
 from src.core.resources import available_memory
@@ -78,7 +80,7 @@ def train_group(assignment: Assignment, control: Orders) -> Ended:
             send(Ended(number, control.outcome))
         return Ended(assignment.number, control.outcome)
     except Exception as error:
-        traceback.print_exc()
+        echo(traceback.format_exc(), end="", file=sys.stderr)
         for number in list(pending):
             send(Declined(number, f"fused training failed: {type(error).__name__}: {first_line(error)}"))
         return Ended(assignment.number, "failed", told(error))
