@@ -1,6 +1,6 @@
-"""Every benchmark in turn, each in a process of its own: python -m benchmarks [start_up memory …]
+"""Run all benchmarks, each in its own process: python -m benchmarks [start_up memory …]
 
-Figures count on an idle machine only. `python -m benchmarks.NAME --help` says what one measures and what can be set.
+Results are only valid on an idle machine. `python -m benchmarks.NAME --help` describes a benchmark and its options.
 """
 
 import argparse
@@ -12,22 +12,22 @@ from pathlib import Path
 from benchmarks.machine import load
 from src import ROOT
 
-PARTS = {"__init__", "__main__", "machine", "plain_lightning", "sweeps"}
-"""What is no benchmark of its own."""
+NOT_BENCHMARKS = {"__init__", "__main__", "machine", "plain_lightning", "sweeps"}
+"""Modules that are not benchmarks."""
 
 
 def main() -> None:
-    """Run them, and say what each took."""
-    names = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in PARTS)
+    """Run the benchmarks, and print how long each took."""
+    names = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in NOT_BENCHMARKS)
     parser = argparse.ArgumentParser(
         "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", help=f"of {', '.join(names)}; all by default")
-    chosen = parser.parse_args().names or names
-    if unknown := set(chosen) - set(names):
+    selected = parser.parse_args().names or names
+    if unknown := set(selected) - set(names):
         parser.error(f"{', '.join(sorted(unknown))}: choose from {', '.join(names)}")
     failed = []
-    for name in chosen:
+    for name in selected:
         print(f"\n## {name} ({load()} before)\n", flush=True)
         started = time.perf_counter()
         if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=ROOT).returncode:

@@ -1,8 +1,8 @@
-"""What a training step of the transformer costs, in times of nn.Transformer: python -m benchmarks.attention [--steps 15]
+"""Time of a training step of the transformer, relative to nn.Transformer: python -m benchmarks.attention [--steps 15]
 
 Both sides are an encoder-decoder of the same size with dropout 0.1, post-norm, on the same batch with a padding mask and
-a causal mask, in one process and in turns: forward, backward and a step of Adam each. Embeddings and the output layer,
-which would be the same, are left out. Figures are medians; the first three steps of each side warm up.
+a causal mask, in one process and alternating: forward, backward and a step of Adam each. Embeddings and the output layer,
+which would be the same, are omitted. Results are medians; the first three steps of each side are warm-up.
 """
 
 import argparse
@@ -26,8 +26,8 @@ CASES = {
 WARM_UP = 3
 
 
-class Ours(nn.Module):
-    """Two stacks of this project."""
+class GridlightTransformer(nn.Module):
+    """Encoder and decoder of this project."""
 
     def __init__(self, d_model: int, heads: int, layers: int, d_ff: int) -> None:
         super().__init__()
@@ -40,8 +40,8 @@ class Ours(nn.Module):
         return self.decoder(target, None, True, self.encoder(source, mask), mask)
 
 
-class Torchs(nn.Module):
-    """nn.Transformer as its documentation uses it."""
+class TorchTransformer(nn.Module):
+    """nn.Transformer, used as in its documentation."""
 
     def __init__(self, d_model: int, heads: int, layers: int, d_ff: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Torchs(nn.Module):
         )
 
 
-def stepper(network: nn.Module, source: Tensor, target: Tensor, padded: Tensor) -> Callable[[], float]:
+def timed_step(network: nn.Module, source: Tensor, target: Tensor, padded: Tensor) -> Callable[[], float]:
     """Return a function that trains one step and returns its seconds."""
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
 
@@ -84,16 +84,19 @@ def main() -> None:
         "| one training step | width, heads, layers, d_ff | batch × source, target | nn.Transformer | Gridlight | ratio |"
     )
     print("|---|---|---|---:|---:|---:|")
-    for name, (d_model, heads, layers, d_ff, batch, read, written) in CASES.items():
+    for name, (d_model, heads, layers, d_ff, batch, source_length, target_length) in CASES.items():
         torch.manual_seed(0)
-        source, target = torch.randn(batch, read, d_model), torch.randn(batch, written, d_model)
-        padded = torch.arange(read) >= torch.randint(read // 2, read + 1, (batch, 1))
-        sides = [stepper(made(d_model, heads, layers, d_ff), source, target, padded) for made in (Torchs, Ours)]
-        times = [[side() for side in sides] for _ in range(WARM_UP + steps)][WARM_UP:]
+        source, target = torch.randn(batch, source_length, d_model), torch.randn(batch, target_length, d_model)
+        padded = torch.arange(source_length) >= torch.randint(source_length // 2, source_length + 1, (batch, 1))
+        steps_of_sides = [
+            timed_step(network_class(d_model, heads, layers, d_ff), source, target, padded)
+            for network_class in (TorchTransformer, GridlightTransformer)
+        ]
+        times = [[step_of_side() for step_of_side in steps_of_sides] for _ in range(WARM_UP + steps)][WARM_UP:]
         theirs, ours = (median(column) for column in zip(*times, strict=True))
         ratio = median(b / a for a, b in times)
         print(
-            f"| {name} | {d_model}, {heads}, {layers}, {d_ff} | {batch} × {read}, {written} "
+            f"| {name} | {d_model}, {heads}, {layers}, {d_ff} | {batch} × {source_length}, {target_length} "
             f"| {1000 * theirs:.0f} ms | {1000 * ours:.0f} ms | {ratio:.2f} |",
             flush=True,
         )

@@ -1,13 +1,14 @@
-"""What the textbook's cells cost, in times of torch's kernels: python -m benchmarks.cells [--repeats 30]
+"""Time of the textbook's recurrent cells, relative to torch's kernels: python -m benchmarks.cells [--repeats 30]
 
-Forward and backward pass of one layer, both sides in turns, in one process, in float32 and with one thread: the ratio of
-threads would measure the machine. Figures are medians, and the ratio is the median of the ratios of neighbours.
+Forward and backward pass of one layer, both sides alternating in one process, in float32 and with one thread, so that the
+ratio does not depend on the machine's threading. Results are medians; the ratio is the median of the ratios of neighboring
+passes.
 
-The LSTM over 200 steps is the dearest, at about 1.5 (1.45 to 1.63, the more the busier the machine; AMD EPYC, 2 cores, torch
-2.13.0+cpu, 2026-11-26). Profiled there, two fifths of its time are in matrix products, which torch's kernel has too, and the
-rest in ten small operations a step, four of them backwards, in the views that they work on, and in what is done for all
-steps at once. One call of sigmoid for all gates and one product for dW, side by side with what was before, made 1.45 of
-1.62; tanh(C) by a sigmoid too changed nothing (1.47).
+The LSTM over 200 steps is the slowest, at about 1.5 (1.45 to 1.63, more on a busy machine; AMD EPYC, 2 cores, torch
+2.13.0+cpu, 2026-11-26). In a profile, two fifths of its time are matrix products, which torch's kernel has too. The rest is
+ten small operations a step, four of them in the backward pass, the views that they work on, and operations on all steps at
+once. One call of sigmoid for all gates and one product for dW reduced 1.62 to 1.45, measured side by side; computing tanh(C)
+with a sigmoid did not help (1.47).
 """
 
 import argparse
@@ -23,12 +24,12 @@ from src.core.data_spec import DataSpec
 from src.models.recurrent import GRU, LSTM, RNN, Recurrent
 
 SHAPES = ((64, 48, 1, 64), (64, 64, 64, 128), (32, 200, 2, 64))
-"""Batch, steps, inputs, hidden size: mackey_glass's, a text's, and a long sequence's."""
+"""Batch, steps, inputs, hidden size: those of mackey_glass, of a text, and of a long sequence."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Medians of a pass forward and back, in milliseconds, and of the ratios."""
+    """Medians of a forward and backward pass in milliseconds, and of the ratios."""
 
     torch: float
     textbook: float
@@ -36,31 +37,31 @@ class Cost:
 
 
 def measure(kind: type[Recurrent], shape: tuple[int, int, int, int], repeats: int, ragged: bool = False) -> Cost:
-    """Time both cells of an architecture in turns.
+    """Time both cells of an architecture alternately.
 
     Args:
         kind: the architecture.
         shape: batch, steps, inputs, hidden size.
-        repeats: timed passes of each.
-        ragged: give lengths between a half of the steps and all of them.
+        repeats: timed passes of each cell.
+        ragged: use sequence lengths between half of the steps and all of them.
     """
     batch, steps, inputs, hidden = shape
     spec = DataSpec("regression", "sequence", (steps, inputs), (1,))
     x = torch.randn(batch, steps, inputs)
     lengths = torch.linspace(steps // 2, steps, batch).long() if ragged else None
     passes = [_pass(kind(spec, cell=cell, hidden_size=hidden), x, lengths) for cell in ("torch", "textbook")]
-    seconds = [[once() for once in passes] for _ in range(repeats + 3)][3:]
+    seconds = [[one_pass() for one_pass in passes] for _ in range(repeats + 3)][3:]
     kernels, equations = zip(*seconds, strict=True)
     return Cost(1e3 * median(kernels), 1e3 * median(equations), median(b / a for a, b in seconds))
 
 
 def _pass(model: Recurrent, x: torch.Tensor, lengths: torch.Tensor | None) -> Callable[[], float]:
-    def once() -> float:
+    def one_pass() -> float:
         started = time.process_time()
         model(x, lengths).sum().backward()
         return time.process_time() - started
 
-    return once
+    return one_pass
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""What a comparison costs: python -m benchmarks.comparing [--runs 2000] [--epochs 100] [--repeats 5]
+"""Time and memory of a comparison: python -m benchmarks.comparing [--runs 2000] [--epochs 100] [--repeats 5]
 
-Makes run folders as training leaves them, in a temporary folder: a grid of learning rates and dropouts with five seeds
-each, a metric of training, three of validation and the learning rate in every epoch. Then it times whole processes, from
-their start to their end, with their peak memory: the table, and the page with curves and importance. The time on the
-processor is what the wall clock shows on an idle machine.
+Writes run folders like those of training to a temporary folder: a grid of learning rates and dropout rates with five seeds
+each; in every epoch one training metric, three validation metrics and the learning rate. Then it measures whole processes,
+with their peak memory: the table, and the page with curves and importance. On an idle machine the processor time equals the
+wall-clock time.
 """
 
 import argparse
@@ -28,9 +28,9 @@ def write_runs(folder: Path, runs: int, epochs: int) -> None:
     """Write the folders of finished runs.
 
     Args:
-        folder: of the sweep.
-        runs: how many.
-        epochs: of each.
+        folder: folder of the sweep.
+        runs: number of runs.
+        epochs: epochs of each run.
     """
     import yaml
 
@@ -42,9 +42,9 @@ def write_runs(folder: Path, runs: int, epochs: int) -> None:
     config = check(base).plain()
     random = Random(0)
     for number in range(runs):
-        point, seed = divmod(number, SEEDS)
-        lr = 10 ** random.uniform(-4, -1) if seed == 0 else lr  # noqa: F821 - drawn once a point
-        dropout = round(0.05 * (point % 10), 2)
+        grid_point, seed = divmod(number, SEEDS)
+        lr = 10 ** random.uniform(-4, -1) if seed == 0 else lr  # noqa: F821 - drawn once per grid point
+        dropout = round(0.05 * (grid_point % 10), 2)
         config["seed"] = config["datamodule"]["seed"] = seed
         config["optimizer"]["lr"] = lr
         config["regularization"]["dropout"] = config["model"]["dropout"] = dropout
@@ -80,18 +80,18 @@ def write_runs(folder: Path, runs: int, epochs: int) -> None:
         (run / "run.json").write_text(json.dumps(record, indent=2))
 
 
-def cost(words: list[str]) -> tuple[float, float, float]:
-    """Return wall-clock seconds, seconds on the processor, and peak memory in MB of one process."""
+def measure(arguments: list[str]) -> tuple[float, float, float]:
+    """Return wall-clock seconds, processor seconds, and peak memory in MB of one process."""
     started = time.perf_counter()
     process = os.posix_spawn(
         sys.executable,
-        [sys.executable, "-m", "src.compare", *words],
+        [sys.executable, "-m", "src.compare", *arguments],
         os.environ,
         file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
     )
     _, status, usage = os.wait4(process, 0)
     seconds = time.perf_counter() - started
-    assert status == 0, words
+    assert status == 0, arguments
     return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
@@ -103,16 +103,18 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as temporary:
         sweep = Path(temporary) / "sweep"
-        write_runs(sweep, words.runs, words.epochs)
-        print(f"{words.runs:,} runs of {words.epochs} epochs; medians of {words.repeats}; {machine()}; {today()}\n")
-        print("| compared in | seconds | on the processor | peak memory |")
+        write_runs(sweep, arguments.runs, arguments.epochs)
+        print(
+            f"{arguments.runs:,} runs of {arguments.epochs} epochs; medians of {arguments.repeats}; {machine()}; {today()}\n"
+        )
+        print("| output | seconds | processor time | peak memory |")
         print("|---|---:|---:|---:|")
         for name, more in COMMANDS.items():
-            costs = zip(*(cost([str(sweep), *more]) for _ in range(words.repeats)), strict=True)
+            costs = zip(*(measure([str(sweep), *more]) for _ in range(arguments.repeats)), strict=True)
             seconds, processor, memory = map(median, costs)
             print(f"| {name} | {seconds:.2f} s | {processor:.2f} s | {memory:.0f} MB |", flush=True)
 

@@ -1,9 +1,9 @@
-"""How fast data come: python -m benchmarks.data [--images 2000] [--sounds 1000] [--epochs 3]
+"""Speed and memory of data loading: python -m benchmarks.data [--images 2000] [--sounds 1000] [--epochs 3]
 
-Folders of pictures (JPEG, 96×96 in colours, brought to 64×64) and of sounds (WAV, one second at 16 kHz, as log-mel
-spectrograms) are written to a temporary folder and read whole: held in memory, and batch by batch with 0, 1 and 2 workers.
-Nothing trains meanwhile. Each way has a process of its own, so that its peak of memory is its own; workers' memory is told
-apart. Figures are medians of epochs over the training split, behind a first one that warms up.
+Folders of images (JPEG, 96×96 in color, resized to 64×64) and of sounds (WAV, one second at 16 kHz, as log-mel
+spectrograms) are written to a temporary folder and read completely: held in memory, and batch by batch with 0, 1 and 2
+workers. No model trains meanwhile. Each mode runs in its own process, so that its peak memory is measured separately, and so
+is that of the workers. Results are medians of epochs over the training split, after one warm-up epoch.
 """
 
 import argparse
@@ -28,17 +28,17 @@ from src.datamodules.loaders.worker_processes import default_workers
 from src.datamodules.vision.image_folder import ImageFolder
 
 BATCH = 64
-WAYS = {
+MODES = {
     "in memory": (1.0, 0),
     "from files, 0 workers": (0.0, 0),
     "from files, 1 worker": (0.0, 1),
     "from files, 2 workers": (0.0, 2),
 }
-"""For each way: the share of memory, and the workers."""
+"""Memory share and number of workers of each mode."""
 
 
 def write_images(folder: Path, count: int) -> None:
-    """Write pictures with the frequencies of photographs: noise, smoothed by enlarging."""
+    """Write images with the spatial frequencies of photographs: enlarged noise."""
     generator = np.random.default_rng(0)
     for number in range(count):
         small = Image.fromarray(generator.integers(0, 256, (12, 12, 3), dtype=np.uint8))
@@ -48,7 +48,7 @@ def write_images(folder: Path, count: int) -> None:
 
 
 def write_sounds(folder: Path, count: int) -> None:
-    """Write a second of noise each."""
+    """Write sounds of one second of noise."""
     generator = np.random.default_rng(0)
     for number in range(count):
         path = folder / f"class{number % 10}" / f"{number}.wav"
@@ -56,19 +56,19 @@ def write_sounds(folder: Path, count: int) -> None:
         wavfile.write(path, 16_000, generator.normal(0, 3000, 16_000).astype(np.int16))
 
 
-def made(kind: str, folder: Path, way: str) -> DataModule:
-    """Return a datamodule of a folder, read one way."""
-    share, workers = WAYS[way]
+def build_datamodule(kind: str, folder: Path, mode: str) -> DataModule:
+    """Return a datamodule of a folder in one mode."""
+    share, workers = MODES[mode]
     common = {"memory_share": share, "workers": workers, "batch_size": BATCH}
     if kind == "images":
         return ImageFolder(folder, size=[64, 64], **common)
     return AudioFolder(folder, **common)
 
 
-def figures(kind: str, folder: Path, way: str, epochs: int) -> dict[str, float]:
-    """Return seconds until the data are ready, examples a second, and the peak of memory in bytes."""
+def measure(kind: str, folder: Path, mode: str, epochs: int) -> dict[str, float]:
+    """Return seconds until the data are ready, examples per second, and peak memory in bytes."""
     started = time.perf_counter()
-    data = made(kind, folder, way)
+    data = build_datamodule(kind, folder, mode)
     data.setup()
     ready = time.perf_counter() - started
     loader, rates = data.train_dataloader(), []
@@ -89,12 +89,12 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--sounds", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=3, help="timed epochs of each way")
+    parser.add_argument("--epochs", type=int, default=3, help="timed epochs of each mode")
     parser.add_argument("--one", nargs=3, metavar=("KIND", "FOLDER", "WAY"), help=argparse.SUPPRESS)
-    words = parser.parse_args()
-    if words.one:
-        kind, folder, way = words.one
-        print(json.dumps(figures(kind, Path(folder), way, words.epochs)))
+    arguments = parser.parse_args()
+    if arguments.one:
+        kind, folder, mode = arguments.one
+        print(json.dumps(measure(kind, Path(folder), mode, arguments.epochs)))
         return
     print(
         f"{machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {today()}; {load()}; "
@@ -103,18 +103,18 @@ def main() -> None:
     print(
         "| data | read | ready after | examples a second | peak of memory | of a worker |\n|---|---|---:|---:|---:|---:|"
     )
-    for kind, count, write in (("images", words.images, write_images), ("sounds", words.sounds, write_sounds)):
+    for kind, count, write in (("images", arguments.images, write_images), ("sounds", arguments.sounds, write_sounds)):
         with tempfile.TemporaryDirectory() as temporary:
             write(Path(temporary), count)
-            for way in WAYS:
-                command = [sys.executable, "-m", "benchmarks.data", "--epochs", str(words.epochs)]
-                done = subprocess.run([*command, "--one", kind, temporary, way], capture_output=True, text=True)
+            for mode in MODES:
+                command = [sys.executable, "-m", "benchmarks.data", "--epochs", str(arguments.epochs)]
+                done = subprocess.run([*command, "--one", kind, temporary, mode], capture_output=True, text=True)
                 assert done.returncode == 0, done.stderr
-                found = json.loads(done.stdout.splitlines()[-1])
-                worker = f"{found['worker_peak'] / 1e6:.0f} MB" if WAYS[way][1] else ""
+                measured = json.loads(done.stdout.splitlines()[-1])
+                worker = f"{measured['worker_peak'] / 1e6:.0f} MB" if MODES[mode][1] else ""
                 print(
-                    f"| {count:,} {kind} | {way} | {found['ready']:.1f} s | {found['rate']:,.0f} "
-                    f"| {found['peak'] / 1e6:.0f} MB | {worker} |",
+                    f"| {count:,} {kind} | {mode} | {measured['ready']:.1f} s | {measured['rate']:,.0f} "
+                    f"| {measured['peak'] / 1e6:.0f} MB | {worker} |",
                     flush=True,
                 )
 

@@ -1,7 +1,7 @@
-"""What the cache of keys and values saves in decoding: python -m benchmarks.decoding [--repeats 5]
+"""Speed-up of decoding by the cache of keys and values: python -m benchmarks.decoding [--repeats 5]
 
-An untrained transformer of the default size writes texts (decoder alone) and translations (encoder-decoder), with and
-without the cache in turns; nothing ends before its full length. Both write the same tokens. Figures are medians.
+An untrained transformer of the default size generates texts (decoder only) and translations (encoder-decoder), with and
+without the cache alternately, always to the full length. Both generate the same tokens. Results are medians.
 """
 
 import argparse
@@ -19,8 +19,8 @@ PADDING, START, END = 0, 1, 2
 BATCH = 16
 
 
-def writer(task: str, length: int) -> Callable[[bool, int], torch.Tensor]:
-    """Return a function that writes `length` tokens for each row of a batch, with or without the cache."""
+def make_generator(task: str, length: int) -> Callable[[bool, int], torch.Tensor]:
+    """Return a function that generates `length` tokens for each row of a batch, with or without the cache."""
     torch.manual_seed(0)
     special = {"padding_id": PADDING, "start_id": START, "end_id": END} if task == "translation" else {}
     spec = DataSpec(task, "tokens", (length + 1,), (80,), vocabulary_size=80, target_length=length + 1, **special)
@@ -45,12 +45,12 @@ def main() -> None:
         ("translation", 64, 1),
         ("translation", 64, 4),
     ):
-        write = writer(task, length)
+        generate = make_generator(task, length)
         times, tokens = [], []
         for _ in range(repeats):
             for cache in (False, True):
                 started = time.perf_counter()
-                tokens.append(write(cache, beams))
+                tokens.append(generate(cache, beams))
                 times.append(time.perf_counter() - started)
         assert all(torch.equal(tokens[0], other) for other in tokens)
         pairs = list(zip(times[::2], times[1::2], strict=True))

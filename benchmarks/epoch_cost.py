@@ -1,13 +1,13 @@
-"""What an epoch of Gridlight costs, in times of a bare PyTorch loop: python -m benchmarks.epoch_cost [--epochs 7] [--cpu]
+"""Time of an epoch, relative to a bare PyTorch loop: python -m benchmarks.epoch_cost [--epochs 7] [--cpu]
 
-All sides train the same network with Adam over batches indexed from one tensor, in one process and in turns: a bare epoch
-with `torch.optim.Adam` as it comes, one with its `fused=True`, which Gridlight chooses by itself, then one of Gridlight, and
-so on. Gridlight's side is the whole path of a run: Lightning, default callbacks
-(early stopping, checkpoints, progress), metrics, metrics.jsonl; without W&B. The bare sides sum nothing and save nothing.
-All validate on the same batches after every epoch (bare: forward pass, loss, accuracy).
+All sides train the same network with Adam over batches indexed from one tensor, in one process and alternating: a bare epoch
+with the defaults of `torch.optim.Adam`, one with `fused=True`, which Gridlight selects automatically, then one of Gridlight,
+and so on. Gridlight's side is a complete run: Lightning, default callbacks (early stopping, checkpoints, progress), metrics,
+metrics.jsonl; without W&B. The bare sides compute no training metrics and save nothing. All sides validate on the same
+batches after every epoch (bare: forward pass, loss, accuracy).
 
-Figures are medians; the first epoch of each side warms up and is left out. `--only lstm` measures the cases with that word
-in their name; `--cpu` counts the time of the processor, for a machine that others use too.
+Results are medians, without the first epoch of each side, which is warm-up. `--only lstm` runs the cases with this text
+in their name; `--cpu` measures processor time, for a machine that is shared with other programs.
 """
 
 import argparse
@@ -69,7 +69,7 @@ class RandomImages(DataModule):
         return DataSpec(self.task, self.inputs, (1, 28, 28), (CLASSES,))
 
     def encode(self, inputs: object) -> Batch:
-        raise AssertionError("noise is not predicted from")
+        raise AssertionError("random images are not used for prediction")
 
 
 @dataclass(frozen=True)
@@ -78,19 +78,19 @@ class Case:
 
     Args:
         name: as printed.
-        words: the model and its settings, as on the command line.
-        batch_size: of both sides.
-        train_size: of the noise; None takes digits.
+        overrides: the model and its settings, as on the command line.
+        batch_size: batch size of all sides.
+        train_size: number of random images; None uses digits.
     """
 
     name: str
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     batch_size: int
     train_size: int | None = None
 
     def config(self, epochs: int, outputs: Path) -> Config:
-        """Return the config of a default run, with these data."""
-        cfg = compose([*self.words, "datamodule=digits", "trainer=cpu", "logger=none"])
+        """Return the config of a run with default settings on the data of this case."""
+        cfg = compose([*self.overrides, "datamodule=digits", "trainer=cpu", "logger=none"])
         OmegaConf.set_struct(cfg, False)
         if self.train_size is not None:
             cfg.datamodule = {
@@ -101,13 +101,13 @@ class Case:
             }
         cfg.datamodule.batch_size = self.batch_size
         cfg.datamodule.default_epochs = epochs
-        cfg.regularization.early_stopping_patience = epochs  # it watches and never stops
+        cfg.regularization.early_stopping_patience = epochs  # monitors, but never stops
         cfg.paths.outputs = str(outputs)
         return check(cfg)
 
 
 def cases(batch_size: int) -> list[Case]:
-    """Return the models on images 28×28, which LSTM and transformer read row by row; fewer of them for the slower ones."""
+    """Return the models on images 28×28, which LSTM and transformer read row by row, with fewer images for the slower models."""
     return [
         Case("MLP 784-256-128-10", ("model=mlp", "model.hidden_sizes=[256,128]"), batch_size, 60_000),
         Case("CNN", ("model=cnn",), batch_size, 100 * batch_size),
@@ -121,7 +121,7 @@ CASES = [*cases(32), *cases(128), Case("MLP 64-128-64-10, digits", ("model=mlp",
 
 @dataclass
 class BareLoop:
-    """What a person writes without any framework, for the same network, data and optimizer."""
+    """A plain training loop without any framework, for the same network, data and optimizer."""
 
     network: nn.Module
     train: Batch
@@ -154,7 +154,7 @@ class BareLoop:
 
 
 @dataclass
-class InTurns(Callback):
+class AlternatingEpochs(Callback):
     """Times each epoch from its start to the start of the next, and runs the bare epochs in between."""
 
     bares: list[BareLoop]
@@ -174,20 +174,20 @@ class InTurns(Callback):
 
     @staticmethod
     def _timed(bare: BareLoop) -> float:
-        begun = CLOCK()
+        started = CLOCK()
         bare.epoch()
-        return CLOCK() - begun
+        return CLOCK() - started
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Medians of an epoch, in seconds, and the medians of the ratios of neighbours.
+    """Medians of the duration of an epoch in seconds, and of the ratios of neighboring epochs.
 
     Args:
-        gridlight: an epoch of ours.
-        bare: an epoch of a bare loop, with Adam as it comes and with `fused=True`.
-        ratios: of ours to each of them.
-        steps: of an epoch.
+        gridlight: an epoch of Gridlight.
+        bare: an epoch of a bare loop, with the default Adam and with `fused=True`.
+        ratios: of Gridlight to each bare loop.
+        steps: number of steps of an epoch.
     """
 
     gridlight: float
@@ -197,7 +197,7 @@ class Cost:
 
 
 def measure(case: Case, epochs: int) -> Cost:
-    """Train `epochs` timed epochs on each side, after one that warms up."""
+    """Train `epochs` timed epochs on each side, after one warm-up epoch."""
     with tempfile.TemporaryDirectory() as temporary:
         config = case.config(epochs + 1, Path(temporary))
         folder = RunFolder.create(Path(temporary) / "run", config.plain(), ["benchmark"])
@@ -205,14 +205,14 @@ def measure(case: Case, epochs: int) -> Cost:
         experiment = build(config, folder, loggers)
         data = experiment.datamodule
         train, val = data.split("train"), data.split("val")
-        turns = InTurns(
+        alternating = AlternatingEpochs(
             [BareLoop(build_model(config, data.spec), train, val, case.batch_size, fused) for fused in (False, True)]
         )
-        experiment.trainer.callbacks.insert(0, turns)  # type: ignore[attr-defined]
+        experiment.trainer.callbacks.insert(0, alternating)  # type: ignore[attr-defined]
         experiment.trainer.fit(experiment.model, datamodule=data)
         close_loggers(loggers, 0)
         folder.finish({})
-    ours, bares = turns.seconds[1:], list(zip(*turns.bare_seconds[1:], strict=True))
+    ours, bares = alternating.seconds[1:], list(zip(*alternating.bare_seconds[1:], strict=True))
     ratios = tuple(median(a / b for a, b in zip(ours, bare, strict=True)) for bare in bares)
     return Cost(median(ours), tuple(map(median, bares)), ratios, len(data.loader("train")))
 
@@ -223,8 +223,8 @@ def main() -> None:
         "python -m benchmarks.epoch_cost", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--epochs", type=int, default=7, help="timed epochs of each side")
-    parser.add_argument("--only", default="", help="a part of the names of the cases")
-    parser.add_argument("--cpu", action="store_true", help="the time of the processor in place of the clock's")
+    parser.add_argument("--only", default="", help="run the cases with this text in their name")
+    parser.add_argument("--cpu", action="store_true", help="measure processor time instead of wall-clock time")
     arguments = parser.parse_args()
     global CLOCK
     CLOCK = time.process_time if arguments.cpu else time.perf_counter

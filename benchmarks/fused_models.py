@@ -1,9 +1,9 @@
-"""Whether training jobs as one is worth it, for every model: python -m benchmarks.fused_models [--repeats 3] [--only lstm]
+"""Speed-up of fused training, for every model: python -m benchmarks.fused_models [--repeats 3] [--only lstm]
 
-A sweep of 8 jobs (4 learning rates × 2 weight decays, a few epochs, data that are there), whole commands from start to end,
-in turns: hydra/launcher=local, and hydra/launcher=fused, which times both ways first and takes the faster. Two workers each,
-of one thread. Figures are medians, and the ratio is the median of the ratios of neighbours; at 0.95 or above, the fused
-launcher was never slower by more than 5 %.
+A sweep of 8 jobs (4 learning rates × 2 weight decays, a few epochs, local data) as whole commands, alternating:
+hydra/launcher=local, and hydra/launcher=fused, which times both ways first and takes the faster. Each has two workers of one
+thread. Results are medians; the ratio is the median of the ratios of neighboring sweeps. A ratio of 0.95 or more means that
+the fused launcher was at most 5 % slower.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.machine import load, machine, today
-from benchmarks.sweeps import THREADS, records, timed
+from benchmarks.sweeps import THREADS, records, timed_run
 
 CASES = {
     "mlp": ("digits", 10),
@@ -30,10 +30,10 @@ JOBS = len(RATES) * len(DECAYS)
 
 
 def sweep(model: str, launcher: str) -> tuple[float, str]:
-    """Return the seconds of a sweep, and what the launcher chose to do."""
+    """Return the duration of a sweep in seconds, and the choice of the launcher."""
     data, epochs = CASES[model]
     with tempfile.TemporaryDirectory() as folder:
-        words = [
+        overrides = [
             "-m",
             f"model={model}",
             f"datamodule={data}",
@@ -48,10 +48,10 @@ def sweep(model: str, launcher: str) -> tuple[float, str]:
             f"regularization.weight_decay={','.join(DECAYS)}",
             f"paths.outputs={folder}",
         ]
-        seconds, said = timed(["src.train", *words])
+        seconds, output = timed_run(["src.train", *overrides])
         records(Path(folder), JOBS)
-    chosen = re.findall(r"group \d+, .*: ((?:trained as one|one by one).*)", said)
-    return seconds, " and ".join(dict.fromkeys(chosen))
+    selected = re.findall(r"group \d+, .*: ((?:fused, |not fused).*)", output)
+    return seconds, " and ".join(dict.fromkeys(selected))
 
 
 def main() -> None:
@@ -62,10 +62,10 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", default=",".join(CASES), help="models, with commas")
+    parser.add_argument("--only", default=",".join(CASES), help="models, separated by commas")
     arguments = parser.parse_args()
-    chosen = arguments.only.split(",")
-    if unknown := set(chosen) - set(CASES):
+    selected = arguments.only.split(",")
+    if unknown := set(selected) - set(CASES):
         parser.error(f"{', '.join(sorted(unknown))}: choose from {', '.join(CASES)}")
     print(
         f"{JOBS} jobs, two workers, medians of {arguments.repeats}; {machine()}; {THREADS} thread a process; {today()}; "
@@ -73,9 +73,9 @@ def main() -> None:
     )
     print("| model, data, epochs | local | fused | times | the fused launcher's choice |")
     print("|---|---:|---:|---:|---|")
-    for model in chosen:
+    for model in selected:
         pairs = [(sweep(model, "local"), sweep(model, "fused")) for _ in range(arguments.repeats)]
-        local, fused = (median(pair[way][0] for pair in pairs) for way in (0, 1))
+        local, fused = (median(pair[mode][0] for pair in pairs) for mode in (0, 1))
         times = median(one / other for (one, _), (other, _) in pairs)
         data, epochs = CASES[model]
         choices = " or ".join(dict.fromkeys(choice for _, (_, choice) in pairs))

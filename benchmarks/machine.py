@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""Description of the machine that results were measured on."""
 
 import os
 import platform
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def machine() -> str:
-    """Return processor and usable cores, such as ``AMD EPYC 7B13, 2 cores``."""
+    """Return the processor and the number of usable cores, such as ``AMD EPYC 7B13, 2 cores``."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -20,5 +20,5 @@ def today() -> str:
 
 
 def load() -> str:
-    """Return how busy the machine is: figures of a machine that does something else too are noise."""
+    """Return the load of the machine; results of a busy machine are unreliable."""
     return f"load {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores"

@@ -1,10 +1,10 @@
-"""What memory a run takes: python -m benchmarks.memory [--batch-size 128]
+"""Memory of a run: python -m benchmarks.memory [--batch-size 128]
 
-The peak of the resident memory during fit over what the process held before it, against what must be there: parameters,
-their gradients, the state of Adam (two numbers a parameter), and the activations that the backward pass of one batch
-asks for (`torch.autograd.graph.saved_tensors_hooks`, every storage once, without parameters and inputs). Each model, at
-its defaults on images 28×28, has a process of its own. Two deep ones follow, also with model.checkpoint_activations=true
-("recomputed"), where the activations told are those that are kept without it. On Linux, on the CPU.
+The peak of the resident memory during fit, minus that of the process before it, compared with the minimum: parameters, their
+gradients, the state of Adam (two numbers per parameter), and the activations that the backward pass of one batch needs
+(`torch.autograd.graph.saved_tensors_hooks`, every storage once, without parameters and inputs). Each model runs at its
+defaults on images 28×28 in its own process. Two deep models are also measured with model.checkpoint_activations=true
+("recomputed"); the activations that are printed for them are those without it. On Linux, on the CPU.
 """
 
 import argparse
@@ -34,14 +34,14 @@ TRANSFORMER = ("model=transformer", "model.num_layers=6", "model.d_model=256", "
 
 
 def cases(batch_size: int) -> list[Case]:
-    """Return the models of `benchmarks.epoch_cost`, and deep ones, for a few steps: the peak of an epoch is that of its steps."""
-    few, again = 5 * batch_size, "model.checkpoint_activations=true"
+    """Return the models of `benchmarks.epoch_cost` and deep ones, for a few steps, which have the peak memory of an epoch."""
+    train_size, again = 5 * batch_size, "model.checkpoint_activations=true"
     deep = [
-        Case(f"{name}{how}", (*words, *more), batch_size, few)
-        for name, words in (("ResNet-20", RESNET), ("transformer, 6 layers, 256 wide", TRANSFORMER))
+        Case(f"{name}{how}", (*overrides, *more), batch_size, train_size)
+        for name, overrides in (("ResNet-20", RESNET), ("transformer, 6 layers, 256 wide", TRANSFORMER))
         for how, more in (("", ()), (", recomputed", (again,)))
     ]
-    return [*(replace(case, train_size=few) for case in CASES if case.batch_size == batch_size), *deep]
+    return [*(replace(case, train_size=train_size) for case in CASES if case.batch_size == batch_size), *deep]
 
 
 def activations(model: Model, batch: Batch) -> int:
@@ -53,7 +53,7 @@ def activations(model: Model, batch: Batch) -> int:
 
 
 def measure(case: Case) -> dict[str, float]:
-    """Train for one epoch in this process, and return mebibytes."""
+    """Train for one epoch in this process, and return sizes in MiB."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         config = case.config(1, Path(temporary))
@@ -86,9 +86,9 @@ def main() -> None:
     print("| model | parameters | gradients | optimizer | activations | their sum | peak of fit |")
     print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
     for number, case in enumerate(cases(arguments.batch_size)):
-        words = ["--batch-size", str(arguments.batch_size), "--case", str(number)]
+        argv = ["--batch-size", str(arguments.batch_size), "--case", str(number)]
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.memory", *words], cwd=ROOT, capture_output=True, text=True
+            [sys.executable, "-m", "benchmarks.memory", *argv], cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
         sizes = json.loads(done.stdout.splitlines()[-1])

@@ -1,10 +1,10 @@
-"""What a person writes without Gridlight: Lightning under Hydra, a sweep with Hydra's basic launcher, in one process.
+"""Baseline without Gridlight: Lightning under Hydra, a sweep with Hydra's basic launcher, in one process.
 
     python -m benchmarks.plain_lightning -m lr=1e-3,1e-2 weight_decay=0,1e-4
 
-The same network, data, optimizer, metrics and files as benchmarks.sweep_throughput asks of Gridlight: MLP 64-128-64-10
-with tanh on digits, batches of 64, Adam; loss and accuracy on validation in every epoch, the best and the last checkpoint
-in every epoch, metrics in a file, the best weights tested. No progress bar and no summary, which cost time.
+The network, data, optimizer, metrics and files are those of the Gridlight sweep in benchmarks.sweep_throughput: MLP
+64-128-64-10 with tanh on digits, batches of 64, Adam; validation loss and accuracy, and the best and the last checkpoint, in
+every epoch; metrics in a file; the best weights are tested. Progress bar and summary, which cost time, are off.
 """
 
 import warnings
@@ -68,7 +68,7 @@ class Classifier(L.LightningModule):
 
 
 def loaders(batch_size: int = 64) -> dict[str, DataLoader]:
-    """Return the three splits, standardised as Gridlight does it."""
+    """Return the three splits, standardized as in Gridlight."""
     x, y = load_digits(return_X_y=True)
     x, x_test, y, y_test = train_test_split(x, y, test_size=0.15, random_state=0, stratify=y)
     x, x_val, y, y_val = train_test_split(x, y, test_size=0.15 / 0.85, random_state=0, stratify=y)

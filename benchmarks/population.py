@@ -1,9 +1,9 @@
-"""What members cost that are trained as one: python -m benchmarks.population [--repeats 5] [--members 1,16,64] [--device cpu]
+"""Speed of fused training steps: python -m benchmarks.population [--repeats 5] [--members 1,16,64] [--device cpu]
 
-Optimizer steps (forward, backward, AdamW) of K models a second, against the same models one after the other in a bare
-loop over torch's own layers and optimizer, in turns, in one process; on a CPU with one thread. Figures are medians, and
-the ratio is the median of the ratios of neighbours. Where K models one at a time would take more than `--patience`
-seconds a repeat, a share of them is timed.
+Optimizer steps (forward, backward, AdamW) of K models as one, compared with the same models one after the other in a bare
+loop over torch's own layers and optimizer, alternating in one process; on a CPU with one thread. Results are medians; the
+ratio is the median of the ratios of neighboring measurements. If K separate models take more than `--patience` seconds per
+repetition, only a part of them is timed.
 """
 
 import argparse
@@ -44,9 +44,9 @@ CASES = {
 BATCH = 32
 
 
-def members(spec: DataSpec, words: list[str], count: int, device: str) -> tuple[list[Model], list[Optimizer]]:
-    """Make models of different seeds, with an AdamW each."""
-    config = check(compose([*words, "optimizer=adamw"]))
+def members(spec: DataSpec, overrides: list[str], count: int, device: str) -> tuple[list[Model], list[Optimizer]]:
+    """Return models with different seeds, and an AdamW for each."""
+    config = check(compose([*overrides, "optimizer=adamw"]))
     models = []
     for seed in range(count):
         L.seed_everything(seed, verbose=False)
@@ -55,19 +55,19 @@ def members(spec: DataSpec, words: list[str], count: int, device: str) -> tuple[
 
 
 def batches(spec: DataSpec, count: int, device: str) -> Batch:
-    """Draw a batch of each member."""
+    """Return a random batch of each member."""
     x = torch.randn(count, BATCH, *spec.input_shape, device=device)
     if spec.task == "classification":
         return LabelledBatch(x, torch.randint(spec.output_size, (count, BATCH), device=device))
     return LabelledBatch(x, torch.randn(count, BATCH, *spec.output_shape, device=device))
 
 
-def alone(models: Sequence[Model], optimizers: Sequence[Optimizer], batch: Batch) -> None:
+def step_separately(models: Sequence[Model], optimizers: Sequence[Optimizer], batch: Batch) -> None:
     """Take a step of every model, one after the other."""
     for row, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
-        own = LabelledBatch(*(tensor[row] for tensor in batch))
+        member_batch = LabelledBatch(*(tensor[row] for tensor in batch))
         clip = model.training_config.regularization.gradient_clip_norm
-        loss = model.task.losses(model(own.x), own.y).mean()
+        loss = model.task.losses(model(member_batch.x), member_batch.y).mean()
         optimizer.zero_grad()
         loss.backward()
         if clip is not None:
@@ -75,31 +75,33 @@ def alone(models: Sequence[Model], optimizers: Sequence[Optimizer], batch: Batch
         optimizer.step()
 
 
-def seconds(once: Callable[[], object], steps: int, device: str) -> float:
-    """Return the time of one of some calls."""
+def seconds(step: Callable[[], object], steps: int, device: str) -> float:
+    """Return the duration of one of several calls."""
     started = time.perf_counter()
     for _ in range(steps):
-        once()
+        step()
     if device != "cpu":
         torch.cuda.synchronize()
     return (time.perf_counter() - started) / steps
 
 
-def measure(spec: DataSpec, words: list[str], count: int, repeats: int, device: str, patience: float) -> list[float]:
-    """Return the medians of a step of all members as one and one at a time, in milliseconds, and of the ratios."""
-    fused, single = members(spec, words, count, device), members(spec, words, count, device)
+def measure(
+    spec: DataSpec, overrides: list[str], count: int, repeats: int, device: str, patience: float
+) -> list[float]:
+    """Return medians of a step of all members in milliseconds, fused and separate, and of the ratios."""
+    fused, single = members(spec, overrides, count, device), members(spec, overrides, count, device)
     population, batch = Population(*fused), batches(spec, count, device)
     for _ in range(3):
         population.step(batch)
-    alone(*single, batch)
-    guess = seconds(lambda: alone(*single, batch), 1, device)
+    step_separately(*single, batch)
+    guess = seconds(lambda: step_separately(*single, batch), 1, device)
     timed = max(1, min(count, int(count * patience / guess)))
-    some = single[0][:timed], single[1][:timed]
+    timed_models = single[0][:timed], single[1][:timed]
     steps = max(1, min(50, int(0.5 / guess)))
     pairs = []
     for _ in range(repeats):
         one = seconds(lambda: population.step(batch), steps, device)
-        other = seconds(lambda: alone(*some, batch), steps, device) * count / timed
+        other = seconds(lambda: step_separately(*timed_models, batch), steps, device) * count / timed
         pairs.append((one, other))
     return [
         1e3 * median(one for one, _ in pairs),
@@ -117,19 +119,21 @@ def main() -> None:
     parser.add_argument("--members", default="1,16,64")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--patience", type=float, default=5.0)
-    parser.add_argument("--only", default="", help="cases whose name has this in it")
+    parser.add_argument("--only", default="", help="run the cases with this text in their name")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    busy = load()
+    initial_load = load()
     where = machine() if arguments.device == "cpu" else torch.cuda.get_device_name()
-    print(f"batch {BATCH}, AdamW, float32; {where}, 1 thread; torch {torch.__version__}, {today()}; {busy} before\n")
-    print("| model | members | as one | one at a time | steps of members a second | times |")
+    print(
+        f"batch {BATCH}, AdamW, float32; {where}, 1 thread; torch {torch.__version__}, {today()}; {initial_load} before\n"
+    )
+    print("| model | members | fused | separate | member steps per second | ratio |")
     print("|---|---:|---:|---:|---:|---:|")
-    for name, (spec, words) in CASES.items():
+    for name, (spec, overrides) in CASES.items():
         if arguments.only.lower() not in name.lower():
             continue
         for count in map(int, arguments.members.split(",")):
-            one, other, ratio = measure(spec, words, count, arguments.repeats, arguments.device, arguments.patience)
+            one, other, ratio = measure(spec, overrides, count, arguments.repeats, arguments.device, arguments.patience)
             print(
                 f"| {name} | {count} | {one:.2f} ms | {other:.2f} ms | {1e3 * count / one:,.0f} | {ratio:.1f} |",
                 flush=True,

@@ -1,8 +1,8 @@
-"""How long the first answer takes: python -m benchmarks.start_up [--repeats 5]
+"""Time until a command prints its first output or trains its first step: python -m benchmarks.start_up [--repeats 5]
 
-Wall-clock times of whole processes, from their start to their end or to the first optimizer step. The bare script that
-the first step is compared with imports torch, makes the same small MLP and takes one step of AdamW on one batch, for which
-torch imports its compiler; python -m src.train leaves that out where nothing is compiled (src/compat/lazy_dynamo.py).
+Wall-clock times of whole processes, from their start to their end or to the first optimizer step. The bare script for
+comparison imports torch, builds the same small MLP and takes one step of AdamW on one batch, for which torch imports its
+compiler; python -m src.train avoids that import unless something is compiled (src/compat/lazy_dynamo.py).
 """
 
 import argparse
@@ -16,12 +16,12 @@ from statistics import median
 from benchmarks.machine import machine, today
 from src import ROOT
 
-ANSWERS = {
+COMMANDS = {
     "--help": (["--help"], 0),
     "a config error": (["optimizer.lrr=0.1"], 2),
     "--cfg job": (["--cfg", "job"], 0),
 }
-"""What is asked of src.train, and the exit code that it must have."""
+"""Arguments of src.train that train nothing, and the expected exit codes."""
 
 BARE = """
 import torch
@@ -48,28 +48,32 @@ main(sys.argv[1:])
 """
 
 
-def answer_seconds(words: list[str], code: int) -> float:
-    """Return the time of one command that trains nothing."""
+def command_seconds(overrides: list[str], code: int) -> float:
+    """Return the duration of one command that trains nothing."""
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "src.train", *words], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "src.train", *overrides], cwd=ROOT, capture_output=True, text=True)
     seconds = time.perf_counter() - started
     assert done.returncode == code, done.stderr
     return seconds
 
 
-def imports_torch(words: list[str]) -> bool:
-    """Tell whether a command loads torch."""
+def imports_torch(overrides: list[str]) -> bool:
+    """Return whether a command imports torch."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "src.train", *words], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-X", "importtime", "-m", "src.train", *overrides], cwd=ROOT, capture_output=True, text=True
     )
     return any(line.rpartition("|")[2].strip() == "torch" for line in done.stderr.splitlines())
 
 
-def first_step_seconds(program: str, words: list[str]) -> float:
+def first_step_seconds(program: str, overrides: list[str]) -> float:
     """Return the time from the start of a process to the end of its first optimizer step."""
     started = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-c", program, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", program, *overrides],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     assert process.stdout is not None
     output = []
@@ -95,19 +99,19 @@ def main() -> None:
     print(f"medians of {repeats}; {machine()}; Python {sys.version.split()[0]}; {today()}\n")
     print("| from the start of the process to | median | torch imported |")
     print("|---|---:|---|")
-    for name, (words, code) in ANSWERS.items():
-        seconds = median(answer_seconds(words, code) for _ in range(repeats))
-        print(f"| the answer to {name} | {seconds:.2f} s | {'yes' if imports_torch(words) else 'no'} |", flush=True)
+    for name, (overrides, code) in COMMANDS.items():
+        seconds = median(command_seconds(overrides, code) for _ in range(repeats))
+        print(f"| the end of {name} | {seconds:.2f} s | {'yes' if imports_torch(overrides) else 'no'} |", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        words = ["optimizer=adamw", "logger=none", "trainer=smoke", f"paths.outputs={Path(temporary)}"]
+        overrides = ["optimizer=adamw", "logger=none", "trainer=smoke", f"paths.outputs={Path(temporary)}"]
         bare, ours = zip(
-            *((first_step_seconds(BARE, []), first_step_seconds(FIRST_STEP, words)) for _ in range(repeats)),
+            *((first_step_seconds(BARE, []), first_step_seconds(FIRST_STEP, overrides)) for _ in range(repeats)),
             strict=True,
         )
     print(f"| the first step of a bare torch script | {median(bare):.2f} s | yes |")
     ratio = median(a / b for a, b in zip(ours, bare, strict=True))
     print(f"| the first step of python -m src.train | {median(ours):.2f} s | yes |")
-    print(f"\nratio of the last two, median of neighbours: {ratio:.2f}")
+    print(f"\nratio of the last two, median of neighboring pairs: {ratio:.2f}")
 
 
 if __name__ == "__main__":

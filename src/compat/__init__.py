@@ -1,1 +1,1 @@
-"""Uses of private interfaces of libraries, one module each, with a check of what they rely on."""
+"""Uses of private interfaces of dependencies, one per module, with a check that the interface exists and a fallback."""

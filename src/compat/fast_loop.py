@@ -1,4 +1,4 @@
-"""Lightweight training loop: Lightning's semantics without its per-step bookkeeping, which takes half a millisecond.
+"""Lightweight training loop: Lightning's semantics without its per-step bookkeeping of about half a millisecond.
 
 Tested with Lightning 2.6. Where a private name of Lightning is missing, or in stock mode, Lightning's own loop trains.
 """
@@ -46,9 +46,9 @@ TRAINING_HOOKS = (
     "on_train_batch_end",
 )
 VALIDATION_HOOKS = ("on_validation_batch_start", "on_validation_batch_end")
-"""What callbacks may do within a step, in this order."""
+"""Hooks of callbacks within a step, in this order."""
 
-OF_MODEL = (
+MODEL_HOOKS = (
     *TRAINING_HOOKS,
     *VALIDATION_HOOKS,
     "training_step",
@@ -57,123 +57,121 @@ OF_MODEL = (
     "optimizer_step",
     "configure_gradient_clipping",
 )
-TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
-"""What a model or datamodule of a user may change of a step; Lightning's own step asks them."""
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+"""Hooks of a model or datamodule that change a step; if one is overridden, Lightning's own step is taken."""
 
 
-def install_training_loop(
-    trainer: L.Trainer, max_steps: int, base: type[L.LightningModule], written_out: bool = True
-) -> None:
-    """Replace the loop of a trainer over the batches of an epoch; leave it alone where that is impossible, which is logged.
+def install_training_loop(trainer: L.Trainer, max_steps: int, base: type[L.LightningModule], fast: bool = True) -> None:
+    """Replace the loop of a trainer over the batches of an epoch; where that is impossible, log it and do nothing.
 
     Args:
-        trainer, max_steps, base, written_out: see `TrainingSteps`.
+        trainer, max_steps, base, fast: see `FastTrainingEpochLoop`.
     """
     if problem := loop_problem(trainer):
         log_fallback("Lightning's own loop trains, and validates the last weights only at the end of an epoch", problem)
         return
-    trainer.fit_loop.epoch_loop = TrainingSteps(trainer, max_steps, base, written_out)
+    trainer.fit_loop.epoch_loop = FastTrainingEpochLoop(trainer, max_steps, base, fast)
 
 
 def loop_problem(trainer: L.Trainer) -> str | None:
-    """Return why the loops of Lightning cannot be replaced; None where they can."""
+    """Return why the loops of Lightning cannot be replaced; None if they can."""
     return str(_IMPORT_ERROR) if _IMPORT_ERROR is not None else missing_name(trainer)
 
 
-class TrainingSteps(_TrainingEpochLoop):
-    """Lightning's loop over the batches of an epoch, in which a step is written out where that is the same.
+class FastTrainingEpochLoop(_TrainingEpochLoop):
+    """Lightning's loop over the batches of an epoch, with a faster step where the result is the same.
 
-    Counters, hooks of callbacks, schedules and checkpoints are as in Lightning's step, which is taken where something asks
-    for more of it (`needs_lightning`), and first of all when a run is resumed. The last weights of a run are always validated,
-    also where it ends within an epoch (``trainer.max_steps``) or with one that is not (``trainer.check_val_every_n_epoch``).
+    Counters, hooks of callbacks, schedules and checkpoints are those of Lightning's own step, which is taken where a run needs
+    more of it (`fallback_reason`), and for the first step after a resume. The last weights of a run are always validated, also
+    where it ends within an epoch (``trainer.max_steps``) or with one without validation (``trainer.check_val_every_n_epoch``).
 
     Args:
         trainer: of the run.
-        max_steps: optimizer steps of the run; -1: as many as its epochs have.
-        base: the class whose steps this loop knows; any other model takes Lightning's step.
-        written_out: False takes Lightning's step in any case.
+        max_steps: optimizer steps of the run; -1 means all steps of its epochs.
+        base: the class whose steps this loop reproduces; any other model takes Lightning's step.
+        fast: False takes Lightning's step in any case.
     """
 
-    def __init__(
-        self, trainer: L.Trainer, max_steps: int, base: type[L.LightningModule], written_out: bool = True
-    ) -> None:
+    def __init__(self, trainer: L.Trainer, max_steps: int, base: type[L.LightningModule], fast: bool = True) -> None:
         super().__init__(trainer, max_steps=max_steps)
-        if written_out:
-            self.val_loop = ValidationSteps(
+        if fast:
+            self.val_loop = FastEvaluationLoop(
                 trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False
             )
             self.val_loop.base = base
         self.base = base
-        self._written_out = written_out
-        self._told = False
+        self._fast = fast
+        self._logged = False
 
     def run(self, data_fetcher: _DataFetcher) -> None:
-        reason = needs_lightning(self.trainer, self.base) if self._written_out else "trainer.loop=lightning"
-        if not self._told:
-            log.info("steps: %s", f"Lightning's, for {reason}" if reason else "written out, src/compat/fast_loop.py")
-            self._told = True
-        self._short = _Short(self.trainer, TRAINING_HOOKS) if reason is None else None
+        reason = fallback_reason(self.trainer, self.base) if self._fast else "trainer.loop=lightning"
+        if not self._logged:
+            log.info(
+                "training loop: %s", f"Lightning's, because of {reason}" if reason else "fast (src/compat/fast_loop.py)"
+            )
+            self._logged = True
+        self._fast_step = _FastStep(self.trainer, TRAINING_HOOKS) if reason is None else None
         super().run(data_fetcher)
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
-        """Train on one batch; every `accumulate_grad_batches`-th changes the weights."""
-        if self._short is None or self.restarting:
+        """Train on one batch, with an optimizer step after every `accumulate_grad_batches`-th."""
+        if self._fast_step is None or self.restarting:
             super().advance(data_fetcher)
             return
-        trainer, short, optimizer = self.trainer, self._short, self.trainer.optimizers[0]
-        accumulated = trainer.accumulate_grad_batches
+        trainer, fast_step, optimizer = self.trainer, self._fast_step, self.trainer.optimizers[0]
+        accumulate = trainer.accumulate_grad_batches
         batch, _, _ = next(data_fetcher)
         self.batch_progress.is_last_batch = data_fetcher.done
-        batch = short.take(self, batch)
+        batch = fast_step.prepare_batch(self, batch)
         index = self.batch_idx
-        steps = not self._should_accumulate()
-        short.call("on_train_batch_start", batch, index)
+        is_step = not self._should_accumulate()
+        fast_step.call("on_train_batch_start", batch, index)
         self.batch_progress.increment_started()
         loss: Tensor
 
-        @torch.enable_grad()  # an optimizer may call it from under no_grad, as torch's do
-        def gradient() -> Tensor:
-            """Compute the loss, and add its gradient to what was accumulated."""
+        @torch.enable_grad()  # optimizers may call it within no_grad, as those of torch do
+        def closure() -> Tensor:
+            """Compute the loss, and accumulate its gradient."""
             nonlocal loss
-            loss = short.step("training_step", batch, index)
-            if accumulated > 1:
-                loss = loss / accumulated
-            if index % accumulated == 0:
-                self._zero_grad(short, optimizer)
-            short.call("on_before_backward", loss)
+            loss = fast_step.step("training_step", batch, index)
+            if accumulate > 1:
+                loss = loss / accumulate
+            if index % accumulate == 0:
+                self._zero_grad(fast_step, optimizer)
+            fast_step.call("on_before_backward", loss)
             loss.backward()  # type: ignore[no-untyped-call]
-            short.call("on_after_backward")
-            if steps:
-                short.call("on_before_optimizer_step", optimizer)
+            fast_step.call("on_after_backward")
+            if is_step:
+                fast_step.call("on_before_optimizer_step", optimizer)
                 if trainer.gradient_clip_val is not None:
-                    short.model.configure_gradient_clipping(
+                    fast_step.model.configure_gradient_clipping(
                         optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
                     )
             return loss
 
-        if steps:
+        if is_step:
             count = self.automatic_optimization.optim_progress.optimizer.step
             count.increment_ready()
-            optimizer.step(gradient)  # type: ignore[arg-type]
+            optimizer.step(closure)  # type: ignore[arg-type]
             count.increment_completed()
         else:
-            gradient()
+            closure()
         self.batch_progress.increment_processed()
         if trainer.lr_scheduler_configs:
             self.update_lr_schedulers("step", update_plateau_schedulers=False)
             if self._num_ready_batches_reached():
                 self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
-        short.call("on_train_batch_end", {"loss": loss.detach()}, batch, index)
+        fast_step.call("on_train_batch_end", {"loss": loss.detach()}, batch, index)
         if self._results:
             trainer._logger_connector.on_batch_end()
         self.batch_progress.increment_completed()
         if self._results:
             trainer._logger_connector.update_train_step_metrics()
 
-    def _zero_grad(self, short: "_Short", optimizer: Any) -> None:
+    def _zero_grad(self, fast_step: "_FastStep", optimizer: Any) -> None:
         count = self.automatic_optimization.optim_progress.optimizer.zero_grad
         count.increment_ready()
-        short.call("on_before_zero_grad", optimizer)
+        fast_step.call("on_before_zero_grad", optimizer)
         count.increment_started()
         optimizer.zero_grad()
         count.increment_completed()
@@ -181,7 +179,7 @@ class TrainingSteps(_TrainingEpochLoop):
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         """Validate after the last batch of an epoch, and after the last step of all."""
         if (
-            self._short is None
+            self._fast_step is None
             or self._num_ready_batches_reached()
             or self._is_training_done
             or self.trainer.should_stop
@@ -201,29 +199,29 @@ class TrainingSteps(_TrainingEpochLoop):
         return last and trainer.enable_validation and not self.restarting
 
 
-class ValidationSteps(_EvaluationLoop):
-    """Lightning's loop over the validation batches, in which a step is written out where that is the same."""
+class FastEvaluationLoop(_EvaluationLoop):
+    """Lightning's loop over the validation batches, with a faster step where the result is the same."""
 
     base: type[L.LightningModule]
-    """See `TrainingSteps`."""
+    """See `FastTrainingEpochLoop`."""
 
     def reset(self) -> None:
         super().reset()
-        self._short = (
-            _Short(self.trainer, VALIDATION_HOOKS) if needs_lightning(self.trainer, self.base) is None else None
+        self._fast_step = (
+            _FastStep(self.trainer, VALIDATION_HOOKS) if fallback_reason(self.trainer, self.base) is None else None
         )
 
     def _evaluation_step(self, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_iter: Any) -> None:
-        if self._short is None:
+        if self._fast_step is None:
             super()._evaluation_step(batch, batch_idx, dataloader_idx, dataloader_iter)
             return
-        short, connector = self._short, self.trainer._logger_connector
-        batch = short.take(self, batch)
-        short.call("on_validation_batch_start", batch, batch_idx)
+        fast_step, connector = self._fast_step, self.trainer._logger_connector
+        batch = fast_step.prepare_batch(self, batch)
+        fast_step.call("on_validation_batch_start", batch, batch_idx)
         self.batch_progress.increment_started()
-        short.step("validation_step", batch, batch_idx)
+        fast_step.step("validation_step", batch, batch_idx)
         self.batch_progress.increment_processed()
-        short.call("on_validation_batch_end", None, batch, batch_idx)
+        fast_step.call("on_validation_batch_end", None, batch, batch_idx)
         if self._results:
             connector.on_batch_end()
         self.batch_progress.increment_completed()
@@ -235,12 +233,12 @@ class ValidationSteps(_EvaluationLoop):
             raise SIGTERMException
 
 
-class _Short:
-    """What a step that is written out asks of a run, looked up once.
+class _FastStep:
+    """Parts of a run that the faster step needs, looked up once.
 
     Args:
         trainer: of the run.
-        hooks: the names of the hooks that callbacks may have in such a step.
+        hooks: names of the hooks that callbacks may have in such a step.
     """
 
     def __init__(self, trainer: L.Trainer, hooks: tuple[str, ...]) -> None:
@@ -250,30 +248,30 @@ class _Short:
         self._trainer = trainer
         self._double = double
         self._moves = trainer.strategy.root_device.type != "cpu"
-        self._hooks = {hook: list(_overriding(trainer, hook)) for hook in hooks}
+        self._hooks = {hook: list(_hooks_of_callbacks(trainer, hook)) for hook in hooks}
 
-    def take(self, loop: TrainingSteps | ValidationSteps, batch: Any) -> Any:
-        """Count a batch that was fetched, and return it in the precision and on the device of the model."""
+    def prepare_batch(self, loop: FastTrainingEpochLoop | FastEvaluationLoop, batch: Any) -> Any:
+        """Count a batch, and return it in the precision and on the device of the model."""
         if self._double:
             batch = self._trainer.precision_plugin.convert_input(batch)
         if self._moves:
             batch = self._trainer.strategy.batch_to_device(batch)
         loop.batch_progress.increment_ready()
         connector, results = self._trainer._logger_connector, loop._results
-        connector._first_loop_iter = connector._first_loop_iter is None  # for what is logged in the step
+        connector._first_loop_iter = connector._first_loop_iter is None  # read by `log` within the step
         results.batch, results.batch_size, results.dataloader_idx = batch, None, None
         return batch
 
     def step(self, name: str, batch: Any, index: int) -> Any:
         """Return what the model's ``training_step`` or ``validation_step`` returns."""
-        self.model._current_fx_name = name  # where `log` looks what it may do
+        self.model._current_fx_name = name  # the hook in which `log` is called
         with self._context():
             result = getattr(self.model, name)(batch, index)
         self.model._current_fx_name = None
         return result
 
     def call(self, hook: str, *arguments: Any) -> None:
-        """Call those callbacks that have something to do here."""
+        """Call a hook of the callbacks that override it."""
         if not self._hooks[hook]:
             return
         self.model._current_fx_name = hook
@@ -282,15 +280,15 @@ class _Short:
         self.model._current_fx_name = None
 
 
-def needs_lightning(trainer: L.Trainer, base: type[L.LightningModule]) -> str | None:
-    """Return what in a run asks for Lightning's own step; None where the one that is written out does the same."""
+def fallback_reason(trainer: L.Trainer, base: type[L.LightningModule]) -> str | None:
+    """Return the part of a run that needs Lightning's own step; None if the faster step gives the same result."""
     model, datamodule = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
     if not isinstance(model, base) or not model.automatic_optimization:
         return f"the model {type(model).__name__}"
-    for hook in (*OF_MODEL, *TRANSFER):
+    for hook in (*MODEL_HOOKS, *TRANSFER_HOOKS):
         if getattr(type(model), hook) is not getattr(base, hook):
             return f"{type(model).__name__}.{hook}"
-    for hook in TRANSFER:
+    for hook in TRANSFER_HOOKS:
         if datamodule is not None and getattr(type(datamodule), hook) is not getattr(L.LightningDataModule, hook):
             return f"{type(datamodule).__name__}.{hook}"
     if type(trainer.strategy) is not SingleDeviceStrategy:
@@ -304,8 +302,8 @@ def needs_lightning(trainer: L.Trainer, base: type[L.LightningModule]) -> str | 
     return None
 
 
-def _overriding(trainer: L.Trainer, hook: str) -> Iterator[Any]:
-    """Yield the hook of every callback that has one of its own."""
+def _hooks_of_callbacks(trainer: L.Trainer, hook: str) -> Iterator[Any]:
+    """Yield a hook of every callback that overrides it."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         function = getattr(callback, hook)
         if getattr(function, "__func__", None) is not getattr(Callback, hook):

@@ -1,4 +1,4 @@
-"""Loops of Lightning in which a step is a step of a whole group of jobs, and the checkpoint contents of one of them.
+"""Lightning's loops with steps of a whole group of jobs, and the checkpoint contents of one job of the group.
 
 Tested with Lightning 2.6. Gain: fused training (`src.fused`). Where a private name of Lightning is missing, or in stock mode,
 `group_problem` returns the reason, and jobs are trained one by one.
@@ -37,8 +37,8 @@ else:
 CONNECTOR_NAMES = ("dump_checkpoint", "_get_lightning_module_state_dict", "_get_loops_state_dict")
 
 
-class GroupSteps(Protocol):
-    """What the loops call for all members of a group."""
+class TrainableGroup(Protocol):
+    """Methods of a group that the loops call."""
 
     def step(self, batch: Batch) -> Tensor:
         """Take one optimizer step of every member."""
@@ -48,20 +48,20 @@ class GroupSteps(Protocol):
         """Step the schedules after a batch of an epoch."""
         ...
 
-    def save_if_asked(self) -> None:
+    def save_if_due(self) -> None:
         """Save states between two steps where that is due."""
         ...
 
     def validate(self, batch: Batch) -> None:
-        """Measure every member on one batch."""
+        """Evaluate every member on one validation batch."""
         ...
 
 
 def group_problem(trainer: L.Trainer) -> str | None:
-    """Return why jobs cannot be trained as one with this version of Lightning; None where they can.
+    """Return why this version of Lightning does not support fused training; None if it does.
 
     Args:
-        trainer: any that is not training.
+        trainer: any trainer that is not running.
     """
     if _IMPORT_ERROR is not None:
         return str(_IMPORT_ERROR)
@@ -73,7 +73,7 @@ def group_problem(trainer: L.Trainer) -> str | None:
     return None
 
 
-def install_group_loop(trainer: L.Trainer, group: GroupSteps) -> None:
+def install_group_loop(trainer: L.Trainer, group: TrainableGroup) -> None:
     """Replace the loop of a trainer over the batches of an epoch by one that trains a group."""
     trainer.fit_loop.epoch_loop = _GroupEpochLoop(trainer, group)
 
@@ -89,9 +89,9 @@ def on_device(trainer: L.Trainer, batch: Batch) -> Batch:
 
 
 class _GroupOptimization(_AutomaticOptimization):
-    """Optimizer step of a group within Lightning's own step, which is taken when a group is resumed."""
+    """Optimizer step of a group within Lightning's own step, which is taken after a resume."""
 
-    def __init__(self, trainer: L.Trainer, group: GroupSteps) -> None:
+    def __init__(self, trainer: L.Trainer, group: TrainableGroup) -> None:
         super().__init__(trainer)
         self._group = group
 
@@ -111,9 +111,9 @@ class _GroupOptimization(_AutomaticOptimization):
 
 
 class _GroupEpochLoop(_TrainingEpochLoop):
-    """Lightning's loop over the batches of an epoch, with its counters; a step is one of the whole group."""
+    """Lightning's loop over the batches of an epoch, with its counters; each step is a step of the whole group."""
 
-    def __init__(self, trainer: L.Trainer, group: GroupSteps) -> None:
+    def __init__(self, trainer: L.Trainer, group: TrainableGroup) -> None:
         super().__init__(trainer, max_steps=trainer.max_steps)
         self._group = group
         self.automatic_optimization = _GroupOptimization(trainer, group)
@@ -131,7 +131,7 @@ class _GroupEpochLoop(_TrainingEpochLoop):
         self.automatic_optimization.step(batch)  # type: ignore[attr-defined]
         self.batch_progress.increment_processed()
         self.update_lr_schedulers("step", update_plateau_schedulers=False)
-        self._group.save_if_asked()
+        self._group.save_if_due()
         self.batch_progress.increment_completed()
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
@@ -146,9 +146,9 @@ class _GroupEpochLoop(_TrainingEpochLoop):
 
 
 class _GroupEvaluationLoop(_EvaluationLoop):
-    """Lightning's loop over the validation batches; each is measured for the whole group."""
+    """Lightning's loop over the validation batches; each batch is evaluated for the whole group."""
 
-    def __init__(self, trainer: L.Trainer, group: GroupSteps) -> None:
+    def __init__(self, trainer: L.Trainer, group: TrainableGroup) -> None:
         super().__init__(trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False)
         self._group = group
 
@@ -165,15 +165,15 @@ class _GroupEvaluationLoop(_EvaluationLoop):
 
 
 def scheduler_progress() -> Any:
-    """Return a counter of the steps of learning-rate schedules, as Lightning's loops have one."""
+    """Return Lightning's counter of the steps of learning-rate schedules."""
     return _SchedulerProgress()
 
 
 class MemberCheckpointConnector(_CheckpointConnector):
     """Contents of the checkpoint of one member of a group.
 
-    Weights, optimizer, schedules and callbacks are those of the member; the progress of the loops is that of the group, in which
-    only the steps of schedules are counted for each member.
+    Weights, optimizer, schedules and callbacks are those of the member. The progress of the loops is that of the group, except
+    for the steps of schedules, which are counted for each member.
     """
 
     def _get_lightning_module_state_dict(self) -> dict[str, Any]:

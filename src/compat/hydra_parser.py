@@ -5,12 +5,12 @@ Tested with Hydra 1.3. Gain: flags that a version of Hydra adds are understood. 
 
 import argparse
 
-from src.compat.stock import is_stock, log_fallback, missing_name
+from src.compat.stock import fallback_reason, is_stock, log_fallback
 from src.core.console import Parser
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    """Return a parser of Hydra's flags and of the overrides beside them."""
+    """Return a parser of Hydra's flags and of overrides."""
     try:
         if is_stock():
             raise ImportError
@@ -18,7 +18,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
         return hydra_parser()
     except ImportError as error:
-        log_fallback("flags of the command line are those of Hydra 1.3", missing_name(error))
+        log_fallback("the command line accepts the flags of Hydra 1.3 only", fallback_reason(error))
     parser = Parser(add_help=False, description="Hydra")
     parser.add_argument("overrides", nargs="*")
     for flags in (

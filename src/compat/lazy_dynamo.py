@@ -1,11 +1,11 @@
-"""Lazy import of torch's compiler, which takes as long as the import of the rest of torch.
+"""Lazy import of torch's compiler, whose import takes as long as that of the rest of torch.
 
 Tested with torch 2.13. Gain: see `benchmarks.start_up`. Turned off in stock mode, and where torch has no package of that name.
 
-Code that compiles nothing uses three names of ``torch._dynamo``, the optimizers of torch in every step: `graph_break`, which
-does nothing outside a compilation; `disable`, which keeps the compiler out of a function; and the class
-`OptimizedModule`, to find out whether a model is compiled. Any other name, such as one that ``torch.compile`` uses, imports the
-module in place of its placeholder.
+Code that does not compile uses three names of ``torch._dynamo``; torch's optimizers use them in every step: `graph_break`,
+which does nothing outside a compilation; `disable`, which excludes a function from compilation; and the class
+`OptimizedModule`, to check whether a model is compiled. Any other name, such as one that ``torch.compile`` uses, imports the
+real module in place of the placeholder.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ _importing = False
 
 
 class _Placeholder(ModuleType):
-    """The module before it is imported."""
+    """The module until it is imported."""
 
     def __getattr__(self, name: str) -> Any:  # called for names that the placeholder lacks
         import_now()
@@ -37,7 +37,7 @@ class _Placeholder(ModuleType):
 
 
 def defer_import() -> None:
-    """Import ``torch._dynamo`` on first use; do nothing where it is imported already, or where torch has no such package."""
+    """Import ``torch._dynamo`` on first use; do nothing if it is imported already or torch has no such package."""
     if NAME in sys.modules or is_stock():
         return
     import torch
@@ -50,15 +50,15 @@ def defer_import() -> None:
     module.__class__ = _Placeholder
     vars(module).update(graph_break=_graph_break, disable=_disable, OptimizedModule=_OptimizedModule)
     sys.modules[NAME] = module
-    torch._dynamo = module  # where an import would leave it
+    torch._dynamo = module  # as an import would
     sys.meta_path.insert(0, _Submodules())
 
 
 def import_now() -> None:
-    """Import ``torch._dynamo`` in place of its placeholder, unless that has been done."""
+    """Import ``torch._dynamo`` in place of its placeholder, if it is not imported yet."""
     global _importing
     with _LOCK:
-        if _is_imported() or _importing:  # the second: during its own import
+        if _is_imported() or _importing:  # the latter within its own import
             return
         module = sys.modules[NAME]
         _importing = True
@@ -74,13 +74,13 @@ def _is_imported() -> bool:
 
 
 def _graph_break(msg: str = "") -> None:
-    """Do nothing, as the function of torch does outside a compilation."""
+    """Do nothing, as torch's function outside a compilation."""
 
 
-def _disable(fn: Any = None, recursive: bool = True, **how: Any) -> Any:
-    """Return a function that the compiler does not trace."""
+def _disable(fn: Any = None, recursive: bool = True, **options: Any) -> Any:
+    """Return a function that is excluded from compilation."""
     if fn is None:
-        return partial(_disable, recursive=recursive, **how)
+        return partial(_disable, recursive=recursive, **options)
     real: Callable[..., Any] | None = None
 
     @wraps(fn)
@@ -89,11 +89,16 @@ def _disable(fn: Any = None, recursive: bool = True, **how: Any) -> Any:
         if real is None:
             if not _is_imported():
                 return fn(*args, **kwargs)
-            real = sys.modules[NAME].disable(fn, recursive, **how)
+            real = sys.modules[NAME].disable(fn, recursive, **options)
         return real(*args, **kwargs)
 
-    marks = {"disable": True, "disable_msg": how.get("reason"), "disable_recursive": recursive, "orig_callable": fn}
-    vars(untraced).update({f"_torchdynamo_{name}": value for name, value in marks.items()})
+    attributes = {
+        "disable": True,
+        "disable_msg": options.get("reason"),
+        "disable_recursive": recursive,
+        "orig_callable": fn,
+    }
+    vars(untraced).update({f"_torchdynamo_{name}": value for name, value in attributes.items()})
     return untraced
 
 
@@ -103,11 +108,11 @@ class _InstancesOfReal(type):
 
 
 class _OptimizedModule(metaclass=_InstancesOfReal):
-    """Class of compiled modules, of which there are none before the compiler is imported."""
+    """Class of compiled modules; nothing is an instance of it before the compiler is imported."""
 
 
 class _Submodules(MetaPathFinder):
-    """Import the package before one of its submodules, which the package may import itself."""
+    """Import the package before one of its submodules, as the package may import that submodule itself."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -119,7 +124,7 @@ class _Submodules(MetaPathFinder):
 
 
 class _Imported(Loader):
-    """Return a submodule that the package has imported."""
+    """Loader that returns a submodule that the package has imported."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = sys.modules[spec.name]

@@ -1,4 +1,4 @@
-"""Import Lightning, and torchmetrics with it, without packages that few runs need.
+"""Import Lightning and torchmetrics without packages that few runs need.
 
 Tested with torchmetrics 1.9 and lightning-utilities 0.15. Gain: a training command starts faster (`benchmarks.start_up`). Where a
 name is missing, or in stock mode, everything is imported as usual.
@@ -13,16 +13,16 @@ from types import ModuleType
 from src.compat.lazy_dynamo import defer_import
 from src.compat.stock import is_stock, log_fallback
 
-LEFT_OUT = ("matplotlib", "onnxruntime", "requests")
-"""Packages that torchmetrics does not import within `lean`."""
+EXCLUDED = ("matplotlib", "onnxruntime", "requests")
+"""Packages that torchmetrics treats as not installed within `lean`."""
 
 
 @contextmanager
 def lean() -> Iterator[None]:
     """Import in the body without torch's compiler (`src.compat.lazy_dynamo`) and without optional packages of torchmetrics.
 
-    torchmetrics loads scipy.signal for one metric of sounds, onnxruntime and requests for two others (the first starts a thread),
-    and matplotlib, which it needs when a metric is drawn: it is loaded then.
+    torchmetrics loads scipy.signal for one audio metric, onnxruntime (which starts a thread) and requests for two others, and
+    matplotlib, which is now loaded when a metric is plotted.
     """
     if is_stock():
         yield
@@ -41,7 +41,7 @@ def lean() -> Iterator[None]:
     is_available = RequirementCache.__bool__
 
     def is_wanted(cache: RequirementCache) -> bool:
-        return getattr(cache, "requirement", None) not in LEFT_OUT and is_available(cache)
+        return getattr(cache, "requirement", None) not in EXCLUDED and is_available(cache)
 
     RequirementCache.__bool__ = is_wanted  # type: ignore[method-assign,assignment]
     placeholder = ModuleType("scipy.signal")
@@ -58,5 +58,5 @@ def lean() -> Iterator[None]:
     try:
         plot = importlib.import_module("torchmetrics.utilities.plot")
         plot._error_on_missing_matplotlib = lambda: importlib.reload(plot)  # type: ignore[attr-defined]
-    except ImportError:  # the module has another place: torchmetrics reports that matplotlib is missing
+    except ImportError:  # the module was moved: torchmetrics reports that matplotlib is missing
         pass

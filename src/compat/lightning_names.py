@@ -1,4 +1,4 @@
-"""Private names of Lightning that other modules of this package use, and whether the installed version has them.
+"""Private names of Lightning that other modules of this package use, and a check that the installed version has them.
 
 Tested with Lightning 2.5 and 2.6.
 """
@@ -40,14 +40,14 @@ NAMES = {
         "_seen_batches_per_dataloader",
     ),
 }
-"""Attributes of Lightning's objects, by the path from the trainer."""
+"""Attributes of Lightning's objects, by their path from the trainer."""
 
 
 def missing_name(trainer: L.Trainer) -> str | None:
-    """Return why private names of Lightning cannot be used: stock mode, or the first that is missing; None if all are there.
+    """Return why private names of Lightning cannot be used: stock mode, or the first missing name; None if they can.
 
     Args:
-        trainer: with the loops that Lightning made.
+        trainer: with Lightning's own loops.
     """
     if is_stock():
         return f"{STOCK} is set"

@@ -11,7 +11,7 @@ from src.compat.stock import log_fallback
 
 
 def between_steps(trainer: L.Trainer) -> bool:
-    """Return whether the state of a run is complete within an epoch: no gradients are accumulated, and more batches follow."""
+    """Return whether a run can be saved at its position within an epoch: no gradients are accumulated, more batches follow."""
     if not knows_position(trainer):
         return False
     loop = trainer.fit_loop.epoch_loop
@@ -20,7 +20,7 @@ def between_steps(trainer: L.Trainer) -> bool:
 
 
 def knows_position(trainer: L.Trainer) -> bool:
-    """Return whether a run can be saved and resumed within an epoch: each of its loaders can save its state."""
+    """Return whether a run can be saved and resumed within an epoch, which needs loaders that can save their state."""
     if problem := missing_name(trainer):
         log_fallback("checkpoints are written at the ends of epochs only", problem)
         return False
@@ -31,8 +31,8 @@ def knows_position(trainer: L.Trainer) -> bool:
 def restore_position(trainer: L.Trainer) -> None:
     """Advance the training loader to its position in the checkpoint.
 
-    Lightning has done so, unless the loader was made before the checkpoint was read, because a schedule needed the number of
-    steps of the run.
+    Lightning does this itself, unless the loader was made before the checkpoint was read because a schedule needed the number
+    of steps of the run.
     """
     if missing_name(trainer) is not None:
         return

@@ -1,4 +1,4 @@
-"""Continue a trial that Optuna's storage records as running; Optuna has no public way to do so.
+"""Continue a trial that is recorded as running in Optuna's storage; Optuna has no public function for it.
 
 Tested with Optuna 4 and 5. Gain: a search that was killed proposes the same points as one that was not.
 """
@@ -6,25 +6,25 @@ Tested with Optuna 4 and 5. Gain: a search that was killed proposes the same poi
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from src.compat.stock import is_stock, log_fallback, missing_name
+from src.compat.stock import fallback_reason, is_stock, log_fallback
 
 
 def continue_trial(study: Study, frozen: FrozenTrial) -> Trial:
-    """Return a running trial of a study that can report and end.
+    """Return a running trial of a study, which can report values and be completed.
 
     Args:
-        study: to which the trial belongs.
+        study: the study of the trial.
         frozen: the trial as the storage records it.
 
     Returns:
-        The same trial; where Optuna's private names are missing, a new one with the same parameters, and the old one is failed.
+        The same trial; without the private names, a new one with the same parameters, and the old one is marked failed.
     """
     try:
         if is_stock():
             raise AttributeError
         return Trial(study, frozen._trial_id)
     except (AttributeError, TypeError) as error:
-        log_fallback("a killed search starts its unfinished trials again, under new numbers", missing_name(error))
+        log_fallback("a killed search starts its unfinished trials again, under new numbers", fallback_reason(error))
     study.tell(frozen.number, state=TrialState.FAIL)
     study.enqueue_trial(frozen.params, user_attrs=frozen.user_attrs)
     return study.ask(frozen.distributions)

@@ -1,4 +1,4 @@
-"""Stock mode: `GRIDLIGHT_STOCK=1` turns off every use of private names of a dependency."""
+"""Stock mode: `GRIDLIGHT_STOCK=1` turns off all uses of private names of dependencies."""
 
 import logging
 import os
@@ -15,16 +15,16 @@ def is_stock() -> bool:
 
 
 @cache
-def log_fallback(what: str, reason: str) -> None:
-    """Log once what is replaced by a dependency's own way, and why.
+def log_fallback(fallback: str, reason: str) -> None:
+    """Log once that a dependency's own behavior is used, and why.
 
     Args:
-        what: the replaced part, and what is used in its place.
+        fallback: description of the behavior that is used instead.
         reason: why, such as a private name that is missing.
     """
-    log.warning("%s (%s)", what, reason)
+    log.warning("%s (%s)", fallback, reason)
 
 
-def missing_name(error: Exception) -> str:
-    """Return the reason of a fallback: stock mode, or the private name that an installed version lacks."""
+def fallback_reason(error: Exception) -> str:
+    """Return the reason of a fallback: stock mode, or a private name that the installed version lacks."""
     return f"{STOCK} is set" if is_stock() else f"this version of a library is not supported: {error}"

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from src.compat.stock import is_stock, log_fallback, missing_name
+from src.compat.stock import fallback_reason, is_stock, log_fallback
 
 try:
     if is_stock():
         raise ImportError
     from torch.utils._python_dispatch import TorchDispatchMode
 except ImportError as import_error:
-    _REASON = missing_name(import_error)
+    _REASON = fallback_reason(import_error)
 
     class TorchDispatchMode:  # type: ignore[no-redef]
-        """Context manager that observes no operation."""
+        """Context manager that does nothing."""
 
         def __enter__(self) -> Any:
             log_fallback("the summary shows no receptive fields", _REASON)
@@ -32,7 +32,7 @@ except ImportError as import_error:
 
 
 def base_of(tensor: Tensor) -> Tensor:
-    """Return the tensor that a view was taken from, or the tensor itself."""
+    """Return the tensor of which another is a view, or the tensor itself."""
     base = None if is_stock() else getattr(tensor, "_base", None)
     return tensor if base is None else base
 
@@ -48,6 +48,6 @@ def copy_all(targets: Iterable[Tensor], sources: Iterable[Tensor]) -> None:
 
 
 def mark_stepped(optimizer: Optimizer) -> None:
-    """Keep schedules from the warning that the optimizer has not stepped; a group of jobs steps in its place."""
+    """Suppress the warning of schedules that the optimizer has not stepped: a group of jobs steps in its place."""
     if not is_stock():
         optimizer._opt_called = True  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A group of jobs trained as one: Lightning's trainer runs its loops once, and a step of them is a step of all members."""
+"""A group of jobs trained as one model: Lightning's loops run once, and each step is a step of all members."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
@@ -15,30 +15,30 @@ from src.compat.loop_position import between_steps
 from src.core.batches import Batch
 from src.core.signals import stop_request
 from src.datamodules.base import DataModule
-from src.fused.evaluation import Measuring
+from src.fused.evaluation import GroupMetrics
 from src.fused.member import Member
 from src.fused.member_log import MembersLog
 from src.fused.population.population import Population
 from src.fused.stacked_loader import StackedLoader
-from src.fused.write_interval import Pauses
+from src.fused.write_interval import WriteInterval
 from src.models.summary import bytes_of
 from src.run_store.atomic_write import replaced_together, settle
 
-SMALL = 2**28
-"""Bytes of parameters of all members up to which the best states may wait in memory."""
+MAX_DEFERRED_BYTES = 2**28
+"""Size of the parameters of all members up to which the best states may stay in memory until the next write."""
 
 
 class Group:
-    """The members of a group, and what is done with all of them.
+    """Trains, evaluates and saves the members of a group.
 
     Args:
-        members: at the same step of their runs.
+        members: all at the same step of their runs.
         trainer: made from the config of one of them.
-        datamodule: of all.
-        checkpoints: of the members that go on with one.
+        datamodule: of all members.
+        checkpoints: of each member; None for a new run.
         log: of the members.
-        failed: called with a member that failed, and why.
-        ended: called with a member that has come to its end.
+        on_failed: called with a member that failed and its error.
+        on_finished: called with a member that has finished.
     """
 
     def __init__(
@@ -48,28 +48,28 @@ class Group:
         datamodule: DataModule,
         checkpoints: Sequence[dict[str, Any] | None],
         log: MembersLog,
-        failed: Callable[[Member, Exception], None],
-        ended: Callable[[Member], None],
+        on_failed: Callable[[Member, Exception], None],
+        on_finished: Callable[[Member], None],
     ) -> None:
         self.members = list(members)
         self.trainer = trainer
         self.datamodule = datamodule
         self._checkpoints = list(checkpoints)
         self._log = log
-        self._failed, self._ended = failed, ended
-        datamodule.trainer = trainer  # its splits go to the device that trains
+        self._on_failed, self._on_finished = on_failed, on_finished
+        datamodule.trainer = trainer  # its splits are moved to the training device
         self.loader = StackedLoader(datamodule, [member.config.datamodule.seed for member in members])
         self._losses: list[Tensor] = []
         self._loops_at: tuple[int, dict[str, Any]] | None = None
-        self._pauses = Pauses(members[0].pause, len(members))
-        self._too_soon = False
-        self._counts: Tensor | float = 0.0
+        self._write_interval = WriteInterval(members[0].min_interval, len(members))
+        self._defer_write = False
+        self._weight_sum: Tensor | float = 0.0
 
     def train(self) -> None:
-        """Train all members to their ends; those that fail, stop early or are done leave the group.
+        """Train all members to their ends; a member that fails, stops early or finishes leaves the group.
 
         Raises:
-            KeyboardInterrupt: if it was asked to stop; each member has saved its state.
+            KeyboardInterrupt: if a stop was requested; each member has saved its state.
         """
         trainer = self.trainer
         install_group_loop(trainer, self)
@@ -77,19 +77,19 @@ class Group:
         if (first := self._checkpoints[0]) is not None:
             trainer.fit_loop.load_state_dict(first["loops"]["fit_loop"])
         trainer.fit(_Module(self), self.loader, self.datamodule.loader("val"))
-        self.leave(self.living)
+        self.finish(self.active)
 
     @property
-    def living(self) -> list[Member]:
-        return [member for member in self.members if not member.gone]
+    def active(self) -> list[Member]:
+        return [member for member in self.members if not member.closed]
 
-    def each(self, what: Callable[[Member], Any], members: Sequence[Member] | None = None) -> None:
-        """Do something with the members that live, or some of them; one that fails leaves the others alone."""
+    def for_each(self, action: Callable[[Member], Any], members: Sequence[Member] | None = None) -> None:
+        """Call a function with each active member, or with some of them; an error in one does not affect the others."""
         stopped: BaseException | None = None
-        for member in self.living if members is None else members:
+        for member in self.active if members is None else members:
             try:
-                with self._log.about(member.folder):
-                    what(member)
+                with self._log.for_member(member.folder):
+                    action(member)
             except KeyboardInterrupt as stop:
                 stopped = stop
             except Exception as error:
@@ -100,13 +100,13 @@ class Group:
     def _fail(self, member: Member, error: Exception) -> None:
         member.fail(error)
         settle()
-        self._log.drop(member.folder)
-        self._failed(member, error)
+        self._log.remove(member.folder)
+        self._on_failed(member, error)
 
-    # ---- the way of a run ------------------------------------------------------------------------------------------
+    # ---- Course of a run -------------------------------------------------------------------------------------------
 
     def set_up(self) -> None:
-        """Make optimizers and schedules, and stack everything."""
+        """Make optimizers and schedules, and stack the tensors of all members."""
         plugin, device = self.trainer.precision_plugin, self.trainer.strategy.root_device
         checkpoints = dict(zip(self.members, self._checkpoints, strict=True))
 
@@ -115,21 +115,23 @@ class Group:
             member.model.to(device)
             member.set_up(checkpoints.pop(member))
 
-        self.each(set_up)
-        self._checkpoints, living = [], self.living
-        if not living:
+        self.for_each(set_up)
+        self._checkpoints, active = [], self.active
+        if not active:
             raise RuntimeError("no member could be set up")
-        places = [self.members.index(member) for member in living]
-        self.population = Population([m.model for m in living], [m.optimizer for m in living], places)
-        self.loader.keep(places)
-        with plugin.forward_context():  # metrics add up in the models' precision
-            self._measuring = Measuring(self.members)
-        before = _drawn(device)
-        for member in living:
-            member.join(self._loops, lambda: self._too_soon, lambda: not torch.equal(before, _drawn(device)))
+        positions = [self.members.index(member) for member in active]
+        self.population = Population([m.model for m in active], [m.optimizer for m in active], positions)
+        self.loader.select(positions)
+        with plugin.forward_context():  # metrics are accumulated in the precision of the models
+            self._metrics = GroupMetrics(self.members)
+        initial = _generator_state(device)
+        for member in active:
+            member.connect(
+                self._loops, lambda: self._defer_write, lambda: not torch.equal(initial, _generator_state(device))
+            )
 
     def _loops(self) -> dict[str, Any]:
-        """Return the progress of the loops, looked up once a step."""
+        """Return the progress of the loops, which is read once a step."""
         step = self.trainer.global_step
         if self._loops_at is None or self._loops_at[0] != step:
             self._loops_at = step, loops_state(self.trainer)
@@ -137,155 +139,163 @@ class Group:
 
     def start(self) -> None:
         self._compact()
-        self.each(lambda member: member.call("on_train_start"))
-        self.each(lambda member: member.model.train())
+        self.for_each(lambda member: member.call("on_train_start"))
+        self.for_each(lambda member: member.model.train())
 
     def step(self, batch: Batch) -> Tensor:
         """Take one optimizer step of every member; return the losses [M]."""
         with self.trainer.precision_plugin.forward_context():
             losses = self.population.step(batch, stacked=self.loader.stacked)
-        counts = self.population.counted
-        counts = counts.double() if isinstance(counts, Tensor) else counts  # a long sum in 32 bits would stall
-        self._losses.append(losses.double() * counts)
-        self._counts = self._counts + counts
-        every, step = self.members[0].config.trainer.log_every_n_steps, self.trainer.global_step + 1
-        if every and step % every == 0:
-            for member, loss in zip(self._rows(), losses.tolist(), strict=True):
+        weights = self.population.weight_sum
+        weights = (
+            weights.double() if isinstance(weights, Tensor) else weights
+        )  # a long sum in 32 bits would stop growing
+        self._losses.append(losses.double() * weights)
+        self._weight_sum = self._weight_sum + weights
+        log_interval, step = self.members[0].config.trainer.log_every_n_steps, self.trainer.global_step + 1
+        if log_interval and step % log_interval == 0:
+            for member, loss in zip(self._active_rows(), losses.tolist(), strict=True):
                 member.model._log({"train/loss_step": loss}, step - 1)
         return losses
 
     def end_step(self, index: int, epoch_ends: bool) -> None:
         """Step the schedules after the `index`-th batch of an epoch."""
-        stepped = [member.step_schedules("step", index) for member in self.living]
+        stepped = [member.step_schedules("step", index) for member in self.active]
         if epoch_ends:
-            stepped += [member.step_schedules("epoch", self.trainer.current_epoch) for member in self.living]
+            stepped += [member.step_schedules("epoch", self.trainer.current_epoch) for member in self.active]
         if any(stepped):
             self.population.rates_changed()
 
-    def save_if_asked(self) -> None:
-        """Let the members save their states between two steps, where that is due or the group is to stop.
+    def save_if_due(self) -> None:
+        """Save the states of the members between two steps, if a checkpoint is due or a stop was requested.
 
         Raises:
-            KeyboardInterrupt: if it is to stop.
+            KeyboardInterrupt: if a stop was requested.
         """
-        living = self.living
-        if not living or not (stop_request.made or living[0].is_due()) or not between_steps(self.trainer):
+        active = self.active
+        if not active or not (stop_request.made or active[0].is_due()) or not between_steps(self.trainer):
             return
-        self._hand_out_losses()
+        self._distribute_losses()
         with replaced_together():
-            self.each(Member.save_between_steps)
+            self.for_each(Member.save_between_steps)
         if stop_request.made:
             raise KeyboardInterrupt
 
-    def _rows(self) -> list[Member]:
-        """Return the members in the order of the population's rows."""
+    def _active_rows(self) -> list[Member]:
+        """Return the members in the order of the rows of the population."""
         return [self.members[position] for position in self.population.members]
 
-    def _hand_out_losses(self) -> None:
-        """Give each member the sums of its training losses so far in this epoch."""
+    def _distribute_losses(self) -> None:
+        """Add the training losses since the last call to the meter of each member."""
         if not self._losses:
             return
         totals = torch.stack(self._losses).cpu()
-        counts = self._counts.tolist() if isinstance(self._counts, Tensor) else [self._counts] * totals.size(1)
-        for member, column, count in zip(self._rows(), totals.T.tolist(), counts, strict=True):
+        weights = self._weight_sum
+        counts = weights.tolist() if isinstance(weights, Tensor) else [weights] * totals.size(1)
+        for member, column, count in zip(self._active_rows(), totals.T.tolist(), counts, strict=True):
             meter = member.model._meter("train")
-            total, before = meter.partial()
+            total, previous_count = meter.partial()
             for loss in column:
                 total += loss
-            meter.go_on([total, before + count])
-        self._losses, self._counts = [], 0.0
+            meter.go_on([total, previous_count + count])
+        self._losses, self._weight_sum = [], 0.0
 
     def validate(self, batch: Batch) -> None:
         outputs = self.population.outputs(batch, False)
-        self._measuring.add(self._rows(), outputs, batch.targets)
+        self._metrics.update(self._active_rows(), outputs, batch.targets)
 
     def end_validation(self) -> None:
-        for member, meter in zip(self._rows(), self._measuring.meters(self._rows()), strict=True):
+        rows = self._active_rows()
+        for member, meter in zip(rows, self._metrics.meters(rows), strict=True):
             member.model.meters["val"] = meter
-        self.each(lambda member: member.model.on_validation_epoch_end())
-        self.each(lambda member: member.call("on_validation_end"))
+        self.for_each(lambda member: member.model.on_validation_epoch_end())
+        self.for_each(lambda member: member.call("on_validation_end"))
 
     def end_epoch(self) -> None:
-        self._hand_out_losses()
+        self._distribute_losses()
         self._loops_at = None  # the epoch counts as processed now
-        small = len(self.members) * bytes_of(self.members[0].model) <= SMALL
-        self._too_soon = small and self._pauses.too_soon()
-        with nullcontext() if self._too_soon else self._pauses.writing(), replaced_together():
-            self.each(Member.end_epoch)
-        self.population.rates_changed()  # plateaus have seen their metric
-        if all(member.trainer.should_stop for member in self.living):
+        is_small = len(self.members) * bytes_of(self.members[0].model) <= MAX_DEFERRED_BYTES
+        self._defer_write = is_small and self._write_interval.should_defer()
+        with nullcontext() if self._defer_write else self._write_interval.measure_write(), replaced_together():
+            self.for_each(Member.end_epoch)
+        self.population.rates_changed()  # plateau schedules have stepped
+        if all(member.trainer.should_stop for member in self.active):
             self.trainer.should_stop = True
 
     def start_epoch(self) -> None:
-        """Let go of those that have stopped, and tell of the epoch before."""
-        self.leave([member for member in self.living if member.trainer.should_stop])
+        """Finish the members that have stopped, and start an epoch of the others."""
+        self.finish([member for member in self.active if member.trainer.should_stop])
         self._compact()
-        for member in self.living:
+        for member in self.active:
             member.trainer.scheduler_progress.reset_on_run()
-        self.each(lambda member: member.call("on_train_epoch_start"))
+        self.for_each(lambda member: member.call("on_train_epoch_start"))
 
-    def leave(self, members: Sequence[Member]) -> None:
-        """Let members end: test them, and record what came out."""
+    def finish(self, members: Sequence[Member]) -> None:
+        """End the training of members: test them, and record the results."""
         if not members:
             return
         with replaced_together():
-            self.each(Member.end_training, members)
-        members = [member for member in members if not member.gone]
+            self.for_each(Member.end_training, members)
+        members = [member for member in members if not member.closed]
         batches = [on_device(self.trainer, batch) for batch in self._test_batches()]
-        known = self._tested(members, batches)
+        results = self._test_together(members, batches)
 
         tested: list[Member] = []
 
         def test(member: Member) -> None:
-            member.test(batches, *known.get(member, (None, None)))
+            member.test(batches, *results.get(member, (None, None)))
             tested.append(member)
 
         def end(member: Member) -> None:
             member.close(0)
-            self._log.drop(member.folder)
-            self._ended(member)
+            self._log.remove(member.folder)
+            self._on_finished(member)
 
         try:
-            with ExitStack() as locks:  # until the records are in their places
+            with ExitStack() as locks:  # held until the records are on the disk
                 for member in members:
                     locks.enter_context(member.folder.written_into())
                 with replaced_together():
-                    self.each(test, members)
+                    self.for_each(test, members)
         except KeyboardInterrupt:
-            self.each(end, tested)
+            self.for_each(end, tested)
             raise
-        self.each(end, tested)  # not where their records could not be written: they have not ended then
-        stop_request.awaited = bool(self.living)
+        self.for_each(
+            end, tested
+        )  # not reached if the records could not be written: the members have not finished then
+        stop_request.awaited = bool(self.active)
 
     def _test_batches(self) -> Iterator[Batch]:
         loader, limit = self.datamodule.loader("test"), self.members[0].config.trainer.limit_test_batches
         return islice(loader, int(limit * len(loader)) if isinstance(limit, float) else limit)
 
-    def _tested(self, members: Sequence[Member], batches: Sequence[Batch]) -> dict[Member, tuple[list[Tensor], Any]]:
-        """Return what the members answer to the batches and how good that is, where it can be had for all at once."""
-        rows = self._rows()
-        if not self._measuring.at_once or len(members) < 2 or list(members) != rows:
+    def _test_together(
+        self, members: Sequence[Member], batches: Sequence[Batch]
+    ) -> dict[Member, tuple[list[Tensor], Any]]:
+        """Return outputs for each batch and a meter of each member, if they can be computed for all members at once."""
+        rows = self._active_rows()
+        if not self._metrics.vectorized or len(members) < 2 or list(members) != rows:
             return {}
         outputs = []
         with self.trainer.precision_plugin.forward_context():
             for batch in batches:
                 outputs.append(self.population.outputs(batch, False))
-                self._measuring.add(rows, outputs[-1], batch.targets)
-        meters = self._measuring.meters(rows)
-        return {member: ([each[row] for each in outputs], meters[row]) for row, member in enumerate(rows)}
+                self._metrics.update(rows, outputs[-1], batch.targets)
+        meters = self._metrics.meters(rows)
+        return {member: ([batch[row] for batch in outputs], meters[row]) for row, member in enumerate(rows)}
 
     def _compact(self) -> None:
-        """Take members that have left out of the population and of the data."""
-        positions = [position for position, member in enumerate(self.members) if not member.gone]
+        """Remove members that have left the group from the population and the loader."""
+        positions = [position for position, member in enumerate(self.members) if not member.closed]
         if positions and tuple(positions) != tuple(self.population.members):
-            self.population.keep(positions)
-            self.loader.keep(positions)
+            self.population.select(positions)
+            self.loader.select(positions)
         if not positions:
             self.trainer.should_stop = True
 
 
 class _Module(L.LightningModule):
-    """What Lightning's trainer takes for the model."""
+    """Model of Lightning's trainer; its steps are taken by the loop of the group."""
 
     def __init__(self, group: Group) -> None:
         super().__init__()
@@ -318,6 +328,6 @@ class _Hooks(Callback):
         self._group.end_epoch()
 
 
-def _drawn(device: torch.device) -> Tensor:
-    """Return the state of the generators of which training on a device draws."""
+def _generator_state(device: torch.device) -> Tensor:
+    """Return the state of the random number generator of a device."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()

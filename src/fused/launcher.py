@@ -1,4 +1,4 @@
-"""Worker processes of this machine, of which each trains many jobs of a sweep as one, or one job as it is."""
+"""Local worker processes, each of which trains a group of jobs as one model, or one job."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -10,33 +10,33 @@ from typing import Any
 from omegaconf import DictConfig
 
 from src.core.errors import UserError
-from src.fused.grouping import differing, plan
+from src.fused.grouping import differing_keys, plan_groups
 from src.sweeping.launchers.local import LocalPool, local_pool
 from src.sweeping.ledger import Job, Ledger
 from src.sweeping.messages import Assignment, Declined, Ended, Event, Said
 from src.sweeping.worker import Orders
 
-WAYS = ("auto", "always", "never")
-REASONS = 3
-"""Reasons why jobs run on their own that are told; of the others, how many."""
+FUSE_MODES = ("auto", "always", "never")
+MAX_REASONS = 3
+"""Number of reasons for not fusing jobs that are reported in full; for the others only the number of jobs is reported."""
 
-GRACE = 5.0
-"""Seconds that a group's process has to end in, when all its jobs have."""
+EXIT_TIMEOUT = 5.0
+"""Seconds that the process of a group may take to exit after all its jobs have ended."""
 
 
-def _train_group(assignment: Assignment, orders: Orders) -> Ended:
-    from src.fused.worker import together  # loads torch
+def _train_group(assignment: Assignment, control: Orders) -> Ended:
+    from src.fused.worker import train_group  # loads torch
 
-    return together(assignment, orders)
+    return train_group(assignment, control)
 
 
 class FusedPool(LocalPool):
-    """A pool in which groups of jobs take one process each.
+    """A worker pool in which each group of jobs takes one process.
 
     Args:
-        settings: of `LocalPool`.
-        fuse: ``auto`` times both ways first, ``always`` does not, ``never`` makes no groups.
-        members: most members of a group.
+        settings: arguments of `LocalPool`.
+        fuse: ``auto`` times both ways first, ``always`` fuses without timing, ``never`` makes no groups.
+        members: maximum number of members of a group.
     """
 
     train_group = staticmethod(_train_group)
@@ -44,60 +44,62 @@ class FusedPool(LocalPool):
     def __init__(self, *settings: Any, fuse: str, members: int) -> None:
         super().__init__(*settings)
         self._fuse = fuse
-        self._most = members
+        self._max_members = members
         self._group_of: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
-        self._gathered: list[Assignment] = []
-        self._inside: dict[int, dict[int, Assignment]] = {}
+        self._incomplete_group: list[Assignment] = []
+        self._running: dict[int, dict[int, Assignment]] = {}
         self._outputs: dict[int, Path] = {}
         self._backlog: deque[Assignment] = deque()
         self._stopping = False
-        self._told: set[str] = set()
+        self._reported_reasons: set[str] = set()
 
-    # ---- before it begins ------------------------------------------------------------------------------------------
+    # ---- Grouping --------------------------------------------------------------------------------------------------
 
     def arrange(self, ledger: Ledger, jobs: Sequence[Job], known: bool) -> tuple[list[Job], list[str]]:
-        """Put jobs into groups, those of one after the other."""
+        """Assign jobs to groups; return them ordered by group, and the lines to print."""
         if not known:
-            return list(jobs), ["fused: nothing, as a search that learns starts jobs one by one; all run on their own"]
+            return list(jobs), ["fused: no job, because this search chooses each job from the results of others"]
         if self._fuse == "never":
-            return list(jobs), ["fused: nothing, as hydra.launcher.fuse=never; all jobs run on their own"]
+            return list(jobs), ["fused: no job (hydra.launcher.fuse=never)"]
         if self._devices_per_job > 1:
-            return list(jobs), ["fused: nothing, as each process has several devices (hydra.launcher.devices_per_job)"]
+            return list(jobs), [
+                "fused: no job, because each process has several devices (hydra.launcher.devices_per_job)"
+            ]
         configs = {job.number: ledger.config(job) for job in jobs}
-        found = plan(configs, self._slots, self._most)
-        said = [_grouped(found.groups, configs)] if found.groups else []
-        for index, numbers in enumerate(found.groups, 1):
+        plan = plan_groups(configs, self._slots, self._max_members)
+        messages = [_describe_groups(plan.groups, configs)] if plan.groups else []
+        for index, numbers in enumerate(plan.groups, 1):
             self._sizes[-index] = len(numbers)
             self._group_of |= dict.fromkeys(numbers, -index)
-        reasons = sorted(found.alone.items(), key=lambda entry: -len(entry[1]))
-        for reason, numbers in reasons[:REASONS]:
-            said.append(f"on their own: {_counted(len(numbers))}, as {reason}")
-        if left := sum(len(numbers) for _, numbers in reasons[REASONS:]):
-            said.append(f"on their own: {_counted(left)}, for other reasons")
-        order = {number: place for place, number in enumerate(n for group in found.groups for n in group)}
-        return sorted(jobs, key=lambda job: order.get(job.number, len(order))), said
+        reasons = sorted(plan.unfused.items(), key=lambda entry: -len(entry[1]))
+        for reason, numbers in reasons[:MAX_REASONS]:
+            messages.append(f"not fused: {_count_jobs(len(numbers))}: {reason}")
+        if remaining := sum(len(numbers) for _, numbers in reasons[MAX_REASONS:]):
+            messages.append(f"not fused: {_count_jobs(remaining)}, for other reasons")
+        order = {number: index for index, number in enumerate(n for group in plan.groups for n in group)}
+        return sorted(jobs, key=lambda job: order.get(job.number, len(order))), messages
 
     # ---- Executor --------------------------------------------------------------------------------------------------
 
     @property
     def width(self) -> int:
-        """How many jobs run at a time: those of the groups, and those that run on their own."""
+        """Maximum number of jobs that run at a time: those of the groups, and those that are not fused."""
         return self._slots + len(self._group_of)
 
     def room(self, assignment: Assignment) -> bool:
-        return bool(self._gathered) or (not self._backlog and super().room(assignment))
+        return bool(self._incomplete_group) or (not self._backlog and super().room(assignment))
 
     def start(self, assignment: Assignment) -> None:
         group = self._group_of.get(assignment.number)
         if group is None:
             super().start(assignment)
             return
-        self._gathered.append(assignment)
-        if len(self._gathered) < self._sizes[group]:
+        self._incomplete_group.append(assignment)
+        if len(self._incomplete_group) < self._sizes[group]:
             return
-        members, self._gathered = tuple(self._gathered), []
-        self._inside[group] = {member.number: member for member in members}
+        members, self._incomplete_group = tuple(self._incomplete_group), []
+        self._running[group] = {member.number: member for member in members}
         output = members[0].output
         if output is not None:
             output = self._outputs[group] = output.with_name(f"fused-group-{-group}.log")
@@ -105,19 +107,19 @@ class FusedPool(LocalPool):
 
     def wait(self, timeout: float) -> list[Event]:
         events: list[Event] = []
-        while self._stopping and (waiting := self._gathered or self._backlog):
+        while self._stopping and (waiting := self._incomplete_group or self._backlog):
             events.append(Ended(waiting.pop().number, "interrupted"))
         while self._backlog and super().room(self._backlog[0]):
             super().start(self._backlog.popleft())
         for event in super().wait(0 if events else timeout):
             number = getattr(event, "number", None)
-            if isinstance(event, Ended) and number in self._inside:
-                events += self._end_of_group(event)
+            if isinstance(event, Ended) and number in self._running:
+                events += self._handle_group_end(event)
             elif isinstance(event, Declined):
-                events += self._decline(event)
+                events += self._handle_rejection(event)
             else:
                 if isinstance(event, Ended):
-                    self._forget(event.number)
+                    self._remove_from_group(event.number)
                 events.append(event)
         return events
 
@@ -132,63 +134,64 @@ class FusedPool(LocalPool):
 
     def close(self) -> None:
         for worker in () if self._stopping else self._workers:
-            if self._inside.get(worker.assignment.number) == {}:  # all of it has ended, and it clears up after itself
-                worker.process.join(GRACE)
+            if self._running.get(worker.assignment.number) == {}:  # all jobs have ended; the process is cleaning up
+                worker.process.join(EXIT_TIMEOUT)
         super().close()
 
-    # ---- parts -----------------------------------------------------------------------------------------------------
+    # ---- Groups that run -------------------------------------------------------------------------------------------
 
-    def _forget(self, number: int) -> Assignment | None:
-        """Take a job out of its group; return it if it was in one."""
-        inside = self._inside.get(self._group_of.get(number, 0), {})
-        return inside.pop(number, None)
+    def _remove_from_group(self, number: int) -> Assignment | None:
+        """Remove a job from its running group; return it if it was in one."""
+        members = self._running.get(self._group_of.get(number, 0), {})
+        return members.pop(number, None)
 
-    def _decline(self, event: Declined) -> list[Event]:
-        if (member := self._forget(event.number)) is not None:
+    def _handle_rejection(self, event: Declined) -> list[Event]:
+        """Queue a job that its group cannot train, and report each reason once."""
+        if (member := self._remove_from_group(event.number)) is not None:
             self._backlog.append(member)
-        if event.reason in self._told:
+        if event.reason in self._reported_reasons:
             return []
-        self._told.add(event.reason)
-        return [Said(f"some jobs run on their own after all, as {event.reason}")]
+        self._reported_reasons.add(event.reason)
+        return [Said(f"some jobs are not fused after all: {event.reason}")]
 
-    def _end_of_group(self, event: Ended) -> list[Event]:
-        """Let the jobs that a group has not brought to an end run on their own, as when its process was killed."""
-        left = self._inside.pop(event.number)
-        said: list[Event] = []
+    def _handle_group_end(self, event: Ended) -> list[Event]:
+        """Queue the jobs that a group has not finished, for example because its process was killed."""
+        unfinished = self._running.pop(event.number)
+        events: list[Event] = []
         if (output := self._outputs.pop(event.number, None)) is not None and output.is_file():
             if event.status == "failed" and not self._stopping and output.stat().st_size:
-                kept = output.replace(output.parent.parent / output.name)
-                said.append(Said(f"what group {-event.number} printed before it failed: {kept}"))
+                path = output.replace(output.parent.parent / output.name)
+                events.append(Said(f"output of group {-event.number}, which failed: {path}"))
             output.unlink(missing_ok=True)
         if self._stopping:
-            return [Ended(number, event.status, event.error) for number in left]
-        self._backlog += left.values()
-        if left:
-            ending = event.error.strip().splitlines()[-1] if event.error else event.status
-            said.insert(
-                0, Said(f"group {-event.number} ended before {_counted(len(left))} of it, which go on alone: {ending}")
+            return [Ended(number, event.status, event.error) for number in unfinished]
+        self._backlog += unfinished.values()
+        if unfinished:
+            cause = event.error.strip().splitlines()[-1] if event.error else event.status
+            count = _count_jobs(len(unfinished))
+            events.insert(
+                0, Said(f"group {-event.number} ended with {count} unfinished, which continue unfused: {cause}")
             )
-        return said
+        return events
 
 
-def _grouped(groups: Sequence[Sequence[int]], configs: Mapping[int, dict[str, object]]) -> str:
+def _describe_groups(groups: Sequence[Sequence[int]], configs: Mapping[int, dict[str, object]]) -> str:
     total = sum(map(len, groups))
-    keys = list(dict.fromkeys(key for group in groups for key in differing([configs[number] for number in group])))
-    shown = ", ".join(keys[:6]) + (f" and {len(keys) - 6} more keys" if len(keys) > 6 else "")
+    keys = list(dict.fromkeys(key for group in groups for key in differing_keys([configs[job] for job in group])))
+    listed = ", ".join(keys[:6]) + (f" and {len(keys) - 6} more keys" if len(keys) > 6 else "")
     sizes = " and ".join(map(str, sorted({len(group) for group in groups}, reverse=True)))
-    return (
-        f"fused: {_counted(total)} in {len(groups)} group{'s' * (len(groups) > 1)} of {sizes}, which differ in {shown}"
-    )
+    plural = "s" if len(groups) > 1 else ""
+    return f"fused: {_count_jobs(total)} in {len(groups)} group{plural} of {sizes}, which differ in {listed}"
 
 
-def _counted(number: int) -> str:
+def _count_jobs(number: int) -> str:
     return f"{number} job{'s' * (number > 1)}"
 
 
 def fused_pool(
     master: DictConfig, fuse: str, members: int, jobs: int | None, devices_per_job: int, threads: int | None
 ) -> Callable[[Path], LocalPool]:
-    """Return what makes the pool that the settings of the launcher ask for, for any sweep's folder.
+    """Return a function that makes the pool of a sweep from the sweep's folder.
 
     Args:
         master: the config of the whole sweep.
@@ -197,8 +200,8 @@ def fused_pool(
     Raises:
         UserError: if a setting is out of its range.
     """
-    if fuse not in WAYS:
-        raise UserError(f"hydra.launcher.fuse={fuse}: must be one of {', '.join(WAYS)}")
+    if fuse not in FUSE_MODES:
+        raise UserError(f"hydra.launcher.fuse={fuse}: must be one of {', '.join(FUSE_MODES)}")
     if not isinstance(members, int) or members < 2:
         raise UserError(f"hydra.launcher.members={members}: must be a whole number of 2 or more")
     return local_pool(master, jobs, devices_per_job, threads, partial(FusedPool, fuse=fuse, members=members))

@@ -1,7 +1,7 @@
 """A member of a fused group: one job with its own folder, weights, optimizer, schedules and callbacks.
 
-Lightning's trainer belongs to the group. What callbacks and the model ask of theirs, `MemberTrainer` answers: the group's
-counters, and the member's own metrics, optimizer, loggers and checkpoints.
+Lightning's trainer belongs to the group. Callbacks and the model of a member see a `MemberTrainer` instead: it has the
+member's own metrics, optimizer, loggers and checkpoints, and the counters of the group.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,15 +38,15 @@ from src.training.experiment import seeded_model
 
 
 class MemberTrainer:
-    """Lightning's trainer as a member sees it; what is not its own is the group's.
+    """Stand-in for Lightning's trainer with the state of one member; all other attributes are those of the group's trainer.
 
     Args:
         group: the trainer of the group.
-        member: whose it is.
+        member: to which it belongs.
     """
 
     dumps_copies = True
-    """What goes into a checkpoint is copied: a view would drag the tensors of all members along."""
+    """Checkpoints contain copies: a view would save the tensors of all members."""
 
     def __init__(self, group: L.Trainer, member: "Member") -> None:
         self._group = group
@@ -63,7 +63,7 @@ class MemberTrainer:
         self._checkpoint_connector = MemberCheckpointConnector(self)  # type: ignore[arg-type]
 
     loops: Callable[[], dict[str, Any]]
-    """Returns the progress of the group's loops; set by the group."""
+    """Function that returns the progress of the group's loops; set by `Member.connect`."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._group, name)
@@ -77,7 +77,7 @@ class MemberTrainer:
         return self._member.datamodule
 
     def save_checkpoint(self, filepath: str | Path, weights_only: bool | None = None) -> None:
-        """Write the state of the member."""
+        """Save a checkpoint of the member."""
         self._group.strategy.save_checkpoint(self._checkpoint_connector.dump_checkpoint(weights_only), filepath)
 
 
@@ -90,7 +90,7 @@ class Member:
         folder: its run folder, created or resumed.
         datamodule: of the group, with the data loaded.
         trainer: of the group.
-        callbacks: beside those of the config.
+        callbacks: in addition to those of the config.
     """
 
     def __init__(
@@ -108,21 +108,21 @@ class Member:
         self.datamodule = datamodule
         self.monitor, self.mode = monitor_of(config, datamodule.spec.task)
         self.model = seeded_model(config, datamodule)
-        self._random = random_state(trainer.strategy.root_device)
+        self._initial_random_state = random_state(trainer.strategy.root_device)
         self.trainer = MemberTrainer(trainer, self)
-        own = [*build_callbacks(config, folder, datamodule.task, verbose=False), *callbacks]
-        self.trainer.callbacks = sorted(own, key=lambda callback: isinstance(callback, Checkpoint))
+        all_callbacks = [*build_callbacks(config, folder, datamodule.task, verbose=False), *callbacks]
+        self.trainer.callbacks = sorted(all_callbacks, key=lambda callback: isinstance(callback, Checkpoint))
         self.model.trainer = self.trainer  # type: ignore[assignment]
-        self.gone = False
+        self.closed = False
 
     @cached_property
     def optimizer(self) -> Optimizer:
         return self.trainer.optimizers[0]
 
-    # ---- the way of a run ------------------------------------------------------------------------------------------
+    # ---- Course of a run -------------------------------------------------------------------------------------------
 
     def set_up(self, checkpoint: dict[str, Any] | None) -> None:
-        """Make the optimizer and the schedules, and take the state of a checkpoint, in the order of Lightning."""
+        """Make the optimizer and the schedules, and load the state of a checkpoint, in the order of Lightning."""
         trainer, model, plain = self.trainer, self.model, self.config.plain()
         self.trainer.loggers = build_loggers(plain["logger"], self.folder, plain, beside=True)
         for callback in trainer.callbacks:
@@ -138,7 +138,7 @@ class Member:
                 self._restore_optimization(checkpoint)
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
-        """Take the weights and the callbacks' states of a checkpoint."""
+        """Load the weights and the states of the callbacks from a checkpoint."""
         trainer, model = self.trainer, self.model
         model.load_state_dict(checkpoint["state_dict"])
         for callback in trainer.callbacks:
@@ -149,7 +149,7 @@ class Member:
                 callback.load_state_dict(state)
 
     def _restore_optimization(self, checkpoint: dict[str, Any]) -> None:
-        """Take the states of the optimizer and the schedules of a checkpoint."""
+        """Load the states of the optimizer and the schedules from a checkpoint."""
         trainer = self.trainer
         check_optimizer(self.optimizer, checkpoint["optimizer_states"][0], steps_in(checkpoint))
         self.optimizer.load_state_dict(checkpoint["optimizer_states"][0])
@@ -159,22 +159,23 @@ class Member:
         trainer.scheduler_progress.load_state_dict(checkpoint["loops"]["fit_loop"]["epoch_loop.scheduler_progress"])
 
     def call(self, hook: str, *arguments: Any) -> None:
-        """Call a hook of those callbacks that have one of their own."""
+        """Call a hook of the callbacks that override it."""
         for callback in self.trainer.callbacks:
             if getattr(type(callback), hook) is not getattr(Callback, hook):
                 getattr(callback, hook)(self.trainer, self.model, *arguments)
 
     def end_epoch(self) -> None:
-        """Do what Lightning does at the end of an epoch: callbacks, the model's report, and checkpoints last."""
-        for last in (False, True):
-            if last:
-                self.model.on_train_epoch_end()
-            for callback in self.trainer.callbacks:
-                if isinstance(callback, Checkpoint) is last:
-                    callback.on_train_epoch_end(self.trainer, self.model)  # type: ignore[arg-type]
+        """Run the hooks of the end of an epoch in Lightning's order: callbacks, the model, and checkpoint callbacks last."""
+        for callback in self.trainer.callbacks:
+            if not isinstance(callback, Checkpoint):
+                callback.on_train_epoch_end(self.trainer, self.model)  # type: ignore[arg-type]
+        self.model.on_train_epoch_end()
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, Checkpoint):
+                callback.on_train_epoch_end(self.trainer, self.model)  # type: ignore[arg-type]
 
     def step_schedules(self, interval: str, index: int) -> bool:
-        """Step the schedules after an optimizer step or an epoch, the `index`-th, from 0; return whether there were any."""
+        """Step the schedules after the `index`-th optimizer step or epoch, from 0; return whether any schedule stepped."""
         stepped = False
         for entry in self.trainer.lr_scheduler_configs:
             if entry.interval == interval and (index + 1) % entry.frequency == 0:
@@ -184,47 +185,48 @@ class Member:
                 stepped = True
         return stepped
 
-    def join(
-        self, loops: Callable[[], dict[str, Any]], too_soon: Callable[[], bool], drawn: Callable[[], bool]
+    def connect(
+        self, loops: Callable[[], dict[str, Any]], defer_write: Callable[[], bool], has_drawn: Callable[[], bool]
     ) -> None:
-        """Let the group answer for what the member has not of its own.
+        """Connect the callbacks to the state that the member shares with its group.
 
         Args:
-            loops: returns the progress of the loops.
-            too_soon: tells whether the end of an epoch need not be written.
-            drawn: tells whether training has drawn random numbers; where it has not, the state of the generators is that
-                of a run of its own.
+            loops: returns the progress of the group's loops.
+            defer_write: returns whether the write at the end of an epoch is deferred.
+            has_drawn: returns whether training has drawn random numbers; if not, the state of the generators is that of a
+                separate run.
         """
         self.trainer.loops = loops
         for callback in self.trainer.callbacks:
             if isinstance(callback, Checkpoints):
-                callback.too_soon = too_soon
+                callback.too_soon = defer_write
             elif isinstance(callback, RandomState):
-                callback.now = lambda device: random_state(device) if drawn() else self._random
+                callback.now = lambda device: random_state(device) if has_drawn() else self._initial_random_state
 
     def is_due(self) -> bool:
-        """Tell whether it is time for a checkpoint within an epoch."""
-        return any(callback.is_due(self.trainer) for callback in self._savers)  # type: ignore[arg-type]
+        """Return whether a checkpoint within an epoch is due."""
+        return any(callback.is_due(self.trainer) for callback in self._checkpoint_callbacks)  # type: ignore[arg-type]
 
     def save_between_steps(self) -> None:
-        """Save the state to go on from, within an epoch."""
-        for callback in self._savers:
+        """Save a checkpoint within an epoch."""
+        for callback in self._checkpoint_callbacks:
             callback.save_between_steps(self.trainer)  # type: ignore[arg-type]
 
     @property
-    def pause(self) -> float:
-        """Seconds between two ends of epochs that are written."""
-        return max((callback.pause for callback in self._savers), default=0.0)
+    def min_interval(self) -> float:
+        """Minimum number of seconds between writes at the ends of epochs."""
+        return max((callback.pause for callback in self._checkpoint_callbacks), default=0.0)
 
     @property
-    def _savers(self) -> list[Checkpoints]:
+    def _checkpoint_callbacks(self) -> list[Checkpoints]:
         return [callback for callback in self.trainer.callbacks if isinstance(callback, Checkpoints)]
 
-    # ---- the end ---------------------------------------------------------------------------------------------------
+    # ---- End of a run ----------------------------------------------------------------------------------------------
 
     def end_training(self) -> None:
-        """Do what Lightning does at the end of training, and take the best weights."""
-        best = next((weights for saver in self._savers if (weights := saver.best_weights(self.trainer))), None)  # type: ignore[arg-type]
+        """Run the hooks of the end of training, and load the best weights."""
+        states = (callback.best_weights(self.trainer) for callback in self._checkpoint_callbacks)  # type: ignore[arg-type]
+        best = next((weights for weights in states if weights), None)
         self.call("on_train_end")
         if best is not None:
             self.model.load_state_dict(best)
@@ -232,12 +234,12 @@ class Member:
         self.model.eval()
 
     def test(self, batches: Sequence[Batch], outputs: Sequence[Tensor] | None, meter: Any) -> None:
-        """Measure the weights on the test split, and record the end of the run.
+        """Test the weights, and record the end of the run.
 
         Args:
-            batches: of the split, on the device.
-            outputs: of the model for each batch, where they are known.
-            meter: what was measured with them.
+            batches: of the test split, on the device of the model.
+            outputs: of the model for each batch, if they are computed already.
+            meter: the metrics of these outputs.
         """
         trainer, model, folder = self.trainer, self.model, self.folder
         with torch.no_grad():
@@ -256,14 +258,14 @@ class Member:
                 model.meters["test"] = meter
             self.call("on_test_epoch_end")
             with trainer.precision_plugin.forward_context():
-                dtype = torch.get_default_dtype()  # Lightning rounds what is logged in a test
+                dtype = torch.get_default_dtype()  # Lightning rounds the metrics of a test to it
             tested = {name: float(value.to(dtype)) for name, value in model.measured("test").items()}
             self.call("on_test_end")
         for logger in trainer.loggers:
             logger.log_metrics(tested | {"epoch": trainer.current_epoch}, step=trainer.global_step)
         rows = folder.metrics()
-        kept = folder.has_checkpoint("best")
-        epoch, metrics = best_epoch(rows, self.monitor, self.mode) if kept else (None, last_epoch(rows))
+        has_best = folder.has_checkpoint("best")
+        epoch, metrics = best_epoch(rows, self.monitor, self.mode) if has_best else (None, last_epoch(rows))
         folder.note(best_epoch=epoch, value=(metrics | tested).get(self.monitor), best=metrics)
         folder.finish(tested)
 
@@ -280,6 +282,6 @@ class Member:
         self.close(1)
 
     def close(self, exit_code: int) -> None:
-        """Close what is open."""
+        """Close the loggers."""
         close_loggers(self.trainer.loggers, exit_code)
-        self.gone = True
+        self.closed = True

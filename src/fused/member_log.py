@@ -1,4 +1,4 @@
-"""The logs of the members of a group, which is one process: each line goes into train.log of the run that it is about."""
+"""Logs of the members of a group, which share one process: each line is written to train.log of the run that it concerns."""
 
 import logging
 import warnings
@@ -13,40 +13,40 @@ from src.run_store.train_log import log_to
 
 
 class MembersLog(logging.Handler):
-    """Writes what is said about a member into its log, and what is said about none into those of all."""
+    """Writes log lines that concern one member to its log, and all other lines to the logs of all members."""
 
     def __init__(self) -> None:
         super().__init__()
         self._all: list[Path] = []
-        self._about: Path | None = None
+        self._current: Path | None = None
         self.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
 
     def add(self, folder: RunFolder) -> None:
-        """Write into the log of one more member."""
+        """Write to the log of one more member."""
         self._all.append(folder.train_log)
 
-    def drop(self, folder: RunFolder) -> None:
-        """Write no more into the log of a member that has ended."""
+    def remove(self, folder: RunFolder) -> None:
+        """Stop writing to the log of a member that has ended."""
         self._all.remove(folder.train_log)
 
     @contextmanager
-    def about(self, folder: RunFolder) -> Iterator[None]:
-        """Take what is said for one member's."""
-        before, self._about = self._about, folder.train_log
+    def for_member(self, folder: RunFolder) -> Iterator[None]:
+        """Write what is logged in the body to the log of one member."""
+        previous, self._current = self._current, folder.train_log
         try:
             yield
         finally:
-            self._about = before
+            self._current = previous
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record) + "\n"
-        for file in self._all if self._about is None else [self._about]:
+        for file in self._all if self._current is None else [self._current]:
             with append_below(file.parent, file.name) as opened:
                 opened.write(text.encode(errors="backslashreplace"))
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Keep what is said below."""
+    def capture(self) -> Iterator[None]:
+        """Write what is logged in the body to the logs of the members."""
         with log_to(None, quiet=True):
             warnings.filterwarnings("ignore", message=".*configure_optimizers. returned .None.")
             root = logging.getLogger()

@@ -1,18 +1,18 @@
-"""Which models have something of their own to say in a step, that nobody would ask where they are trained as one."""
+"""Hooks that a user's model or datamodule overrides, and that fused training would not call."""
 
 import lightning as L
 from lightning.pytorch.core.hooks import CheckpointHooks, ModelHooks
 
-from src.compat.fast_loop import OF_MODEL, TRANSFER
+from src.compat.fast_loop import MODEL_HOOKS, TRANSFER_HOOKS
 from src.models.base import Model
 from src.models.image_model import ImageModel
 from src.models.recurrent import Recurrent
 
-ASKED = {"on_save_checkpoint", "on_train_epoch_end", "on_validation_epoch_end"}
-"""Hooks of a model that a group calls as a run of its own does."""
+CALLED_HOOKS = {"on_save_checkpoint", "on_train_epoch_end", "on_validation_epoch_end"}
+"""Hooks of a model that a group calls as a separate run does."""
 HOOKS = (
-    *OF_MODEL,
-    *TRANSFER,
+    *MODEL_HOOKS,
+    *TRANSFER_HOOKS,
     *("losses", "outputs_of", "validation_step", "test_step", "measured"),
     *("configure_optimizers", "configure_callbacks", "lr_scheduler_step", "unfinished_epoch", "go_on_with"),
     *(
@@ -23,23 +23,25 @@ HOOKS = (
     ),
 )
 HARMLESS = {
-    ImageModel.on_fit_start,  # the layout in memory
-    *(value for name, value in vars(Recurrent).items() if name in HOOKS),  # for a state that is carried, as in no group
+    ImageModel.on_fit_start,  # only sets the memory layout
+    *(
+        value for name, value in vars(Recurrent).items() if name in HOOKS
+    ),  # only for stateful training, which is never fused
 }
-"""What of our own models changes no number in a group."""
+"""Overrides of the models of this project that do not change the results of a group."""
 
 
-def own_step(model: type[Model], datamodule: type[L.LightningDataModule] = L.LightningDataModule) -> str | None:
-    """Name the method by which a model or its data change how a run goes, but not one of a group; None if there is none.
+def overridden_hook(model: type[Model], datamodule: type[L.LightningDataModule] = L.LightningDataModule) -> str | None:
+    """Return the first overridden hook that fused training would not call, such as ``Custom.training_step``; None if none.
 
     Args:
         model, datamodule: their classes.
     """
     for hook in HOOKS:
-        own = getattr(model, hook)
-        if hook not in ASKED and own is not getattr(Model, hook) and own not in HARMLESS:
+        method = getattr(model, hook)
+        if hook not in CALLED_HOOKS and method is not getattr(Model, hook) and method not in HARMLESS:
             return f"{model.__name__}.{hook}"
-    for hook in TRANSFER:
+    for hook in TRANSFER_HOOKS:
         if getattr(datamodule, hook) is not getattr(L.LightningDataModule, hook):
             return f"{datamodule.__name__}.{hook}"
     return None

@@ -1,4 +1,4 @@
-"""A few steps of both ways, before a group is trained: is it faster as one, and how many members at a time?"""
+"""Time a few steps of fused and of separate training, to choose the faster way and the number of members."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,92 +19,93 @@ from src.run_store.train_log import log_to
 from src.training.build import build_trainer
 from src.training.experiment import seeded_model
 
-FIRST, STEPS, MOST_STEPS, SECONDS = 2, 3, 50, 0.3
-"""Timed steps of each way, in turns, after one that is not: those after which it may be clear which is faster, and else at
-least, and at most, and in between as many as there is time for. The fastest counts."""
-FEW = 8
-"""Members of the smaller group that is tried."""
-CLEAR = 3.0
-"""How many times faster all as one must be, for a few steps to be enough, and the smaller group not to be tried."""
-LOST = 1.2
-"""How many times slower as one, for a few steps to be enough."""
-GAIN = 1.05
-"""How many times faster it must be as one: a group has costs of its own, and memory."""
-HEAVY = 0.1
-"""Seconds of a step of all one by one, from which on the smaller group is tried first: what gains nothing there, where calls
-cost little beside arithmetic, gains nothing with more members, whose steps take long to try."""
+CLEAR_STEPS = 2
+"""Timed steps after which a clear result is accepted."""
+MIN_STEPS, MAX_STEPS, MAX_SECONDS = 3, 50, 0.3
+"""Limits of the timed steps of each way: more than the minimum are taken as long as there is time. The fastest step counts."""
+SMALL_GROUP = 8
+"""Number of members of the smaller group that is timed."""
+CLEAR_GAIN = 3.0
+"""Speed-up of fused training from which on a few steps are enough, and the smaller group is not timed."""
+CLEAR_LOSS = 1.2
+"""Slow-down of fused training from which on a few steps are enough."""
+MIN_GAIN = 1.05
+"""Minimum speed-up for which fused training is chosen, as a group costs memory and time of its own."""
+SLOW_STEP_SECONDS = 0.1
+"""Seconds of a step of all jobs, trained separately, from which on the smaller group is timed first: arithmetic takes most of
+such a step, and if the smaller group gains nothing, a larger one, which takes long to time, gains nothing either."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What was measured.
+class SpeedTrial:
+    """Measured times.
 
     Args:
-        alone: seconds of a step of one member on its own.
-        together: seconds of a step of a group, by its members.
+        separate: seconds of a step of one member that is trained separately.
+        fused: seconds of a step of a group, by its number of members.
     """
 
-    alone: float
-    together: dict[int, float]
+    separate: float
+    fused: dict[int, float]
 
     @property
     def size(self) -> int:
-        """The members of the fastest group; 1 where one by one is as fast."""
-        if not self.together:
+        """Number of members of the fastest group; 1 if separate training is as fast."""
+        if not self.fused:
             return 1
-        best = min(self.together, key=lambda size: self.together[size] / size)
-        return best if self.alone * best > GAIN * self.together[best] else 1
+        best = min(self.fused, key=lambda size: self.fused[size] / size)
+        return best if self.separate * best > MIN_GAIN * self.fused[best] else 1
 
     def __str__(self) -> str:
-        if not self.together:
-            return "there is no room for several in the device's memory: one by one"
+        if not self.fused:
+            return "not enough device memory for several members: not fused"
         parts = [
-            f"a step of {size} takes {1000 * seconds:.2f} ms as one and {1000 * size * self.alone:.2f} ms one by one"
-            for size, seconds in sorted(self.together.items(), reverse=True)
+            f"a step of {size} jobs takes {1000 * seconds:.2f} ms fused and {1000 * size * self.separate:.2f} ms separately"
+            for size, seconds in sorted(self.fused.items(), reverse=True)
         ]
-        size = self.size
-        return f"{'; '.join(parts)}: {'one by one' if size == 1 else f'trained as one, {size} at a time'}"
+        choice = "not fused" if self.size == 1 else f"fused, {self.size} at a time"
+        return f"{'; '.join(parts)}: {choice}"
 
 
-def fastest(
+def time_in_turns(
     steps: Sequence[Callable[[], object]],
     clock: Callable[[], float],
-    clear: Callable[..., bool] = lambda *seconds: False,
+    is_clear: Callable[..., bool] = lambda *seconds: False,
 ) -> list[float]:
-    """Return the least seconds that each step takes; they are taken in turns, so that what disturbs one disturbs all.
+    """Return the shortest time of each step in seconds; the steps take turns, so that disturbances affect all of them.
 
     Args:
-        steps: to be timed.
-        clock: tells the seconds.
-        clear: tells whether the least seconds so far, one an argument, are enough.
+        steps: functions to time.
+        clock: returns the time in seconds.
+        is_clear: takes the shortest times so far, one argument per step; returns whether they are enough.
     """
     taken: list[list[float]] = [[] for _ in steps]
     for step in steps:
         step()
-    began = clock()
-    for number in range(1, MOST_STEPS + 1):
+    started = clock()
+    for number in range(1, MAX_STEPS + 1):
         for step, seconds in zip(steps, taken, strict=True):
-            before = clock()
+            step_started = clock()
             step()
-            seconds.append(clock() - before)
-        if number >= FIRST and clear(*map(min, taken)):
+            seconds.append(clock() - step_started)
+        if number >= CLEAR_STEPS and is_clear(*map(min, taken)):
             break
-        if number >= STEPS and clock() - began >= SECONDS:
+        if number >= MIN_STEPS and clock() - started >= MAX_SECONDS:
             break
     return [min(seconds) for seconds in taken]
 
 
-def _clear(size: int, alone: float, together: float) -> bool:
-    return alone * size > CLEAR * together
+def _is_clearly_faster(size: int, separate: float, fused: float) -> bool:
+    return separate * size > CLEAR_GAIN * fused
 
 
-def _settled(size: int, alone: float, together: float) -> bool:
-    return _clear(size, alone, together) or together > LOST * alone * size
+def _is_decided(size: int, separate: float, fused: float) -> bool:
+    return _is_clearly_faster(size, separate, fused) or fused > CLEAR_LOSS * separate * size
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Several threads wait for each other, the longer the busier the machine is, and no clock can tell that from work."""
+    """Use one thread of torch: the clock cannot separate the time that threads wait for each other from work."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -113,19 +114,19 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def trial(configs: Sequence[Config], datamodule: DataModule) -> Trial:
-    """Time a few steps on models that are thrown away: on a processor in one thread, by the time that it works.
+def run_speed_trial(configs: Sequence[Config], datamodule: DataModule) -> SpeedTrial:
+    """Time a few steps on temporary models: on a CPU in one thread, by processor time.
 
     Args:
         configs: of the members.
         datamodule: with the data loaded.
     """
-    with log_to(None, quiet=True):  # no run has begun whose log it would be
+    with log_to(None, quiet=True):  # no run has started yet
         trainer = build_trainer(configs[0])
     plugin, device = trainer.precision_plugin, trainer.strategy.root_device
-    clock = time.process_time if device.type == "cpu" else time.perf_counter  # others may use the processor too
+    clock = time.process_time if device.type == "cpu" else time.perf_counter  # other programs may use the CPU too
 
-    def made(config: Config) -> Model:
+    def build_member(config: Config) -> Model:
         model = plugin.convert_module(seeded_model(config, datamodule))
         assert isinstance(model, Model)
         return model.to(device)
@@ -135,21 +136,21 @@ def trial(configs: Sequence[Config], datamodule: DataModule) -> Trial:
         batch = plugin.convert_input(next(iter(loader)))
         return trainer.strategy.batch_to_device(batch), loader.stacked
 
-    def waited_for(step: Callable[[], object]) -> Callable[[], None]:
-        def whole() -> None:
+    def synchronized(step: Callable[[], object]) -> Callable[[], None]:
+        def synchronized_step() -> None:
             with plugin.forward_context():
                 step()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 
-        return whole
+        return synchronized_step
 
-    first = made(configs[0])
+    first = build_member(configs[0])
     optimizer = build_optimizer(first, configs[0])
     batch, _ = batch_of(1)
     knobs = configs[0].regularization
 
-    def alone() -> None:
+    def separate_step() -> None:
         losses = first.losses(first(*batch.inputs), batch.targets, knobs.label_smoothing)
         optimizer.zero_grad()
         losses.mean().backward()  # type: ignore[no-untyped-call]
@@ -159,21 +160,23 @@ def trial(configs: Sequence[Config], datamodule: DataModule) -> Trial:
             torch.nn.utils.clip_grad_value_(first.parameters(), knobs.gradient_clip_value)
         optimizer.step()
 
-    together: dict[int, float] = {}
+    fused: dict[int, float] = {}
     with _one_thread():
-        (single,) = fastest([waited_for(alone)], clock, lambda seconds: True)
-    is_heavy = single * len(configs) > HEAVY
-    for size in sorted({min(FEW, len(configs)), len(configs)}, reverse=not is_heavy):
+        (separate,) = time_in_turns([synchronized(separate_step)], clock, lambda seconds: True)
+    is_slow = separate * len(configs) > SLOW_STEP_SECONDS
+    for size in sorted({min(SMALL_GROUP, len(configs)), len(configs)}, reverse=not is_slow):
         try:
-            models = [made(config) for config in configs[:size]]
+            models = [build_member(config) for config in configs[:size]]
             optimizers = [build_optimizer(model, config) for model, config in zip(models, configs, strict=False)]
             population, (stacked_batch, stacked) = Population(models, optimizers), batch_of(size)
-            as_one = partial(population.step, stacked_batch, stacked=stacked)
+            fused_step = partial(population.step, stacked_batch, stacked=stacked)
             with _one_thread():
-                once, together[size] = fastest([waited_for(alone), waited_for(as_one)], clock, partial(_settled, size))
+                seconds, fused[size] = time_in_turns(
+                    [synchronized(separate_step), synchronized(fused_step)], clock, partial(_is_decided, size)
+                )
         except torch.OutOfMemoryError:
             continue
-        single = min(single, once)
-        if single * size <= GAIN * together[size] if is_heavy else _clear(size, single, together[size]):
+        separate = min(separate, seconds)
+        if separate * size <= MIN_GAIN * fused[size] if is_slow else _is_clearly_faster(size, separate, fused[size]):
             break
-    return Trial(single, together)
+    return SpeedTrial(separate, fused)

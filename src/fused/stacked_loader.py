@@ -1,4 +1,4 @@
-"""The batches of a group: the data are held once, and each member sees them in the order of its own seed."""
+"""Batches of a group: the data are in memory once, and each member sees them in the order of its own seed."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -11,22 +11,22 @@ from src.datamodules.loaders.in_memory import BatchLoader
 
 
 def order_problem(datamodule: DataModule, seeds: Sequence[int]) -> str | None:
-    """Say why members with these seeds of shuffling cannot see the same data, each in its own order; None if they can."""
+    """Return why members with these shuffling seeds cannot share the data, each in its own order; None if they can."""
     if len(set(seeds)) == 1 or not datamodule.shuffle:
         return None
     if type(datamodule).collate is not DataModule.collate:
-        return "their seeds differ, and their batches differ in length"
+        return "the seeds of the jobs differ, and their batches differ in length"
     if type(datamodule.train_dataloader()) is not BatchLoader:
-        return "their seeds differ, and their data are read from files batch by batch"
+        return "the seeds of the jobs differ, and their data are read from files batch by batch"
     return None
 
 
 class StackedLoader:
-    """The training batches of a group: ordinary ones [B, …] where all members see the same, else stacked [M, B, …].
+    """Training batches of a group: ordinary ones [B, …] where all members see the same, else stacked [M, B, …].
 
     Args:
-        datamodule: of all members; `order_problem` knows nothing against it.
-        seeds: of the shuffling, of each member.
+        datamodule: of all members; `order_problem` returns None for it.
+        seeds: shuffling seed of each member.
     """
 
     batch_sampler = None
@@ -37,18 +37,18 @@ class StackedLoader:
         self.stacked = datamodule.shuffle and len(set(seeds)) > 1
         self._loaders = [first]
         for seed in seeds[1:] if self.stacked else ():
-            other = copy.copy(first)
-            other.seed = seed
-            self._loaders.append(other)
+            loader = copy.copy(first)
+            loader.seed = seed
+            self._loaders.append(loader)
         self._rows = list(range(len(seeds)))
 
-    def keep(self, members: Sequence[int]) -> None:
-        """Go on with these members, by their original positions."""
+    def select(self, members: Sequence[int]) -> None:
+        """Continue with these members only, given by their original positions."""
         self._rows = list(members)
 
     @property
     def sampler(self) -> "StackedLoader":
-        """Where Lightning looks for `set_epoch` at the start of every epoch."""
+        """The object whose `set_epoch` Lightning calls at the start of every epoch."""
         return self
 
     def set_epoch(self, epoch: int) -> None:

@@ -1,41 +1,41 @@
-"""When the ends of epochs of a group are written: as for a run of its own, but that its members' files take longer."""
+"""Minimum interval between writes at the ends of epochs: as for a separate run, but longer where writing takes long."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-WRITING = 20.0
-"""The least time between two ends of epochs that are written, in times of what writing takes."""
-A_MEMBER = 0.005
-"""Seconds that writing takes, for each member, as long as it was not timed."""
+INTERVAL_FACTOR = 20.0
+"""Minimum interval between two writes, in times of the duration of a write."""
+SECONDS_PER_MEMBER = 0.005
+"""Assumed duration of a write for each member, before one was timed."""
 
 
-class Pauses:
-    """Tells whether the end of an epoch need not be written.
+class WriteInterval:
+    """Decides whether the write at the end of an epoch is deferred.
 
     Args:
-        pause: seconds between two that are written, of a run of its own (``callbacks.checkpoints.pause``).
-        members: where writing takes long, the pause grows up to as many times of that.
-        clock: tells the seconds.
+        min_interval: seconds between two writes of a separate run (``callbacks.checkpoints.min_interval``).
+        members: number of members. Where writing takes long, the interval grows up to `min_interval` times `members`.
+        clock: returns the time in seconds.
     """
 
-    def __init__(self, pause: float, members: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._least, self._longest = pause, pause * members
-        self._pause = self._after(A_MEMBER * members)
+    def __init__(self, min_interval: float, members: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._min_interval, self._max_interval = min_interval, min_interval * members
+        self._interval = self._interval_for(SECONDS_PER_MEMBER * members)
         self._clock = clock
-        self._written_at = clock()
+        self._last_write = clock()
 
-    def too_soon(self) -> bool:
-        return self._clock() - self._written_at < self._pause
+    def should_defer(self) -> bool:
+        """Return whether the last write is more recent than the interval."""
+        return self._clock() - self._last_write < self._interval
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Note how long it takes to write."""
-        began = self._clock()
+    def measure_write(self) -> Iterator[None]:
+        """Time the write in the body, and adapt the interval to it."""
+        started = self._clock()
         yield
-        self._written_at = self._clock()
-        self._pause = self._after(self._written_at - began)
+        self._last_write = self._clock()
+        self._interval = self._interval_for(self._last_write - started)
 
-    def _after(self, writing: float) -> float:
-        """Return the pause where writing takes so many seconds."""
-        return min(max(self._least, WRITING * writing), self._longest)
+    def _interval_for(self, write_seconds: float) -> float:
+        return min(max(self._min_interval, INTERVAL_FACTOR * write_seconds), self._max_interval)

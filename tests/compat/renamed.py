@@ -1,4 +1,4 @@
-"""Run a command with a private name of a library renamed in the whole library, as a new version could have it.
+"""Run a command with a private name of a library renamed in the whole library, as in a possible future version.
 
 python -m tests.compat.renamed LIBRARY NAME MODULE [argument ...]
 """

@@ -1,4 +1,4 @@
-"""A step that is written out is Lightning's: every counter, weight, random number and line of a run, bit for bit."""
+"""The fast loop gives the same run as Lightning's: every counter, weight, random number and record, bit for bit."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from src.compat.fast_loop import TrainingSteps, needs_lightning
+from src.compat.fast_loop import FastTrainingEpochLoop, fallback_reason
 from src.config.compose import compose
 from src.config.groups import CONF, groups
 from src.config.validate import check
@@ -23,11 +23,15 @@ from src.training.inference import load
 from src.training.run import RunResult, run
 
 OPTIONS = groups([CONF])
-OF_A_STEP = [
+STEP_OPTIONS = [
     f"{group}={name}" for group in ("model", "optimizer", "scheduler", "regularization") for name in OPTIONS[group]
 ]
-FEW = [["optimizer=adam"], ["scheduler=cosine", "scheduler.warmup_steps=2"], ["regularization=[gradient_clipping,ema]"]]
-MORE = [
+FAST_CASES = [
+    ["optimizer=adam"],
+    ["scheduler=cosine", "scheduler.warmup_steps=2"],
+    ["regularization=[gradient_clipping,ema]"],
+]
+SLOW_CASES = [
     ["trainer.accumulate_grad_batches=2"],
     ["trainer.accumulate_grad_batches=2", "scheduler=inverse_sqrt", "scheduler.warmup_steps=1"],
     ["trainer.max_steps=8"],
@@ -41,8 +45,8 @@ MORE = [
 ]
 
 
-def parts(result: RunResult) -> dict[str, Any]:
-    """Everything that a run leaves behind, but times and paths."""
+def results_of(result: RunResult) -> dict[str, Any]:
+    """Return everything that a run writes, except times and paths."""
     record = json.loads((result.folder / "run.json").read_text())
     rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     states: dict[str, Any] = {}
@@ -68,59 +72,65 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-def both(words: list[str], folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Train on either way, and compare."""
+def assert_same_results(overrides: list[str], folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Train with both loops, and compare the results."""
     caplog.set_level(logging.INFO)
-    one = run([*words, "trainer.loop=auto"], folder / "auto", verbose=False)
-    assert any("written out" in line for line in caplog.messages)
-    other = run([*words, "trainer.loop=lightning"], folder / "lightning", verbose=False)
-    leaves = list(_leaves(parts(one), parts(other)))
+    one = run([*overrides, "trainer.loop=auto"], folder / "auto", verbose=False)
+    assert any("training loop: fast" in line for line in caplog.messages)
+    other = run([*overrides, "trainer.loop=lightning"], folder / "lightning", verbose=False)
+    leaves = list(_leaves(results_of(one), results_of(other)))
     assert len(leaves) > 100
     assert [path for path, equal in leaves if not equal] == []
 
 
-@pytest.mark.parametrize("words", FEW, ids=lambda words: "+".join(words))
-def test_steps_are_lightnings(fast: Callable[..., list[str]], tmp_path, caplog, words: list[str]) -> None:
-    both(fast(*words, "trainer.max_epochs=2", "trainer.limit_train_batches=3"), tmp_path, caplog)
+@pytest.mark.parametrize("overrides", FAST_CASES, ids=lambda overrides: "+".join(overrides))
+def test_fast_loop_equals_lightnings(fast: Callable[..., list[str]], tmp_path, caplog, overrides: list[str]) -> None:
+    assert_same_results(fast(*overrides, "trainer.max_epochs=2", "trainer.limit_train_batches=3"), tmp_path, caplog)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [[choice] for choice in OF_A_STEP] + MORE, ids=lambda words: "+".join(words))
-def test_steps_are_lightnings_with_every_option(
-    fast: Callable[..., list[str]], tmp_path, caplog, words: list[str]
+@pytest.mark.parametrize(
+    "overrides", [[choice] for choice in STEP_OPTIONS] + SLOW_CASES, ids=lambda overrides: "+".join(overrides)
+)
+def test_fast_loop_equals_lightnings_with_every_option(
+    fast: Callable[..., list[str]], tmp_path, caplog, overrides: list[str]
 ) -> None:
-    epochs = [word for word in ("trainer.max_epochs=2",) if not any("max_epochs" in given for given in words)]
-    both(fast(*words, *epochs, "trainer.limit_train_batches=5"), tmp_path, caplog)
+    epochs = [
+        override
+        for override in ("trainer.max_epochs=2",)
+        if not any("max_epochs" in override for override in overrides)
+    ]
+    assert_same_results(fast(*overrides, *epochs, "trainer.limit_train_batches=5"), tmp_path, caplog)
 
 
-class OwnHook(MLP):
+class OverridingModel(MLP):
     def on_after_backward(self) -> None:
         return None
 
 
 @pytest.mark.parametrize(
-    ("words", "model", "reason"),
+    ("overrides", "model", "reason"),
     [
         ([], None, None),
         (["trainer.precision=64-true"], None, None),
         (["trainer.precision=bf16-mixed"], None, "trainer.precision=bf16-mixed"),
         (["trainer.profiler=simple"], None, "trainer.profiler"),
-        ([], OwnHook, "OwnHook.on_after_backward"),
+        ([], OverridingModel, "OverridingModel.on_after_backward"),
     ],
 )
-def test_what_needs_lightnings_step(
-    fast: Callable[..., list[str]], words: list[str], model: type[MLP] | None, reason: str | None
+def test_reason_for_lightnings_step(
+    fast: Callable[..., list[str]], overrides: list[str], model: type[MLP] | None, reason: str | None
 ) -> None:
-    experiment = build(check(compose(fast(*words))))
+    experiment = build(check(compose(fast(*overrides))))
     trainer = experiment.trainer
-    assert isinstance(trainer.fit_loop.epoch_loop, TrainingSteps)
+    assert isinstance(trainer.fit_loop.epoch_loop, FastTrainingEpochLoop)
     trainer.strategy._lightning_module = experiment.model if model is None else model(experiment.datamodule.spec)
-    assert needs_lightning(trainer, Model) == reason
+    assert fallback_reason(trainer, Model) == reason
 
 
 @pytest.mark.parametrize("loop", ["auto", "lightning"])
 @pytest.mark.parametrize(
-    ("words", "epoch"),
+    ("overrides", "epoch"),
     [
         (["trainer.max_steps=3"], 0),  # below one epoch, early stopping included
         (["trainer.max_steps=7"], 1),
@@ -129,11 +139,11 @@ def test_what_needs_lightnings_step(
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else "",
 )
-def test_the_last_weights_are_validated(
-    fast: Callable[..., list[str]], words: list[str], epoch: int, loop: str
+def test_last_weights_are_validated(
+    fast: Callable[..., list[str]], overrides: list[str], epoch: int, loop: str
 ) -> None:
-    few = ["trainer.max_epochs=3", "trainer.limit_train_batches=5", "trainer.limit_val_batches=1.0"]
-    result = run(fast(*few, *words, f"trainer.loop={loop}"), verbose=False)
+    limits = ["trainer.max_epochs=3", "trainer.limit_train_batches=5", "trainer.limit_val_batches=1.0"]
+    result = run(fast(*limits, *overrides, f"trainer.loop={loop}"), verbose=False)
     rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     validated = [row for row in rows if "val/loss" in row]
     assert len({row["step"] for row in validated}) == len(validated)  # once each
@@ -147,14 +157,16 @@ def test_the_last_weights_are_validated(
 
 @pytest.mark.parametrize("loop", ["auto", "lightning"])
 @pytest.mark.parametrize(
-    "words", [["model=mlp", "optimizer=sgd"], ["model=transformer", "regularization=none"]], ids=" ".join
+    "overrides", [["model=mlp", "optimizer=sgd"], ["model=transformer", "regularization=none"]], ids=" ".join
 )
-def test_accumulated_batches_are_one_large_batch(fast: Callable[..., list[str]], words: list[str], loop: str) -> None:
+def test_accumulated_batches_are_one_large_batch(
+    fast: Callable[..., list[str]], overrides: list[str], loop: str
+) -> None:
     weights = []
     for batch, accumulated in ((48, 1), (12, 4)):
         sizes = [f"datamodule.batch_size={batch}", f"trainer.accumulate_grad_batches={accumulated}"]
         sizes += [f"trainer.limit_train_batches={2 * accumulated}", "trainer.precision=64-true", f"trainer.loop={loop}"]
-        result = run(fast("datamodule=digits", *words, *sizes, "trainer.max_epochs=2"), verbose=False)
+        result = run(fast("datamodule=digits", *overrides, *sizes, "trainer.max_epochs=2"), verbose=False)
         state = torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)
         assert state["global_step"] == 4
         weights.append(state["state_dict"])
@@ -162,61 +174,61 @@ def test_accumulated_batches_are_one_large_batch(fast: Callable[..., list[str]],
         torch.testing.assert_close(weights[1][name], whole, rtol=1e-9, atol=1e-12)
 
 
-class Witness(Callback):
-    """Writes down which of its hooks were called, and what they could see and log."""
+class HookRecorder(Callback):
+    """Records which of its hooks were called, and the values that they saw and logged."""
 
     def __init__(self) -> None:
-        self.seen: list[Any] = []
+        self.calls: list[Any] = []
 
-    def _see(self, hook: str, trainer: L.Trainer, model: L.LightningModule, *values: Any) -> None:
+    def _record(self, hook: str, trainer: L.Trainer, model: L.LightningModule, *values: Any) -> None:
         gradient = next(model.parameters()).grad
         state = trainer.global_step, trainer.current_epoch, None if gradient is None else float(gradient.sum())
-        self.seen.append((hook, *state, *(float(value) for value in values)))
+        self.calls.append((hook, *state, *(float(value) for value in values)))
 
     def on_train_batch_start(self, trainer, model, batch, index) -> None:
-        self._see("start", trainer, model, batch.x.sum(), index)
+        self._record("start", trainer, model, batch.x.sum(), index)
 
     def on_before_zero_grad(self, trainer, model, optimizer) -> None:
-        self._see("zero_grad", trainer, model)
+        self._record("zero_grad", trainer, model)
 
     def on_before_backward(self, trainer, model, loss) -> None:
-        self._see("before_backward", trainer, model, loss)
+        self._record("before_backward", trainer, model, loss)
 
     def on_after_backward(self, trainer, model) -> None:
-        self._see("after_backward", trainer, model)
+        self._record("after_backward", trainer, model)
 
     def on_before_optimizer_step(self, trainer, model, optimizer) -> None:
-        self._see("optimizer", trainer, model, optimizer.param_groups[0]["lr"])
+        self._record("optimizer", trainer, model, optimizer.param_groups[0]["lr"])
 
     def on_train_batch_end(self, trainer, model, outputs, batch, index) -> None:
-        self._see("end", trainer, model, outputs["loss"], batch.x.sum(), index)
+        self._record("end", trainer, model, outputs["loss"], batch.x.sum(), index)
         model.log("seen/index", float(index), on_step=True, on_epoch=True)
 
     def on_validation_batch_start(self, trainer, model, batch, index) -> None:
-        self._see("val_start", trainer, model, index)
+        self._record("val_start", trainer, model, index)
 
     def on_validation_batch_end(self, trainer, model, outputs, batch, index) -> None:
-        self._see("val_end", trainer, model, index)
+        self._record("val_end", trainer, model, index)
         model.log("seen/val", float(index))
 
 
-def test_a_callback_sees_and_logs_the_same(fast: Callable[..., list[str]], tmp_path) -> None:
-    words = fast("trainer.limit_train_batches=5", "trainer.max_epochs=2", "trainer.accumulate_grad_batches=2")
-    words += ["trainer.log_every_n_steps=2"]
-    seen, rows = [], []
+def test_callback_sees_and_logs_the_same(fast: Callable[..., list[str]], tmp_path) -> None:
+    overrides = fast("trainer.limit_train_batches=5", "trainer.max_epochs=2", "trainer.accumulate_grad_batches=2")
+    overrides += ["trainer.log_every_n_steps=2"]
+    calls, rows = [], []
     for loop in ("auto", "lightning"):
-        witness = Witness()
-        result = run([*words, f"trainer.loop={loop}"], tmp_path / loop, verbose=False, callbacks=[witness])
-        seen.append(witness.seen)
+        recorder = HookRecorder()
+        result = run([*overrides, f"trainer.loop={loop}"], tmp_path / loop, verbose=False, callbacks=[recorder])
+        calls.append(recorder.calls)
         lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
         rows.append([{key: value for key, value in line.items() if key not in TOLD_APART} for line in lines])
-    assert seen[0] == seen[1] and len(seen[0]) > 2 * (5 * 4 + 2 * 2)
+    assert calls[0] == calls[1] and len(calls[0]) > 2 * (5 * 4 + 2 * 2)
     assert rows[0] == rows[1] and any("seen/index_step" in row for row in rows[0])
     assert any("seen/val" in row for row in rows[0])
 
 
 class LogsItsLoss(MLP):
-    """What a user's model may do in a part of a step."""
+    """Model that logs in a part of a step."""
 
     def losses(self, outputs: Any, targets: Any, smoothing: float) -> Any:
         losses = super().losses(outputs, targets, smoothing)
@@ -224,7 +236,7 @@ class LogsItsLoss(MLP):
         return losses
 
 
-def test_a_model_logs_the_same(fast: Callable[..., list[str]]) -> None:
+def test_model_logs_the_same(fast: Callable[..., list[str]]) -> None:
     logged = []
     for loop in ("auto", "lightning"):
         experiment = build(check(compose(fast(f"trainer.loop={loop}", "trainer.limit_train_batches=5"))))

@@ -1,4 +1,4 @@
-"""A process in which torch's compiler slept does the same as one in which it was loaded first, also when it compiles."""
+"""A process with a lazy import of torch's compiler gives the same results as one that imports it first."""
 
 import subprocess
 import sys
@@ -10,8 +10,8 @@ from tests.conftest import ROOT
 PROGRAM = """
 import json, logging, sys, warnings
 import torch
-asleep = sys.argv[1] == "asleep"
-if not asleep:
+is_lazy = sys.argv[1] == "lazy"
+if not is_lazy:
     import torch._dynamo.eval_frame
 from src.compat.lean_imports import lean
 with lean():
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 logging.disable(logging.WARNING)
 warnings.simplefilter("ignore")
-said = {}
+results = {}
 graphs = []
 calls = []
 
@@ -34,7 +34,7 @@ def graphs_of(function, *inputs):
     return len(graphs), graphs[:], result
 
 @torch.compiler.disable
-def beside(x):
+def uncompiled(x):
     calls.append(torch.compiler.is_compiling())
     return x.tanh()
 
@@ -45,7 +45,7 @@ class Net(L.LightningModule):
         self.layers = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Dropout(0.5), torch.nn.Linear(4, 1))
 
     def training_step(self, x, index):
-        return beside(self.layers(x).square().mean())
+        return uncompiled(self.layers(x).square().mean())
 
     def configure_optimizers(self):
         return torch.optim.AdamW(self.parameters(), 0.1)
@@ -63,45 +63,45 @@ optimizer = net.configure_optimizers()
 x = torch.linspace(0, 1, 6).view(2, 3)
 for _ in range(3):
     optimizer.zero_grad()
-    beside(net.layers(x).sum()).backward()
+    uncompiled(net.layers(x).sum()).backward()
     optimizer.step()
-said["eager"] = [p.sum().item() for p in net.parameters()]
-said["fitted"] = fitted(Net())
-assert ("torch._dynamo.eval_frame" in sys.modules) == (not asleep)  # nothing has asked for it so far
+results["eager"] = [p.sum().item() for p in net.parameters()]
+results["fitted"] = fitted(Net())
+assert ("torch._dynamo.eval_frame" in sys.modules) == (not is_lazy)  # nothing has used it so far
 
 from lightning.fabric.wrappers import _unwrap_compiled
-said["not compiled"] = _unwrap_compiled(net)[1]
+results["not compiled"] = _unwrap_compiled(net)[1]
 net.eval()
-said["forward"] = graphs_of(torch.compile(net.layers, backend=counting), x)[:2]
+results["forward"] = graphs_of(torch.compile(net.layers, backend=counting), x)[:2]
 calls.clear()
-said["beside"] = graphs_of(torch.compile(lambda x: beside(x + 1) + 2, backend=counting), x)[:2]
-said["calls"] = calls[:]
+results["uncompiled"] = graphs_of(torch.compile(lambda x: uncompiled(x + 1) + 2, backend=counting), x)[:2]
+results["calls"] = calls[:]
 
 def step(x):
     optimizer.zero_grad()
     net.layers(x).sum().backward()
     optimizer.step()
 
-said["step"] = graphs_of(torch.compile(step, backend=counting), x)[:2]
-said["stepped"] = [p.sum().item() for p in net.parameters()]
+results["step"] = graphs_of(torch.compile(step, backend=counting), x)[:2]
+results["stepped"] = [p.sum().item() for p in net.parameters()]
 compiled = torch.compile(Net(), backend=counting)
-said["compiled"] = _unwrap_compiled(compiled)[1] is not None, isinstance(compiled, torch._dynamo.OptimizedModule)
-said["fitted compiled"] = fitted(compiled)
+results["compiled"] = _unwrap_compiled(compiled)[1] is not None, isinstance(compiled, torch._dynamo.OptimizedModule)
+results["fitted compiled"] = fitted(compiled)
 
 import torch._dynamo.eval_frame as module
 from torch._dynamo import config
 assert torch._dynamo.eval_frame is module is sys.modules["torch._dynamo.eval_frame"] and torch._dynamo.config is config
 assert module.__spec__.origin and not hasattr(torch._dynamo, "nothing")
-print(json.dumps(said))
+print(json.dumps(results))
 """
 
 
 @pytest.mark.slow
-def test_what_slept_compiles_as_what_was_awake() -> None:
-    said = []
-    for way in ("asleep", "awake"):
+def test_lazy_import_compiles_as_an_eager_one() -> None:
+    results = []
+    for way in ("lazy", "eager"):
         done = subprocess.run([sys.executable, "-c", PROGRAM, way], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        said.append(done.stdout.splitlines()[-1])
-    assert said[0] == said[1]
-    assert '"forward": [1, ' in said[0]  # it did compile
+        results.append(done.stdout.splitlines()[-1])
+    assert results[0] == results[1]
+    assert '"forward": [1, ' in results[0]  # it did compile

@@ -1,4 +1,4 @@
-"""What each command must not load: these modules take a tenth of a second to two seconds each."""
+"""Modules that each command must not load; each takes a tenth of a second to two seconds."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ RARE = {
     "plotly",
     "babel",
     "sympy",
-    "torch._dynamo.eval_frame",  # torch's compiler is asleep, see src/compat/lazy_dynamo.py
+    "torch._dynamo.eval_frame",  # lazy import of torch's compiler, see src/compat/lazy_dynamo.py
     "torch._inductor",
 }
 
@@ -36,14 +36,14 @@ runpy.run_module(module, run_name="__main__")
 """
 
 
-def loaded(*words: str) -> set[str]:
-    """Return the modules that a command has loaded at its end."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *words], cwd=ROOT, capture_output=True, text=True)
+def loaded(*argv: str) -> set[str]:
+    """Return the modules that are loaded at the end of a command."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *argv], cwd=ROOT, capture_output=True, text=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
 @pytest.mark.parametrize(
-    "words",
+    "argv",
     [
         ("src.train", "--help"),
         ("src.train", "optimizer.lrr=1"),
@@ -54,17 +54,17 @@ def loaded(*words: str) -> set[str]:
     ],
     ids=" ".join,
 )
-def test_an_answer_without_training_loads_no_torch(words: tuple[str, ...]) -> None:
-    assert (TORCH | RARE) & loaded(*words) == set()
+def test_command_without_training_loads_no_torch(argv: tuple[str, ...]) -> None:
+    assert (TORCH | RARE) & loaded(*argv) == set()
 
 
-def test_a_run_loads_what_it_uses(fast: Callable[..., list[str]]) -> None:
+def test_run_loads_no_rare_modules(fast: Callable[..., list[str]]) -> None:
     modules = loaded("src.train", *fast("model=mlp"))
-    assert modules > TORCH  # it has trained
+    assert modules > TORCH  # a sign that it trained
     assert RARE & modules == set()
 
 
-def test_a_group_loads_what_it_uses() -> None:
+def test_fused_worker_loads_no_rare_modules() -> None:
     program = "import json, sys, src.training.build, src.fused.worker; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (RARE | {"pytorch_optimizer"}) & set(json.loads(done.stdout)) == set()
@@ -82,6 +82,6 @@ assert isinstance(axes, Axes)
 """
 
 
-def test_what_was_left_out_is_there_when_it_is_asked_for() -> None:
+def test_excluded_packages_are_available_when_needed() -> None:
     done = subprocess.run([sys.executable, "-c", DRAWS], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

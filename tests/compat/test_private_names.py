@@ -1,4 +1,4 @@
-"""Private names of dependencies: used in src/compat/ alone, and a command trains without any of them."""
+"""Private names of dependencies are used in src/compat/ only, and training works without any of them."""
 
 import ast
 import json
@@ -47,32 +47,32 @@ def private_imports(tree: ast.Module) -> Iterator[str]:
                 yield name
 
 
-def own_names() -> set[str]:
-    """Return the names that begin with one underscore and are defined in this repository."""
-    found: set[str] = set()
+def names_of_this_repository() -> set[str]:
+    """Return the names with one leading underscore that are defined in this repository."""
+    names: set[str] = set()
     for file in FILES:
         for node in ast.walk(ast.parse((ROOT / file).read_text())):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                found.add(node.name)
+                names.add(node.name)
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 base = ast.unparse(node.value)
-                found |= {node.attr} if base in ("self", "cls") else set()
+                names |= {node.attr} if base in ("self", "cls") else set()
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                found.add(node.id)
-    return found
+                names.add(node.id)
+    return names
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if not file.startswith("src/compat/")])
 def test_no_private_name_of_a_library_is_used_outside_compat(file: str) -> None:
     tree = ast.parse((ROOT / file).read_text())
-    own, stdlib = own_names(), {"_Unpickler", "_run_exitfuncs", "_actions", "_negative_number_matcher"}
-    foreign = list(private_imports(tree))
+    own_names, stdlib = names_of_this_repository(), {"_Unpickler", "_run_exitfuncs", "_actions", "_negative_number_matcher"}
+    private_uses = list(private_imports(tree))
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr):
             base = ast.unparse(node.value)
-            if base.partition(".")[0] in LIBRARIES or "trainer" in base or node.attr not in own | PUBLIC | stdlib:
-                foreign.append(f"{base}.{node.attr}")
-    assert foreign == []
+            if base.partition(".")[0] in LIBRARIES or "trainer" in base or node.attr not in own_names | PUBLIC | stdlib:
+                private_uses.append(f"{base}.{node.attr}")
+    assert private_uses == []
 
 
 def train(folder: Path, command: list[str], **environment: str) -> list[str]:
@@ -93,7 +93,7 @@ def train(folder: Path, command: list[str], **environment: str) -> list[str]:
     return (run / "train.log").read_text().splitlines()
 
 
-def test_a_run_in_stock_mode(tmp_path: Path) -> None:
+def test_run_in_stock_mode(tmp_path: Path) -> None:
     log = train(tmp_path, [sys.executable, "-m", "src.train"], GRIDLIGHT_STOCK="1")
     assert sum("Lightning's own loop trains" in line for line in log) == 1
     assert all("src/compat/fast_loop.py" not in line for line in log)
@@ -112,11 +112,11 @@ HIDDEN = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("library", "name"), HIDDEN)
-def test_a_run_without_a_private_name(tmp_path: Path, library: str, name: str) -> None:
+def test_run_without_a_private_name(tmp_path: Path, library: str, name: str) -> None:
     train(tmp_path, [sys.executable, "-m", "tests.compat.renamed", library, name, "src.train"])
 
 
-def test_a_run_without_the_class_of_the_training_loop(tmp_path: Path) -> None:
+def test_run_without_the_class_of_the_training_loop(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.compat.renamed", "lightning", "_TrainingEpochLoop", "src.train"]
     log = train(tmp_path, command)
     assert any("Lightning's own loop trains" in line for line in log)

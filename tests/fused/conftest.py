@@ -1,4 +1,4 @@
-"""Members of a group beside the same jobs as runs of their own."""
+"""Train the same jobs as members of a group and as separate runs."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,27 +12,27 @@ import torch
 
 from src.config.compose import compose
 from src.config.validate import check
-from src.fused.worker import together
+from src.fused.worker import train_group
 from src.sweeping.messages import Assignment, Ended, Event
 from src.sweeping.worker import Orders
 from src.training.run import run
 
-Words = Callable[..., list[str]]
-OF_THE_MOMENT = {"started", "ended", "seconds", "command", "git", "pid", "resumed"}
-"""What run.json says of the moment and the process, and not of the run."""
+Overrides = Callable[..., list[str]]
+VOLATILE_KEYS = {"started", "ended", "seconds", "command", "git", "pid", "resumed"}
+"""Keys of run.json that depend on the time and the process."""
 
 
 @dataclass
-class Both:
-    """Jobs, on their own and as a group.
+class RunPairs:
+    """Runs of the same jobs, separate and as members of a group.
 
     Args:
-        alone: the run folder of each on its own.
-        members: the run folder of each as a member.
-        events: that the group sent.
+        separate: run folder of each separate run.
+        members: run folder of each member.
+        events: events of the group.
     """
 
-    alone: list[Path]
+    separate: list[Path]
     members: list[Path]
     events: list[Event] = field(default_factory=list)
 
@@ -50,22 +50,22 @@ def assignment(configs: Sequence[dict[str, Any]], folders: Sequence[Path]) -> As
 
 def train_together(configs: Sequence[dict[str, Any]], folders: Sequence[Path], fuse: str = "always") -> list[Event]:
     events: list[Event] = []
-    together(Assignment(**vars(assignment(configs, folders)) | {"fuse": fuse}), Orders(events.append))
+    train_group(Assignment(**vars(assignment(configs, folders)) | {"fuse": fuse}), Orders(events.append))
     return events
 
 
 @pytest.fixture
-def both(fast: Words, tmp_path: Path) -> Callable[..., Both]:
-    """Return a function that runs jobs both ways: words that they share, and those of each."""
+def run_pairs(fast: Overrides, tmp_path: Path) -> Callable[..., RunPairs]:
+    """Return a function that trains jobs both ways, from shared overrides and those of each job."""
 
-    def runs(shared: Sequence[str], own: Sequence[Sequence[str]]) -> Both:
-        configs = [check(compose([*fast(*shared), *words])).plain() for words in own]
-        alone = [tmp_path / "alone" / str(number) for number in range(len(own))]
+    def runs(shared: Sequence[str], own: Sequence[Sequence[str]]) -> RunPairs:
+        configs = [check(compose([*fast(*shared), *overrides])).plain() for overrides in own]
+        separate = [tmp_path / "alone" / str(number) for number in range(len(own))]
         members = [tmp_path / "members" / str(number) for number in range(len(own))]
-        for config, folder in zip(configs, alone, strict=True):
+        for config, folder in zip(configs, separate, strict=True):
             with suppress(FloatingPointError):
                 run(check(config), folder, verbose=False, command=["test"])
-        return Both(alone, members, train_together(configs, members))
+        return RunPairs(separate, members, train_together(configs, members))
 
     return runs
 
@@ -81,28 +81,28 @@ def checkpoint(folder: Path, name: str) -> dict[str, Any]:
 
 def record(folder: Path) -> dict[str, Any]:
     found = json.loads((folder / "run.json").read_text())
-    return {key: value for key, value in found.items() if key not in OF_THE_MOMENT}
+    return {key: value for key, value in found.items() if key not in VOLATILE_KEYS}
 
 
 def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def assert_alike(one: Any, other: Any, bound: float, where: str = "") -> None:
-    """Check that two things are equal, with the same keys in the same order, but for numbers within a bound."""
+def assert_equal_within(one: Any, other: Any, tolerance: float, where: str = "") -> None:
+    """Check that two values are equal, with the same keys in the same order, and numbers within a tolerance."""
     assert type(one) is type(other), f"{where}: {one!r} and {other!r}"
     if isinstance(one, dict):
         assert list(one) == list(other), where
         for key in one:
-            assert_alike(one[key], other[key], bound, f"{where}/{key}")
+            assert_equal_within(one[key], other[key], tolerance, f"{where}/{key}")
     elif isinstance(one, list | tuple):
         assert len(one) == len(other), where
         for number, (left, right) in enumerate(zip(one, other, strict=True)):
-            assert_alike(left, right, bound, f"{where}/{number}")
+            assert_equal_within(left, right, tolerance, f"{where}/{number}")
     elif isinstance(one, torch.Tensor):
         assert one.dtype == other.dtype and one.shape == other.shape, where
-        torch.testing.assert_close(other, one, rtol=bound, atol=bound, msg=lambda text: f"{where}: {text}")
+        torch.testing.assert_close(other, one, rtol=tolerance, atol=tolerance, msg=lambda text: f"{where}: {text}")
     elif isinstance(one, float):
-        assert other == pytest.approx(one, rel=bound, abs=bound), where
+        assert other == pytest.approx(one, rel=tolerance, abs=tolerance), where
     else:
         assert one == other, where

@@ -1,30 +1,30 @@
-"""A member of a group is its own run: weights, optimizer, metrics, files."""
+"""A member of a group equals its separate run: weights, optimizer, metrics, files."""
 
 import json
 from collections.abc import Callable
 
 import pytest
 
-from tests.fused.conftest import Both, assert_alike, checkpoint, files, record, rows
+from tests.fused.conftest import RunPairs, assert_equal_within, checkpoint, files, record, rows
 
 ROUNDED = 1e-6
-"""Lightning rounds what is logged in a test to 32 bits, and so does torchmetrics with sums of squares."""
+"""Tolerance of test metrics: Lightning rounds them to 32 bits, and torchmetrics sums of squares."""
 
 
-def assert_same_runs(found: Both, bound: float) -> None:
-    assert {event.status for event in found.ended().values()} == {"finished"}, found.events
-    for alone, member in zip(found.alone, found.members, strict=True):
-        assert files(member) == files(alone)
-        assert (member / "config.yaml").read_text() == (alone / "config.yaml").read_text()
+def assert_same_runs(pairs: RunPairs, tolerance: float) -> None:
+    assert {event.status for event in pairs.ended().values()} == {"finished"}, pairs.events
+    for separate, member in zip(pairs.separate, pairs.members, strict=True):
+        assert files(member) == files(separate)
+        assert (member / "config.yaml").read_text() == (separate / "config.yaml").read_text()
         for name in ("last", "best"):
-            assert_alike(checkpoint(alone, name), checkpoint(member, name), bound, name)
-        assert_alike(rows(alone), rows(member), max(bound, ROUNDED), "metrics.jsonl")
-        for one, other in zip(rows(alone), rows(member), strict=True):
+            assert_equal_within(checkpoint(separate, name), checkpoint(member, name), tolerance, name)
+        assert_equal_within(rows(separate), rows(member), max(tolerance, ROUNDED), "metrics.jsonl")
+        for one, other in zip(rows(separate), rows(member), strict=True):
             for key in {"train/loss", "val/loss", "test/loss"} & set(one):
-                assert other[key] == pytest.approx(one[key], rel=bound, abs=bound)
-        assert_alike(record(alone), record(member), max(bound, ROUNDED), "run.json")
-        answers = [json.loads((folder / "answers.json").read_text()) for folder in (alone, member)]
-        assert_alike(answers[0], answers[1], max(bound, ROUNDED), "answers.json")
+                assert other[key] == pytest.approx(one[key], rel=tolerance, abs=tolerance)
+        assert_equal_within(record(separate), record(member), max(tolerance, ROUNDED), "run.json")
+        predictions = [json.loads((folder / "answers.json").read_text()) for folder in (separate, member)]
+        assert_equal_within(predictions[0], predictions[1], max(tolerance, ROUNDED), "answers.json")
 
 
 SEVERAL = [
@@ -37,8 +37,10 @@ LENGTH = ["trainer.max_epochs=3", "trainer.limit_train_batches=7", "trainer.limi
 
 
 def fitting(*leaves_out: str) -> list[list[str]]:
-    """Return the words of each job without those that the data or the model have no use for."""
-    return [[word for word in words if not word.startswith(leaves_out or ("-",))] for words in SEVERAL]
+    """Return the overrides of each job without those that the data or the model do not accept."""
+    return [
+        [override for override in overrides if not override.startswith(leaves_out or ("-",))] for overrides in SEVERAL
+    ]
 
 
 LANGUAGE = ["model=transformer", "datamodule=text", "regularization.dropout=0", "optimizer=momentum"]
@@ -50,7 +52,7 @@ OF_NUMBERS, OF_ONE_ORDER = "regularization.label_smoothing", "seed"
     [
         (["model=mlp", "optimizer=adamw"], ()),
         pytest.param(["model=mlp", "datamodule=breast_cancer", "optimizer=nesterov"], (), marks=pytest.mark.slow),
-        # The gradient of a bias before a normalisation is nought but for rounding, which Adam would make large.
+        # The gradient of a bias before a normalization is 0 except for rounding errors, which Adam would amplify.
         pytest.param(["model=cnn", "regularization=batch_norm", "optimizer=momentum"], (), marks=pytest.mark.slow),
         pytest.param(["model=gru", "datamodule=mackey_glass"], (OF_NUMBERS,), marks=pytest.mark.slow),
         pytest.param(["model=mlp", "datamodule=diabetes"], (OF_NUMBERS,), marks=pytest.mark.slow),
@@ -62,16 +64,16 @@ OF_NUMBERS, OF_ONE_ORDER = "regularization.label_smoothing", "seed"
         pytest.param(["model=gru", "datamodule=copy", "optimizer=momentum"], (), marks=pytest.mark.slow),
         pytest.param(["model=lstm", "datamodule=text_classification"], (OF_ONE_ORDER,), marks=pytest.mark.slow),
     ],
-    ids=lambda choices: "-".join(word.partition("=")[2] for word in choices),
+    ids=lambda choices: "-".join(override.partition("=")[2] for override in choices),
 )
-def test_in_64_bits_a_member_is_its_own_run(
-    both: Callable[..., Both], choices: list[str], leaves_out: tuple[str, ...]
+def test_member_equals_its_separate_run_in_64_bits(
+    run_pairs: Callable[..., RunPairs], choices: list[str], leaves_out: tuple[str, ...]
 ) -> None:
     shared = [*choices, *LENGTH, "trainer.precision=64-true", "trainer.log_every_n_steps=2"]
-    assert_same_runs(both(shared, fitting(*leaves_out)), 1e-10)
+    assert_same_runs(run_pairs(shared, fitting(*leaves_out)), 1e-10)
 
 
 @pytest.mark.slow
-def test_in_32_bits_it_differs_by_rounding(both: Callable[..., Both]) -> None:
-    """Measured: weights within 2e-7 after 21 steps; the bound leaves a factor of 50 for other processors."""
-    assert_same_runs(both(["model=mlp", *LENGTH], SEVERAL), 1e-5)
+def test_member_differs_by_rounding_in_32_bits(run_pairs: Callable[..., RunPairs]) -> None:
+    """Measured: weights within 2e-7 after 21 steps; the tolerance allows 50 times as much for other processors."""
+    assert_same_runs(run_pairs(["model=mlp", *LENGTH], SEVERAL), 1e-5)

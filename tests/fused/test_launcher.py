@@ -1,4 +1,4 @@
-"""How the pool deals with groups, over processes that only pretend."""
+"""Groups of jobs in the worker pool, with fake processes."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,12 +12,12 @@ from src.sweeping.ledger import Ledger
 from src.sweeping.messages import STOP, Assignment, Declined, Ended, Event, Said
 
 
-class Pretended:
-    """Takes the place of `LocalPool`'s processes.
+class FakeProcesses:
+    """Replacement for the processes of `LocalPool`.
 
     Attributes:
-        started: what was started, in order.
-        events: what the next look finds.
+        started: assignments that were started, in order.
+        events: events that the next `wait` returns.
     """
 
     def __init__(self) -> None:
@@ -30,25 +30,25 @@ class Pretended:
         self.free -= 1
 
     def wait(self, pool: Any, timeout: float) -> list[Event]:
-        found, self.events = self.events, []
-        own = {assignment.number for assignment in self.started}
-        self.free += sum(isinstance(event, Ended) and event.number in own for event in found)
-        return found
+        events, self.events = self.events, []
+        numbers = {assignment.number for assignment in self.started}
+        self.free += sum(isinstance(event, Ended) and event.number in numbers for event in events)
+        return events
 
 
 @pytest.fixture
-def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretended]:
-    pretended = Pretended()
+def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeProcesses]:
+    fake = FakeProcesses()
     monkeypatch.setattr("src.sweeping.launchers.local.warm_up", lambda: None)
-    monkeypatch.setattr(LocalPool, "room", lambda pool, assignment: pretended.free > 0)
-    monkeypatch.setattr(LocalPool, "start", lambda pool, assignment: pretended.start(pool, assignment))
-    monkeypatch.setattr(LocalPool, "wait", lambda pool, timeout: pretended.wait(pool, timeout))
-    yield pretended
+    monkeypatch.setattr(LocalPool, "room", lambda pool, assignment: fake.free > 0)
+    monkeypatch.setattr(LocalPool, "start", lambda pool, assignment: fake.start(pool, assignment))
+    monkeypatch.setattr(LocalPool, "wait", lambda pool, timeout: fake.wait(pool, timeout))
+    yield fake
 
 
 @pytest.fixture
-def begun(processes: Pretended, tmp_path: Path) -> FusedPool:
-    """Return a pool with a group of three under way."""
+def group_pool(processes: FakeProcesses, tmp_path: Path) -> FusedPool:
+    """Return a pool with a running group of three jobs."""
     pool = FusedPool(2, (), 1, 1, fuse="always", members=64)
     pool._group_of, pool._sizes = dict.fromkeys((1, 2, 3), -1), {-1: 3}
     for number in (1, 2, 3):
@@ -60,42 +60,46 @@ def begun(processes: Pretended, tmp_path: Path) -> FusedPool:
     return pool
 
 
-def test_one_that_is_declined_runs_on_its_own_and_is_told_once(begun: FusedPool, processes: Pretended) -> None:
+def test_rejected_job_runs_separately_and_each_reason_is_reported_once(
+    group_pool: FusedPool, processes: FakeProcesses
+) -> None:
     processes.events = [Declined(1, "a reason"), Declined(2, "a reason"), Ended(3, "finished")]
-    events = begun.wait(0)
-    assert events == [Said("some jobs run on their own after all, as a reason"), Ended(3, "finished")]
-    assert begun.wait(0) == [] and [a.number for a in processes.started] == [-1, 1], (
-        "there is one slot beside the group's"
+    events = group_pool.wait(0)
+    assert events == [Said("some jobs are not fused after all: a reason"), Ended(3, "finished")]
+    assert group_pool.wait(0) == [] and [a.number for a in processes.started] == [-1, 1], (
+        "one slot is left beside the group"
     )
     processes.events = [Ended(-1, "finished")]
-    assert begun.wait(0) == []
-    begun.wait(0)
+    assert group_pool.wait(0) == []
+    group_pool.wait(0)
     assert [assignment.number for assignment in processes.started] == [-1, 1, 2]
 
 
-def test_jobs_outlive_the_process_of_their_group(begun: FusedPool, processes: Pretended) -> None:
+def test_jobs_continue_after_the_process_of_their_group_died(group_pool: FusedPool, processes: FakeProcesses) -> None:
     processes.events = [Ended(2, "finished"), Ended(-1, "failed", "its process ended with SIGKILL")]
-    told = begun.wait(0)
-    assert told[0] == Ended(2, "finished") and "SIGKILL" in str(told[1])
-    begun.wait(0)
+    events = group_pool.wait(0)
+    assert events[0] == Ended(2, "finished") and "SIGKILL" in str(events[1])
+    group_pool.wait(0)
     assert [assignment.number for assignment in processes.started] == [-1, 1, 3]
 
 
 @pytest.mark.parametrize("dies", [False, True])
-def test_nothing_starts_after_ctrl_c(begun: FusedPool, processes: Pretended, dies: bool) -> None:
+def test_no_job_starts_after_ctrl_c(group_pool: FusedPool, processes: FakeProcesses, dies: bool) -> None:
     processes.events = [Declined(1, "a reason")]
-    begun.wait(0)
-    begun.stop(STOP)
+    group_pool.wait(0)
+    group_pool.stop(STOP)
     ended = [Ended(-1, "failed", "SIGKILL")] if dies else [Ended(2, "interrupted"), Ended(3, "interrupted")]
     processes.events = list(ended)
-    events = [event for _ in range(3) for event in begun.wait(0)]
+    events = [event for _ in range(3) for event in group_pool.wait(0)]
     assert {event.number for event in events if isinstance(event, Ended)} == {1, 2, 3}
     assert len(processes.started) == 1
 
 
 @pytest.mark.parametrize("order", [lambda pool: pool.stop(STOP), FusedPool.kill], ids=["stop", "kill"])
-def test_what_waits_ends_with_ctrl_c(processes: Pretended, tmp_path: Path, order: Callable[[FusedPool], None]) -> None:
-    """Jobs of a group that is not complete, and such as were to go on alone: the sweep would wait for them forever."""
+def test_waiting_jobs_end_with_ctrl_c(
+    processes: FakeProcesses, tmp_path: Path, order: Callable[[FusedPool], None]
+) -> None:
+    """Jobs of an incomplete group, and rejected jobs that wait; otherwise the sweep would wait for them forever."""
     pool = FusedPool(2, (), 1, 1, fuse="always", members=64)
     pool._group_of, pool._sizes = dict.fromkeys((1, 2, 3), -1), {-1: 3}
     for number in (1, 2):
@@ -108,21 +112,21 @@ def test_what_waits_ends_with_ctrl_c(processes: Pretended, tmp_path: Path, order
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_what_a_group_printed_is_kept_unless_it_was_stopped(
-    begun: FusedPool, processes: Pretended, tmp_path: Path, stopped: bool
+def test_output_of_a_failed_group_is_preserved_unless_it_was_stopped(
+    group_pool: FusedPool, processes: FakeProcesses, tmp_path: Path, stopped: bool
 ) -> None:
     output = processes.started[0].output
     assert output is not None
     output.parent.mkdir()
     output.write_text("why")
     if stopped:
-        begun.kill()
+        group_pool.kill()
     processes.events = [Ended(-1, "failed", "its process ended with SIGKILL")]
-    begun.wait(0)
+    group_pool.wait(0)
     assert not output.exists() and (tmp_path / "fused-group-1.log").exists() is not stopped
 
 
-def test_a_search_that_learns_fuses_nothing(processes: Pretended, tmp_path: Path) -> None:
+def test_adaptive_search_fuses_no_jobs(processes: FakeProcesses, tmp_path: Path) -> None:
     pool = FusedPool(2, (), 1, 1, fuse="auto", members=64)
-    jobs, said = pool.arrange(Ledger.create(tmp_path, "s", []), [], known=False)
-    assert jobs == [] and "a search that learns" in said[0] and pool.width == 2
+    jobs, messages = pool.arrange(Ledger.create(tmp_path, "s", []), [], known=False)
+    assert jobs == [] and "this search chooses each job" in messages[0] and pool.width == 2

@@ -1,4 +1,4 @@
-"""Models that do a step in a way of their own are not trained as one: what they wrote would silently not be called."""
+"""Models with overridden hooks of a step are not fused, because fused training would not call the hooks."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from torch import Tensor
 
 from src.core.batches import Batch
-from src.fused.overridden_hooks import own_step
+from src.fused.overridden_hooks import overridden_hook
 from src.models.cnn import CNN
 from src.models.mlp import MLP
 from src.models.mlp_scratch import MlpScratch
@@ -16,36 +16,36 @@ from src.models.resnet import ResNet
 from src.models.transformer import Transformer
 
 
-class Own(MLP):
+class CustomStep(MLP):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return 2 * super().training_step(batch, batch_idx)
 
 
-class Forward(MLP):
+class CustomForward(MLP):
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
 
 
-class Carrying(Recurrent):
+class CustomOutputs(Recurrent):
     def outputs_of(self, batch: Batch, split: str) -> Tensor:
         return 2 * super().outputs_of(batch, split)
 
 
-class Moving(L.LightningDataModule):
+class CustomTransfer(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return batch
 
 
-@pytest.mark.parametrize("model", [MLP, CNN, ResNet, Recurrent, Transformer, Forward])
-def test_our_models_and_a_forward_pass_of_its_own_have_none(model: type[MLP]) -> None:
-    assert own_step(model) is None
+@pytest.mark.parametrize("model", [MLP, CNN, ResNet, Recurrent, Transformer, CustomForward])
+def test_models_without_overridden_hooks(model: type[MLP]) -> None:
+    assert overridden_hook(model) is None
 
 
-def test_what_would_not_be_called_is_named() -> None:
-    assert own_step(MlpScratch) == "MlpScratch.losses"
-    assert own_step(Own) == "Own.training_step"
-    assert own_step(Carrying) == "Carrying.outputs_of"
-    assert own_step(MLP, Moving) == "Moving.on_after_batch_transfer"
+def test_overridden_hook_is_named() -> None:
+    assert overridden_hook(MlpScratch) == "MlpScratch.losses"
+    assert overridden_hook(CustomStep) == "CustomStep.training_step"
+    assert overridden_hook(CustomOutputs) == "CustomOutputs.outputs_of"
+    assert overridden_hook(MLP, CustomTransfer) == "CustomTransfer.on_after_batch_transfer"
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,6 @@ def test_what_would_not_be_called_is_named() -> None:
         *("on_train_batch_start", "on_after_backward", "on_validation_batch_end", "on_fit_start", "on_load_checkpoint"),
     ],
 )
-def test_every_hook_that_a_group_leaves_out_counts(hook: str) -> None:
-    own = type("Own", (MLP,), {hook: lambda self, *arguments: None})
-    assert own_step(own) == f"Own.{hook}"
+def test_every_hook_that_fused_training_does_not_call_is_named(hook: str) -> None:
+    model = type("Custom", (MLP,), {hook: lambda self, *arguments: None})
+    assert overridden_hook(model) == f"Custom.{hook}"

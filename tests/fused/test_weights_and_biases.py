@@ -1,4 +1,4 @@
-"""Each member of a group has its own run in Weights & Biases, which gets what is its own."""
+"""Each member of a group has its own run in Weights & Biases, with its own metrics."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ pytest.importorskip("wandb")
 pytestmark = [pytest.mark.usefixtures("fresh_wandb"), pytest.mark.slow]
 
 
-def test_each_has_a_run_of_its_own(
+def test_each_member_has_its_own_run(
     fast: Callable[..., list[str]],
     tmp_path: Path,
     wandb_server: Any,  # noqa: F811
@@ -26,7 +26,7 @@ def test_each_has_a_run_of_its_own(
 ) -> None:
     use(wandb_server, monkeypatch)
     shared = fast("trainer.limit_train_batches=2", "trainer.max_epochs=2", "model=mlp", "datamodule=breast_cancer")
-    shared = [word for word in shared if not word.startswith("logger")] + ["logger=wandb"]
+    shared = [override for override in shared if not override.startswith("logger")] + ["logger=wandb"]
     configs = [check(compose([*shared, f"optimizer.lr={lr}"])).plain() for lr in (1e-3, 2e-3)]
     folders = [tmp_path / "members" / str(number) for number in range(2)]
     events = train_together(configs, folders)

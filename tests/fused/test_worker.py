@@ -1,4 +1,4 @@
-"""What the process of a group does with jobs that cannot be trained as one."""
+"""Jobs that the process of a group cannot train as one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,55 +15,55 @@ from src.run_store.run_folder import RunFolder
 from src.sweeping.messages import Declined, Ended
 from tests.fused.conftest import train_together
 
-Words = Callable[..., list[str]]
+Overrides = Callable[..., list[str]]
 Jobs = tuple[list[dict[str, Any]], list[Path]]
 
 
-class Own(MLP):
+class CustomStep(MLP):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         raise AssertionError("called")
 
 
 @pytest.fixture
-def jobs(fast: Words, tmp_path: Path) -> Callable[..., Jobs]:
-    """Return a function that makes two short jobs of some words, and their folders."""
+def jobs(fast: Overrides, tmp_path: Path) -> Callable[..., Jobs]:
+    """Return a function that makes three short jobs from overrides, and their folders."""
 
-    def make(*words: str) -> Jobs:
-        shared = fast("trainer.limit_train_batches=2", "trainer.max_epochs=1", *words)
+    def make(*overrides: str) -> Jobs:
+        shared = fast("trainer.limit_train_batches=2", "trainer.max_epochs=1", *overrides)
         configs = [check(compose([*shared, f"optimizer.lr={lr}"])).plain() for lr in (1e-3, 2e-3, 3e-3)]
         return configs, [tmp_path / str(number) for number in range(3)]
 
     return make
 
 
-def test_a_step_of_its_own_is_not_left_out(jobs: Callable[..., Jobs]) -> None:
-    configs, folders = jobs("model=mlp", "model._target_=tests.fused.test_worker.Own")
+def test_job_with_a_custom_step_is_rejected(jobs: Callable[..., Jobs]) -> None:
+    configs, folders = jobs("model=mlp", "model._target_=tests.fused.test_worker.CustomStep")
     events = train_together(configs, folders)
     assert {event.number for event in events if isinstance(event, Declined)} == {1, 2, 3}
-    assert all("Own.training_step" in event.reason for event in events if isinstance(event, Declined))
+    assert all("CustomStep.training_step" in event.reason for event in events if isinstance(event, Declined))
     assert not any(isinstance(event, Ended) for event in events) and not any(folder.exists() for folder in folders)
 
 
-def a_file_in_its_place(folder: Path, config: dict[str, Any]) -> None:
+def replace_folder_by_file(folder: Path, config: dict[str, Any]) -> None:
     folder.write_text("")
 
 
-def a_torn_checkpoint(folder: Path, config: dict[str, Any]) -> None:
-    begun = RunFolder.create(folder, config, ("test",))
-    begun.checkpoints.mkdir(exist_ok=True)
-    (begun.checkpoints / "last.ckpt").write_bytes(b"PK torn")
-    begun.interrupt()
+def truncate_checkpoint(folder: Path, config: dict[str, Any]) -> None:
+    run_folder = RunFolder.create(folder, config, ("test",))
+    run_folder.checkpoints.mkdir(exist_ok=True)
+    (run_folder.checkpoints / "last.ckpt").write_bytes(b"PK torn")
+    run_folder.interrupt()
 
 
-@pytest.mark.parametrize("harm", [a_file_in_its_place, a_torn_checkpoint])
-def test_what_is_wrong_with_one_leaves_the_others_alone(
-    jobs: Callable[..., Jobs], harm: Callable[[Path, dict[str, Any]], None]
+@pytest.mark.parametrize("damage", [replace_folder_by_file, truncate_checkpoint])
+def test_damaged_job_does_not_affect_the_others(
+    jobs: Callable[..., Jobs], damage: Callable[[Path, dict[str, Any]], None]
 ) -> None:
     configs, folders = jobs("model=mlp", "datamodule=breast_cancer")
-    harm(folders[0], configs[0])
+    damage(folders[0], configs[0])
     events = train_together(configs, folders)
-    (declined,) = (event for event in events if isinstance(event, Declined))
-    assert declined.number == 1 and str(folders[0]) in declined.reason
+    (rejection,) = (event for event in events if isinstance(event, Declined))
+    assert rejection.number == 1 and str(folders[0]) in rejection.reason
     ended = {event.number: event.status for event in events if isinstance(event, Ended)}
     assert ended == {2: "finished", 3: "finished"}
     assert "WARNING" not in (folders[1] / "train.log").read_text()

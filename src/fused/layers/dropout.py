@@ -1,4 +1,4 @@
-"""Dropping with rates that are tensors, so that they differ from member to member (`src.layers.dropout`, and torch's)."""
+"""Dropout with rates that are tensors, so that they can differ between members."""
 
 import torch
 from torch import Tensor, nn
@@ -6,39 +6,40 @@ from torch import Tensor, nn
 from src.fused.layers.linear import linear
 from src.layers.dropout import DropConnect, StochasticDepth
 
-TINY = 1e-12
-"""What stands for a share of 0 that is kept, so that it divides."""
+MIN_KEEP_PROBABILITY = 1e-12
+"""Lower bound of the divisor, for a dropout rate of 1."""
 
 
-def kept(like: Tensor, shape: tuple[int, ...], rate: Tensor) -> Tensor:
-    """Return 0 where something is dropped, and elsewhere 1 / (1 - rate).
+def dropout_mask(like: Tensor, shape: tuple[int, ...], rate: Tensor) -> Tensor:
+    """Return a mask: 0 for dropped elements, 1 / (1 - rate) for the others.
 
     Args:
-        like: gives device and kind of number.
-        shape: of what is drawn.
-        rate: probability to drop [].
+        like: tensor with the dtype and device of the mask.
+        shape: shape of the mask.
+        rate: dropout probability [].
     """
-    keep = 1 - rate
+    keep_probability = 1 - rate
     drawn = torch.rand(shape, dtype=like.dtype, device=like.device)
-    return (drawn < keep).to(like.dtype) / keep.clamp(min=TINY)
+    return (drawn < keep_probability).to(like.dtype) / keep_probability.clamp(min=MIN_KEEP_PROBABILITY)
 
 
-class Rated(nn.Module):
-    """Drops with a rate that is a tensor [], if any member drops."""
+class HasDropoutRate(nn.Module):
+    """Module with a dropout rate that is a tensor []; `has_dropout` is whether the rate of any member is above 0."""
 
     rate: Tensor
-    drops = False
+    has_dropout = False
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("rate", torch.zeros(()), persistent=False)
 
 
-class RatedDropout(Rated):
-    """As ``nn.Dropout``.
+class MemberDropout(HasDropoutRate):
+    """``nn.Dropout`` with a rate that is a tensor.
 
     Args:
-        dimensions: of x, in front, that are dropped each on its own; the others as a whole. None: all.
+        dimensions: number of leading dimensions of x whose elements are dropped independently; each element is dropped as a
+            whole. None: all dimensions.
     """
 
     def __init__(self, dimensions: int | None = None) -> None:
@@ -48,12 +49,12 @@ class RatedDropout(Rated):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        each = x.dim() if self.dimensions is None else self.dimensions
-        return x * kept(x, (*x.shape[:each], *[1] * (x.dim() - each)), self.rate)
+        count = x.dim() if self.dimensions is None else self.dimensions
+        return x * dropout_mask(x, (*x.shape[:count], *[1] * (x.dim() - count)), self.rate)
 
 
-class RatedDropConnect(Rated):
-    """As `DropConnect`, whose parameters it has."""
+class MemberDropConnect(HasDropoutRate):
+    """`DropConnect` with a rate that is a tensor, on the parameters of a given layer."""
 
     def __init__(self, layer: DropConnect) -> None:
         super().__init__()
@@ -62,22 +63,22 @@ class RatedDropConnect(Rated):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
         if self.training:
-            weight = weight * kept(weight, tuple(weight.shape), self.rate)
+            weight = weight * dropout_mask(weight, tuple(weight.shape), self.rate)
         return linear(x, weight, self.bias)
 
 
-def rated(module: nn.Module) -> Rated:
-    """Return what does the same as a module that drops, with a rate that is a tensor.
+def member_dropout(module: nn.Module) -> HasDropoutRate:
+    """Return the module with a tensor as its rate that replaces a dropout module.
 
     Raises:
-        ValueError: if there is nothing that does.
+        ValueError: if fused training does not support the module.
     """
     if isinstance(module, DropConnect):
-        return RatedDropConnect(module)
+        return MemberDropConnect(module)
     if isinstance(module, StochasticDepth):
-        return RatedDropout(1)
+        return MemberDropout(1)
     if type(module) is nn.Dropout2d:
-        return RatedDropout(2)
+        return MemberDropout(2)
     if type(module) is not nn.Dropout:
-        raise ValueError(f"{type(module).__name__} has no form for several members in src/fused/layers/dropout.py")
-    return RatedDropout()
+        raise ValueError(f"{type(module).__name__} is not supported in fused training (src/fused/layers/dropout.py)")
+    return MemberDropout()

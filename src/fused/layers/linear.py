@@ -3,15 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from src.fused.layers.vmap_escape import outside
+from src.fused.layers.vmap_escape import call_outside_vmap
 
 
 class MemberLinear(nn.Linear):
-    """As ``nn.Linear``: one product of all members' matrices that adds the bias too, where a vmap would add it in a pass
-    of its own.
+    """``nn.Linear`` for all members as one batched product that includes the bias, which vmap would add in a second pass.
 
     Args:
-        layer: whose parameters it has.
+        layer: the layer that provides the parameters.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -25,12 +24,12 @@ class MemberLinear(nn.Linear):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Do what ``F.linear`` does, within a vmap over members."""
-    return outside(products, x, weight, bias)
+    """``F.linear`` within a vmap over members."""
+    return call_outside_vmap(batched_linear, x, weight, bias)
 
 
-def products(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Map [K, …, width_in] to [K, …, width_out], by weights [K, width_out, width_in] and biases [K, width_out]."""
+def batched_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Map [K, …, width_in] to [K, …, width_out] with weights [K, width_out, width_in] and biases [K, width_out]."""
     rows = x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1)
-    products = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
-    return products.reshape(*x.shape[:-1], -1)
+    outputs = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
+    return outputs.reshape(*x.shape[:-1], -1)

@@ -1,4 +1,4 @@
-"""Recurrent layers within a vmap over members: out of it, in a loop over time of products of all members' matrices."""
+"""Recurrent layers within a vmap over members: they leave it and loop over time with batched products of all members."""
 
 from collections.abc import Callable
 from typing import ClassVar
@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from src.fused.layers.dropout import Rated, kept
-from src.fused.layers.vmap_escape import outside
+from src.fused.layers.dropout import HasDropoutRate, dropout_mask
+from src.fused.layers.vmap_escape import call_outside_vmap
 from src.layers.lstm_kernel import LSTMSteps
 from src.layers.recurrent_cells import Cell, Layers, LSTMCell, RNNCell, State
 
@@ -16,9 +16,9 @@ Weights = tuple[Tensor, Tensor, Tensor]
 
 
 class TorchGRUCell(Cell):
-    """torch's equations: h̃ = tanh(W_x·x + b_x + r ⊙ (W_h·h + b_h)), and z is the share of h (erratum E7).
+    """Equations of torch's GRU: h̃ = tanh(W_x·x + b_x + r ⊙ (W_h·h + b_h)), and z is the weight of h (erratum E7).
 
-    W_h has b_h as its last column, as only the candidate's rows of it are not added to the bias of x.
+    The last column of W_h is b_h, because only the rows of r and z can be added to the bias of x.
     """
 
     gates = ("r", "z", "h")
@@ -35,23 +35,23 @@ class TorchGRUCell(Cell):
         return (torch.lerp(candidate, h, z),)
 
 
-# ---- a cell ----------------------------------------------------------------------------------------------------
+# ---- Cells -----------------------------------------------------------------------------------------------------
 
 
-def read(
+def run_cell(
     cell: Cell, weights: Weights, x: Tensor, state: State, valid: Tensor | None, backwards: bool
 ) -> tuple[Tensor, State]:
-    """Do what a cell's `forward` does, within a vmap over members.
+    """Run a cell over a sequence, within a vmap over members.
 
     Args:
-        cell: the equations.
-        weights: of a member.
-        x, state, valid, backwards: as the cell's `forward` takes them.
+        cell: provides the equations.
+        weights: of one member.
+        x, state, valid, backwards: as in the cell's `forward`.
     """
     if backwards:
         x, valid = x.flip(0), None if valid is None else valid.flip(0)
     steps = _lstm_steps if isinstance(cell, LSTMCell) else _steps_of(cell)
-    outputs, *last = outside(steps, *weights, x, valid, *state)
+    outputs, *last = call_outside_vmap(steps, *weights, x, valid, *state)
     return outputs.flip(0) if backwards else outputs, tuple(last)
 
 
@@ -64,7 +64,7 @@ def _lstm_steps(
 
 
 def _steps_of(cell: Cell) -> Callable[..., tuple[Tensor, ...]]:
-    """Return the loop of a cell, over x [K, T, B, F] from states [K, B, H]."""
+    """Return the time loop of a cell, over x [K, T, B, F] with states [K, B, H]."""
 
     def steps(
         W_x: Tensor, W_h: Tensor, b: Tensor, x: Tensor, valid: Tensor | None, *state: Tensor
@@ -73,10 +73,10 @@ def _steps_of(cell: Cell) -> Callable[..., tuple[Tensor, ...]]:
         weights = cell.weights(W_h)
         outputs = []
         for t, a_t in enumerate(a.unbind(1)):
-            after = cell.step(a_t, state, weights)
+            new_state = cell.step(a_t, state, weights)
             if valid is not None:
-                after = tuple(torch.where(valid[:, t], new, old) for new, old in zip(after, state, strict=True))
-            state = after
+                new_state = tuple(torch.where(valid[:, t], new, old) for new, old in zip(new_state, state, strict=True))
+            state = new_state
             outputs.append(state[0])
         return torch.stack(outputs, 1), *state
 
@@ -84,44 +84,44 @@ def _steps_of(cell: Cell) -> Callable[..., tuple[Tensor, ...]]:
 
 
 class MemberCell(nn.Module):
-    """A cell of the textbook within a vmap over members.
+    """One of the textbook's cells within a vmap over members.
 
     Args:
-        cell: whose parameters and equations it has.
+        cell: provides parameters and equations.
     """
 
     def __init__(self, cell: Cell) -> None:
         super().__init__()
         self.W_x, self.W_h, self.b = cell.W_x, cell.W_h, cell.b
-        self._equations = (cell,)  # in a tuple it is no module, whose parameters would be a member's too
+        self._equations = (cell,)  # the tuple hides it from torch: its parameters are not parameters of this module
 
     def forward(
         self, x: Tensor, state: State, valid: Tensor | None = None, backwards: bool = False
     ) -> tuple[Tensor, State]:
-        return read(self._equations[0], (self.W_x, self.W_h, self.b), x, state, valid, backwards)
+        return run_cell(self._equations[0], (self.W_x, self.W_h, self.b), x, state, valid, backwards)
 
 
-# ---- torch's kernels -------------------------------------------------------------------------------------------
+# ---- torch's recurrent networks --------------------------------------------------------------------------------
 
 
-class MemberKernel(Layers, Rated):
-    """One of torch's recurrent networks within a vmap over members, by its equations and with its parameters.
+class MemberRNN(Layers, HasDropoutRate):
+    """One of torch's recurrent networks within a vmap over members, computed from the equations of its cell.
 
-    Its rate is that of dropping weights from state to state (`src.layers.dropout.drop_state_weights`).
+    Its rate is that of DropConnect on the recurrent weights (`src.layers.dropout.drop_state_weights`).
 
     Args:
-        kernel: ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU``.
+        kernel: ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU``, which provides the parameters.
 
     Raises:
-        ValueError: for settings of torch's that have no form for members.
+        ValueError: for settings that fused training does not support.
     """
 
     EQUATIONS: ClassVar[dict[str, type[Cell]]] = {"RNN_TANH": RNNCell, "LSTM": LSTMCell, "GRU": TorchGRUCell}
 
     def __init__(self, kernel: nn.RNNBase) -> None:
-        Rated.__init__(self)
+        HasDropoutRate.__init__(self)
         if kernel.mode not in self.EQUATIONS or kernel.proj_size or not kernel.batch_first or not kernel.bias:
-            raise ValueError(f"{kernel} has no form for several members in src/fused/layers/recurrent.py")
+            raise ValueError(f"{kernel} is not supported in fused training (src/fused/layers/recurrent.py)")
         self.num_layers, self.hidden_size = kernel.num_layers, kernel.hidden_size
         self.bidirectional = kernel.bidirectional
         equations = self.EQUATIONS[kernel.mode]
@@ -130,38 +130,40 @@ class MemberKernel(Layers, Rated):
         self._equations = (equations(1, kernel.hidden_size),)
         for name, parameter in kernel.named_parameters():
             self.register_parameter(name, parameter)
-        ends = [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ("", "_reverse")[: self.directions]]
-        self.cells = [_KernelCell(self, end) for end in ends]  # type: ignore[assignment]
+        suffixes = [
+            f"_l{layer}{suffix}" for layer in range(self.num_layers) for suffix in ("", "_reverse")[: self.directions]
+        ]
+        self.cells = [_KernelCell(self, suffix) for suffix in suffixes]  # type: ignore[assignment]
 
-    def weights_of(self, end: str) -> Weights:
-        """Return the weights of a layer in one direction, in the form of the equations.
+    def weights_of(self, suffix: str) -> Weights:
+        """Return the weights of a layer in one direction, arranged for the equations of the cell.
 
         Args:
-            end: of its parameters' names, such as ``_l0_reverse``.
+            suffix: of the parameter names, such as ``_l0_reverse``.
         """
-        W_x, W_h = getattr(self, f"weight_ih{end}"), getattr(self, f"weight_hh{end}")
-        b_x, b_h = getattr(self, f"bias_ih{end}"), getattr(self, f"bias_hh{end}")
-        if self.training and self.drops:
-            W_h = W_h * kept(W_h, tuple(W_h.shape), self.rate)
+        W_x, W_h = getattr(self, f"weight_ih{suffix}"), getattr(self, f"weight_hh{suffix}")
+        b_x, b_h = getattr(self, f"bias_ih{suffix}"), getattr(self, f"bias_hh{suffix}")
+        if self.training and self.has_dropout:
+            W_h = W_h * dropout_mask(W_h, tuple(W_h.shape), self.rate)
         cell = self._equations[0]
-        if isinstance(cell, LSTMCell):  # torch has the gates in the order i, f, C, o
-            return _as_of(W_x), _as_of(W_h), _as_of(b_x + b_h)
+        if isinstance(cell, LSTMCell):  # torch orders the gates i, f, C, o
+            return _reorder_gates(W_x), _reorder_gates(W_h), _reorder_gates(b_x + b_h)
         if isinstance(cell, TorchGRUCell):
             shared = 2 * self.hidden_size
             return W_x, torch.cat((W_h, b_h.unsqueeze(1)), 1), torch.cat((b_x[:shared] + b_h[:shared], b_x[shared:]))
         return W_x, W_h, b_x + b_h
 
 
-def _as_of(gates: Tensor) -> Tensor:
+def _reorder_gates(gates: Tensor) -> Tensor:
     i, f, candidate, o = gates.chunk(4)
     return torch.cat((o, f, i, candidate))
 
 
 class _KernelCell:
-    def __init__(self, kernel: MemberKernel, end: str) -> None:
-        self.kernel, self.end = kernel, end
+    def __init__(self, kernel: MemberRNN, suffix: str) -> None:
+        self.kernel, self.suffix = kernel, suffix
 
     def __call__(
         self, x: Tensor, state: State, valid: Tensor | None = None, backwards: bool = False
     ) -> tuple[Tensor, State]:
-        return read(self.kernel._equations[0], self.kernel.weights_of(self.end), x, state, valid, backwards)
+        return run_cell(self.kernel._equations[0], self.kernel.weights_of(self.suffix), x, state, valid, backwards)

@@ -1,4 +1,4 @@
-"""The way out of `torch.func.vmap`: code that has its own, faster form for all members."""
+"""Call a function outside of an enclosing `torch.func.vmap`, for code with its own, faster batched implementation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,20 +8,24 @@ from torch import Tensor
 from torch.autograd import Function
 
 
-def outside(function: Callable[..., Tensor | tuple[Tensor, ...]], *inputs: Tensor | None) -> Any:
-    """Call a function with the members' tensors as they are outside of a vmap, [K, …] each, and return its outputs within.
+def call_outside_vmap(function: Callable[..., Tensor | tuple[Tensor, ...]], *inputs: Tensor | None) -> Any:
+    """Call a function with the batched tensors [K, …] of an enclosing vmap over K members.
 
     Args:
-        function: takes as many tensors as there are inputs, and returns one or several [K, …]; autograd follows it.
-        inputs: as a member sees them; None stays None.
+        function: takes as many tensors [K, …] as there are inputs, and returns one tensor [K, …] or a tuple of them; autograd
+            differentiates through it.
+        inputs: tensors of one member; None stays None.
+
+    Returns:
+        the outputs of one member.
     """
-    return _Outside.apply(function, *inputs)
+    return _CallOutsideVmap.apply(function, *inputs)
 
 
-class _Outside(Function):
+class _CallOutsideVmap(Function):
     @staticmethod
     def forward(function: Any, *inputs: Any) -> Any:
-        raise AssertionError("there is no vmap to get out of")
+        raise AssertionError("call_outside_vmap is called without an enclosing vmap")
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

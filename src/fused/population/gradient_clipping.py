@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 
-class Clipping:
-    """The limits of all members; those without one have an infinite one.
+class GradientClipping:
+    """The limits of all members; the limit of a member without clipping is infinite.
 
     Args:
         knobs: ``config.regularization`` of each member.
-        like: a tensor of the members' kind of number and device.
+        like: tensor with the dtype and device of the parameters.
     """
 
     def __init__(self, knobs: Sequence[Any], like: Tensor) -> None:
@@ -26,12 +26,12 @@ class Clipping:
         self.norm = limits(norms)
         self.value = limits([k.gradient_clip_value if n is None else None for k, n in zip(knobs, norms, strict=True)])
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these members [M]."""
+    def select(self, rows: Tensor) -> None:
+        """Continue with the members of these rows [M] only."""
         self.norm, self.value = (None if limit is None else limit[rows] for limit in (self.norm, self.value))
 
     def clip(self, g: Tensor) -> None:
-        """Clip gradients [K, P] in place, by each member's norm (as `torch.nn.utils.clip_grad_norm_`), or by value."""
+        """Clip gradients [K, P] in place, by the norm of each member (as `torch.nn.utils.clip_grad_norm_`) or by value."""
         if self.norm is not None:
             norms = torch.linalg.vector_norm(g, dim=1, keepdim=True)
             g.mul_((self.norm / (norms + 1e-6)).clamp(max=1))

@@ -1,7 +1,7 @@
-"""The optimizers of all members as one.
+"""One optimizer for all members.
 
-What it remembers are views in the ordinary optimizers' state, under their names, so that a member can go on in its
-ordinary optimizer at any time.
+The states of the members' own optimizers are views of its state, under the same names, so that a member can continue
+with its own optimizer at any time.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,19 +12,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from src.compat.torch_private import mark_stepped
-from src.fused.population.stacked_tensors import Matrix, kept
-from src.fused.population.update_rules import Now, optimizer_problem, rule_of
+from src.fused.population.stacked_tensors import Matrix, select_members
+from src.fused.population.update_rules import UpdateContext, optimizer_problem, rule_of
 
 
-class Optimization:
-    """The optimizers of all members.
+class PopulationOptimizer:
+    """Updates the parameters of all members at once.
 
     Args:
         matrix: the parameters of the members.
-        optimizers: the ordinary ones over the same parameters; what they remember is taken over.
+        optimizers: the optimizer of each member, over the same parameters; their states are loaded.
 
     Raises:
-        ValueError: if they cannot be done as one.
+        ValueError: if the optimizers cannot be combined.
     """
 
     def __init__(self, matrix: Matrix, optimizers: Sequence[Optimizer]) -> None:
@@ -39,18 +39,18 @@ class Optimization:
         self._columns = [self._columns_of(row) for row in range(len(optimizers))]
         self._read()
         self._stale = True  # a schedule may set rates before the first step
-        self._take_over()
+        self._load_states()
         self._scratch: list[Tensor] = []
 
     def _columns_of(self, row: int) -> list[list[int]]:
-        """Return which parameters each group of a member has, by their numbers in the matrix."""
-        numbers = {id(parameter): number for number, parameter in enumerate(self.matrix.members[row])}
-        groups = [[numbers.pop(id(p), -1) for p in group["params"]] for group in self.optimizers[row].param_groups]
-        if numbers or any(-1 in group for group in groups):
+        """Return the indices in the matrix of the parameters of each parameter group of a member."""
+        indices = {id(parameter): index for index, parameter in enumerate(self.matrix.members[row])}
+        groups = [[indices.pop(id(p), -1) for p in group["params"]] for group in self.optimizers[row].param_groups]
+        if indices or any(-1 in group for group in groups):
             raise ValueError("an optimizer must have every trainable parameter of its model, and no other")
         return groups
 
-    # ---- settings ------------------------------------------------------------------------------------------------
+    # ---- Settings ------------------------------------------------------------------------------------------------
 
     def changed(self) -> None:
         """Read the settings of all parameter groups again before the next step."""
@@ -61,21 +61,21 @@ class Optimization:
         self.settings: dict[str, Tensor] = {}
         for name in self.rule.settings:
             if name == "betas":
-                for number in (0, 1):
-                    self.settings[f"beta{number + 1}"] = self._numbers(lambda group, i=number: group["betas"][i])  # type: ignore[misc]
+                for index in (0, 1):
+                    self.settings[f"beta{index + 1}"] = self._setting(lambda group, i=index: group["betas"][i])  # type: ignore[misc]
             else:
-                self.settings[name] = self._numbers(lambda group, key=name: group[key])  # type: ignore[misc]
+                self.settings[name] = self._setting(lambda group, key=name: group[key])  # type: ignore[misc]
         if not self.settings["weight_decay"].any():
             del self.settings["weight_decay"]
-        if self.rule.compares:
+        if self.rule.uses_base_lrs:
             self.settings["base_lr"] = self._base_rates()
 
-    def _numbers(self, of: Callable[[dict[str, Any]], float]) -> Tensor:
-        rows = [[float(of(group)) for group in optimizer.param_groups] for optimizer in self.optimizers]
-        return self._spread(rows)
+    def _setting(self, value_of: Callable[[dict[str, Any]], float]) -> Tensor:
+        rows = [[float(value_of(group)) for group in optimizer.param_groups] for optimizer in self.optimizers]
+        return self._expand(rows)
 
-    def _spread(self, rows: list[list[float]]) -> Tensor:
-        """Return numbers of each group of each member as [K, 1], or as [K, P] where a member's differ."""
+    def _expand(self, rows: list[list[float]]) -> Tensor:
+        """Return a number of each group of each member as [K, 1], or as [K, P] if the groups of a member differ."""
         theta = self.matrix.theta
         if all(len(set(row)) == 1 for row in rows):
             return torch.tensor([row[:1] for row in rows], dtype=torch.float64, device=theta.device)
@@ -86,107 +86,111 @@ class Optimization:
         return table.repeat_interleave(torch.tensor(self.matrix.sizes), 1).to(theta.device)
 
     def _base_rates(self) -> Tensor:
-        """Return the rates that an optimizer compares with: the first above 0."""
+        """Return the base learning rates of the optimizers: of each group, the first rate above 0."""
         bases = []
         for optimizer in self.optimizers:
             bases.append(optimizer.base_lrs)  # type: ignore[attr-defined]
-            for number, group in enumerate(optimizer.param_groups):
-                bases[-1][number] = bases[-1][number] or group["lr"]
-        return self._spread(bases)
+            for index, group in enumerate(optimizer.param_groups):
+                bases[-1][index] = bases[-1][index] or group["lr"]
+        return self._expand(bases)
 
-    # ---- state ---------------------------------------------------------------------------------------------------
+    # ---- State ---------------------------------------------------------------------------------------------------
 
-    def _take_over(self) -> None:
+    def _load_states(self) -> None:
         matrix, rule = self.matrix, self.rule
         states = [[o.state.get(p, {}) for p in row] for o, row in zip(self.optimizers, matrix.members, strict=True)]
         new = [not any(state for state in row) for row in states]
-        self.first = torch.tensor(new, device=matrix.theta.device).unsqueeze(1)
-        self.remembered: dict[str, Tensor] = {}
-        for name, condition in rule.remembers.items():
-            kept = self.settings[condition].any() if condition in self.settings else self.flags.get(condition, True)
-            if kept:
+        self.is_new = torch.tensor(new, device=matrix.theta.device).unsqueeze(1)
+        self.buffers: dict[str, Tensor] = {}
+        for name, condition in rule.buffers.items():
+            is_used = self.settings[condition].any() if condition in self.settings else self.flags.get(condition, True)
+            if is_used:
                 rows = [
                     [state.get(name, torch.zeros_like(p)) for state, p in zip(row, parameters, strict=True)]
                     for row, parameters in zip(states, matrix.members, strict=True)
                 ]
-                self.remembered[name] = matrix.gather(rows)
-        self.numbers = {
+                self.buffers[name] = matrix.gather(rows)
+        self.scalars = {
             name: torch.tensor(
                 [[float(state.get(name, start)) for state in row] for row in states], dtype=_count_dtype()
             )
-            for name, start in rule.numbers.items()
+            for name, start in rule.scalars.items()
         }
-        if any((tensor != tensor[:, :1]).any() for tensor in self.numbers.values()):
+        if any((tensor != tensor[:, :1]).any() for tensor in self.scalars.values()):
             raise ValueError("the parameters of a member were not all trained for as many steps")
-        if rule.counts:
+        if rule.counts_steps:
             counts = [[float(group.get("step", 0))] for o in self.optimizers for group in o.param_groups[:1]]
-            self.counts = torch.tensor(counts, dtype=torch.float64)
+            self.step_counts = torch.tensor(counts, dtype=torch.float64)
         for optimizer in self.optimizers:
             mark_stepped(optimizer)
-        self._given = not any(new)
-        if self._given:
-            self._give()
+        self._shares_states = not any(new)
+        if self._shares_states:
+            self._share_states()
 
-    def _give(self) -> None:
-        """Make what the ordinary optimizers remember views of what is remembered here."""
-        views = {name: self.matrix.split(tensor) for name, tensor in self.remembered.items()}
+    def _share_states(self) -> None:
+        """Make the states of the members' optimizers views of the state of this one."""
+        views = {name: self.matrix.split(tensor) for name, tensor in self.buffers.items()}
         for row, (optimizer, parameters) in enumerate(zip(self.optimizers, self.matrix.members, strict=True)):
-            kept = {name: parts for name, parts in views.items() if self._keeps(name, row)}
-            for number, parameter in enumerate(parameters):
-                own = {name: numbers[row, number] for name, numbers in self.numbers.items()}
-                own |= {name: parts[number][row] for name, parts in kept.items()}
-                if own:
-                    optimizer.state[parameter].update(own)
+            member_views = {name: parts for name, parts in views.items() if self._has_buffer(name, row)}
+            for index, parameter in enumerate(parameters):
+                state = {name: scalars[row, index] for name, scalars in self.scalars.items()}
+                state |= {name: parts[index][row] for name, parts in member_views.items()}
+                if state:
+                    optimizer.state[parameter].update(state)
 
-    def _keeps(self, name: str, row: int) -> bool:
-        condition = self.rule.remembers[name]
+    def _has_buffer(self, name: str, row: int) -> bool:
+        condition = self.rule.buffers[name]
         return condition not in self.settings or bool(self.settings[condition][row].any())
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these members [M], after `matrix` did; what the others remember stays theirs."""
-        states = [[t for own in o.state.values() for t in own.values() if torch.is_tensor(t)] for o in self.optimizers]
-        kept(states, rows)
+    def select(self, rows: Tensor) -> None:
+        """Continue with the members of these rows [M] only, after the matrix did; all others keep copies of their states."""
+        states = [
+            [t for state in o.state.values() for t in state.values() if torch.is_tensor(t)] for o in self.optimizers
+        ]
+        select_members(states, rows)
         self.optimizers = [self.optimizers[row] for row in rows.tolist()]
         self._columns = [self._columns[row] for row in rows.tolist()]
-        self.first = self.first[rows]
-        self.remembered = {name: tensor[rows] for name, tensor in self.remembered.items()}
-        self.numbers = {name: tensor[rows.cpu()] for name, tensor in self.numbers.items()}
-        if self.rule.counts:
-            self.counts = self.counts[rows.cpu()]
+        self.is_new = self.is_new[rows]
+        self.buffers = {name: tensor[rows] for name, tensor in self.buffers.items()}
+        self.scalars = {name: tensor[rows.cpu()] for name, tensor in self.scalars.items()}
+        if self.rule.counts_steps:
+            self.step_counts = self.step_counts[rows.cpu()]
         self._scratch = []
         self._read()
-        if self._given:
-            self._give()
+        if self._shares_states:
+            self._share_states()
 
-    # ---- a step --------------------------------------------------------------------------------------------------
+    # ---- Step --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def step(self) -> None:
-        """Change the parameters of all members, by the gradients in the matrix."""
+        """Update the parameters of all members from the gradients in the matrix."""
         if self._stale:
             self._read()
-        if not self._given:
-            self._give()
-            self._given = True
+        if not self._shares_states:
+            self._share_states()
+            self._shares_states = True
         theta = self.matrix.theta
         t = self._count().to(theta.device)
-        numbers = {name: tensor[:, :1].to(theta.device, copy=True) for name, tensor in self.numbers.items()}
-        state = {**self.remembered, **numbers}
-        self.rule.formula(Now(theta, self.matrix.g, state, t, self.settings, self.flags, self.first, self._scratch))
-        self.first = torch.zeros_like(self.first)
-        for name in self.rule.numbers.keys() - {"step"}:
-            self.numbers[name].copy_(numbers[name])
+        scalars = {name: tensor[:, :1].to(theta.device, copy=True) for name, tensor in self.scalars.items()}
+        state = {**self.buffers, **scalars}
+        self.rule.formula(
+            UpdateContext(theta, self.matrix.g, state, t, self.settings, self.flags, self.is_new, self._scratch)
+        )
+        self.is_new = torch.zeros_like(self.is_new)
+        for name in self.rule.scalars.keys() - {"step"}:
+            self.scalars[name].copy_(scalars[name])
 
     def _count(self) -> Tensor:
-        """Count the step, and return its number of each member [K, 1]."""
-        if "step" in self.numbers:
-            return self.numbers["step"].add_(1)[:, :1].double()
-        if not self.rule.counts:
-            return self.first.double()
+        """Count the step, and return the number of steps of each member [K, 1]."""
+        if "step" in self.scalars:
+            return self.scalars["step"].add_(1)[:, :1].double()
+        if not self.rule.counts_steps:
+            return self.is_new.double()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["step"] = group.get("step", 0) + 1
-        return self.counts.add_(1)
+        return self.step_counts.add_(1)
 
 
 def _count_dtype() -> torch.dtype:

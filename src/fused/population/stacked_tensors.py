@@ -1,4 +1,4 @@
-"""Tensors of several members in one, of which the members' own are views."""
+"""Stacked tensors of several members; the members' own tensors are views of them."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -10,28 +10,29 @@ Tensors = TypeVar("Tensors", bound=Sequence[Tensor])
 
 
 def rebind(tensor: Tensor, view: Tensor) -> None:
-    """Let a member's tensor be a view of a stack; it keeps its identity, by which optimizers know it."""
+    """Make a tensor of a member a view of a stack; it stays the same object, by which optimizers identify it."""
     tensor.data = view
 
 
-def kept(members: Sequence[Tensors], rows: Tensor) -> list[Tensors]:
-    """Return the tensors of the members that go on [M]; those of the others get memory of their own, as views of a stack
-    would keep all of it.
+def select_members(members: Sequence[Tensors], rows: Tensor) -> list[Tensors]:
+    """Return the tensors of the members in these rows [M].
+
+    The tensors of all others are copied, because a view would keep the whole stack in memory.
     """
-    staying = rows.tolist()
+    selected = rows.tolist()
     for row, tensors in enumerate(members):
-        if row not in staying:
+        if row not in selected:
             for tensor in tensors:
                 rebind(tensor, tensor.detach().clone())
-    return [members[row] for row in staying]
+    return [members[row] for row in selected]
 
 
 class Matrix:
-    """The trainable parameters of all members, [K, P]: a row a member, so that an optimizer works on all of them at once.
+    """The trainable parameters of all members as one matrix [K, P] with a row per member.
 
     Args:
         names: of the parameters.
-        members: the trainable parameters of each member, alike in shapes, kind of number and device.
+        members: the trainable parameters of each member, with equal shapes, dtypes and devices.
     """
 
     def __init__(self, names: Sequence[str], members: Sequence[list[nn.Parameter]]) -> None:
@@ -45,19 +46,19 @@ class Matrix:
         self._bind()
 
     def gather(self, rows: Sequence[Sequence[Tensor]]) -> Tensor:
-        """Return tensors in the shapes of the parameters, of each member, as one [K, P]."""
+        """Return tensors of each member, in the shapes of its parameters, as one matrix [K, P]."""
         return torch.stack([torch.cat([tensor.detach().flatten() for tensor in row]) for row in rows])
 
     def split(self, matrix: Tensor) -> list[Tensor]:
-        """Return the views [K, *shape] of a matrix [K, P], one a parameter."""
+        """Return views [K, *shape] of a matrix [K, P], one per parameter."""
         parts = matrix.split(self.sizes, 1)
         return [
             part.unflatten(1, shape) if shape else part[:, 0] for part, shape in zip(parts, self.shapes, strict=True)
         ]
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these members [M]; what the others have stays theirs."""
-        self.members = kept(self.members, rows)
+    def select(self, rows: Tensor) -> None:
+        """Continue with the members of these rows [M] only; all others keep copies of their tensors."""
+        self.members = select_members(self.members, rows)
         self.theta, self.g = self.theta[rows], self.g[rows]
         self.gradients = self.split(self.g)
         self._bind()
@@ -71,11 +72,11 @@ class Matrix:
 
 
 class Stack:
-    """Other tensors of the members, each [K, *shape]: buffers, and parameters that are not trained.
+    """Other tensors of the members, each [K, *shape]: buffers and frozen parameters.
 
     Args:
         names: of the tensors.
-        members: the tensors of each member, alike in shapes, kinds of number and device.
+        members: the tensors of each member, with equal shapes, dtypes and devices.
     """
 
     def __init__(self, names: Sequence[str], members: Sequence[list[Tensor]]) -> None:
@@ -84,37 +85,38 @@ class Stack:
         self.tensors = dict(zip(names, stacked, strict=True))
         self._bind()
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these members [M]; what the others have stays theirs."""
-        self.members = kept(self.members, rows)
+    def select(self, rows: Tensor) -> None:
+        """Continue with the members of these rows [M] only; all others keep copies of their tensors."""
+        self.members = select_members(self.members, rows)
         self.tensors = {name: tensor[rows] for name, tensor in self.tensors.items()}
         self._bind()
 
     def _bind(self) -> None:
-        for row, own in enumerate(self.members):
-            for tensor, stack in zip(own, self.tensors.values(), strict=True):
+        for row, tensors in enumerate(self.members):
+            for tensor, stack in zip(tensors, self.tensors.values(), strict=True):
                 rebind(tensor, stack[row])
 
 
-def problem_of(models: Sequence[nn.Module]) -> str | None:
-    """Say why the tensors of models cannot be stacked; None where they can."""
-    first, tensors = models[0], _facts(models[0])
+def stacking_problem(models: Sequence[nn.Module]) -> str | None:
+    """Return why the tensors of models cannot be stacked; None if they can."""
+    first, first_tensors = models[0], _tensor_properties(models[0])
     for model in models[1:]:
         if type(model) is not type(first):
             return f"the models differ: {type(first).__name__} and {type(model).__name__}"
-        own = _facts(model)
-        if len(own) != len(tensors):
-            return f"the models differ: one has {len(tensors)} parameters and buffers, another {len(own)}"
-        for (name, facts), (_, others) in zip(tensors, own, strict=True):
-            if facts != others:
-                what = next(f"{one} and {two}" for one, two in zip(facts, others, strict=True) if one != two)
-                return f"the models differ in {name}: {what}"
-    kinds = {parameter.dtype for parameter in first.parameters() if parameter.requires_grad}
-    if len(kinds) > 1:
-        return f"the parameters have different kinds of number: {', '.join(sorted(map(str, kinds)))}"
+        tensors = _tensor_properties(model)
+        if len(tensors) != len(first_tensors):
+            return f"the models differ: one has {len(first_tensors)} parameters and buffers, another {len(tensors)}"
+        for (name, properties), (_, other_properties) in zip(first_tensors, tensors, strict=True):
+            if properties != other_properties:
+                pairs = zip(properties, other_properties, strict=True)
+                difference = next(f"{one} and {two}" for one, two in pairs if one != two)
+                return f"the models differ in {name}: {difference}"
+    dtypes = {parameter.dtype for parameter in first.parameters() if parameter.requires_grad}
+    if len(dtypes) > 1:
+        return f"the parameters have different dtypes: {', '.join(sorted(map(str, dtypes)))}"
     return None
 
 
-def _facts(model: nn.Module) -> list[tuple[str, tuple[object, ...]]]:
+def _tensor_properties(model: nn.Module) -> list[tuple[str, tuple[object, ...]]]:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return [(name, (tuple(t.shape), t.dtype, t.device, t.requires_grad)) for name, t in tensors]

@@ -1,4 +1,4 @@
-"""Small members of every model and optimizer, and the ordinary way of training one."""
+"""Small members of every model and optimizer, and separate training of the same models."""
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
@@ -33,17 +33,17 @@ NARROW = {
     "num_layers": "1",
     "d_ff": "12",
 }
-"""Of any model that has such a setting; a new one is as wide as its option says."""
+"""Small values for the size settings of a model; other settings keep their defaults."""
 
 Members = tuple[list[Model], list[Optimizer]]
 
 
 class Twins:
-    """The same members twice: one at a time in the ordinary way, and to be trained as one.
+    """The same members twice: to be trained separately and as one model.
 
     Args:
-        configs: one a member.
-        datamodule: of all.
+        configs: one per member.
+        datamodule: of all members.
         dtype: of all parameters.
     """
 
@@ -53,8 +53,8 @@ class Twins:
             L.seed_everything(config.seed, verbose=False)
             self.models.append(build_model(config, datamodule.spec).to(dtype).train())
         self.optimizers = [build_optimizer(m, m.training_config) for m in self.models]
-        self.alone = [deepcopy(model) for model in self.models]
-        self.optimizers_alone = [build_optimizer(m, m.training_config) for m in self.alone]
+        self.separate = [deepcopy(model) for model in self.models]
+        self.separate_optimizers = [build_optimizer(m, m.training_config) for m in self.separate]
         self._batches = [_cast(batch, dtype) for batch in islice(datamodule.train_dataloader(), 2 * K)]
         sizes = {len(batch[0]) for batch in self._batches}
         self._batches = [batch for batch in self._batches if len(batch[0]) == max(sizes)]
@@ -64,39 +64,42 @@ class Twins:
         for step in range(steps):
             yield [self._batches[(step + member) % len(self._batches)] for member in range(len(self.models))]
 
-    def step_alone(self, batches: Sequence[Batch]) -> Tensor:
-        """Take a step of each member in the ordinary way; return the losses [K]."""
-        members = zip(self.alone, self.optimizers_alone, batches, strict=True)
+    def step_separately(self, batches: Sequence[Batch]) -> Tensor:
+        """Take a separate step of each member; return the losses [K]."""
+        members = zip(self.separate, self.separate_optimizers, batches, strict=True)
         return torch.stack([_ordinary_step(*member) for member in members])
 
     def assert_equal(self, tolerance: float) -> None:
-        """Compare weights, buffers and the optimizers' states, with their names and kinds of number."""
+        """Compare weights, buffers and optimizer states, including names and dtypes."""
         close = {"rtol": tolerance, "atol": tolerance, "check_stride": False}
-        for model, alone in zip(self.models, self.alone, strict=True):
-            torch.testing.assert_close(dict(model.named_buffers()), dict(alone.named_buffers()), **close)
-        pairs = zip(self.models, self.optimizers, self.alone, self.optimizers_alone, strict=True)
-        for model, optimizer, alone, optimizer_alone in pairs:
-            state, expected = optimizer.state_dict(), optimizer_alone.state_dict()
+        for model, separate in zip(self.models, self.separate, strict=True):
+            torch.testing.assert_close(dict(model.named_buffers()), dict(separate.named_buffers()), **close)
+        pairs = zip(self.models, self.optimizers, self.separate, self.separate_optimizers, strict=True)
+        for model, optimizer, separate, separate_optimizer in pairs:
+            state, expected = optimizer.state_dict(), separate_optimizer.state_dict()
             assert state["param_groups"] == expected["param_groups"]
             assert state["state"].keys() == expected["state"].keys()
-            torch.testing.assert_close(_determined(model, optimizer), _determined(alone, optimizer_alone), **close)
+            torch.testing.assert_close(
+                _determined(model, optimizer), _determined(separate, separate_optimizer), **close
+            )
 
 
 def _determined(model: Model, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Return every parameter and what the optimizer remembers of it, but not of the biases of keys: they change no output,
-    as softmax does not see what all scores have in common, and their gradients are the rounding errors of zero, of which
-    AdaGrad and Lion make steps.
+    """Return every parameter and its optimizer state, without the biases of attention keys.
+
+    The biases of keys do not change the output, because softmax is invariant to a common shift of all scores. Their gradients
+    are rounding errors of zero, which AdaGrad and Lion turn into full steps.
     """
-    determined = {}
+    tensors = {}
     for name, parameter in model.named_parameters():
         for key, tensor in {"": parameter.detach(), **optimizer.state.get(parameter, {})}.items():
-            keys = name.endswith("key_value.bias") and tensor.dim()
-            determined[f"{name} {key}"] = tensor[len(tensor) // 2 :] if keys else tensor
-    return determined
+            is_key_bias = name.endswith("key_value.bias") and tensor.dim()
+            tensors[f"{name} {key}"] = tensor[len(tensor) // 2 :] if is_key_bias else tensor
+    return tensors
 
 
 def stacked(batches: Sequence[Batch], padding: int | None = None) -> Batch:
-    """Stack the batches of all members, tokens filled up to the longest."""
+    """Stack the batches of all members, with tokens padded to the longest."""
     fields = [list(tensors) for tensors in zip(*batches, strict=True)]
     if padding is not None:
         fields = [
@@ -131,27 +134,29 @@ def _ordinary_step(model: Model, optimizer: Optimizer, batch: Batch) -> Tensor:
 
 @pytest.fixture
 def twins(complete: Callable[..., list[str]]) -> Callable[..., Twins]:
-    """Return a function that makes members of some words of a command line.
+    """Return a function that makes members from overrides.
 
     Args:
-        words: of all.
-        each: words of each member beside them.
+        overrides: of all members.
+        each: further overrides of each member.
         dtype: of all parameters.
     """
     from tests.conftest import SMALL
 
-    def make(*words: str, each: Sequence[Sequence[str]] = ((), (), ()), dtype: torch.dtype = torch.float64) -> Twins:
-        whole = complete(*words)
-        whole = [w for w in whole if not w.startswith("callbacks")] + ["callbacks=none"]
-        composed = compose(whole)
-        chosen = {word.partition("=")[0] for word in words}
+    def make(
+        *overrides: str, each: Sequence[Sequence[str]] = ((), (), ()), dtype: torch.dtype = torch.float64
+    ) -> Twins:
+        argv = complete(*overrides)
+        argv = [override for override in argv if not override.startswith("callbacks")] + ["callbacks=none"]
+        composed = compose(argv)
+        keys = {override.partition("=")[0] for override in overrides}
         narrow = [f"model.{key}={value}" for key, value in NARROW.items() if key in composed.model]
-        small = [f"datamodule.{word}" for word in SMALL.get(composed.datamodule.name, [])]
+        small = [f"datamodule.{override}" for override in SMALL.get(composed.datamodule.name, [])]
         small += ["datamodule.batch_size=8"] if "batch_size" not in str(small) else []
-        whole = [*(w for w in (*narrow, *small) if w.partition("=")[0] not in chosen), *whole]
-        if composed.regularization.dropout and "regularization.dropout" not in chosen:
-            whole.append("regularization.dropout=0.0")
-        configs = [check(compose([*whole, f"seed={number}", *own])) for number, own in enumerate(each)]
+        argv = [*(size for size in (*narrow, *small) if size.partition("=")[0] not in keys), *argv]
+        if composed.regularization.dropout and "regularization.dropout" not in keys:
+            argv.append("regularization.dropout=0.0")
+        configs = [check(compose([*argv, f"seed={number}", *member])) for number, member in enumerate(each)]
         datamodule = build_data(configs[0])
         datamodule.prepare_data()
         datamodule.setup()

@@ -1,4 +1,4 @@
-"""Members that are trained as one against the same members trained one at a time."""
+"""Members that are trained as one, compared with the same members trained separately."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -16,31 +16,30 @@ from src.optim.schedules import advance
 from tests.fused.population.conftest import Twins, stacked
 
 OPTIMIZERS = groups([CONF])["optimizer"]
-MODELS = [
-    name for name in groups([CONF])["model"] if name != "mlp_scratch"
-]  # refused: its backward pass is written out
+MODELS = [name for name in groups([CONF])["model"] if name != "mlp_scratch"]  # which has its own backward pass
 
 
 def numbers_of(optimizer: str) -> list[list[str]]:
-    """Return other settings of every number of an optimizer for each member; rates are at most the option's, as at
-    larger ones the rounding errors of single runs grow too.
+    """Return different values of every numeric setting of an optimizer for each member.
+
+    Learning rates are at most the default: larger ones also amplify the rounding errors of separate runs.
     """
     from src.config.compose import compose
 
     option = compose(["model=mlp", f"optimizer={optimizer}"]).optimizer
     each: list[list[str]] = [[], [], []]
     for key, value in option.items():
-        for member, words in enumerate(each):
+        for member, overrides in enumerate(each):
             if key == "betas":
-                words.append(f"optimizer.betas=[{value[0] - 0.1 * member},{value[1] - 0.01 * member}]")
+                overrides.append(f"optimizer.betas=[{value[0] - 0.1 * member},{value[1] - 0.01 * member}]")
             elif key == "weight_decay":
-                words.append(f"regularization.weight_decay={(0.01, 0.0, 0.1)[member]}")
-                words.append(f"regularization.decay_norms_and_biases={('true', 'true', 'false')[member]}")
+                overrides.append(f"regularization.weight_decay={(0.01, 0.0, 0.1)[member]}")
+                overrides.append(f"regularization.decay_norms_and_biases={('true', 'true', 'false')[member]}")
             elif key == "lr":
-                words.append(f"optimizer.lr={value / (1 + member)}")
+                overrides.append(f"optimizer.lr={value / (1 + member)}")
             elif isinstance(value, float) and value:
                 grows = key in ("eps", "lr_decay", "final_lr", "gamma", "momentum_decay")
-                words.append(f"optimizer.{key}={value * (1 + member) if grows else value - 0.05 * member}")
+                overrides.append(f"optimizer.{key}={value * (1 + member) if grows else value - 0.05 * member}")
     return each
 
 
@@ -49,7 +48,7 @@ def train(twins: Twins, steps: int, tolerance: float = 1e-10) -> None:
     before = [parameter.clone() for parameter in twins.models[0].parameters()]
     for batches in twins.batches(steps):
         losses = population.step(stacked(batches, twins.models[0].spec.padding_id))
-        torch.testing.assert_close(losses, twins.step_alone(batches), rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(losses, twins.step_separately(batches), rtol=tolerance, atol=tolerance)
     twins.assert_equal(tolerance)
     assert all((b != p).any() for b, p in zip(before, twins.models[0].parameters(), strict=True))
 
@@ -77,17 +76,17 @@ OTHER_RATES = [[f"optimizer.lr={lr}"] for lr in (0.01, 0.02, 0.003)]
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_schedule(twins: Callable[..., Twins], scheduler: str) -> None:
-    """Each member has the rates of its own schedule, written by torch into its ordinary optimizer."""
-    pair = twins(f"scheduler={scheduler}", *(["scheduler.warmup_steps=4"]), "optimizer=adamw", each=OTHER_RATES)
+    """Each member has the learning rates of its own schedule, which torch writes into its own optimizer."""
+    pair = twins(f"scheduler={scheduler}", "scheduler.warmup_steps=4", "optimizer=adamw", each=OTHER_RATES)
     population = Population(pair.models, pair.optimizers)
-    kinds = zip(pair.optimizers + pair.optimizers_alone, pair.models + pair.alone, strict=True)
-    schedules = [schedules_of(optimizer, model) for optimizer, model in kinds]
+    pairs = zip(pair.optimizers + pair.separate_optimizers, pair.models + pair.separate, strict=True)
+    schedules = [schedules_of(optimizer, model) for optimizer, model in pairs]
     rates = set()
     for number, batches in enumerate(pair.batches(24)):
         losses = population.step(stacked(batches))
-        torch.testing.assert_close(losses, pair.step_alone(batches), rtol=1e-10, atol=1e-10)
-        for own in schedules:
-            for schedule in own:
+        torch.testing.assert_close(losses, pair.step_separately(batches), rtol=1e-10, atol=1e-10)
+        for member_schedules in schedules:
+            for schedule in member_schedules:
                 metric = [1.0] if isinstance(schedule, ReduceLROnPlateau) else []
                 advance(schedule, number + 1, *metric)
         population.rates_changed()
@@ -103,7 +102,7 @@ def schedules_of(optimizer: Optimizer, model: Model) -> list[LRScheduler]:
 
 
 @pytest.mark.parametrize(
-    ("words", "each"),
+    ("overrides", "each"),
     [
         (["model=mlp", "regularization=batch_norm", "optimizer=momentum"], [[], [], []]),
         pytest.param(
@@ -156,12 +155,12 @@ def schedules_of(optimizer: Optimizer, model: Model) -> list[LRScheduler]:
     ],
     ids=str,
 )
-def test_what_a_model_may_be_asked_for(twins: Callable[..., Twins], words: list[str], each: list[list[str]]) -> None:
-    train(twins(*words, each=each), 20)
+def test_settings_of_models(twins: Callable[..., Twins], overrides: list[str], each: list[list[str]]) -> None:
+    train(twins(*overrides, each=each), 20)
 
 
 @pytest.mark.parametrize(
-    ("words", "each"),
+    ("overrides", "each"),
     [
         ("momentum optimizer.dampening=0.1", ["optimizer.momentum=0.0", "optimizer.momentum=0.5", "optimizer.lr=0.01"]),
         (
@@ -181,5 +180,5 @@ def test_what_a_model_may_be_asked_for(twins: Callable[..., Twins], words: list[
     ],
     ids=str,
 )
-def test_what_an_optimizer_may_be_asked_for(twins: Callable[..., Twins], words: str, each: list[str]) -> None:
-    train(twins("model=mlp", *f"optimizer={words}".split(), each=[[word] for word in each]), 12)
+def test_settings_of_optimizers(twins: Callable[..., Twins], overrides: str, each: list[str]) -> None:
+    train(twins("model=mlp", *f"optimizer={overrides}".split(), each=[[override] for override in each]), 12)
