@@ -9,7 +9,7 @@ from src.config.schema.base import Count, Section, Seed
 
 def _check_folder_name(name: str | None) -> str | None:
     if name is not None and (not name.strip() or name.startswith(".") or any(mark in name for mark in "/\\=")):
-        raise ValueError("must be the name of one folder in sweeps/: no slash, no '=', no dot in front")
+        raise ValueError("must be the name of one folder under sweeps/: no slash, no '=', no dot in front")
     return name
 
 
