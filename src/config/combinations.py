@@ -96,7 +96,7 @@ def _knobs_of_the_task(config: Config) -> Iterator[str]:
     for kind, keys in knobs.of_examples().items():
         if keys and data.raw != kind:
             datamodules = _listed("datamodule", partial(_is_raw, kind))
-            yield f"{keys[0]} changes raw {kind}, and {data.name} has none. Data with it: {datamodules}."
+            yield f"{keys[0]} changes the raw {kind} of examples, and {data.name} has none. Data with it: {datamodules}."
 
 
 def _carried_state(config: Config) -> Iterator[str]:
