@@ -172,7 +172,9 @@ class Answers(Callback):
             "examples": plain(self._examples),
         }
         with replaced(self.folder.path / ANSWERS) as file:
-            file.write(json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False).encode())
+            file.write(
+                json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False).encode(errors="backslashreplace")
+            )
         if self._pictures:
             _save_pictures(self.folder.path, self._pictures)
         for logger in trainer.loggers:

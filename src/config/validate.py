@@ -70,6 +70,8 @@ def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> Con
     """
     resolved = _resolve(cfg) if isinstance(cfg, DictConfig) else cfg
     plain = {str(key): value for key, value in resolved.items() if key not in _SWEEP_SECTIONS}
+    if oversized := next(_oversized_integers(plain), None):
+        raise UserError(f"{oversized}=…: must be an integer of at most 2^53")
     problems: list[str] = []
     checked: dict[str, Any] = dict(plain)
     for group, (_, base, _) in _GROUP_CLASSES.items():
@@ -94,6 +96,19 @@ def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> Con
     if problems := combination_problems(config):
         raise all_of(problems)
     return config
+
+
+def _oversized_integers(node: Any, key: str = "") -> Iterator[str]:
+    """Yield the keys of integers that torch cannot hold, or that a float cannot represent exactly."""
+    if type(node) is int:
+        if abs(node) > 2**53:
+            yield key
+    elif isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _oversized_integers(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _oversized_integers(value, key)
 
 
 def _check_data_paths(config: Config) -> None:
