@@ -1,4 +1,4 @@
-"""Writes the tables of README.md that follow from the code: python -m docs.catalogue; a test compares them."""
+"""Write the tables of README.md that are generated from the code: python -m docs.catalogue. A test compares them."""
 
 from src import ROOT
 from src.config.groups import CONF, groups, sweeps
@@ -13,7 +13,7 @@ BEGIN, END = "<!-- {}: written by python -m docs.catalogue -->\n", "<!-- end -->
 
 
 def options_table() -> str:
-    """Return every group with its options, one line each."""
+    """Return the table of every group, with one line per option."""
     lines = []
     for group, options in (groups([CONF]) | {"sweeps (`-m +sweeps=…`)": sweeps()}).items():
         lines += [f"**{group}**", "", "| option | |", "|---|---|"]
@@ -23,7 +23,7 @@ def options_table() -> str:
 
 
 def pairs_table() -> str:
-    """Return which model can be trained on which data."""
+    """Return the table of compatible models and data, and that of the tasks."""
     models = {option_name(target): option for target, option in SCHEMAS["model"].items()}
     lines = [
         "| datamodule | task | one input | " + " | ".join(models) + " |",
@@ -31,17 +31,17 @@ def pairs_table() -> str:
     ]
     for target, data in SCHEMAS["datamodule"].items():
         assert issubclass(data, DataOption)
-        marks = ["✓" if _serves(model, data) else "" for model in models.values()]
-        lines.append(f"| `{option_name(target)}` | {data.task} | {data.inputs} | " + " | ".join(marks) + " |")
-    lines += ["", "| task | | metrics on validation and test | on test alone |", "|---|---|---|---|"]
+        cells = ["✓" if _compatible(model, data) else "" for model in models.values()]
+        lines.append(f"| `{option_name(target)}` | {data.task} | {data.inputs} | " + " | ".join(cells) + " |")
+    lines += ["", "| task | | metrics on validation and test | only on test |", "|---|---|---|---|"]
     lines += [
-        f"| {task} | {facts.summary} | {', '.join(facts.metrics)} | {', '.join(facts.test_metrics)} |"
-        for task, facts in TASKS.items()
+        f"| {task} | {task_info.summary} | {', '.join(task_info.metrics)} | {', '.join(task_info.test_metrics)} |"
+        for task, task_info in TASKS.items()
     ]
     return "\n".join(lines) + "\n"
 
 
-def _serves(model: type, data: type[DataOption]) -> bool:
+def _compatible(model: type, data: type[DataOption]) -> bool:
     assert issubclass(model, ModelOption)
     return data.task in model.tasks and data.inputs in model.inputs
 
@@ -49,15 +49,15 @@ def _serves(model: type, data: type[DataOption]) -> bool:
 TABLES = {"options": options_table, "pairs": pairs_table}
 
 
-def written(text: str) -> str:
-    """Return the text with every table between its marks made anew."""
+def update_tables(text: str) -> str:
+    """Return the text with new tables between their markers."""
     for key, table in TABLES.items():
         head, begin, rest = text.partition(BEGIN.format(key))
         _, end, tail = rest.partition(END)
-        assert begin and end, f"README.md has no marks for {key}"
+        assert begin and end, f"README.md has no markers for {key}"
         text = f"{head}{begin}\n{table()}\n{end}{tail}"
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
+    README.write_text(update_tables(README.read_text(encoding="utf-8")), encoding="utf-8")

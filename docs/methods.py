@@ -1,9 +1,9 @@
-"""The method pages: python -m docs.methods measures what docs/methods/measurements.yaml asks for and is not in
-measurements.json yet, and writes the tables of every page. With names of pages (optimizer/adam), these are measured anew.
+"""The method pages: python -m docs.methods runs the measurements of docs/methods/measurements.yaml that are not in
+measurements.json yet, and writes the tables of every page. With names of pages (optimizer/adam), it repeats their measurements.
 
-A page is docs/methods/<group>/<option>.md. Its text is written by hand; the table of its keys follows from the option's
+A page is docs/methods/<group>/<option>.md. Its text is written by hand. The table of its keys is generated from the option's
 file, and the table of its effect from measurements.json. A measurement is a sweep over seeds:
-python -m src.train -m <words of the task> <words of the method> seed=0,1,2,3,4
+python -m src.train -m <overrides of the task> <overrides of the method> seed=0,1,2,3,4
 """
 
 import argparse
@@ -39,17 +39,17 @@ BEGIN, END = "<!-- {}: written by python -m docs.methods -->\n", "<!-- end -->\n
 
 @dataclass(frozen=True)
 class Page:
-    """What a page measures.
+    """The measurements of a page.
 
     Args:
         name: ``<group>/<option>``.
-        words: the sweeps, as words of a command line; the first is without the method.
-        labels: what distinguishes each, as the table shows it.
-        metrics: what is shown of them; the first decides what is better.
+        overrides: the overrides of each sweep, as one text. The first sweep is without the method.
+        labels: the label of each sweep in the table.
+        metrics: the metrics to show. The first one decides which sweep is better.
     """
 
     name: str
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
 
@@ -65,77 +65,83 @@ def definitions() -> dict[str, Any]:
 
 
 def pages() -> list[Page]:
-    """Return every page that is to be measured."""
-    tasks, found = definitions()["tasks"], []
+    """Return every page of measurements.yaml."""
+    tasks, result_pages = definitions()["tasks"], []
     for name, entry in definitions()["pages"].items():
         task, methods = tasks[entry["task"]], entry["with"]
         labels = (entry["without"], *([methods] if isinstance(methods, str) else methods))
-        words = tuple(f"{task['words']} {label}".strip() for label in labels)
-        found.append(Page(name, words, labels, tuple(entry.get("metrics", task["metrics"]))))
-    return found
+        overrides = tuple(f"{task['overrides']} {label}".strip() for label in labels)
+        result_pages.append(Page(name, overrides, labels, tuple(entry.get("metrics", task["metrics"]))))
+    return result_pages
 
 
 # ---- measuring ----------------------------------------------------------------------------------------------------
 
 
-def command(words: str) -> str:
-    """Return the command of a measurement, as a reader can repeat it."""
+def command(overrides: str) -> str:
+    """Return the command that repeats a measurement."""
     seeds = ",".join(map(str, definitions()["seeds"]))
-    quiet = "" if "callbacks=" in words else " callbacks=quiet"
-    return f"python -m src.train -m {words} seed={seeds} logger=none{quiet}"
+    quiet = "" if "callbacks=" in overrides else " callbacks=quiet"
+    return f"python -m src.train -m {overrides} seed={seeds} logger=none{quiet}"
 
 
-def measure(words: str) -> dict[str, Any]:
-    """Run a sweep over the seeds; return the metrics of each, and when, where and how long it took.
+def measure(overrides: str) -> dict[str, Any]:
+    """Run a sweep over the seeds. Return the metrics of each seed, the date, the machine and the duration.
 
     Raises:
         RuntimeError: if a run failed.
     """
     started = monotonic()
     with TemporaryDirectory() as outputs:
-        line = [sys.executable, *shlex.split(command(words))[1:], f"paths.outputs={outputs}"]
-        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{command(words)}\n{done.stdout}{done.stderr}")
+        arguments = [sys.executable, *shlex.split(command(overrides))[1:], f"paths.outputs={outputs}"]
+        completed = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+        if completed.returncode:
+            raise RuntimeError(f"{command(overrides)}\n{completed.stdout}{completed.stderr}")
         folders = [RunFolder.open(path.parent) for path in Path(outputs).glob("sweeps/*/*/run.json")]
-        found = {str(folder.record["seed"]): _metrics(folder) for folder in folders}
-    assert len(found) == len(definitions()["seeds"])
+        metrics_by_seed = {str(folder.record["seed"]): _metrics(folder) for folder in folders}
+    assert len(metrics_by_seed) == len(definitions()["seeds"])
     return {
         "date": today(),
         "machine": machine(),
         "torch": version("torch"),
         "seconds": round(monotonic() - started),
-        "seeds": dict(sorted(found.items())),
+        "seeds": dict(sorted(metrics_by_seed.items())),
     }
 
 
 def _metrics(folder: RunFolder) -> dict[str, float]:
-    """Return what the best epoch and the test measured, and the number of epochs."""
+    """Return the metrics of the best epoch and of the test, and the number of epochs."""
     epochs = sum("train/loss" in row for row in folder.metrics())
-    measured = {**folder.record["best"], **folder.record["final"], "epochs": epochs}
-    return {name: float(f"{value:.6g}") for name, value in sorted(measured.items()) if not name.endswith("_step")}
+    metrics = {**folder.record["best"], **folder.record["final"], "epochs": epochs}
+    return {name: float(f"{value:.6g}") for name, value in sorted(metrics.items()) if not name.endswith("_step")}
 
 
 def results() -> dict[str, Any]:
-    """Return measurements.json: what `measure` returned, by the words."""
+    """Return measurements.json: the result of `measure` for each text of overrides."""
     return dict(json.loads(RESULTS.read_text(encoding="utf-8"))) if RESULTS.exists() else {}
 
 
-def measure_all(again: Sequence[str] = ()) -> None:
-    """Measure what is missing, and the pages named; every sweep is kept as soon as it is done."""
-    known = results()
-    wanted = dict.fromkeys(words for page in pages() for words in page.words)
-    anew = {words for page in pages() if page.name in again for words in page.words}
-    known = {words: entry for words, entry in known.items() if words in wanted}
-    missing = [words for words in wanted if words not in known or words in anew]
-    for number, words in enumerate(missing, 1):
-        print(f"[{number}/{len(missing)}] {command(words)}", flush=True)
+def measure_all(names: Sequence[str] = ()) -> None:
+    """Run the missing measurements, and repeat those of some pages. Each one is saved as soon as it is finished.
+
+    Args:
+        names: the pages whose measurements are repeated.
+    """
+    measurements = results()
+    requested = dict.fromkeys(overrides for page in pages() for overrides in page.overrides)
+    requested_again = {overrides for page in pages() if page.name in names for overrides in page.overrides}
+    measurements = {overrides: entry for overrides, entry in measurements.items() if overrides in requested}
+    missing = [overrides for overrides in requested if overrides not in measurements or overrides in requested_again]
+    for number, overrides in enumerate(missing, 1):
+        print(f"[{number}/{len(missing)}] {command(overrides)}", flush=True)
         try:
-            known[words] = measure(words)
+            measurements[overrides] = measure(overrides)
         except RuntimeError as error:
-            print(error, flush=True)  # the others are measured; writing the tables will say what is missing
+            print(error, flush=True)  # continue with the others; writing the tables reports what is missing
             continue
-        text = json.dumps({key: known[key] for key in wanted if key in known}, indent=1, ensure_ascii=False)
+        text = json.dumps(
+            {key: measurements[key] for key in requested if key in measurements}, indent=1, ensure_ascii=False
+        )
         RESULTS.write_text(text + "\n", encoding="utf-8")
 
 
@@ -143,120 +149,127 @@ def measure_all(again: Sequence[str] = ()) -> None:
 
 
 def keys_table(name: str) -> str:
-    """Return the keys of an option with their values and what its file says about them."""
-    rows = [f"| `{key}` | `{value}` | {says} |" for key, value, says in keys(CONF / f"{name}.yaml")]
+    """Return the table of the keys of an option, with their values and the comments of its file."""
+    rows = [f"| `{key}` | `{value}` | {comment} |" for key, value, comment in keys(CONF / f"{name}.yaml")]
     return "\n".join(["| key | value | |", "|---|---|---|", *rows]) + "\n"
 
 
 def keys(file: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield key, value and comment of every line of an option's file that holds a value."""
+    """Yield the key, value and comment of every line of an option file that sets a value."""
     text = file.read_text(encoding="utf-8")
     start = [] if "@package _global_" in text else [file.parent.name]
     parents: list[tuple[int, str]] = []
-    for indent, key, value, says in re.findall(r"^( *)(\w+): *([^#\n]*?) *(?:# (.*))?$", text, re.M):
+    for indent, key, value, comment in re.findall(r"^( *)(\w+): *([^#\n]*?) *(?:# (.*))?$", text, re.M):
         parents = [(depth, parent) for depth, parent in parents if depth < len(indent)]
         if not value:
             parents.append((len(indent), key))
         elif key not in ("name", "_target_"):
-            yield ".".join([*start, *(parent for _, parent in parents), key]), value, says
+            yield ".".join([*start, *(parent for _, parent in parents), key]), value, comment
 
 
 def effect_table(page: Page) -> str:
-    """Return mean ± deviation over the seeds, what each row differs from the first by, seed by seed, and the command."""
-    known = results()
-    if missing := [words for words in page.words if words not in known]:
+    """Return the mean ± standard deviation over the seeds of each row, its difference from the first row, and the command."""
+    measurements = results()
+    if missing := [overrides for overrides in page.overrides if overrides not in measurements]:
         raise UserError(f"{page.name}: not measured yet: {missing[0]}")
-    measured = [known[words]["seeds"] for words in page.words]
+    runs_of_rows = [measurements[overrides]["seeds"] for overrides in page.overrides]
     lines = [
         "| | " + " | ".join(f"`{name}`" for name in page.metrics) + f" | Δ `{page.metrics[0]}` | better | effect |"
     ]
     lines.append("|---|" + "---:|" * (len(page.metrics) + 2) + "---|")
-    for label, runs in zip(page.labels, measured, strict=True):
-        numbers = [shown([run[name] for run in runs.values()]) for name in page.metrics]
-        compared = ("", "", "") if runs is measured[0] else difference(page.metrics[0], runs, measured[0])
-        lines.append(f"| `{label}` | " + " | ".join([*numbers, *compared]) + " |")
-    entry = known[page.words[-1]]
-    facts = f"{len(measured[0])} seeds, mean ± deviation; Δ: what differs from the first row with the same seed. "
-    facts += f"{entry['machine']}, torch {entry['torch']}, {entry['date']}."
-    return "\n".join([*lines, "", facts, "", "```", command(page.words[-1]), "```"]) + "\n"
+    for label, runs in zip(page.labels, runs_of_rows, strict=True):
+        numbers = [format_mean([run[name] for run in runs.values()]) for name in page.metrics]
+        change_cells = ("", "", "") if runs is runs_of_rows[0] else difference(page.metrics[0], runs, runs_of_rows[0])
+        lines.append(f"| `{label}` | " + " | ".join([*numbers, *change_cells]) + " |")
+    entry = measurements[page.overrides[-1]]
+    task_info = f"{len(runs_of_rows[0])} seeds, mean ± standard deviation; Δ: difference from the first row with the same seed. "
+    task_info += f"{entry['machine']}, torch {entry['torch']}, {entry['date']}."
+    return "\n".join([*lines, "", task_info, "", "```", command(page.overrides[-1]), "```"]) + "\n"
 
 
 def difference(metric: str, runs: dict[str, Any], others: dict[str, Any]) -> tuple[str, str, str]:
-    """Return the mean ± deviation of what a metric differs by from the others with the same seed, in how many seeds it
-    is better, and the effect in a word.
+    """Return the mean ± standard deviation of the differences of a metric from the other runs of the same seed, the number of
+    seeds for which it is better, and the effect.
     """
     pairs = [(runs[seed][metric], others[seed][metric]) for seed in others]
-    changes = [one - other for one, other in pairs]
-    wins = sum(better(metric, one, other) for one, other in pairs)
-    return shown(changes, sign="+"), f"{wins} of {len(pairs)}", effect(changes, wins)
+    differences = [value - other for value, other in pairs]
+    improved = sum(is_better(metric, value, other) for value, other in pairs)
+    return format_mean(differences, sign="+"), f"{improved} of {len(pairs)}", effect(differences, improved)
 
 
-def effect(changes: Sequence[float], wins: int) -> str:
-    """Return ``gain`` or ``loss`` where a difference is larger than its deviation and shows in all seeds but at most one,
-    else ``none``.
+def effect(differences: Sequence[float], improved: int) -> str:
+    """Return ``gain`` or ``loss`` if the mean difference is larger than its standard deviation and all seeds except at most
+    one agree, otherwise ``none``.
 
     Args:
-        changes: the difference with each seed.
-        wins: in how many it is an improvement.
+        differences: one per seed.
+        improved: the number of seeds that improve.
     """
-    if abs(mean(changes)) <= stdev(changes):
+    if abs(mean(differences)) <= stdev(differences):
         return "none"
-    return "gain" if wins >= len(changes) - 1 else "loss" if wins <= 1 else "none"
+    return "gain" if improved >= len(differences) - 1 else "loss" if improved <= 1 else "none"
 
 
-def shown(values: Sequence[float], sign: str = "") -> str:
-    """Return mean ± deviation, to the second digit of the deviation."""
+def format_mean(values: Sequence[float], sign: str = "") -> str:
+    """Return mean ± standard deviation, rounded to the second digit of the latter."""
     spread = stdev(values)
     digits = max(0, 1 - int(f"{spread:e}".partition("e")[2])) if spread else 3
     return f"{mean(values):{sign}.{digits}f} ± {spread:.{digits}f}"
 
 
-def better(metric: str, value: float, other: float) -> bool:
-    """Tell whether a value is better than another."""
+def is_better(metric: str, value: float, other: float) -> bool:
+    """Return whether a value is better than another."""
     name = metric.rpartition("/")[2]
-    directions = [mode for facts in TASKS.values() for mode in [(facts.metrics | facts.test_metrics).get(name)] if mode]
+    directions = [
+        mode
+        for task_info in TASKS.values()
+        for mode in [(task_info.metrics | task_info.test_metrics).get(name)]
+        if mode
+    ]
     return value > other if "max" in directions else value < other
 
 
 def overview() -> str:
-    """Return one line a page: the first metric without the method, and what the last row differs by."""
-    known = results()
+    """Return one line per page: the first metric without the method, and its difference with the last method."""
+    measurements = results()
     lines = ["| page | task | metric | without | Δ with | better | effect |", "|---|---|---|---:|---:|---:|---|"]
     for page in pages():
         metric, task = page.metrics[0], definitions()["pages"][page.name]["task"]
-        without, runs = known[page.words[0]]["seeds"], known[page.words[-1]]["seeds"]
-        numbers = " | ".join([shown([run[metric] for run in without.values()]), *difference(metric, runs, without)])
+        without, runs = measurements[page.overrides[0]]["seeds"], measurements[page.overrides[-1]]["seeds"]
+        numbers = " | ".join(
+            [format_mean([run[metric] for run in without.values()]), *difference(metric, runs, without)]
+        )
         lines.append(f"| [{page.name}]({page.name}.md) | {task} | `{metric}` | {numbers} |")
     return "\n".join(lines) + "\n"
 
 
 def tasks_table() -> str:
-    """Return the tasks with their words."""
-    rows = [f"| {name} | {task['about']} | `{task['words']}` |" for name, task in definitions()["tasks"].items()]
-    return "\n".join(["| task | | words |", "|---|---|---|", *rows]) + "\n"
+    """Return the table of the tasks with their overrides."""
+    rows = [f"| {name} | {task['about']} | `{task['overrides']}` |" for name, task in definitions()["tasks"].items()]
+    return "\n".join(["| task | | overrides |", "|---|---|---|", *rows]) + "\n"
 
 
-def filled(text: str, key: str, table: str) -> str:
-    """Return a text with the table between the marks of a key made anew."""
+def fill_table(text: str, key: str, table: str) -> str:
+    """Return a text with a new table between the markers of a key."""
     head, begin, rest = text.partition(BEGIN.format(key))
     _, end, tail = rest.partition(END)
     if not (begin and end):
-        raise UserError(f"no marks for {key}: {BEGIN.format(key)}{END}")
+        raise UserError(f"no markers for {key}: {BEGIN.format(key)}{END}")
     return f"{head}{begin}\n{table}\n{end}{tail}"
 
 
-def written(page: Page) -> str:
-    """Return a page with its tables made anew."""
+def updated_page(page: Page) -> str:
+    """Return the text of a page with new tables."""
     text = page.file.read_text(encoding="utf-8")
     if (CONF / f"{page.name}.yaml").exists():
-        text = filled(text, "keys", keys_table(page.name))
-    return filled(text, "effect", effect_table(page))
+        text = fill_table(text, "keys", keys_table(page.name))
+    return fill_table(text, "effect", effect_table(page))
 
 
-def written_index() -> str:
-    """Return docs/methods/README.md with its tables made anew."""
+def updated_index() -> str:
+    """Return docs/methods/README.md with new tables."""
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
-    return filled(filled(text, "tasks", tasks_table()), "overview", overview())
+    return fill_table(fill_table(text, "tasks", tasks_table()), "overview", overview())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -264,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "python -m docs.methods", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pages", nargs="*", help="pages to measure anew, such as optimizer/adam")
+    parser.add_argument("pages", nargs="*", help="pages whose measurements are repeated, such as optimizer/adam")
     names = parser.parse_args(argv).pages
     with errors_for_people():
         for name in names:
@@ -272,8 +285,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 raise UserError(f"{name}: there is no such page. {nearest(name, definitions()['pages'])}")
         measure_all(names)
         for page in pages():
-            page.file.write_text(written(page), encoding="utf-8")
-        (FOLDER / "README.md").write_text(written_index(), encoding="utf-8")
+            page.file.write_text(updated_page(page), encoding="utf-8")
+        (FOLDER / "README.md").write_text(updated_index(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """The results on public data: python -m docs.results writes the tables of README.md and docs/results.md.
 
-results.yaml says what is trained; results.json holds what was measured, and this command alone writes it:
+results.yaml defines the rows of the table. results.json holds the results, and is written by this command only:
 
-    python -m docs.results experiment=ett_linear          trains a row, and puts down what came out
-    python -m docs.results --run RUN                      puts down a finished run of a row, trained anywhere
+    python -m docs.results experiment=ett_linear          train a row, and save its result
+    python -m docs.results --run RUN                      save the result of a finished run of a row, trained anywhere
 
-The data lie in paths.data (GRIDLIGHT_DATA), as for any run; runs are left in outputs/results.
+The data are read from paths.data (GRIDLIGHT_DATA), as for any run. The runs are saved in outputs/results.
 """
 
 import argparse
@@ -36,25 +36,25 @@ from src.run_store.config_hash import config_hash
 from src.run_store.run_folder import RunFolder
 from src.tasks.registry import direction_of
 
-PAGE, ASKED, RESULTS = (ROOT / "docs" / f"results.{kind}" for kind in ("md", "yaml", "json"))
+PAGE, DEFINITIONS, RESULTS = (ROOT / "docs" / f"results.{kind}" for kind in ("md", "yaml", "json"))
 MARKS = BEGIN.replace("docs.catalogue", "docs.results")
 OUTPUTS = ROOT / "outputs" / "results"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One result that is asked for.
+    """One row of the table.
 
     Args:
-        words: of the command line, without ``python -m src.train``.
-        data, model: what the table says about them.
-        published: a result of others on the same data, and of what; the page says where they are from.
-        goals: the metrics that are shown, with the value that is to be reached; None where none was set.
-        prompt: what a language model continues, for the page.
-        why_not: why there is no result yet, or why it is less than the goal.
+        overrides: the arguments of ``python -m src.train``.
+        data, model: their descriptions in the table.
+        published: a published result on the same data, and its model. The page cites the source.
+        goals: the metrics to show, each with its goal, or None if it has no goal.
+        prompt: the prompt that a language model continues, for the page.
+        why_not: why there is no result yet, or why it does not reach the goal.
     """
 
-    words: str
+    overrides: str
     data: str
     model: str
     published: str
@@ -64,12 +64,12 @@ class Row:
 
     @property
     def command(self) -> str:
-        return f"python -m src.train {self.words}"
+        return f"python -m src.train {self.overrides}"
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one run came to, as results.json holds it; `recipe` is the digest of what it was trained with."""
+class Result:
+    """The result of one run, as saved in results.json; `recipe` is the digest of its overrides and experiment file."""
 
     recipe: str
     seed: int
@@ -86,23 +86,23 @@ class Measured:
 
 def rows() -> list[Row]:
     """Return results.yaml."""
-    return [Row(**entry) for entry in yaml.safe_load(ASKED.read_text(encoding="utf-8"))]
+    return [Row(**entry) for entry in yaml.safe_load(DEFINITIONS.read_text(encoding="utf-8"))]
 
 
-def results() -> dict[str, list[Measured]]:
-    """Return results.json: the runs of each row, one a seed, by the row's words."""
+def results() -> dict[str, list[Result]]:
+    """Return results.json: for the overrides of each row, one result per seed."""
     if not RESULTS.exists():
         return {}
-    found = json.loads(RESULTS.read_text(encoding="utf-8"))
-    return {words: [Measured(**run) for run in runs] for words, runs in found.items()}
+    entries = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return {overrides: [Result(**run) for run in runs] for overrides, runs in entries.items()}
 
 
 def recipe(row: Row) -> str:
-    """Return a digest of a row's words and of the experiment that they name, with those that it builds upon: a recipe that
-    is changed has not been measured.
+    """Return a digest of the overrides of a row, its experiment file, and the files that this one is based on. A result whose
+    digest differs is out of date.
     """
-    (name,) = re.findall(r"experiment=(\w+)", row.words)
-    parts: list[Any] = [row.words]
+    (name,) = re.findall(r"experiment=(\w+)", row.overrides)
+    parts: list[Any] = [row.overrides]
     while name:
         parts.append(yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")))
         name = next((other for other in parts[-1]["defaults"] if isinstance(other, str)), None)
@@ -112,38 +112,46 @@ def recipe(row: Row) -> str:
 # ---- measuring ----------------------------------------------------------------------------------------------------
 
 
-def train(row: Row, seed: int) -> Measured:
-    """Train a row with a seed, in a process of its own.
+def train(row: Row, seed: int) -> Result:
+    """Train a row with a seed in a new process.
 
     Raises:
         UserError: if the run failed.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     OUTPUTS.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=OUTPUTS) as outputs:  # the run is found there, and moved out
-        words = [*shlex.split(row.words), f"seed={seed}", "logger=none", "callbacks=quiet", f"paths.outputs={outputs}"]
-        done = subprocess.run([sys.executable, "-m", "src.train", *words], cwd=ROOT, text=True, stderr=subprocess.PIPE)
-        if done.returncode:
-            raise UserError(f"{row.command}\n{done.stderr.strip()}")
+    with TemporaryDirectory(dir=OUTPUTS) as outputs:  # of the one run, which is moved from there
+        overrides = [
+            *shlex.split(row.overrides),
+            f"seed={seed}",
+            "logger=none",
+            "callbacks=quiet",
+            f"paths.outputs={outputs}",
+        ]
+        completed = subprocess.run(
+            [sys.executable, "-m", "src.train", *overrides], cwd=ROOT, text=True, stderr=subprocess.PIPE
+        )
+        if completed.returncode:
+            raise UserError(f"{row.command}\n{completed.stderr.strip()}")
         (record,) = Path(outputs).glob("runs/*/*/run.json")
         folder = record.parent.rename(OUTPUTS / record.parent.name)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return read(RunFolder.open(folder), row, round(cpu))
+    return read_result(RunFolder.open(folder), row, round(cpu))
 
 
-def read(folder: RunFolder, row: Row, cpu_seconds: int | None, machine: str | None = None) -> Measured:
-    """Return what a finished run of a row came to.
+def read_result(folder: RunFolder, row: Row, cpu_seconds: int | None, machine: str | None = None) -> Result:
+    """Return the result of a finished run of a row.
 
     Args:
-        folder: of the run.
-        row: that it was trained for.
-        cpu_seconds: processor time, where it is known.
-        machine: where it is more than the processor that the run recorded.
+        folder: the folder of the run.
+        row: the row that it was trained for.
+        cpu_seconds: CPU time, if known.
+        machine: description of the machine, by default the CPU that the run recorded.
     """
     record = folder.record
-    here = f"{record['hardware']['cpu']}, {record['hardware']['usable_cores']} cores"
-    return Measured(
+    hardware = f"{record['hardware']['cpu']}, {record['hardware']['usable_cores']} cores"
+    return Result(
         recipe=recipe(row),
         seed=record["seed"],
         metrics={name: float(f"{value:.6g}") for name, value in sorted({**record["best"], **record["final"]}.items())},
@@ -151,22 +159,22 @@ def read(folder: RunFolder, row: Row, cpu_seconds: int | None, machine: str | No
         parameters=record["parameters"],
         seconds=round(record["seconds"]),
         cpu_seconds=cpu_seconds,
-        machine=machine or here,
+        machine=machine or hardware,
         torch=record["packages"]["torch"],
         date=record["started"][:10],
-        sample=None if row.prompt is None else _continued(folder, row.prompt),
+        sample=None if row.prompt is None else _generate_sample(folder, row.prompt),
     )
 
 
-def _continued(folder: RunFolder, prompt: str) -> str:
+def _generate_sample(folder: RunFolder, prompt: str) -> str:
     from src.cli.predict import predict
 
-    (answer,) = predict(folder.path, [prompt], length=400, seed=0)
-    return prompt + str(answer["prediction"])
+    (prediction,) = predict(folder.path, [prompt], length=400, seed=0)
+    return prompt + str(prediction["prediction"])
 
 
-def row_of(folder: RunFolder) -> Row:
-    """Return the row that a run was trained for: all that decides its result is as the row has it.
+def matching_row(folder: RunFolder) -> Row:
+    """Return the row whose config, apart from the seed, is that of a run.
 
     Raises:
         UserError: if there is none, or if the run is not finished.
@@ -174,18 +182,18 @@ def row_of(folder: RunFolder) -> Row:
     if folder.record["status"] != "finished":
         raise UserError(f"{folder.path}: the run is {folder.record['status']}, and only a finished one is a result")
     for row in rows():
-        asked = check(compose([*shlex.split(row.words), f"seed={folder.record['seed']}"]))
-        if config_hash(asked.plain()) == folder.record["config_hash"]:
+        config = check(compose([*shlex.split(row.overrides), f"seed={folder.record['seed']}"]))
+        if config_hash(config.plain()) == folder.record["config_hash"]:
             return row
-    raise UserError(f"{folder.path}: its config is that of no row of {ASKED.name} (today's code composes them)")
+    raise UserError(f"{folder.path}: no row of {DEFINITIONS.name}, as composed by the current code, has its config")
 
 
-def put_down(row: Row, run: Measured) -> None:
-    """Keep a run in results.json, in place of an older one of its seed, in the order of results.yaml."""
-    known = results()
-    others = [other for other in known.get(row.words, []) if other.seed != run.seed]
-    known[row.words] = sorted([*others, run], key=lambda one: one.seed)
-    ordered = {row.words: [vars(one) for one in known[row.words]] for row in rows() if row.words in known}
+def save_result(row: Row, run: Result) -> None:
+    """Save a result in results.json, in the order of results.yaml. It replaces an older one of the same seed."""
+    saved = results()
+    others = [other for other in saved.get(row.overrides, []) if other.seed != run.seed]
+    saved[row.overrides] = sorted([*others, run], key=lambda one: one.seed)
+    ordered = {row.overrides: [vars(one) for one in saved[row.overrides]] for row in rows() if row.overrides in saved}
     RESULTS.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -193,105 +201,105 @@ def put_down(row: Row, run: Measured) -> None:
 
 
 def table() -> str:
-    """Return what was reached, a line a row."""
-    known = results()
+    """Return the table of results."""
+    saved = results()
     lines = ["| data | model | parameters | | result | seeds | goal | published | time (CPU) | |"]
     lines.append("|---|---|---:|---|---:|---:|---:|---|---:|---|")
     before = None
     for row in rows():
         data, before = ("" if row.data == before else row.data), row.data
-        runs = known.get(row.words, [])
+        runs = saved.get(row.overrides, [])
         cells = [
             data,
             row.model,
             f"{runs[0].parameters:,}" if runs else "",
             ", ".join(f"`{name}`" for name in row.goals),
         ]
-        cells += [" / ".join(result(name, runs) for name in row.goals) if runs else "not measured"]
+        cells += [" / ".join(format_results(name, runs) for name in row.goals) if runs else "not measured"]
         cells += [str(len(runs)) if runs else ""]
-        cells += [" / ".join(goal(name, wanted) for name, wanted in row.goals.items() if wanted is not None)]
-        cells += [row.published, taken(runs), f"`{row.command}`"]
+        cells += [" / ".join(format_goal(name, target) for name, target in row.goals.items() if target is not None)]
+        cells += [row.published, run_time(runs), f"`{row.command}`"]
         lines.append("| " + " | ".join(cells) + " |")
-    where = sorted({f"{run.machine}, torch {run.torch}, {run.date}." for runs in known.values() for run in runs})
+    where = sorted({f"{run.machine}, torch {run.torch}, {run.date}." for runs in saved.values() for run in runs})
     return "\n".join([*lines, "", *where]) + "\n"
 
 
-def result(name: str, runs: Sequence[Measured]) -> str:
-    """Return a metric of one run, or mean ± deviation of several."""
+def format_results(name: str, runs: Sequence[Result]) -> str:
+    """Return a metric of one run, or the mean ± standard deviation of several."""
     values = [run.metrics[name] for run in runs]
-    spread = f" ± {number(name, stdev(values)).removesuffix(' %')}" if len(values) > 1 else ""
-    shown = number(name, mean(values))
-    return shown.replace(" %", f"{spread} %") if shown.endswith(" %") else shown + spread
+    spread = f" ± {format_metric(name, stdev(values)).removesuffix(' %')}" if len(values) > 1 else ""
+    text = format_metric(name, mean(values))
+    return text.replace(" %", f"{spread} %") if text.endswith(" %") else text + spread
 
 
-def number(name: str, value: float) -> str:
-    """Return an accuracy in percent, BLEU with a digit and everything else with three."""
+def format_metric(name: str, value: float) -> str:
+    """Return an accuracy in percent, BLEU with one decimal, and any other metric with three."""
     if name.endswith(("accuracy", "exact_match")):
         return f"{100 * value:.1f} %"
     return f"{value:.1f}" if name.endswith("bleu") else f"{value:.3f}"
 
 
-def goal(name: str, wanted: float) -> str:
-    """Return what a metric is to be, at least or at most."""
-    return ("≥ " if direction_of(name) == "max" else "≤ ") + number(name, wanted)
+def format_goal(name: str, target: float) -> str:
+    """Return the lower or upper bound of a metric."""
+    return ("≥ " if direction_of(name) == "max" else "≤ ") + format_metric(name, target)
 
 
-def reached(row: Row, runs: Sequence[Measured]) -> bool:
-    """Tell whether a row was measured and has its goals, on the mean of its seeds."""
+def reaches_goals(row: Row, runs: Sequence[Result]) -> bool:
+    """Return whether a row has results whose mean over the seeds reaches its goals."""
     if not runs:
         return False
-    for name, wanted in row.goals.items():
+    for name, target in row.goals.items():
         value = mean(run.metrics[name] for run in runs)
-        if wanted is not None and (value < wanted if direction_of(name) == "max" else value > wanted):
+        if target is not None and (value < target if direction_of(name) == "max" else value > target):
             return False
     return True
 
 
-def taken(runs: Sequence[Measured]) -> str:
-    """Return wall-clock time, and processor time where it is known, of one run."""
+def run_time(runs: Sequence[Result]) -> str:
+    """Return the mean wall-clock time of the runs, and their mean CPU time if known."""
     if not runs:
         return ""
     wall, cpu = mean(run.seconds for run in runs), [run.cpu_seconds for run in runs if run.cpu_seconds is not None]
     return f"{wall:.0f} s" + (f" ({mean(cpu):.0f} s)" if cpu else "")
 
 
-def missing() -> str:
-    """Return what was not reached, and why."""
+def missing_results() -> str:
+    """Return a list of the rows that have no result or do not reach their goals, with the reasons."""
     lines = []
     for row in rows():
-        runs = results().get(row.words, [])
-        if not reached(row, runs):
-            state = " / ".join(result(name, runs) for name in row.goals) if runs else "not measured yet"
-            lines.append(f"- `{row.words}`: {state}. {row.why_not}".rstrip())
+        runs = results().get(row.overrides, [])
+        if not reaches_goals(row, runs):
+            state = " / ".join(format_results(name, runs) for name in row.goals) if runs else "not measured yet"
+            lines.append(f"- `{row.overrides}`: {state}. {row.why_not}".rstrip())
     return "\n".join(lines or ["Nothing."]) + "\n"
 
 
 def samples() -> str:
-    """Return what the language models wrote."""
+    """Return the texts that the language models generated."""
     parts = []
     for row in rows():
-        for run in results().get(row.words, [])[:1]:
+        for run in results().get(row.overrides, [])[:1]:
             if run.sample is not None:
-                parts.append(f"`{row.words}`:\n\n```\n{run.sample.strip()}\n```\n")
+                parts.append(f"`{row.overrides}`:\n\n```\n{run.sample.strip()}\n```\n")
     return "\n".join(parts)
 
 
-def filled(text: str, where: Path, tables: Mapping[str, str]) -> str:
-    """Return a text with what stands between its marks made anew."""
-    for key, made in tables.items():
+def fill_tables(text: str, where: Path, tables: Mapping[str, str]) -> str:
+    """Return a text with new tables between its markers."""
+    for key, content in tables.items():
         begin = MARKS.format(key)
-        head, found, rest = text.partition(begin)
+        head, marker, rest = text.partition(begin)
         _, end, tail = rest.partition(END)
-        if not (found and end):
-            raise UserError(f"{where}: no marks for {key}: {begin}{END}")
-        text = f"{head}{begin}\n{made}\n{end}{tail}"
+        if not (marker and end):
+            raise UserError(f"{where}: no markers for {key}: {begin}{END}")
+        text = f"{head}{begin}\n{content}\n{end}{tail}"
     return text
 
 
-def written() -> Iterator[tuple[Path, str]]:
-    """Yield each file that shows results, and its text with them."""
-    for path, tables in ((README, {"results": table()}), (PAGE, {"missing": missing(), "samples": samples()})):
-        yield path, filled(path.read_text(encoding="utf-8"), path, tables)
+def updated_files() -> Iterator[tuple[Path, str]]:
+    """Yield each file that shows results, and its new text."""
+    for path, tables in ((README, {"results": table()}), (PAGE, {"missing": missing_results(), "samples": samples()})):
+        yield path, fill_tables(path.read_text(encoding="utf-8"), path, tables)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -300,26 +308,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         "python -m docs.results", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rows", nargs="*", help="rows to train, such as experiment=ett_linear")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="that the rows are trained with")
-    parser.add_argument("--run", type=Path, help="the folder of a finished run of a row")
-    parser.add_argument("--cpu", type=int, help="processor seconds that it took, where they are known")
-    parser.add_argument("--machine", help="that it was trained on, where it is more than its processor: one H100")
-    words = parser.parse_args(argv)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds to train each row with")
+    parser.add_argument("--run", type=Path, help="folder of a finished run of a row")
+    parser.add_argument("--cpu", type=int, help="CPU seconds of the run, if known")
+    parser.add_argument("--machine", help="machine of the run, such as 'one H100'; default: its CPU")
+    overrides = parser.parse_args(argv)
     with errors_for_people():
-        if words.run is None and (words.cpu is not None or words.machine):
-            raise UserError("--cpu and --machine are about a finished run: --run RUN")
-        known = {row.words: row for row in rows()}
-        for name in words.rows:
-            if name not in known:
-                raise UserError(f"{name}: there is no such row. {nearest(name, known)}")
-        for name in words.rows:
-            for seed in words.seeds:
-                put_down(known[name], train(known[name], seed))
-        if words.run is not None:
-            folder = RunFolder.open(words.run)
-            row = row_of(folder)
-            put_down(row, read(folder, row, words.cpu, words.machine))
-        for path, text in written():
+        if overrides.run is None and (overrides.cpu is not None or overrides.machine):
+            raise UserError("--cpu and --machine describe a finished run: add --run RUN")
+        saved = {row.overrides: row for row in rows()}
+        for name in overrides.rows:
+            if name not in saved:
+                raise UserError(f"{name}: there is no such row. {nearest(name, saved)}")
+        for name in overrides.rows:
+            for seed in overrides.seeds:
+                save_result(saved[name], train(saved[name], seed))
+        if overrides.run is not None:
+            folder = RunFolder.open(overrides.run)
+            row = matching_row(folder)
+            save_result(row, read_result(folder, row, overrides.cpu, overrides.machine))
+        for path, text in updated_files():
             path.write_text(text, encoding="utf-8")
 
 

@@ -1,10 +1,10 @@
-"""Labelled texts for the page of back-translation, made of Multi30k's captions: what is the something in them?
+"""Create a text classification data set from the captions of Multi30k, for the page of back-translation.
 
 python -m docs.something [data]
 
-A caption that names one of eight things, with its article, says "something" instead, and the thing is its label. Training takes
-the captions that no translator of Multi30k is trained on, those of its validation and test sets; validation and test take those
-of its training set, which are many.
+A caption that names one of eight objects, with an article, contains "something" instead, and the object is its label. The
+training set consists of captions of Multi30k's validation and test sets, on which no translator of Multi30k is trained. The
+validation and test sets consist of captions of its large training set.
 """
 
 import csv
@@ -16,37 +16,43 @@ from pathlib import Path
 from src.datamodules.text.multi30k import file_of
 from src.datamodules.text.parallel_text import lines_of
 
-THINGS = "street|water|beach|dog|ball|snow|bench|camera"
-NAMED = re.compile(rf"\b(?:an?|the) ({THINGS})\b", re.I)
-HINT = re.compile(THINGS, re.I)
+OBJECTS = "street|water|beach|dog|ball|snow|bench|camera"
+OBJECT_WITH_ARTICLE = re.compile(rf"\b(?:an?|the) ({OBJECTS})\b", re.I)
+OBJECT_NAME = re.compile(OBJECTS, re.I)
 VALIDATION = 1000
 
 
-def asked(captions: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the captions that name one of the things once and no other, with that taken out, each with what it named."""
-    found = [(caption, NAMED.search(caption)) for caption in captions if len(HINT.findall(caption)) == 1]
-    return [(_without(caption, named), named[1].lower()) for caption, named in found if named]
+def masked_captions(captions: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the captions that name exactly one of the objects, once, with the object masked, and the object of each."""
+    matches = [
+        (caption, OBJECT_WITH_ARTICLE.search(caption)) for caption in captions if len(OBJECT_NAME.findall(caption)) == 1
+    ]
+    return [(_mask(caption, match), match[1].lower()) for caption, match in matches if match]
 
 
-def _without(caption: str, named: re.Match[str]) -> str:
-    something = "something" if named.start() else "Something"
-    return caption[: named.start()] + something + caption[named.end() :]
+def _mask(caption: str, match: re.Match[str]) -> str:
+    something = "something" if match.start() else "Something"
+    return caption[: match.start()] + something + caption[match.end() :]
 
 
 def main(data: str = "data") -> None:
     """Write the files something.csv, something_val.csv and something_test.csv, with the columns text and label.
 
     Args:
-        data: where Multi30k lies or is downloaded to, and the files are written to.
+        data: the folder of Multi30k, to which it is downloaded if needed, and to which the files are written.
     """
     folder = Path(data)
     captions = {
         part: lines_of(file_of(part, "en").read(folder).decode("utf-8"))
         for part in ("train", "val", "2016_flickr", "2017_flickr")
     }
-    known = asked(captions.pop("train"))
-    unknown = asked([caption for part in captions.values() for caption in part])
-    for name, rows in (("", unknown), ("_val", known[:VALIDATION]), ("_test", known[VALIDATION:])):
+    from_training = masked_captions(captions.pop("train"))
+    from_evaluation = masked_captions([caption for part in captions.values() for caption in part])
+    for name, rows in (
+        ("", from_evaluation),
+        ("_val", from_training[:VALIDATION]),
+        ("_test", from_training[VALIDATION:]),
+    ):
         with (folder / f"something{name}.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("text", "label"), *rows])
 

@@ -1,4 +1,4 @@
-"""A labelled text for the page of synonyms, made of tiny shakespeare: the speeches of its eight most frequent characters.
+"""Create a text classification data set from tiny shakespeare, for the page of synonyms: the speeches of eight characters.
 
 python -m docs.speakers data/tiny_shakespeare/input.txt data/speakers.csv
 """
@@ -8,15 +8,17 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-SHORTEST = 8
-"""Words of a speech; a shorter one says little of who speaks."""
+MIN_LENGTH = 8
+"""Minimum number of words of a speech; a shorter one contains too little information about its speaker."""
 
 
 def speeches(play: str, characters: int = 8) -> list[tuple[str, str]]:
-    """Return the speeches of the characters that speak most often, each with its character."""
-    spoken = [part.split(":\n", 1) for part in play.split("\n\n") if ":\n" in part]
-    often = {who for who, _ in Counter(who for who, _ in spoken).most_common(characters)}
-    return [(" ".join(text.split()), who) for who, text in spoken if who in often and len(text.split()) >= SHORTEST]
+    """Return the speeches of the most frequent characters, each with the name of its character."""
+    parts = [part.split(":\n", 1) for part in play.split("\n\n") if ":\n" in part]
+    frequent = {name for name, _ in Counter(name for name, _ in parts).most_common(characters)}
+    return [
+        (" ".join(text.split()), name) for name, text in parts if name in frequent and len(text.split()) >= MIN_LENGTH
+    ]
 
 
 def main(source: str, target: str) -> None:

@@ -1,4 +1,4 @@
-"""The launchers and sweepers, where Hydra looks for them; the work is in src/sweeping."""
+"""Hydra plugins: the launchers and the sweeper. They delegate to src/sweeping and src/fused."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class SearchSweeper(Sweeper):
-    """Pass the overrides of a sweep to the launcher unexpanded: the group `search` decides which points they make.
+    """Pass the overrides of a sweep to the launcher without expanding them; the group `search` chooses the points.
 
     Args:
-        params: overrides of the sweep by key, as Hydra's basic sweeper takes them.
-        max_batch_size: accepted for the sake of Hydra's basic sweeper; the launchers schedule their jobs themselves.
+        params: overrides of the sweep by key, as for Hydra's basic sweeper.
+        max_batch_size: accepted for compatibility with Hydra's basic sweeper, and ignored.
     """
 
     def __init__(self, params: dict[str, str] | None = None, max_batch_size: int | None = None) -> None:
@@ -40,15 +40,15 @@ class SearchSweeper(Sweeper):
         search = self.config.search
         ranges = [f"{key}={text}" for key, text in search.ranges.items()] if search.name != "grid" else []
         params = [f"{key}={value}" for key, value in self.params.items()]
-        words = with_folds([*params, *ranges, *arguments], self.config)
-        return [self.launcher.launch([words], initial_job_idx=0)]
+        overrides = with_folds([*params, *ranges, *arguments], self.config)
+        return [self.launcher.launch([overrides], initial_job_idx=0)]
 
 
 class SweepLauncher(Launcher):
-    """What the launchers have in common: the sweep of `src.sweeping.sweep`, on an executor of their own.
+    """Base class of the launchers, which differ in their executors.
 
     Attributes:
-        outlived: whether jobs go on when the command that started them is killed, and are found again by the next.
+        outlived: whether jobs continue if the command that started them is killed. The same command finds them again.
     """
 
     outlived = False
@@ -58,11 +58,11 @@ class SweepLauncher(Launcher):
         self.config = config
 
     def executor(self) -> "Callable[[Path], Executor]":
-        """Return what makes the executor of a sweep's folder, after a check of the settings."""
+        """Check the settings, and return a function that creates the executor for a sweep folder."""
         raise NotImplementedError
 
     def warm_up(self) -> None:
-        """Start what takes long and can go on while the points are composed."""
+        """Start slow work that can run while the points are composed."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from src.sweeping.sweep import launch
@@ -72,12 +72,12 @@ class SweepLauncher(Launcher):
 
 
 class LocalLauncher(SweepLauncher):
-    """Runs the jobs of a sweep in processes of this machine.
+    """Run the jobs of a sweep in processes on this machine.
 
     Args:
-        jobs: at a time; None: one a GPU, or one a usable core where there is none.
-        devices_per_job: GPUs that each job sees.
-        threads: of each job; None: the cores are shared out.
+        jobs: number of jobs at a time. None: one per GPU, or one per usable core if there is no GPU.
+        devices_per_job: number of GPUs visible to each job.
+        threads: number of threads of each job. None: the usable cores are divided among the jobs.
     """
 
     def __init__(self, jobs: int | None = None, devices_per_job: int = 1, threads: int | None = None) -> None:
@@ -95,12 +95,12 @@ class LocalLauncher(SweepLauncher):
 
 
 class FusedLauncher(LocalLauncher):
-    """Trains the jobs of a sweep that differ only in numbers as one; the others run as with `LocalLauncher`.
+    """Train the jobs of a sweep that differ only in numbers as one stacked model, and run the others like `LocalLauncher`.
 
     Args:
         fuse: ``auto``, ``always`` or ``never``.
-        members: most jobs that train as one.
-        settings: of `LocalLauncher`.
+        members: maximum number of jobs that are trained as one model.
+        settings: arguments of `LocalLauncher`.
     """
 
     def __init__(self, fuse: str = "auto", members: int = 64, **settings: Any) -> None:
@@ -119,7 +119,7 @@ class FusedLauncher(LocalLauncher):
 
 
 class SubmititSlurmLauncher(SweepLauncher):
-    """Runs the jobs of a sweep on a SLURM cluster; see conf/hydra/launcher/submitit_slurm.yaml."""
+    """Run the jobs of a sweep on a SLURM cluster; see conf/hydra/launcher/submitit_slurm.yaml."""
 
     outlived = True
 
@@ -133,7 +133,7 @@ class SubmititSlurmLauncher(SweepLauncher):
 
 
 class RayLauncher(SweepLauncher):
-    """Runs the jobs of a sweep with Ray; see conf/hydra/launcher/ray.yaml."""
+    """Run the jobs of a sweep with Ray; see conf/hydra/launcher/ray.yaml."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings

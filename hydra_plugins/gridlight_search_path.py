@@ -1,4 +1,4 @@
-"""Where Hydra finds sweeps/, beside conf/ and whatever search path a user gives."""
+"""Hydra plugin that adds sweeps/ to the config search path."""
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -7,7 +7,7 @@ from src import ROOT
 
 
 class GridlightSearchPath(SearchPathPlugin):
-    """Makes the repository's folder sweeps/ a config group: +sweeps=learning_rate."""
+    """Make the folder sweeps/ of the repository a config group: +sweeps=learning_rate."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append("gridlight", f"file://{ROOT}")

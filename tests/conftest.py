@@ -1,9 +1,9 @@
-"""What every test stands on: one thread, nothing sent anywhere, all files under the test's own folder."""
+"""Fixtures of all tests. Tests run with one thread, do not contact W&B, and write only to their own folders."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -22,8 +22,8 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Leave the process as it was: its environment (runs and Hydra change it) and Hydra's global state."""
-    before = dict(os.environ)
+    """Restore the environment variables and the global state of Hydra, which runs change."""
+    environment = dict(os.environ)
     monkeypatch.chdir(ROOT)
     for name in ("HYDRA_FULL_ERROR", "GRIDLIGHT_RUN_FOLDER", "LOCAL_RANK", "WANDB_API_KEY", "WANDB_PROJECT"):
         os.environ.pop(name, None)
@@ -32,10 +32,10 @@ def isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     GlobalHydra.instance().clear()
     os.environ.clear()
-    os.environ.update(before)
+    os.environ.update(environment)
 
 
-# What a choice needs beside itself, to make sense.
+# The options that an option requires.
 COMPANIONS = {
     "regularization=spatial_dropout": ["model=cnn"],
     "regularization=stochastic_depth": ["model=resnet"],
@@ -57,7 +57,7 @@ COMPANIONS = {
     "callbacks=gradient_through_time": ["model=rnn"],
 }
 
-# What makes the slower data sources small.
+# Overrides of a datamodule that make it small.
 SMALL = {
     "dates": ["train_size=96", "val_size=16", "test_size=16", "languages=[en,de]"],
     "mackey_glass": ["length=400"],
@@ -73,12 +73,12 @@ SMALL = {
 }
 
 
-# The paper's depth and heads, narrow enough for a test.
+# The depth and heads of the paper, with a small width.
 _NARROW = ["model.d_model=32", "model.d_ff=48"]
 SMALL_CHOICES = {"model=transformer_base": _NARROW, "experiment=transformer_paper": _NARROW}
 
 
-# ---- tiny files of the kinds of data that a user brings ------------------------------------------------------------
+# ---- small files for the datamodules that read the user's files ----------------------------------------------------
 
 
 def write_tone(path: Path, hertz: float, seconds: float, rate: int = 8000, seed: int = 0) -> None:
@@ -99,9 +99,12 @@ def _book(folder: Path) -> list[str]:
 
 
 def _reviews(folder: Path) -> list[str]:
-    words = {"good": ("good", "great", "splendid"), "bad": ("bad", "awful", "dreary"), "so-so": ("usual", "plain")}
+    adjectives = {"good": ("good", "great", "splendid"), "bad": ("bad", "awful", "dreary"), "so-so": ("usual", "plain")}
     rows = [
-        f'"A {w}, {w} film, no. {i}",{label}' for label, choices in words.items() for w in choices for i in range(10)
+        f'"A {adjective}, {adjective} film, no. {i}",{label}'
+        for label, choices in adjectives.items()
+        for adjective in choices
+        for i in range(10)
     ]
     file = folder / "reviews.csv"
     file.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
@@ -125,7 +128,15 @@ def _pairs(folder: Path) -> list[str]:
 def write_image(
     path: Path, seed: int, brightness: int = 100, size: tuple[int, int] = (12, 10), mode: str = "RGB"
 ) -> None:
-    """Write a noisy picture of so many rows and columns."""
+    """Write a noisy image.
+
+    Args:
+        path: of the file.
+        seed: of the noise.
+        brightness: is added to the noise.
+        size: height and width in pixels.
+        mode: ``RGB`` or ``L``.
+    """
     import numpy as np
     from PIL import Image
 
@@ -135,11 +146,11 @@ def write_image(
     Image.fromarray(pixels).save(path)
 
 
-def _pictures(folder: Path) -> list[str]:
+def _images(folder: Path) -> list[str]:
     for number, name in enumerate(("bright", "dark", "grey")):
         for i in range(12):
-            write_image(folder / "pictures" / name / f"{i}.png", 100 * number + i, (180, 0, 90)[number])
-    return [f"datamodule.path={folder / 'pictures'}"]
+            write_image(folder / "images" / name / f"{i}.png", 100 * number + i, (180, 0, 90)[number])
+    return [f"datamodule.path={folder / 'images'}"]
 
 
 def _sounds(folder: Path) -> list[str]:
@@ -172,18 +183,18 @@ USERS_FILES: dict[str, Callable[[Path], list[str]]] = {
     "text_classification": _reviews,
     "parallel_text": _pairs,
     "audio_folder": _sounds,
-    "image_folder": _pictures,
+    "image_folder": _images,
     "fsdd": _spoken_digits,
     "series": _series,
     "csv": _people,
     **{name: partial(_public, name) for name in PUBLIC},
 }
-"""For each datamodule that needs files: what writes some into a folder and returns the words that name them."""
+"""For each datamodule that needs files: the function that writes them to a folder and returns the overrides that name them."""
 
 
 @pytest.fixture(scope="session")
 def users_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
-    """Return a function that gives the words which a datamodule needs beside its name, with files that it writes once."""
+    """Return a function that returns the overrides that a datamodule needs, and writes its files once."""
     return cache(lambda name: USERS_FILES[name](tmp_path_factory.mktemp(name)) if name in USERS_FILES else [])
 
 
@@ -198,7 +209,7 @@ WORDNET = {"good": ["good", "great", "fine"], "film": ["film", "movie", "moving 
 
 @pytest.fixture(scope="session")
 def wordnet(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Install a tiny WordNet, where no other test and no person looks for one, and return its name."""
+    """Install a tiny WordNet in a temporary folder, and return its name."""
     import wn
 
     folder = tmp_path_factory.mktemp("wordnet")
@@ -223,59 +234,62 @@ def wordnet(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def complete(users_files: Callable[[str], list[str]], request: pytest.FixtureRequest) -> Callable[..., list[str]]:
-    """Return a function that adds to some words of a command line what makes them a whole one that works."""
+    """Return a function that completes overrides: it adds the options and files that they require."""
     from src.config.compose import compose
 
-    def words(*choices: str) -> list[str]:
-        added = [word for choice in choices for word in COMPANIONS.get(choice, [])]
-        groups = {word.partition("=")[0] for word in choices}
-        result = [*choices, *(word for word in added if word.partition("=")[0] not in groups)]
+    def complete_overrides(*overrides: str) -> list[str]:
+        required = [companion for override in overrides for companion in COMPANIONS.get(override, [])]
+        result = [*overrides, *_without_keys_of(overrides, required)]
         config = compose(result)
         if config.regularization.synonyms.probability:
             result.append(f"regularization.synonyms.lexicon={request.getfixturevalue('wordnet')}")
-        keys = {word.partition("=")[0] for word in result}
-        return [*result, *(w for w in users_files(config.datamodule.name) if w.partition("=")[0] not in keys)]
+        return [*result, *_without_keys_of(result, users_files(config.datamodule.name))]
 
-    return words
+    return complete_overrides
+
+
+def _without_keys_of(overrides: Sequence[str], defaults: Sequence[str]) -> list[str]:
+    """Return the default overrides whose keys are not among those of other overrides."""
+    keys = {override.partition("=")[0] for override in overrides}
+    return [default for default in defaults if default.partition("=")[0] not in keys]
 
 
 @pytest.fixture
 def fast(tmp_path: Path, complete: Callable[..., list[str]]) -> Callable[..., list[str]]:
-    """Return a function that makes a run of a few steps on little data of some words of a command line; it writes under
-    the test's own folder, and the words themselves come last.
+    """Return a function that completes overrides and adds others, so that the run takes a few steps on a small data set and
+    writes to the folder of the test. The given overrides take precedence.
     """
     from src.config.compose import compose
 
-    def words(*choices: str) -> list[str]:
-        result = complete(*choices)
-        groups = {word.partition("=")[0] for word in result}
+    def fast_overrides(*overrides: str) -> list[str]:
+        result = complete(*overrides)
         data = str(compose(result).datamodule.name)
         small = [
-            *(word for word in ("trainer=smoke", "logger=none") if word.partition("=")[0] not in groups),
-            *(f"datamodule.{word}" for word in SMALL.get(data, [])),
-            *(word for choice in result for word in SMALL_CHOICES.get(choice, [])),
+            "trainer=smoke",
+            "logger=none",
+            *(f"datamodule.{override}" for override in SMALL.get(data, [])),
+            *(small_override for override in result for small_override in SMALL_CHOICES.get(override, [])),
             "trainer.max_epochs=1",
             "trainer.limit_train_batches=2",
             "trainer.limit_val_batches=2",
             "trainer.limit_test_batches=2",
             f"paths.outputs={tmp_path}/outputs",
         ]
-        return [*(word for word in small if word.partition("=")[0] not in groups), *result]
+        return [*_without_keys_of(result, small), *result]
 
-    return words
+    return fast_overrides
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="write tests/golden_losses.json anew")
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden_losses.json")
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """Return a function that runs ``python -m <words>`` from the repository's root, as a person would."""
+    """Return a function that runs ``python -m <arguments>`` in the root of the repository."""
 
-    def run(*words: str, **env: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", *words], cwd=ROOT, env=os.environ | env, text=True, capture_output=True, timeout=300
-        )
+    def run(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=os.environ | env, text=True, capture_output=True, timeout=300)
 
     return run

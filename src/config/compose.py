@@ -1,4 +1,4 @@
-"""From words on a command line to a config, with Hydra, and from Hydra's errors to errors for people."""
+"""Composition of configs from overrides with Hydra, and changes to recorded configs."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from src.config.groups import CONF, groups
 from src.config.isolated_hydra import own_hydra
 from src.config.overrides import readable
 from src.config.suggest import _wrong_key, explain, refused
-from src.config.trust import name_own_data_folder, trust_own_config
+from src.config.trust import trust_data_folder, trust_own_config
 from src.core.errors import UserError
 
 
@@ -25,9 +25,9 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         overrides: as on the command line: ``["model=mlp", "optimizer.lr=0.01"]``.
 
     Raises:
-        UserError: if an override names what does not exist.
+        UserError: if an override names an unknown key or option, or cannot be parsed.
     """
-    overrides = [readable(word) for word in overrides]
+    overrides = [readable(override) for override in overrides]
     try:
         with own_hydra():
             config = hydra_compose("train", overrides=overrides)
@@ -40,7 +40,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 
 
 def update(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return a recorded config with single keys changed; groups cannot be chosen anew.
+    """Return a recorded config with single keys changed; the choice of a group's option cannot change.
 
     Args:
         config: plain containers, whose strings are literal.
@@ -51,28 +51,28 @@ def update(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
     """
     result = copy.deepcopy(dict(config))
     options = groups([CONF])
-    for token in overrides:
+    for text in overrides:
         try:
-            override = OverridesParser.create().parse_override(readable(token))
+            override = OverridesParser.create().parse_override(readable(text))
         except HydraException as error:
-            raise UserError(f"cannot read '{token}': overrides are written key=value") from error
+            raise UserError(f"cannot read '{text}': overrides are written key=value") from error
         key = override.key_or_group
         if key in options:
-            raise UserError(f"{token}: a recorded run keeps its {key}; only single keys can change, such as {key}.…")
+            raise UserError(f"{text}: a recorded run keeps its {key}; only single keys can change, such as {key}.…")
         if override.type != OverrideType.CHANGE:
-            raise UserError(f"{token}: a recorded run has all its keys; change one as key=value")
+            raise UserError(f"{text}: keys of a recorded run cannot be added or removed; change a value with key=value")
         if override.is_sweep_override():
-            raise UserError(f"{token}: a recorded run has one value a key")
+            raise UserError(f"{text}: a recorded run has one value per key, and this gives several")
         if problem := _wrong_key(override, result, options):
             raise UserError(problem)
         value = override.value()
         if "${" in str(value):
-            raise UserError(f"{token}: a recorded config has no interpolations; give the value itself")
+            raise UserError(f"{text}: a recorded config has no interpolations; give the value itself")
         *parents, last = key.split(".")
         node = result
         for parent in parents:
             node = node[parent]
         node[last] = value
         if key == "paths.data":
-            name_own_data_folder(str(value))
+            trust_data_folder(str(value))
     return result

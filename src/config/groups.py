@@ -1,4 +1,4 @@
-"""What can be chosen: the config groups, their options and the summary of each, read off the config folders."""
+"""The config groups, their options and the summary of each option, read from the config folders."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -12,13 +12,13 @@ SWEEPS = ROOT / "sweeps"
 
 
 def search_roots(argv: Sequence[str]) -> list[Path]:
-    """Return the config folders of a command line: a user's own (``--config-dir``, ``hydra.searchpath``), then ours."""
+    """Return the config folders of a command line: the user's (``--config-dir``, ``hydra.searchpath``), then conf/."""
     roots: list[Path] = []
-    for position, word in enumerate(argv):
-        flag, _, value = word.partition("=")
-        if flag in ("--config-dir", "-cd"):
+    for position, argument in enumerate(argv):
+        key, _, value = argument.partition("=")
+        if key in ("--config-dir", "-cd"):
             roots.append(Path(value or next(iter(argv[position + 1 :]), "")))
-        if flag == "hydra.searchpath":
+        if key == "hydra.searchpath":
             entries = (entry.strip(" '\"") for entry in value.strip("[]").split(","))
             roots += [_root(entry) for entry in entries if entry]
     return [*roots, CONF]
@@ -27,24 +27,24 @@ def search_roots(argv: Sequence[str]) -> list[Path]:
 def _root(entry: str) -> Path:
     """Return the folder of an entry of ``hydra.searchpath``: ``file://…``, ``pkg://package.folder`` or a bare path."""
     url = urlparse(entry)
-    place = url.netloc + url.path
+    path = url.netloc + url.path
     if url.scheme != "pkg":
-        return Path(place)
+        return Path(path)
     try:
-        spec = find_spec(place.strip("/").replace("/", "."))
+        spec = find_spec(path.strip("/").replace("/", "."))
     except ImportError:
         spec = None
     return Path(next(iter((spec and spec.submodule_search_locations) or [entry])))
 
 
 def groups(roots: Sequence[Path]) -> dict[str, dict[str, str]]:
-    """Return {group: {option: summary}}; options whose names start with an underscore are not for choosing."""
-    found: dict[str, dict[str, str]] = {}
+    """Return {group: {option: summary}}, without the option files whose names start with an underscore."""
+    options: dict[str, dict[str, str]] = {}
     for root in reversed(roots):
         for path in sorted(root.glob("*/**/*.yaml")):
             if not path.name.startswith("_"):
-                found.setdefault(path.parent.relative_to(root).as_posix(), {})[path.stem] = summary(path)
-    return found
+                options.setdefault(path.parent.relative_to(root).as_posix(), {})[path.stem] = summary(path)
+    return options
 
 
 def sweeps() -> dict[str, str]:
@@ -53,7 +53,7 @@ def sweeps() -> dict[str, str]:
 
 
 def summary(path: Path) -> str:
-    """Return the first comment of an option file, which says what the choice is."""
+    """Return the first comment of an option file, which describes the option."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             if line.startswith("#") and "@package" not in line:

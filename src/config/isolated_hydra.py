@@ -1,4 +1,4 @@
-"""A clean global state of Hydra for the duration of a call."""
+"""Temporary replacement of Hydra's global state."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +12,16 @@ from src.config.groups import CONF
 
 @contextmanager
 def own_hydra() -> Iterator[None]:
-    """Let Hydra compose, also inside a command or a notebook that uses Hydra itself."""
-    before = GlobalHydra.instance().hydra
+    """Initialize Hydra with conf/ in a context, and restore its previous global state on exit.
+
+    Configs can then be composed inside a command or a notebook that uses Hydra itself.
+    """
+    previous = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), **version_base()):
             yield
     finally:
         GlobalHydra.instance().clear()
-        if before is not None:
-            GlobalHydra.instance().hydra = before
+        if previous is not None:
+            GlobalHydra.instance().hydra = previous

@@ -1,4 +1,4 @@
-"""From the name of a class in a config to the class itself."""
+"""Import of the classes that a config names."""
 
 from importlib import import_module
 from typing import Any, TypeVar
@@ -9,16 +9,17 @@ T = TypeVar("T")
 
 
 def locate(target: str, kind: type[T], key: str = "_target_") -> type[T]:
-    """Import the class that a config names; only a subclass of what is asked for, so that a config from elsewhere can
-    name no other callable.
+    """Import and return the class that a config names.
+
+    Only a subclass of `kind` is returned, so that a config from another source cannot name any other callable.
 
     Args:
         target: dotted path of the class, such as ``src.models.mlp.MLP``.
-        kind: the class that it must derive from.
-        key: where the name stands in the config, for the error.
+        kind: the required base class.
+        key: the config key that holds the name, for the error message.
 
     Raises:
-        UserError: if there is no such module or class, or if it is of another kind.
+        UserError: if there is no such module or class, or if it is not a subclass of `kind`.
     """
     module_name, _, name = target.rpartition(".")
     try:
@@ -27,10 +28,10 @@ def locate(target: str, kind: type[T], key: str = "_target_") -> type[T]:
         raise UserError(f"{key}={target}: cannot import '{module_name}': {error}") from error
     except ValueError as error:
         raise UserError(f"{key}={target}: a class is named as package.module.Class") from error
-    found = getattr(module, name, None)
-    if found is None:
+    cls = getattr(module, name, None)
+    if cls is None:
         classes = [n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, kind)]
         raise UserError(f"{key}={target}: module '{module_name}' has no '{name}'. {nearest(name, classes)}")
-    if not (isinstance(found, type) and issubclass(found, kind)):
-        raise UserError(f"{key}={target}: this is no {kind.__module__}.{kind.__qualname__}")
-    return found
+    if not (isinstance(cls, type) and issubclass(cls, kind)):
+        raise UserError(f"{key}={target}: this is not a subclass of {kind.__module__}.{kind.__qualname__}")
+    return cls

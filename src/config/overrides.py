@@ -1,4 +1,4 @@
-"""The words of a command line, before Hydra reads them."""
+"""Preparation and parsing of a command line's overrides."""
 
 import re
 from argparse import Namespace
@@ -8,45 +8,45 @@ from typing import NoReturn
 from src.core.errors import UserError
 
 
-def readable(word: str) -> str:
-    """Put quotes around a value that Hydra's grammar cannot read bare, such as a path with an accent or a text with
-    "="; every other word stays as it is.
+def readable(override: str) -> str:
+    """Return an override with quotes around its value if Hydra's grammar cannot read the value without them, such as a path
+    with an accent or a text with "=". Flags and other overrides are returned unchanged.
 
     Raises:
-        UserError: if a word is no text.
+        UserError: if the bytes of the override are not UTF-8 text.
     """
     try:
-        word.encode()
+        override.encode()
     except UnicodeEncodeError as error:
-        shown = word.encode(errors="backslashreplace").decode()
-        raise UserError(f"cannot read '{shown}': its bytes are no UTF-8 text") from error
-    key, equals, value = word.partition("=")
+        escaped = override.encode(errors="backslashreplace").decode()
+        raise UserError(f"cannot read '{escaped}': its bytes are not UTF-8 text") from error
+    key, equals, value = override.partition("=")
     if (
         not equals
-        or word.startswith("-")
+        or override.startswith("-")
         or not re.fullmatch(r"[+~\w./@:]+", key)
         or re.search(r"[,\[\]{}()'\"$]", value)
     ):
-        return word
+        return override
     if re.fullmatch(r"[\w\-\\/%?.+:*@ |]*", value, re.ASCII):
-        return word
+        return override
     return f"{key}='{value}'"
 
 
 def arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
-    """Take a command line apart as Hydra does.
+    """Parse a command line as Hydra does.
 
     Returns:
-        Hydra's flags, with the words beside them as `overrides`; and what it does not know.
+        Hydra's flags, with the positional arguments as `overrides`; and the unknown flags.
 
     Raises:
-        UserError: if a flag lacks its value, or has a wrong one.
+        UserError: if a flag has no value or an invalid one.
     """
-    from src.compat.hydra_parser import get_args_parser  # imported late: it takes long
+    from src.compat.hydra_parser import get_args_parser  # a lazy import: it is slow
 
-    def refuse(message: str) -> NoReturn:
+    def raise_user_error(message: str) -> NoReturn:
         raise UserError(message)
 
     parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
+    parser.error = raise_user_error  # type: ignore[method-assign]
     return parser.parse_known_args(argv)

@@ -1,4 +1,4 @@
-"""check(cfg): types, ranges and combinations of a whole config, before any work starts."""
+"""Validate a whole config, its types, ranges and combinations, before any work starts."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from src.config.combinations import combination_problems
 from src.config.locate import locate
-from src.config.schema.base import Entry, Option, Section, Unnamed
+from src.config.schema.base import Entry, EntryWithoutClass, Option, Section
 from src.config.schema.callbacks import ENTRIES
 from src.config.schema.datamodule import DataOption
 from src.config.schema.from_signature import schema_of_class
@@ -22,32 +22,33 @@ from src.config.schema.scheduler import SchedulerOption
 from src.config.schema.search import SEARCHES, Search
 from src.core.errors import UserError, all_of, nearest, option_name, short
 
-# What a group's class must derive from, and what the run itself passes to it: not for a config to say.
-_KINDS: dict[str, tuple[str, type[Option], set[str]]] = {
+_GROUP_CLASSES: dict[str, tuple[str, type[Option], set[str]]] = {
     "model": ("src.models.base.Model", ModelOption, {"spec"}),
     "datamodule": ("src.datamodules.base.DataModule", DataOption, set()),
     "optimizer": ("torch.optim.Optimizer", Option, {"params"}),
     "scheduler": ("torch.optim.lr_scheduler.LRScheduler", SchedulerOption, {"optimizer"}),
 }
 
-# The same for the entries of these groups. What the run passes, an entry may set otherwise.
-_ENTRY_KINDS: dict[str, tuple[str, set[str]]] = {
+"""For each group: the base class of its options, the base class of their schemas, and the arguments that the run passes to the
+constructor, which a config cannot set."""
+
+_ENTRY_CLASSES: dict[str, tuple[str, set[str]]] = {
     "callbacks": ("lightning.pytorch.callbacks.Callback", {"monitor", "mode", "dirpath", "folder"}),
     "logger": ("lightning.pytorch.loggers.Logger", {"save_dir"}),
 }
+"""For each group of entries: the base class of the entries, and the arguments that the run passes, which an entry may set."""
 
 S = TypeVar("S", bound=Section)
 
-
-_OF_A_SWEEP = ("hydra", "search")
-"""Sections of what Hydra composed that are no part of a run's config."""
+_SWEEP_SECTIONS = ("hydra", "search")
+"""Sections of a composed config that are not part of a run's config."""
 
 
 def check_search(cfg: DictConfig) -> Search:
-    """Return the checked section ``search`` of a sweep's config.
+    """Return the validated section ``search`` of a sweep's config.
 
     Raises:
-        UserError: with every problem that was found, one a line.
+        UserError: with every problem, one per line.
     """
     plain = OmegaConf.to_container(cfg.search, resolve=True)
     assert isinstance(plain, dict)
@@ -58,88 +59,89 @@ def check_search(cfg: DictConfig) -> Search:
 
 
 def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> Config:
-    """Return the checked config of one run.
+    """Return the validated config of one run.
 
     Args:
-        cfg: what Hydra composed, or plain containers with nothing left to resolve, as in a run folder or checkpoint.
-        for_training: the files that the data are read from must be there, and callbacks and loggers can be made.
+        cfg: composed by Hydra, or plain containers without interpolations, as in a run folder or checkpoint.
+        for_training: also check the entries of callbacks and loggers, and that the data files exist.
 
     Raises:
-        UserError: with every problem that was found, one a line.
+        UserError: with every problem, one per line.
     """
     resolved = _resolve(cfg) if isinstance(cfg, DictConfig) else cfg
-    plain = {str(key): value for key, value in resolved.items() if key not in _OF_A_SWEEP}
-
-    def found_in(error: ValidationError, given: Any, *start: str) -> Iterator[str]:
-        return _problems(error, cfg, given, start)
-
-    if too_large := next(_too_large(plain), None):
-        raise UserError(f"{too_large}=…: must be an integer of at most 2^53")
+    plain = {str(key): value for key, value in resolved.items() if key not in _SWEEP_SECTIONS}
+    if oversized := next(_oversized_integers(plain), None):
+        raise UserError(f"{oversized}=…: must be an integer of at most 2^53")
     problems: list[str] = []
     checked: dict[str, Any] = dict(plain)
-    for group, (_, base, _) in _KINDS.items():
+    for group, (_, base, _) in _GROUP_CLASSES.items():
         try:
             checked[group] = _check_option(group, plain.get(group))
         except ValidationError as error:
-            problems += found_in(error, plain[group], group)
-            checked[group] = base.model_construct()  # stands in, so that the rest is checked at the same time
+            problems += _problems(error, cfg, plain[group], (group,))
+            checked[group] = base.model_construct()  # a placeholder, so that the other sections are checked as well
     try:
         config = Config.model_validate(checked)
     except ValidationError as error:
-        problems += found_in(error, plain)
+        problems += _problems(error, cfg, plain, ())
     for group, key, entry in _entries(plain) if for_training else ():
         try:
             _schema_of_entry(group, key, entry).model_validate(entry)
         except ValidationError as error:
-            problems += found_in(error, entry, group, key)
+            problems += _problems(error, cfg, entry, (group, key))
     if problems:
         raise all_of(problems)
-    for key, path in config.datamodule.files().items() if for_training else ():
-        if not path.is_file():
-            says = "this is a folder, and a file is expected" if path.is_dir() else "there is no such file"
-            raise UserError(f"datamodule.{key}={path}: {says}")
-    for key, path in config.datamodule.folders().items() if for_training else ():
-        if not path.is_dir():
-            says = "this is a file, and a folder is expected" if path.is_file() else "there is no such folder"
-            raise UserError(f"datamodule.{key}={path}: {says}")
-    if found := combination_problems(config):
-        raise all_of(found)
+    if for_training:
+        _check_data_paths(config)
+    if problems := combination_problems(config):
+        raise all_of(problems)
     return config
 
 
-def _too_large(node: Any, key: str = "") -> Iterator[str]:
-    """Yield the keys of integers that torch cannot hold, or a float not exactly."""
+def _oversized_integers(node: Any, key: str = "") -> Iterator[str]:
+    """Yield the keys of integers that torch cannot hold, or that a float cannot represent exactly."""
     if type(node) is int:
         if abs(node) > 2**53:
             yield key
     elif isinstance(node, Mapping):
         for name, value in node.items():
-            yield from _too_large(value, f"{key}.{name}" if key else str(name))
+            yield from _oversized_integers(value, f"{key}.{name}" if key else str(name))
     elif isinstance(node, list | tuple):
         for value in node:
-            yield from _too_large(value, key)
+            yield from _oversized_integers(value, key)
 
 
-def check_section(kind: type[S], given: Mapping[str, Any], key: str) -> S:
-    """Return a part of the config that does not belong to a run, such as the settings of a launcher.
+def _check_data_paths(config: Config) -> None:
+    for key, path in config.datamodule.files().items():
+        if not path.is_file():
+            problem = "expected a file, but this is a folder" if path.is_dir() else "there is no such file"
+            raise UserError(f"datamodule.{key}={path}: {problem}")
+    for key, path in config.datamodule.folders().items():
+        if not path.is_dir():
+            problem = "expected a folder, but this is a file" if path.is_file() else "there is no such folder"
+            raise UserError(f"datamodule.{key}={path}: {problem}")
+
+
+def check_section(schema: type[S], values: Mapping[str, Any], key: str) -> S:
+    """Return a validated part of the config that does not belong to a run, such as the settings of a launcher.
 
     Args:
-        kind: its schema.
-        given: its keys and values.
-        key: where it stands, such as ``hydra.launcher``.
+        schema: the schema of the part.
+        values: its keys and values.
+        key: its key in the config, such as ``hydra.launcher``.
 
     Raises:
-        UserError: with every problem that was found, one a line.
+        UserError: with every problem, one per line.
     """
     path = key.split(".")
-    plain = OmegaConf.to_container(OmegaConf.create(dict(given)))
+    plain = OmegaConf.to_container(OmegaConf.create(dict(values)))
     try:
-        return kind.model_validate(plain)
+        return schema.model_validate(plain)
     except ValidationError as error:
-        whole: Any = plain
+        nested: Any = plain
         for name in reversed(path):
-            whole = {name: whole}
-        raise all_of(_problems(error, whole, plain, tuple(path))) from error
+            nested = {name: nested}
+        raise all_of(_problems(error, nested, plain, tuple(path))) from error
 
 
 def _resolve(raw: Any) -> dict[Any, Any]:
@@ -149,7 +151,7 @@ def _resolve(raw: Any) -> dict[Any, Any]:
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     if missing:
-        raise UserError("\n".join(f"{key} must be given: {key}=…" for key in missing))
+        raise UserError("\n".join(f"{key} must be set: {key}=…" for key in missing))
     assert isinstance(plain, dict)
     return plain
 
@@ -162,22 +164,28 @@ def _check_option(group: str, option: Any) -> Option:
     return _schema_of(group, target, named).model_validate(named)
 
 
-def _schema_of(group: str, target: str, given: Collection[str] | None = None) -> type[Option]:
-    """Return the schema of an option; that of a user's own class has the keys that its constructor takes."""
-    if known := SCHEMAS[group].get(target):
-        return known
-    kind_name, base, from_run = _KINDS[group]
-    cls = locate(target, locate(kind_name, object), f"{group}._target_")
-    made = schema_of_class(cls, base, from_run, given)
-    for fact in ("tasks", "inputs", "task", "raw", "carries_state"):
-        if hasattr(base, fact):
-            setattr(made, fact, getattr(cls, fact))
-    return made
+def _schema_of(group: str, target: str, keys: Collection[str] | None = None) -> type[Option]:
+    """Return the schema of an option. For a class outside of Gridlight, the keys are the arguments of its constructor.
+
+    Args:
+        group: the config group.
+        target: dotted path of the class.
+        keys: the keys that the config sets, or None for all possible ones; see `schema_of_class`.
+    """
+    if shipped := SCHEMAS[group].get(target):
+        return shipped
+    class_name, base, from_run = _GROUP_CLASSES[group]
+    cls = locate(target, locate(class_name, object), f"{group}._target_")
+    schema = schema_of_class(cls, base, from_run, keys)
+    for attribute in ("tasks", "inputs", "task", "raw", "carries_state"):
+        if hasattr(base, attribute):
+            setattr(schema, attribute, getattr(cls, attribute))
+    return schema
 
 
 def _entries(plain: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield each callback and logger that is not switched off: its group, its key and its settings."""
-    for group in _ENTRY_KINDS:
+    """Yield the group, key and settings of each callback and logger that is not null."""
+    for group in _ENTRY_CLASSES:
         entries = plain.get(group)
         for key, entry in entries.items() if isinstance(entries, dict) else ():
             if isinstance(entry, dict):
@@ -189,20 +197,27 @@ def _schema_of_entry(group: str, key: str, entry: Mapping[str, Any]) -> type[Sec
     if (group, key, target) == ("logger", "wandb", None):
         return WeightsAndBiases
     if not isinstance(target, str):
-        return Unnamed
-    kind_name, from_run = _ENTRY_KINDS[group]
-    if known := ENTRIES.get(target):
-        return known
-    cls = locate(target, locate(kind_name, object), f"{group}.{key}._target_")
+        return EntryWithoutClass
+    class_name, from_run = _ENTRY_CLASSES[group]
+    if shipped := ENTRIES.get(target):
+        return shipped
+    cls = locate(target, locate(class_name, object), f"{group}.{key}._target_")
     return schema_of_class(cls, Entry, from_run - set(entry), entry)
 
 
 def _problems(error: ValidationError, raw: Any, plain: Any, start: tuple[str, ...]) -> Iterator[str]:
-    """Put pydantic's findings into our words, one line a key."""
-    found: dict[str, list[tuple[str, Any, dict[str, Any]]]] = {}
+    """Yield one message per key for the errors of pydantic.
+
+    Args:
+        error: raised by pydantic.
+        raw: the whole config, whose interpolations are followed.
+        plain: the part that was validated, as plain containers.
+        start: the key of that part.
+    """
+    errors_by_key: dict[str, list[tuple[Any, Any]]] = {}
     for entry in error.errors(include_url=False):
         path, node = list(start), plain
-        for part in entry["loc"]:  # beyond the keys of the config, loc names the branches of a union
+        for part in entry["loc"]:  # holds the keys of the config, and the branches of a union
             if isinstance(node, dict) and part in node:
                 path.append(str(part))
                 node = node[part]
@@ -213,11 +228,11 @@ def _problems(error: ValidationError, raw: Any, plain: Any, start: tuple[str, ..
                 path.append(str(part))
                 node = None
         key = ".".join(path)
-        if entry["type"] != "extra_forbidden":  # an unknown key is wrong whatever its value is
+        if entry["type"] != "extra_forbidden":  # an unknown key is reported under its own name, not that of its value
             key = _source(raw, key)
-        found.setdefault(key, []).append((entry["type"], entry, {"value": node}))
-    for key, entries in found.items():
-        yield _describe(key, entries, raw)
+        errors_by_key.setdefault(key, []).append((entry, node))
+    for key, errors in errors_by_key.items():
+        yield _describe(key, errors, raw)
 
 
 def _select(raw: Any, key: str) -> Any:
@@ -230,7 +245,7 @@ def _select(raw: Any, key: str) -> Any:
 
 
 def _source(raw: Any, key: str) -> str:
-    """Follow an interpolation to the key that a person would change."""
+    """Return the key at the end of a chain of interpolations, which is the one to change."""
     if not isinstance(raw, DictConfig):
         return key
     parent, _, name = key.rpartition(".")
@@ -242,52 +257,57 @@ def _source(raw: Any, key: str) -> str:
     return key
 
 
-def _describe(key: str, entries: list[tuple[str, Any, dict[str, Any]]], raw: Any) -> str:
-    kind, entry, more = entries[0]
-    value, where = _shown(more["value"]), short(key, 200)
+def _describe(key: str, errors: list[tuple[Any, Any]], raw: Any) -> str:
+    """Return the message for a key, from its errors and the value that each is about."""
+    error, value = errors[0]
+    kind = error["type"]
+    text, where = _format_value(value), short(key, 200)
     if kind == "missing":
         return f"{where} is missing"
     if kind == "extra_forbidden":
         parent, _, name = key.rpartition(".")
-        siblings = _select(raw, parent) if parent else raw
-        allowed = [k for k in _allowed_keys(raw, parent) if not k.startswith("_")] or list(
-            map(str, siblings if isinstance(siblings, Mapping) else ())
-        )
-        return f"{where}={value}: unknown key '{short(name)}'. {nearest(name, allowed)}"
-    if kind == "literal_error" and len(entries) == 1:
-        options = [option.strip("' ") for option in re.split(r",| or ", entry["ctx"]["expected"])]
-        return f"{where}={value}: {nearest(str(more['value']), options)}"
+        allowed = [allowed_key for allowed_key in _allowed_keys(raw, parent) if not allowed_key.startswith("_")]
+        if not allowed:
+            section = _select(raw, parent) if parent else raw
+            allowed = list(map(str, section)) if isinstance(section, Mapping) else []
+        return f"{where}={text}: unknown key '{short(name)}'. {nearest(name, allowed)}"
+    if kind == "literal_error" and len(errors) == 1:
+        options = [option.strip("' ") for option in re.split(r",| or ", error["ctx"]["expected"])]
+        return f"{where}={text}: {nearest(str(value), options)}"
     if kind in ("path_not_file", "path_not_directory"):
-        return f"{where}={value}: there is no such {'file' if kind == 'path_not_file' else 'folder'}"
+        return f"{where}={text}: there is no such {'file' if kind == 'path_not_file' else 'folder'}"
     if kind == "value_error":
-        said = entry["msg"].removeprefix("Value error, ")
-        return f"{where}: {said}" if isinstance(more["value"], dict) else f"{where}={value}: {said}"
-    says = dict.fromkeys(_must(finding["msg"]) for _, finding, _ in entries)
-    return f"{where}={value}: must {' or '.join(says)}"
+        message = error["msg"].removeprefix("Value error, ")
+        return f"{where}: {message}" if isinstance(value, dict) else f"{where}={text}: {message}"
+    requirements = dict.fromkeys(_requirement(other["msg"]) for other, _ in errors)
+    return f"{where}={text}: must {' or '.join(requirements)}"
 
 
-def _must(message: str) -> str:
-    """Put what pydantic says, "Input should be …" or "List should have at least 2 items after …", behind "must"."""
-    said = message.partition(" should ")[2] or message.replace("Input is not", "not be")
-    return said.partition(" after validation")[0]
+def _requirement(message: str) -> str:
+    """Return the part of a pydantic message that follows "must": "Input should be …" becomes "be …"."""
+    requirement = message.partition(" should ")[2] or message.replace("Input is not", "not be")
+    return requirement.partition(" after validation")[0]
 
 
 def _allowed_keys(raw: Any, group: str) -> list[str]:
-    if group in _KINDS:
+    if group in _GROUP_CLASSES:
         target = _select(raw, f"{group}._target_") or ""
         return [name for name in _schema_of(group, target).model_fields if name != "target"]
-    kind, _, key = group.partition(".")
-    if kind in _ENTRY_KINDS and key:
+    section, _, key = group.partition(".")
+    if section in _ENTRY_CLASSES and key:
         entry: Any = _select(raw, group)
         entry = OmegaConf.to_container(entry, resolve=False) if isinstance(entry, DictConfig) else entry
         if not isinstance(entry, Mapping):  # the name of the entry contains a dot
             return []
-        return [name for name in _schema_of_entry(kind, key, entry).model_fields if name != "target"]
+        return [name for name in _schema_of_entry(section, key, entry).model_fields if name != "target"]
     if group in Config.model_fields:
         annotation = Config.model_fields[group].annotation
         return list(getattr(annotation, "model_fields", {}))
     return list(Config.model_fields) if not group else []
 
 
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else short(str(value), 200)
+def _format_value(value: Any) -> str:
+    """Return a value as an override writes it, shortened."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else short(str(value), 200)

@@ -1,4 +1,4 @@
-"""The entities and projects of Weights & Biases that are the user's own."""
+"""The Weights & Biases entities and projects of the user."""
 
 import os
 import sys
@@ -14,17 +14,17 @@ from src.core.wandb_account import Account, client_settings
 
 
 def own_account(entity: str | None = None, project: str | None = None) -> Account:
-    """Return the entities and projects that the user names, in the environment, in W&B's settings file, or in the option
-    file ``logger/wandb.yaml`` of their config folders.
+    """Return the entities and projects that the user sets in the environment, in W&B's settings file, or in the option file
+    ``logger/wandb.yaml`` of a config folder.
 
     Args:
-        entity, project: further ones, such as those of the command line.
+        entity, project: additional names, such as those of the command line.
     """
-    return Account(frozenset(_named("entity", entity)), frozenset(_named("project", project)))
+    return Account(frozenset(_names("entity", entity)), frozenset(_names("project", project)))
 
 
-def _named(key: str, given: str | None) -> Iterator[str]:
-    yield from filter(None, (given, os.environ.get(f"WANDB_{key.upper()}"), client_settings().get(key)))
+def _names(key: str, additional: str | None) -> Iterator[str]:
+    yield from filter(None, (additional, os.environ.get(f"WANDB_{key.upper()}"), client_settings().get(key)))
     for root in search_roots(sys.argv[1:]):
         with suppress(OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
             if name := OmegaConf.select(OmegaConf.load(root / "logger" / "wandb.yaml"), f"wandb.{key}"):

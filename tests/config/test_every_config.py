@@ -1,4 +1,4 @@
-"""Every choice of every group trains for a few steps, is measured and recorded. New options are found, not listed."""
+"""Every option of every group trains for a few steps, is evaluated and recorded. Options are found, not listed here."""
 
 import json
 import math
@@ -20,7 +20,7 @@ no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 
 
-def marked(choice: str):
+def with_gpu_mark(choice: str):
     marks = [pytest.mark.gpu, no_gpu] if choice in NEEDS_GPU else []
     return pytest.param(choice, marks=marks)
 
@@ -38,12 +38,12 @@ def check_record(result) -> None:
     assert result.value == metrics[result.monitor]
 
 
-@pytest.mark.parametrize("choice", [marked(choice) for choice in CHOICES if choice not in SEVERAL_PROCESSES])
-def test_a_choice_trains(fast: Callable[..., list[str]], choice: str) -> None:
+@pytest.mark.parametrize("choice", [with_gpu_mark(choice) for choice in CHOICES if choice not in SEVERAL_PROCESSES])
+def test_option_trains(fast: Callable[..., list[str]], choice: str) -> None:
     check_record(run(fast(choice), verbose=False))
 
 
-PAIRS = [  # beside every model's own data and every data source's own model
+PAIRS = [  # in addition to the default data of every model and the model of every data source
     ("model=mlp", "datamodule=breast_cancer"),
     ("model=mlp", "datamodule=diabetes"),
     ("model=mlp", "datamodule=mackey_glass"),
@@ -57,16 +57,16 @@ PAIRS = [  # beside every model's own data and every data source's own model
 ]
 
 
-@pytest.mark.parametrize("words", PAIRS, ids=lambda words: "+".join(words))
-def test_a_combination_trains(fast: Callable[..., list[str]], words: tuple[str, ...]) -> None:
-    check_record(run(fast(*words), verbose=False))
+@pytest.mark.parametrize("overrides", PAIRS, ids=lambda overrides: "+".join(overrides))
+def test_combination_trains(fast: Callable[..., list[str]], overrides: tuple[str, ...]) -> None:
+    check_record(run(fast(*overrides), verbose=False))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["digits", "diabetes"])
-def test_two_processes_train_and_measure_as_one(command, fast: Callable[..., list[str]], tmp_path, data: str) -> None:
-    """Two processes with half a batch each take the steps of one; all that they measure together is what one does."""
-    words = fast(
+def test_two_processes_train_like_one(command, fast: Callable[..., list[str]], tmp_path, data: str) -> None:
+    """Two processes with half a batch each take the same steps as one, and report the same metrics."""
+    overrides = fast(
         f"datamodule={data}",
         "optimizer=sgd",
         "optimizer.lr=0.1",
@@ -76,26 +76,34 @@ def test_two_processes_train_and_measure_as_one(command, fast: Callable[..., lis
         "trainer.limit_val_batches=null",
         "trainer.limit_test_batches=null",
     )
-    alone = run([*words, "datamodule.batch_size=32"], tmp_path / "alone", verbose=False)
-    pair = [*words, "trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=64-true", "trainer.max_epochs=3"]
-    done = command("src.train", *pair, "datamodule.batch_size=16")
-    assert done.returncode == 0, done.stderr
+    single = run([*overrides, "datamodule.batch_size=32"], tmp_path / "single", verbose=False)
+    ddp_overrides = [
+        *overrides,
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "trainer.precision=64-true",
+        "trainer.max_epochs=3",
+    ]
+    completed = command("src.train", *ddp_overrides, "datamodule.batch_size=16")
+    assert completed.returncode == 0, completed.stderr
     (path,) = tmp_path.glob("outputs/runs/*/*/run.json")
     record = json.loads(path.read_text())
     assert record["status"] == "finished"
-    assert record["best"] | record["final"] == pytest.approx(alone.metrics, rel=1e-9)
-    one, two = (
-        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (alone.folder, path.parent)
+    assert record["best"] | record["final"] == pytest.approx(single.metrics, rel=1e-9)
+    single_checkpoint, ddp_checkpoint = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (single.folder, path.parent)
     )
-    for name, tensor in one["state_dict"].items():
-        torch.testing.assert_close(two["state_dict"][name], tensor, rtol=1e-9, atol=1e-12)
-    states = [state["torch"] for state in two["random_states"]]
-    assert len(states) == 2 and not torch.equal(*states)  # each draws its own dropout, mixing and augmentation
+    for name, tensor in single_checkpoint["state_dict"].items():
+        torch.testing.assert_close(ddp_checkpoint["state_dict"][name], tensor, rtol=1e-9, atol=1e-12)
+    states = [state["torch"] for state in ddp_checkpoint["random_states"]]
+    assert len(states) == 2 and not torch.equal(
+        *states
+    )  # each process draws different dropout, mixing and augmentation
 
 
 @pytest.mark.slow
 @pytest.mark.gpu
 @two_gpus
-def test_two_gpus_share_the_weights(command, fast: Callable[..., list[str]]) -> None:
-    done = command("src.train", *fast("trainer=fsdp"))
-    assert done.returncode == 0, done.stderr
+def test_fsdp_trains_on_two_gpus(command, fast: Callable[..., list[str]]) -> None:
+    completed = command("src.train", *fast("trainer=fsdp"))
+    assert completed.returncode == 0, completed.stderr

@@ -1,4 +1,4 @@
-"""Values that Hydra's grammar cannot read bare arrive as they were typed; what it can read is left to it."""
+"""Values that Hydra's grammar cannot read without quotes are quoted; other overrides are unchanged."""
 
 import pytest
 
@@ -8,12 +8,12 @@ from src.core.errors import UserError
 
 
 @pytest.mark.parametrize("value", ["a=b", "dönnées/x y.txt", "/tmp/a=b/ü.txt", "héllo wörld", "50 € ~ & ; !", "a#b"])
-def test_any_text_is_a_value(value: str) -> None:
+def test_any_text_can_be_a_value(value: str) -> None:
     assert compose([f"notes={value}"]).notes == value
 
 
 @pytest.mark.parametrize(
-    "word",
+    "override",
     [
         "optimizer.lr=1e-3,1e-2",
         "regularization=[dropout,l2]",
@@ -28,23 +28,23 @@ def test_any_text_is_a_value(value: str) -> None:
         "notes=",
     ],
 )
-def test_what_hydra_reads_is_left_alone(word: str) -> None:
-    assert readable(word) == word
+def test_overrides_that_hydra_parses_are_unchanged(override: str) -> None:
+    assert readable(override) == override
 
 
-def test_bytes_that_are_no_text_are_refused() -> None:
-    with pytest.raises(UserError, match=r"cannot read 'notes=a.udcffb': its bytes are no UTF-8 text"):
+def test_bytes_that_are_not_utf_8_are_refused() -> None:
+    with pytest.raises(UserError, match=r"cannot read 'notes=a.udcffb': its bytes are not UTF-8 text"):
         compose(["notes=a\udcffb"])
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("overrides", "expected"),
     [
         (["optimizer.lr=1e-3,1e-2"], r"optimizer\.lr=1e-3,1e-2: several values make a sweep: .* -m optimizer\.lr"),
         (["model=mlp,cnn"], "model=mlp,cnn: several values make a sweep"),
         (["model=MLP"], "Did you mean 'mlp'"),
     ],
 )
-def test_common_slips_are_answered(words: list[str], says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        compose(words)
+def test_common_mistakes_are_explained(overrides: list[str], expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        compose(overrides)

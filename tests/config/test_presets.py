@@ -1,4 +1,4 @@
-"""The textbook's advice (Practical Implementation Guidelines): what each preset chooses, and that all stop early."""
+"""Presets follow the textbook's advice (Practical Implementation Guidelines), and early stopping is always enabled."""
 
 import pytest
 
@@ -14,7 +14,7 @@ ADVICE = {
 
 @pytest.mark.req("H5")
 @pytest.mark.parametrize("name", ADVICE)
-def test_a_preset_is_the_advice(name: str) -> None:
+def test_preset_follows_the_advice(name: str) -> None:
     config = check(compose([f"experiment={name}"]))
     optimizer, scheduler = ADVICE[name]
     assert (config.optimizer.target or "").rpartition(".")[2] == optimizer
@@ -35,4 +35,4 @@ def test_early_stopping_is_always_on(model: str, regularization: str) -> None:
     config = check(compose([f"model={model}", f"regularization={regularization}"]))
     assert config.regularization.early_stopping_patience
     assert (config.callbacks["early_stopping"] or {})["patience"] == config.regularization.early_stopping_patience
-    assert config.callbacks["checkpoints"], "the best weights are kept, and tested"
+    assert config.callbacks["checkpoints"], "the best weights are saved, and tested"

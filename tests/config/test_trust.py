@@ -1,4 +1,4 @@
-"""A recorded config decides neither what is imported, nor what is written, nor who is contacted."""
+"""A recorded config cannot choose what is imported, where files are written, or which host is contacted."""
 
 import sys
 import time
@@ -20,8 +20,8 @@ SOURCE = Path("run", "config.yaml")
 
 
 @pytest.fixture(autouse=True)
-def nothing_trusted(monkeypatch):
-    for variable in (trust.TRUST, trust.TRUST_HOST, trust.OWN_DATA, trust.OWN_SETTINGS, "GRIDLIGHT_DATA"):
+def without_trust(monkeypatch):
+    for variable in (trust.TRUST, trust.TRUST_HOST, trust.TRUSTED_DATA, trust.TRUSTED_SETTINGS, "GRIDLIGHT_DATA"):
         monkeypatch.delenv(variable, raising=False)
         monkeypatch.setenv(variable, "") if variable != "GRIDLIGHT_DATA" else None
 
@@ -33,7 +33,7 @@ def recorded():
 
 @pytest.fixture
 def canary(tmp_path, monkeypatch):
-    """Return the name of a module that leaves a file when it, or its package, is imported."""
+    """Return the name of a module that writes a file when it, or its package, is imported."""
     for name in ("canary_package/__init__.py", "canary_package/payload.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"open({str(tmp_path / 'imported')!r}, 'w').close()\nclass Model: pass\n")
@@ -66,7 +66,7 @@ def with_target(config, position, target):
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_a_class_of_elsewhere_is_refused_before_it_is_imported(position, recorded, canary):
+def test_untrusted_class_is_refused_before_it_is_imported(position, recorded, canary):
     config = with_target(recorded, position, f"{canary}.Model")
     with pytest.raises(UserError, match=r"(?s)not a class of Gridlight.*--trust canary_package\.payload"):
         literal_config(config, SOURCE)
@@ -81,13 +81,13 @@ def test_nested_classes_are_refused(nested, recorded, canary):
 
 
 @pytest.mark.parametrize("target", [5, [], {}, ["os.system"], "x", "os.system;", "../x.Y", "a..b", ".a", ""])
-def test_what_is_not_the_name_of_a_class_is_refused(target, recorded):
+def test_invalid_class_name_is_refused(target, recorded):
     with pytest.raises(UserError, match=r"package\.module\.Class"):
         literal_config(with_target(recorded, "model", target), SOURCE)
 
 
 @pytest.mark.parametrize("target", ["os.system", "builtins.eval", "subprocess.Popen", "src.models.mlp.MLP.forward"])
-def test_importable_names_are_refused(target, recorded):
+def test_importable_names_that_are_not_shipped_classes_are_refused(target, recorded):
     with pytest.raises(UserError, match="is not a class of Gridlight"):
         literal_config(with_target(recorded, "model", target), SOURCE)
 
@@ -97,7 +97,7 @@ def test_every_shipped_class_is_trusted(target):
     assert is_trusted(target)
 
 
-def test_a_trusted_module_stands_for_what_is_below_it(monkeypatch):
+def test_trusted_module_includes_the_modules_below_it(monkeypatch):
     assert take_trust_flags(["a=1", "--trust", "mine.models", "--trust=other", "b"]) == ["a=1", "b"]
     assert is_trusted("mine.models.Net") and is_trusted("mine.models.deep.Net") and is_trusted("other.Net")
     assert not is_trusted("mine.models2.Net") and not is_trusted("mine.Net")
@@ -106,17 +106,17 @@ def test_a_trusted_module_stands_for_what_is_below_it(monkeypatch):
 @pytest.mark.parametrize(
     "flags", [["--trust"], ["--trust", "--json"], ["--trust", "a/b"], ["--trust-host", "http://x"]]
 )
-def test_flags_without_a_sensible_value_are_refused(flags):
+def test_flags_with_a_missing_or_invalid_value_are_refused(flags):
     with pytest.raises(UserError):
         take_trust_flags(flags)
 
 
-def test_a_composed_config_is_trusted_in_this_process(monkeypatch):
+def test_classes_of_a_composed_config_are_trusted_in_this_process(monkeypatch):
     compose(["model._target_=mine.Net"])
     assert is_trusted("mine.Net") and not is_trusted("mine.Other")
 
 
-def test_what_the_users_own_config_folder_names_is_trusted(tmp_path, monkeypatch):
+def test_classes_in_the_config_folder_of_the_user_are_trusted(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "own.yaml").write_text("model:\n  _target_: own_package.models.Net\n")
     monkeypatch.setattr(sys, "argv", ["train", f"--config-dir={tmp_path}"])
@@ -140,67 +140,67 @@ def test_no_resolver_runs_for_an_error_message(recorded, monkeypatch):
     assert "canary-secret" not in str(raised.value)
 
 
-def test_a_change_of_a_recorded_config_is_literal(recorded):
+def test_interpolation_in_a_change_of_a_recorded_config_is_refused(recorded):
     with pytest.raises(UserError, match="no interpolations"):
         update(recorded, ["notes=${oc.env:HOME}"])
 
 
 @pytest.mark.parametrize("value", ["/etc", "~/x", "../x", "a/../../x", "C:\\x", "\\\\host\\share"])
 @pytest.mark.parametrize("entry", ["callbacks.checkpoints.dirpath", "logger.csv.save_dir", "logger.csv.name"])
-def test_a_record_decides_no_place_to_write(entry, value, recorded):
+def test_recorded_path_to_write_to_is_refused(entry, value, recorded):
     section, name, key = entry.split(".")
     target = {"callbacks": "src.callbacks.checkpoints.Checkpoints", "logger": "lightning.pytorch.loggers.CSVLogger"}[
         section
     ]
     recorded[section] = {name: {"_target_": target, key: value}}
-    with pytest.raises(UserError, match="does not decide where files are written"):
+    with pytest.raises(UserError, match="cannot set where files are written"):
         literal_config(recorded, SOURCE)
 
 
 @pytest.mark.parametrize("entry", ["callbacks.checkpoints.dirpath", "logger.csv.save_dir"])
-def test_a_recorded_folder_of_the_working_directory_is_not_written(entry, recorded):
+def test_recorded_relative_folder_to_write_to_is_refused(entry, recorded):
     section, name, key = entry.split(".")
     recorded[section] = {name: {"_target_": "lightning.pytorch.loggers.CSVLogger", key: "conf/model"}}
-    with pytest.raises(UserError, match="does not decide where files are written"):
+    with pytest.raises(UserError, match="cannot set where files are written"):
         literal_config(recorded, SOURCE)
     assert literal_config(recorded, SOURCE, changes=[f"{entry}=conf/model"])
 
 
 @pytest.mark.parametrize("entity", [["a"], {"a": 1}, 3])
-def test_an_entity_of_another_type_is_refused(entity, recorded):
+def test_entity_of_invalid_type_is_refused(entity, recorded):
     recorded["logger"] = {"wandb": {"entity": entity}}
     with pytest.raises(UserError, match=r"logger\.wandb\.entity"):
         literal_config(recorded, SOURCE)
 
 
-def test_only_classes_are_passed_on_to_workers(recorded):
+def test_only_class_names_are_passed_to_workers(recorded):
     recorded["model"] |= {"_target_": "mine.Net", "not_a_target_": "attacker.Net", "x": {"_target_": None}}
     assert trust.trust_of(recorded)[trust.TRUST] == "mine.Net"
 
 
-OWN = {
+TRUSTED_OVERRIDES = {
     "folder": "+callbacks.checkpoints.dirpath=/scratch/${seed}",
     "host": "+logger.mine={_target_:mine.Logger,url:'https://own.example/x'}",
     "account": "logger.wandb.entity=team",
 }
 
 
-@pytest.mark.parametrize("override", OWN.values(), ids=OWN)
-def test_a_record_may_repeat_the_settings_of_the_command(override, monkeypatch):
+@pytest.mark.parametrize("override", TRUSTED_OVERRIDES.values(), ids=TRUSTED_OVERRIDES)
+def test_record_may_have_the_settings_of_the_command(override, monkeypatch):
     recorded: Any = OmegaConf.to_container(compose([override]), resolve=True)
     assert literal_config(recorded, SOURCE)
     other = OmegaConf.to_container(
         compose(["seed=7", override.replace("own", "other").replace("team", "them")]), resolve=True
     )
-    monkeypatch.setenv(trust.OWN_SETTINGS, "")
+    monkeypatch.setenv(trust.TRUSTED_SETTINGS, "")
     workers = trust.trust_of(recorded)
-    monkeypatch.setenv(trust.OWN_SETTINGS, workers[trust.OWN_SETTINGS])
+    monkeypatch.setenv(trust.TRUSTED_SETTINGS, workers[trust.TRUSTED_SETTINGS])
     assert literal_config(recorded, SOURCE)
     with pytest.raises(UserError, match=r"/scratch/7|other\.example|them"):
         literal_config(other, SOURCE)
 
 
-def test_a_host_that_is_not_the_users_own_is_refused(recorded):
+def test_untrusted_host_is_refused(recorded):
     trust.trust(["lightning.pytorch.loggers"])
     entry = {"_target_": "lightning.pytorch.loggers.WandbLogger", "settings": {"base_url": "http://127.0.0.1:18911"}}
     recorded["logger"] = {"x": entry}
@@ -210,13 +210,13 @@ def test_a_host_that_is_not_the_users_own_is_refused(recorded):
     assert literal_config(recorded, SOURCE)["logger"] == {"x": entry}
 
 
-def test_another_wandb_account_is_refused(recorded):
+def test_other_wandb_account_is_refused(recorded):
     recorded["logger"] = {"wandb": {"entity": "somebody", "project": "p"}}
     with pytest.raises(UserError, match="not known to be yours"):
         literal_config(recorded, SOURCE)
 
 
-def test_only_the_users_own_data_folder_is_written(tmp_path, monkeypatch):
+def test_only_the_data_folder_of_the_user_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert writable_data_folder(Path("data")) == Path("data")
     assert writable_data_folder(tmp_path / "elsewhere") == Path("data")
@@ -227,16 +227,16 @@ def test_only_the_users_own_data_folder_is_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("config", [None, 5, [], {}, "x"])
-def test_what_is_no_config_is_named(config):
+def test_record_that_is_not_a_mapping_is_refused(config):
     with pytest.raises(UserError, match="this is not a config"):
         literal_config(config, SOURCE)
 
 
-def test_an_installed_package_declares_its_modules(tmp_path, monkeypatch):
-    """A distribution in the working directory is not installed, and declares nothing."""
+def test_installed_package_declares_its_modules(tmp_path, monkeypatch):
+    """A distribution in the working directory is not installed, so its declarations are ignored."""
 
-    def distribution(place: Path, name: str) -> None:
-        info = place / f"{name}-1.dist-info"
+    def distribution(root: Path, name: str) -> None:
+        info = root / f"{name}-1.dist-info"
         info.mkdir(parents=True)
         (info / "METADATA").write_text(f"Name: {name}\nVersion: 1\n")
         (info / "entry_points.txt").write_text(f"[gridlight.extensions]\n{name} = {name}.parts\n")
@@ -245,23 +245,23 @@ def test_an_installed_package_declares_its_modules(tmp_path, monkeypatch):
     distribution(tmp_path / "here", "attacker")
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(sys, "path", ["", str(tmp_path / "here"), str(tmp_path / "site-packages"), *sys.path])
-    trust._extensions.cache_clear()
+    trust._extension_modules.cache_clear()
     try:
         assert is_trusted("installed.parts.Net") and not is_trusted("installed.Net")
         assert not is_trusted("attacker.parts.Net")
     finally:
-        trust._extensions.cache_clear()
+        trust._extension_modules.cache_clear()
 
 
-def test_a_key_that_is_given_anew_may_be_a_path(recorded):
+def test_key_that_the_command_replaces_is_not_checked(recorded):
     recorded["callbacks"]["mine"] = {"_target_": "src.callbacks.checkpoints.Checkpoints", "dirpath": "/scratch"}
     with pytest.raises(UserError):
         literal_config(recorded, SOURCE)
     assert literal_config(recorded, SOURCE, changes=["callbacks.mine.dirpath=/scratch"])
 
 
-def test_callbacks_that_are_not_made_need_no_trust(recorded):
-    """A model is evaluated without them; but whether there are any still counts, as for weights that are averages."""
+def test_callbacks_that_are_not_built_need_no_trust(recorded):
+    """A model is evaluated without them. Their keys remain, because averaged weights depend on which callbacks there are."""
     recorded["callbacks"]["mine"] = {"_target_": "theirs.Callback", "file": "/tmp/x"}
     loaded = literal_config(recorded, SOURCE, for_training=False)
     assert loaded["callbacks"].keys() == recorded["callbacks"].keys()
@@ -269,22 +269,22 @@ def test_callbacks_that_are_not_made_need_no_trust(recorded):
         literal_config(recorded, SOURCE)
 
 
-def test_the_flag_that_loading_a_run_needs(recorded):
+def test_trust_flag_names_the_modules_that_loading_needs(recorded):
     assert trust.trust_flag(recorded) == ""
     recorded["callbacks"]["mine"] = {"_target_": "mine.callbacks.Callback"}
     config = with_target(with_target(recorded, "model", "mine.models.Net"), "optimizer", "mine.optimizers.Fast")
     assert trust.trust_flag(config) == " --trust mine.models,mine.optimizers"
 
 
-def test_a_refusal_names_all_modules_that_need_the_flag(recorded, monkeypatch):
-    """Those that are trusted already, too, as the flag is given once."""
+def test_error_names_all_modules_that_need_the_flag(recorded, monkeypatch):
+    """Modules that are trusted already are included, because the flag is given once."""
     config = with_target(with_target(recorded, "model", "mine.models.Net"), "optimizer", "mine.optimizers.Fast")
     monkeypatch.setenv(trust.TRUST, "mine.models")
     with pytest.raises(UserError, match=r"add --trust mine\.models,mine\.optimizers or .*trusted now: mine\.models\)"):
         literal_config(config, SOURCE)
 
 
-def test_hosts_of_the_environment_may_have_capitals(recorded, monkeypatch):
+def test_hosts_in_the_environment_are_case_insensitive(recorded, monkeypatch):
     recorded["logger"] = {
         "x": {"_target_": "src.loggers.wandb.logger.WeightsAndBiases", "url": "https://Own.example/x"}
     }
@@ -293,7 +293,7 @@ def test_hosts_of_the_environment_may_have_capitals(recorded, monkeypatch):
     assert literal_config(recorded, SOURCE)
 
 
-def test_paths_of_the_command_line_are_not_named_as_recorded(caplog, tmp_path):
+def test_paths_of_the_command_line_are_not_reported_as_recorded(caplog, tmp_path):
     (tmp_path / "a.csv").write_text("x,y\n1,2\n")
     config = check(compose(["datamodule=csv", f"datamodule.path={tmp_path}/a.csv", "datamodule.target_column=y"]))
     trust.name_external_data(config, ["datamodule.path=x"])
@@ -302,15 +302,15 @@ def test_paths_of_the_command_line_are_not_named_as_recorded(caplog, tmp_path):
     assert f"datamodule.path={tmp_path}/a.csv" in caplog.text
 
 
-def test_thousands_of_classes_are_refused_in_one_screen(recorded):
+def test_error_for_thousands_of_classes_fits_on_one_screen(recorded):
     recorded["model"]["layers"] = {f"a{number}": {"_target_": f"theirs.m{number}.Layer"} for number in range(20_000)}
     with pytest.raises(UserError, match=r"and 19\d+ more") as raised:
         literal_config(recorded, SOURCE)
     assert len(str(raised.value).splitlines()) < 25 and len(str(raised.value)) < 5000
 
 
-def test_a_long_key_of_a_recorded_override_is_refused_in_linear_time():
+def test_long_key_of_a_recorded_override_is_refused_in_linear_time():
     started = time.process_time()
     with pytest.raises(UserError, match="is refused"):
         refuse_overrides(["a" * 100_000 + "!=1"], SOURCE)
-    assert time.process_time() - started < 10  # a pattern that backtracks takes longer than anyone waits
+    assert time.process_time() - started < 10  # a pattern that backtracks takes much longer

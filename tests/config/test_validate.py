@@ -1,4 +1,4 @@
-"""What a wrong command line is told, before anything heavy is loaded."""
+"""Validation of a command line, before torch is imported."""
 
 import resource
 import subprocess
@@ -16,26 +16,26 @@ from src.config.validate import check
 from src.core.errors import SHOWN, UserError, nearest
 
 
-def checked(*words: str) -> Config:
-    return check(compose(words))
+def validated(*overrides: str) -> Config:
+    return check(compose(overrides))
 
 
-def complaint(*words: str) -> str:
-    with pytest.raises(UserError) as refused:
-        checked(*words)
-    message = str(refused.value)
-    assert "{'" not in message and "Traceback" not in message, "no Python containers, no frames"
-    assert len(message.splitlines()) <= 20, "one screen"
+def error_message(*overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        validated(*overrides)
+    message = str(caught.value)
+    assert "{'" not in message and "Traceback" not in message, "neither Python containers nor stack frames"
+    assert len(message.splitlines()) <= 20, "fits on one screen"
     return message
 
 
-def test_the_default_is_right() -> None:
-    config = checked()
+def test_default_config_is_valid() -> None:
+    config = validated()
     assert (config.model.name, config.datamodule.name, config.optimizer.name) == ("mlp", "digits", "adam")
     assert config.trainer.max_epochs == config.datamodule.default_epochs  # type: ignore[attr-defined]
 
 
-# (words, what the message must hold): the key as typed, the nearest match, what is allowed
+# (overrides, parts of the message): the key as typed, the nearest match, what is allowed
 MISSPELLED = [
     (["modle=mlp"], ["modle=mlp", "'model'"]),
     (["optimizr.lr=0.1"], ["optimizr.lr=0.1", "'optimizer'"]),
@@ -60,14 +60,14 @@ MISSPELLED = [
 ]
 
 
-@pytest.mark.parametrize(("words", "parts"), MISSPELLED, ids=lambda value: value[0])
-def test_a_misspelled_word_is_told_its_nearest_match(words: list[str], parts: list[str]) -> None:
-    message = complaint(*words)
+@pytest.mark.parametrize(("overrides", "parts"), MISSPELLED, ids=lambda value: value[0])
+def test_misspelled_key_or_option_suggests_the_nearest_match(overrides: list[str], parts: list[str]) -> None:
+    message = error_message(*overrides)
     for part in parts:
         assert part in message
 
 
-HOSTILE_CHANGES: list[tuple[str, dict[str, Any]]] = [
+OVERSIZED_CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("datamodule", {f"k{i}": i for i in range(1000)}),
     ("datamodule", {"function": "x" * 1_000_000}),
     ("datamodule", {"x" * 1_000_000: 1}),
@@ -82,23 +82,23 @@ HOSTILE_CHANGES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("section", "change"), HOSTILE_CHANGES, ids=range(len(HOSTILE_CHANGES)))
-def test_what_is_wrong_with_a_recorded_config_fits_one_screen(section: str, change: dict[str, Any]) -> None:
-    config = checked("model=mlp", "datamodule=function", "logger=none").plain()
+@pytest.mark.parametrize(("section", "change"), OVERSIZED_CHANGES, ids=range(len(OVERSIZED_CHANGES)))
+def test_errors_of_a_recorded_config_fit_on_one_screen(section: str, change: dict[str, Any]) -> None:
+    config = validated("model=mlp", "datamodule=function", "logger=none").plain()
     config[section] |= change
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as caught:
         check(config)
-    assert len(str(refused.value).splitlines()) <= SHOWN + 1 and len(str(refused.value)) < 10_000
+    assert len(str(caught.value).splitlines()) <= SHOWN + 1 and len(str(caught.value)) < 10_000
 
 
-def test_the_nearest_of_long_words_is_found_at_once() -> None:
+def test_nearest_match_of_long_names_is_fast() -> None:
     start = time.process_time()
     message = nearest("ab" * 10**6, ["ab" * 10**6, *(f"b{i}" for i in range(100_000))])
     assert len(message) < 10_000 and time.process_time() - start < 5
     assert nearest("adma", ["adam", "sgd"]) == "Did you mean 'adam'? Possible: adam, sgd."
 
 
-WRONG_VALUES = [
+INVALID_VALUES = [
     # wrong type
     (["optimizer.lr=abc"], "optimizer.lr=abc: must be a valid number"),
     (["optimizer.lr=null"], "optimizer.lr=null: must be a valid number"),
@@ -134,13 +134,13 @@ WRONG_VALUES = [
         "regularization.gradient_clip_norm=null",
     ),
     # missing
-    (["model=transformer", "datamodule=text"], "datamodule.path must be given"),
+    (["model=transformer", "datamodule=text"], "datamodule.path must be set"),
     (["model=transformer", "datamodule=text", "datamodule.path=nowhere.txt"], "nowhere.txt: there is no such file"),
     (
         ["model=transformer", "datamodule=text", "datamodule.path=conf"],
-        "conf: this is a folder, and a file is expected",
+        "conf: expected a file, but this is a folder",
     ),
-    (["model=cnn", "datamodule=image_folder", "datamodule.path=README.md"], "this is a file, and a folder is expected"),
+    (["model=cnn", "datamodule=image_folder", "datamodule.path=README.md"], "expected a folder, but this is a file"),
     (["~optimizer.lr"], "optimizer.lr is missing"),
     (["model=null"], "model must be chosen"),
     (["~scheduler"], "scheduler must be chosen"),
@@ -152,13 +152,13 @@ WRONG_VALUES = [
 
 
 @pytest.mark.parametrize(
-    ("words", "says"), WRONG_VALUES, ids=lambda value: value if isinstance(value, str) else value[-1]
+    ("overrides", "expected"), INVALID_VALUES, ids=lambda value: value if isinstance(value, str) else value[-1]
 )
-def test_a_wrong_value_is_refused_under_its_key(words: list[str], says: str) -> None:
-    assert says in complaint(*words)
+def test_invalid_value_is_reported_under_its_key(overrides: list[str], expected: str) -> None:
+    assert expected in error_message(*overrides)
 
 
-IMPOSSIBLE = [
+INCOMPATIBLE = [
     (["model=cnn", "datamodule=wine"], ["model=cnn", "datamodule=wine", "vector", "Data for cnn: digits"]),
     (["model=mlp", "datamodule=dates"], ["translation", "Models for translation of tokens: transformer"]),
     (["model=resnet", "datamodule=mackey_glass"], ["forecasting", "mlp"]),
@@ -178,66 +178,65 @@ IMPOSSIBLE = [
 ]
 
 
-@pytest.mark.parametrize(("words", "parts"), IMPOSSIBLE, ids=lambda value: "+".join(value))
-def test_an_impossible_pair_is_refused_with_the_possible_ones(words: list[str], parts: list[str]) -> None:
-    message = complaint(*words)
+@pytest.mark.parametrize(("overrides", "parts"), INCOMPATIBLE, ids=lambda value: "+".join(value))
+def test_incompatible_choices_are_refused_with_the_alternatives(overrides: list[str], parts: list[str]) -> None:
+    message = error_message(*overrides)
     for part in parts:
         assert part in message
 
 
-def test_all_mistakes_are_told_at_once() -> None:
-    lines = complaint("optimizer.lr=abc", "model.activation=reluu", "trainer.max_epochs=0").splitlines()
+def test_all_errors_are_reported_at_once() -> None:
+    lines = error_message("optimizer.lr=abc", "model.activation=reluu", "trainer.max_epochs=0").splitlines()
     assert sorted(line.partition("=")[0] for line in lines) == [
         "model.activation",
         "optimizer.lr",
         "trainer.max_epochs",
     ]
-    lines = complaint("optimizer.lrr=1", "seeed=3", "model.hiden_sizes=[3]").splitlines()
+    lines = error_message("optimizer.lrr=1", "seeed=3", "model.hiden_sizes=[3]").splitlines()
     assert len(lines) == 3
-    lines = complaint("model=mpl", "optimizer=admaw").splitlines()
+    lines = error_message("model=mpl", "optimizer=admaw").splitlines()
     assert len(lines) == 2
 
 
-def test_an_interpolated_value_is_told_under_the_key_that_a_person_would_change() -> None:
-    assert complaint("regularization.dropout=1.5") == "regularization.dropout=1.5: must be less than 1"
-    assert complaint("regularization.weight_decay=-1").startswith("regularization.weight_decay=-1: ")
-    assert complaint("datamodule.default_epochs=0") == "datamodule.default_epochs=0: must be greater than 0"
-    assert complaint("model.dropout=1.5") == "model.dropout=1.5: must be less than 1"
+def test_error_of_an_interpolated_value_names_the_key_to_change() -> None:
+    assert error_message("regularization.dropout=1.5") == "regularization.dropout=1.5: must be less than 1"
+    assert error_message("regularization.weight_decay=-1").startswith("regularization.weight_decay=-1: ")
+    assert error_message("datamodule.default_epochs=0") == "datamodule.default_epochs=0: must be greater than 0"
+    assert error_message("model.dropout=1.5") == "model.dropout=1.5: must be less than 1"
 
 
-def test_possible_keys_are_those_that_can_be_typed() -> None:
-    message = complaint("+optimizer.foo=1")
+def test_suggested_keys_can_be_set_by_an_override() -> None:
+    message = error_message("+optimizer.foo=1")
     assert "target" not in message and "lr" in message
-    assert "'rotation'" not in complaint("callbacks.progress.refresh=3")
+    assert "'rotation'" not in error_message("callbacks.progress.refresh=3")
 
 
-@pytest.mark.parametrize("words", [["model=mlp,cnn"], ["optimizer.lr=1e-3,1e-2"]])
-def test_a_sweep_without_its_flag_is_told_so(words: list[str]) -> None:
-    assert "-m" in complaint(*words)
+@pytest.mark.parametrize("overrides", [["model=mlp,cnn"], ["optimizer.lr=1e-3,1e-2"]])
+def test_several_values_without_multirun_flag_suggest_it(overrides: list[str]) -> None:
+    assert "-m" in error_message(*overrides)
 
 
-def test_numbers_as_people_write_them_are_taken() -> None:
-    config = checked("optimizer.lr=1", "regularization.dropout=0", "trainer.limit_train_batches=0.5")
+def test_integers_are_accepted_as_floats() -> None:
+    config = validated("optimizer.lr=1", "regularization.dropout=0", "trainer.limit_train_batches=0.5")
     assert config.optimizer.lr == 1 and config.trainer.limit_train_batches == 0.5  # type: ignore[attr-defined]
-    assert checked("trainer.limit_train_batches=20").trainer.limit_train_batches == 20
+    assert validated("trainer.limit_train_batches=20").trainer.limit_train_batches == 20
 
 
-def test_a_checked_config_goes_round_through_plain_containers() -> None:
-    config = checked("model=transformer", "optimizer=adamw", "scheduler=inverse_sqrt", "regularization=[dropout,l2]")
-    again = check(config.plain())
-    assert again == config
+def test_validated_config_survives_a_round_trip_through_plain_containers() -> None:
+    config = validated("model=transformer", "optimizer=adamw", "scheduler=inverse_sqrt", "regularization=[dropout,l2]")
+    assert check(config.plain()) == config
 
 
-def test_a_checked_config_cannot_change() -> None:
+def test_validated_config_is_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        checked().seed = 3
+        validated().seed = 3
 
 
-# ---- the same from outside ----------------------------------------------------------------------------------------
+# ---- the command in a new process ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("overrides", "expected"),
     [
         (["model=mpl"], "Did you mean 'mlp'?"),
         (
@@ -255,16 +254,18 @@ def test_a_checked_config_cannot_change() -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_wrong_command_ends_with_two_and_leaves_nothing(command, tmp_path: Path, words: list[str], says: str) -> None:
-    done = command("src.train", *words, f"paths.outputs={tmp_path}/outputs")
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ") and says in done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
-    assert len(done.stderr.splitlines()) <= 20
+def test_invalid_command_exits_with_code_2_and_writes_nothing(
+    command, tmp_path: Path, overrides: list[str], expected: str
+) -> None:
+    completed = command("src.train", *overrides, f"paths.outputs={tmp_path}/outputs")
+    assert completed.returncode == 2, completed.stderr
+    assert completed.stderr.startswith("error: ") and expected in completed.stderr
+    assert "Traceback" not in completed.stderr + completed.stdout
+    assert len(completed.stderr.splitlines()) <= 20
     assert list(tmp_path.iterdir()) == []
 
 
-def test_checking_loads_no_torch() -> None:
+def test_validation_does_not_import_torch() -> None:
     script = """
 import sys
 from src.config.validate import check
@@ -273,19 +274,19 @@ check(compose(["model=transformer", "optimizer=adabound", "scheduler=cosine", "r
 heavy = {"torch", "lightning", "wandb", "kornia", "sklearn", "babel", "numpy", "pandas"} & set(sys.modules)
 assert not heavy, heavy
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
 
 
-def test_a_wrong_command_takes_less_than_a_second() -> None:
-    """Of processor time, in a new process, from its start to its end."""
+def test_invalid_command_takes_less_than_a_second() -> None:
+    """The limit is for the CPU time of the whole process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-m", "src.train", "optimizer.lrr=1"], cwd=ROOT, capture_output=True)
+    completed = subprocess.run([sys.executable, "-m", "src.train", "optimizer.lrr=1"], cwd=ROOT, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 2
+    assert completed.returncode == 2
     assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 1
 
 
-def test_a_long_list_of_possibilities_is_cut() -> None:
+def test_long_list_of_options_is_truncated() -> None:
     assert nearest("x", map(str, range(100, 125))).endswith("118, 119, …, 5 more.")
     assert nearest("x", "abc") == "Possible: a, b, c."

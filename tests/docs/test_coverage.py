@@ -1,4 +1,4 @@
-"""What the table of the textbook says can be chosen, can be."""
+"""Every choice in the table of the textbook is valid."""
 
 import shlex
 from pathlib import Path
@@ -18,15 +18,15 @@ CHOICES = {
 }
 
 
-@pytest.mark.parametrize("words", CHOICES.values(), ids=CHOICES)
-def test_the_words_choose_something_that_trains(words: str) -> None:
-    check(compose(shlex.split(words)), for_training=False)
+@pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
+def test_choice_is_a_valid_config(choice: str) -> None:
+    check(compose(shlex.split(choice)), for_training=False)
 
 
-def test_the_ids_are_those_of_the_requirements() -> None:
+def test_ids_match_the_requirements() -> None:
     assert len(IDS) == 60 and {"M7", "C7", "R7", "T8", "O9", "S9", "G8", "H5"} <= set(IDS)
-    found = requirements(FOLDER, {name: ["file::test"] for name in IDS})
-    assert [entry.id for entry in found] == IDS and all(entry.covered for entry in found)
+    entries = requirements(FOLDER, {name: ["file::test"] for name in IDS})
+    assert [entry.id for entry in entries] == IDS and all(entry.covered for entry in entries)
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_the_ids_are_those_of_the_requirements() -> None:
         ("R2: {what: x, choice: model=rnn}\nRR: {what: x, choice: y}", ["R1", "R2"], ["RR"]),
     ],
 )
-def test_what_is_forgotten_or_mistyped_is_a_gap(file: str, tests: list[str], gaps: list[str], tmp_path: Path) -> None:
+def test_missing_and_unknown_entries_are_gaps(file: str, tests: list[str], gaps: list[str], tmp_path: Path) -> None:
     (tmp_path / "R.yaml").write_text("R1: {what: x, choice: model=rnn}\n" + file)
-    found = requirements(tmp_path, {name: ["file::test"] for name in tests})
+    entries = requirements(tmp_path, {name: ["file::test"] for name in tests})
     others = [name for name in IDS if name not in ("R1", "R2")]
-    assert [entry.id for entry in found if not entry.covered and entry.id not in others] == gaps
+    assert [entry.id for entry in entries if not entry.covered and entry.id not in others] == gaps

@@ -1,4 +1,4 @@
-"""Everything on docs/data.md works: its files are written, many times over, and each of its commands is run."""
+"""The files and commands of docs/data.md work."""
 
 import re
 import shlex
@@ -19,29 +19,29 @@ WITH_COMMANDS = [title for title, text in SECTIONS.items() if "```bash" in text]
 SMALL = ["trainer=smoke", "logger=none", "trainer.max_epochs=1", "datamodule.batch_size=8"]
 
 
-def write(folder: Path) -> None:
-    """Write the page's files with their lines many times over, as training needs more than five."""
+def write_files(folder: Path) -> None:
+    """Write the files of the page with their lines repeated, because training needs more than five."""
     for name, text in FILES.items():
         lines = text.splitlines()
         if name.endswith((".csv", ".tsv", ".txt")):
             header = lines[:1] if name.endswith(".csv") else []
             rows = lines[len(header) :] * 30
-            if name == "people.csv":  # one row a person
+            if name == "people.csv":  # one row per person
                 rows = [re.sub(r",\d,(yes|no)$", rf",{i},\1", row) for i, row in enumerate(rows)]
-            if name == "sales.csv":  # day by day
+            if name == "sales.csv":  # one row per day
                 rows = [str(date(2026, 1, 1) + timedelta(i)) + row[10:] for i, row in enumerate(rows)]
             (folder / name).write_text("\n".join([*header, *rows]) + "\n", encoding="utf-8")
             continue
         for line in lines:
             for i in range(6):
-                place = folder / (line if i == 0 else line.replace(".", f"-{i}."))
+                path = folder / (line if i == 0 else line.replace(".", f"-{i}."))
                 if line.endswith(".png"):
-                    write_image(place, i, 30 if "cat" in line else 150, size=(16, 16))
+                    write_image(path, i, 30 if "cat" in line else 150, size=(16, 16))
                 else:
-                    write_tone(place, 300 if "yes" in line else 900, 0.3, rate=16_000, seed=i)
+                    write_tone(path, 300 if "yes" in line else 900, 0.3, rate=16_000, seed=i)
 
 
-def test_page_is_read_whole() -> None:
+def test_all_sections_of_the_page_are_found() -> None:
     assert len(FILES) == 7 and all(len(text.splitlines()) == 5 for text in FILES.values())
     assert WITH_COMMANDS == [
         "csv",
@@ -57,21 +57,21 @@ def test_page_is_read_whole() -> None:
 
 @pytest.mark.parametrize("section", WITH_COMMANDS)
 def test_every_command_runs(section, tmp_path, monkeypatch, capsys) -> None:
-    write(tmp_path)
+    write_files(tmp_path)
     monkeypatch.chdir(tmp_path)
     commands = re.search(r"```bash\n(.*?)```", SECTIONS[section], re.S)[1].splitlines()
     folder = ""
     for command in commands:
-        python, m, module, *words = shlex.split(command)
+        python, m, module, *arguments = shlex.split(command)
         assert (python, m) == ("python", "-m")
         if module == "src.train":
-            result = run([*words, *SMALL], verbose=False)
+            result = run([*arguments, *SMALL], verbose=False)
             assert result.status == "finished"
             folder = str(result.folder)
             continue
         assert module == "src.predict"
         capsys.readouterr()
-        predict([word.replace("RUN", folder) for word in words])
+        predict([argument.replace("RUN", folder) for argument in arguments])
         assert capsys.readouterr().out.strip()
-        if "--output" in words:
-            assert len((tmp_path / words[-1]).read_text().splitlines()) > 5
+        if "--output" in arguments:
+            assert len((tmp_path / arguments[-1]).read_text().splitlines()) > 5

@@ -1,4 +1,4 @@
-"""Everything on docs/extending.md works: its files, commands and Python are run in a temporary folder."""
+"""The files, commands and Python code of docs/extending.md work in a temporary folder."""
 
 import os
 import re
@@ -26,78 +26,83 @@ REDUCED = ["trainer=smoke", "logger=none"]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the page's files, and a run of its model."""
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the files of the page, and a run of its model."""
     folder = tmp_path_factory.mktemp("docs")
     for name, text in FILES.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    words = ["-m", "src.train", "--config-dir", "my_project/conf", "model=highway", "optimizer=sign_sgd"]
-    done = _run([*words, "callbacks=time_limit", "trainer.max_epochs=2", "logger=none"], folder)
-    assert done.returncode == 0, done.stdout + done.stderr
+    arguments = ["-m", "src.train", "--config-dir", "my_project/conf", "model=highway", "optimizer=sign_sgd"]
+    completed = _run([*arguments, "callbacks=time_limit", "trainer.max_epochs=2", "logger=none"], folder)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     (folder / "RUN").symlink_to(next((folder / "outputs" / "runs").glob("*/*")))
     return folder
 
 
-def _run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    own = EXPORT.removeprefix("export PYTHONPATH=")
-    env = os.environ | {"PYTHONPATH": f"{own}{os.pathsep}{ROOT}", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+def _run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    user_path = EXPORT.removeprefix("export PYTHONPATH=")
+    env = os.environ | {"PYTHONPATH": f"{user_path}{os.pathsep}{ROOT}", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=300
+    )
 
 
-def test_page_is_read_whole() -> None:
+def test_all_blocks_of_the_page_are_found() -> None:
     assert len(FILES) == 8 and len(PYTHON) == 2 and len(COMMANDS) == 7
     assert PAGE.count("```python") + PAGE.count("```yaml") == len(FILES) + len(PYTHON)
     assert EXPORT == "export PYTHONPATH=my_project"
 
 
-def test_page_is_about_twenty_lines_an_extension() -> None:
+def test_extensions_have_at_most_25_lines() -> None:
     for name, text in FILES.items():
         lines = [line for line in text.splitlines() if line.strip() and not line.startswith(("import", "from"))]
         assert len(lines) <= 25, name
 
 
 def _cases() -> list[object]:
-    fast = ("--help", "src.evaluate", "src.predict")
+    fast_commands = ("--help", "src.evaluate", "src.predict")
     return [
-        pytest.param(c, marks=[] if any(word in c for word in fast) else pytest.mark.slow, id=c[:70]) for c in COMMANDS
+        pytest.param(
+            command, marks=[] if any(name in command for name in fast_commands) else pytest.mark.slow, id=command[:70]
+        )
+        for command in COMMANDS
     ]
 
 
 @pytest.mark.parametrize("command", _cases())
-def test_command_runs(command: str, place: Path) -> None:
-    words = shlex.split(command)[1:]
-    if "src.train" in words and not {"--help", "resume=RUN"} & set(words):
-        words += REDUCED
-    words = [re.sub(r"max_epochs=\d+", "max_epochs=3", word) for word in words]
-    done = _run(words, place)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    if "--help" in words:
-        assert all(name in done.stdout for name in ("highway ", "moons ", "sign_sgd ", "time_limit "))
-    if "src.predict" in words:
-        assert re.search(r"0\.5,-0\.25 → (upper|lower)", done.stdout)
-    if "-m" in words[2:]:
-        assert "4 of 4 jobs finished" in done.stdout
+def test_command_runs(command: str, workspace: Path) -> None:
+    arguments = shlex.split(command)[1:]
+    if "src.train" in arguments and not {"--help", "resume=RUN"} & set(arguments):
+        arguments += REDUCED
+    arguments = [re.sub(r"max_epochs=\d+", "max_epochs=3", argument) for argument in arguments]
+    completed = _run(arguments, workspace)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert "Traceback" not in completed.stderr
+    if "--help" in arguments:
+        assert all(name in completed.stdout for name in ("highway ", "moons ", "sign_sgd ", "time_limit "))
+    if "src.predict" in arguments:
+        assert re.search(r"0\.5,-0\.25 → (upper|lower)", completed.stdout)
+    if "-m" in arguments[2:]:
+        assert "4 of 4 jobs finished" in completed.stdout
 
 
-def test_misspelled_choice_and_key_are_answered(place: Path) -> None:
+def test_misspelled_option_and_invalid_value_are_explained(workspace: Path) -> None:
     folder = ["-m", "src.train", "hydra.searchpath=[file://my_project/conf]"]
-    wrong = _run([*folder, "model=higway"], place)
-    assert wrong.returncode == 2 and "Did you mean 'highway'?" in wrong.stderr
-    wrong = _run([*folder, "model=highway", "model.width=wide"], place)
-    assert wrong.returncode == 2 and "model.width=wide" in wrong.stderr
+    completed = _run([*folder, "model=higway"], workspace)
+    assert completed.returncode == 2 and "Did you mean 'highway'?" in completed.stderr
+    completed = _run([*folder, "model=highway", "model.width=wide"], workspace)
+    assert completed.returncode == 2 and "model.width=wide" in completed.stderr
 
 
-def test_config_dir_does_not_hide_the_mistake(place: Path) -> None:
-    wrong = _run(["-m", "src.train", "--config-dir", "my_project/conf", "model=higway"], place)
-    assert wrong.returncode == 2 and "Did you mean 'highway'?" in wrong.stderr
+def test_config_dir_suggests_the_nearest_match(workspace: Path) -> None:
+    completed = _run(["-m", "src.train", "--config-dir", "my_project/conf", "model=higway"], workspace)
+    assert completed.returncode == 2 and "Did you mean 'highway'?" in completed.stderr
 
 
 @pytest.mark.slow
-def test_python_runs(place: Path) -> None:
+def test_python_runs(workspace: Path) -> None:
     script = "\n".join(PYTHON).replace('run(["', 'run(["trainer=smoke", "logger=none", "')
-    done = _run(["-c", script], place)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "val/loss" in done.stdout and "'prediction'" in done.stdout
+    completed = _run(["-c", script], workspace)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert "val/loss" in completed.stdout and "'prediction'" in completed.stdout

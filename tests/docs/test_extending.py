@@ -1,4 +1,4 @@
-"""A user's own model, data, optimizer and callback, in a package and config folder outside the repository."""
+"""A user's model, data, optimizer and callback in a package and a config folder outside the repository."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from src.core.data_spec import DataSpec
 
 
 class Linear(Model):
-    """A single layer of their own."""
+    """A network with one hidden layer."""
 
     tasks = ("regression",)
     inputs = ("vector",)
@@ -58,7 +58,7 @@ class Line(DataModule):
 
 
 class Descent(torch.optim.Optimizer):
-    """Gradient descent of their own."""
+    """Gradient descent."""
 
     def __init__(self, params, lr: float, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
@@ -74,7 +74,7 @@ class Descent(torch.optim.Optimizer):
 
 
 class Count(Callback):
-    """Writes down how many epochs there were."""
+    """Write a character to a file after each epoch."""
 
     def __init__(self, file: str):
         self.file = file
@@ -96,7 +96,7 @@ CHOICE = ["model=linear", "datamodule=line", "optimizer=descent"]
 
 
 @pytest.fixture
-def theirs(tmp_path: Path) -> Path:
+def user_package(tmp_path: Path) -> Path:
     package, options = tmp_path / "theirs" / "ours", tmp_path / "theirs" / "options"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -107,65 +107,69 @@ def theirs(tmp_path: Path) -> Path:
     return tmp_path / "theirs"
 
 
-def path_with(theirs: Path) -> str:
-    return os.pathsep.join(filter(None, [str(theirs), os.environ.get("PYTHONPATH", "")]))
+def python_path(user_package: Path) -> str:
+    return os.pathsep.join(filter(None, [str(user_package), os.environ.get("PYTHONPATH", "")]))
 
 
 @pytest.mark.parametrize("flag", ["--config-dir", "hydra.searchpath"])
-def test_their_options_are_shown_and_checked(command, theirs: Path, tmp_path: Path, flag: str) -> None:
-    options = theirs / "options"
-    where = [f"hydra.searchpath=[file://{options}]"] if flag == "hydra.searchpath" else ["--config-dir", str(options)]
+def test_user_options_are_listed_and_checked(command, user_package: Path, tmp_path: Path, flag: str) -> None:
+    options = user_package / "options"
+    flags = [f"hydra.searchpath=[file://{options}]"] if flag == "hydra.searchpath" else ["--config-dir", str(options)]
     outputs = f"paths.outputs={tmp_path}/outputs"
 
-    def said(*words: str) -> str:
-        done = command("src.train", *where, outputs, *words, PYTHONPATH=path_with(theirs))
-        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-        return done.stderr
+    def error_message(*overrides: str) -> str:
+        output = command("src.train", *flags, outputs, *overrides, PYTHONPATH=python_path(user_package))
+        assert output.returncode == 2 and "Traceback" not in output.stderr, output.stderr
+        return output.stderr
 
-    shown = command("src.train", *where, "--help").stdout
-    assert all(text in shown for text in ("One layer of ours", "A line of ours", "Descent of ours", "Counts epochs"))
-    assert "'linear'" in said("model=linaer", "datamodule=line")
-    assert "'width'" in said(*CHOICE, "model.widht=3")
+    help_text = command("src.train", *flags, "--help").stdout
+    assert all(
+        text in help_text for text in ("One layer of ours", "A line of ours", "Descent of ours", "Counts epochs")
+    )
+    assert "'linear'" in error_message("model=linaer", "datamodule=line")
+    assert "'width'" in error_message(*CHOICE, "model.widht=3")
     assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("overrides", "expected"),
     [
         (["+model.gian=3"], "'gain'"),
         (["model.width=wide"], "model.width=wide: must be a valid integer"),
         (["~model.width"], "model.width is missing"),
         (["optimizer.lr=fast"], "optimizer.lr=fast: must be a valid number"),
-        (["datamodule=digits"], "linear serves regression"),
+        (["datamodule=digits"], "linear supports regression"),
         (["model=cnn"], "Data for cnn"),
         (["model._target_=ours.parts.Linaer"], "'Linear'"),
     ],
     ids=str,
 )
-def test_a_class_without_a_schema_is_checked_by_its_signature(theirs: Path, monkeypatch, words, says: str) -> None:
+def test_class_without_a_schema_is_checked_by_its_signature(
+    user_package: Path, monkeypatch, overrides, expected: str
+) -> None:
     from src.config.compose import compose
     from src.config.validate import check
     from src.core.errors import UserError
 
-    monkeypatch.syspath_prepend(str(theirs))
-    groups = {word.partition("=")[0] for word in words}
-    choice = [word for word in CHOICE if word.partition("=")[0] not in groups]
-    searchpath = f"hydra.searchpath=[file://{theirs / 'options'}]"
+    monkeypatch.syspath_prepend(str(user_package))
+    groups = {override.partition("=")[0] for override in overrides}
+    choice = [override for override in CHOICE if override.partition("=")[0] not in groups]
+    searchpath = f"hydra.searchpath=[file://{user_package / 'options'}]"
     assert check(compose([searchpath, *CHOICE])).model.arguments() == {"width": 8, "gain": 1.0}
-    with pytest.raises(UserError) as refused:
-        check(compose([searchpath, *choice, *words]))
-    assert says in str(refused.value)
+    with pytest.raises(UserError) as caught:
+        check(compose([searchpath, *choice, *overrides]))
+    assert expected in str(caught.value)
 
 
-def test_their_parts_train_and_are_measured_and_asked(command, theirs: Path, tmp_path: Path) -> None:
-    def done(*words: str) -> str:
-        finished = command(*words, PYTHONPATH=path_with(theirs))
-        assert finished.returncode == 0, finished.stderr
-        return finished.stdout
+def test_user_classes_train_evaluate_and_predict(command, user_package: Path, tmp_path: Path) -> None:
+    def output(*overrides: str) -> str:
+        completed = command(*overrides, PYTHONPATH=python_path(user_package))
+        assert completed.returncode == 0, completed.stderr
+        return completed.stdout
 
-    done(
+    output(
         "src.train",
-        f"hydra.searchpath=[file://{theirs / 'options'}]",
+        f"hydra.searchpath=[file://{user_package / 'options'}]",
         *CHOICE,
         "callbacks=count",
         f"callbacks.count.file={tmp_path}/epochs",
@@ -177,11 +181,11 @@ def test_their_parts_train_and_are_measured_and_asked(command, theirs: Path, tmp
     record = json.loads(file.read_text())
     assert record["status"] == "finished" and record["final"]["test/r2"] > 0.99
     assert len((tmp_path / "epochs").read_text()) >= 5
-    measured = json.loads(done("src.evaluate", str(file.parent), "--json", "--trust", "ours"))
-    assert measured == record["final"]
-    (answer,) = [
+    metrics = json.loads(output("src.evaluate", str(file.parent), "--json", "--trust", "ours"))
+    assert metrics == record["final"]
+    (prediction,) = [
         json.loads(line)
-        for line in done("src.predict", str(file.parent), "0.5", "--json", "--trust", "ours").splitlines()
+        for line in output("src.predict", str(file.parent), "0.5", "--json", "--trust", "ours").splitlines()
     ]
-    prediction = answer["prediction"]
-    assert float(prediction["y"] if isinstance(prediction, dict) else prediction) == pytest.approx(2.0, abs=0.15)
+    value = prediction["prediction"]
+    assert float(value["y"] if isinstance(value, dict) else value) == pytest.approx(2.0, abs=0.15)

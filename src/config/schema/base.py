@@ -1,7 +1,7 @@
-"""Types and base classes that the schemas of all config groups share.
+"""Types and base classes of the schemas of all config groups.
 
-Whoever opens a recorded run builds what its config describes. So sizes have an upper bound that no real experiment reaches,
-and what follows from several of them is bounded by `src.core.resources.refuse_too_much`.
+A command that opens a recorded run builds the model and data that its config describes. Therefore sizes have an upper bound
+that no real experiment reaches, and `src.core.resources.refuse_too_much` bounds what follows from several sizes.
 """
 
 from pathlib import Path
@@ -14,36 +14,36 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 Workers = Annotated[int, Field(ge=0, le=64)]
-"""Processes that read data."""
+"""Number of worker processes that load data."""
 Examples = Annotated[int, Field(gt=0, le=10**8)]
-"""Examples of a batch or a split."""
+"""Number of examples of a batch or a split."""
 Length = Annotated[int, Field(gt=0, le=10**6)]
-"""Steps of a sequence."""
+"""Number of steps of a sequence."""
 Width = Annotated[int, Field(gt=0, le=2**20)]
-"""Numbers in a layer, or tokens in a vocabulary."""
-MOST_LAYERS = 1000
-Layers = Annotated[int, Field(gt=0, le=MOST_LAYERS)]
-Widths = Annotated[list[Width], Field(max_length=MOST_LAYERS)]
+"""Number of units of a layer, or of tokens of a vocabulary."""
+MAX_LAYERS = 1000
+Layers = Annotated[int, Field(gt=0, le=MAX_LAYERS)]
+Widths = Annotated[list[Width], Field(max_length=MAX_LAYERS)]
 """The width of each layer."""
 Pixels = Annotated[int, Field(gt=0, le=255)]
-"""Sides of a convolution or of pooling, and their steps."""
+"""Kernel size or stride of a convolution or pooling layer."""
 NonNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 UserPath = Annotated[Path, Field(strict=False), AfterValidator(Path.absolute)]
-"""A path that a user typed; recorded so that it is found from any working directory."""
+"""A path of the user; recorded as an absolute path, so that it is valid in any working directory."""
 Activation = Literal["tanh", "relu", "sigmoid", "gelu", "silu", "leaky_relu", "elu"]
 Initialization = Literal["torch", "textbook", "glorot", "he"]
 
 
 class Section(BaseModel):
-    """A part of the config: no unknown keys, no silent conversions from text, nothing changed after the check."""
+    """A section of the config: unknown keys are errors, text is not converted to numbers, and instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class Option(Section):
-    """A choice within a config group: the class that it makes and the class's arguments."""
+    """An option of a config group: a class and its arguments."""
 
     target: str | None = Field(alias="_target_")
     name: str
@@ -57,10 +57,10 @@ T = TypeVar("T")
 
 
 class Entry(Section):
-    """One callback or logger: its class, and the arguments of the class."""
+    """An entry of the callbacks or loggers: a class and its arguments."""
 
     target: str = Field(alias="_target_")
 
 
-class Unnamed(Entry, extra="allow"):
-    """An entry whose class is missing, so that nothing is known of its keys."""
+class EntryWithoutClass(Entry, extra="allow"):
+    """An entry without ``_target_``, whose keys cannot be checked."""

@@ -19,10 +19,8 @@ from src.config.schema.base import (
     Workers,
 )
 
-# ---- data --------------------------------------------------------------------------------------------------------
 
-
-def _leaves_training(test_fraction: float, info: ValidationInfo) -> float:
+def _check_training_share(test_fraction: float, info: ValidationInfo) -> float:
     if (val_fraction := info.data.get("val_fraction", 0)) + test_fraction >= 1:
         raise ValueError(
             f"with val_fraction={val_fraction} nothing is left for training; together they must be below 1"
@@ -30,16 +28,16 @@ def _leaves_training(test_fraction: float, info: ValidationInfo) -> float:
     return test_fraction
 
 
-TestFraction = Annotated[Fraction, AfterValidator(_leaves_training)]
+TestFraction = Annotated[Fraction, AfterValidator(_check_training_share)]
 
 
 class DataOption(Option):
-    """A data source, its task and the kind of its inputs; None where only loading tells."""
+    """A data source, its task and the kind of its inputs. None: known only after loading."""
 
     task: ClassVar[str | None] = None
     inputs: ClassVar[str | None] = None
     raw: ClassVar[str | None] = None
-    """What an example is before it becomes an input, where that can be augmented: text or audio."""
+    """Kind of the raw examples, if these can be augmented: text or audio."""
     batch_size: Examples = 64
     default_epochs: PositiveInt = 30
     seed: Seed = 0
@@ -58,7 +56,7 @@ class DataOption(Option):
 
 
 class Split(DataOption):
-    """Data without a split of their own: parts are drawn once, with their own seed."""
+    """Data without a predefined split: the parts are drawn once, with a separate seed."""
 
     split_seed: Seed
     val_fraction: Fraction
@@ -97,7 +95,7 @@ class Diabetes(Split):
     inputs = "vector"
 
 
-def _rises(interval: list[float]) -> list[float]:
+def _check_increasing(interval: list[float]) -> list[float]:
     if interval[0] >= interval[1]:
         raise ValueError("the first number must be below the second")
     return interval
@@ -107,7 +105,7 @@ class Function(DataOption):
     task = "regression"
     inputs = "vector"
     function: Literal["sine", "chirp", "absolute", "runge", "step", "square", "sawtooth"]
-    range: Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_rises)]
+    range: Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_check_increasing)]
     train_size: Examples
     val_size: Examples
     test_size: Annotated[Examples, Field(ge=2)]
@@ -126,23 +124,23 @@ class MackeyGlass(DataOption):
     test_fraction: TestFraction
 
 
-def _each_once(names: list[str]) -> list[str]:
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"'{name}' is named more than once")
-    return names
+def _check_unique(columns: list[str]) -> list[str]:
+    for column in columns:
+        if columns.count(column) > 1:
+            raise ValueError(f"'{column}' is named more than once")
+    return columns
 
 
-Names = Annotated[list[str], AfterValidator(_each_once)]
-"""Columns of a table."""
+Columns = Annotated[list[str], AfterValidator(_check_unique)]
+"""Columns of columns of a table."""
 
 
 class Series(DataOption):
     task = "forecasting"
     inputs = "sequence"
     path: UserPath
-    column: str | Annotated[Names, Field(min_length=1)] | None
-    covariates: Names = []
+    column: str | Annotated[Columns, Field(min_length=1)] | None
+    covariates: Columns = []
     time_column: str | None = None
     window: Length
     horizon: Length
@@ -153,15 +151,15 @@ class Series(DataOption):
         return {"path": self.path}
 
     @model_validator(mode="after")
-    def _seen_once(self) -> "Series":
+    def _check_covariates(self) -> "Series":
         targets = [self.column] if isinstance(self.column, str) else self.column or []
-        if both := sorted(set(targets) & set(self.covariates)):
-            raise ValueError(f"covariates={both}: the model sees what it forecasts anyway; leave it out of covariates")
+        if overlap := sorted(set(targets) & set(self.covariates)):
+            raise ValueError(f"covariates={overlap}: a forecast column is always an input; leave it out of covariates")
         return self
 
 
-class Drawn(DataOption):
-    """Generated data: so many examples a split, drawn once, with a seed of their own."""
+class GeneratedData(DataOption):
+    """Generated examples, drawn once for each split, with a separate seed."""
 
     train_size: Examples
     val_size: Examples
@@ -169,20 +167,20 @@ class Drawn(DataOption):
     split_seed: Seed
 
 
-class Adding(Drawn):
+class Adding(GeneratedData):
     task = "regression"
     inputs = "sequence"
     lag: Length
 
 
-class Copy(Drawn):
+class Copy(GeneratedData):
     task = "tagging"
     inputs = "tokens"
     lag: Annotated[Count, Field(le=10**6)]
     symbols: Length
 
 
-class Dates(Drawn):
+class Dates(GeneratedData):
     task = "translation"
     inputs = "tokens"
     languages: Annotated[list[str], Field(min_length=1)]
@@ -193,7 +191,7 @@ BytePairs = Annotated[Width, Field(gt=260)]
 
 
 class TextWindows(DataOption):
-    """Windows of a text, in its own order."""
+    """Windows of a text, in the order of the text."""
 
     task = "language_modelling"
     inputs = "tokens"
@@ -234,7 +232,7 @@ class ETT(DataOption):
     verify: bool
 
 
-def _given(**paths: Path | None) -> dict[str, Path]:
+def _without_none(**paths: Path | None) -> dict[str, Path]:
     return {key: path for key, path in paths.items() if path is not None}
 
 
@@ -252,10 +250,10 @@ class TextClassification(Split):
     lowercase: bool
 
     def files(self) -> dict[str, Path]:
-        return _given(path=self.path, val_path=self.val_path, test_path=self.test_path)
+        return _without_none(path=self.path, val_path=self.val_path, test_path=self.test_path)
 
 
-class Translating(DataOption):
+class TranslationData(DataOption):
     """Texts and their translations."""
 
     task = "translation"
@@ -267,20 +265,20 @@ class Translating(DataOption):
     max_length: Length
 
 
-class _Asked:
-    """The task of a table: of the option, the usual one; of a chosen one, what it asks."""
+class _TableTask:
+    """Descriptor of the task of a table: the default for the class, the configured kind for an instance."""
 
-    def __get__(self, chosen: Any, option: type) -> str:
-        return "classification" if chosen is None else chosen.kind
+    def __get__(self, instance: Any, owner: type) -> str:
+        return "classification" if instance is None else instance.kind
 
 
 class CSV(Split):
-    task: ClassVar[Any] = _Asked()
+    task: ClassVar[Any] = _TableTask()
     inputs = "vector"
     path: UserPath
-    target_column: str | Annotated[Names, Field(min_length=1)]
+    target_column: str | Annotated[Columns, Field(min_length=1)]
     kind: Literal["classification", "binary_classification", "regression"]
-    columns: Names | None
+    columns: Columns | None
     ignore: list[str]
     categories: list[str]
     missing: list[str]
@@ -289,42 +287,42 @@ class CSV(Split):
     test_path: UserPath | None
 
     def files(self) -> dict[str, Path]:
-        return _given(path=self.path, val_path=self.val_path, test_path=self.test_path)
+        return _without_none(path=self.path, val_path=self.val_path, test_path=self.test_path)
 
     @model_validator(mode="after")
-    def _one_class(self) -> "CSV":
+    def _check_target_column(self) -> "CSV":
         if self.kind != "regression" and not isinstance(self.target_column, str):
-            raise ValueError(f"target_column={self.target_column}: several columns are told by kind=regression only")
+            raise ValueError(f"target_column={self.target_column}: only kind=regression supports several columns")
         return self
 
 
-class ParallelText(Translating, Split):
+class ParallelText(TranslationData, Split):
     path: UserPath
     target_path: UserPath | None
 
     def files(self) -> dict[str, Path]:
-        return _given(path=self.path, target_path=self.target_path)
+        return _without_none(path=self.path, target_path=self.target_path)
 
 
 Language = Literal["en", "de", "fr", "cs"]
 
 
-def _two_different(languages: list[str]) -> list[str]:
+def _check_two_languages(languages: list[str]) -> list[str]:
     if len(set(languages)) < 2:
-        raise ValueError("a translation has two languages")
+        raise ValueError("must be two different languages")
     return languages
 
 
-def _in_both_languages(test: str, info: ValidationInfo) -> str:
+def _check_test_languages(test: str, info: ValidationInfo) -> str:
     if "cs" in info.data.get("languages", ()) and test.startswith("2017"):
         raise ValueError("this test set is not published in Czech; 2016_flickr and 2018_flickr are")
     return test
 
 
-class Multi30k(Translating):
-    languages: Annotated[list[Language], Field(min_length=2, max_length=2), AfterValidator(_two_different)]
+class Multi30k(TranslationData):
+    languages: Annotated[list[Language], Field(min_length=2, max_length=2), AfterValidator(_check_two_languages)]
     test: Annotated[
-        Literal["2016_flickr", "2017_flickr", "2017_mscoco", "2018_flickr"], AfterValidator(_in_both_languages)
+        Literal["2016_flickr", "2017_flickr", "2017_mscoco", "2018_flickr"], AfterValidator(_check_test_languages)
     ]
     verify: bool
 
@@ -345,21 +343,21 @@ class Audio(DataOption):
     val_fraction: Fraction
 
 
-def _names_a_class(pattern: str | None) -> str | None:
+def _check_pattern(pattern: str | None) -> str | None:
     if pattern is not None and pattern.count("{label}") != 1:
-        raise ValueError("a pattern has {label} once, such as '{label}_*.wav'")
+        raise ValueError("a pattern must contain {label} once, such as '{label}_*.wav'")
     return pattern
 
 
 class AudioFolder(Audio):
     path: UserPath
-    pattern: Annotated[str | None, AfterValidator(_names_a_class)]
+    pattern: Annotated[str | None, AfterValidator(_check_pattern)]
     val_path: UserPath | None
     test_path: UserPath | None
     test_fraction: TestFraction
 
     def folders(self) -> dict[str, Path]:
-        return _given(path=self.path, val_path=self.val_path, test_path=self.test_path)
+        return _without_none(path=self.path, val_path=self.val_path, test_path=self.test_path)
 
 
 class FSDD(Audio):
@@ -367,12 +365,12 @@ class FSDD(Audio):
 
 
 Side = Annotated[int, Field(gt=0, le=8192)]
-"""Pixels of a side of an image; `src.datamodules.io.image_files` decodes images of up to 8192 × 8192."""
+"""Height or width of an image in pixels; `src.datamodules.io.image_files` decodes images of up to 8192 × 8192."""
 
 
-def _two_sides(size: Any) -> Any:
+def _check_size(size: Any) -> Any:
     if size is not None and not (isinstance(size, list) and len(size) == 2):
-        raise ValueError("height and width of an image, such as [64,64]")
+        raise ValueError("must be the height and width of an image, such as [64,64]")
     return size
 
 
@@ -380,13 +378,13 @@ class ImageFolder(Split):
     task = "classification"
     inputs = "image"
     path: UserPath
-    pattern: Annotated[str | None, AfterValidator(_names_a_class)]
+    pattern: Annotated[str | None, AfterValidator(_check_pattern)]
     val_path: UserPath | None
     test_path: UserPath | None
-    size: Annotated[list[Side] | None, BeforeValidator(_two_sides)]
+    size: Annotated[list[Side] | None, BeforeValidator(_check_size)]
     channels: Literal[1, 3] | None
     memory_share: Share
     workers: Workers | None
 
     def folders(self) -> dict[str, Path]:
-        return _given(path=self.path, val_path=self.val_path, test_path=self.test_path)
+        return _without_none(path=self.path, val_path=self.val_path, test_path=self.test_path)

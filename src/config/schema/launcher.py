@@ -1,4 +1,4 @@
-"""What may stand in the launchers of clusters, conf/hydra/launcher/: type and range of every key."""
+"""Schemas of the cluster launchers in conf/hydra/launcher/."""
 
 from typing import Annotated
 

@@ -18,20 +18,18 @@ from src.config.schema.base import (
     Widths,
 )
 
-# ---- models ------------------------------------------------------------------------------------------------------
-
 VECTORS = ("classification", "binary_classification", "regression", "forecasting")
 IMAGES = ("classification", "binary_classification", "regression")
 
 
 class ModelOption(Option):
-    """An architecture, the tasks that it serves and the kinds of input that it reads."""
+    """An architecture, the tasks that it supports and the kinds of input that it accepts."""
 
     tasks: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
     carries_state: ClassVar[bool] = False
     built_in: ClassVar[tuple[str, ...]] = ()
-    """Knobs of regularization that are part of the architecture, whatever they say."""
+    """Knobs of regularization that the architecture always includes, whatever their values."""
 
 
 class MLP(ModelOption):
@@ -55,18 +53,21 @@ class MlpScratch(ModelOption):
     initialization: Initialization
 
 
-def _one_a_block(setting: Any, info: ValidationInfo) -> Any:
+def _check_one_per_block(setting: Any, info: ValidationInfo) -> Any:
     blocks = len(info.data.get("channels", ()))
     if isinstance(setting, list) and blocks and len(setting) != blocks:
-        raise ValueError(f"a list has one entry a block, and model.channels makes {blocks} blocks, not {len(setting)}")
+        raise ValueError(
+            f"a list needs one entry per block: model.channels defines {blocks} blocks, and the list has {len(setting)} entries"
+        )
     return setting
 
 
 PerBlock = Annotated[
     Annotated[T, Tag("one")] | Annotated[list[T], Tag("list")],
     Discriminator(lambda setting: "list" if isinstance(setting, list) else "one"),
-    AfterValidator(_one_a_block),
+    AfterValidator(_check_one_per_block),
 ]
+"""One value for all blocks, or a list with one value per block."""
 
 
 class CNN(ModelOption):
@@ -131,7 +132,7 @@ class Transformer(ModelOption):
     checkpoint_activations: bool = False
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> "Transformer":
+    def _check_heads_divide_width(self) -> "Transformer":
         if self.d_model % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} does not divide d_model={self.d_model}")
         return self

@@ -6,24 +6,22 @@ from pydantic import AfterValidator, Field, PositiveFloat, ValidationInfo
 
 from src.config.schema.base import Decay, NonNegative, Option
 
-# ---- optimizers and schedules --------------------------------------------------------------------------------------
-
 
 class OptimizerOption(Option):
     lr: PositiveFloat
     weight_decay: NonNegative
 
 
-def _velocity_leads(nesterov: bool, info: ValidationInfo) -> bool:
+def _check_nesterov(nesterov: bool, info: ValidationInfo) -> bool:
     if nesterov and not (info.data.get("momentum", 1) and info.data.get("dampening", 0) == 0):
-        raise ValueError("Nesterov's form needs optimizer.momentum above 0 and optimizer.dampening=0")
+        raise ValueError("Nesterov momentum needs optimizer.momentum above 0 and optimizer.dampening=0")
     return nesterov
 
 
 class SGD(OptimizerOption):
     momentum: Decay
     dampening: Decay
-    nesterov: Annotated[bool, AfterValidator(_velocity_leads)]
+    nesterov: Annotated[bool, AfterValidator(_check_nesterov)]
 
 
 class Adagrad(OptimizerOption):

@@ -16,7 +16,7 @@ from src.config.schema.trainer import TrainerOption
 
 def _not_empty(path: Any) -> Any:
     if not str(path).strip():
-        raise ValueError("a path must be given; . is this folder")
+        raise ValueError("a path must be given; use . for the working directory")
     return path
 
 
@@ -29,7 +29,7 @@ class Paths(Section):
 
 
 class CrossValidation(Section):
-    """Which part of training and validation data is validated on, of how many."""
+    """Number of folds of the training and validation data, and the fold that is validated on."""
 
     folds: Annotated[int, Field(ge=2)] | None = None
     fold: PositiveInt | None = None
@@ -38,7 +38,7 @@ class CrossValidation(Section):
 
 
 class Config(Section):
-    """A whole checked config."""
+    """A whole validated config."""
 
     seed: Seed
     monitor: str | None
@@ -58,5 +58,5 @@ class Config(Section):
     callbacks: dict[str, dict[str, Any] | None]
 
     def plain(self) -> dict[str, Any]:
-        """Return plain containers, as they stand in config.yaml and in a checkpoint."""
+        """Return the config as plain containers, as recorded in config.yaml and in a checkpoint."""
         return self.model_dump(mode="json", by_alias=True, serialize_as_any=True)

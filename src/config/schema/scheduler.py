@@ -8,7 +8,7 @@ from src.config.schema.base import Count, Fraction, NonNegative, Option
 
 
 class SchedulerOption(Option):
-    """A schedule of the learning rate; `interval` is the unit of its own lengths, the warm-up always counts steps."""
+    """A learning rate schedule. `interval` is the unit of its lengths, except for the warm-up, which is in steps."""
 
     interval: Literal["step", "epoch"]
     warmup_steps: Count

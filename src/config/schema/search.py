@@ -7,23 +7,21 @@ from pydantic import AfterValidator, Field, PositiveInt
 from src.config.schema.base import Count, Section, Seed
 
 
-def _one_folder(name: str | None) -> str | None:
+def _check_folder_name(name: str | None) -> str | None:
     if name is not None and (not name.strip() or name.startswith(".") or any(mark in name for mark in "/\\=")):
-        raise ValueError("it names one folder under sweeps/: letters and digits, no slash, '=' or dot in front")
+        raise ValueError("must be the name of one folder under sweeps/: no slash, no '=', no dot in front")
     return name
 
 
 class Sweep(Section):
-    name: Annotated[str | None, AfterValidator(_one_folder)]
+    name: Annotated[str | None, AfterValidator(_check_folder_name)]
     resume: str | None = None
     retry_failed: bool = True
     dry_run: bool = False
 
 
 class Search(Section):
-    """Where the points of a sweep come from, and which of its jobs are ended early. It belongs to a sweep and not to
-    the configs of its jobs.
-    """
+    """How the points of a sweep are chosen, and which of its jobs are pruned. Not part of the configs of the jobs."""
 
     name: Literal["grid", "random", "optuna"]
     ranges: dict[str, str]

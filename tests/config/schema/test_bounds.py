@@ -1,4 +1,4 @@
-"""Sizes in a config, which may be recorded by someone else, have an upper bound."""
+"""Upper bounds of the sizes in a config, which may be a record from someone else."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +23,7 @@ NO_SIZES = {
     "version",
     "warmup_epochs",
 }
-"""Counts that no memory, process or loop over nothing depends on: how often something is done, or must have occurred."""
+"""Counts that determine neither memory nor the number of processes, such as how often something is done."""
 
 SECTIONS: dict[str, type[Section]] = {
     **{target: schema for group in ("model", "datamodule") for target, schema in SCHEMAS[group].items()},
@@ -33,7 +33,7 @@ SECTIONS: dict[str, type[Section]] = {
 
 
 def unbounded(node: Any, name: str = "") -> Iterator[str]:
-    """Yield the names of integers and lists of integers without a largest value, in a JSON schema."""
+    """Yield the names of integers and lists of integers without an upper bound in a JSON schema."""
     if isinstance(node, dict):
         if node.get("type") == "integer" and not {"maximum", "exclusiveMaximum", "enum", "const"} & node.keys():
             yield name
@@ -49,17 +49,17 @@ def unbounded(node: Any, name: str = "") -> Iterator[str]:
 
 
 @pytest.mark.parametrize("target", SECTIONS)
-def test_every_size_has_a_largest_value(target: str) -> None:
+def test_every_size_has_an_upper_bound(target: str) -> None:
     assert set(unbounded(SECTIONS[target].model_json_schema())) <= NO_SIZES
 
 
-def test_the_processes_of_a_trainer_are_bounded() -> None:
-    def refused(devices: Any) -> str:
+def test_number_of_devices_is_bounded() -> None:
+    def error_message(devices: Any) -> str:
         with pytest.raises(ValueError) as caught:
             TrainerOption.model_validate({"devices": devices})
         return str(caught.value)
 
     for devices in (65, [*range(65)], [0, 65]):
-        assert "at most 64 devices" in refused(devices)
+        assert "at most 64 devices" in error_message(devices)
     for allowed in (64, [*range(64)], "auto"):
-        assert "at most 64 devices" not in refused(allowed)
+        assert "at most 64 devices" not in error_message(allowed)

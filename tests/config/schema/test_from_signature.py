@@ -1,4 +1,4 @@
-"""Classes that no schema lists are checked against their constructors, whatever these are annotated with."""
+"""Classes without a schema are checked against the signatures of their constructors."""
 
 import inspect
 from typing import TYPE_CHECKING, Any
@@ -30,58 +30,60 @@ OPTIMIZERS = {
 UNLISTED = [t for t in OPTIMIZERS if t.startswith("torch.") and t not in SCHEMAS["optimizer"]]
 
 
-def checked(group: str, **option: Any) -> Config:
+def validated(group: str, **option: Any) -> Config:
     cfg = OmegaConf.to_container(compose([]), resolve=False)
     assert isinstance(cfg, dict)
     return check(OmegaConf.create({**cfg, group: option}))
 
 
 @pytest.mark.parametrize("target", OPTIMIZERS)
-def test_every_optimizer_can_be_an_option(target: str) -> None:
+def test_any_optimizer_can_be_an_option(target: str) -> None:
     schema = schema_of_class(OPTIMIZERS[target], Option, {"params"})
-    needed = {name: None for name, field in schema.model_fields.items() if field.is_required()}
-    known = {"_target_": target, "name": "mine", "lr": 0.5}
+    required = {name: None for name, field in schema.model_fields.items() if field.is_required()}
+    values = {"_target_": target, "name": "mine", "lr": 0.5}
     with pytest.raises(ValidationError, match="lr"):
-        schema.model_validate(needed | known | {"lr": "abc"})
-    if set(needed) == {"target", "name"}:
-        assert schema.model_validate(known).arguments()["lr"] == 0.5
+        schema.model_validate(required | values | {"lr": "abc"})
+    if set(required) == {"target", "name"}:
+        assert schema.model_validate(values).arguments()["lr"] == 0.5
 
 
 @pytest.mark.parametrize("target", UNLISTED)
-def test_the_arguments_of_an_optimizer_of_torch_make_it(target: str) -> None:
+def test_torch_optimizer_is_built_from_its_arguments(target: str) -> None:
     decay = {"weight_decay": 0.0} if "weight_decay" in inspect.signature(OPTIMIZERS[target]).parameters else {}
-    option = checked("optimizer", _target_=target, **decay).optimizer
+    option = validated("optimizer", _target_=target, **decay).optimizer
     OPTIMIZERS[target]([torch.nn.Parameter(torch.ones(2, 2))], **option.arguments())
 
 
 class Wider(MLP):
-    """Fixes one argument of its base, adds one, and hands the others on."""
+    """Set one argument of the base class, add one, and pass the others on."""
 
-    def __init__(self, spec: Any, extra: int = 1, **more: Any) -> None:
-        super().__init__(spec, activation="tanh", **more)
+    def __init__(self, spec: Any, extra: int = 1, **kwargs: Any) -> None:
+        super().__init__(spec, activation="tanh", **kwargs)
 
 
 WIDER = f"{__name__}.Wider"
 
 
-def test_a_subclass_takes_the_keys_of_its_base() -> None:
-    model = checked("model", _target_=WIDER, hidden_sizes=[8], extra=2).model
+def test_subclass_accepts_the_keys_of_its_base() -> None:
+    model = validated("model", _target_=WIDER, hidden_sizes=[8], extra=2).model
     arguments = model.arguments()
     assert arguments["hidden_sizes"] == [8] and arguments["extra"] == 2
-    assert "activation" not in arguments, "what the class may pass itself is passed only if it is asked for"
-    assert check(checked("model", _target_=WIDER, hidden_sizes=[8]).plain()).model.arguments() == arguments | {
+    assert "activation" not in arguments, (
+        "an argument that the class may pass itself is included only if the config sets it"
+    )
+    assert check(validated("model", _target_=WIDER, hidden_sizes=[8]).plain()).model.arguments() == arguments | {
         "extra": 1
     }
 
 
-def test_a_subclass_is_told_the_nearest_key_of_its_base() -> None:
+def test_unknown_key_of_a_subclass_suggests_a_key_of_its_base() -> None:
     with pytest.raises(UserError, match="Did you mean 'hidden_sizes'"):
-        checked("model", _target_=WIDER, hiden_sizes=[8])
+        validated("model", _target_=WIDER, hiden_sizes=[8])
     with pytest.raises(UserError, match=r"model.hidden_sizes\[0\]=wide: must be a valid integer"):
-        checked("model", _target_=WIDER, hidden_sizes=["wide"])
+        validated("model", _target_=WIDER, hidden_sizes=["wide"])
 
 
-def test_a_type_that_is_imported_for_type_checkers_only_is_any() -> None:
+def test_type_imported_for_type_checkers_only_is_any() -> None:
     class Imports:
         def __init__(self, lr: float, amount: "Decimal | None" = None) -> None: ...
 

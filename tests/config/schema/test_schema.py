@@ -1,4 +1,4 @@
-"""The schema, conf/ and the classes say the same of every option that is shipped."""
+"""The schemas, conf/ and the classes agree for every shipped option."""
 
 import inspect
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from src.config.schema.run import Config
 from src.config.validate import check
 from src.tasks.registry import TASKS
 
-Checked: TypeAlias = Callable[[str], Config]
-ALL = groups([CONF])
-CHOICES = [f"{group}={name}" for group, names in ALL.items() if not group.startswith("hydra") for name in names]
+Validate: TypeAlias = Callable[[str], Config]
+OPTIONS = groups([CONF])
+CHOICES = [f"{group}={name}" for group, names in OPTIONS.items() if not group.startswith("hydra") for name in names]
 TARGETS = [(group, target) for group, options in SCHEMAS.items() for target in options if target]
 
 
 @pytest.fixture
-def checked(complete: Callable[..., list[str]]) -> Callable[[str], Config]:
+def validated(complete: Callable[..., list[str]]) -> Callable[[str], Config]:
     return lambda choice: check(compose(complete(choice)))
 
 
@@ -33,47 +33,47 @@ def class_of(target: str) -> Any:
 
 
 def arguments(cls: Any) -> set[str]:
-    """Return what a constructor takes, with what it hands on to its base class."""
+    """Return the arguments of a constructor, with those that it passes to its base class."""
     parameters = inspect.signature(cls.__init__).parameters.values()
     names = {p.name for p in parameters if p.name != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-    handed_on = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    return names | (arguments(cls.__mro__[1]) if handed_on else set())
+    takes_kwargs = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return names | (arguments(cls.__mro__[1]) if takes_kwargs else set())
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_composes_and_is_right(checked: Checked, choice: str) -> None:
-    config = checked(choice)
+def test_every_option_is_valid(validated: Validate, choice: str) -> None:
+    config = validated(choice)
     group, _, name = choice.partition("=")
     if group in SCHEMAS:
-        assert getattr(config, group).name == name, "its name is what is typed"
+        assert getattr(config, group).name == name, "the name of an option is the name of its file"
 
 
 @pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice.partition("=")[0] in SCHEMAS])
-def test_every_choice_has_a_schema(checked: Checked, choice: str) -> None:
+def test_every_option_has_a_schema(validated: Validate, choice: str) -> None:
     """Without one it would be checked only against the signature of its class, which loads torch."""
-    option = getattr(checked(choice), choice.partition("=")[0])
+    option = getattr(validated(choice), choice.partition("=")[0])
     assert type(option) is SCHEMAS[choice.partition("=")[0]][option.target or ""]
 
 
 @pytest.mark.parametrize("group", SCHEMAS)
-def test_every_schema_is_shipped(checked: Checked, group: str) -> None:
-    chosen = {getattr(checked(f"{group}={name}"), group).target or "" for name in ALL[group]}
-    assert set(SCHEMAS[group]) == chosen
+def test_every_schema_is_shipped(validated: Validate, group: str) -> None:
+    targets = {getattr(validated(f"{group}={name}"), group).target or "" for name in OPTIONS[group]}
+    assert set(SCHEMAS[group]) == targets
 
 
 @pytest.mark.parametrize(("group", "target"), TARGETS)
 def test_the_schema_has_the_arguments_of_the_class(group: str, target: str) -> None:
     cls, schema = class_of(target), SCHEMAS[group][target]
-    ours = set(schema.model_fields) - {"target", "name"}
-    theirs = arguments(cls)
+    fields = set(schema.model_fields) - {"target", "name"}
+    parameters = arguments(cls)
     if group == "model":
-        assert ours == theirs - {"spec"}
+        assert fields == parameters - {"spec"}
     elif group == "datamodule":
-        assert ours - {"default_epochs"} == theirs
+        assert fields - {"default_epochs"} == parameters
     elif group == "scheduler":
-        assert ours - {"interval", "warmup_steps"} <= theirs
+        assert fields - {"interval", "warmup_steps"} <= parameters
     else:
-        assert ours <= theirs
+        assert fields <= parameters
 
 
 @pytest.mark.parametrize("target", SCHEMAS["model"])
@@ -90,24 +90,27 @@ def test_the_schema_of_a_data_source_has_its_task_and_input(target: str) -> None
 
 
 @pytest.mark.parametrize("file", sorted(CONF.glob("*/**/*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_an_option_file_says_what_it_is_in_one_line(file: Path) -> None:
+def test_option_file_starts_with_a_one_line_summary(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     first = next(line for line in text.splitlines() if "@package" not in line)
     assert first.startswith("# ") and 10 < len(first.removeprefix("# ")) <= 90
     yaml.safe_load(text)
 
 
-def test_every_pair_of_model_and_data_is_decided(users_files) -> None:
-    """A pair composes and is right exactly where the model serves the task and reads the input."""
+def test_every_pair_of_model_and_data_is_accepted_or_refused(users_files) -> None:
+    """A pair is valid if and only if the model supports the task and accepts the kind of input."""
     from src.config.combinations import model_and_data_problems
 
-    for model in ALL["model"]:
-        for data in ALL["datamodule"]:
+    for model in OPTIONS["model"]:
+        for data in OPTIONS["datamodule"]:
             cfg = compose([f"model={model}", f"datamodule={data}", *users_files(data)])
-            kind, source = SCHEMAS["model"][cfg.model._target_], SCHEMAS["datamodule"][cfg.datamodule._target_]
-            fits = source.task in kind.tasks and source.inputs in kind.inputs  # type: ignore[attr-defined]
-            if fits:
-                assert not list(model_and_data_problems(check(cfg), source.task, source.inputs))  # type: ignore[attr-defined]
+            model_schema, data_schema = (
+                SCHEMAS["model"][cfg.model._target_],
+                SCHEMAS["datamodule"][cfg.datamodule._target_],
+            )
+            compatible = data_schema.task in model_schema.tasks and data_schema.inputs in model_schema.inputs  # type: ignore[attr-defined]
+            if compatible:
+                assert not list(model_and_data_problems(check(cfg), data_schema.task, data_schema.inputs))  # type: ignore[attr-defined]
             else:
                 with pytest.raises(ValueError, match=f"model={model} with datamodule={data}"):
                     check(cfg)
