@@ -20,7 +20,7 @@ from src.core.errors import UserError
 from src.core.signals import stop_request
 from src.models.summary import bytes_of
 from src.run_store.atomic_write import linked
-from src.training.checkpoint_io import checkpoint_root, checkpoint_in_memory
+from src.training.checkpoint_io import checkpoint_in_memory, checkpoint_root
 
 SMALL = 2**24
 """Maximum size of the parameters, in bytes, of a model whose checkpoint (a few times as large) may be held in memory."""

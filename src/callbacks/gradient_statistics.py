@@ -73,7 +73,9 @@ class Gradients(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if isinstance(trainer.strategy, FSDPStrategy):
-            raise UserError("callbacks=gradients: with trainer=fsdp each device has only a part of every gradient; use another trainer")
+            raise UserError(
+                "callbacks=gradients: with trainer=fsdp each device has only a part of every gradient; use another trainer"
+            )
 
     # ---- one measured step ---------------------------------------------------------------------------------------
 
@@ -93,7 +95,9 @@ class Gradients(Callback):
             return
         gradients = {name: weight.grad for name, weight in _weights(pl_module) if weight.grad is not None}
         self._norms = _norms(gradients)
-        self._weights_before = {name: weight.detach().clone() for name, weight in _weights(pl_module) if name in gradients}
+        self._weights_before = {
+            name: weight.detach().clone() for name, weight in _weights(pl_module) if name in gradients
+        }
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

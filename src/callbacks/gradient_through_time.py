@@ -47,7 +47,9 @@ class GradientThroughTime(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not isinstance(pl_module, Recurrent) or pl_module.directions == 2:
-            raise UserError("callbacks=gradient_through_time is for model=rnn, lstm, gru that read in one direction (model.bidirectional=false)")
+            raise UserError(
+                "callbacks=gradient_through_time is for model=rnn, lstm, gru that read in one direction (model.bidirectional=false)"
+            )
         if KEY not in self.folder.record:  # a resumed run has it already
             self._measure(trainer, pl_module, "before")
 
@@ -67,7 +69,10 @@ class GradientThroughTime(Callback):
         batch = type(batch)(*(tensor.to(model.device) for tensor in batch))
         was_training = model.training
         model.eval()
-        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):  # cuDNN has no backward pass in evaluation mode
+        with (
+            torch.enable_grad(),
+            torch.backends.cudnn.flags(enabled=False),
+        ):  # cuDNN has no backward pass in evaluation mode
             norms = gradient_by_lag(model, batch).detach().tolist()
         model.train(was_training)
         if trainer.is_global_zero:

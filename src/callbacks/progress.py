@@ -49,7 +49,9 @@ class Progress(Callback):
     # ---- training ------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._started = self._epoch_started = time.monotonic()  # a run that is resumed within an epoch gets no on_train_epoch_start
+        self._started = self._epoch_started = (
+            time.monotonic()
+        )  # a run that is resumed within an epoch gets no on_train_epoch_start
         self._first_epoch = trainer.current_epoch
         self._epoch_printed = None
         self._open(trainer)
@@ -66,7 +68,9 @@ class Progress(Callback):
             loss = outputs["loss"] if isinstance(outputs, dict) else outputs
             self._draw(trainer, "train", batch_idx + 1, trainer.num_training_batches, now, loss)
         elif (
-            self._bar is None and now - max(self._epoch_started, self._progress_printed) >= self.patience and trainer.is_global_zero
+            self._bar is None
+            and now - max(self._epoch_started, self._progress_printed) >= self.patience
+            and trainer.is_global_zero
         ):
             echo(
                 f"{_epoch(trainer, trainer.current_epoch)}  step {batch_idx + 1}/{trainer.num_training_batches:g}",

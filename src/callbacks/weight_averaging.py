@@ -46,7 +46,9 @@ class Averaging(WeightAveraging):
         if stage == "fit":  # Lightning copied the model before moving it to its device and precision
             trainer.precision_plugin.convert_module(self.average.module)
             self.average.to(trainer.strategy.root_device)
-            self.average.n_averaged = self.average.n_averaged.cpu()  # read at every step, which would synchronize with a GPU
+            self.average.n_averaged = (
+                self.average.n_averaged.cpu()
+            )  # read at every step, which would synchronize with a GPU
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restore both sets of weights to continue training. A test after training needs only the average, which Lightning

@@ -159,7 +159,9 @@ def draw(result: RangeTest, config: Config) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    conclusion = "the loss never falls" if result.suggestion is None else f"suggested: optimizer.lr={result.suggestion:g}"
+    conclusion = (
+        "the loss never falls" if result.suggestion is None else f"suggested: optimizer.lr={result.suggestion:g}"
+    )
     subject = f"{config.model.name} on {config.datamodule.name}, {config.optimizer.name}"
     figure.suptitle(mathtext(f"range test of {subject}; {conclusion}", 500))
     axes = figure.subplots()
