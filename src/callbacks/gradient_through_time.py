@@ -48,7 +48,7 @@ class GradientThroughTime(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not isinstance(pl_module, Recurrent) or pl_module.directions == 2:
             raise UserError(
-                "callbacks=gradient_through_time is for model=rnn, lstm, gru that read in one direction (model.bidirectional=false)"
+                "callbacks=gradient_through_time is for model=rnn, lstm, gru with model.bidirectional=false"
             )
         if KEY not in self.folder.record:  # a resumed run has it already
             self._measure(trainer, pl_module, "before")
