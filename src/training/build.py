@@ -48,9 +48,9 @@ def build_data(config: Config) -> DataModule:
         **config.datamodule.arguments()
     )
     datamodule.data_dir, datamodule.write_dir = config.paths.data, writable_data_folder(config.paths.data)
-    folds = config.cross_validation
-    if folds.folds is not None and folds.fold is not None:
-        datamodule.fold = Fold(folds.fold, folds.folds, folds.seed, folds.group)
+    settings = config.cross_validation
+    if settings.folds is not None and settings.fold is not None:
+        datamodule.fold = Fold(settings.fold, settings.folds, settings.seed, settings.group)
     return datamodule
 
 

@@ -110,9 +110,7 @@ def test_axes_are_labelled_with_tokens_and_panels_show_the_weights(trained: Path
     assert weights[0, 0] == 1 and not weights[0, 1:].any(), "the first token can only attend to itself"
 
 
-def test_axes_are_labelled_with_rows_of_an_image_and_characters_of_a_text(
-    fast: MakeOverrides, figures: dict[str, Figure]
-) -> None:
+def test_axes_are_labelled_with_image_rows_or_characters(fast: MakeOverrides, figures: dict[str, Figure]) -> None:
     sizes = ["model.d_model=8", "model.num_heads=2", "model.d_ff=8", "model.num_layers=1"]
     run(fast("model=transformer", "datamodule=digits", "callbacks=attention_maps", *sizes), verbose=False)
     axes = figures["attention-val-1-encoder-attention"].axes[0]

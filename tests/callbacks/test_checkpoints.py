@@ -167,9 +167,7 @@ def scripted(folder: Path, values: list[float], mode: str) -> Checkpoints:
         ([1.0, float("nan")], "min", 0),
     ],
 )
-def test_best_and_last_checkpoints_are_of_the_best_and_last_epoch(
-    tmp_path: Path, values: list[float], mode: str, best: int
-) -> None:
+def test_checkpoints_are_of_the_best_and_last_epoch(tmp_path: Path, values: list[float], mode: str, best: int) -> None:
     checkpoints = scripted(tmp_path, values, mode)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
     weights = {name: torch.load(tmp_path / f"{name}.ckpt", weights_only=True) for name in ("best", "last")}

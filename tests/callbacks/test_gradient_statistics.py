@@ -124,9 +124,7 @@ def test_norms_and_ratios_equal_direct_computation(fast: MakeOverrides, monkeypa
     ],
     ids=["tanh", "sigmoid", "relu"],
 )
-def test_saturated_and_dead_shares_equal_direct_counts(
-    fast: MakeOverrides, monkeypatch, overrides: list[str], shares: dict
-) -> None:
+def test_shares_equal_direct_counts(fast: MakeOverrides, monkeypatch, overrides: list[str], shares: dict) -> None:
     folder, steps = run_recorded(
         fast("callbacks=gradients", "callbacks.gradients.every_n_steps=1", *overrides, *LONG), monkeypatch
     )

@@ -91,7 +91,7 @@ class Clock:
         return self.now
 
 
-def test_the_bar_on_a_terminal_is_updated_at_most_ten_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bar_is_updated_ten_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, screen = Clock(), Terminal()
     monkeypatch.setattr("src.callbacks.progress.time", clock)
     monkeypatch.setattr(sys, "stdout", screen)

@@ -206,7 +206,7 @@ class Stop(L.Callback):
     ],
     ids=str,
 )
-def test_a_resumed_run_equals_an_uninterrupted_one(
+def test_a_resumed_run_is_exact(
     fast: MakeOverrides, overrides: list[str], stop: int, monkeypatch, tmp_path: Path
 ) -> None:
     """Interrupt before averaging starts, in the epoch in which it starts, and after it."""

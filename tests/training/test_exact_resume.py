@@ -67,7 +67,7 @@ def interrupt_after(overrides: list[str], folder: Path, step: int) -> dict[str, 
 
 
 @pytest.mark.parametrize("overrides", RUNS.values(), ids=RUNS.keys())
-def test_a_run_interrupted_between_steps_equals_an_uninterrupted_one(
+def test_a_run_interrupted_between_steps_resumes_exactly(
     fast: MakeOverrides, overrides: list[str], tmp_path: Path
 ) -> None:
     overrides = [*fast(*overrides), *LENGTH]

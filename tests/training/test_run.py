@@ -310,9 +310,7 @@ def interrupt_in_epoch(overrides: list[str], epoch: int, monkeypatch: pytest.Mon
     return folder
 
 
-def test_the_message_of_an_interrupted_run_without_checkpoints_offers_no_resume(
-    fast: MakeOverrides, monkeypatch
-) -> None:
+def test_a_run_without_checkpoints_offers_no_resume(fast: MakeOverrides, monkeypatch) -> None:
     monkeypatch.setattr("src.training.experiment.build_callbacks", lambda *args: [Stop(0)])
     with pytest.raises(Interrupted, match="kept no checkpoint"):
         run(fast("callbacks=none"), verbose=False)
@@ -329,9 +327,7 @@ RESUMED = [
 
 
 @pytest.mark.parametrize("overrides", RESUMED, ids=lambda overrides: overrides[0])
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    fast: MakeOverrides, overrides: list[str], monkeypatch, tmp_path: Path
-) -> None:
+def test_a_resumed_run_is_exact(fast: MakeOverrides, overrides: list[str], monkeypatch, tmp_path: Path) -> None:
     overrides = fast(*overrides, "trainer.max_epochs=4", "trainer.limit_train_batches=3")
     whole = run(overrides, verbose=False)
     folder = interrupt_in_epoch(overrides, 2, monkeypatch, tmp_path)
@@ -464,20 +460,21 @@ def test_run_accepts_overrides_a_composed_or_a_validated_config(fast: MakeOverri
     assert metrics[0] == metrics[1] == metrics[2]
 
 
-def test_a_run_says_what_it_does_and_how_to_go_on(fast: MakeOverrides, capsys) -> None:
+def test_a_run_prints_its_parameters_and_the_next_command(fast: MakeOverrides, capsys) -> None:
     result = run(fast())
     shown = capsys.readouterr().out
     assert "mlp on digits" in shown and "finished" in shown and str(result.folder) in shown.replace("\n", "")
     assert "parameters" in shown and "python -m src.evaluate" in shown
 
 
-def test_a_path_is_shown_as_it_is(fast: MakeOverrides, tmp_path: Path, capsys) -> None:
+def test_a_path_with_markup_characters_is_printed_unchanged(fast: MakeOverrides, tmp_path: Path, capsys) -> None:
     run(fast(), tmp_path / "[proj]" / ":smile:")
     assert capsys.readouterr().out.count("/[proj]/:smile:") == 3
 
 
-def test_debug_overfit_learns_its_batch_by_heart(fast: MakeOverrides) -> None:
-    overrides = [word for word in fast("debug=overfit") if not word.startswith(("trainer.limit", "trainer.max_epochs"))]
+def test_debug_overfit_memorises_its_batch(fast: MakeOverrides) -> None:
+    ignored = ("trainer.limit", "trainer.max_epochs")
+    overrides = [override for override in fast("debug=overfit") if not override.startswith(ignored)]
     result = run([*overrides, "trainer.max_epochs=150", "optimizer.lr=0.01"], verbose=False)
     losses = [row["train/loss"] for row in RunFolder.open(result.folder).metrics() if "train/loss" in row]
     assert losses[-1] < 0.01 < losses[0]
