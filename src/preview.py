@@ -55,11 +55,14 @@ def preview(what: str, words: Sequence[str]) -> "tuple[Figure | tables.Rows, Pat
     config = check(compose(words))
     module, name, _ = PICTURES[what]
     draw: Callable[[Config], Any] = getattr(import_module(module), name)
+    from src.core.files import make_folder_below
     from src.core.tables import Rows
     from src.run_store.plots import save_picture
     from src.run_store.tables import show_table
 
-    drawn, folder = draw(config), config.paths.outputs / "preview"
+    config.paths.outputs.mkdir(parents=True, exist_ok=True)
+    folder = make_folder_below(config.paths.outputs, "preview")
+    drawn = draw(config)
     if isinstance(drawn, Rows):
         return drawn, show_table(folder, what, *drawn)
     return drawn, save_picture(folder, what, drawn)

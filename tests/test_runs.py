@@ -135,7 +135,7 @@ def test_what_is_left_of_a_run_that_cannot_be_deleted_is_named(
     with pytest.raises(SystemExit):
         main(["delete", "aaaaaa", "--yes"])
     (left,) = outputs.rglob(".deleted-*")
-    assert f"aaaaaa: cannot be deleted: Permission denied. What is left of it is in {left}" in capsys.readouterr().err
+    assert f"metrics.jsonl: Permission denied. Delete what is left of it by hand: {left}" in capsys.readouterr().err
 
 
 def test_nothing_but_the_listed_runs_is_deleted(outputs: Path, tmp_path: Path) -> None:

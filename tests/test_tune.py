@@ -55,6 +55,17 @@ def test_mistakes_are_told(words: list[str], told: str) -> None:
         tune(words)
 
 
+def test_a_sweep_behind_a_link_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tuning = Tuning(["model=mlp", "logger=none"], 11, lambda words: None)
+    (tmp_path / "thesis").mkdir()
+    tuning.folder.mkdir(parents=True)
+    (tuning.folder / "sweeps").symlink_to(tmp_path / "thesis")
+    with pytest.raises(UserError, match="this is a link"):
+        next(iter(tuning.run()))
+    assert not list((tmp_path / "thesis").iterdir())
+
+
 def test_shares_keep_to_the_budget() -> None:
     """Whatever sizes the stages have, all together train no more than was given, none less than two, and little is left."""
     tuning = Tuning(["model=mlp"], 11, lambda words: None)

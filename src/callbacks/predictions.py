@@ -180,9 +180,8 @@ class Answers(Callback):
             "examples": plain(self._examples),
         }
         with replaced(self.folder.path / ANSWERS) as file:
-            file.write(json.dumps(contents, ensure_ascii=False, indent=1, allow_nan=False).encode())
-        if self._images:
-            _save_images(self.folder.path, self._images)
+            text = json.dumps(contents, ensure_ascii=False, indent=1, allow_nan=False)
+            file.write(text.encode(errors="backslashreplace"))
         for logger in trainer.loggers:
             if isinstance(logger, WeightsAndBiases):
                 logger.log_answers()

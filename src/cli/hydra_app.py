@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from src.compat.hydra_version import version_base
 from src.config.groups import CONF, groups, search_roots, sweeps
 from src.config.overrides import arguments, readable
 from src.core.console import Parser, echo, escape_diagnostics
@@ -150,7 +151,7 @@ def run_with_hydra(task: Callable[..., object], argv: Sequence[str]) -> None:
     try:
         with TemporaryDirectory() as scratch:
             os.environ["GRIDLIGHT_SCRATCH"] = scratch  # where a sweep's multirun.yaml goes, which Hydra insists on
-            hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(guarded)()
+            hydra.main(config_path=str(CONF), config_name="train", **version_base())(guarded)()
     except Exception as error:
         from src.config.suggest import explain, refused
 

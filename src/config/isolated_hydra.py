@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from src.compat.hydra_version import version_base
 from src.config.groups import CONF
 
 
@@ -15,7 +16,7 @@ def own_hydra() -> Iterator[None]:
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), **version_base()):
             yield
     finally:
         GlobalHydra.instance().clear()

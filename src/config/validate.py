@@ -73,6 +73,8 @@ def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> Con
     def found_in(error: ValidationError, given: Any, *start: str) -> Iterator[str]:
         return _problems(error, cfg, given, start)
 
+    if too_large := next(_too_large(plain), None):
+        raise UserError(f"{too_large}=…: must be an integer of at most 2^53")
     problems: list[str] = []
     checked: dict[str, Any] = dict(plain)
     for group, (_, base, _) in _KINDS.items():
@@ -103,6 +105,19 @@ def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> Con
     if found := combination_problems(config):
         raise all_of(found)
     return config
+
+
+def _too_large(node: Any, key: str = "") -> Iterator[str]:
+    """Yield the keys of integers that torch cannot hold, or a float not exactly."""
+    if type(node) is int:
+        if abs(node) > 2**53:
+            yield key
+    elif isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _too_large(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _too_large(value, key)
 
 
 def check_section(kind: type[S], given: Mapping[str, Any], key: str) -> S:

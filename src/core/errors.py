@@ -6,9 +6,8 @@ from re import sub
 
 SHOWN = 20
 """Possibilities that an error lists; further ones are counted."""
-
 LONGEST = 100
-"""Characters of a word that an error shows, and that are compared."""
+"""Characters of a word that an error shows, and that are compared, which takes time with the square of the length."""
 
 _COMPARED = 10_000
 """Possibilities that a misspelled word is compared with."""

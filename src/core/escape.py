@@ -58,6 +58,11 @@ def line(text: object) -> str:
     return terminal(text).replace("\n", "\\n").replace("\t", " ")
 
 
+def printable(text: str) -> str:
+    """Return text that has a form in UTF-8: single surrogates, as in file names of other encodings, are ``\\udcff``."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def csv_cell(value: Any) -> Any:
     """Return a cell of a CSV file that a spreadsheet does not take for a formula.
 

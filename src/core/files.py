@@ -101,7 +101,10 @@ def _parent_of(root: Path, name: str | PurePath, make: bool = False) -> Iterator
             try:
                 below = os.open(folder, os.O_RDONLY | _DIRECTORY | _NOFOLLOW | _BINARY, dir_fd=descriptor)
             except OSError as error:
-                raise _explained(error, place, descriptor, folder) from error
+                found = _explained(error, place, descriptor, folder)
+                if make and isinstance(found, NotADirectoryError):
+                    found = UnsafeFileError(f"{place}: this is not a folder, and a folder is expected here")
+                raise found from error
             os.close(descriptor)
             descriptor = below
         place = place / last
@@ -303,10 +306,18 @@ def sync_below(root: Path, name: str | PurePath) -> None:
 
 
 def move_below(root: Path, name: str | PurePath, target: str | PurePath) -> None:
-    """Give a file another name in the same folder; a file or a link of that name is replaced, not followed."""
+    """Give a file another name in the same folder; a file or a link of that name is replaced, not followed.
+
+    Raises:
+        OSError: if it cannot be moved.
+        UnsafeFileError: if a component is a link, or if there is a folder of that name.
+    """
     with _parent_of_entry(root, name) as (parent, last):
         place = PurePath(target).name if parent is not None else str(root / target)
-        os.replace(last, place, src_dir_fd=parent, dst_dir_fd=parent)
+        try:
+            os.replace(last, place, src_dir_fd=parent, dst_dir_fd=parent)
+        except IsADirectoryError as error:
+            raise UnsafeFileError(f"{root / target}: this is a folder, and a file is expected here") from error
 
 
 def link_below(root: Path, name: str | PurePath, target: str | PurePath) -> None:
@@ -322,16 +333,24 @@ def make_folder_below(root: Path, name: str | PurePath) -> Path:
 
     Raises:
         OSError: if it cannot be made.
-        UnsafeFileError: if a component is a link.
+        UnsafeFileError: if a component is a link, or something else than a folder.
     """
     with _parent_of(root, PurePath(name) / "_", make=True):
         return root / name
 
 
 def remove_below(root: Path, name: str | PurePath) -> None:
-    """Remove a file or a link, not what the link points to; do nothing if there is none."""
+    """Remove a file or a link, not what the link points to; do nothing if there is none.
+
+    Raises:
+        OSError: if it cannot be removed.
+        UnsafeFileError: if it is a folder, or if a component on the way is a link.
+    """
     with suppress(FileNotFoundError), _parent_of_entry(root, name) as (parent, last):
-        os.unlink(last, dir_fd=parent)
+        try:
+            os.unlink(last, dir_fd=parent)
+        except IsADirectoryError as error:
+            raise UnsafeFileError(f"{root / name}: this is a folder, and a file is expected here") from error
 
 
 @contextmanager

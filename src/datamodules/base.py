@@ -17,7 +17,7 @@ from src.core.errors import UserError
 from src.core.resources import shown_bytes
 from src.datamodules.loaders.in_memory import BatchLoader
 from src.datamodules.loaders.worker_processes import StreamLoader, default_workers
-from src.datamodules.splits.cross_validation import Fold
+from src.datamodules.splits.cross_validation import Fold, numbered
 from src.tasks.naive_baseline import trivial_scores
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class DataModule(L.LightningDataModule):
     def kept_together(self) -> np.ndarray | None:
         """Return the group [N] of each example where `fold` is by groups."""
         column = self._fold.group if self._fold else None
-        return None if column is None else np.array([str(value) for value in self.groups(column)])
+        return None if column is None else numbered([str(value) for value in self.groups(column)])[1]
 
     @abstractmethod
     def load(self) -> dict[str, Batch]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from src.core.errors import UserError, nearest
+from src.core.errors import UserError, nearest, short
 
 MOST_DIGITS = 300
 """The most digits of a class that is a number."""
@@ -23,7 +23,8 @@ def classes_of(labels: Iterable[str], where: str) -> tuple[str, ...]:
     """
     names = set(labels)
     if len(names) < 2:
-        raise UserError(f"{where}: training has one class only, '{next(iter(names), '')}'; there must be two or more")
+        name = short(next(iter(names), ""))
+        raise UserError(f"{where}: training has one class only, '{name}'; there must be two or more")
     if all(name.isdecimal() and len(name) <= MOST_DIGITS for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
@@ -38,5 +39,5 @@ def class_numbers(labels: Sequence[str], classes: Sequence[str], where: str) -> 
     numbers = {name: number for number, name in enumerate(classes)}
     for label in labels:
         if label not in numbers:
-            raise UserError(f"{where} has the class '{label}', which training lacks. {nearest(label, classes)}")
+            raise UserError(f"{where} has the class '{short(label)}', which training lacks. {nearest(label, classes)}")
     return torch.tensor([numbers[label] for label in labels], dtype=torch.int64)

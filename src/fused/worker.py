@@ -1,6 +1,7 @@
 """What the worker process of a group does: its members as one, in parts that are at the same step of their runs."""
 
 import logging
+import sys
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from src.config.combinations import monitor_of
 from src.config.schema.base import Option, Section
 from src.config.schema.run import Config
 from src.config.validate import check
+from src.core.console import echo
 from src.core.errors import first_line
 from src.core.process import keep_freed_memory
 from src.core.resources import available_memory
@@ -78,7 +80,7 @@ def together(assignment: Assignment, orders: Orders) -> Ended:
             send(Ended(number, orders.outcome))
         return Ended(assignment.number, orders.outcome)
     except Exception as error:
-        traceback.print_exc()
+        echo(traceback.format_exc(), end="", file=sys.stderr)
         for number in list(left):
             send(Declined(number, f"training them as one failed: {type(error).__name__}: {first_line(error)}"))
         return Ended(assignment.number, "failed", told(error))

@@ -16,7 +16,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def activation(name: str) -> nn.Module:
-    """Return a new activation module; an unknown name is refused with the possible ones."""
+    """Return a new activation module.
+
+    Raises:
+        UserError: if there is no activation of this name.
+    """
     if name not in ACTIVATIONS:
         raise UserError(f"activation '{name}' is unknown. {nearest(name, ACTIVATIONS)}")
     return ACTIVATIONS[name]()

@@ -1,4 +1,4 @@
-"""Multi-head attention over torch's fused scaled dot-product (textbook, Mathematical Foundation)."""
+"""Multi-head attention with torch's fused scaled dot-product attention (textbook, Mathematical Foundation)."""
 
 import math
 from collections.abc import Iterator
@@ -10,20 +10,20 @@ from torch import Tensor, cat, nn
 
 
 class KeyValueCache:
-    """Keys and values [B, h, T, d_k] that one attention has computed, for decoding token by token."""
+    """Keys and values [B, h, T, d_k] of one attention layer, for decoding token by token."""
 
     def __init__(self) -> None:
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append along time and return all."""
+        """Append along time, and return all keys and values."""
         self.keys = keys if self.keys is None else cat((self.keys, keys), 2)
         self.values = values if self.values is None else cat((self.values, values), 2)
         return self.keys, self.values
 
     def select(self, rows: Tensor) -> None:
-        """Keep these rows [N] of the batch, in this order; one may be kept several times."""
+        """Keep only these rows [N] of the batch, in this order; a row may occur several times."""
         if self.keys is not None and self.values is not None:
             self.keys, self.values = self.keys[rows], self.values[rows]
 
@@ -32,12 +32,12 @@ def softmax_of_scores(query: Tensor, key: Tensor, mask: Tensor | None, causal: b
     """Return softmax(Q K^T / √d_k) [B, h, T, S]; arguments as in `MultiHeadAttention.attend`."""
     scores = query @ key.transpose(2, 3) / math.sqrt(query.size(3))
     if causal:
-        seen = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
-        mask = seen if mask is None else mask & seen
+        causal_mask = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
+        mask = causal_mask if mask is None else mask & causal_mask
     if mask is None:
         return scores.softmax(-1)
     weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
-    return weights.masked_fill(~mask, 0.0)  # a query that may look nowhere gets nothing, as from the fused product
+    return weights.masked_fill(~mask, 0.0)  # a fully masked query gets zeros, as in the fused implementation
 
 
 class MultiHeadAttention(nn.Module):
@@ -48,9 +48,9 @@ class MultiHeadAttention(nn.Module):
         num_heads: h; divides d_model.
         dropout: probability to drop an attention weight.
 
-    Weights and biases start as those of ``torch.nn.MultiheadAttention``.
+    Weights and biases are initialized as in ``torch.nn.MultiheadAttention``.
 
-    While `attention_weights` records, `weights` [B, h, T, S] are those of the last forward pass; else they are None.
+    Within `attention_weights`, `weights` [B, h, T, S] are those of the last forward pass; otherwise they are None.
     """
 
     def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -64,7 +64,7 @@ class MultiHeadAttention(nn.Module):
         self.key_value = nn.Linear(d_model, 2 * d_model)
         self.output = nn.Linear(d_model, d_model)
         for weight in (self.query.weight, *self.key_value.weight.chunk(2)):
-            nn.init.xavier_uniform_(weight, gain=math.sqrt(0.5))  # what torch gets by filling all three as one matrix
+            nn.init.xavier_uniform_(weight, gain=math.sqrt(0.5))  # as in torch, which fills all three as one matrix
         for layer in (self.query, self.key_value, self.output):
             nn.init.zeros_(layer.bias)
 
@@ -80,11 +80,11 @@ class MultiHeadAttention(nn.Module):
 
         Args:
             x: [B, T, d_model].
-            memory: [B, S, d_model]; None is self-attention.
-            mask: [B, 1, 1 or T, S] bool, True where a query may look.
-            causal: query i sees keys j ≤ i (erratum E2).
-            cache: of earlier steps; self-attention appends to it (one token at a time, once it is filled), attention
-                to a memory computes the memory's keys once.
+            memory: [B, S, d_model]; None for self-attention.
+            mask: [B, 1, 1 or T, S] bool, True where a query may attend.
+            causal: query i attends to keys j ≤ i only (erratum E2).
+            cache: keys and values of earlier steps. Self-attention appends to it (one token at a time, once it is not
+                empty); attention to a memory computes the memory's keys and values once.
 
         Returns:
             [B, T, d_model].
@@ -96,22 +96,24 @@ class MultiHeadAttention(nn.Module):
         else:
             key, value = map(self._heads, self.key_value(x if memory is None else memory).chunk(2, -1))
             if cache is not None:
-                # is_causal would align the first of several new queries with the first key of all
+                # is_causal would align the first of several new queries with the very first key
                 assert cache.keys is None or query.size(2) == 1
                 key, value = cache.extend(key, value)
         causal = bool(causal and query.size(2) > 1)
-        attend = self._recorded if self.records else self.attend
+        attend = self._attend_and_record if self.records else self.attend
         return self.output(attend(query, key, value, mask, causal).transpose(1, 2).flatten(2))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        """Return the heads' outputs [B, h, T, d_k], from queries [B, h, T, d_k], keys and values [B, h, S, d_k]; mask and
+        """Return the heads' outputs [B, h, T, d_k] for queries [B, h, T, d_k], keys and values [B, h, S, d_k]; mask and
         causal as in `forward`.
         """
-        dropped = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(query, key, value, mask, dropped, causal)
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout, causal)
 
-    def _recorded(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        """Attend step by step as the textbook writes it, and keep the weights that the values were summed with."""
+    def _attend_and_record(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool
+    ) -> Tensor:
+        """Attend with the textbook's explicit formula, and store the attention weights."""
         self.weights = F.dropout(softmax_of_scores(query, key, mask, causal), self.dropout, self.training)
         return self.weights @ value
 
@@ -122,10 +124,10 @@ class MultiHeadAttention(nn.Module):
 
 @contextmanager
 def attention_weights(model: nn.Module) -> Iterator[dict[str, MultiHeadAttention]]:
-    """Let every attention of a model keep the weights of its last forward pass, until the block ends.
+    """Make every attention layer of a model store the weights of its last forward pass, within this context.
 
     Yields:
-        the attention layers by their names in the model, such as ``decoder.blocks.0.cross``.
+        The attention layers by their names in the model, such as ``decoder.blocks.0.cross``.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, MultiHeadAttention)}
     for layer in layers.values():

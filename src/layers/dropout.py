@@ -1,8 +1,8 @@
-"""Dropping weights or whole residual branches (textbook, Advanced Variants); torch has dropout of units and of maps.
+"""Dropout of weights and of whole residual branches (textbook, Advanced Variants); torch has dropout of units and maps.
 
 Every probability here and in the configs is the probability to drop, as in torch. The textbook's section on dropout
-calls the probability to retain p, which is 1 minus ours (erratum E6). All variants are inverted: what is kept is divided
-by the probability to keep it, so that the expectation stays and evaluation changes nothing.
+calls the probability to retain p, which is 1 minus ours (erratum E6). All variants are inverted: values that are not
+dropped are divided by the probability to keep them, so that the expectation is unchanged and evaluation needs no scaling.
 """
 
 from typing import Any
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 
 class DropConnect(nn.Linear):
-    """A fully connected layer whose weights are dropped, each on its own: y = ((M ⊙ W) / (1 - p)) x + b with
+    """A fully connected layer whose weights are dropped independently: y = ((M ⊙ W) / (1 - p)) x + b with
     M_ij ~ Bernoulli(1 - p) (Wan et al. 2013, in the inverted form).
 
-    One mask serves a batch, where the paper draws one for every example: that would cost a matrix for each. The bias
+    One mask is used for a whole batch; the paper draws one for every example, which would need a matrix for each. The bias
     is never dropped. Parameters and their initial values are those of ``nn.Linear``.
 
     Args:
-        width_in, width_out: numbers in an input and in an output.
+        width_in, width_out: number of input and output features.
         drop: p, the probability to drop a weight, in [0, 1).
     """
 
@@ -30,7 +30,7 @@ class DropConnect(nn.Linear):
         self.drop = drop
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [..., width_in] to [..., width_out]; in evaluation nothing is dropped."""
+        """Map [..., width_in] to [..., width_out]; nothing is dropped in evaluation mode."""
         return F.linear(x, F.dropout(self.weight, self.drop, self.training), self.bias)
 
     def extra_repr(self) -> str:
@@ -40,10 +40,10 @@ class DropConnect(nn.Linear):
 def drop_state_weights(recurrent: nn.RNNBase, drop: float, *inputs: Any) -> Any:
     """Call a recurrent network with dropped hidden-to-hidden weights (DropConnect of AWD-LSTM, Merity et al. 2018).
 
-    One mask serves all time steps of a batch, so that a connection is absent for a whole sequence.
+    One mask is used for all time steps of a batch, so that a connection is absent for a whole sequence.
 
     Args:
-        recurrent: one of torch's recurrent networks; in evaluation nothing is dropped.
+        recurrent: one of torch's recurrent networks; nothing is dropped in evaluation mode.
         drop: probability to drop a weight, in [0, 1).
         inputs: arguments of the call.
 
@@ -60,7 +60,7 @@ def drop_state_weights(recurrent: nn.RNNBase, drop: float, *inputs: Any) -> Any:
 
 
 class StochasticDepth(nn.Module):
-    """Drops an example's whole residual branch with a probability, and scales the kept ones so that the mean stays
+    """Drops the whole residual branch of an example with a probability, and scales the others so that the mean is unchanged
     (Huang et al. 2016, in the inverted form).
 
     Args:
@@ -73,12 +73,12 @@ class StochasticDepth(nn.Module):
         self.drop = drop
 
     def forward(self, branch: Tensor) -> Tensor:
-        """Map [B, …] to [B, …]; in evaluation nothing is dropped."""
+        """Map [B, …] to [B, …]; nothing is dropped in evaluation mode."""
         if not self.training or self.drop == 0:
             return branch
         keep = 1 - self.drop
-        kept = torch.empty(branch.size(0), *[1] * (branch.dim() - 1), device=branch.device).bernoulli_(keep)
-        return branch * (kept / keep).to(branch.dtype)
+        mask = torch.empty(branch.size(0), *[1] * (branch.dim() - 1), device=branch.device).bernoulli_(keep)
+        return branch * (mask / keep).to(branch.dtype)
 
     def extra_repr(self) -> str:
         return f"drop={self.drop}"

@@ -26,7 +26,7 @@ def initialize(module: nn.Module, name: str) -> None:
 
     Args:
         module: the network.
-        name: ``textbook`` N(0, 1/n_in), ``glorot`` (uniform), ``he`` (normal), or ``torch``, which leaves all as it is.
+        name: ``textbook`` N(0, 1/n_in), ``glorot`` (uniform), ``he`` (normal), or ``torch``, which changes nothing.
     """
     if name not in INITIALIZATIONS:
         raise UserError(f"initialization '{name}' is unknown. {nearest(name, INITIALIZATIONS)}")

@@ -1,4 +1,4 @@
-"""How inputs become sequences of vectors."""
+"""Embedding of inputs as sequences of vectors."""
 
 from torch import Tensor, nn
 
@@ -18,15 +18,15 @@ def sequence_features(spec: DataSpec) -> int:
     return spec.input_shape[-1]
 
 
-class Embedded(nn.Module):
-    """Turns tokens, windows of a series or images into vectors [B, T, size].
+class InputEmbedding(nn.Module):
+    """Maps tokens, windows of a series or images to vectors [B, T, size].
 
-    Tokens are looked up in an embedding; numbers stay as they are, or are projected if `project` is set.
+    Tokens are looked up in an embedding; numbers are unchanged, or projected if `project` is set.
 
     Args:
         spec: the data.
-        size: width of a token's embedding, and of the projection.
-        project: map numbers to `size` too.
+        size: width of a token's embedding and of the projection.
+        project: project numbers to `size`.
     """
 
     def __init__(self, spec: DataSpec, size: int, project: bool) -> None:

@@ -1,9 +1,9 @@
-"""The textbook's LSTM over a whole sequence, with its backpropagation through time written out.
+"""The textbook's LSTM over a whole sequence, with an explicit backpropagation through time.
 
-Recorded by autograd, a step back takes about 25 small operations, and their calls cost more than their arithmetic. Here all
-that does not wait for the next step is done for every step at once, and the loops work in buffers whose views are made
-once: on a CPU a half of the time. There torch's sigmoid takes a quarter of its tanh's time, so one call of it serves all
-gates, as tanh(a) = 2σ(2a) - 1.
+With autograd, one backward step takes about 25 small operations, whose call overhead exceeds their arithmetic. Here all
+operations that do not depend on the next step are computed for all steps at once, and the loops use buffers whose views are
+created once: on a CPU this halves the time. There torch's sigmoid takes a quarter of the time of its tanh, so one call of
+it computes all gates, with tanh(a) = 2σ(2a) - 1.
 """
 
 from typing import Any
@@ -24,9 +24,9 @@ class LSTMSteps(torch.autograd.Function):
         x: [T, B, F].
         W_x, W_h, b: [4 · H, F], [4 · H, H], [4 · H]; the gates in the order o, f, i, C.
         h, C: the state before the first step [B, H].
-        valid: [T, B, 1] True where a step is no padding, or None.
+        valid: [T, B, 1] True where a step is not padding, or None.
 
-    Of K networks at once each has a dimension of members in front of B, and the weights in front of all.
+    For the K members of a population, tensors have a dimension K before B, and weights have it first.
     """
 
     @staticmethod
@@ -61,7 +61,7 @@ class LSTMSteps(torch.autograd.Function):
             torch.mul(f[t], C_of[t], out=C_of[t + 1]).addcmul_(i[t], candidate[t])  # C_t = f ⊙ C_{t-1} + i ⊙ C̃
             torch.tanh(C_of[t + 1], out=tanh_of[t])
             torch.mul(o[t], tanh_of[t], out=h_of[t + 1])  # h_t = o ⊙ tanh(C_t)
-            if valid is not None:  # a padded step hands the state on
+            if valid is not None:  # a padded step does not change the state
                 hs[t + 1], Cs[t + 1] = (torch.where(valid[t], part[t + 1], part[t]) for part in (hs, Cs))
         ctx.save_for_backward(x, W_x, W_h, gates, hs, Cs, tanhs, valid)
         return hs[1:], Cs[-1].clone()
@@ -74,7 +74,7 @@ class LSTMSteps(torch.autograd.Function):
         add_product = torch.baddbmm if members else torch.addmm
         o, f, i, candidate = gates.chunk(4, -1)
         dh_by_dC = tanh_backward(o, tanhs)  # ∂h_t/∂C_t
-        da = torch.empty_like(gates)  # first ∂h_t by what stands under o and ∂C_t by that under f, i, C̃; later ∂L
+        da = torch.empty_like(gates)  # first ∂h_t/∂a for gate o and ∂C_t/∂a for f, i, C̃; after the loop ∂L/∂a
         da_o, da_f, da_i, da_C = da.chunk(4, -1)
         sigmoid_backward(tanhs, o, grad_input=da_o)
         sigmoid_backward(Cs[:-1], f, grad_input=da_f)
@@ -82,29 +82,29 @@ class LSTMSteps(torch.autograd.Function):
         tanh_backward(i, candidate, grad_input=da_C)
         if valid is not None:
             dh_by_dC, da, f = dh_by_dC * valid, da * valid, torch.where(valid, f, 1)
-        by_dh, by_dC = da.unflatten(-1, (4, -1)).split((1, 3), -2)  # under o; under f, i, C̃: [T, B, 1 or 3, H]
+        by_dh, by_dC = da.unflatten(-1, (4, -1)).split((1, 3), -2)  # of o; of f, i, C̃: [T, B, 1 or 3, H]
         dh, dC = dhs[-1].clone(), dC.clone()  # ∂L/∂h_t, through y_t and through h_{t+1}; ∂L/∂C_t
         for_o, for_others = dh.unsqueeze(-2), dC.unsqueeze(-2)
         through_y = [torch.zeros_like(dh), *dhs.unbind(0)]
-        every = [part.unbind(0) for part in (dh_by_dC, f, da, by_dh, by_dC)]
-        for t, (dh_by_dC_t, f_t, da_t, by_dh_t, by_dC_t) in reversed(list(enumerate(zip(*every, strict=True)))):
+        steps = [part.unbind(0) for part in (dh_by_dC, f, da, by_dh, by_dC)]
+        for t, (dh_by_dC_t, f_t, da_t, by_dh_t, by_dC_t) in reversed(list(enumerate(zip(*steps, strict=True)))):
             dC.addcmul_(dh, dh_by_dC_t)
             by_dh_t.mul_(for_o)
             by_dC_t.mul_(for_others)
             dC.mul_(f_t)
             past = through_y[t] if valid is None else torch.where(valid[t], through_y[t], through_y[t] + dh)
             add_product(past, da_t, W_h, out=dh)
-        flat = _rows(da, members)
-        read = _rows(torch.cat((hs[:-1], x, torch.ones_like(x[..., :1])), -1), members)  # [h_{t-1}, x_t, 1]
-        dW_h, dW_x, db = (read.mT @ flat).mT.split((hs.size(-1), x.size(-1), 1), -1)
+        da_rows = _rows(da, members)
+        inputs = _rows(torch.cat((hs[:-1], x, torch.ones_like(x[..., :1])), -1), members)  # [h_{t-1}, x_t, 1]
+        dW_h, dW_x, db = (inputs.mT @ da_rows).mT.split((hs.size(-1), x.size(-1), 1), -1)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = _steps_first(flat @ W_x, len(x)) if members else da @ W_x
+            dx = _steps_first(da_rows @ W_x, len(x)) if members else da @ W_x
         return dx, dW_x, dW_h, db.squeeze(-1), dh, dC, None
 
 
 def _rows(steps: Tensor, members: bool) -> Tensor:
-    """Return the steps [T, B, F] below each other [T · B, F]; of members [T, K, B, F] as [K, T · B, F]."""
+    """Flatten steps and batch: [T, B, F] to [T · B, F], and for members [T, K, B, F] to [K, T · B, F]."""
     return steps.transpose(0, 1).flatten(1, 2) if members else steps.flatten(0, 1)
 
 
@@ -113,5 +113,5 @@ def _linear_of_members(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
 
 
 def _steps_first(rows: Tensor, steps: int) -> Tensor:
-    """Undo `_rows` of members: [T, K, B, F]."""
+    """Undo `_rows` for members: [K, T · B, F] to [T, K, B, F]."""
     return rows.unflatten(1, (steps, -1)).transpose(0, 1)

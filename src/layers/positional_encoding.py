@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from src.core.errors import UserError
 
 IN_ADVANCE = 2**24
-"""Numbers of a table of positions that are computed before any input is there: a checkpoint may name any length."""
+"""Maximum number of values of a position table that are computed before the first input; a checkpoint may state any length."""
 
 
 def sinusoidal(length: int, d_model: int) -> Tensor:
@@ -29,17 +29,17 @@ def sinusoidal(length: int, d_model: int) -> Tensor:
 
 
 class SinusoidalPositions(nn.Module):
-    """Adds sinusoidal positions to [B, T, d_model]; nothing is learned, and there is no last position.
+    """Adds sinusoidal positions to [B, T, d_model]; they have no parameters and no maximum length.
 
     Args:
         d_model: width.
-        length: positions to compute in advance, up to `IN_ADVANCE` numbers; longer inputs extend the table.
+        length: positions to precompute, up to `IN_ADVANCE` values; longer inputs extend the table.
     """
 
     def __init__(self, d_model: int, length: int) -> None:
         super().__init__()
-        ready = min(length, max(IN_ADVANCE // d_model, 1))
-        self.table = sinusoidal(ready, d_model)  # no buffer: it follows the inputs, in float64 too without rounding
+        precomputed = min(length, max(IN_ADVANCE // d_model, 1))
+        self.table = sinusoidal(precomputed, d_model)  # no buffer: it takes device and dtype of the inputs, float64 too
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Add the positions start, start + 1, … to x [B, T, d_model]."""
@@ -53,8 +53,8 @@ class SinusoidalPositions(nn.Module):
 class LearnedPositions(nn.Module):
     """Adds a learned vector for each of a fixed number of positions to [B, T, d_model].
 
-    They start with the mean square of sinusoidal ones, ½, so that they are heard beside embeddings of 1 (as in BERT and
-    GPT-2, whose positions start about as large as their embeddings).
+    They are initialized with the mean square of sinusoidal positions, ½, which is comparable to that of embeddings, 1 (as in
+    BERT and GPT-2, whose positions start about as large as their embeddings).
 
     Args:
         d_model: width.
@@ -69,13 +69,13 @@ class LearnedPositions(nn.Module):
         """Add the positions start, start + 1, … to x [B, T, d_model].
 
         Raises:
-            UserError: if x is longer than what was learned.
+            UserError: if x extends beyond the learned positions.
         """
         end = start + x.size(1)
         if end > len(self.table):
             raise UserError(
                 f"model.positions=learned: a sequence has {end} steps, and {len(self.table)} positions were learned; "
-                "shorter sequences or model.positions=sinusoidal"
+                "use shorter sequences or model.positions=sinusoidal"
             )
         return x + self.table[start:end]
 

@@ -1,7 +1,7 @@
-"""Recurrent cells by the textbook's equations (RNN, LSTM and GRU Equations), and layers of them.
+"""Recurrent cells with the textbook's equations (RNN, LSTM and GRU Equations), and layers of them.
 
-The textbook writes W·[h_{t-1}, x_t] + b for every gate. Here W is kept as its two blocks, W_h for h_{t-1} and W_x for x_t,
-with the gates below each other; W_x·x_t + b of all steps is one matrix product before the loop over time.
+The textbook writes W·[h_{t-1}, x_t] + b for every gate. Here W is stored as two blocks, W_h for h_{t-1} and W_x for x_t,
+each with the gates stacked along its rows; W_x·x_t + b of all steps is one matrix product before the loop over time.
 """
 
 from typing import ClassVar, TypeAlias
@@ -13,21 +13,21 @@ from torch import Tensor, nn
 from src.layers.lstm_kernel import LSTMSteps
 
 State: TypeAlias = tuple[Tensor, ...]
-"""What a cell hands to the next step: (h,), for an LSTM (h, C); each [B, H]."""
+"""The state that a cell passes to the next step: (h,), for an LSTM (h, C); each [B, H]."""
 
 
 class Cell(nn.Module):
-    """One layer in one direction: reads a sequence and gives out its state at every step.
+    """One layer in one direction: reads a sequence and returns its state at every step.
 
-    Weights and biases start uniform in ±1/√H, as torch's do.
+    Weights and biases are initialized uniformly in ±1/√H, as in torch.
 
     Args:
-        input_size: F, numbers of a step.
+        input_size: F, number of features of a step.
         hidden_size: H, width of the state.
     """
 
     gates: ClassVar[tuple[str, ...]]
-    """The rows of W and b, in blocks of H, by the textbook's subscripts."""
+    """The blocks of H rows of W and b, named by the textbook's subscripts."""
     num_states: ClassVar[int] = 1
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
@@ -47,10 +47,10 @@ class Cell(nn.Module):
 
         Args:
             a: W_x·x_t + b [B, gates · H].
-            state: the state before.
-            weights: what `weights` returned.
+            state: the state before the step.
+            weights: the result of `weights`.
 
-        All may have a dimension of members in front.
+        All may have a leading dimension of members.
         """
         raise NotImplementedError
 
@@ -61,12 +61,12 @@ class Cell(nn.Module):
 
         Args:
             x: [T, B, F].
-            state: before the first step that is read.
-            valid: [T, B, 1] True where x is no padding; the state passes a padded step unchanged.
+            state: the state before the first step that is read.
+            valid: [T, B, 1] True where x is not padding; a padded step leaves the state unchanged.
             backwards: read from the last step to the first.
 
         Returns:
-            h_t of every step [T, B, H], and the state after the last step that was read.
+            h_t of every step [T, B, H], and the state after the last step that is read.
         """
         if backwards:
             outputs, state = self(x.flip(0), state, None if valid is None else valid.flip(0))
@@ -74,22 +74,22 @@ class Cell(nn.Module):
         return self.run(x, state, valid)
 
     def run(self, x: Tensor, state: State, valid: Tensor | None) -> tuple[Tensor, State]:
-        """Read forwards; arguments and results as in `forward`."""
+        """Read the sequence from the first step to the last; arguments and results as in `forward`."""
         a = F.linear(x, self.W_x, self.b)  # [T, B, gates · H]
         state = tuple(part.to(a.dtype) for part in state)  # autocast may have changed it
         weights = self.weights(self.W_h)
         outputs = []
         for a_t, valid_t in zip(a.unbind(0), [None] * len(a) if valid is None else valid.unbind(0), strict=True):
-            after = self.step(a_t, state, weights)
+            next_state = self.step(a_t, state, weights)
             if valid_t is not None:
-                after = tuple(torch.where(valid_t, new, old) for new, old in zip(after, state, strict=True))
-            state = after
+                next_state = tuple(torch.where(valid_t, new, old) for new, old in zip(next_state, state, strict=True))
+            state = next_state
             outputs.append(state[0])
         return torch.stack(outputs), state
 
 
 def _add_product(a: Tensor, h: Tensor, W: Tensor) -> Tensor:
-    """Return a + h·W, of matrices or of as many as there are members."""
+    """Return a + h·W, for matrices or for batches of matrices (one per member)."""
     return torch.addmm(a, h, W) if a.dim() == 2 else torch.baddbmm(a, h, W)
 
 
@@ -115,9 +115,9 @@ class LSTMCell(Cell):
 
 
 class GRUCell(Cell):
-    """Gated recurrent unit: r gates h_{t-1} before the product with W_h, and z is the share of the candidate.
+    """Gated recurrent unit: r gates h_{t-1} before the product with W_h, and z weights the candidate.
 
-    ``torch.nn.GRU`` multiplies first, r ⊙ (W·h_{t-1} + b), and its z is the share of h_{t-1} (erratum E7).
+    ``torch.nn.GRU`` applies r after the product, r ⊙ (W·h_{t-1} + b), and its z weights h_{t-1} (erratum E7).
     """
 
     gates = ("r", "z", "h")
@@ -135,31 +135,31 @@ class GRUCell(Cell):
 
 
 class InitialState(nn.ParameterList):
-    """A learned state before the first step, which starts at zero.
+    """A learned state before the first step, initialized with zeros.
 
     Args:
         cells: layers · directions.
         hidden_size: H, width of the state.
-        num_states: tensors of a state: 1, for an LSTM 2.
+        num_states: number of tensors of a state: 1, for an LSTM 2.
     """
 
     def __init__(self, cells: int, hidden_size: int, num_states: int) -> None:
         super().__init__(nn.Parameter(torch.zeros(cells, 1, hidden_size)) for _ in range(num_states))
 
     def for_batch(self, batch_size: int) -> Tensor | State:
-        """Return it for every sequence of a batch, [cells, B, H] each."""
+        """Return the state expanded to the sequences of a batch, tensors of [cells, B, H]."""
         states = tuple(state.expand(-1, batch_size, -1).contiguous() for state in self)
         return states if len(states) > 1 else states[0]
 
 
 class Layers(nn.Module):
-    """Cells on top of each other and in one or both directions; called as ``torch.nn.RNN`` with ``batch_first=True``.
+    """Stacked layers of cells in one or both directions; called as ``torch.nn.RNN`` with ``batch_first=True``.
 
     Args:
-        cell: the kind of cell.
-        input_size: F, numbers of a step.
+        cell: class of the cells.
+        input_size: F, number of features of a step.
         hidden_size: H, width of the state in each direction.
-        num_layers: each reads the states of the one below.
+        num_layers: number of layers; each reads the states of the layer below.
         bidirectional: read backwards too.
         dropout: probability to drop a unit between layers.
     """
@@ -190,32 +190,32 @@ class Layers(nn.Module):
         Args:
             x: [B, T, F].
             state: before the first step, [layers · directions, B, H], for an LSTM (h, C); zero by default.
-            lengths: [B] valid steps of each sequence; what lies behind them changes nothing.
+            lengths: [B] valid steps of each sequence; later steps have no effect.
 
         Returns:
-            the top layer's h_t of every step [B, T, directions · H], zero behind a sequence's end, and the state of each
+            The top layer's h_t of every step [B, T, directions · H], zero after the end of a sequence, and the state of each
             layer and direction after its last valid step, shaped as `state`.
         """
         if state is None:
             state = (x.new_zeros(len(self.cells), x.size(0), self.hidden_size),) * self.num_states
-        before = (state,) if isinstance(state, Tensor) else state
+        states = (state,) if isinstance(state, Tensor) else state
         valid = None
         if lengths is not None:
             valid = (torch.arange(x.size(1), device=x.device)[:, None] < lengths.to(x.device)).unsqueeze(-1)
-        outputs, after = x.transpose(0, 1).contiguous(), []
+        outputs = x.transpose(0, 1).contiguous()
+        last_states = []
         for layer in range(self.num_layers):
-            read = []
+            directions = []
             for direction in range(self.directions):
                 index = layer * self.directions + direction
-                states, last = self.cells[index](
-                    outputs, tuple(part[index] for part in before), valid, backwards=direction == 1
-                )
-                read.append(states)
-                after.append(last)
-            outputs = torch.cat(read, -1) if self.bidirectional else read[0]
+                initial = tuple(part[index] for part in states)
+                hidden, last_state = self.cells[index](outputs, initial, valid, backwards=direction == 1)
+                directions.append(hidden)
+                last_states.append(last_state)
+            outputs = torch.cat(directions, -1) if self.bidirectional else directions[0]
             if layer + 1 < self.num_layers:
                 outputs = self.dropout(outputs)
         if valid is not None:
             outputs = outputs * valid
-        stacked = tuple(torch.stack(parts) for parts in zip(*after, strict=True))
+        stacked = tuple(torch.stack(parts) for parts in zip(*last_states, strict=True))
         return outputs.transpose(0, 1), stacked if self.num_states > 1 else stacked[0]

@@ -1,10 +1,10 @@
-"""The blocks that every transformer here is made of (textbook, Architecture Deep Dive)."""
+"""Blocks and stacks of blocks of transformers (textbook, Architecture Deep Dive)."""
 
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from src.layers.activation_checkpointing import recomputed
+from src.layers.activation_checkpointing import checkpointed
 from src.layers.activations import activation as make_activation
 from src.layers.attention import KeyValueCache, MultiHeadAttention
 from src.layers.dropout import StochasticDepth
@@ -21,7 +21,7 @@ class Block(nn.Module):
         norm_first: pre-norm instead of post-norm.
         activation: of the feed-forward network; relu in the paper.
         cross: attend to a memory too (decoder of an encoder-decoder).
-        stochastic_depth: probability to skip each sublayer, for an example as a whole.
+        stochastic_depth: probability to skip each sublayer, drawn for each example.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class Block(nn.Module):
         caches: tuple[KeyValueCache, KeyValueCache] | None = None,
     ) -> Tensor:
         """Map [B, T, d_model] to [B, T, d_model]; see `MultiHeadAttention` for masks and caches."""
-        own, crossed = caches or (None, None)
-        x = self._residual(x, self.attention_norm, lambda y: self.attention(y, mask=mask, causal=causal, cache=own))
+        cache, cross_cache = caches or (None, None)
+        x = self._residual(x, self.attention_norm, lambda y: self.attention(y, mask=mask, causal=causal, cache=cache))
         if self.cross is not None and self.cross_norm is not None:
             cross = self.cross
-            x = self._residual(x, self.cross_norm, lambda y: cross(y, memory, mask=memory_mask, cache=crossed))
+            x = self._residual(x, self.cross_norm, lambda y: cross(y, memory, mask=memory_mask, cache=cross_cache))
         return self._residual(x, self.feed_forward_norm, self.feed_forward)
 
     def _residual(self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
@@ -72,10 +72,10 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """N blocks, and with pre-norm a last normalisation; arguments as in `Block`, where `stochastic_depth` is that of the
-    last block, and the l-th has l/N of it.
+    """N blocks, and with pre-norm a final normalisation. Arguments are those of `Block`; `stochastic_depth` is that of the
+    last block, and the l-th block has l/N of it.
 
-    With `checkpoint_activations`, the backward pass computes each block again (`src.layers.activation_checkpointing`).
+    With `checkpoint_activations`, the backward pass recomputes each block (`src.layers.activation_checkpointing`).
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Stack(nn.Module):
     ) -> Tensor:
         for number, block in enumerate(self.blocks):
             inputs = x, mask, causal, memory, memory_mask, caches[number] if caches else None
-            x = recomputed(block, *inputs) if self.checkpoint_activations else block(*inputs)
+            x = checkpointed(block, *inputs) if self.checkpoint_activations else block(*inputs)
         return self.norm(x)
 
     def new_caches(self) -> list[tuple[KeyValueCache, KeyValueCache]]:

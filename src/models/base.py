@@ -1,4 +1,4 @@
-"""The base class of every architecture: all steps, measurement and optimizers; subclasses hold layers and `forward`."""
+"""Base class of every architecture: training and evaluation steps, metrics, optimizers. Subclasses add layers and `forward`."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, cast
@@ -14,33 +14,33 @@ from src.core.data_spec import DataSpec
 from src.core.records import FORMAT_VERSION
 from src.models.epoch_metrics import Meter
 from src.optim.factory import build_optimization
-from src.optim.schedules import advance
+from src.optim.schedules import step_scheduler
 from src.tasks.factory import build_task
 from src.tasks.registry import check_task
 
 
 class Model(L.LightningModule):
-    """An architecture that can be trained on any task that it declares.
+    """An architecture that can be trained on each task that it declares.
 
     A subclass declares `tasks` and `inputs`, takes its own settings as keyword arguments, calls
     `super().__init__(spec)`, and implements `forward`, which takes the batch's `inputs` and returns outputs
     shaped [B, *spec.output_shape] (with a time axis after B for tokens).
 
     Args:
-        spec: what the datamodule says about its data; a plain dictionary when it comes from a checkpoint.
+        spec: the description of the data; a plain dictionary when it comes from a checkpoint.
     """
 
     tasks: ClassVar[tuple[str, ...]]
-    """The tasks that the architecture can serve."""
+    """The tasks that the architecture supports."""
     inputs: ClassVar[tuple[str, ...]]
-    """The kinds of input that it reads: vector, image, sequence, tokens."""
+    """The kinds of input that it accepts: vector, image, sequence, tokens."""
     searches: ClassVar[bool] = False
     """Whether its `generate` takes ``beams`` and ``length_penalty``."""
     carries_state: ClassVar[bool] = False
-    """Whether it goes on from batch to batch where the data do (`spec.carry_state`)."""
+    """Whether it can pass its state from one batch to the next (`spec.carry_state`)."""
 
     training_config: Any
-    """How it is trained (`src.config.schema.run.Config`); set by `src.training.experiment.build`, absent after loading."""
+    """The training config (`src.config.schema.run.Config`); set by `src.training`, None in a model that is built directly."""
 
     def __init__(self, spec: DataSpec | dict[str, Any]) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Model(L.LightningModule):
         self.batch_transform: Callable[[Batch], tuple[Batch, Any]] | None = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what rebuilds the model alone: its config, the facts about its data and their preparation."""
+        """Add what is needed to rebuild the model: its config, the DataSpec and the preparation of the data."""
         config = self.training_config
         datamodule = getattr(self.trainer, "datamodule", None)
         checkpoint["gridlight"] = {
@@ -68,7 +68,7 @@ class Model(L.LightningModule):
     # ---- one step ----------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of one batch; Lightning does the rest."""
+        """Return the loss of one batch."""
         mixing = None
         if self.batch_transform is not None:
             batch, mixing = self.batch_transform(batch)
@@ -76,7 +76,7 @@ class Model(L.LightningModule):
         targets = batch.targets
         smoothing = self.training_config.regularization.label_smoothing
         losses = self.losses(outputs, targets, smoothing)
-        if mixing is not None:  # the loss of the mixed label, as cross-entropy is linear in the label
+        if mixing is not None:  # cross-entropy is linear in the label, so this is the loss of the mixed label
             losses = mixing.blend(losses, self.losses(outputs, targets[mixing.partner], smoothing))
         loss = self._meter("train").add(losses, self.task.weights(targets))
         every = self.training_config.trainer.log_every_n_steps
@@ -85,11 +85,11 @@ class Model(L.LightningModule):
         return loss
 
     def _is_optimizer_step(self, batch_idx: int) -> bool:
-        """Return whether the weights change after this batch, and not only its gradient is accumulated."""
+        """Return whether the optimizer steps after this batch, instead of only accumulating its gradient."""
         return self.trainer.is_last_batch or (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
 
     def losses(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-        """Return the training loss of every example or token; overridden by a model that differentiates it itself."""
+        """Return the training loss of every example or token. A model that computes its own gradient overrides this."""
         return self.task.losses(outputs, targets, smoothing)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -107,10 +107,10 @@ class Model(L.LightningModule):
             meter.update_decoded(self.generate(batch.inputs[0]), batch.targets)
 
     def outputs_of(self, batch: Batch, split: str) -> Tensor:
-        """Return the outputs of the next batch of a split; overridden by models that carry something from the one before.
+        """Return the outputs of the next batch of a split. Models that keep a state between batches override this.
 
         Args:
-            batch: what the loader yields.
+            batch: a batch of the loader.
             split: ``train``, ``val`` or ``test``.
         """
         return self(*batch.inputs)
@@ -124,16 +124,17 @@ class Model(L.LightningModule):
         top_k: int | None = None,
         top_p: float | None = None,
     ) -> Tensor:
-        """Return generated tokens; models that serve a task of sequences implement it, or `generate_stream`.
+        """Return generated tokens. Models that support a sequence generation task implement this or `generate_stream`.
 
         Args:
             inputs: source sentences [B, S], or a prompt [B, T] for language modelling.
-            max_new_tokens: the most tokens to generate; for translation by default the longest target known.
-            temperature: 0 takes the likeliest token, more samples from softmax(logits / temperature).
-            top_k, top_p: sample from the likeliest tokens only (`src.layers.token_sampling.next_token`).
+            max_new_tokens: the maximum number of tokens to generate; for translation the default is the length of the
+                longest training target.
+            temperature: 0 takes the most likely token, a larger value samples from softmax(logits / temperature).
+            top_k, top_p: sample from the most likely tokens only (`src.layers.token_sampling.next_token`).
 
         Returns:
-            [B, N] the generated tokens alone; after an end token, padding.
+            The generated tokens [B, N] without the inputs; padding follows an end token.
         """
         tokens = self.generate_stream(inputs, max_new_tokens, temperature, top_k, top_p)
         return torch.cat((inputs[:, :0], *(chosen.unsqueeze(1) for chosen in tokens)), 1)
@@ -146,10 +147,10 @@ class Model(L.LightningModule):
         top_k: int | None = None,
         top_p: float | None = None,
     ) -> Iterator[Tensor]:
-        """Yield the tokens [B] of `generate` one after the other, each as soon as it is chosen; for language models."""
+        """Yield the tokens [B] of `generate` one by one, as soon as each is chosen; for language models."""
         raise AssertionError(f"{type(self).__name__} does not generate sequences")
 
-    # ---- what was measured, once an epoch ----------------------------------------------------------------------
+    # ---- metrics, once per epoch -------------------------------------------------------------------------------
 
     def on_train_epoch_end(self) -> None:
         lr = cast(Optimizer, self.optimizers(use_pl_optimizer=False)).param_groups[0]["lr"]
@@ -164,34 +165,34 @@ class Model(L.LightningModule):
     def _meter(self, split: str) -> Meter:
         if split not in self.meters:
             testing = self.trainer.testing
-            measured = testing or split != "train"
-            smoothed = not measured and self.training_config.regularization.label_smoothing > 0
-            self.meters[split] = Meter(self.task, detailed=measured, decoded=testing, derived=not smoothed)
+            evaluating = testing or split != "train"
+            smoothed = not evaluating and self.training_config.regularization.label_smoothing > 0
+            self.meters[split] = Meter(self.task, detailed=evaluating, decoded=testing, derived=not smoothed)
             self.meters[split].to(self.device)
         return self.meters[split]
 
     def measured(self, split: str) -> dict[str, Tensor]:
-        """Return every metric of a split since the last call, by ``split/name``.
+        """Return every metric of a split since the last call, by ``split/name``, and reset them.
 
         Raises:
-            FloatingPointError: if its loss is no number.
+            FloatingPointError: if the loss is not finite.
         """
         values = self._meter(split).compute(self.trainer.strategy)
         self._meter(split).reset()
         if not torch.isfinite(values["loss"]):
             raise FloatingPointError(
                 f"{split}/loss is {float(values['loss'])} after epoch {self.current_epoch + 1}: the run diverged. "
-                "A smaller optimizer.lr or regularization=gradient_clipping helps; debug=anomaly finds the operation"
+                "Try a smaller optimizer.lr or regularization=gradient_clipping; debug=anomaly finds the operation"
             )
         return {f"{split}/{name}": value for name, value in values.items()}
 
-    def _report(self, split: str, more: dict[str, Tensor] | None = None) -> None:
-        metrics = self.measured(split) | (more or {})
+    def _report(self, split: str, extra: dict[str, Tensor] | None = None) -> None:
+        metrics = self.measured(split) | (extra or {})
         fitting = self.trainer.state.fn == "fit"
         if not fitting:
             self.log_dict(metrics, rank_zero_only=False)
             return
-        # At once: what a checkpoint has seen is in the log, even if the process is killed then.
+        # Logged immediately: metrics that a checkpoint was chosen by are in the log even if the process is killed.
         self.trainer.callback_metrics.update(metrics)
         self._log({name: value.item() for name, value in metrics.items()}, self.global_step - 1)
         self._step_plateaus(metrics)
@@ -201,15 +202,15 @@ class Model(L.LightningModule):
             logger.log_metrics(metrics | {"epoch": self.current_epoch}, step=step)
 
     def unfinished_epoch(self) -> dict[str, Any]:
-        """Return what this device needs to go on within an epoch of training, beside weights and optimizer; overridden by
-        models that carry more than what was measured.
+        """Return the state that this device needs, besides weights and optimizer, to resume in the middle of a training epoch.
+        Models that keep more than the running metrics override this.
         """
         return {"partial_sums": self._meter("train").partial()}
 
-    def go_on_with(self, unfinished: dict[str, Any]) -> None:
-        """Go on with an epoch from what `unfinished_epoch` returned."""
-        moved = [value.to(self.device) if isinstance(value, Tensor) else value for value in unfinished["partial_sums"]]
-        self._meter("train").go_on(moved)
+    def go_on_with(self, state: dict[str, Any]) -> None:
+        """Resume an epoch from the state that `unfinished_epoch` returned."""
+        sums = [value.to(self.device) if isinstance(value, Tensor) else value for value in state["partial_sums"]]
+        self._meter("train").go_on(sums)
 
     # ---- optimizer and schedule ----------------------------------------------------------------------------------
 
@@ -217,14 +218,14 @@ class Model(L.LightningModule):
         return build_optimization(self, self.spec.task, self.training_config, self.trainer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step a schedule after an optimizer step or an epoch, once the warm-up in front of it is over."""
+        """Step a schedule after an optimizer step or an epoch, once its warm-up is over."""
         if not isinstance(scheduler, ReduceLROnPlateau):
-            advance(scheduler, self.global_step)
+            step_scheduler(scheduler, self.global_step)
 
     def _step_plateaus(self, metrics: dict[str, Tensor]) -> None:
-        """Show a plateau schedule its metric when it is measured: before the checkpoint of the epoch is saved, and not
-        after it as Lightning would, so that a resumed run goes on as an uninterrupted one.
+        """Step plateau schedules as soon as their metric is computed. Lightning steps them after the epoch's checkpoint is
+        saved, so that a resumed run would differ from an uninterrupted one.
         """
         for entry in self.trainer.lr_scheduler_configs:
             if isinstance(entry.scheduler, ReduceLROnPlateau) and entry.monitor in metrics:
-                advance(entry.scheduler, self.global_step, metrics[entry.monitor])
+                step_scheduler(entry.scheduler, self.global_step, metrics[entry.monitor])

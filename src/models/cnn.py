@@ -24,33 +24,33 @@ def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> in
     return (size + 2 * padding - kernel) // stride + 1
 
 
-def _each(setting: Any, blocks: int) -> Sequence[Any]:
+def _per_block(setting: Any, blocks: int) -> Sequence[Any]:
     return [setting] * blocks if setting is None or isinstance(setting, int | str) else setting
 
 
 class CNN(ImageModel):
     """Blocks of convolution, activation and pooling, then fully connected layers.
 
-    The settings of convolution and pooling are one value for all blocks, or a list with one a block.
+    Each setting of convolution and pooling is one value for all blocks, or a list with one value per block.
 
     Args:
         spec: the data; inputs are images [C, H, W].
         channels: output channels of each block.
         kernel_size, stride: of the convolution.
-        padding: pixels at each border; ``same`` is ⌊(kernel_size - 1) / 2⌋, which at stride 1 keeps the size; an even kernel
-            loses one pixel.
+        padding: pixels at each border; ``same`` is ⌊(kernel_size - 1) / 2⌋, which at stride 1 keeps the size of the image for
+            an odd kernel_size and loses one pixel for an even one.
         pool: ``max``, ``average`` or ``none``.
         pool_size: side of a pooling window.
-        pool_stride: distance of two windows; None: their side, so that they neither overlap nor leave gaps.
+        pool_stride: distance between two windows; None: pool_size, so that windows neither overlap nor leave gaps.
         hidden_sizes: widths of the fully connected layers before the output.
         activation, initialization: by name.
         batch_norm: normalise each convolution's output.
         dropout: probability to drop a unit of the fully connected layers.
         spatial_dropout: probability to drop a feature map after a block.
-        drop_connect: probability to drop a weight of the fully connected layers but the last.
+        drop_connect: probability to drop a weight of the fully connected layers except the last.
 
     Raises:
-        UserError: if pooling and strides leave nothing of an image.
+        UserError: if pooling and strides reduce an image to less than one pixel.
     """
 
     def __init__(
@@ -75,21 +75,24 @@ class CNN(ImageModel):
         width, *size = self.spec.input_shape
         blocks = []
         settings = (
-            _each(setting, len(channels)) for setting in (kernel_size, stride, padding, pool, pool_size, pool_stride)
+            _per_block(setting, len(channels))
+            for setting in (kernel_size, stride, padding, pool, pool_size, pool_stride)
         )
-        for number, (out, kernel, step, border, kind, window, hop) in enumerate(
+        for number, (out, kernel, step, border, kind, window, window_step) in enumerate(
             zip(channels, *settings, strict=True), 1
         ):
-            border = (kernel - 1) // 2 if border == "same" else border
+            if border == "same":
+                border = (kernel - 1) // 2
             block: list[nn.Module] = [nn.Conv2d(width, out, kernel, step, border)]
             size = [output_size(side, kernel, step, border) for side in size]
             if batch_norm:
                 block.append(nn.BatchNorm2d(out))
             block.append(make_activation(activation))
             if kind != "none":
-                hop = window if hop is None else hop
-                block.append(_POOLS[kind](window, hop))
-                size = [output_size(side, window, hop) for side in size]
+                if window_step is None:
+                    window_step = window
+                block.append(_POOLS[kind](window, window_step))
+                size = [output_size(side, window, window_step) for side in size]
             if min(size) < 1:
                 raise UserError(
                     f"model=cnn: block {number} of {len(channels)} leaves {max(size[0], 0)}×{max(size[1], 0)} of images "

@@ -1,4 +1,4 @@
-"""Meter: the running loss and metrics of one split, cheap in every step and computed once an epoch."""
+"""Meter: accumulates the loss and metrics of one split at every step and computes them once per epoch."""
 
 from typing import Any
 
@@ -10,13 +10,14 @@ from src.tasks.base import Task
 
 
 class Meter:
-    """Sums losses on the device and feeds the task's metrics.
+    """Sums losses on the device and updates the task's metrics.
 
     Args:
-        task: what is measured.
-        detailed: measure the task's metrics too, not only the loss.
-        decoded: also measure generated sequences, if the task generates any.
-        derived: also tell what follows from the loss; not from one of smoothed targets, where it would mean nothing.
+        task: the task whose loss and metrics are computed.
+        detailed: compute the task's metrics too, not only the loss.
+        decoded: also compute the metrics of generated sequences, if the task generates any.
+        derived: also compute metrics that are derived from the loss; false where targets are smoothed, which makes them
+            meaningless.
     """
 
     def __init__(self, task: Task, detailed: bool = True, decoded: bool = False, derived: bool = True) -> None:
@@ -46,8 +47,8 @@ class Meter:
         return total / count
 
     def _add_up(self) -> float:
-        """Add the totals of the last batches to the sum, one after the other, in Python's 64 bits: a long sum in 32 would
-        stall. Seldom, as the device has to be waited for.
+        """Add the totals of the last batches to the sum, one by one, in Python's 64-bit floats: a long 32-bit sum would stop
+        growing. Called rarely, because it synchronizes with the device.
         """
         for total in torch.stack(self._totals).tolist() if self._totals else ():
             self._sum += total
@@ -63,10 +64,10 @@ class Meter:
         self.task.update_decoded(self.decoded, generated, targets)
 
     def compute(self, strategy: Any) -> dict[str, Tensor]:
-        """Return every metric, over all devices."""
-        exact = torch.float32 if strategy.root_device.type == "mps" else torch.float64
+        """Return every metric, reduced over all devices."""
+        dtype = torch.float32 if strategy.root_device.type == "mps" else torch.float64
         total, count = (
-            strategy.reduce(torch.as_tensor(value, dtype=exact, device=strategy.root_device), reduce_op="sum")
+            strategy.reduce(torch.as_tensor(value, dtype=dtype, device=strategy.root_device), reduce_op="sum")
             for value in (self._add_up(), self._count)
         )
         values: dict[str, Tensor] = {"loss": total / count}
@@ -78,9 +79,9 @@ class Meter:
         """Return the sums of an unfinished epoch."""
         return [self._add_up(), self._count]
 
-    def go_on(self, partial: list[Any]) -> None:
-        """Take sums back that `partial` returned."""
-        self._sum, self._count = float(partial[0]), partial[1]
+    def go_on(self, sums: list[Any]) -> None:
+        """Restore the sums of an unfinished epoch."""
+        self._sum, self._count = float(sums[0]), sums[1]
 
     def reset(self) -> None:
         self._sum = self._count = 0.0

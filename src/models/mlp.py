@@ -13,7 +13,7 @@ from src.models.base import Model
 
 
 class MLP(Model):
-    """Fully connected layers with an activation after each but the last.
+    """Fully connected layers with an activation after each one except the last.
 
     Args:
         spec: the data; inputs of any shape are flattened.
@@ -23,13 +23,13 @@ class MLP(Model):
         batch_norm: normalise over the batch before each activation.
         dropout: probability to drop a hidden unit.
         drop_connect: probability to drop a weight of a hidden layer.
-        series: ``together``, or ``apart``: a forecast of several series forecasts each of them from its own past alone,
-            all with the same weights (channel independence; Zeng et al. 2023, Nie et al. 2023).
-        from_last: forecast what is added to the last value of the window, from the window less that value (NLinear, Zeng
-            et al. 2023, "Are Transformers Effective for Time Series Forecasting?"): a level that drifts changes nothing.
+        series: ``together``, or ``apart``: forecast each of several series from its own past alone, all with the same
+            weights (channel independence; Zeng et al. 2023, Nie et al. 2023).
+        from_last: subtract the last value of the window from the inputs and add it to the forecast (NLinear, Zeng et al.
+            2023, "Are Transformers Effective for Time Series Forecasting?"), so that a drifting level has no effect.
 
     Raises:
-        UserError: for series apart or from their last value, if the data forecast others than they show.
+        UserError: if series or from_last is set and the predicted series are not the input series.
     """
 
     tasks = ("classification", "binary_classification", "regression", "forecasting")
@@ -48,14 +48,15 @@ class MLP(Model):
         from_last: bool = False,
     ) -> None:
         super().__init__(spec)
-        self.apart, self.from_last = series == "apart", from_last
-        if (self.apart or from_last) and self.spec.input_shape[1:] != self.spec.output_shape[1:]:
+        self.channel_independent, self.from_last = series == "apart", from_last
+        if (self.channel_independent or from_last) and self.spec.input_shape[1:] != self.spec.output_shape[1:]:
+            option = "series=apart" if self.channel_independent else "from_last=true"
             raise UserError(
-                f"model.{'series=apart' if self.apart else 'from_last=true'}: the series that are forecast must be those "
-                f"that the model sees; these data show {self.spec.input_shape[-1]} and ask for {self.spec.output_shape[-1]}"
+                f"model.{option}: the predicted series must be the input series; these data have "
+                f"{self.spec.input_shape[-1]} input series and {self.spec.output_shape[-1]} predicted ones"
             )
         layers: list[nn.Module] = [nn.Flatten()]
-        width = self.spec.input_shape[0] if self.apart else self.spec.input_size
+        width = self.spec.input_shape[0] if self.channel_independent else self.spec.input_size
         for hidden in hidden_sizes:
             layers.append(DropConnect(width, hidden, drop_connect) if drop_connect else nn.Linear(width, hidden))
             if batch_norm:
@@ -64,7 +65,9 @@ class MLP(Model):
             if dropout:
                 layers.append(nn.Dropout(dropout))
             width = hidden
-        layers.append(nn.Linear(width, self.spec.output_shape[0] if self.apart else self.spec.output_size))
+        layers.append(
+            nn.Linear(width, self.spec.output_shape[0] if self.channel_independent else self.spec.output_size)
+        )
         self.layers = nn.Sequential(*layers)
         initialize(self, initialization)
 
@@ -76,7 +79,7 @@ class MLP(Model):
         return self._outputs(x)
 
     def _outputs(self, x: Tensor) -> Tensor:
-        if self.apart:
-            each = self.layers(x.transpose(1, 2).flatten(0, 1))  # [B·F, horizon]
-            return each.reshape(x.size(0), x.size(2), -1).transpose(1, 2)
+        if self.channel_independent:
+            forecasts = self.layers(x.transpose(1, 2).flatten(0, 1))  # [B·F, horizon]
+            return forecasts.reshape(x.size(0), x.size(2), -1).transpose(1, 2)
         return self.layers(x).reshape(x.size(0), *self.spec.output_shape)

@@ -1,11 +1,11 @@
-"""The multi-layer perceptron from scratch: the textbook's forward and backward pass, written out.
+"""The multi-layer perceptron from scratch: the textbook's explicit forward and backward pass.
 
 The names are the textbook's (Multi-Layer Perceptrons, The Forward Pass and Backpropagation): layer l of L has the weights
 W[l] [n_in, n_out] and the bias b[l] [n_out], its pre-activation is Z[l] [m, n_out] and its activation A[l] [m, n_out], with
 A[0] = X [m, n_in] the batch of m inputs. dZ[l] is ∂J/∂Z[l], and so on.
 
-torch calls the two passes through `torch.autograd.Function`: its own differentiation never looks inside the network or
-the loss, and everything around them (optimizers, clipping, accumulation, mixing, several devices) works as for any model.
+torch calls the two passes through `torch.autograd.Function`: autograd does not differentiate the network or the loss, and
+everything around them (optimizers, clipping, accumulation, mixing, several devices) works as for any model.
 """
 # ruff: noqa: E741 (l is the textbook's letter for a layer)
 
@@ -40,7 +40,7 @@ ACTIVATION_DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def softmax_cross_entropy(Z: Tensor, y: Tensor, smoothing: float) -> Tensor:
-    """∂L/∂Z = P - Y, with P = softmax(Z) [m, C] and Y the one-hot, if asked for smoothed, classes y [m]."""
+    """∂L/∂Z = P - Y, with P = softmax(Z) [m, C] and Y the one-hot classes y [m], smoothed if smoothing is above 0."""
     classes = Z.size(-1)
     Y = (1 - smoothing) * F.one_hot(y, classes).to(Z.dtype) + smoothing / classes
     return Z.softmax(-1) - Y
@@ -69,7 +69,7 @@ LOSS_DERIVATIVES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 
 
 class Dense(nn.Linear):
-    """Z = A W + b. torch keeps W transposed, and so do the checkpoints, which are those of `model=mlp`."""
+    """Z = A W + b. W is stored transposed, as in torch, so that checkpoints are interchangeable with `model=mlp`."""
 
     def forward(self, A: Tensor) -> Tensor:
         return A @ self.weight.T + self.bias
@@ -145,7 +145,7 @@ class _Network(Function):
 class _Losses(Function):
     """The loss of each example [m] as a function of the outputs, with `LOSS_DERIVATIVES` as its derivative.
 
-    The trainer takes the mean, so that 1/m, the textbook's first factor, arrives in `backward` as ∂J/∂L.
+    The training step takes the mean, so that `backward` receives ∂J/∂L = 1/m, the textbook's first factor.
     """
 
     @staticmethod
@@ -166,7 +166,7 @@ class _Losses(Function):
 class MlpScratch(Model):
     """The multi-layer perceptron of `model=mlp`, with its gradients computed by `backward_pass` (textbook M3).
 
-    Names, shapes and, from the same seed, values of the parameters are those of `src.models.mlp.MLP`.
+    The parameters have the names, the shapes and, with the same seed, the values of `src.models.mlp.MLP`.
 
     Args:
         spec: the data; inputs of any shape are flattened.

@@ -11,41 +11,41 @@ from src.core.batches import Batch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.layers.dropout import drop_state_weights
-from src.layers.input_embedding import Embedded
+from src.layers.input_embedding import InputEmbedding
 from src.layers.recurrent_cells import Cell, GRUCell, InitialState, Layers, LSTMCell, RNNCell
 from src.layers.token_sampling import DEFAULT_NEW_TOKENS, next_token
 from src.models.base import Model
 
 
 class Recurrent(Model):
-    """Reads a sequence step by step; answers from the last state, or at every step for language modelling and tagging.
+    """Reads a sequence step by step; predicts from the last state, or at every step for language modelling and tagging.
 
-    Images are read row by row. Where lengths are given, padding changes nothing. Where the data come in the order of
-    their streams (`spec.carry_state`), the state is carried from batch to batch, and gradients end at the border.
+    Images are read row by row. With lengths, padding has no effect. With `spec.carry_state`, the state after a batch is the
+    initial state of the next one, without its gradient (truncated BPTT).
 
     Args:
         spec: the data.
         cell: ``torch`` for torch's kernels, ``textbook`` for the textbook's equations; they differ for the GRU (E7).
         hidden_size: width of the state, in each direction.
-        num_layers: layers on top of each other.
+        num_layers: number of stacked layers.
         bidirectional: read backwards too.
         initial_state: ``zero`` or ``learned``.
-        embedding_size: width of a token's embedding; numbers are read as they are.
+        embedding_size: width of a token's embedding; numbers are not embedded.
         dropout: probability to drop a unit between layers and before the output.
-        drop_connect: probability to drop a hidden-to-hidden weight, for all steps of a batch alike.
+        drop_connect: probability to drop a hidden-to-hidden weight, with one mask for all steps of a batch.
 
     Raises:
-        UserError: for a bidirectional language model, which would see the token that it predicts; for dropped weights of
+        UserError: for a bidirectional language model, which would see the token that it predicts; for drop_connect with
             textbook cells.
     """
 
     tasks = ("classification", "binary_classification", "regression", "forecasting", "tagging", "language_modelling")
     inputs = ("image", "sequence", "tokens")
     carries_state = True
-    kernel: ClassVar[type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]]
-    """torch's."""
-    equations: ClassVar[type[Cell]]
-    """The textbook's."""
+    torch_class: ClassVar[type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]]
+    """torch's module."""
+    textbook_cell: ClassVar[type[Cell]]
+    """The cell with the textbook's equations."""
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class Recurrent(Model):
         if bidirectional and self.spec.carry_state:
             raise UserError("model.bidirectional=true: a network that reads backwards has no state to carry forward")
         if drop_connect and cell == "textbook":
-            raise UserError("regularization.drop_connect drops weights of torch's kernels: model.cell=torch")
-        self.embed = Embedded(self.spec, embedding_size, project=False)
+            raise UserError("regularization.drop_connect supports torch's kernels only: set model.cell=torch")
+        self.embed = InputEmbedding(self.spec, embedding_size, project=False)
         shape: Any = {
             "input_size": self.embed.size,
             "hidden_size": hidden_size,
@@ -77,13 +77,13 @@ class Recurrent(Model):
         }
         self.recurrent: nn.Module
         if cell == "textbook":
-            self.recurrent = Layers(self.equations, **shape)
+            self.recurrent = Layers(self.textbook_cell, **shape)
         else:
-            self.recurrent = self.kernel(**shape, batch_first=True)
+            self.recurrent = self.torch_class(**shape, batch_first=True)
         self.directions = 2 if bidirectional else 1
         self.start: InitialState | None = None
         if initial_state == "learned":
-            self.start = InitialState(num_layers * self.directions, hidden_size, self.equations.num_states)
+            self.start = InitialState(num_layers * self.directions, hidden_size, self.textbook_cell.num_states)
         self.drop_connect = drop_connect
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size * self.directions, self.spec.output_size)
@@ -94,7 +94,7 @@ class Recurrent(Model):
 
         Args:
             x: [B, T, F], an image [B, C, H, W], or tokens [B, T].
-            lengths: [B] valid steps of each sequence; by default all, without the padding at the end of tokens.
+            lengths: [B] valid steps of each sequence; by default all steps, without the padding at the end of tokens.
 
         Returns:
             [B, *output_shape]; logits [B, T, V] of every step for language modelling and tagging.
@@ -104,7 +104,7 @@ class Recurrent(Model):
         return self.answer(*self.read(self.embed(x), lengths))
 
     def answer(self, outputs: Tensor, state: Any) -> Tensor:
-        """Return what `forward` does, from what `read` returned."""
+        """Return the outputs of `forward` from the results of `read`."""
         if self.every_step:
             return self.output(self.dropout(outputs))
         hidden = state[0] if isinstance(state, tuple) else state
@@ -113,12 +113,12 @@ class Recurrent(Model):
 
     def read(self, steps: Tensor, lengths: Tensor | None = None, state: Any = None) -> tuple[Tensor, Any]:
         """Return the top layer's states at every step [B, T, hidden_size · directions], and the state of each layer and
-        direction after its last valid step [layers · directions, B, hidden_size] (for an LSTM with its cell state).
+        direction after its last valid step [layers · directions, B, hidden_size] (for an LSTM also its cell state).
 
         Args:
             steps: embedded inputs [B, T, F].
-            lengths: as `forward` takes them.
-            state: where reading starts, shaped as what is returned; by default the initial state.
+            lengths: as in `forward`.
+            state: the state before the first step, shaped as the returned state; by default the initial state.
         """
         if state is None and self.start is not None:
             state = self.start.for_batch(steps.size(0))
@@ -131,31 +131,31 @@ class Recurrent(Model):
         outputs, state = drop_state_weights(recurrent, self.drop_connect, packed, state)
         return pad_packed_sequence(outputs, batch_first=True, total_length=steps.size(1))[0], state
 
-    # ---- a state that is carried from batch to batch (truncated BPTT) --------------------------------------------
+    # ---- stateful training: the state is carried from batch to batch (truncated BPTT) ----------------------------
 
     def outputs_of(self, batch: Batch, split: str) -> Tensor:
         if not self.spec.carry_state:
             return super().outputs_of(batch, split)
         (x,) = batch.inputs
-        before = self.carried.get(split)
-        if before is not None:  # the last batch may be smaller: the streams at its end are over
-            before = _each(before, lambda part: part[:, : x.size(0)].contiguous())
-        outputs, after = self.read(self.embed(x), state=before)
-        self.carried[split] = _each(after, Tensor.detach)
-        return self.answer(outputs, after)
+        state = self.carried.get(split)
+        if state is not None:  # the last batch may have fewer rows: the last streams have ended
+            state = _map_state(state, lambda part: part[:, : x.size(0)].contiguous())
+        outputs, state = self.read(self.embed(x), state=state)
+        self.carried[split] = _map_state(state, Tensor.detach)
+        return self.answer(outputs, state)
 
     def unfinished_epoch(self) -> dict[str, Any]:
         return super().unfinished_epoch() | {"carried": self.carried.get("train")}
 
-    def go_on_with(self, unfinished: dict[str, Any]) -> None:
-        super().go_on_with(unfinished)
-        carried = unfinished.get("carried")
+    def go_on_with(self, state: dict[str, Any]) -> None:
+        super().go_on_with(state)
+        carried = state.get("carried")
         if carried is not None and self.trainer.fit_loop.restarted_mid_epoch:  # an epoch begins without a state
             self._check_carried(carried)
-            self.carried["train"] = _each(carried, lambda part: part.to(self.device))
+            self.carried["train"] = _map_state(carried, lambda part: part.to(self.device))
 
     def _check_carried(self, carried: Any) -> None:
-        """Raise `ValueError` unless a recorded state is one that the next batch can go on from."""
+        """Raise `ValueError` unless a recorded state fits this model and its batches."""
         parts = carried if isinstance(carried, tuple) else (carried,)
         shape = (
             self.recurrent.num_layers * self.directions,  # type: ignore[operator]
@@ -164,12 +164,12 @@ class Recurrent(Model):
         )
         mixed = str(self.trainer.precision).endswith("-mixed")
         dtypes = {self.dtype, *((torch.float16, torch.bfloat16, torch.float32) if mixed else ())}
-        if len(parts) != self.equations.num_states or isinstance(carried, tuple) != (len(parts) > 1):
+        if len(parts) != self.textbook_cell.num_states or isinstance(carried, tuple) != (len(parts) > 1):
             raise ValueError(f"the state that its model carries on has {len(parts)} parts")
         for part in parts:
             if not isinstance(part, Tensor) or part.shape != shape or part.dtype not in dtypes:
                 raise ValueError(
-                    f"the state that its model carries on is not of the model's type and shape {list(shape)}"
+                    f"the state that its model carries on does not have the model's type and shape {list(shape)}"
                 )
 
     def on_train_epoch_start(self) -> None:
@@ -202,26 +202,26 @@ class Recurrent(Model):
             tokens = chosen.unsqueeze(1)
 
 
-def _each(state: Any, change: Any) -> Any:
-    return tuple(map(change, state)) if isinstance(state, tuple) else change(state)
+def _map_state(state: Any, function: Any) -> Any:
+    return tuple(map(function, state)) if isinstance(state, tuple) else function(state)
 
 
 class RNN(Recurrent):
     """h_t = tanh(W_hh h_{t-1} + W_xh x_t + b_h)."""
 
-    kernel = nn.RNN
-    equations = RNNCell
+    torch_class = nn.RNN
+    textbook_cell = RNNCell
 
 
 class LSTM(Recurrent):
     """Long short-term memory: forget, input and output gates around a cell state."""
 
-    kernel = nn.LSTM
-    equations = LSTMCell
+    torch_class = nn.LSTM
+    textbook_cell = LSTMCell
 
 
 class GRU(Recurrent):
-    """Gated recurrent unit: two gates, and one state."""
+    """Gated recurrent unit: two gates and a single state."""
 
-    kernel = nn.GRU
-    equations = GRUCell
+    torch_class = nn.GRU
+    textbook_cell = GRUCell

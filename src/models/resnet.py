@@ -1,4 +1,4 @@
-"""Residual network of the CIFAR family (He et al. 2016), the host of stochastic depth (textbook C6)."""
+"""Residual network of the CIFAR family (He et al. 2016), optionally with stochastic depth (textbook C6)."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.core.data_spec import DataSpec
-from src.layers.activation_checkpointing import recomputed
+from src.layers.activation_checkpointing import checkpointed
 from src.layers.activations import activation as make_activation
 from src.layers.dropout import StochasticDepth
 from src.layers.initialization import initialize
@@ -14,8 +14,8 @@ from src.models.image_model import ImageModel
 
 
 class ResidualBlock(nn.Module):
-    """activation(x + branch(x)): two 3×3 convolutions with batch norm; a shortcut without parameters where sizes
-    change, by striding and filling the new channels with zeros (the paper's option A).
+    """activation(x + branch(x)): two 3×3 convolutions with batch norm. Where the shape changes, the shortcut has no
+    parameters: it strides and pads the new channels with zeros (the paper's option A).
     """
 
     def __init__(self, width_in: int, width: int, stride: int, activation: str, drop: float) -> None:
@@ -44,16 +44,16 @@ class ResidualBlock(nn.Module):
 class ResNet(ImageModel):
     """A 3×3 convolution, stages of residual blocks, global average pooling, one linear layer.
 
-    With three stages of widths 16, 32, 64 and n blocks each it is the paper's CIFAR ResNet of 6n + 2 layers.
+    With three stages of widths 16, 32, 64 and n blocks each, it is the paper's CIFAR ResNet with 6n + 2 layers.
 
     Args:
         spec: the data; inputs are images [C, H, W].
         blocks_per_stage: n.
-        widths: channels of each stage; every stage but the first halves the image.
+        widths: channels of each stage; every stage except the first halves the image.
         activation: by name; relu in the paper.
         dropout: probability to drop a unit before the last layer.
-        stochastic_depth: probability to skip the last block; the l-th of L blocks is skipped with l/L of it.
-        checkpoint_activations: compute each block again in the backward pass, which needs less memory and more time.
+        stochastic_depth: probability to skip the last block; the l-th of L blocks is skipped with l/L of this probability.
+        checkpoint_activations: recompute each block in the backward pass, which needs less memory and more time.
     """
 
     def __init__(
@@ -75,16 +75,16 @@ class ResNet(ImageModel):
         )
         blocks: list[nn.Module] = []
         total = blocks_per_stage * len(widths)
-        before = widths[0]
+        width_in = widths[0]
         for stage, width in enumerate(widths):
             for number in range(blocks_per_stage):
                 stride = 2 if stage and not number else 1
                 drop = stochastic_depth * (len(blocks) + 1) / total
-                blocks.append(ResidualBlock(before, width, stride, activation, drop))
-                before = width
+                blocks.append(ResidualBlock(width_in, width, stride, activation, drop))
+                width_in = width
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(before, self.spec.output_size)
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(width_in, self.spec.output_size)
         )
         initialize(self, "he")
 
@@ -92,5 +92,5 @@ class ResNet(ImageModel):
         """Map images [B, C, H, W] to outputs [B, *output_shape]."""
         h = self.stem(x)
         for block in self.blocks:
-            h = recomputed(block, h) if self.checkpoint_activations else block(h)
+            h = checkpointed(block, h) if self.checkpoint_activations else block(h)
         return self.head(h).reshape(x.size(0), *self.spec.output_shape)

@@ -24,10 +24,10 @@ class Row:
     Args:
         name: its path in the model, such as ``layers.0``; empty for the whole model.
         type: its class.
-        output_shape: of its last call for a batch of one; None if it gives out no tensor or was not called.
-        parameters: numbers to learn or frozen, with those of the layers in it.
-        multiply_adds: for one example, with those of the layers in it; None if it was not called.
-        field: what one unit of its output sees of an image or series, until a layer sees all of it.
+        output_shape: of its last call for a batch of one; None if it returns no tensor or was not called.
+        parameters: number of trainable and frozen parameters, including those of its sublayers.
+        multiply_adds: for one example, including those of its sublayers; None if it was not called.
+        field: receptive field of one unit of its output; None from the first layer on that sees the whole input.
     """
 
     name: str
@@ -48,9 +48,9 @@ class Summary:
 
     Args:
         rows: the layers in the order of their definition; the first is the whole model.
-        parameters: numbers in all parameters; shared ones count once.
-        trainable: those of them that are learned.
-        multiply_adds: for one example, in matrix products, convolutions and attention; other work is not counted.
+        parameters: number of parameters; shared ones count once.
+        trainable: number of trainable parameters.
+        multiply_adds: for one example, in matrix products, convolutions and attention; other operations are not counted.
     """
 
     rows: tuple[Row, ...]
@@ -59,68 +59,73 @@ class Summary:
     multiply_adds: int
 
     def table(self, limit: int = 20) -> Table:
-        """Return a table of the layers; for images also their receptive field and jump, in pixels of a side.
+        """Return a table of the layers; for images also with their receptive field and jump, in pixels along a side.
 
         Args:
-            limit: the most rows. As many levels are shown as fit, at least two; a last row says how many layers are
-                left out.
+            limit: maximum number of rows. The table has as many levels as fit, at least two; a last row counts the layers
+                that are left out.
         """
         spatial = any(row.field and max(row.field.size) > 1 for row in self.rows)
         numbers = ("parameters", "multiply-adds", *(("field", "jump") if spatial else ()))
         table = new_table("layer", "type", "output shape", *numbers, title=self.headline(), numbers=numbers)
         depths = sorted({row.depth for row in self.rows if row.depth > 2})
         levels = ([row for row in self.rows if 0 < row.depth <= depth] for depth in (2, *depths))
-        shown = next(levels)
-        shown = max((level for level in levels if len(level) <= limit), key=len, default=shown)
-        if len(shown) > limit:
-            shown = shown[: limit - 1]
-        for row in shown:
+        rows = next(levels)
+        rows = max((level for level in levels if len(level) <= limit), key=len, default=rows)
+        if len(rows) > limit:
+            rows = rows[: limit - 1]
+        for row in rows:
             shape = "-" if row.output_shape is None else "×".join(map(str, row.output_shape)) or "scalar"
-            work = "-" if row.multiply_adds is None else f"{row.multiply_adds:,}"
-            seen = [_sides(row.field.size), _sides(row.field.jump)] if row.field else ["-", "-"]
-            table.add_row(row.name, row.type, shape, f"{row.parameters:,}", work, *(seen if spatial else ()))
-        hidden = len(self.rows) - 1 - len(shown)
-        if hidden:
-            table.add_row("…", f"{hidden} more layers")
+            multiply_adds = "-" if row.multiply_adds is None else f"{row.multiply_adds:,}"
+            cells = [row.name, row.type, shape, f"{row.parameters:,}", multiply_adds]
+            if spatial:
+                cells += [_sides(row.field.size), _sides(row.field.jump)] if row.field else ["-", "-"]
+            table.add_row(*cells)
+        omitted = len(self.rows) - 1 - len(rows)
+        if omitted:
+            table.add_row("…", f"{omitted} more layers")
         return table
 
     def headline(self) -> str:
-        """Return the totals in a line."""
+        """Return the totals in one line."""
         frozen = self.parameters - self.trainable
-        kept = f" ({frozen:,} frozen)" if frozen else ""
+        frozen_note = f" ({frozen:,} frozen)" if frozen else ""
         name = self.rows[0].type
-        return f"{name}: {self.parameters:,} parameters{kept}, {self.multiply_adds:,} multiply-adds an example"
+        return f"{name}: {self.parameters:,} parameters{frozen_note}, {self.multiply_adds:,} multiply-adds an example"
 
 
 def summarize(model: nn.Module, batch: Batch) -> Summary:
-    """Run one example through a model and say what each layer did.
+    """Run one example through a model and return the parameters, shapes and multiply-adds of its layers.
 
-    The model, its mode and all random generators are afterwards as they were before.
+    The model, its mode and all random generators are unchanged afterwards.
 
     Args:
         model: its `forward` takes the inputs of the batch.
-        batch: examples as training sees them, on the model's device; the first one is used.
+        batch: a training batch on the model's device; its first example is used.
     """
     example = type(batch)(*(tensor[:1] for tensor in batch))
     modules = dict(model.named_modules())
     shapes: dict[str, tuple[int, ...] | None] = {}
-    seen: dict[str, Field | None] = {}
-    work: dict[str, int] = {}
-    fields = ReceptiveFields(example.inputs[0])
+    fields: dict[str, Field | None] = {}
+    flops: dict[str, int] = {}
+    receptive_fields = ReceptiveFields(example.inputs[0])
     counter = FlopCounterMode(display=False)
-    with _undisturbed(model), _plain_kernels(), counter, fields, ExitStack() as hooks:
+    with _undisturbed(model), _plain_kernels(), counter, receptive_fields, ExitStack() as hooks:
         for name, module in modules.items():
-            before: list[int] = []
+            starts: list[int] = []
 
-            def enter(*_: Any, before: list[int] = before) -> None:
-                before.append(counter.get_total_flops())
+            def before_forward(*_: Any, starts: list[int] = starts) -> None:
+                starts.append(counter.get_total_flops())
 
-            def leave(_m: Any, _i: Any, output: Any, name: str = name, before: list[int] = before) -> None:
-                work[name] = work.get(name, 0) + counter.get_total_flops() - before.pop()
+            def after_forward(_m: Any, _i: Any, output: Any, name: str = name, starts: list[int] = starts) -> None:
+                flops[name] = flops.get(name, 0) + counter.get_total_flops() - starts.pop()
                 shapes[name] = _shape(output)
-                seen[name] = fields.of(output)
+                fields[name] = receptive_fields.field_of(output)
 
-            for handle in (module.register_forward_pre_hook(enter), module.register_forward_hook(leave)):
+            for handle in (
+                module.register_forward_pre_hook(before_forward),
+                module.register_forward_hook(after_forward),
+            ):
                 hooks.callback(handle.remove)
         model(*example.inputs)
     rows = tuple(
@@ -129,8 +134,8 @@ def summarize(model: nn.Module, batch: Batch) -> Summary:
             type=type(module).__name__,
             output_shape=shapes.get(name),
             parameters=sum(p.numel() for p in module.parameters()),
-            multiply_adds=work[name] // 2 if name in work else None,
-            field=seen.get(name),
+            multiply_adds=flops[name] // 2 if name in flops else None,
+            field=fields.get(name),
         )
         for name, module in modules.items()
     )
@@ -138,18 +143,18 @@ def summarize(model: nn.Module, batch: Batch) -> Summary:
         rows=rows,
         parameters=rows[0].parameters,
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        multiply_adds=work[""] // 2,
+        multiply_adds=flops[""] // 2,
     )
 
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluate with frozen parameters, and leave these, modes and random generators as they were.
+    """Switch to evaluation with frozen parameters, and restore modes, parameters and random generators afterwards.
 
-    Under ``torch.no_grad`` alone, a view of a parameter claims to need a gradient, and the counter of operations fails.
+    Under ``torch.no_grad`` alone, a view of a parameter claims to require a gradient, and the FLOP counter fails.
     """
     training = [module for module in model.modules() if module.training]
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     model.eval().requires_grad_(False)
     try:
@@ -158,14 +163,14 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-        for parameter in learned:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
 @contextmanager
 def _plain_kernels() -> Iterator[None]:
-    """Switch kernels off that do in one call what the counter knows only in parts: they would count as nothing."""
-    fast = torch.backends.mha.get_fastpath_enabled()
+    """Disable fused kernels, which the FLOP counter does not know and would count as nothing."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with warnings.catch_warnings(), ExitStack() as stack:
@@ -175,7 +180,7 @@ def _plain_kernels() -> Iterator[None]:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
 def _shape(output: Any) -> tuple[int, ...] | None:
@@ -193,4 +198,5 @@ def _sides(sides: tuple[int, ...]) -> str:
 
 
 def bytes_of(model: torch.nn.Module) -> int:
+    """Return the memory of a model's parameters in bytes."""
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

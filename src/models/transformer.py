@@ -1,4 +1,4 @@
-"""Transformer (textbook, Attention Is All You Need): encoder-decoder, encoder or decoder, as the task asks."""
+"""Transformer (textbook, Attention Is All You Need): encoder-decoder, encoder or decoder, depending on the task."""
 
 import math
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
-from src.layers.decoding import Caches, Reader, beam_search, sample, stream
-from src.layers.input_embedding import Embedded
+from src.layers.decoding import Caches, IncrementalDecoder, beam_search, sample, stream
+from src.layers.input_embedding import InputEmbedding
 from src.layers.positional_encoding import POSITIONS
 from src.layers.token_sampling import DEFAULT_NEW_TOKENS
 from src.layers.transformer_blocks import Stack
@@ -20,21 +20,21 @@ from src.models.base import Model
 class Transformer(Model):
     """Encoder-decoder for translation, decoder for language modelling, encoder for everything else.
 
-    The encoder reads images row by row and answers from the mean over its valid positions. Token embeddings are scaled
+    The encoder reads images row by row and predicts from the mean over its valid positions. Token embeddings are scaled
     by √d_model; the decoder's embedding and output layer share their weights.
 
     Args:
         spec: the data.
         d_model, num_heads, d_ff: widths, and the number of heads; d_ff None is 4·d_model.
-        num_layers: N, of the encoder and of the decoder each.
+        num_layers: N, for the encoder and the decoder each.
         norm_first: pre-norm instead of the paper's post-norm.
         activation: of the feed-forward networks; relu in the paper.
         positions: ``sinusoidal`` or ``learned``.
-        beams: beginnings that a search keeps where it generates the likeliest sequence; 1 is greedy.
-        length_penalty: α of that search, see `src.layers.decoding.penalty`.
+        beams: number of hypotheses of the beam search that generates the most likely sequence; 1 is greedy.
+        length_penalty: α of the beam search, see `src.layers.decoding.length_penalty`.
         dropout: on attention weights, feed-forward networks, sublayer outputs and embeddings.
         stochastic_depth: probability to skip a sublayer of a stack's last block; the l-th of N blocks has l/N of it.
-        checkpoint_activations: compute each block again in the backward pass, which needs less memory and more time.
+        checkpoint_activations: recompute each block in the backward pass, which needs less memory and more time.
 
     Raises:
         UserError: if num_heads does not divide d_model.
@@ -83,7 +83,7 @@ class Transformer(Model):
         }
         self.scale = math.sqrt(d_model) if spec.inputs == "tokens" else 1.0
         self.dropout = nn.Dropout(dropout)
-        self.embed = Embedded(spec, d_model, project=True)
+        self.embed = InputEmbedding(spec, d_model, project=True)
         length = spec.input_shape[1] if spec.inputs == "image" else spec.input_shape[0]
         self.positions = POSITIONS[positions](d_model, length)
         if spec.inputs == "tokens":
@@ -104,12 +104,12 @@ class Transformer(Model):
             assert isinstance(embedding, nn.Embedding)
             self.output.weight = embedding.weight
 
-    def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, targets_or_lengths: Tensor | None = None) -> Tensor:
         """Map inputs to outputs.
 
         Args:
             x: [B, T, F], an image [B, C, H, W], or tokens [B, T]; the source for translation.
-            more: target tokens [B, T] for translation; lengths [B] of the sequences for the other tasks.
+            targets_or_lengths: target tokens [B, T] for translation; lengths [B] of the sequences for the other tasks.
 
         Returns:
             [B, *output_shape]; logits [B, T, V] for language modelling and translation.
@@ -118,10 +118,10 @@ class Transformer(Model):
             assert self.decoder is not None
             return self.output(self.decoder(self._embedded(x), causal=True))
         if self.spec.task == "translation":
-            assert more is not None
+            assert targets_or_lengths is not None
             memory, mask = self._encode(x)
-            return self._decode(more, memory, mask)
-        encoded, mask = self._encode(x, more)
+            return self._decode(targets_or_lengths, memory, mask)
+        encoded, mask = self._encode(x, targets_or_lengths)
         if mask is None:
             pooled = encoded.mean(1)
         else:
@@ -130,7 +130,7 @@ class Transformer(Model):
         return self.output(pooled).reshape(x.size(0), *self.spec.output_shape)
 
     def _valid(self, x: Tensor, lengths: Tensor | None) -> Tensor | None:
-        """Return [B, T] True at positions that are no padding; None where all are valid."""
+        """Return [B, T], True at positions that are not padding; None if all are valid."""
         if lengths is not None:
             return torch.arange(x.size(1), device=x.device) < lengths.unsqueeze(1)
         if self.spec.inputs == "tokens" and self.spec.padding_id is not None:
@@ -141,7 +141,7 @@ class Transformer(Model):
         return self.dropout(self.positions(self.embed(x) * self.scale, start))
 
     def _encode(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return the memory [B, S, d_model], and where it may be looked at [B, 1, 1, S], None for everywhere."""
+        """Return the memory [B, S, d_model] and the mask of its positions to attend to [B, 1, 1, S], None for all."""
         assert self.encoder is not None
         valid = self._valid(x, lengths)
         mask = None if valid is None else valid[:, None, None, :]
@@ -152,7 +152,7 @@ class Transformer(Model):
     ) -> Tensor:
         assert self.decoder is not None
         embedded = self.dropout(self.target_positions(self.target_embed(target) * self.scale, start))
-        # padding stands at the end of a target, where the causal mask already hides it from all that counts
+        # padding is at the end of a target, where the causal mask already hides it from all valid positions
         return self.output(self.decoder(embedded, None, True, memory, mask, caches))
 
     @torch.no_grad()
@@ -167,35 +167,38 @@ class Transformer(Model):
         length_penalty: float | None = None,
         use_cache: bool = True,
     ) -> Tensor:
-        """Generate as `Model.generate` says; at temperature 0 with beams, by search.
+        """Return generated tokens as `Model.generate` does; at temperature 0 with several beams, by beam search.
 
         Args:
             inputs, max_new_tokens, temperature, top_k, top_p: as in `Model.generate`.
-            beams, length_penalty: of a beam search; None takes those of the model.
-            use_cache: keep keys and values of earlier tokens, which changes the time and nothing else.
+            beams, length_penalty: of the beam search; None takes those of the model.
+            use_cache: cache keys and values of earlier tokens, which is faster and does not change the result.
         """
         spec = self.spec
-        beams = 1 if temperature else self.beams if beams is None else beams
+        if temperature:
+            beams = 1
+        elif beams is None:
+            beams = self.beams
         padding = spec.padding_id or 0
         if spec.task == "translation":
             assert spec.target_length is not None and spec.start_id is not None
-            reader = self._translating(inputs, beams, use_cache)
+            decoder = self._translation_decoder(inputs, beams, use_cache)
             tokens = torch.full((inputs.size(0), 1), spec.start_id, device=inputs.device)
             longest = spec.target_length - 1
             count = longest if max_new_tokens is None else max_new_tokens
             if count > longest:
                 raise UserError(
-                    f"a translation of {count} tokens (--length): this model has learned at most {longest}, and what comes "
-                    "behind would be made up"
+                    f"a translation of {count} tokens (--length): this model has learned at most {longest}; use --length "
+                    f"{longest} or less"
                 )
         else:
-            reader = self._continuing(use_cache)
+            decoder = self._text_decoder(use_cache)
             tokens = inputs
             count = DEFAULT_NEW_TOKENS if max_new_tokens is None else max_new_tokens
         if beams == 1:
-            return sample(reader, tokens, count, spec.end_id, padding, temperature, top_k=top_k, top_p=top_p)
+            return sample(decoder, tokens, count, spec.end_id, padding, temperature, top_k=top_k, top_p=top_p)
         alpha = self.length_penalty if length_penalty is None else length_penalty
-        return beam_search(reader, tokens, count, spec.end_id, padding, beams, alpha)[0]
+        return beam_search(decoder, tokens, count, spec.end_id, padding, beams, alpha)[0]
 
     @torch.no_grad()
     def generate_stream(
@@ -208,32 +211,34 @@ class Transformer(Model):
     ) -> Iterator[Tensor]:
         spec = self.spec
         count = DEFAULT_NEW_TOKENS if max_new_tokens is None else max_new_tokens
-        how = (count, spec.end_id, spec.padding_id or 0, temperature)
-        yield from stream(self._continuing(True), inputs, *how, top_k=top_k, top_p=top_p)
+        padding = spec.padding_id or 0
+        decoder = self._text_decoder(use_cache=True)
+        yield from stream(decoder, inputs, count, spec.end_id, padding, temperature, top_k=top_k, top_p=top_p)
 
-    def _translating(self, source: Tensor, beams: int, use_cache: bool) -> Reader:
-        """Return a reader of target tokens; every source is read by as many rows as there are beams."""
+    def _translation_decoder(self, source: Tensor, beams: int, use_cache: bool) -> IncrementalDecoder:
+        """Return a decoder of target tokens, with one row for each source and beam."""
         assert self.decoder is not None and self.spec.padding_id is not None and self.spec.start_id is not None
         memory, mask = self._encode(source)
         assert mask is not None
         memory, mask = memory.repeat_interleave(beams, 0), mask.repeat_interleave(beams, 0)
 
-        def read(new: Tensor, start: int, caches: Caches | None) -> Tensor:
+        def next_logits(new: Tensor, start: int, caches: Caches | None) -> Tensor:
             return self._decode(new, memory, mask, caches, start)[:, -1]
 
-        never = (self.spec.padding_id, self.spec.start_id)
-        return Reader(read, self.decoder.new_caches if use_cache else None, never=never)
+        suppressed = (self.spec.padding_id, self.spec.start_id)
+        return IncrementalDecoder(next_logits, self.decoder.new_caches if use_cache else None, suppressed=suppressed)
 
-    def _continuing(self, use_cache: bool) -> Reader:
-        """Return a reader of text, which looks back as far as training did: positions beyond it were never seen,
-        sinusoidal or not (measured on text, context 64: 1.6 nats a character within a sliding window, 3.4 at positions
+    def _text_decoder(self, use_cache: bool) -> IncrementalDecoder:
+        """Return a decoder of text, which looks back as far as in training: positions beyond that were never trained,
+        sinusoidal or not (measured on text, context 64: 1.6 nats per character within a sliding window, 3.4 at positions
         192 to 256).
         """
         decoder = self.decoder
         assert decoder is not None
 
-        def read(new: Tensor, start: int, caches: Caches | None) -> Tensor:
+        def next_logits(new: Tensor, start: int, caches: Caches | None) -> Tensor:
             return self.output(decoder(self._embedded(new, start), causal=True, caches=caches)[:, -1])
 
-        never = tuple(range(self.spec.reserved_tokens))
-        return Reader(read, decoder.new_caches if use_cache else None, self.spec.input_shape[0], never=never)
+        new_caches = decoder.new_caches if use_cache else None
+        suppressed = tuple(range(self.spec.reserved_tokens))
+        return IncrementalDecoder(next_logits, new_caches, self.spec.input_shape[0], suppressed=suppressed)

@@ -1,4 +1,4 @@
-"""From a config to the optimizer and the schedules of a run, as Lightning's `configure_optimizers` returns them."""
+"""Optimizer and learning-rate schedules of a run, in the form that Lightning's `configure_optimizers` returns."""
 
 import inspect
 import logging
@@ -15,50 +15,50 @@ from src.config.schema.base import Option
 from src.config.schema.run import Config
 from src.core.errors import UserError
 from src.optim.parameter_groups import parameter_groups, weight_decays
-from src.optim.schedules import WarmUp, hold
+from src.optim.schedules import WarmUp, delay_scheduler
 
 log = logging.getLogger(__name__)
 
-FUSED: dict[type[Optimizer], tuple[str, ...]] = {
+FUSED_DEVICES: dict[type[Optimizer], tuple[str, ...]] = {
     Adam: ("cpu", "cuda"),
     AdamW: ("cpu", "cuda"),
     Adagrad: ("cpu",),
 }
-"""Optimizers that torch can step in one kernel, where that is faster than its default, and on which devices."""
+"""Optimizers whose fused implementation in torch is faster than its default, with the devices where it is."""
 
-REST_OF_RUN = ("T_max", "total_steps", "total_iters")
-"""Arguments of schedules that, where they are null, become what the run has left after the warm-up."""
+DURATION_ARGUMENTS = ("T_max", "total_steps", "total_iters")
+"""Arguments of schedules that default to the remaining duration of the run after the warm-up if they are null."""
 
 
 def build_optimization(
     model: nn.Module, task: str, config: Config, trainer: L.Trainer
 ) -> tuple[list[Optimizer], list[dict[str, Any]]]:
-    """Make the optimizer and the schedules of a run.
+    """Return the optimizer and the schedules of a run.
 
     Args:
-        model: whose parameters are trained.
-        task: the name of its task, whose metric a schedule may monitor.
-        config: a checked config.
-        trainer: of the run, which knows how many steps it has.
+        model: the model to train.
+        task: name of its task, whose metric a schedule may monitor.
+        config: a validated config.
+        trainer: trainer of the run, for its number of steps.
 
     Returns:
-        The optimizer in a list, and Lightning's settings of each schedule: none, the chosen one, and a warm-up.
+        The optimizer in a list, and Lightning's settings of each schedule: the configured one and the warm-up, if any.
 
     Raises:
-        UserError: if the optimizer or the schedule refuses its settings.
+        UserError: if the optimizer or the schedule rejects its settings.
     """
     optimizer = build_optimizer(model, config)
     return [optimizer], _schedules(optimizer, config, trainer, task)
 
 
 def build_optimizer(model: nn.Module, config: Config) -> Optimizer:
-    """Make the optimizer, with a group of parameters for each weight decay.
+    """Return the optimizer, with one parameter group for each weight decay.
 
     Raises:
-        UserError: if it refuses its settings.
+        UserError: if it rejects its settings.
     """
     cls = locate(config.optimizer.target or "", Optimizer, "optimizer._target_")
-    settings = _settings(config.optimizer)
+    settings = _keyword_arguments(config.optimizer)
     knobs = config.regularization
     params: Any = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if "weight_decay" in settings:
@@ -66,25 +66,25 @@ def build_optimizer(model: nn.Module, config: Config) -> Optimizer:
         assert knobs.weight_decay in (0.0, decay), "refused by src.config.combinations"
         if not (knobs.decay_norms_and_biases or decay or knobs.weight_decay_by_layer):
             log.warning(
-                "regularization.decay_norms_and_biases=false spares biases and normalisation from weight decay, and there "
+                "regularization.decay_norms_and_biases=false excludes biases and normalisation from weight decay, and there "
                 "is none: regularization=l2 or optimizer=adamw has one"
             )
         decays = weight_decays(model, decay, knobs.decay_norms_and_biases, knobs.weight_decay_by_layer)
         params = parameter_groups(model, decays)
     else:
         assert not (knobs.weight_decay or knobs.weight_decay_by_layer), "refused by src.config.combinations"
-    if _steps_in_one_kernel(cls, model, config):
+    if _supports_fused_step(cls, model, config):
         settings["fused"] = True
-    return _make(cls, f"optimizer={config.optimizer.name}", params, settings)
+    return _instantiate(cls, f"optimizer={config.optimizer.name}", params, settings)
 
 
-def _steps_in_one_kernel(cls: type[Optimizer], model: nn.Module, config: Config) -> bool:
-    """Tell whether torch can step these parameters in one kernel: the same formula, on a CPU in a third of the time.
+def _supports_fused_step(cls: type[Optimizer], model: nn.Module, config: Config) -> bool:
+    """Return whether to use torch's fused optimizer step: the same formula, on a CPU in a third of the time.
 
-    Not in mixed precision, since that kernel unscales the gradients itself and Lightning then refuses to clip them; nor
+    It is not used in mixed precision, since it unscales the gradients itself and Lightning then refuses to clip them, nor
     with sharded parameters, of which a rank may have none.
     """
-    devices = FUSED.get(cls, ())
+    devices = FUSED_DEVICES.get(cls, ())
     return (
         not config.trainer.precision.endswith("-mixed")
         and config.trainer.strategy != "fsdp"
@@ -93,51 +93,52 @@ def _steps_in_one_kernel(cls: type[Optimizer], model: nn.Module, config: Config)
 
 
 def _schedules(optimizer: Optimizer, config: Config, trainer: L.Trainer, task: str) -> list[dict[str, Any]]:
+    """Return Lightning's settings of the configured schedule and of the warm-up, each if there is one."""
     option, warmup = config.scheduler, config.scheduler.warmup_steps
     if warmup and warmup >= trainer.estimated_stepping_batches:
         log.warning(
-            "scheduler.warmup_steps=%d is as long as the whole run of %s steps: optimizer.lr is hardly reached",
+            "scheduler.warmup_steps=%d is at least as long as the whole run of %s steps, so optimizer.lr is hardly reached",
             warmup,
             trainer.estimated_stepping_batches,
         )
     schedules: list[dict[str, Any]] = []
     if option.target is not None:
         cls = locate(option.target, LRScheduler, "scheduler._target_")
-        settings = _settings(option)
+        settings = _keyword_arguments(option)
         entry: dict[str, Any] = {"interval": option.interval}
-        takes = inspect.signature(cls).parameters
-        if "warmup_steps" in takes:  # it has a warm-up of its own
+        parameters = inspect.signature(cls).parameters
+        if "warmup_steps" in parameters:  # the schedule has its own warm-up
             settings["warmup_steps"], warmup = warmup, 0
-        for name in REST_OF_RUN:
-            if name in takes and settings.get(name) is None:
-                settings[name] = _rest_of_run(trainer, option.interval, warmup)
+        for name in DURATION_ARGUMENTS:
+            if name in parameters and settings.get(name) is None:
+                settings[name] = _remaining_duration(trainer, option.interval, warmup)
         if issubclass(cls, ReduceLROnPlateau):
             entry["monitor"], settings["mode"] = monitor_of(config, task)
-            entry["reduce_on_plateau"] = False  # Lightning would step it after the checkpoint; see Model._report
-        scheduler = _make(cls, f"scheduler={option.name}", optimizer, settings)
-        hold(scheduler, warmup)
+            entry["reduce_on_plateau"] = False  # Lightning would step it after the checkpoint; see Model._step_plateaus
+        scheduler = _instantiate(cls, f"scheduler={option.name}", optimizer, settings)
+        delay_scheduler(scheduler, warmup)
         schedules.append(entry | {"scheduler": scheduler})
     if warmup:
         schedules.append({"scheduler": WarmUp(optimizer, warmup), "interval": "step"})
     return schedules
 
 
-def _settings(option: Option) -> dict[str, Any]:
-    """Return the keyword arguments of an option's class, with tuples for lists: β is a pair to torch."""
+def _keyword_arguments(option: Option) -> dict[str, Any]:
+    """Return the keyword arguments of an option's class, with lists as tuples, which torch needs for betas."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in option.arguments().items()}
 
 
-def _make(cls: Any, choice: str, first: Any, settings: dict[str, Any]) -> Any:
+def _instantiate(cls: Any, choice: str, first: Any, settings: dict[str, Any]) -> Any:
     try:
         return cls(first, **settings)
     except (TypeError, ValueError) as error:
         raise UserError(f"{choice}: {error}") from error
 
 
-def _rest_of_run(trainer: L.Trainer, interval: str, warmup: int) -> int:
-    """Return how many optimizer steps or epochs follow the warm-up, at least 1."""
+def _remaining_duration(trainer: L.Trainer, interval: str, warmup: int) -> int:
+    """Return the number of optimizer steps or epochs after the warm-up, at least 1."""
     steps = int(trainer.estimated_stepping_batches)
     if interval == "step":
         return max(steps - warmup, 1)
-    steps_an_epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
-    return max(-(-steps // int(steps_an_epoch)) - warmup // int(steps_an_epoch), 1)
+    steps_per_epoch = int(-(-trainer.num_training_batches // trainer.accumulate_grad_batches))
+    return max(-(-steps // steps_per_epoch) - warmup // steps_per_epoch, 1)

@@ -1,4 +1,4 @@
-"""Parameter groups: how much each parameter decays."""
+"""Parameter groups: the weight decay of each parameter."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -10,16 +10,16 @@ from src.core.errors import UserError, nearest
 from src.layers.positional_encoding import LearnedPositions
 from src.layers.recurrent_cells import InitialState
 
-OFFSETS = (nn.Embedding, nn.EmbeddingBag, LearnedPositions, InitialState)
-"""Modules whose parameters are added, or looked up, and multiplied with no input."""
+NO_DECAY_MODULES = (nn.Embedding, nn.EmbeddingBag, LearnedPositions, InitialState)
+"""Modules whose parameters are added or looked up, and not multiplied with an input."""
 
 
 def parameter_groups(model: nn.Module, decays: dict[str, float]) -> list[dict[str, Any]]:
     """Return the trainable parameters as optimizer groups, one for each weight decay.
 
     Args:
-        model: whose parameters are trained.
-        decays: λ of each parameter by its name, as `weight_decays` returns it.
+        model: the model to train.
+        decays: λ of each parameter by its name, as returned by `weight_decays`.
     """
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -34,41 +34,43 @@ def weight_decays(
     """Return λ of each parameter by its name (textbook, L2 Regularization: Layer-Specific).
 
     Args:
-        model: whose parameters are trained.
-        weight_decay: λ of every parameter that is not named.
-        norms_and_biases: false gives biases, the parameters of normalisation, embeddings (of positions too) and learned
-            initial states λ = 0, whatever names them; a weight that an output layer shares with an embedding counts as an
-            embedding.
-        by_layer: λ by patterns of names, such as ``layers.0.*``; of several that match, the last counts.
+        model: the model to train.
+        weight_decay: λ of every parameter that no pattern matches.
+        norms_and_biases: false sets λ = 0 for biases, the parameters of normalisation, embeddings (of positions too) and
+            learned initial states, even if a pattern matches them; a weight that an output layer shares with an embedding
+            counts as an embedding.
+        by_layer: λ by patterns of names, such as ``layers.0.*``; if several match, the last one applies.
 
     Raises:
-        UserError: if a pattern names no parameter that may decay.
+        UserError: if a pattern matches no parameter that may decay.
     """
-    spared = set() if norms_and_biases else _spared(model)
-    may_decay = [name for name, parameter in model.named_parameters() if id(parameter) not in spared]
+    no_decay = set() if norms_and_biases else _no_decay_parameters(model)
+    may_decay = [name for name, parameter in model.named_parameters() if id(parameter) not in no_decay]
     decays = {name: 0.0 for name, _ in model.named_parameters()} | dict.fromkeys(may_decay, weight_decay)
     for pattern, decay in (by_layer or {}).items():
         matched = [name for name in may_decay if fnmatchcase(name, pattern)]
         if not matched:
-            raise UserError(_names_nothing(pattern, list(decays), may_decay))
+            raise UserError(_no_match(pattern, list(decays), may_decay))
         decays |= dict.fromkeys(matched, decay)
     return decays
 
 
-def _names_nothing(pattern: str, names: list[str], may_decay: list[str]) -> str:
+def _no_match(pattern: str, names: list[str], may_decay: list[str]) -> str:
+    """Return the message for a pattern that matches no parameter that may decay."""
     key = f"regularization.weight_decay_by_layer: the pattern '{pattern}'"
     if any(fnmatchcase(name, pattern) for name in names):
-        return f"{key} names only what regularization.decay_norms_and_biases=false spares. {nearest('', may_decay)}"
-    return f"{key} names no parameter; * stands for anything. {nearest(pattern, names)}"
+        excluded = "parameters that regularization.decay_norms_and_biases=false excludes"
+        return f"{key} matches only {excluded}. {nearest('', may_decay)}"
+    return f"{key} matches no parameter; * matches any text. {nearest(pattern, names)}"
 
 
-def _spared(model: nn.Module) -> set[int]:
-    """Return the identities of biases, normalisation parameters and offsets; told by what they belong to and not by
-    their shape, which a sharded model changes.
+def _no_decay_parameters(model: nn.Module) -> set[int]:
+    """Return the ids of biases, normalisation parameters and parameters of `NO_DECAY_MODULES`. They are identified by their
+    modules and not by their shape, which a sharded model changes.
     """
     return {
         id(parameter)
         for module in model.modules()
         for name, parameter in module.named_parameters(recurse=False)
-        if "bias" in name or name == "b" or "Norm" in type(module).__name__ or isinstance(module, OFFSETS)
+        if "bias" in name or name == "b" or "Norm" in type(module).__name__ or isinstance(module, NO_DECAY_MODULES)
     }

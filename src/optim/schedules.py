@@ -1,4 +1,4 @@
-"""Schedules of the learning rate that torch lacks. Step t is the t-th optimizer step, counted from 1."""
+"""Learning-rate schedules that torch does not have. Step t is the t-th optimizer step, counted from 1."""
 
 import math
 from typing import Any
@@ -9,13 +9,13 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 
 class WarmUp(LRScheduler):
-    """Raises the learning rate linearly, lr = peak · t/steps, and leaves it alone from then on.
+    """Increases the learning rate linearly, lr = peak · t/steps, and does not change it afterwards.
 
-    It is made after the schedule that follows it, which is held back with `hold` until the warm-up is over, so that
-    any schedule, in steps or in epochs, starts from its own beginning.
+    Create it after the schedule that follows it, which `delay_scheduler` delays until the warm-up is over, so that any
+    schedule, in steps or in epochs, starts at its beginning.
 
     Args:
-        optimizer: whose learning rates it sets; the peak is what they are now.
+        optimizer: optimizer whose learning rates it sets; the current ones are the peak.
         steps: length in optimizer steps, 1 or more.
     """
 
@@ -32,26 +32,26 @@ class WarmUp(LRScheduler):
         return [peak * step / self.steps for peak in self.peaks]
 
 
-def hold(scheduler: LRScheduler, steps: int) -> None:
-    """Let a schedule wait for the first optimizer steps; it remembers them in its state."""
-    scheduler.waits_for = steps  # type: ignore[attr-defined]
+def delay_scheduler(scheduler: LRScheduler, steps: int) -> None:
+    """Delay a schedule by a number of optimizer steps, which is stored in its state."""
+    scheduler.delay_steps = steps  # type: ignore[attr-defined]
 
 
-def advance(scheduler: LRScheduler, steps_done: int, *metric: Any) -> None:
-    """Step a schedule unless it is still held back.
+def step_scheduler(scheduler: LRScheduler, steps_done: int, *metric: Any) -> None:
+    """Step a schedule unless it is still delayed.
 
     Args:
         scheduler: any schedule.
         steps_done: optimizer steps of the run so far.
-        metric: what a plateau schedule watches.
+        metric: the monitored metric of a plateau schedule.
     """
-    if getattr(scheduler, "waits_for", 0) < steps_done:
+    if getattr(scheduler, "delay_steps", 0) < steps_done:
         scheduler.step(*metric)
 
 
 class CosineLR(CosineAnnealingLR):
-    """torch's cosine annealing, η_min + ½(η - η_min)(1 + cos(πt/T)), computed from t alone and not from the rate before
-    it; so T may change when a run is resumed, as it does when more epochs are asked for.
+    """torch's cosine annealing, η_min + ½(η - η_min)(1 + cos(πt/T)), computed from t alone and not from the previous rate,
+    so that T may change when a run is resumed with more epochs.
     """
 
     def get_lr(self) -> list[Any]:
@@ -67,7 +67,7 @@ class InverseSqrtLR(LRScheduler):
     Vaswani et al. 2017, 5.3).
 
     Args:
-        optimizer: whose learning rates it sets.
+        optimizer: optimizer whose learning rates it sets.
         warmup_steps: w, in optimizer steps.
         d_model: None reaches the optimizer's lr at the end of the warm-up, lr · min(√w/√t, t/w); a width gives the
             paper's formula, lr · d_model^-0.5 · min(t^-0.5, t·w^-1.5), where the paper's lr is 1.
@@ -90,12 +90,14 @@ class InverseSqrtLR(LRScheduler):
 
 
 def first_averaged_epoch(start: float, max_epochs: int) -> int:
-    """Return the epoch, from 0, that begins at or before a share of them; 0.29 of 100 are 29, although 0.29 · 100 < 29."""
+    """Return the index of the last epoch that begins at or before a share of all epochs. It is rounded, since
+    0.29 · 100 < 29 in floating point.
+    """
     return int(round(start * max_epochs, 9))
 
 
 def end_schedule(trainer: L.Trainer, lr: float) -> None:
-    """Train on with one learning rate, in place of the schedules."""
+    """Replace all schedules by a constant learning rate."""
     trainer.strategy.lr_scheduler_configs.clear()
     for optimizer in trainer.optimizers:
         for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""Audio augmentation on waveforms, through audiomentations (textbook, Data Augmentation)."""
+"""Audio augmentation of waveforms with audiomentations (textbook, Data Augmentation)."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from src.core.errors import UserError
 
 
 class AudioAugmentation:
-    """Stretches, shifts and adds noise, in this order, each time as drawn from Python's and NumPy's generators.
+    """Stretches time, shifts pitch and adds noise, in this order, with random numbers of Python's and NumPy's generators.
 
     Args:
-        knobs: how strongly; conf/train.yaml says what the numbers mean.
+        knobs: strengths; conf/train.yaml describes their units.
 
     Raises:
         UserError: if audiomentations is not installed.
@@ -37,7 +37,7 @@ class AudioAugmentation:
         self.steps = steps
 
     def __call__(self, wave: np.ndarray, sample_rate: int) -> np.ndarray:
-        """Return a waveform [samples / rate] made of one [samples] float32; only stretching changes the length."""
+        """Augment a waveform [samples] float32 and return it as [samples / rate]; only time stretching changes the length."""
         for step in self.steps:
             wave = step(wave, sample_rate)
         return wave

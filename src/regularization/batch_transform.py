@@ -1,4 +1,4 @@
-"""From the knobs to what happens to a training batch before the model sees it."""
+"""Augmentation and mixing of training batches before the forward pass."""
 
 from collections.abc import Callable
 
@@ -14,17 +14,17 @@ from src.tasks.registry import TASKS
 
 
 def batch_transform(config: Config, spec: DataSpec) -> Callable[[Batch], tuple[Batch, Mixing | None]] | None:
-    """Return the augmentation and mixing of a training batch, or None where none is asked for.
+    """Return the augmentation and mixing of training batches, or None if none is configured.
 
-    With both alphas above 0, every batch is mixed in one of the two ways, each with probability one half.
+    With both alphas above 0, each batch is mixed by either mixup or CutMix, each with probability one half.
 
     Raises:
-        UserError: if the inputs cannot be mixed or augmented, where that could not be known before they were loaded.
+        UserError: if the inputs cannot be mixed or augmented, which may only be known after they are loaded.
     """
     knobs = config.regularization
     strengths = knobs.augmentation.chosen()
-    ways = [(way, alpha) for way, alpha in ((mixup, knobs.mixup_alpha), (cutmix, knobs.cutmix_alpha)) if alpha]
-    if not strengths and not ways:
+    methods = [(method, alpha) for method, alpha in ((mixup, knobs.mixup_alpha), (cutmix, knobs.cutmix_alpha)) if alpha]
+    if not strengths and not methods:
         return None
     if (strengths or knobs.cutmix_alpha) and spec.inputs != "image":
         name = "augmentation" if strengths else "cutmix_alpha"
@@ -36,18 +36,18 @@ def batch_transform(config: Config, spec: DataSpec) -> Callable[[Batch], tuple[B
         from src.regularization.image_augmentation import ImageAugmentation
 
         augment = ImageAugmentation(strengths, spec.input_shape)
-    mixed = TASKS[spec.task].mixing
+    mixed_part = TASKS[spec.task].mixing
 
     def transform(batch: Batch) -> tuple[Batch, Mixing | None]:
         if not isinstance(batch, LabelledBatch):
             raise UserError("regularization.mixup_alpha mixes inputs of one shape, and the lengths of these differ.")
         if augment is not None:
             batch = batch._replace(x=augment(batch.x))
-        if not ways:
+        if not methods:
             return batch, None
-        way, alpha = ways[int(torch.randint(len(ways), ()))] if len(ways) > 1 else ways[0]
-        batch, mixing = way(batch, alpha)
-        if mixed == "targets":
+        method, alpha = methods[int(torch.randint(len(methods), ()))] if len(methods) > 1 else methods[0]
+        batch, mixing = method(batch, alpha)
+        if mixed_part == "targets":
             return batch._replace(y=mixing.blend(batch.y, batch.y[mixing.partner])), None
         return batch, mixing
 

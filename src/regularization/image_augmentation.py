@@ -1,4 +1,4 @@
-"""Image augmentation, batched on the device, through kornia (textbook, Data Augmentation)."""
+"""Image augmentation of batches on the device with kornia (textbook, Data Augmentation)."""
 
 import torch
 from torch import Tensor, nn
@@ -7,18 +7,18 @@ from src.core.errors import UserError
 
 
 class ImageAugmentation(nn.Module):
-    """Random changes that keep an image's meaning, drawn anew for every example from torch's generators.
+    """Random label-preserving transforms, sampled for every example from torch's generators.
 
-    What moves in from outside repeats the border: images arrive standardised, where zeros would be mid-grey and not the
+    Pixels from outside the image repeat its border: images are standardised, so that zeros would be mid-grey and not the
     background. An erased rectangle is filled with zeros, which are the mean.
 
     Args:
-        strengths: by the names of `src.config.schema.regularization.Augmentation`; what they mean is told in conf/train.yaml.
-        shape: of one image [C, H, W].
+        strengths: by the names of `src.config.schema.regularization.Augmentation`; conf/train.yaml describes their units.
+        shape: shape of one image [C, H, W].
 
     Raises:
-        UserError: if a policy, which works on colours, is asked for images that are neither grey nor RGB, or if a crop
-            could move an image out of sight.
+        UserError: if a policy, which changes colours, is set for images that are neither grey nor RGB, or if a crop
+            could remove all of an image.
     """
 
     def __init__(self, strengths: dict[str, float], shape: tuple[int, ...]) -> None:
@@ -31,12 +31,12 @@ class ImageAugmentation(nn.Module):
         if policies and channels not in (1, 3):
             raise UserError(
                 f"regularization.augmentation.{policies[0]} changes colours, and images here have {channels} channels: "
-                "neither grey nor RGB."
+                "they must be grey or RGB."
             )
         if (crop := strengths.get("crop", 0)) >= min(size):
             raise UserError(
                 f"regularization.augmentation.crop={crop:.0f}: images here are {size[0]}×{size[1]}, and nothing would be "
-                f"left of some: at most {min(size) - 1} pixels, usually an eighth of the side"
+                f"left of some. Allowed: at most {min(size) - 1} pixels; usual: an eighth of the side"
             )
         steps: list[nn.Module] = []
         if {"rotation", "translate", "scale", "shear"} & set(strengths):
@@ -56,10 +56,11 @@ class ImageAugmentation(nn.Module):
             if strength is None:
                 continue
             match name:
-                case "crop":  # "resample" cuts the whole batch at once; the shifts are whole pixels
-                    whole = (size[0], size[1])
+                case "crop":  # "resample" crops the whole batch at once; the shifts are whole pixels
+                    crop_size = (size[0], size[1])
+                    padding = int(strength)
                     steps.append(
-                        K.RandomCrop(whole, padding=int(strength), padding_mode="replicate", cropping_mode="resample")
+                        K.RandomCrop(crop_size, padding=padding, padding_mode="replicate", cropping_mode="resample")
                     )
                 case "horizontal_flip":
                     steps.append(K.RandomHorizontalFlip(p=strength))
@@ -82,24 +83,24 @@ class ImageAugmentation(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Map [B, C, H, W] to [B, C, H, W], in full precision: with eight bits, places of pixels would be rounded."""
+        """Map [B, C, H, W] to [B, C, H, W], at least in single precision: half precision would round pixel positions."""
         with torch.autocast(images.device.type, enabled=False):
             return self.steps(images if images.itemsize >= 4 else images.float()).to(images.dtype)
 
 
 class InUnitRange(nn.Module):
-    """Applies a change of colours, which needs values from 0 to 1, to standardised images: each channel is stretched
-    from its darkest and brightest value in the batch, and put back afterwards.
+    """Applies a colour transform, which needs values from 0 to 1, to standardised images: each channel is scaled by its
+    minimum and maximum in the batch, and scaled back afterwards.
 
     Args:
-        change: maps [B, C, H, W] in [0, 1] to the same.
-        probability: to change a batch at all.
-        rgb: the change takes three channels; a grey image is shown three times.
+        transform: maps [B, C, H, W] in [0, 1] to the same.
+        probability: probability to transform a batch.
+        rgb: the transform needs three channels; a grey image is repeated three times.
     """
 
-    def __init__(self, change: nn.Module, probability: float = 1.0, rgb: bool = False) -> None:
+    def __init__(self, transform: nn.Module, probability: float = 1.0, rgb: bool = False) -> None:
         super().__init__()
-        self.change = change
+        self.transform = transform
         self.probability = probability
         self.rgb = rgb
 
@@ -111,7 +112,7 @@ class InUnitRange(nn.Module):
         span = torch.where(brightest > darkest, brightest - darkest, 1)
         unit = (images - darkest) / span
         if self.rgb and images.size(1) == 1:
-            unit = self.change(unit.expand(-1, 3, -1, -1)).mean(1, keepdim=True)
+            unit = self.transform(unit.expand(-1, 3, -1, -1)).mean(1, keepdim=True)
         else:
-            unit = self.change(unit)
+            unit = self.transform(unit)
         return unit * span + darkest

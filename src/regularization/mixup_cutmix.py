@@ -1,9 +1,9 @@
-"""Mixup and CutMix: two examples become one, on the device, a batch at a time (textbook, Advanced Techniques).
+"""Mixup and CutMix: mix pairs of examples of a batch, on the device (textbook, Advanced Techniques).
 
-Labels of classes are mixed through their losses, which are linear in the label, also when it is smoothed: train/loss is
-the loss of the mixed labels, and lies above that of the examples themselves. It is all that is measured in training, as
-an answer to a mixed example is neither right nor wrong; ``python -m src.evaluate RUN split=train`` measures the real ones.
-Targets of regression and forecasting are mixed themselves.
+Class labels are mixed through their losses, which are linear in the label, smoothed or not: train/loss is the loss of the
+mixed labels, which is higher than that of the original examples. Training computes no other metric, because a prediction for
+a mixed example is neither right nor wrong; ``python -m src.evaluate RUN split=train`` evaluates the original examples.
+Targets of regression and forecasting are mixed directly.
 """
 
 from typing import NamedTuple
@@ -16,17 +16,19 @@ from src.core.batches import LabelledBatch
 
 
 class Mixing(NamedTuple):
-    """How a batch was mixed: example i holds a share λ of itself and 1 - λ of example partner[i].
+    """How a batch was mixed: λ times example i plus 1 - λ times example partner[i].
 
-    partner: [B] int64. share: λ.
+    Args:
+        partner: [B] int64.
+        share: λ.
     """
 
     partner: Tensor
     share: float
 
-    def blend(self, own: Tensor, partners: Tensor) -> Tensor:
-        """Return λ · own + (1 - λ) · partners, for losses as for labels."""
-        return self.share * own + (1 - self.share) * partners
+    def blend(self, values: Tensor, partner_values: Tensor) -> Tensor:
+        """Return λ · values + (1 - λ) · partner_values, of losses or labels."""
+        return self.share * values + (1 - self.share) * partner_values
 
 
 def draw_share(alpha: float) -> float:
@@ -39,7 +41,7 @@ def mixup(batch: LabelledBatch, alpha: float) -> tuple[LabelledBatch, Mixing]:
     """Mix inputs: x̃_i = λ x_i + (1 - λ) x_partner(i) (Zhang et al. 2018).
 
     Args:
-        batch: any numbers.
+        batch: any numeric inputs.
         alpha: of Beta(α, α), above 0.
     """
     partner = torch.randperm(len(batch.x), device=batch.x.device)
@@ -48,7 +50,7 @@ def mixup(batch: LabelledBatch, alpha: float) -> tuple[LabelledBatch, Mixing]:
 
 
 def cutmix(batch: LabelledBatch, alpha: float) -> tuple[LabelledBatch, Mixing]:
-    """Paste a rectangle of the partner's image; λ is the share of the area that is left (Yun et al. 2019).
+    """Paste a rectangle of the partner's image; λ is the share of the area that remains (Yun et al. 2019).
 
     Args:
         batch: images [B, C, H, W].
@@ -56,14 +58,14 @@ def cutmix(batch: LabelledBatch, alpha: float) -> tuple[LabelledBatch, Mixing]:
     """
     height, width = batch.x.shape[-2:]
     side = (1 - draw_share(alpha)) ** 0.5
-    middle_y, middle_x = (torch.rand(2) * torch.tensor([height, width])).tolist()
-    top, bottom = _clipped(middle_y, side * height, height)
-    left, right = _clipped(middle_x, side * width, width)
+    center_y, center_x = (torch.rand(2) * torch.tensor([height, width])).tolist()
+    top, bottom = _clipped_interval(center_y, side * height, height)
+    left, right = _clipped_interval(center_x, side * width, width)
     partner = torch.randperm(len(batch.x), device=batch.x.device)
     x = batch.x.clone()
     x[..., top:bottom, left:right] = batch.x[partner, ..., top:bottom, left:right]
     return batch._replace(x=x), Mixing(partner, 1 - (bottom - top) * (right - left) / (height * width))
 
 
-def _clipped(middle: float, length: float, end: int) -> tuple[int, int]:
-    return max(round(middle - length / 2), 0), min(round(middle + length / 2), end)
+def _clipped_interval(center: float, length: float, end: int) -> tuple[int, int]:
+    return max(round(center - length / 2), 0), min(round(center + length / 2), end)

@@ -1,4 +1,4 @@
-"""Text augmentation: synonyms from a WordNet, and back-translation through two runs (textbook, Data Augmentation)."""
+"""Text augmentation: synonyms from a WordNet, and back-translation with two runs (textbook, Data Augmentation)."""
 
 import logging
 import re
@@ -19,16 +19,16 @@ from src.datamodules.tokenizers.words import WORD
 
 log = logging.getLogger(__name__)
 
-UNREADABLE = "�"
-"""What a vocabulary makes of an unknown token."""
-MOST_FOREIGN = 0.5
-"""Share of the words of paraphrases that may stand in no text, before it is said."""
-AT_ONCE = 64
-"""Sentences that are translated at once."""
+REPLACEMENT_CHARACTER = "�"
+"""The character that a vocabulary decodes an unknown token to."""
+MAX_UNKNOWN_WORD_SHARE = 0.5
+"""Share of unknown words in paraphrases above which a warning is logged."""
+TRANSLATION_BATCH_SIZE = 64
+"""Number of sentences that are translated in one batch."""
 
 
 class Translator(Protocol):
-    """A trained model that translates; `src.training.inference.Translator` is one."""
+    """A trained translation model, such as `src.training.inference.Translator`."""
 
     checkpoint: Path
     task: str
@@ -37,57 +37,59 @@ class Translator(Protocol):
         """Return texts as a batch."""
 
     def translate(self, batch: Any) -> list[str]:
-        """Return the likeliest translation of each text."""
+        """Return the most likely translation of each text."""
 
 
 LoadTranslator = Callable[[Path], Translator]
 
 
 class TextAugmentation:
-    """Paraphrases a text as a whole, then words of it, each time as drawn from torch's generator.
+    """Replaces a text by a paraphrase, then words by synonyms, with random numbers of torch's generator.
 
     Args:
-        synonyms, back_translation: how strongly, and with what; each is left out where it is off.
+        synonyms, back_translation: their settings; each is skipped if it is disabled.
         load: loads a run or checkpoint that translates.
     """
 
     def __init__(self, synonyms: SynonymsKnobs, back_translation: BackTranslationKnobs, load: LoadTranslator) -> None:
         self._synonyms = Synonyms(synonyms.probability, synonyms.lexicon) if synonyms.chosen() else None
-        self._back = None
+        self._back_translation = None
         if back_translation.forward is not None and back_translation.backward is not None:
-            self._back = BackTranslation(
+            self._back_translation = BackTranslation(
                 back_translation.forward, back_translation.backward, back_translation.probability, load
             )
 
     def fit(self, texts: Sequence[str]) -> None:
-        """Prepare for the texts of training."""
-        if self._back is not None:
-            self._back.fit(texts)
+        """Prepare the paraphrases of the training texts."""
+        if self._back_translation is not None:
+            self._back_translation.fit(texts)
 
     def paraphrases(self, texts: Sequence[str]) -> list[tuple[str, str]]:
-        """Return each text with the one that may stand in its place, if there are such, for a vocabulary."""
-        return [] if self._back is None else [(text, self._back.found[text]) for text in texts]
+        """Return pairs of each text and its paraphrase, from which a vocabulary is built; empty without back-translation."""
+        if self._back_translation is None:
+            return []
+        return [(text, self._back_translation.paraphrases[text]) for text in texts]
 
     def synonyms(self, word: str) -> tuple[str, ...]:
-        """Return what may stand in the place of a word, for a vocabulary."""
-        return () if self._synonyms is None else self._synonyms.of(word)
+        """Return the synonyms that may replace a word, from which a vocabulary is built."""
+        return () if self._synonyms is None else self._synonyms.synonyms_of(word)
 
     def __call__(self, text: str) -> str:
-        """Return a text of the same meaning."""
-        if self._back is not None:
-            text = self._back(text)
+        """Return an augmented text."""
+        if self._back_translation is not None:
+            text = self._back_translation(text)
         return text if self._synonyms is None else self._synonyms(text)
 
 
 class Synonyms:
-    """Replaces words by others that share a meaning with them in a WordNet (Wei and Zou 2019).
+    """Replaces words by synonyms from a WordNet (Wei and Zou 2019).
 
-    Words are replaced that stand in the WordNet as they are written; stop words of English, which it takes for
-    chemical elements and the like, never. A capital at the beginning is kept.
+    Only words that are in the WordNet in exactly this form are replaced. English stop words, which a WordNet lists as
+    chemical elements and the like, are never replaced. An initial capital is kept.
 
     Args:
-        probability: to replace a word that has synonyms.
-        lexicon: a WordNet that the package wn has, such as ``oewn:2024`` or ``odenet:1.4``.
+        probability: probability to replace a word that has synonyms.
+        lexicon: a WordNet of the package wn, such as ``oewn:2024`` or ``odenet:1.4``.
 
     Raises:
         UserError: if the package or the WordNet is not installed.
@@ -103,103 +105,108 @@ class Synonyms:
         try:
             self._wordnet = wn.Wordnet(lexicon)
         except wn.Error as error:
-            there = ", ".join(sorted(found.specifier() for found in wn.lexicons())) or "none"
+            installed = ", ".join(sorted(lexicon.specifier() for lexicon in wn.lexicons())) or "none"
             raise UserError(
-                f"regularization.synonyms.lexicon={lexicon}: this WordNet is not installed (installed: {there}). Once:\n"
+                f"regularization.synonyms.lexicon={lexicon}: this WordNet is not installed (installed: {installed}). "
+                f"Install it with\n"
                 f"  python -m wn download {lexicon}\n"
-                f"python -m wn projects lists what there is. A file in WN-LMF is installed without network by\n"
+                f"python -m wn projects lists all WordNets. A WN-LMF file is installed without network by\n"
                 f"  python -c \"import wn; wn.add('FILE')\""
             ) from error
         self.probability = probability
-        self.of = cache(self._look_up)
+        self.synonyms_of = cache(self._look_up)
 
     def _look_up(self, word: str) -> tuple[str, ...]:
-        """Return the synonyms of a word, in small letters where it is, without itself."""
+        """Return the lemmas, except the word itself, of all synsets of its lower-case form."""
         word = word.lower()
         if word in ENGLISH_STOP_WORDS:
             return ()
-        found = {lemma for synset in self._wordnet.synsets(word) for lemma in synset.lemmas()}
-        return tuple(sorted(lemma for lemma in found if lemma.lower() != word))
+        lemmas = {lemma for synset in self._wordnet.synsets(word) for lemma in synset.lemmas()}
+        return tuple(sorted(lemma for lemma in lemmas if lemma.lower() != word))
 
     def __call__(self, text: str) -> str:
-        """Return the text with some of its words replaced; nothing between them changes."""
-        return WORD.sub(self._maybe, text)
+        """Return the text with some of its words replaced, and the text between words unchanged."""
+        return WORD.sub(self._replacement, text)
 
-    def _maybe(self, match: re.Match[str]) -> str:
+    def _replacement(self, match: re.Match[str]) -> str:
+        """Return a random synonym of a matched word, or the word itself."""
         word = match[0]
-        choices = self.of(word)
-        if not choices or torch.rand(()) >= self.probability:
+        synonyms = self.synonyms_of(word)
+        if not synonyms or torch.rand(()) >= self.probability:
             return word
-        chosen = choices[int(torch.randint(len(choices), ()))]
-        return chosen[0].upper() + chosen[1:] if word[0].isupper() else chosen
+        synonym = synonyms[int(torch.randint(len(synonyms), ()))]
+        return synonym[0].upper() + synonym[1:] if word[0].isupper() else synonym
 
 
 class BackTranslation:
-    """Replaces texts by what two translations, there and back, make of them (Sennrich, Haddow and Birch 2016).
+    """Replaces texts by their translation to another language and back (Sennrich, Haddow and Birch 2016).
 
-    Texts are translated sentence by sentence, by the likeliest tokens, once a run. A sentence that a translator cannot
-    read whole, because it is too long or holds unknown tokens, stays as it is, and the log says how many do.
+    Texts are translated sentence by sentence by the most likely tokens, once per run. A sentence that a translator cannot encode
+    completely, because it is too long or contains unknown tokens, is unchanged; the number of such sentences is logged.
 
     Args:
-        forward: a run or checkpoint that translates from the language of the texts, as a user names it.
+        forward: a run or checkpoint that translates from the language of the texts.
         backward: one that translates back.
-        probability: to replace a text.
-        load: loads one of them.
+        probability: probability to replace a text.
+        load: loads a run or checkpoint.
 
     Raises:
-        UserError: if one is no run, or does not translate.
+        UserError: if one is not a run or checkpoint, or is not a translation model.
     """
 
     def __init__(self, forward: Path, backward: Path, probability: float, load: LoadTranslator) -> None:
-        self._way = (_translator(load, forward, "forward"), _translator(load, backward, "backward"))
-        if self._way[0].checkpoint.samefile(self._way[1].checkpoint):
+        self._translators = (_load_translator(load, forward, "forward"), _load_translator(load, backward, "backward"))
+        if self._translators[0].checkpoint.samefile(self._translators[1].checkpoint):
             raise UserError(f"regularization.back_translation: forward and backward are the same run, {forward}")
         self.probability = probability
-        self.found: dict[str, str] = {}
+        self.paraphrases: dict[str, str] = {}
 
     def fit(self, texts: Sequence[str]) -> None:
-        """Translate the texts that are new."""
-        new = {text: sentences(text) for text in dict.fromkeys(texts) if text not in self.found}
+        """Translate the texts that have no paraphrase yet."""
+        new = {text: sentences(text) for text in dict.fromkeys(texts) if text not in self.paraphrases}
         distinct = list(dict.fromkeys(sentence for parts in new.values() for sentence in parts))
         if not distinct:
             return
         log.info(f"back-translation of {len(distinct):,} sentences")
         results: list[str | None] = list(distinct)
-        for key, translator in zip(("forward", "backward"), self._way, strict=True):
-            results = _translated(translator, results)
+        for key, translator in zip(("forward", "backward"), self._translators, strict=True):
+            results = _translate(translator, results)
             if not any(results):
                 raise UserError(
                     f"regularization.back_translation.{key}={translator.checkpoint}: this run can read none of the "
-                    f"{len(distinct):,} sentences, such as '{distinct[0][:60]}': it was trained on other words or a "
-                    "language of its own"
+                    f"{len(distinct):,} sentences, such as '{distinct[0][:60]}': it was trained on other words or "
+                    "another language"
                 )
-        _warn_of_foreign_words(distinct, results)
-        kept = results.count(None)
-        if kept:
+        _warn_of_unknown_words(distinct, results)
+        untranslated = results.count(None)
+        if untranslated:
             log.warning(
-                f"back-translation: {kept:,} of {len(distinct):,} sentences cannot be translated whole and stay"
+                f"back-translation: {untranslated:,} of {len(distinct):,} sentences cannot be translated completely and "
+                "are not changed"
             )
-        paraphrase = {own: own if other is None else other for own, other in zip(distinct, results, strict=True)}
-        self.found |= {text: " ".join(paraphrase[part] for part in parts) for text, parts in new.items()}
+        paraphrases = dict(zip(distinct, results, strict=True))
+        for text, parts in new.items():
+            self.paraphrases[text] = " ".join(paraphrases[part] or part for part in parts)
 
     def __call__(self, text: str) -> str:
-        """Return the text or its paraphrase; `fit` has seen it."""
-        return self.found[text] if torch.rand(()) < self.probability else text
+        """Return a text of `fit` or its paraphrase."""
+        return self.paraphrases[text] if torch.rand(()) < self.probability else text
 
 
-def _warn_of_foreign_words(before: Sequence[str], after: Sequence[str | None]) -> None:
-    """A translator of other texts, or of another language, makes nonsense of a sentence that it can read."""
-    pairs = [(own, other) for own, other in zip(before, after, strict=True) if other is not None]
-    known = {word.lower() for text in before for word in WORD.findall(text)}
-    words = [word.lower() for _, other in pairs for word in WORD.findall(other)]
-    foreign = sum(word not in known for word in words) / max(len(words), 1)
-    if foreign > MOST_FOREIGN or not words:
+def _warn_of_unknown_words(texts: Sequence[str], paraphrases: Sequence[str | None]) -> None:
+    """Warn if most words of the paraphrases are in no text: translators of other texts or languages produce nonsense."""
+    pairs = [(text, other) for text, other in zip(texts, paraphrases, strict=True) if other is not None]
+    text_words = {word.lower() for text in texts for word in WORD.findall(text)}
+    words = [word.lower() for _, paraphrase in pairs for word in WORD.findall(paraphrase)]
+    unknown_share = sum(word not in text_words for word in words) / max(len(words), 1)
+    if unknown_share > MAX_UNKNOWN_WORD_SHARE or not words:
+        text, paraphrase = pairs[0]
         log.warning(
-            "back-translation: %.0f %% of the words that come back stand in none of the texts, such as '%s' for '%s': "
-            "were these runs trained on such texts, and is backward the way back of forward?",
-            100 * foreign,
-            pairs[0][1],
-            pairs[0][0],
+            "back-translation: %.0f %% of the words of the paraphrases are in none of the texts, such as '%s' for '%s'. "
+            "Check that these runs were trained on similar texts and that backward reverses the direction of forward",
+            100 * unknown_share,
+            paraphrase,
+            text,
         )
 
 
@@ -208,30 +215,33 @@ def sentences(text: str) -> list[str]:
     return re.split(r"(?<=[.!?])\s+", text.strip())
 
 
-def _translator(load: LoadTranslator, path: Path, key: str) -> Translator:
+def _load_translator(load: LoadTranslator, path: Path, key: str) -> Translator:
     try:
-        loaded = load(path)
+        translator = load(path)
     except UserError as error:
         raise UserError(f"regularization.back_translation.{key}: {error}") from error
-    task = loaded.task
-    if task != "translation":
-        raise UserError(f"regularization.back_translation.{key}={path}: this run does {task}, and not translation")
-    return loaded
+    if translator.task != "translation":
+        raise UserError(
+            f"regularization.back_translation.{key}={path}: this run does {translator.task}, and not translation"
+        )
+    return translator
 
 
-def _translated(translator: Translator, texts: list[str | None]) -> list[str | None]:
-    """Return the translation of each text; None for what cannot be read or written whole, and for None."""
+def _translate(translator: Translator, texts: list[str | None]) -> list[str | None]:
+    """Return the translation of each text; None for None, and for a text that cannot be read or written completely."""
+    translations: dict[str, str] = {}
     with _without_warnings():
-        readable = {text for text in texts if text is not None and _reads(translator, text)}
-        order = sorted(readable, key=lambda text: (len(text), text))  # of about one length, for little padding
-        found: dict[str | None, str] = {}
-        for start in range(0, len(order), AT_ONCE):
-            part = order[start : start + AT_ONCE]
-            found |= dict(zip(part, translator.translate(translator.encode(part)), strict=True))
-    return [given if (given := found.get(text)) and UNREADABLE not in given else None for text in texts]
+        readable = {text for text in texts if text is not None and _can_encode(translator, text)}
+        order = sorted(readable, key=lambda text: (len(text), text))  # similar lengths in a batch need little padding
+        for start in range(0, len(order), TRANSLATION_BATCH_SIZE):
+            batch = order[start : start + TRANSLATION_BATCH_SIZE]
+            translations |= dict(zip(batch, translator.translate(translator.encode(batch)), strict=True))
+    complete = {text: result for text, result in translations.items() if result and REPLACEMENT_CHARACTER not in result}
+    return [None if text is None else complete.get(text) for text in texts]
 
 
-def _reads(translator: Translator, text: str) -> bool:
+def _can_encode(translator: Translator, text: str) -> bool:
+    """Return whether a translator can encode a text without unknown tokens."""
     try:
         tokens = translator.encode([text]).inputs[0]
     except UserError:
@@ -241,10 +251,10 @@ def _reads(translator: Translator, text: str) -> bool:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Keep a translator from warning of each text that it does not know: they are counted."""
-    before = logging.root.manager.disable
+    """Disable the translator's warning for each unknown text, because unknown texts are counted."""
+    previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logging.disable(before)
+        logging.disable(previous)

@@ -113,7 +113,9 @@ def runs_in(outputs: Path) -> list[KeptRun]:
         if folder.name.startswith(_DELETED) or not os.path.lexists(folder / "config.yaml"):
             continue
         try:
-            runs.append(KeptRun(RunFolder.open(folder), outputs))
+            opened = RunFolder.open(folder)
+            opened.root = outputs.absolute()
+            runs.append(KeptRun(opened, outputs))
         except UserError as error:
             log.warning("left out: %s", error)
     return sorted(runs, key=lambda run: str(run.record.get("started")))
@@ -255,7 +257,7 @@ def delete(runs: Sequence[KeptRun]) -> None:
             ) from error
     for sweep in emptied:
         for name in SWEEP_FILES:
-            with suppress(OSError):
+            with suppress(OSError, UserError):
                 remove_below(sweep, name)
         with suppress(OSError):  # there are pictures in it, or it is a link
             (sweep / "plots").rmdir()

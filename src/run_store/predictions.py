@@ -9,8 +9,6 @@ from src.core.files import open_below
 from src.core.records import read_json
 from src.run_store.schema import predictions
 
-MAX_PIXELS = 2**26
-"""The most pixels of the picture of examples that is decoded."""
 ANSWERS, EXAMPLES = "answers.json", "examples.png"
 MAX_PIXELS = 2**24
 """Pixels of examples.png that are read."""

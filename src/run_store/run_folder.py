@@ -14,6 +14,7 @@ Epochs in these files count from 0, as Lightning counts them; what is shown to p
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import traceback
@@ -27,7 +28,7 @@ from time import monotonic
 from typing import Any
 
 from src.core.errors import UserError
-from src.core.files import is_file_below, plain_name, read_below, refuse_links_that_leave
+from src.core.files import is_file_below, read_below, refuse_links_that_leave
 from src.core.records import FORMAT_VERSION, parse_yaml, read_json
 from src.run_store.atomic_write import replaced
 from src.run_store.config_file import as_yaml, plain
@@ -53,6 +54,7 @@ class RunFolder:
 
     def __init__(self, path: Path, record: dict[str, Any]) -> None:
         self.path = path
+        self.root: Path | None = None  # the folder in which it was found, if it may not be reached through a link
         self.record = record
         self._made: list[Path] = []
         self._before: tuple[dict[str, Any], str] | None = None
@@ -141,7 +143,7 @@ class RunFolder:
         """Change entries of the record, and replace run.json as a whole."""
         self.note(**changes)
         text = json.dumps(plain(self.record), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-        with replaced(self.path / "run.json") as file:
+        with replaced(self.path / "run.json", self.root) as file:
             file.write(text.encode("utf-8", "backslashreplace"))  # which is how JSON writes a single surrogate
 
     def note(self, **changes: Any) -> None:
@@ -351,16 +353,13 @@ class RunFolder:
 def new_run_path(outputs: Path, model: str, datamodule: str) -> Path:
     """Return a path for a new run that no other run has: runs/<date>/<time>-<model>-<datamodule>-<random id>.
 
-    The id comes from the system, so that neither the second nor the seed makes two runs meet.
-
-    Raises:
-        UserError: if a name, which may be recorded, is more than one component of a path.
+        The id comes from the system, so that neither the second nor the seed makes two runs meet. Characters that are not
+    part of plain names, and what is longer than any option's name, are left out of the names of the model and the data.
     """
-    plain_name(model, "the name of a model")
-    plain_name(datamodule, "the name of a datamodule")
     now = datetime.now()
+    chosen = re.sub(r"[^\w.+-]+", "-", f"{model}-{datamodule}")[:50]
     while True:
-        name = f"{now:%H%M%S}-{model}-{datamodule}-{secrets.token_hex(3)}"
+        name = f"{now:%H%M%S}-{chosen}-{secrets.token_hex(3)}"
         path = Path(outputs) / "runs" / f"{now:%Y-%m-%d}" / name
         if not path.exists():
             return path

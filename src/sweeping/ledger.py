@@ -40,6 +40,8 @@ MAX_LEDGER_BYTES = 512 * 2**20
 """The largest ledger that is read."""
 MAX_JOBS = 300_000
 """The most jobs of a sweep."""
+LARGEST_VALUE = 1e300
+"""The largest value of a metric; the difference of two larger ones may be no float, which plots need."""
 MOST_REMARKS = 20
 """Damaged lines of a ledger that are named, after which the rest of it is left out."""
 OWN_FOLDERS = ("output", "cluster", "plots")
@@ -380,7 +382,7 @@ def locked(folder: Path) -> Iterator[None]:
             yield
     finally:
         if not Ledger.exists(folder):
-            with suppress(OSError):
+            with suppress(OSError, UserError):
                 remove_below(folder, LOCK)
                 for path in made:
                     path.rmdir()
@@ -436,7 +438,7 @@ def _finite(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        return value if math.isfinite(value) else None
+        return value if math.isfinite(value) and abs(value) <= LARGEST_VALUE else None
     except OverflowError:
         return None
 
@@ -445,7 +447,7 @@ _ANYTHING = core.dict_schema(core.str_schema())
 _TEXT = core.str_schema()
 _TEXTS = core.list_schema(_TEXT)
 _COUNT = core.int_schema()
-_FINITE = core.float_schema(allow_inf_nan=False)
+_VALUE = core.float_schema(allow_inf_nan=False, ge=-LARGEST_VALUE, le=LARGEST_VALUE)
 
 _HEAD = SchemaValidator(
     object_schema(
@@ -487,7 +489,7 @@ _STATE_LINE = SchemaValidator(
             "status": core.literal_schema(["interrupted", "failed", "pruned", "finished", "unknown"]),
             "metric": _TEXT,
             "mode": core.literal_schema(["min", "max"]),
-            "value": core.nullable_schema(_FINITE),
+            "value": core.nullable_schema(_VALUE),
             "seconds": core.float_schema(allow_inf_nan=False, ge=0),
             "error": _TEXT,
         },
@@ -549,7 +551,8 @@ def _check_frozen(config: Mapping[str, Any], name: object) -> None:
     devices, epochs = config["trainer"].get("devices"), config["trainer"].get("max_epochs")
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise RecordError(f"{name}: trainer.max_epochs: must be a whole number of 1 or more")
-    if isinstance(devices, bool) or not isinstance(devices, str | int | list):
+    few = isinstance(devices, int) and devices < 1
+    if few or isinstance(devices, bool) or not isinstance(devices, str | int | list):
         raise RecordError(f"{name}: trainer.devices: must be a number, a list of numbers, or a word")
     for section, key in (("datamodule", "name"), ("model", "name"), ("optimizer", "_target_")):
         if not isinstance(config[section].get(key), str):

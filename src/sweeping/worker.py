@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from src.config.trust import trust_of
-from src.core.console import escape_diagnostics
+from src.core.console import echo, escape_diagnostics
 from src.core.errors import UserError
 from src.core.files import append_below, is_file_below, make_folder_below, remove_below
 from src.run_store.best_epoch import best_so_far
@@ -96,7 +96,7 @@ def carry_out(assignment: Assignment, orders: Orders, train_group: "TrainGroup |
     except KeyboardInterrupt:
         return _stopped(assignment, orders)
     except BaseException as error:
-        traceback.print_exc()
+        echo(traceback.format_exc(), end="", file=sys.stderr)
         return Ended(assignment.number, "failed", told(error))
 
 
@@ -122,8 +122,9 @@ def prepare(assignment: Assignment) -> None:
         with append_below(sweep, assignment.output.relative_to(sweep)) as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        sys.stdout, sys.stderr = (
+            os.fdopen(number, "w", buffering=1, closefd=False, errors="backslashreplace") for number in (1, 2)
+        )
     escape_diagnostics()
     faulthandler.enable(file=2)  # a crash in native code leaves a trace
 

@@ -1,4 +1,4 @@
-"""Task: what the data asks for. Loss, metrics and the way from outputs to answers."""
+"""Task: loss, metrics and the conversion of outputs to predictions."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -10,10 +10,10 @@ from src.core.data_spec import DataSpec
 
 
 class Task(ABC):
-    """The meaning of a model's outputs.
+    """Base class of tasks, which define the meaning of a model's outputs.
 
     Args:
-        spec: the data that the task is about.
+        spec: the data.
     """
 
     name: ClassVar[str]
@@ -26,29 +26,29 @@ class Task(ABC):
         """Return the loss of every example [B], or of every token [B, T] with zeros where the target is padding.
 
         Args:
-            outputs: what the model's `forward` returned.
-            targets: what the batch asks for.
+            outputs: outputs of the model's `forward`.
+            targets: targets of the batch.
             smoothing: ε of the smoothed targets 1 - ε + ε/V and ε/V (textbook, Training Methodology).
         """
 
     def weights(self, targets: Tensor) -> Tensor | None:
-        """Return what each loss counts: None where all count the same, else 1 for tokens and 0 for padding [B, T]."""
+        """Return the weight of each loss: None if all are equal, otherwise 1 for tokens and 0 for padding [B, T]."""
         return None
 
     @abstractmethod
     def metrics(self) -> MetricCollection:
-        """Return the torchmetrics of one split, without the loss."""
+        """Return the torchmetrics collection of one split, without the loss."""
 
     @abstractmethod
     def update(self, metrics: MetricCollection, outputs: Tensor, targets: Tensor) -> None:
         """Add one batch to the metrics."""
 
     def derived(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the metrics that follow from others, such as perplexity from the loss."""
+        """Return the metrics that are derived from others, such as perplexity from the loss."""
         return {}
 
     def decoded_metrics(self) -> MetricCollection | None:
-        """Return the metrics of generated sequences, measured on test; None where a task generates nothing."""
+        """Return the metrics of generated sequences, computed on test; None if the task generates no sequences."""
         return None
 
     def update_decoded(self, metrics: MetricCollection, generated: Tensor, targets: Tensor) -> None:
@@ -57,4 +57,4 @@ class Task(ABC):
 
     @abstractmethod
     def answers(self, outputs: Tensor) -> list[dict[str, Any]]:
-        """Return one dictionary of plain Python values for each example: what `predict` prints."""
+        """Return the prediction for each example, as a dictionary of plain Python values, as `predict` prints it."""

@@ -1,17 +1,17 @@
-"""Corpus BLEU (Papineni et al. 2002) by sacrebleu, over all devices."""
+"""Corpus BLEU (Papineni et al. 2002) with sacrebleu, over all devices."""
 
 import torch
 from sacrebleu.metrics import BLEU
 from torch import Tensor
 from torchmetrics import Metric
 
-_ORDERS = 4
+_MAX_NGRAM = 4
 
 
 class CorpusBLEU(Metric):
     """BLEU of detokenised text with one reference each, in percent; sacrebleu's defaults (13a, cased, exponential).
 
-    It sums what BLEU is made of, so that batches and processes may come in any order.
+    It sums n-gram counts and lengths, so that the order of batches and processes has no effect.
     """
 
     full_state_update = False
@@ -21,13 +21,13 @@ class CorpusBLEU(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        for name, size in (("counts", _ORDERS), ("totals", _ORDERS), ("lengths", 2)):
+        for name, size in (("counts", _MAX_NGRAM), ("totals", _MAX_NGRAM), ("lengths", 2)):
             self.add_state(name, torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
-        self._bleu = BLEU(force=True)  # without a warning where texts look tokenised
+        self._bleu = BLEU(force=True)  # no warning for texts that look tokenised
 
-    def update(self, found: list[str], references: list[str]) -> None:
-        """Add texts and the references that they are compared with."""
-        score = self._bleu.corpus_score(found, [references])
+    def update(self, hypotheses: list[str], references: list[str]) -> None:
+        """Add generated texts and their references."""
+        score = self._bleu.corpus_score(hypotheses, [references])
         for state, values in (
             (self.counts, score.counts),
             (self.totals, score.totals),

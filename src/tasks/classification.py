@@ -1,4 +1,4 @@
-"""One of several classes, and yes or no."""
+"""Multi-class and binary classification."""
 
 from typing import Any
 
@@ -38,11 +38,13 @@ class Classification(Task):
 
     def answers(self, outputs: Tensor) -> list[dict[str, Any]]:
         names = self.spec.class_names or tuple(str(i) for i in range(self.spec.output_size))
-        answers = []
+        predictions = []
         for probabilities in outputs.softmax(-1).tolist():
             best = max(range(len(names)), key=probabilities.__getitem__)
-            answers.append({"prediction": names[best], "probabilities": dict(zip(names, probabilities, strict=True))})
-        return answers
+            predictions.append(
+                {"prediction": names[best], "probabilities": dict(zip(names, probabilities, strict=True))}
+            )
+        return predictions
 
 
 class BinaryClassification(Task):

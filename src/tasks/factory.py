@@ -1,4 +1,4 @@
-"""From a DataSpec to its task."""
+"""Construction of the task of a DataSpec."""
 
 from src.core.data_spec import DataSpec
 from src.tasks.base import Task
@@ -22,5 +22,5 @@ _CLASSES: dict[str, type[Task]] = {
 
 
 def build_task(spec: DataSpec) -> Task:
-    """Return the task that the data ask for."""
+    """Return the task of the data."""
     return _CLASSES[spec.task](spec)

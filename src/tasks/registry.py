@@ -1,4 +1,4 @@
-"""What is known about each task before torch is loaded: its metrics with their directions, and what it allows."""
+"""Properties of each task that are needed before torch is loaded: metrics with their directions, and supported options."""
 
 from dataclasses import dataclass, field
 
@@ -8,19 +8,19 @@ LOSS = {"loss": "min"}
 
 
 @dataclass(frozen=True)
-class TaskFacts:
-    """A task as the command line sees it.
+class TaskInfo:
+    """Properties of a task for the command line.
 
     Args:
-        summary: one line.
-        metrics: metric name to ``min`` or ``max``, measured on validation and test.
+        summary: description in one line.
+        metrics: maps a metric's name to ``min`` or ``max``; computed on validation and test.
         label_smoothing: whether the targets are classes, so that they can be smoothed.
-        mixing: what is blended where two examples are mixed into one (mixup, CutMix): the ``losses`` of both labels,
-            which is exact where the loss is linear in the label (cross-entropy), or the ``targets`` themselves, as
-            squared error asks for; None where nothing can be mixed.
-        test_metrics: metrics measured on test only, because they cost a decoding.
-        generates: whether an answer is a generated sequence.
-        temperature: of its sampling, unless told; 0 takes the likeliest token.
+        mixing: what mixup and CutMix blend: the ``losses`` of both labels, which is exact if the loss is linear in the
+            label (cross-entropy), or the ``targets``, as for squared error; None if examples cannot be mixed.
+        test_metrics: metrics computed on test only, because they require decoding.
+        generates: whether predictions are generated sequences.
+        temperature: default sampling temperature; 0 takes the most likely token.
+        monitor: default metric to monitor.
     """
 
     summary: str
@@ -33,28 +33,28 @@ class TaskFacts:
     monitor: str = "val/loss"
 
 
-TASKS: dict[str, TaskFacts] = {
-    "classification": TaskFacts(
+TASKS: dict[str, TaskInfo] = {
+    "classification": TaskInfo(
         "one of several classes", LOSS | {"accuracy": "max", "f1": "max"}, label_smoothing=True, mixing="losses"
     ),
-    "binary_classification": TaskFacts(
+    "binary_classification": TaskInfo(
         "yes or no", LOSS | {"accuracy": "max", "f1": "max", "auroc": "max"}, label_smoothing=True, mixing="losses"
     ),
-    "regression": TaskFacts(
+    "regression": TaskInfo(
         "one or several numbers", LOSS | {"mse": "min", "mae": "min", "rmse": "min", "r2": "max"}, mixing="targets"
     ),
-    "forecasting": TaskFacts(
+    "forecasting": TaskInfo(
         "the next values of a series", LOSS | {"mse": "min", "mae": "min", "rmse": "min"}, mixing="targets"
     ),
-    "tagging": TaskFacts("a class for every step", LOSS | {"accuracy": "max", "f1": "max"}, label_smoothing=True),
-    "language_modelling": TaskFacts(
+    "tagging": TaskInfo("a class for every step", LOSS | {"accuracy": "max", "f1": "max"}, label_smoothing=True),
+    "language_modelling": TaskInfo(
         "the next token of a text",
         LOSS | {"perplexity": "min", "accuracy": "max"},
         label_smoothing=True,
         generates=True,
         temperature=0.8,
     ),
-    "translation": TaskFacts(
+    "translation": TaskInfo(
         "a sequence from a sequence",
         LOSS | {"perplexity": "min", "token_accuracy": "max"},
         label_smoothing=True,
@@ -65,22 +65,22 @@ TASKS: dict[str, TaskFacts] = {
 
 
 def direction(task: str, metric: str) -> str:
-    """Return ``min`` or ``max`` for a metric's name such as ``val/accuracy``; a metric unknown to the task is minimised
-    if its name speaks of a loss or an error, else maximised.
+    """Return ``min`` or ``max`` for a metric's name such as ``val/accuracy``. A metric that the task does not define is
+    minimised if its name contains "loss" or "error", otherwise maximised.
     """
     name = metric.rsplit("/", 1)[-1]
-    facts = TASKS[task]
-    known = facts.metrics | facts.test_metrics
-    if name in known:
-        return known[name]
+    info = TASKS[task]
+    directions = info.metrics | info.test_metrics
+    if name in directions:
+        return directions[name]
     return "min" if "loss" in name or "error" in name else "max"
 
 
 def direction_of(metric: str) -> str:
-    """Return ``min`` or ``max`` for a metric whose task is not known, as `direction` does for one that is."""
+    """Return ``min`` or ``max`` for a metric of an unknown task: the direction in the first task that defines it."""
     name = metric.rsplit("/", 1)[-1]
-    known = (task for task, facts in TASKS.items() if name in facts.metrics | facts.test_metrics)
-    return direction(next(known, "classification"), metric)
+    tasks = (task for task, info in TASKS.items() if name in info.metrics | info.test_metrics)
+    return direction(next(tasks, "classification"), metric)
 
 
 def check_task(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Tasks whose answers are numbers: regression and forecasting."""
+"""Tasks with numeric predictions: regression and forecasting."""
 
 from typing import Any
 
@@ -18,14 +18,14 @@ class Regression(Task):
         return F.mse_loss(outputs, targets, reduction="none").flatten(1).mean(1)
 
     def metrics(self) -> MetricCollection:
-        chosen: dict[str, Metric | MetricCollection] = {
+        metrics: dict[str, Metric | MetricCollection] = {
             "mse": MeanSquaredError(),
             "mae": MeanAbsoluteError(),
             "rmse": MeanSquaredError(squared=False),
         }
         if self.name == "regression":
-            chosen["r2"] = R2Score()
-        return MetricCollection(chosen, compute_groups=False)
+            metrics["r2"] = R2Score()
+        return MetricCollection(metrics, compute_groups=False)
 
     def update(self, metrics: MetricCollection, outputs: Tensor, targets: Tensor) -> None:
         metrics.update(outputs.flatten(), targets.flatten())
@@ -38,8 +38,8 @@ class Regression(Task):
 class Forecasting(Regression):
     """Mean squared error of the next values [B, horizon, series], averaged over time (textbook R4) and over the series.
 
-    The textbook's 1/T Σ_t ‖y_t - ŷ_t‖² sums over the series and is larger by their number; the mean is what published
-    tables of forecasts show.
+    The textbook's 1/T Σ_t ‖y_t - ŷ_t‖² sums over the series and is larger by their number; published results of forecasts
+    use the mean.
     """
 
     name = "forecasting"

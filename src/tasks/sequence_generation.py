@@ -1,4 +1,4 @@
-"""Tasks whose answers are sequences of tokens: language modelling and translation."""
+"""Tasks that predict sequences of tokens: language modelling and translation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +19,9 @@ class LanguageModelling(Task):
     accuracy_name = "accuracy"
 
     def losses(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        ignored = -100 if self.spec.padding_id is None else self.spec.padding_id
+        ignore_index = -100 if self.spec.padding_id is None else self.spec.padding_id
         return F.cross_entropy(
-            outputs.transpose(1, 2), targets, reduction="none", ignore_index=ignored, label_smoothing=smoothing
+            outputs.transpose(1, 2), targets, reduction="none", ignore_index=ignore_index, label_smoothing=smoothing
         )
 
     def weights(self, targets: Tensor) -> Tensor | None:
@@ -40,17 +40,21 @@ class LanguageModelling(Task):
         return {"perplexity": torch.exp(values["loss"])}
 
     def answers(self, outputs: Tensor) -> list[dict[str, Any]]:
-        """Outputs are the tokens that were generated [B, T]; the datamodule turns them into text."""
+        """Return the generated tokens; the datamodule decodes them to text.
+
+        Args:
+            outputs: generated tokens [B, T].
+        """
         return [{"tokens": row} for row in outputs.tolist()]
 
 
 class Translation(LanguageModelling):
-    """Cross-entropy of each target token given the source and the target tokens before it; padding does not count."""
+    """Cross-entropy of each target token given the source and the earlier target tokens; padding is ignored."""
 
     name = "translation"
     accuracy_name = "token_accuracy"
     texts: Callable[[Tensor], list[str]] | None = None
-    """Turns target tokens [B, T] into texts, where BLEU makes sense of them; set by `src.training.build`."""
+    """Decodes target tokens [B, T] to texts, if BLEU applies to them; set by `src.training.build`."""
 
     def decoded_metrics(self) -> MetricCollection | None:
         metrics: dict[str, Metric | MetricCollection] = {"exact_match": MeanMetric()}
@@ -62,14 +66,14 @@ class Translation(LanguageModelling):
 
     def update_decoded(self, metrics: MetricCollection, generated: Tensor, targets: Tensor) -> None:
         width = max(generated.size(1), targets.size(1))
-        same = self._until_end(generated, width) == self._until_end(targets, width)
-        metrics["exact_match"].update(same.all(1).float())
-        if self.texts is not None:  # an unknown word of a reference is found by no answer
-            found = [text.replace("\ufffd", "") for text in self.texts(generated)]
-            metrics["bleu"].update(found, self.texts(targets))
+        equal = self._until_end(generated, width) == self._until_end(targets, width)
+        metrics["exact_match"].update(equal.all(1).float())
+        if self.texts is not None:  # a generated unknown word never matches an unknown word of a reference
+            hypotheses = [text.replace("\ufffd", "") for text in self.texts(generated)]
+            metrics["bleu"].update(hypotheses, self.texts(targets))
 
     def _until_end(self, tokens: Tensor, width: int) -> Tensor:
-        """Replace everything after the first end token by padding, and fill up to [B, width]."""
+        """Replace all tokens after the first end token by padding, and pad to [B, width]."""
         padding, end = self.spec.padding_id, self.spec.end_id
         assert padding is not None and end is not None
         ended = (tokens == end).cumsum(1) - (tokens == end).long() > 0

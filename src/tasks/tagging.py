@@ -1,4 +1,4 @@
-"""A class for every step of a sequence."""
+"""Tagging: a class for every step of a sequence."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from src.tasks.base import Task
 
 UNASKED = -100
-"""The target of a step that asks for nothing, such as padding: it counts in no loss and no metric."""
+"""The target of a step without a class, such as padding; losses and metrics ignore it."""
 
 
 class Tagging(Task):

@@ -141,7 +141,7 @@ def build_trainer(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-    except (L.pytorch.utilities.exceptions.MisconfigurationException, ValueError) as error:
+    except (L.pytorch.utilities.exceptions.MisconfigurationException, TypeError, ValueError) as error:
         raise UserError(f"trainer: {error}") from error
     install_training_loop(trainer, config.trainer.max_steps, Model, config.trainer.loop == "auto")
     return trainer

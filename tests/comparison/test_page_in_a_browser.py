@@ -220,3 +220,11 @@ for (const node of texts) {
 return weak;
 """
 )
+
+
+@pytest.mark.parametrize("ends", [(1e16, 1e16 + 2), (0, 5e-324), (-1.7e308, 1.7e308), (1, 1 + 2**-52)])
+def test_numbers_without_any_between_them_have_ticks(page: Browser, ends: tuple[float, float]) -> None:
+    """A step of the axis that changes no number would go on for ever."""
+    low, high = map(repr, ends)
+    for logarithmic in ("false", *(["true"] if ends[0] > 0 else [])):
+        assert page.run(f"return ticks({low}, {high}, {logarithmic}, 400).length") < 100

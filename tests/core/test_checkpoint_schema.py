@@ -4,12 +4,15 @@ import copy
 import json
 import shutil
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from src.config.groups import CONF
 from src.core.batches import LabelledBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
@@ -18,6 +21,7 @@ from src.training.build import build_data
 from src.training.inference import answer, load, measure
 from src.training.resume import resumed
 from src.training.run import resume, run
+from tests.conftest import SMALL
 
 WORDS = [
     *("model=mlp", "model.hidden_sizes=[8]", "datamodule=digits", "scheduler=cosine", "logger=none"),
@@ -156,17 +160,50 @@ def test_a_spec_is_read_back_as_it_was_written() -> None:
     assert DataSpec.from_plain(spec.to_plain()) == spec
 
 
-@pytest.mark.parametrize("name", ["digits", "shapes", "wine", "diabetes", "function", "mackey_glass"])
-def test_a_preparation_is_taken_back_or_refused(name: str) -> None:
+DATAMODULES = sorted(path.stem for path in (CONF / "datamodule").glob("*.yaml"))
+OTHER_TYPES: tuple[Any, ...] = ("x", 7, [1], [None], 1e400, {"mean": [torch.zeros(2)], "deviation": [1.0]}, None)
+
+
+def places(state: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every value of a preparation; of a list, of its first entry."""
+    if path:
+        yield path
+    if isinstance(state, dict):
+        for key, value in state.items():
+            yield from places(value, (*path, key))
+    elif isinstance(state, list | tuple) and state:
+        yield from places(state[0], (*path, 0))
+
+
+def with_value(state: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """Return a copy of a preparation with another value at a path."""
+    if not path:
+        return value
+    copied: Any = dict(state) if isinstance(state, dict) else list(state)
+    copied[path[0]] = with_value(copied[path[0]], path[1:], value)
+    return copied
+
+
+@pytest.mark.parametrize("name", DATAMODULES)
+def test_a_preparation_is_taken_back_or_refused(name: str, complete: Callable[..., list[str]]) -> None:
     from src.config.compose import compose
     from src.config.validate import check
 
-    config = check(compose([f"datamodule={name}"]), for_training=False)
+    words = complete(f"datamodule={name}")
+    config = check(compose([*words, *(f"datamodule.{word}" for word in SMALL.get(name, []))]), for_training=False)
     datamodule = build_data(config)
     datamodule.setup()
     state = datamodule.state_dict()
     take_preparation(build_data(config), copy.deepcopy(state), "a.ckpt")
-    for bad in ("x", 7, [1], {"mean": [torch.zeros(2)], "deviation": [1.0]}, None):
-        for key in state:
-            with pytest.raises(UserError, match=r"a\.ckpt: .*damaged"):
-                take_preparation(build_data(config), state | {key: bad}, "a.ckpt")
+    for path in places(state):
+        own: Any = state
+        for key in path:
+            own = own[key]
+        for bad in OTHER_TYPES:
+            changed = with_value(state, path, bad)
+            if type(bad) is type(own) or (isinstance(own, float) and bad == 7):
+                with suppress(UserError):  # it may be refused for its value
+                    take_preparation(build_data(config), changed, "a.ckpt")
+            else:
+                with pytest.raises(UserError, match=r"a\.ckpt: .*damaged"):
+                    take_preparation(build_data(config), changed, "a.ckpt")

@@ -1,7 +1,7 @@
 """Files below a folder: no link is followed, only regular files are opened, and sizes are bounded."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,10 @@ from src.core.files import (
     UnsafeFileError,
     append_below,
     copy_tree_below,
+    create_below,
     is_file_below,
     links_that_leave,
+    make_folder_below,
     open_below,
     read_below,
     walk,
@@ -80,11 +82,10 @@ def test_names_that_leave_the_root_are_refused(name: str, root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["file/x", "file/x/y"])
-def test_an_error_of_the_system_has_the_whole_path(name: str, root: Path) -> None:
+def test_a_file_in_place_of_a_parent_folder_is_named(name: str, root: Path) -> None:
     (root / "file").write_text("in the way")
-    with pytest.raises(OSError) as raised:
+    with pytest.raises(UserError, match=f"{root / 'file'}: this is not a folder"):
         write_below(root, name, "", make=True)
-    assert str(raised.value.filename) == str(root / "file")
 
 
 def test_a_folder_that_is_a_link_is_not_entered(root: Path) -> None:
@@ -152,3 +153,18 @@ def test_folders_of_any_depth_are_walked_without_recursion(root: Path) -> None:
         while place != root:  # pytest removes its folders recursively
             place.rmdir()
             place = place.parent
+
+
+@pytest.mark.parametrize("write", [lambda root: write_below(root, "run", b"x"), lambda root: create_below(root, "run")])
+def test_a_folder_in_place_of_a_file_is_named(write: Callable[[Path], object], root: Path) -> None:
+    (root / "run" / "below").mkdir(parents=True)
+    with pytest.raises(UserError, match="run: this is a folder"):
+        write(root)
+    assert (root / "run" / "below").is_dir() and not list(root.glob(".*.partial"))
+
+
+def test_a_file_in_place_of_a_folder_is_named(root: Path) -> None:
+    (root / "run").write_text("x")
+    for name in ("run", "run/below"):
+        with pytest.raises(UserError, match="run: this is not a folder"):
+            make_folder_below(root, name)

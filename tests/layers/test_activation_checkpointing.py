@@ -1,4 +1,4 @@
-"""Blocks that are computed again in the backward pass: the same gradients to the last bit, in less memory."""
+"""Activation checkpointing: bitwise equal gradients in less memory."""
 
 import json
 import weakref
@@ -23,26 +23,26 @@ PAIRS = DataSpec("translation", "tokens", (12,), (20,), target_length=9, **TOKEN
 
 CASES: dict[str, tuple[Callable[..., nn.Module], Callable[[], tuple[Tensor, ...]]]] = {
     "resnet": (
-        lambda **how: ResNet(IMAGES, 4, (8, 16), dropout=0.2, stochastic_depth=0.4, **how),
+        lambda **options: ResNet(IMAGES, 4, (8, 16), dropout=0.2, stochastic_depth=0.4, **options),
         lambda: (torch.randn(32, 3, 16, 16),),
     ),
     "encoder": (
-        lambda **how: Transformer(IMAGES, 32, 4, 4, 64, dropout=0.2, stochastic_depth=0.4, **how),
+        lambda **options: Transformer(IMAGES, 32, 4, 4, 64, dropout=0.2, stochastic_depth=0.4, **options),
         lambda: (torch.randn(32, 3, 16, 16),),
     ),
     "decoder": (
-        lambda **how: Transformer(TEXT, 32, 4, 4, 64, norm_first=True, dropout=0.2, **how),
+        lambda **options: Transformer(TEXT, 32, 4, 4, 64, norm_first=True, dropout=0.2, **options),
         lambda: (torch.randint(3, 20, (32, 12)),),
     ),
     "encoder-decoder": (
-        lambda **how: Transformer(PAIRS, 32, 4, 4, 64, dropout=0.2, **how),
+        lambda **options: Transformer(PAIRS, 32, 4, 4, 64, dropout=0.2, **options),
         lambda: (torch.randint(0, 20, (32, 12)), torch.randint(3, 20, (32, 9))),
     ),
 }
 
 
 class Peak(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made while it is on, and how many there were at once at most."""
+    """Records the peak of the bytes of all tensors that are created in this context."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,42 +65,43 @@ class Peak(TorchDispatchMode):
         self.now += size
         self.peak = max(self.peak, self.now)
 
-        def gone(key: int = id(storage)) -> None:
+        def on_free(key: int = id(storage)) -> None:
             self.known.discard(key)
             self.now -= size
 
-        weakref.finalize(storage, gone)
+        weakref.finalize(storage, on_free)
 
 
-def step(case: str, again: bool) -> tuple[list[Any], int]:
-    """Take one step of a model, and return what it leaves behind, and the peak of the memory."""
+def step(case: str, checkpointing: bool) -> tuple[list[Any], int]:
+    """Run a forward and a backward pass, and return loss, random state, gradients and buffers, and the peak memory."""
     make, draw = CASES[case]
     torch.manual_seed(0)
-    model = make(checkpoint_activations=again).train()
+    model = make(checkpoint_activations=checkpointing).train()
     inputs = draw()
     with Peak() as memory:
         loss = model(*inputs).square().mean()
         loss.backward()
-    left = [loss, torch.get_rng_state(), *(p.grad for p in model.parameters()), *model.buffers()]
-    return left, memory.peak
+    state = [loss, torch.get_rng_state(), *(p.grad for p in model.parameters()), *model.buffers()]
+    return state, memory.peak
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_step_is_the_same_in_less_memory(case: str) -> None:
-    (kept, much), (again, little) = step(case, False), step(case, True)
-    assert len(kept) == len(again)
-    for one, other in zip(kept, again, strict=True):
-        assert torch.equal(one, other)
-    assert little < 0.6 * much
+def test_checkpointed_step_is_equal_and_needs_less_memory(case: str) -> None:
+    expected, ordinary_peak = step(case, checkpointing=False)
+    state, peak = step(case, checkpointing=True)
+    assert len(state) == len(expected)
+    for tensor, other in zip(state, expected, strict=True):
+        assert torch.equal(tensor, other)
+    assert peak < 0.6 * ordinary_peak
 
 
 @pytest.mark.parametrize(
-    "words", [["model=resnet", "regularization=stochastic_depth"], ["model=transformer"]], ids=" ".join
+    "overrides", [["model=resnet", "regularization=stochastic_depth"], ["model=transformer"]], ids=" ".join
 )
-def test_a_run_is_the_same(fast: Callable[..., list[str]], words: list[str]) -> None:
+def test_checkpointed_run_is_equal(fast: Callable[..., list[str]], overrides: list[str]) -> None:
     rows = []
-    for again in ("false", "true"):
-        result = run(fast(*words, f"model.checkpoint_activations={again}"), verbose=False)
+    for checkpointing in ("false", "true"):
+        result = run(fast(*overrides, f"model.checkpoint_activations={checkpointing}"), verbose=False)
         lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
         record = json.loads((result.folder / "run.json").read_text())
         rows.append([record["config_hash"], *({k: v for k, v in line.items() if k != "time"} for line in lines)])

@@ -1,4 +1,4 @@
-"""Multi-head attention against the formula, against torch's own, and what its masks and caches promise."""
+"""Multi-head attention against the formula and against torch, with masks, caches and recorded weights."""
 
 import math
 from contextlib import nullcontext
@@ -77,8 +77,8 @@ def test_attention_equals_torch(attention: MultiHeadAttention) -> None:
     torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
 
 
-def test_weights_start_as_those_of_torch() -> None:
-    """Uniform within the same bounds, by Kolmogorov's and Smirnov's test, and biases of zero."""
+def test_initial_weights_have_the_distribution_of_torch() -> None:
+    """Kolmogorov-Smirnov test against torch's weights, equal bounds, and zero biases."""
     torch.manual_seed(0)
     width = 64
     mine, theirs = MultiHeadAttention(width, 4), nn.MultiheadAttention(width, 4)
@@ -92,7 +92,7 @@ def test_weights_start_as_those_of_torch() -> None:
 
 
 @pytest.mark.req("T2")
-def test_causal_attention_looks_back_only(attention: MultiHeadAttention) -> None:
+def test_causal_attention_attends_to_earlier_positions_only(attention: MultiHeadAttention) -> None:
     """Query i depends on key j exactly where j ≤ i (erratum E2)."""
     x = numbers(1, T, D)
     jacobian = torch.autograd.functional.jacobian(lambda y: attention(y, causal=True).sum((0, 2)), x)
@@ -102,7 +102,7 @@ def test_causal_attention_looks_back_only(attention: MultiHeadAttention) -> None
 
 @pytest.mark.req("T6")
 @pytest.mark.parametrize("prompt", [1, 3])
-def test_cached_attention_equals_attention_to_all(attention: MultiHeadAttention, prompt: int) -> None:
+def test_cached_attention_equals_uncached(attention: MultiHeadAttention, prompt: int) -> None:
     x = numbers(B, T, D)
     cache = KeyValueCache()
     parts = [attention(x[:, :prompt], causal=True, cache=cache)]
@@ -120,8 +120,8 @@ def test_keys_of_a_memory_are_computed_once(attention: MultiHeadAttention) -> No
 
 
 @pytest.mark.req("T4")
-def test_dropout_falls_on_single_attention_weights() -> None:
-    """With values that are the unit vectors, the output is the matrix of weights: each is dropped, or α/(1 - p)."""
+def test_dropout_drops_single_attention_weights() -> None:
+    """If the values are the unit vectors, the output is the matrix of weights: each is 0 or α/(1 - p)."""
     torch.manual_seed(0)
     p, steps = 0.3, 12
     attention = MultiHeadAttention(steps, 1, dropout=p).double()
@@ -133,27 +133,27 @@ def test_dropout_falls_on_single_attention_weights() -> None:
         weights = attention.eval()(x)[0]
         attention.train()
         torch.testing.assert_close(weights.sum(1), torch.ones(steps).double(), rtol=0, atol=1e-9)
-        kept = 0
+        num_nonzero = 0
         for _ in range(100):
             dropped = attention(x)[0]
-            alive = dropped.abs() > 1e-9
-            torch.testing.assert_close(dropped[alive], weights[alive] / (1 - p), rtol=1e-6, atol=1e-9)
-            kept += int(alive.sum())
+            nonzero = dropped.abs() > 1e-9
+            torch.testing.assert_close(dropped[nonzero], weights[nonzero] / (1 - p), rtol=1e-6, atol=1e-9)
+            num_nonzero += int(nonzero.sum())
     count = 100 * steps * steps
-    assert abs(kept - (1 - p) * count) < 5 * math.sqrt(count * p * (1 - p))
+    assert abs(num_nonzero - (1 - p) * count) < 5 * math.sqrt(count * p * (1 - p))
 
 
 @pytest.mark.req("T7")
 @pytest.mark.parametrize("kind", ["self", "causal", "cross with padding"])
-def test_recorded_weights_are_those_that_are_used(attention: MultiHeadAttention, kind: str) -> None:
-    """Rows sum to one, masked entries are zero, and weights @ V, joined and projected, is the layer's output."""
+def test_recorded_weights_reproduce_the_output(attention: MultiHeadAttention, kind: str) -> None:
+    """Rows sum to one, masked entries are zero, and weights @ V, concatenated and projected, is the layer's output."""
     x, memory = numbers(B, T, D), numbers(B, S, D, seed=2)
     mask = (torch.arange(S) < torch.tensor([[4], [6]]))[:, None, None, :] if kind.startswith("cross") else None
-    given = (x, memory, mask) if kind.startswith("cross") else (x,)
-    expected = attention(*given, causal=kind == "causal")
+    inputs = (x, memory, mask) if kind.startswith("cross") else (x,)
+    expected = attention(*inputs, causal=kind == "causal")
     with attention_weights(attention) as layers:
         assert layers == {"": attention}
-        out = attention(*given, causal=kind == "causal")
+        out = attention(*inputs, causal=kind == "causal")
         weights = attention.weights
     assert weights is not None and weights.shape == (B, H, T, S if mask is not None else T)
     torch.testing.assert_close(weights.sum(-1), torch.ones(B, H, T).double(), rtol=0, atol=1e-12)
@@ -166,12 +166,12 @@ def test_recorded_weights_are_those_that_are_used(attention: MultiHeadAttention,
     joined = torch.cat((weights @ heads).unbind(1), -1)
     torch.testing.assert_close(attention.output(joined), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
-    assert attention.weights is None and not attention.records, "nothing is kept afterwards"
+    assert attention.weights is None and not attention.records, "no weights are stored afterwards"
 
 
 @pytest.mark.req("T7")
-def test_recorded_weights_are_those_that_were_dropped() -> None:
-    """In training each recorded weight is 0 or α/(1 - p), and the values are summed with these."""
+def test_recorded_weights_include_dropout() -> None:
+    """In training each recorded weight is 0 or α/(1 - p), and the output is computed with these."""
     torch.manual_seed(0)
     p = 0.4
     attention = MultiHeadAttention(D, H, dropout=p).double()
@@ -182,17 +182,17 @@ def test_recorded_weights_are_those_that_were_dropped() -> None:
         out = attention.train()(x)
         weights = attention.weights
     assert whole is not None and weights is not None
-    kept = weights != 0
-    assert 0.3 < kept.double().mean() < 0.9
-    torch.testing.assert_close(weights[kept], whole[kept] / (1 - p), rtol=0, atol=1e-12)
+    nonzero = weights != 0
+    assert 0.3 < nonzero.double().mean() < 0.9
+    torch.testing.assert_close(weights[nonzero], whole[nonzero] / (1 - p), rtol=0, atol=1e-12)
     values = torch.stack(attention.key_value(x)[..., D:].split(D // H, -1), 1)
     joined = torch.cat((weights @ values).unbind(1), -1)
     torch.testing.assert_close(out, attention.output(joined), rtol=0, atol=1e-12)
 
 
 @pytest.mark.req("T2", "T7")
-def test_a_causal_attention_may_be_masked_too_also_where_nothing_is_left_to_see(attention: MultiHeadAttention) -> None:
-    """Padding in front: the first queries see nothing, and get the output's bias alone; recording changes nothing."""
+def test_causal_attention_with_mask_and_fully_masked_queries(attention: MultiHeadAttention) -> None:
+    """With padding at the start, the first queries attend to nothing and return the output's bias, recorded or not."""
     x = numbers(B, T, D)
     mask = (torch.arange(T) >= torch.tensor([[0], [2]]))[:, None, None, :]
     allowed = mask[:, 0] & torch.ones(T, T).tril().bool()
@@ -206,16 +206,16 @@ def test_a_causal_attention_may_be_masked_too_also_where_nothing_is_left_to_see(
     torch.testing.assert_close(recorded, expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(attention(x, mask=mask & allowed[:, None]), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(recorded[1, :2], attention.output.bias.expand(2, D), rtol=0, atol=1e-12)
-    slopes = []
+    gradients = []
     for records in (True, False):
         y = x.clone().requires_grad_()
         with attention_weights(attention) if records else nullcontext():
             attention(y, mask=mask & allowed[:, None]).square().sum().backward()
-        slopes.append(y.grad)
-    torch.testing.assert_close(*slopes, rtol=0, atol=1e-10)
+        gradients.append(y.grad)
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-10)
 
 
-def test_dropout_of_attention_weights_keeps_the_mean() -> None:
+def test_dropout_of_attention_weights_preserves_the_mean() -> None:
     torch.manual_seed(0)
     attention = MultiHeadAttention(D, H, dropout=0.3).double()
     x = numbers(1, T, D).expand(20_000, T, D)

@@ -1,4 +1,4 @@
-"""Initial weights against the distributions that their names promise."""
+"""Initial weights against the distributions of their initializations."""
 
 from math import sqrt
 from typing import Any
@@ -11,7 +11,7 @@ from torch import nn
 from src.core.errors import UserError
 from src.layers.initialization import initialize
 
-FANS = {"linear": (100, 150), "convolution": (8 * 9, 180 * 9)}  # inputs and outputs that meet in one weight
+FANS = {"linear": (100, 150), "convolution": (8 * 9, 180 * 9)}  # fan-in and fan-out
 
 
 def network() -> nn.ModuleDict:
@@ -20,7 +20,7 @@ def network() -> nn.ModuleDict:
 
 
 def distribution(name: str, fan_in: int, fan_out: int) -> tuple[str, tuple[float, float]]:
-    """Name and parameters of a distribution as scipy calls them."""
+    """Return the name and the parameters of a distribution in scipy."""
     bound = sqrt(6 / (fan_in + fan_out))
     return {
         "textbook": ("norm", (0.0, 1 / sqrt(fan_in))),
@@ -44,7 +44,7 @@ def test_weights_follow_their_distribution(name: str, layer: str) -> None:
 
 
 @pytest.mark.req("M4")
-def test_torch_leaves_everything_as_it_is() -> None:
+def test_torch_initialization_changes_nothing() -> None:
     net, untouched = network(), network()
     initialize(net, "torch")
     for mine, theirs in zip(net.parameters(), untouched.parameters(), strict=True):

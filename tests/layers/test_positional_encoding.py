@@ -1,4 +1,4 @@
-"""Positional encodings: the formula, and the properties that the textbook claims."""
+"""Positional encodings: the formula, and the properties that the textbook states."""
 
 import math
 
@@ -22,7 +22,7 @@ def test_sinusoidal_positions_are_the_formula(d_model: int) -> None:
 
 @pytest.mark.req("T3")
 def test_every_position_is_unique() -> None:
-    """The first pair (sin pos, cos pos) alone already differs, as π is irrational; all pairs keep a distance."""
+    """The first pair (sin pos, cos pos) alone already differs, as π is irrational; all pairs have a minimum distance."""
     first = sinusoidal(100_000, 2)
     assert len(torch.unique(first, dim=0)) == len(first)
     table = sinusoidal(3000, 16)
@@ -33,14 +33,14 @@ def test_every_position_is_unique() -> None:
 @pytest.mark.req("T3")
 @pytest.mark.parametrize("k", [1, 5, 250])
 def test_a_shift_is_one_linear_map_for_all_positions(k: int) -> None:
-    """Each pair (sin, cos) is turned by the angle ω_i·k, wherever it starts."""
+    """Each pair (sin, cos) is rotated by the angle ω_i·k, at every position."""
     d_model, positions = 12, 400
     table = sinusoidal(positions + k, d_model)
     shift = torch.zeros(d_model, d_model, dtype=torch.float64)
     for i in range(d_model // 2):
         angle = k / 10000 ** (2 * i / d_model)
-        turn = [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
-        shift[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = torch.tensor(turn, dtype=torch.float64)
+        rotation = [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
+        shift[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = torch.tensor(rotation, dtype=torch.float64)
     torch.testing.assert_close(table[:positions] @ shift.T, table[k:], rtol=0, atol=1e-12)
 
 
@@ -58,7 +58,7 @@ def test_cosines_are_the_real_and_sines_the_imaginary_parts() -> None:
 @pytest.mark.req("T3")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("start", [0, 3, 90])
-def test_sinusoidal_positions_reach_beyond_the_length_given(start: int, dtype: torch.dtype) -> None:
+def test_sinusoidal_positions_extend_beyond_the_precomputed_length(start: int, dtype: torch.dtype) -> None:
     added = SinusoidalPositions(6, length=10)(torch.zeros(2, 20, 6, dtype=dtype), start)
     assert added.dtype == dtype
     assert torch.equal(added[1], sinusoidal(start + 20, 6)[start:].to(dtype))
@@ -76,7 +76,7 @@ def test_learned_positions_are_added_and_trained() -> None:
 
 
 @pytest.mark.req("T3")
-def test_learned_positions_start_as_large_as_sinusoidal_ones() -> None:
+def test_learned_positions_are_initialized_as_large_as_sinusoidal_ones() -> None:
     torch.manual_seed(0)
     learned = LearnedPositions(64, length=100).table.detach()
     assert float(learned.square().mean()) == pytest.approx(float(sinusoidal(100, 64).square().mean()), rel=0.05)
@@ -84,6 +84,6 @@ def test_learned_positions_start_as_large_as_sinusoidal_ones() -> None:
 
 
 @pytest.mark.req("T3")
-def test_learned_positions_refuse_what_they_have_not_learned() -> None:
+def test_learned_positions_reject_longer_sequences() -> None:
     with pytest.raises(UserError, match=r"9 steps, and 8 positions were learned.*sinusoidal"):
         LearnedPositions(4, length=8)(torch.zeros(1, 4, 4), start=5)

@@ -1,4 +1,4 @@
-"""The next token: the likeliest, or one drawn from the softmax."""
+"""The next token: the most likely one, or a sample from the softmax."""
 
 import pytest
 import torch
@@ -7,13 +7,13 @@ from scipy.stats import chisquare
 from src.layers.token_sampling import distribution, next_token
 
 
-def test_temperature_zero_takes_the_likeliest() -> None:
+def test_temperature_zero_takes_the_most_likely_token() -> None:
     logits = torch.tensor([[0.1, 2.0, -1.0], [3.0, 2.9, 0.0]])
     assert next_token(logits, 0.0).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_samples_follow_the_softmax_at_a_temperature(temperature: float) -> None:
+def test_samples_follow_the_softmax_with_temperature(temperature: float) -> None:
     torch.manual_seed(0)
     logits = torch.tensor([1.0, 0.0, -0.5, 2.0], dtype=torch.float64)
     draws = 20_000
@@ -35,25 +35,25 @@ LOGITS = torch.tensor([0.4, 0.1, 0.05, 0.25, 0.2], dtype=torch.float64).log()
         (1, None, [1, 0, 0, 0, 0]),
         (3, None, [0.4 / 0.85, 0, 0, 0.25 / 0.85, 0.2 / 0.85]),
         (99, None, [0.4, 0.1, 0.05, 0.25, 0.2]),
-        (None, 0.3, [1, 0, 0, 0, 0]),  # the likeliest alone is enough
-        (None, 0.41, [0.4 / 0.65, 0, 0, 0.25 / 0.65, 0]),  # the one that crosses the border is in
+        (None, 0.3, [1, 0, 0, 0, 0]),  # the most likely token alone is enough
+        (None, 0.41, [0.4 / 0.65, 0, 0, 0.25 / 0.65, 0]),  # includes the token that crosses the threshold
         (None, 0.9, [0.4 / 0.95, 0.1 / 0.95, 0, 0.25 / 0.95, 0.2 / 0.95]),
         (None, 1.0, [0.4, 0.1, 0.05, 0.25, 0.2]),
-        (3, 0.45, [1, 0, 0, 0, 0]),  # of three, 0.4 / 0.85 is enough
+        (3, 0.45, [1, 0, 0, 0, 0]),  # among three, 0.4 / 0.85 is enough
         (3, 0.5, [0.4 / 0.65, 0, 0, 0.25 / 0.65, 0]),  # 0.4 / 0.85 is below a half
     ],
 )
-def test_top_k_and_top_p_keep_the_likeliest_and_their_proportions(
+def test_top_k_and_top_p_keep_the_most_likely_tokens_in_proportion(
     top_k: int | None, top_p: float | None, expected: list[float]
 ) -> None:
-    found = distribution(torch.stack((LOGITS, LOGITS.flip(0))), 1.0, top_k, top_p)
-    answer = torch.tensor(expected, dtype=torch.float64)
-    torch.testing.assert_close(found, torch.stack((answer, answer.flip(0))), rtol=0, atol=1e-12)
+    probabilities = distribution(torch.stack((LOGITS, LOGITS.flip(0))), 1.0, top_k, top_p)
+    row = torch.tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(probabilities, torch.stack((row, row.flip(0))), rtol=0, atol=1e-12)
 
 
 @pytest.mark.req("R3")
-def test_the_temperature_comes_before_the_truncation() -> None:
-    """At temperature 2 the square roots share the probability: 0.9 of it then takes all but the least likely."""
+def test_temperature_is_applied_before_truncation() -> None:
+    """At temperature 2 the probabilities are proportional to the square roots; top_p then keeps all except the least likely."""
     weights = LOGITS.exp().sqrt()
     weights[2] = 0
     torch.testing.assert_close(distribution(LOGITS[None], 2.0, None, 0.88)[0], weights / weights.sum())
@@ -65,22 +65,22 @@ def test_truncated_samples_follow_their_distribution() -> None:
     draws = 20_000
     counts = torch.bincount(next_token(LOGITS.expand(draws, 5), 1.3, top_k=4, top_p=0.8), minlength=5)
     expected = distribution(LOGITS[None], 1.3, 4, 0.8)[0] * draws
-    kept = expected > 0
-    assert 2 <= kept.sum() <= 3 and not counts[~kept].any()
-    assert chisquare(counts[kept].numpy(), expected[kept].numpy()).pvalue > 1e-3
+    possible = expected > 0
+    assert 2 <= possible.sum() <= 3 and not counts[~possible].any()
+    assert chisquare(counts[possible].numpy(), expected[possible].numpy()).pvalue > 1e-3
 
 
-def test_of_equally_likely_tokens_exactly_k_stay() -> None:
+def test_top_k_keeps_exactly_k_of_equally_likely_tokens() -> None:
     assert (distribution(torch.zeros(1, 6), 1.0, top_k=2) > 0).tolist() == [[True, True, False, False, False, False]]
 
 
 @pytest.mark.req("R3")
-@pytest.mark.parametrize(("top_p", "kept"), [(0.25, 1), (0.5, 2), (0.51, 3), (1.0, 4)])
-def test_the_smallest_set_with_exactly_the_probability_is_enough(top_p: float, kept: int) -> None:
-    assert (distribution(torch.zeros(1, 4), 1.0, None, top_p) > 0).sum() == kept
+@pytest.mark.parametrize(("top_p", "count"), [(0.25, 1), (0.5, 2), (0.51, 3), (1.0, 4)])
+def test_top_p_keeps_the_smallest_set_that_reaches_the_probability(top_p: float, count: int) -> None:
+    assert (distribution(torch.zeros(1, 4), 1.0, None, top_p) > 0).sum() == count
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-5])
-def test_as_the_temperature_falls_the_likeliest_token_remains(temperature: float) -> None:
+def test_low_temperature_leaves_the_most_likely_token(temperature: float) -> None:
     logits = torch.tensor([[0.1, 2.0, -1.0], [300.0, 290.0, -1e9]])
     assert distribution(logits, temperature).tolist() == [[0, 1, 0], [1, 0, 0]]

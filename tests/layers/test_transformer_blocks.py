@@ -38,7 +38,7 @@ def copy_block(mine: Block, theirs: nn.Module) -> None:
 
 
 def gradients(layer: nn.Module) -> dict[str, Tensor]:
-    """The gradients of a block of ours, or of a layer of torch, by torch's names of the parameters."""
+    """Return the gradients of our block or of torch's layer, by torch's parameter names."""
     found = {name: parameter.grad for name, parameter in layer.named_parameters()}
     if isinstance(layer, Block):
         names = {"attention": "self_attn", "cross": "multihead_attn", "feed_forward.0": "linear1"}
@@ -50,25 +50,26 @@ def gradients(layer: nn.Module) -> dict[str, Tensor]:
                 found[f"{name}.in_proj_{kind}"] = torch.cat(parts)
                 found[f"{name}.out_proj.{kind}"] = found.pop(f"{name}.output.{kind}")
         found = {
-            f"{names[name.rpartition('.')[0].removesuffix('.out_proj')]}{rest(name)}": g for name, g in found.items()
+            f"{names[name.rpartition('.')[0].removesuffix('.out_proj')]}{parameter_suffix(name)}": g
+            for name, g in found.items()
         }
     assert all(gradient is not None for gradient in found.values())
     return found  # type: ignore[return-value]
 
 
-def rest(name: str) -> str:
+def parameter_suffix(name: str) -> str:
     return f"{'.out_proj' if '.out_proj.' in name else ''}.{name.rpartition('.')[2]}"
 
 
 def assert_same(
     mine: Stack, theirs: nn.Module, outputs: tuple[Tensor, Tensor], inputs: tuple[list[Tensor], list[Tensor]]
 ) -> None:
-    """Compare outputs, and after a loss that weighs each output differently, all gradients."""
+    """Compare outputs, and all gradients of a loss that weights each output differently."""
     tolerance = 1e-12 if outputs[0].dtype == torch.float64 else 1e-6
-    for output, given in zip(outputs, inputs, strict=True):
+    for output, tensors in zip(outputs, inputs, strict=True):
         weights = numbers(*output.shape, seed=9).to(output.dtype)
         (F.mse_loss(output, weights)).backward()
-        assert all(x.grad is not None for x in given)
+        assert all(x.grad is not None for x in tensors)
     pairs = [(outputs[0], outputs[1])]
     pairs += [(a.grad, b.grad) for a, b in zip(*inputs, strict=True)]  # type: ignore[misc]
     for a, b in zip(mine.blocks, theirs.layers, strict=True):  # type: ignore[arg-type]
@@ -80,17 +81,17 @@ def assert_same(
         torch.testing.assert_close(ours, torchs, rtol=0, atol=tolerance * max(scale, 1.0))
 
 
-def leaves(*tensors: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def leaf_copies(*tensors: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     return tuple([x.clone().requires_grad_() for x in tensors] for _ in range(2))  # type: ignore[return-value]
 
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 
 
-def stack(num_layers: int, norm_first: bool, activation: str, cross: bool) -> Stack:
+def make_stack(num_layers: int, norm_first: bool, activation: str, cross: bool) -> Stack:
     torch.manual_seed(0)
-    made = Stack(num_layers, D, norm_first, num_heads=H, d_ff=FF, dropout=0.1, activation=activation, cross=cross)
-    return made.double().eval()
+    stack = Stack(num_layers, D, norm_first, num_heads=H, d_ff=FF, dropout=0.1, activation=activation, cross=cross)
+    return stack.double().eval()
 
 
 @pytest.mark.req("T2")
@@ -98,14 +99,14 @@ def stack(num_layers: int, norm_first: bool, activation: str, cross: bool) -> St
 @pytest.mark.parametrize("norm_first", [False, True])
 @DTYPES
 def test_encoder_equals_torch(norm_first: bool, activation: str, dtype: torch.dtype) -> None:
-    mine = stack(2, norm_first, activation, cross=False)
+    mine = make_stack(2, norm_first, activation, cross=False)
     layer = nn.TransformerEncoderLayer(D, H, FF, 0.1, activation, batch_first=True, norm_first=norm_first)
     final = nn.LayerNorm(D) if norm_first else None
     theirs = nn.TransformerEncoder(layer, 2, final, enable_nested_tensor=False).double().eval()
     for a, b in zip(mine.blocks, theirs.layers, strict=True):
         copy_block(a, b)  # type: ignore[arg-type]
     mine, theirs = mine.to(dtype), theirs.to(dtype)
-    (x,), (y,) = inputs = leaves(numbers(B, T, D).to(dtype))
+    (x,), (y,) = inputs = leaf_copies(numbers(B, T, D).to(dtype))
     valid = torch.arange(T) < torch.tensor([[6], [1], [4]])
     outputs = mine(x, mask=valid[:, None, None, :])[valid], theirs(y, src_key_padding_mask=~valid)[valid]
     assert_same(mine, theirs, outputs, inputs)
@@ -116,13 +117,15 @@ def test_encoder_equals_torch(norm_first: bool, activation: str, dtype: torch.dt
 @pytest.mark.parametrize("norm_first", [False, True])
 @DTYPES
 def test_decoder_equals_torch(norm_first: bool, activation: str, dtype: torch.dtype) -> None:
-    mine = stack(2, norm_first, activation, cross=True)
+    mine = make_stack(2, norm_first, activation, cross=True)
     layer = nn.TransformerDecoderLayer(D, H, FF, 0.1, activation, batch_first=True, norm_first=norm_first)
     theirs = nn.TransformerDecoder(layer, 2, nn.LayerNorm(D) if norm_first else None).double().eval()
     for a, b in zip(mine.blocks, theirs.layers, strict=True):
         copy_block(a, b)  # type: ignore[arg-type]
     mine, theirs = mine.to(dtype), theirs.to(dtype)
-    (x, memory), (y, their_memory) = inputs = leaves(numbers(B, T, D).to(dtype), numbers(B, S, D, seed=2).to(dtype))
+    (x, memory), (y, their_memory) = inputs = leaf_copies(
+        numbers(B, T, D).to(dtype), numbers(B, S, D, seed=2).to(dtype)
+    )
     valid = torch.arange(S) < torch.tensor([[7], [2], [5]])
     out = mine(x, causal=True, memory=memory, memory_mask=valid[:, None, None, :])
     forbidden = torch.ones(T, T).triu(1).bool()
@@ -133,7 +136,7 @@ def test_decoder_equals_torch(norm_first: bool, activation: str, dtype: torch.dt
 @pytest.mark.req("T6")
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_cached_stack_equals_uncached(norm_first: bool) -> None:
-    decoder = stack(3, norm_first, "relu", cross=True)
+    decoder = make_stack(3, norm_first, "relu", cross=True)
     x, memory = numbers(B, T, D), numbers(B, S, D, seed=2)
     caches = decoder.new_caches()
     parts = [decoder(x[:, i : i + 1], causal=True, memory=memory, caches=caches) for i in range(T)]
@@ -141,7 +144,7 @@ def test_cached_stack_equals_uncached(norm_first: bool) -> None:
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
-def test_training_drops_and_evaluation_does_not(norm_first: bool) -> None:
+def test_dropout_is_active_in_training_only(norm_first: bool) -> None:
     block = Block(D, H, FF, 0.5, norm_first, "relu", cross=True).double()
     x, memory = numbers(B, T, D), numbers(B, S, D, seed=2)
     assert not torch.equal(block(x, memory=memory), block(x, memory=memory))
@@ -150,8 +153,8 @@ def test_training_drops_and_evaluation_does_not(norm_first: bool) -> None:
 
 
 @pytest.mark.req("T4")
-def test_dropout_falls_inside_and_behind_the_feed_forward_network() -> None:
-    """With W_2 the identity each output is max(0, xW_1 + b_1)/(1 - p)² or nothing, where either of two dropouts fell."""
+def test_dropout_inside_and_after_the_feed_forward_network() -> None:
+    """With W_2 the identity, each output is max(0, xW_1 + b_1)/(1 - p)², or 0 if one of the two dropouts dropped it."""
     torch.manual_seed(0)
     p, tokens = 0.2, 4000
     block = Block(D, H, D, p, True, "relu", cross=False).double()
@@ -166,15 +169,15 @@ def test_dropout_falls_inside_and_behind_the_feed_forward_network() -> None:
         added = block(x) - x
         torch.testing.assert_close(block.eval()(x) - x, hidden, rtol=0, atol=1e-12)
     active = hidden > 1e-3
-    kept = active & (added.abs() > 1e-9)
-    torch.testing.assert_close(added[kept], hidden[kept] / (1 - p) ** 2, rtol=1e-9, atol=1e-12)
+    nonzero = active & (added.abs() > 1e-9)
+    torch.testing.assert_close(added[nonzero], hidden[nonzero] / (1 - p) ** 2, rtol=1e-9, atol=1e-12)
     count, share = int(active.sum()), (1 - p) ** 2
-    assert abs(int(kept.sum()) - share * count) < 5 * (count * share * (1 - share)) ** 0.5
+    assert abs(int(nonzero.sum()) - share * count) < 5 * (count * share * (1 - share)) ** 0.5
 
 
 @pytest.mark.req("T1")
-def test_size_of_the_paper() -> None:
-    """nn.Transformer of the paper's size has 44,140,544 parameters, two final norms that the paper lacks among them."""
+def test_parameter_count_of_the_papers_stacks() -> None:
+    """nn.Transformer of the paper's size has 44,140,544 parameters, including two final norms that the paper does not have."""
     sizes = {"num_heads": 8, "d_ff": 2048, "dropout": 0.1, "activation": "relu"}
     with torch.device("meta"):
         mine = [Stack(6, 512, False, cross=cross, **sizes) for cross in (False, True)]

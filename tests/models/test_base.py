@@ -1,4 +1,4 @@
-"""What every model promises to the rest: its config, its tasks, and outputs of the shape that the data ask for."""
+"""The contract of every model: its config, its tasks, and outputs of the shape of the data."""
 
 import inspect
 
@@ -40,18 +40,18 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("target", MODELS)
-def test_class_and_schema_say_the_same(target: str) -> None:
+def test_class_and_schema_agree(target: str) -> None:
     cls, schema = locate(target, Model), MODELS[target]
     assert (tuple(cls.tasks), tuple(cls.inputs)) == (schema.tasks, schema.inputs)
     assert set(inspect.signature(cls).parameters) - {"spec"} == set(schema.model_fields) - {"target", "name"}
 
 
 @pytest.mark.parametrize(("target", "task", "kind"), PAIRS)
-def test_outputs_have_the_shape_of_the_data_and_train_every_parameter(target: str, task: str, kind: str) -> None:
+def test_outputs_have_the_shape_of_the_data_and_all_parameters_get_gradients(target: str, task: str, kind: str) -> None:
     torch.manual_seed(0)
-    given, x = INPUTS[kind]
-    facts = given.to_plain() | {"task": task, "output_shape": OUTPUTS[task], "target_length": 6}
-    model = locate(target, Model)(DataSpec.from_plain(facts))
+    spec, x = INPUTS[kind]
+    plain = spec.to_plain() | {"task": task, "output_shape": OUTPUTS[task], "target_length": 6}
+    model = locate(target, Model)(DataSpec.from_plain(plain))
     inputs: tuple[Tensor, ...] = (x, torch.randint(1, 13, (4, 5))) if task == "translation" else (x,)
     outputs = model(*inputs)
     steps = {"translation": (5,), "language_modelling": (7,), "tagging": (8,) if kind == "image" else (7,)}.get(
@@ -64,10 +64,10 @@ def test_outputs_have_the_shape_of_the_data_and_train_every_parameter(target: st
 
 
 @pytest.mark.parametrize(("target", "task", "kind"), PAIRS)
-def test_a_model_is_rebuilt_from_plain_facts_and_weights(target: str, task: str, kind: str) -> None:
-    """As a checkpoint does it: every number that decides an output is in the state."""
-    given, x = INPUTS[kind]
-    spec = DataSpec.from_plain(given.to_plain() | {"task": task, "output_shape": OUTPUTS[task], "target_length": 6})
+def test_model_is_rebuilt_from_plain_spec_and_weights(target: str, task: str, kind: str) -> None:
+    """As with a checkpoint: the state dict holds every number that the outputs depend on."""
+    spec, x = INPUTS[kind]
+    spec = DataSpec.from_plain(spec.to_plain() | {"task": task, "output_shape": OUTPUTS[task], "target_length": 6})
     model = locate(target, Model)(spec).eval()
     rebuilt = locate(target, Model)(spec.to_plain()).eval()
     rebuilt.load_state_dict(model.state_dict())

@@ -11,7 +11,7 @@ from src.config.validate import check
 from src.training.experiment import build
 
 LIMIT = 0.01
-"""Far below the norm of the gradient, and among the sizes of its entries."""
+"""Far below the norm of the gradient, and within the range of its entries."""
 
 
 def by_norm(gradients: list[Tensor]) -> list[Tensor]:
@@ -28,7 +28,7 @@ def by_value(gradients: list[Tensor]) -> list[Tensor]:
 
 @pytest.mark.req("R5")
 @pytest.mark.parametrize(
-    ("words", "clipped"),
+    ("overrides", "clip"),
     [
         (["regularization=gradient_clipping", f"regularization.gradient_clip_norm={LIMIT}"], by_norm),
         (["regularization=gradient_value_clipping", f"regularization.gradient_clip_value={LIMIT}"], by_value),
@@ -37,22 +37,22 @@ def by_value(gradients: list[Tensor]) -> list[Tensor]:
     ],
 )
 @pytest.mark.parametrize("model", ["rnn", "lstm"])
-def test_a_step_goes_along_the_clipped_gradient(
-    fast: Callable[..., list[str]], model: str, words: list[str], clipped: Callable[[list[Tensor]], list[Tensor]]
+def test_step_uses_the_clipped_gradient(
+    fast: Callable[..., list[str]], model: str, overrides: list[str], clip: Callable[[list[Tensor]], list[Tensor]]
 ) -> None:
     choice = [f"model={model}", "datamodule=mackey_glass", "optimizer=sgd", "optimizer.lr=0.5", "callbacks=none"]
-    config = check(compose(fast(*choice, *words, "trainer.precision=64-true", "trainer.limit_train_batches=1")))
+    config = check(compose(fast(*choice, *overrides, "trainer.precision=64-true", "trainer.limit_train_batches=1")))
     experiment = build(config)
     network = experiment.model.double()
     x, y = next(iter(experiment.datamodule.train_dataloader()))
     loss = (network(x.double()) - y.double()).square().mean()
     gradients = list(torch.autograd.grad(loss, list(network.parameters())))
-    expected = [p.detach() - 0.5 * g for p, g in zip(network.parameters(), clipped(gradients), strict=True)]
+    expected = [p.detach() - 0.5 * g for p, g in zip(network.parameters(), clip(gradients), strict=True)]
     experiment.trainer.fit(network, datamodule=experiment.datamodule)
     torch.testing.assert_close([p.detach() for p in network.parameters()], expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.req("R5")
 @pytest.mark.parametrize("model", ["rnn", "lstm", "gru"])
-def test_recurrent_networks_clip_as_the_textbook_does(model: str) -> None:
+def test_recurrent_models_clip_the_norm_at_one_by_default(model: str) -> None:
     assert check(compose([f"model={model}"])).regularization.gradient_clip_norm == 1.0

@@ -40,7 +40,7 @@ def test_shapes_and_parameters_of_the_textbook() -> None:
 
 
 @pytest.mark.req("C2")
-def test_the_command_line_makes_the_net_of_the_textbook() -> None:
+def test_default_config_is_the_network_of_the_textbook() -> None:
     config = check(compose(["model=cnn", "datamodule=shapes", "datamodule.train_size=10", "datamodule.val_size=10"]))
     data = build_data(config)
     summary = summarize(build_model(config, data.spec), next(iter(data.loader("train"))))
@@ -55,15 +55,15 @@ def test_the_command_line_makes_the_net_of_the_textbook() -> None:
 
 
 @pytest.mark.req("C2")
-def test_the_convolutional_net_has_a_third_fewer_parameters() -> None:
+def test_cnn_has_a_third_fewer_parameters_than_the_mlp() -> None:
     """(411,146 - 268,650) / 411,146 = 34.7 %, and not the textbook's 53 % (E1)."""
     dense = sum(p.numel() for p in MLP(CIFAR, hidden_sizes=(128, 128)).parameters())
     convolutional = sum(p.numel() for p in CNN(CIFAR).parameters())
     assert f"{(dense - convolutional) / dense:.1%}" == "34.7%"
 
 
-def convolved(x: NDArray, kernel: NDArray, bias: NDArray, stride: int, padding: int) -> NDArray:
-    """Cross-correlation [B, C, H, W] → [B, O, H', W'], a window at a time, with the size formula of the textbook."""
+def reference_convolution(x: NDArray, kernel: NDArray, bias: NDArray, stride: int, padding: int) -> NDArray:
+    """Return the cross-correlation [B, C, H, W] → [B, O, H', W'], window by window, with the textbook's size formula."""
     x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     k = kernel.shape[-1]
     rows, columns = ((side - k) // stride + 1 for side in x.shape[2:])
@@ -75,7 +75,7 @@ def convolved(x: NDArray, kernel: NDArray, bias: NDArray, stride: int, padding: 
     return out
 
 
-def pooled(x: NDArray, kind: str, size: int, stride: int) -> NDArray:
+def reference_pooling(x: NDArray, kind: str, size: int, stride: int) -> NDArray:
     """PoolOp{X[s·i + p, s·j + q] : 0 ≤ p, q < k}."""
     rows, columns = ((side - size) // stride + 1 for side in x.shape[2:])
     out = np.zeros((*x.shape[:2], rows, columns))
@@ -106,7 +106,7 @@ def test_convolution_is_cross_correlation_with_the_textbook_s_gradients(
     dy = torch.randn_like(y)
     y.backward(dy)
     kernel, image, upstream = (t.detach().numpy() for t in (convolution.weight, x, dy))
-    expected = convolved(image, kernel, convolution.bias.detach().numpy(), stride, padding)
+    expected = reference_convolution(image, kernel, convolution.bias.detach().numpy(), stride, padding)
     np.testing.assert_allclose(y.detach().numpy(), expected, rtol=0, atol=1e-12)
     padded = np.pad(image, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     d_kernel, d_padded = np.zeros_like(kernel), np.zeros_like(padded)
@@ -125,8 +125,8 @@ def test_convolution_is_cross_correlation_with_the_textbook_s_gradients(
 
 @pytest.mark.req("C4")
 @pytest.mark.parametrize("pool", ["none", "max", "average"])
-def test_sizes_are_those_of_the_places_where_a_window_fits(pool: str) -> None:
-    """⌊(H + 2P - K) / S⌋ + 1, counted one place after the other, over a grid of (H, K, P, S)."""
+def test_output_size_counts_the_positions_where_a_window_fits(pool: str) -> None:
+    """⌊(H + 2P - K) / S⌋ + 1 is the number of positions of the window, for a grid of (H, K, P, S)."""
     for size in (5, 8, 13):
         for kernel in (1, 2, 3, 5):
             for padding in (0, 1, 2):
@@ -166,8 +166,8 @@ def test_forward_is_the_formula(kernel_size: int, stride: int, padding: int | st
     a = x
     for block in range(2):
         kernel, bias = weights[f"features.{block}.0.weight"], weights[f"features.{block}.0.bias"]
-        a = np.maximum(convolved(a, kernel, bias, stride, border), 0)
-        a = a if pool == "none" else pooled(a, pool, pool_size, pool_size)
+        a = np.maximum(reference_convolution(a, kernel, bias, stride, border), 0)
+        a = a if pool == "none" else reference_pooling(a, pool, pool_size, pool_size)
     a = np.maximum(a.reshape(2, -1) @ weights["head.1.weight"].T + weights["head.1.bias"], 0)
     expected = a @ weights["head.3.weight"].T + weights["head.3.bias"]
     np.testing.assert_allclose(model(torch.from_numpy(x)).detach().numpy(), expected, rtol=0, atol=1e-12)
@@ -175,14 +175,14 @@ def test_forward_is_the_formula(kernel_size: int, stride: int, padding: int | st
 
 @pytest.mark.req("C1")
 @pytest.mark.parametrize(("kernel", "side"), [(1, 12), (2, 11), (3, 12), (4, 11), (5, 12), (6, 11)])
-def test_same_keeps_the_size_with_an_odd_kernel_and_loses_a_pixel_with_an_even_one(kernel: int, side: int) -> None:
+def test_same_padding_preserves_the_size_except_for_even_kernels(kernel: int, side: int) -> None:
     """2 · ⌊(K - 1)/2⌋ is K - 1 for an odd K, and K - 2 for an even one."""
     model = CNN(DataSpec("classification", "image", (1, 12, 12), (2,)), (3,), kernel, pool="none")
     assert model.features(torch.zeros(1, 1, 12, 12)).shape == (1, 3, side, side)
 
 
 @pytest.mark.req("C1")
-def test_each_block_has_its_own_settings_and_each_head_its_layers() -> None:
+def test_each_block_has_its_own_settings() -> None:
     torch.manual_seed(0)
     spec = DataSpec("regression", "image", (2, 17, 14), (3,))
     settings: dict[str, list[Any]] = {
@@ -203,17 +203,19 @@ def test_each_block_has_its_own_settings_and_each_head_its_layers() -> None:
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     a = x
     for block, border in enumerate([2, 0, 1]):
-        kernel, stride, pool, size, hop = (
+        kernel, stride, pool, size, pool_step = (
             settings[key][block] for key in ("kernel_size", "stride", "pool", "pool_size", "pool_stride")
         )
         assert state[f"features.{block}.0.weight"].shape[2:] == (kernel, kernel)
-        a = convolved(a, state[f"features.{block}.0.weight"], state[f"features.{block}.0.bias"], stride, border)
+        a = reference_convolution(
+            a, state[f"features.{block}.0.weight"], state[f"features.{block}.0.bias"], stride, border
+        )
         gamma, beta, mean, variance = (
             state[f"features.{block}.1.{key}"][:, None, None]
             for key in ("weight", "bias", "running_mean", "running_var")
         )
         a = np.maximum(gamma * (a - mean) / np.sqrt(variance + 1e-5) + beta, 0)
-        a = a if pool == "none" else pooled(a, pool, size, hop)
+        a = a if pool == "none" else reference_pooling(a, pool, size, pool_step)
     a = a.reshape(2, -1)
     for layer in (1, 3):
         a = np.maximum(a @ state[f"head.{layer}.weight"].T + state[f"head.{layer}.bias"], 0)
@@ -222,7 +224,7 @@ def test_each_block_has_its_own_settings_and_each_head_its_layers() -> None:
 
 
 @pytest.mark.req("C1")
-def test_a_list_of_another_length_than_the_blocks_is_refused() -> None:
+def test_settings_list_must_have_one_entry_per_block() -> None:
     with pytest.raises(UserError, match=r"model\.stride=\[1, 2, 1\]: .* 2 blocks, not 3"):
         check(compose(["model=cnn", "model.stride=[1,2,1]"]))
     with pytest.raises(UserError, match=r"model\.pool\[1\]=avg: Did you mean 'average'"):
@@ -242,9 +244,9 @@ def test_a_list_of_another_length_than_the_blocks_is_refused() -> None:
     ],
     ids=str,
 )
-def test_features_move_with_the_image(settings: dict[str, Any], jump: int, shift: tuple[int, int]) -> None:
-    """f(T(x)) = T(f(x)): a shift by a multiple of the features' jump shifts them by that multiple; away from the borders,
-    where padding sees something else.
+def test_features_are_equivariant_to_shifts(settings: dict[str, Any], jump: int, shift: tuple[int, int]) -> None:
+    """f(T(x)) = T(f(x)): a shift of the image by a multiple of the features' jump shifts the features by that multiple, except
+    near the borders, where padding has an effect.
     """
     torch.manual_seed(0)
     side = 24 * jump
@@ -285,7 +287,7 @@ def test_batch_norm_is_the_formula_in_training_and_evaluation() -> None:
 
 @pytest.mark.req("C7")
 def test_running_statistics_follow_the_batches_and_not_the_gradient() -> None:
-    """running ← 0.9 · running + 0.1 · batch, the variance of a batch divided by m - 1, over several steps."""
+    """running ← 0.9 · running + 0.1 · batch, with the variance of a batch divided by m - 1, over several steps."""
     torch.manual_seed(0)
     model = MLP(DataSpec("regression", "vector", (5,), (1,)), (4,), batch_norm=True).double()
     linear, norm = model.layers[1], model.layers[2]
@@ -310,8 +312,8 @@ def test_running_statistics_follow_the_batches_and_not_the_gradient() -> None:
 
 
 @pytest.mark.req("C7")
-def test_gamma_and_beta_are_learned_by_their_formulas() -> None:
-    """∂J/∂γ = Σ ∂J/∂y · x̂ and ∂J/∂β = Σ ∂J/∂y, over batch and places."""
+def test_gradients_of_gamma_and_beta_are_their_formulas() -> None:
+    """∂J/∂γ = Σ ∂J/∂y · x̂ and ∂J/∂β = Σ ∂J/∂y, over batch and positions."""
     torch.manual_seed(0)
     model = CNN(CIFAR, channels=(4,), batch_norm=True).double()
     block: Any = model.features[0]
@@ -326,20 +328,20 @@ def test_gamma_and_beta_are_learned_by_their_formulas() -> None:
 
 
 @pytest.mark.req("G2")
-def test_spatial_dropout_drops_whole_maps_and_keeps_the_mean() -> None:
+def test_spatial_dropout_drops_whole_maps_and_preserves_the_mean() -> None:
     torch.manual_seed(0)
     spec = DataSpec("classification", "image", (3, 8, 8), (10,))
     model = CNN(spec, channels=(64,), spatial_dropout=0.4).double()
     x = torch.randn(100, 3, 8, 8, dtype=torch.float64)
     maps = model.features(x) / model.eval().features(x)
-    fate = maps.nan_to_num(0).flatten(2).amax(2)
-    assert torch.equal(maps.nan_to_num(0).flatten(2).count_nonzero(2) > 0, fate > 0)
-    kept = fate[fate > 0]
-    torch.testing.assert_close(kept, torch.full_like(kept, 1 / 0.6))
-    assert abs(fate.mean() - 1) < 5 * (0.4 / 0.6 / fate.numel()) ** 0.5
+    scale = maps.nan_to_num(0).flatten(2).amax(2)
+    assert torch.equal(maps.nan_to_num(0).flatten(2).count_nonzero(2) > 0, scale > 0)
+    nonzero = scale[scale > 0]
+    torch.testing.assert_close(nonzero, torch.full_like(nonzero, 1 / 0.6))
+    assert abs(scale.mean() - 1) < 5 * (0.4 / 0.6 / scale.numel()) ** 0.5
 
 
-def test_dropout_is_for_the_fully_connected_layers() -> None:
+def test_dropout_is_in_the_fully_connected_layers_only() -> None:
     model = CNN(CIFAR, hidden_sizes=(20, 10), dropout=0.3)
     assert [layer.p for layer in model.head if isinstance(layer, nn.Dropout)] == [0.3, 0.3]
     assert not any(isinstance(layer, nn.Dropout | nn.Dropout2d) for layer in model.features.modules())
@@ -353,6 +355,6 @@ def test_dropout_is_for_the_fully_connected_layers() -> None:
         ({"stride": 3, "pool_size": 4}, "block 1 of 2 leaves 0×0 of images of 8×8"),
     ],
 )
-def test_an_image_that_shrinks_to_nothing_is_refused(settings: dict, message: str) -> None:
+def test_image_that_shrinks_to_nothing_is_rejected(settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message + r".*model\.pool"):
         CNN(DataSpec("classification", "image", (1, 8, 8), (10,)), **settings)

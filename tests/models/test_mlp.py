@@ -34,16 +34,16 @@ def test_every_activation_has_its_formula() -> None:
 
 
 @pytest.mark.req("M5")
-def test_a_run_records_and_prints_the_layers_of_the_textbook_s_net(
+def test_run_records_and_prints_the_layers_of_the_textbook_network(
     fast: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = run(fast("model=mlp", "model.hidden_sizes=[128,128]", "datamodule=shapes"))
     record = json.loads((result.folder / "run.json").read_text())
     assert record["parameters"] == 411_146
     assert record["multiply_adds"] == 3072 * 128 + 128 * 128 + 128 * 10
-    shown = capsys.readouterr().out
-    assert "411,146 parameters, 410,880 multiply-adds" in shown
-    rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.startswith("layers.")}
+    output = capsys.readouterr().out
+    assert "411,146 parameters, 410,880 multiply-adds" in output
+    rows = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line.startswith("layers.")}
     assert rows["layers.1"] == ["Linear", "1×128", "393,344", "393,216"]
     assert rows["layers.3"] == ["Linear", "1×128", "16,512", "16,384"]
     assert rows["layers.5"] == ["Linear", "1×10", "1,290", "1,280"]
@@ -75,7 +75,7 @@ def test_forward_is_the_formula(hidden_sizes: tuple[int, ...], activation: str) 
     np.testing.assert_allclose(model(torch.from_numpy(x)).detach().numpy(), z, rtol=0, atol=1e-12)
 
 
-def test_batch_norm_stands_before_and_dropout_after_each_activation() -> None:
+def test_batch_norm_is_before_and_dropout_after_each_activation() -> None:
     spec = DataSpec("classification", "vector", (6,), (3,))
     model = MLP(spec, (5, 4), "relu", batch_norm=True, dropout=0.3)
     block = ["Linear", "BatchNorm1d", "ReLU", "Dropout"]
@@ -87,7 +87,7 @@ SERIES = DataSpec("forecasting", "sequence", (9, 3), (4, 3))
 
 
 @pytest.mark.parametrize("hidden_sizes", [(), (5,)])
-def test_series_apart_are_each_forecast_from_their_own_past_with_the_same_weights(
+def test_independent_series_are_forecast_from_their_own_past_with_shared_weights(
     hidden_sizes: tuple[int, ...],
 ) -> None:
     torch.manual_seed(0)
@@ -107,18 +107,20 @@ def test_series_apart_are_each_forecast_from_their_own_past_with_the_same_weight
 
 
 @pytest.mark.parametrize("series", ["together", "apart"])
-def test_forecasts_from_the_last_value_follow_the_level(series: str) -> None:
+def test_forecasts_with_subtract_last_follow_the_level(series: str) -> None:
     torch.manual_seed(0)
     model = MLP(SERIES, (5,), series=series, from_last=True).double()
     x, level = torch.randn(5, 9, 3).double(), torch.tensor([[[1.0, -20.0, 300.0]]]).double()
     torch.testing.assert_close(model(x + level), model(x) + level, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("word", ["model.series=apart", "model.from_last=true"])
-def test_forecasts_of_series_are_for_series_that_the_model_sees(word: str) -> None:
-    with pytest.raises(UserError, match=f"{word} is for forecasting, and digits is classification. Data: mackey_glass"):
-        check(compose(["model=mlp", word]))
-    key, _, value = word.removeprefix("model.").partition("=")
+@pytest.mark.parametrize("override", ["model.series=apart", "model.from_last=true"])
+def test_series_options_require_forecasts_of_the_input_series(override: str) -> None:
+    with pytest.raises(
+        UserError, match=f"{override} is for forecasting, and digits is classification. Data: mackey_glass"
+    ):
+        check(compose(["model=mlp", override]))
+    key, _, value = override.removeprefix("model.").partition("=")
     setting: dict[str, Any] = {key: True if value == "true" else value}
-    with pytest.raises(UserError, match=f"{word}: .* these data show 3 and ask for 1"):
+    with pytest.raises(UserError, match=f"{override}: .* these data have 3 input series and 1 predicted ones"):
         MLP(DataSpec("forecasting", "sequence", (9, 3), (4, 1)), (5,), **setting)

@@ -19,7 +19,7 @@ IMAGES = DataSpec("classification", "image", (2, SIDE, SIDE), (3,))
 
 
 class Branches(nn.Module):
-    """Two ways of different length side by side, with the stride of one in a slice."""
+    """Two parallel branches of different depth, one of which strides by a slice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Branches(nn.Module):
 
 
 class Strided(nn.Module):
-    """A stride that is a slice alone, another one along each axis."""
+    """A slice as the only stride, with a different step along each axis."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Strided(nn.Module):
 
 NETWORKS: dict[str, tuple[nn.Module, list[str]]] = {
     "textbook": (CNN(IMAGES).features, ["0.0", "0.2", "1.0", "1.2"]),
-    "a block each": (
+    "different settings per block": (
         CNN(
             IMAGES,
             (4, 4, 4),
@@ -77,14 +77,14 @@ def fields(model: nn.Module) -> dict[str, Field | None]:
     return {row.name: row.field for row in summarize(model, batch).rows}
 
 
-def support(model: nn.Module, layer: str, place: tuple[int, int]) -> list[tuple[int, int]]:
-    """First and last row and column of the pixels with a gradient of the unit at a place, over many images."""
-    kept: list[Tensor] = []
-    handle = model.get_submodule(layer).register_forward_hook(lambda _, __, out: kept.append(out))
+def support(model: nn.Module, layer: str, position: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return the first and the last row and column of the pixels that the unit at a position has a gradient of."""
+    outputs: list[Tensor] = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda _, __, out: outputs.append(out))
     x = torch.randn(64, 2, SIDE, SIDE, dtype=torch.float64, requires_grad=True)
     model(x)
     handle.remove()
-    (gradient,) = torch.autograd.grad(kept[0][:, :, place[0], place[1]].square().sum(), x)
+    (gradient,) = torch.autograd.grad(outputs[0][:, :, position[0], position[1]].square().sum(), x)
     seen = gradient.abs().sum((0, 1)) > 0
     return [(int(line.nonzero().min()), int(line.nonzero().max())) for line in (seen.any(1), seen.any(0))]
 
@@ -108,18 +108,18 @@ def test_field_and_jump_are_those_of_the_gradient(name: str, layer: str) -> None
 
 
 @pytest.mark.req("C4")
-def test_the_product_runs_over_the_strides_before_the_layer() -> None:
+def test_field_grows_by_the_product_of_earlier_strides() -> None:
     """RF_{l+1} = RF_l + (k_{l+1} - 1) · ∏_{i ≤ l} s_i and J_{l+1} = J_l · s_{l+1}, for the textbook's net (E5)."""
-    found = fields(CNN(IMAGES))
+    results = fields(CNN(IMAGES))
     size = jump = 1
     for layer, kernel, stride in [("0.0", 3, 1), ("0.2", 2, 2), ("1.0", 3, 1), ("1.2", 2, 2)]:
         size, jump = size + (kernel - 1) * jump, jump * stride
-        assert found[f"features.{layer}"] == Field((size, size), (jump, jump))
+        assert results[f"features.{layer}"] == Field((size, size), (jump, jump))
     assert (size, jump) == (10, 4)
-    assert found["head.0"] is found["head.1"] is None, "a fully connected layer sees everything"
+    assert results["head.0"] is results["head.1"] is None, "a fully connected layer sees everything"
 
 
-def test_what_sees_the_whole_input_has_no_field() -> None:
+def test_layer_that_sees_the_whole_input_has_no_field() -> None:
     class Mean(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -130,14 +130,14 @@ def test_what_sees_the_whole_input_has_no_field() -> None:
             y = self.conv(x)
             return self.after(F.softmax(y.flatten(2), -1).view_as(y))
 
-    found = fields(Mean())
-    assert found["conv"] == Field((3, 3), (1, 1)) and found["after"] is None
+    results = fields(Mean())
+    assert results["conv"] == Field((3, 3), (1, 1)) and results["after"] is None
     upsampled = fields(nn.Sequential(nn.Conv2d(2, 2, 3), nn.ConvTranspose2d(2, 2, 2, 2)))
     assert upsampled["0"] is not None and upsampled["1"] is None
 
 
 @pytest.mark.req("C4")
-def test_the_table_of_an_image_network_shows_them_and_no_other_does(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_has_fields_for_image_networks_only(capsys: pytest.CaptureFixture[str]) -> None:
     from src.core.tables import show
 
     show(summarize(CNN(IMAGES), LabelledBatch(torch.randn(1, 2, SIDE, SIDE), torch.zeros(1))).table())

@@ -1,4 +1,4 @@
-"""Recurrent networks against the textbook's equations, and what they promise about padding, direction and state."""
+"""Recurrent networks against the textbook's equations; padding, directions and states."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,7 +31,7 @@ def numbers(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def made(kind: type[Recurrent], spec: DataSpec, **settings: Any) -> Recurrent:
+def make_model(kind: type[Recurrent], spec: DataSpec, **settings: Any) -> Recurrent:
     torch.manual_seed(0)
     model = kind(spec, **({"hidden_size": 6, "embedding_size": 4} | settings)).double().eval()
     for parameter in model.parameters():
@@ -40,7 +40,7 @@ def made(kind: type[Recurrent], spec: DataSpec, **settings: Any) -> Recurrent:
 
 
 def gates(model: Recurrent, x: Tensor, h: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """W x_t + b and W h_{t-1} + b of every gate, in torch's order."""
+    """Return W x_t + b and W h_{t-1} + b of every gate, in torch's order."""
     core: Any = model.recurrent
     count = core.weight_hh_l0.size(0) // core.hidden_size
     inputs = (core.weight_ih_l0 @ x + core.bias_ih_l0).chunk(count)
@@ -49,7 +49,7 @@ def gates(model: Recurrent, x: Tensor, h: Tensor) -> tuple[list[Tensor], list[Te
 
 
 def textbook_state(model: Recurrent, x: Tensor) -> Tensor:
-    """h_T of one sequence [T, F], by the textbook's equations (RNN Mathematics)."""
+    """Return h_T of one sequence [T, F], by the textbook's equations (RNN Mathematics)."""
     h = c = torch.zeros(model.recurrent.hidden_size, dtype=torch.float64)
     for step in x:
         a, b = gates(model, step, h)
@@ -67,8 +67,8 @@ def textbook_state(model: Recurrent, x: Tensor) -> Tensor:
 
 @pytest.mark.req("R1")
 @pytest.mark.parametrize("kind", MODELS)
-def test_answer_is_the_formula(kind: type[Recurrent]) -> None:
-    model, x = made(kind, SERIES), numbers(3, 9, 3)
+def test_forward_is_the_formula(kind: type[Recurrent]) -> None:
+    model, x = make_model(kind, SERIES), numbers(3, 9, 3)
     states = torch.stack([textbook_state(model, sequence) for sequence in x])
     expected = (states @ model.output.weight.T + model.output.bias).view(3, 4, 2)
     torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-12)
@@ -84,9 +84,9 @@ def test_answer_is_the_formula(kind: type[Recurrent]) -> None:
 def test_padding_never_changes_a_result(
     kind: type[Recurrent], cell: str, spec: DataSpec, num_layers: int, bidirectional: bool, initial_state: str
 ) -> None:
-    """A sequence alone, and the same one among longer ones with anything behind its end."""
+    """A sequence alone gives the same result as in a batch of longer ones, with arbitrary values after its end."""
     settings = {"num_layers": num_layers, "bidirectional": bidirectional, "initial_state": initial_state}
-    model = made(kind, spec, cell=cell, **settings)
+    model = make_model(kind, spec, cell=cell, **settings)
     lengths = torch.tensor([4, 9, 1, 7])
     x = numbers(4, 9, 3) if spec is SERIES else torch.randint(1, 11, (4, 9))
     together = model(x, lengths)
@@ -101,14 +101,16 @@ def test_padding_never_changes_a_result(
 @pytest.mark.parametrize("num_layers", [1, 3])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kind", MODELS)
-def test_both_directions_answer_from_their_own_end(kind: type[Recurrent], cell: str, num_layers: int) -> None:
-    """Reading backwards is reading the reversed sequence with the other weights; each layer reads both directions."""
-    model, x = made(kind, SERIES, cell=cell, num_layers=num_layers, bidirectional=True), numbers(3, 9, 3)
+def test_each_direction_predicts_from_its_own_last_state(kind: type[Recurrent], cell: str, num_layers: int) -> None:
+    """The backward direction reads the reversed sequence with its own weights; each layer reads both directions."""
+    model, x = make_model(kind, SERIES, cell=cell, num_layers=num_layers, bidirectional=True), numbers(3, 9, 3)
     states = x
     for layer in range(num_layers):
         directions = []
         for number, suffix in enumerate(("", "_reverse")):
-            one: Any = made(kind, DataSpec("forecasting", "sequence", (9, states.size(2)), (4, 2)), cell=cell).recurrent
+            one: Any = make_model(
+                kind, DataSpec("forecasting", "sequence", (9, states.size(2)), (4, 2)), cell=cell
+            ).recurrent
             if cell == "textbook":
                 one.cells[0] = model.recurrent.cells[2 * layer + number]
             else:
@@ -117,7 +119,7 @@ def test_both_directions_answer_from_their_own_end(kind: type[Recurrent], cell: 
             directions.append(one)
         backwards = directions[1](states.flip(1))[0]
         states = torch.cat((directions[0](states)[0], backwards.flip(1)), -1)
-    ends = torch.cat((states[:, -1, :6], states[:, 0, 6:]), -1)  # where each direction has read everything
+    ends = torch.cat((states[:, -1, :6], states[:, 0, 6:]), -1)  # where each direction has read the whole sequence
     expected = (ends @ model.output.weight.T + model.output.bias).view(3, 4, 2)
     torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-12)
 
@@ -126,8 +128,8 @@ def test_both_directions_answer_from_their_own_end(kind: type[Recurrent], cell: 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_learned_initial_state_is_the_state_before_the_first_step(kind: type[Recurrent], cell: str) -> None:
-    """After reading A it stands where a network starts whose initial state is the one that A leaves behind."""
-    model, x = made(kind, SERIES, cell=cell, initial_state="learned"), numbers(1, 9, 3)
+    """Reading a whole sequence equals reading its second part from the state after its first part."""
+    model, x = make_model(kind, SERIES, cell=cell, initial_state="learned"), numbers(1, 9, 3)
     assert model.start is not None
     _, state = model.read(model.embed(x[:, :4]))
     expected = model(x)
@@ -151,9 +153,9 @@ def test_a_learned_initial_state_starts_at_zero(kind: type[Recurrent], cell: str
 
 
 def test_an_image_is_read_row_by_row() -> None:
-    model = made(LSTM, DataSpec("classification", "image", (2, 5, 4), (3,)))
+    model = make_model(LSTM, DataSpec("classification", "image", (2, 5, 4), (3,)))
     images = numbers(2, 2, 5, 4)
-    rows = made(LSTM, DataSpec("classification", "sequence", (5, 8), (3,)))
+    rows = make_model(LSTM, DataSpec("classification", "sequence", (5, 8), (3,)))
     rows.load_state_dict(model.state_dict())
     sequences = torch.stack([torch.stack([image[:, row].reshape(8) for row in range(5)]) for image in images])
     torch.testing.assert_close(model(images), rows(sequences), rtol=0, atol=1e-12)
@@ -161,8 +163,8 @@ def test_an_image_is_read_row_by_row() -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_language_model_sees_the_past_only(kind: type[Recurrent], cell: str) -> None:
-    model = made(kind, TEXT, cell=cell, num_layers=2)
+def test_language_model_depends_on_past_tokens_only(kind: type[Recurrent], cell: str) -> None:
+    model = make_model(kind, TEXT, cell=cell, num_layers=2)
     tokens = torch.randint(0, 11, (2, 9))
     changed = tokens.clone()
     changed[:, 5:] = (changed[:, 5:] + 1) % 11
@@ -178,11 +180,11 @@ def test_a_bidirectional_language_model_is_refused() -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kind", MODELS)
-def test_generation_carries_the_state(kind: type[Recurrent], cell: str) -> None:
-    """The same tokens as reading everything anew for each of them."""
-    model = made(kind, TEXT, cell=cell, num_layers=2, initial_state="learned")
+def test_generation_equals_reading_the_whole_sequence_again(kind: type[Recurrent], cell: str) -> None:
+    """The state that generation carries gives the same tokens as reading the whole sequence for each token."""
+    model = make_model(kind, TEXT, cell=cell, num_layers=2, initial_state="learned")
     for parameter in model.parameters():
-        nn.init.normal_(parameter, std=2.0)  # wild enough that the tokens vary
+        nn.init.normal_(parameter, std=2.0)  # large enough that the tokens vary
     prompt = torch.randint(0, 11, (6, 4))
     tokens = prompt
     for _ in range(15):
@@ -197,8 +199,8 @@ def test_generation_carries_the_state(kind: type[Recurrent], cell: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kind", MODELS)
-def test_dropout_is_for_training(kind: type[Recurrent], cell: str) -> None:
-    model, x = made(kind, SERIES, cell=cell, num_layers=2, dropout=0.5), numbers(2, 9, 3)
+def test_dropout_is_active_in_training_only(kind: type[Recurrent], cell: str) -> None:
+    model, x = make_model(kind, SERIES, cell=cell, num_layers=2, dropout=0.5), numbers(2, 9, 3)
     rate = model.recurrent.dropout
     assert (rate.p if isinstance(rate, nn.Dropout) else rate) == 0.5
     assert torch.equal(model(x), model(x))
@@ -209,29 +211,29 @@ def test_dropout_is_for_training(kind: type[Recurrent], cell: str) -> None:
 @pytest.mark.req("G2")
 @pytest.mark.parametrize("spec", [SERIES, TEXT], ids=["last state", "every step"])
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_single_layer_drops_before_its_output(kind: type[Recurrent], spec: DataSpec) -> None:
-    model = made(kind, spec, dropout=0.5).train()
+def test_single_layer_has_dropout_before_the_output(kind: type[Recurrent], spec: DataSpec) -> None:
+    model = make_model(kind, spec, dropout=0.5).train()
     x = numbers(2, 9, 3) if spec is SERIES else torch.randint(0, 11, (2, 9))
     assert not torch.equal(model(x), model(x))
 
 
 @pytest.fixture
-def carrying(tmp_path: Path) -> Callable[..., Experiment]:
-    """Return a function that builds a run which carries its state, over a text of 8 streams with windows of 5."""
+def build_stateful(tmp_path: Path) -> Callable[..., Experiment]:
+    """Return a function that builds a stateful run on a text of 8 streams with windows of 5 tokens."""
     file = tmp_path / "text.txt"
     file.write_text("".join("abcdefg"[(i * i + i // 3) % 7] for i in range(1500)))
 
-    def built(*words: str) -> Experiment:
+    def build_experiment(*overrides: str) -> Experiment:
         small = ["trainer.precision=64-true", "optimizer=sgd", "logger=none", "callbacks=none", "trainer=smoke"]
         text = ["datamodule=text", f"datamodule.path={file}", "datamodule.context=5", "datamodule.batch_size=8"]
         splits = ["datamodule.val_fraction=0.2", "datamodule.test_fraction=0.2", "datamodule.carry_state=true"]
-        return build(check(compose([*small, *text, *splits, f"paths.outputs={tmp_path}/outputs", *words])))
+        return build(check(compose([*small, *text, *splits, f"paths.outputs={tmp_path}/outputs", *overrides])))
 
-    return built
+    return build_experiment
 
 
 def streams(experiment: Experiment, split: str) -> list[Tensor]:
-    """The tokens of every stream, in one piece each."""
+    """Return the tokens of every stream, each as one sequence."""
     batches = [batch.tokens for batch in experiment.datamodule.loader(split)]
     rows = [[tokens[b] for tokens in batches if b < len(tokens)] for b in range(len(batches[0]))]
     return [torch.cat([windows[0][:1], *(window[1:] for window in windows)]) for windows in rows]
@@ -240,17 +242,17 @@ def streams(experiment: Experiment, split: str) -> list[Tensor]:
 @pytest.mark.req("R3")
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
-def test_the_loss_over_windows_is_that_of_one_long_sequence(
-    carrying: Callable[..., Experiment], kind: str, cell: str
+def test_stateful_loss_equals_the_loss_of_one_long_sequence(
+    build_stateful: Callable[..., Experiment], kind: str, cell: str
 ) -> None:
-    """Evaluated twice: the second pass starts anew and finds the same."""
-    words = [
+    """Evaluated twice: the second evaluation starts from the initial state and gives the same loss."""
+    overrides = [
         f"model.cell={cell}",
         "model.num_layers=2",
         "model.initial_state=learned",
         "trainer.limit_test_batches=1.0",
     ]
-    experiment = carrying(f"model={kind}", *words)
+    experiment = build_stateful(f"model={kind}", *overrides)
     model = experiment.model.double()
     assert isinstance(model, Recurrent) and model.start is not None
     for parameter in model.start:
@@ -270,10 +272,10 @@ def test_the_loss_over_windows_is_that_of_one_long_sequence(
 @pytest.mark.req("R3")
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kind", [RNN, LSTM, GRU])
-def test_gradients_end_at_the_border_of_a_window(kind: type[Recurrent], cell: str) -> None:
-    """The gradient of the second window is that of a sequence whose start is held fixed where the first one ended."""
-    carried = made(kind, replace(TEXT, carry_state=True), cell=cell, num_layers=2, initial_state="learned")
-    plain = made(kind, TEXT, cell=cell, num_layers=2, initial_state="learned")
+def test_gradients_stop_at_window_boundaries(kind: type[Recurrent], cell: str) -> None:
+    """The gradient of the second window is that of a sequence with the detached last state of the first as initial state."""
+    carried = make_model(kind, replace(TEXT, carry_state=True), cell=cell, num_layers=2, initial_state="learned")
+    plain = make_model(kind, TEXT, cell=cell, num_layers=2, initial_state="learned")
     tokens = torch.randint(0, 11, (3, 9), generator=torch.Generator().manual_seed(0))
     carried.outputs_of(LanguageBatch(tokens[:, :5]), "train")
     windowed = carried.outputs_of(LanguageBatch(tokens[:, 4:]), "train")
@@ -294,35 +296,35 @@ def test_gradients_end_at_the_border_of_a_window(kind: type[Recurrent], cell: st
     assert gradients[0]["start.0"] is None and gradients[2]["start.0"].any()
     carried.on_train_epoch_start()
     torch.testing.assert_close(carried.outputs_of(LanguageBatch(tokens), "train"), whole, rtol=0, atol=1e-12)
-    carried.outputs_of(LanguageBatch(tokens[:2, 4:]), "val")  # another split begins anew
+    carried.outputs_of(LanguageBatch(tokens[:2, 4:]), "val")  # another split starts from the initial state
     smaller = carried.outputs_of(LanguageBatch(tokens[:2, 4:]), "val")
     assert smaller.shape[0] == 2
-    carried.on_validation_epoch_start()  # and so does another validation
+    carried.on_validation_epoch_start()  # so does another validation
     torch.testing.assert_close(carried.outputs_of(LanguageBatch(tokens), "val"), whole, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("overrides", "message"),
     [
         (["model=transformer"], r"model=transformer has no state to carry. Models with one: rnn, lstm, gru\."),
         (["model=gru", "model.bidirectional=true"], r"model\.bidirectional=true reads backwards too"),
     ],
 )
-def test_a_model_that_cannot_carry_a_state_is_refused(words: list[str], says: str) -> None:
+def test_model_without_state_support_is_rejected(overrides: list[str], message: str) -> None:
     text = ["datamodule=text", "datamodule.path=pyproject.toml", "datamodule.carry_state=true"]
-    with pytest.raises(UserError, match=says):
-        check(compose([*words, *text]))
+    with pytest.raises(UserError, match=message):
+        check(compose([*overrides, *text]))
 
 
 @pytest.mark.slow
 @pytest.mark.req("R1", "R3")
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_resumed_run_that_carries_its_state_is_exact(fast: Callable[..., list[str]], cell: str) -> None:
-    """And its checkpoint alone rebuilds it, with either cell."""
-    words = fast("model=lstm", f"model.cell={cell}", "datamodule=text", "datamodule.carry_state=true")
-    words = [*words, "regularization.dropout=0.2", "trainer.limit_train_batches=1.0"]
-    whole = run([*words, "trainer.max_epochs=2"], verbose=False)
-    half = run(words, verbose=False)
+def test_resumed_stateful_run_is_exact(fast: Callable[..., list[str]], cell: str) -> None:
+    """It equals an uninterrupted run, and its checkpoint alone rebuilds the model, with either cell."""
+    overrides = fast("model=lstm", f"model.cell={cell}", "datamodule=text", "datamodule.carry_state=true")
+    overrides = [*overrides, "regularization.dropout=0.2", "trainer.limit_train_batches=1.0"]
+    whole = run([*overrides, "trainer.max_epochs=2"], verbose=False)
+    half = run(overrides, verbose=False)
     resumed = run([f"resume={half.folder}", "trainer.max_epochs=2"], verbose=False)
     assert resumed.metrics == whole.metrics
     first, second = (

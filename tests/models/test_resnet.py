@@ -1,4 +1,4 @@
-"""The residual network against the paper's sizes, and its blocks against their formula."""
+"""The residual network against the paper's sizes, and its blocks against the formula."""
 
 from typing import Any
 
@@ -31,8 +31,8 @@ def test_layers_and_parameters_of_the_paper(n: int, layers: int, millions: str) 
 
 
 @pytest.mark.parametrize("cls", [CNN, ResNet])
-def test_weights_lie_channels_last_where_it_trains_on_a_gpu(cls: type[Model], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a GPU is there and a run uses it not: told by the device of the model alone."""
+def test_weights_are_channels_last_on_a_gpu_only(cls: type[Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device of the model decides, not whether a GPU is available."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for device, last in (("cpu", False), ("cuda", True)):
         model = cls(CIFAR)
@@ -56,16 +56,16 @@ def test_stages_halve_the_image() -> None:
 
 
 @pytest.mark.req("C6")
-def test_convolutions_start_as_he_and_others_say() -> None:
-    """N(0, 2/n_in) with n_in = 3·3·channels (He et al. 2015), which the paper takes; by Kolmogorov's and Smirnov's test."""
+def test_convolutions_use_he_initialization() -> None:
+    """N(0, 2/n_in) with n_in = 3·3·channels (He et al. 2015), as in the paper; by the Kolmogorov-Smirnov test."""
     torch.manual_seed(0)
     model = ResNet(CIFAR)
     convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     assert len(convolutions) == 19
     for layer in convolutions:
         weights = layer.weight.detach().flatten().numpy()
-        deviation = (2 / (9 * layer.in_channels)) ** 0.5
-        assert stats.kstest(weights, stats.norm(0, deviation).cdf).pvalue > 1e-3
+        std = (2 / (9 * layer.in_channels)) ** 0.5
+        assert stats.kstest(weights, stats.norm(0, std).cdf).pvalue > 1e-3
     linear = model.head[-1]
     assert isinstance(linear, nn.Linear) and not linear.bias.any()
 
@@ -92,7 +92,7 @@ def test_block_is_its_formula(width_in: int, width: int, stride: int, size: tupl
 
 
 @pytest.mark.req("C6")
-def test_blocks_are_skipped_more_often_the_deeper_they_are() -> None:
+def test_skip_probability_grows_linearly_with_depth() -> None:
     """Block l of L is skipped with l/L of the last block's probability (Huang et al. 2016)."""
     model = ResNet(CIFAR, blocks_per_stage=2, stochastic_depth=0.6)
     blocks: Any = model.blocks
@@ -101,7 +101,7 @@ def test_blocks_are_skipped_more_often_the_deeper_they_are() -> None:
 
 
 @pytest.mark.req("C6")
-def test_a_skipped_block_passes_its_input_on() -> None:
+def test_skipped_block_returns_its_input() -> None:
     torch.manual_seed(0)
     block = ResidualBlock(4, 4, 1, "relu", drop=0.5)
     x = torch.rand(400, 4, 5, 5)

@@ -1,4 +1,4 @@
-"""The model summary against counts by hand."""
+"""The model summary against manual counts."""
 
 import io
 import random
@@ -28,8 +28,10 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(x, x, x, is_causal=self.causal)
 
 
-def recurrent(gates: int, inputs: int, hidden: int, steps: int, layers: int = 1, directions: int = 1) -> int:
-    """Multiply-adds of W·[x, h] for each gate, step, layer and direction."""
+def recurrent_multiply_adds(
+    gates: int, inputs: int, hidden: int, steps: int, layers: int = 1, directions: int = 1
+) -> int:
+    """Return the multiply-adds of W·[x, h] for each gate, step, layer and direction."""
     first = gates * hidden * (inputs + hidden)
     above = gates * hidden * (directions * hidden + hidden)
     return steps * directions * (first + (layers - 1) * above)
@@ -42,12 +44,12 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...], int]] = {
     "conv2d": (nn.Conv2d(3, 4, 3, stride=2, padding=1), (3, 8, 8), 4 * 4 * 4 * 3 * 9),
     "grouped conv2d": (nn.Conv2d(4, 8, 3, groups=2), (4, 5, 5), 8 * 9 * 2 * 9),
     "conv1d": (nn.Conv1d(3, 4, 3), (3, 9), 4 * 7 * 3 * 3),
-    "rnn": (nn.RNN(5, 6, batch_first=True), (7, 5), recurrent(1, 5, 6, 7)),
-    "lstm": (nn.LSTM(5, 6, 2, batch_first=True), (7, 5), recurrent(4, 5, 6, 7, layers=2)),
+    "rnn": (nn.RNN(5, 6, batch_first=True), (7, 5), recurrent_multiply_adds(1, 5, 6, 7)),
+    "lstm": (nn.LSTM(5, 6, 2, batch_first=True), (7, 5), recurrent_multiply_adds(4, 5, 6, 7, layers=2)),
     "bidirectional gru": (
         nn.GRU(5, 6, 2, batch_first=True, bidirectional=True),
         (7, 5),
-        recurrent(3, 5, 6, 7, layers=2, directions=2),
+        recurrent_multiply_adds(3, 5, 6, 7, layers=2, directions=2),
     ),
     "attention": (Attention(causal=False), (2, 7, 8), 2 * 2 * 7 * 7 * 8),
     "causal attention": (Attention(causal=True), (2, 7, 8), 2 * 2 * 7 * 7 * 8),
@@ -109,7 +111,7 @@ def test_shared_unused_and_frozen_layers() -> None:
 @pytest.mark.req("R2")
 @pytest.mark.parametrize("cell", ["torch", "textbook"])
 @pytest.mark.parametrize("kind", [RNN, LSTM, GRU])
-def test_a_learned_initial_state_adds_parameters_and_no_work(kind: type[Recurrent], cell: str) -> None:
+def test_learned_initial_state_adds_parameters_and_no_multiply_adds(kind: type[Recurrent], cell: str) -> None:
     spec, batch = DataSpec("regression", "sequence", (9, 3), (1,)), LabelledBatch(torch.randn(2, 9, 3), torch.zeros(2))
     zero, learned = (
         summarize(kind(spec, cell=cell, hidden_size=6, num_layers=2, initial_state=start), batch)
@@ -120,7 +122,7 @@ def test_a_learned_initial_state_adds_parameters_and_no_work(kind: type[Recurren
     assert learned.multiply_adds == zero.multiply_adds > 0
 
 
-def test_nothing_is_disturbed() -> None:
+def test_summarize_does_not_change_the_model_or_random_state() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
     model[1].eval()
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -140,7 +142,7 @@ def test_nothing_is_disturbed() -> None:
     assert torch.backends.mkldnn.enabled and torch.backends.mha.get_fastpath_enabled()
 
 
-def test_the_table_stays_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_is_limited_to_twenty_rows(capsys: pytest.CaptureFixture[str]) -> None:
     deep = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Tanh())) for _ in range(40)))
     summary = summarize(deep, LabelledBatch(torch.randn(2, 4), torch.zeros(2)))
     show(summary.table())
@@ -152,7 +154,7 @@ def test_the_table_stays_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None
     assert all(ord(character) < 0x2500 for line in lines for character in line), "no drawn lines in a log"
 
 
-def test_a_terminal_gets_a_drawn_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_table_has_drawn_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True

@@ -1,4 +1,4 @@
-"""The transformer against nn.Transformer's stacks, and what it promises about masks, padding and decoding."""
+"""The transformer against nn.Transformer's stacks; masks, padding and decoding."""
 
 import itertools
 import math
@@ -37,7 +37,7 @@ NORMS = pytest.mark.parametrize("norm_first", [False, True], ids=["post-norm", "
 POSITIONS = pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
 
 
-def made(spec: DataSpec, **settings: Any) -> Transformer:
+def make_model(spec: DataSpec, **settings: Any) -> Transformer:
     torch.manual_seed(0)
     sizes = {"d_model": 16, "num_heads": 4, "d_ff": 24, "num_layers": 2}
     model = Transformer(spec, **(sizes | settings)).double().eval()
@@ -59,7 +59,7 @@ def sources(lengths: Tensor, width: int) -> Tensor:
 
 
 @torch.no_grad()
-def copied(mine: Block, theirs: Any) -> Any:
+def copy_block(mine: Block, theirs: Any) -> Any:
     def attention(a: MultiHeadAttention, b: nn.MultiheadAttention) -> None:
         b.in_proj_weight.copy_(torch.cat((a.query.weight, a.key_value.weight)))
         b.in_proj_bias.copy_(torch.cat((a.query.bias, a.key_value.bias)))
@@ -80,8 +80,8 @@ def copied(mine: Block, theirs: Any) -> Any:
 
 @pytest.mark.req("T1", "T2", "T5")
 @NORMS
-def test_encoder_decoder_is_the_papers(norm_first: bool) -> None:
-    model = made(TRANSLATION, norm_first=norm_first)
+def test_encoder_decoder_equals_torch(norm_first: bool) -> None:
+    model = make_model(TRANSLATION, norm_first=norm_first)
     assert model.encoder is not None and model.decoder is not None
     source, target = sources(torch.tensor([9, 3, 6]), 9), torch.randint(3, 12, (3, 7))
     hidden = source == PADDING
@@ -89,12 +89,12 @@ def test_encoder_decoder_is_the_papers(norm_first: bool) -> None:
     sizes = {"d_model": 16, "nhead": 4, "dim_feedforward": 24, "batch_first": True, "norm_first": norm_first}
     memory = F.embedding(source, model.embed.layer.weight) * math.sqrt(16) + sinusoidal(9, 16)  # type: ignore[arg-type]
     for block in model.encoder.blocks:
-        layer = copied(block, nn.TransformerEncoderLayer(**sizes))  # type: ignore[arg-type]
+        layer = copy_block(block, nn.TransformerEncoderLayer(**sizes))  # type: ignore[arg-type]
         memory = layer(memory, src_key_padding_mask=hidden)
     memory = model.encoder.norm(memory)
     x = F.embedding(target, model.target_embed.weight) * math.sqrt(16) + sinusoidal(7, 16)
     for block in model.decoder.blocks:
-        layer = copied(block, nn.TransformerDecoderLayer(**sizes))  # type: ignore[arg-type]
+        layer = copy_block(block, nn.TransformerDecoderLayer(**sizes))  # type: ignore[arg-type]
         x = layer(x, memory, tgt_mask=future, memory_key_padding_mask=hidden)
     expected = model.decoder.norm(x) @ model.target_embed.weight.T + model.output.bias
     torch.testing.assert_close(model(source, target), expected, rtol=0, atol=1e-10)
@@ -102,42 +102,44 @@ def test_encoder_decoder_is_the_papers(norm_first: bool) -> None:
 
 @pytest.mark.req("T4")
 @pytest.mark.parametrize("spec", [TRANSLATION, TEXT, TOKENS, SERIES], ids=lambda spec: f"{spec.task} of {spec.inputs}")
-def test_dropout_falls_on_the_sums_of_embeddings_and_positions(spec: DataSpec) -> None:
-    """In both stacks (5.4): what a stack reads in training is 0, or the sum/(1 - p)."""
+def test_dropout_is_applied_to_the_sum_of_embeddings_and_positions(spec: DataSpec) -> None:
+    """In both stacks (5.4): each input of a stack in training is 0 or the sum/(1 - p)."""
     p = 0.3
-    model = made(spec, dropout=p)
-    read: dict[str, list[Tensor]] = {}
+    model = make_model(spec, dropout=p)
+    stack_inputs: dict[str, list[Tensor]] = {}
     for name in ("encoder", "decoder"):
         if (stack := getattr(model, name)) is not None:
-            stack.register_forward_pre_hook(lambda _, given, name=name: read.setdefault(name, []).append(given[0]))
+            stack.register_forward_pre_hook(
+                lambda _, args, name=name: stack_inputs.setdefault(name, []).append(args[0])
+            )
     x = numbers(40, *spec.input_shape) if spec is SERIES else torch.randint(3, 11, (40, spec.input_shape[0]))
-    given = (x, torch.randint(3, 11, (40, 8))) if spec is TRANSLATION else (x,)
-    model.eval()(*given)
-    model.train()(*given)
-    assert set(read) == {"encoder", "decoder"} if spec is TRANSLATION else len(read) == 1
-    for whole, dropped in read.values():
-        kept = dropped != 0
-        torch.testing.assert_close(dropped[kept], whole[kept] / (1 - p), rtol=0, atol=1e-12)
+    inputs = (x, torch.randint(3, 11, (40, 8))) if spec is TRANSLATION else (x,)
+    model.eval()(*inputs)
+    model.train()(*inputs)
+    assert set(stack_inputs) == {"encoder", "decoder"} if spec is TRANSLATION else len(stack_inputs) == 1
+    for whole, dropped in stack_inputs.values():
+        nonzero = dropped != 0
+        torch.testing.assert_close(dropped[nonzero], whole[nonzero] / (1 - p), rtol=0, atol=1e-12)
         count = whole.numel()
-        assert abs(int(kept.sum()) - (1 - p) * count) < 5 * (count * p * (1 - p)) ** 0.5
+        assert abs(int(nonzero.sum()) - (1 - p) * count) < 5 * (count * p * (1 - p)) ** 0.5
 
 
 @pytest.mark.req("T5")
 @NORMS
-def test_decoder_alone_is_a_masked_encoder(norm_first: bool) -> None:
-    model = made(TEXT, norm_first=norm_first)
+def test_decoder_without_memory_equals_a_masked_encoder(norm_first: bool) -> None:
+    model = make_model(TEXT, norm_first=norm_first)
     assert model.encoder is None and model.decoder is not None
     tokens = torch.randint(0, 11, (3, 10))
     future = torch.ones(10, 10).triu(1).bool()
     x = F.embedding(tokens, model.embed.layer.weight) * math.sqrt(16) + sinusoidal(10, 16)  # type: ignore[arg-type]
     for block in model.decoder.blocks:
         layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, norm_first=norm_first)
-        x = copied(block, layer)(x, src_mask=future)  # type: ignore[arg-type]
+        x = copy_block(block, layer)(x, src_mask=future)  # type: ignore[arg-type]
     expected = model.output(model.decoder.norm(x))
     torch.testing.assert_close(model(tokens), expected, rtol=0, atol=1e-10)
 
 
-def number_of_parameters(n: int, d: int, d_ff: int, source: int, target: int) -> int:
+def expected_parameters(n: int, d: int, d_ff: int, source: int, target: int) -> int:
     """Attention is four matrices d × d, the feed-forward network two d × d_ff, each with biases, and a LayerNorm has 2d;
     the output layer shares the target's embedding and adds a bias.
     """
@@ -156,19 +158,19 @@ def test_parameters_of_the_papers_base_model() -> None:
         facts = {"output_shape": [target], "vocabulary_size": source}
         with torch.device("meta"):
             model = Transformer(DataSpec.from_plain(TRANSLATION.to_plain() | facts), **config.arguments())
-        found = sum(p.numel() for p in model.parameters())
-        assert found == number_of_parameters(6, 512, 2048, source, target)
-    assert number_of_parameters(6, 512, 2048, 0, 0) == 44_138_496
+        parameters = sum(p.numel() for p in model.parameters())
+        assert parameters == expected_parameters(6, 512, 2048, source, target)
+    assert expected_parameters(6, 512, 2048, 0, 0) == 44_138_496
 
 
 @pytest.mark.req("T1")
-def test_small_sizes_are_the_default() -> None:
+def test_default_sizes_are_small() -> None:
     config = check(compose(["model=transformer"])).model
     with torch.device("meta"):
         model = Transformer(TRANSLATION, **config.arguments())
         four = Transformer(TRANSLATION, **(config.arguments() | {"d_ff": None}))
-    found = [sum(p.numel() for p in made.parameters()) for made in (model, four)]
-    assert found == [number_of_parameters(2, 128, d_ff, 15, 12) for d_ff in (256, 512)]
+    parameters = [sum(p.numel() for p in transformer.parameters()) for transformer in (model, four)]
+    assert parameters == [expected_parameters(2, 128, d_ff, 15, 12) for d_ff in (256, 512)]
 
 
 # ---- masks -------------------------------------------------------------------------------------------------------
@@ -177,13 +179,13 @@ def test_small_sizes_are_the_default() -> None:
 @pytest.mark.req("T2")
 @pytest.mark.parametrize("spec", [TEXT, TRANSLATION], ids=["text", "translation"])
 def test_logits_depend_on_earlier_tokens_only(spec: DataSpec) -> None:
-    """Position t is asked for token t + 1, and may see the tokens up to t (erratum E2)."""
-    model = made(spec)
+    """Position t predicts token t + 1, and may attend to the tokens up to t (erratum E2)."""
+    model = make_model(spec)
     tokens = torch.randint(3, 11, (2, 7))
-    given = (sources(torch.tensor([9, 4]), 9),) if spec is TRANSLATION else ()
+    source = (sources(torch.tensor([9, 4]), 9),) if spec is TRANSLATION else ()
     changed = tokens.clone()
     changed[:, 4:] = 3 + (changed[:, 4:] - 2) % 8
-    before, after = model(*given, tokens), model(*given, changed)
+    before, after = model(*source, tokens), model(*source, changed)
     torch.testing.assert_close(before[:, :4], after[:, :4], rtol=0, atol=1e-12)
     assert not torch.isclose(before[:, 4:], after[:, 4:]).all(-1).any()
 
@@ -192,7 +194,7 @@ def test_logits_depend_on_earlier_tokens_only(spec: DataSpec) -> None:
 @NORMS
 @POSITIONS
 def test_padding_of_a_source_never_changes_a_result(norm_first: bool, positions: str) -> None:
-    model = made(TRANSLATION, norm_first=norm_first, positions=positions)
+    model = make_model(TRANSLATION, norm_first=norm_first, positions=positions)
     lengths = torch.tensor([9, 1, 5])
     source, target = sources(lengths, 9), torch.randint(3, 12, (3, 6))
     together = model(source, target)
@@ -200,16 +202,16 @@ def test_padding_of_a_source_never_changes_a_result(norm_first: bool, positions:
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-12)
     generated = model.generate(source)
     for i, length in enumerate(lengths.tolist()):
-        answer = model.generate(source[i : i + 1, :length])[0]
-        assert torch.equal(generated[i, : len(answer)], answer)
+        separate = model.generate(source[i : i + 1, :length])[0]
+        assert torch.equal(generated[i, : len(separate)], separate)
 
 
 @pytest.mark.req("T2")
 @NORMS
 @POSITIONS
 @pytest.mark.parametrize("spec", [SERIES, TOKENS], ids=["series", "tokens"])
-def test_what_stands_behind_the_end_never_changes_a_result(spec: DataSpec, norm_first: bool, positions: str) -> None:
-    model = made(spec, norm_first=norm_first, positions=positions)
+def test_padding_after_the_end_never_changes_a_result(spec: DataSpec, norm_first: bool, positions: str) -> None:
+    model = make_model(spec, norm_first=norm_first, positions=positions)
     lengths = torch.tensor([4, 9, 1])
     x = 1e3 * numbers(3, 9, 3) if spec is SERIES else torch.randint(1, 15, (3, 9))
     together = model(x, lengths)
@@ -221,8 +223,8 @@ def test_what_stands_behind_the_end_never_changes_a_result(spec: DataSpec, norm_
 
 
 def test_an_image_is_read_row_by_row() -> None:
-    model = made(DataSpec("classification", "image", (2, 5, 4), (3,)))
-    rows = made(DataSpec("classification", "sequence", (5, 8), (3,)))
+    model = make_model(DataSpec("classification", "image", (2, 5, 4), (3,)))
+    rows = make_model(DataSpec("classification", "sequence", (5, 8), (3,)))
     rows.load_state_dict(model.state_dict())
     images = numbers(2, 2, 5, 4)
     sequences = torch.stack([torch.stack([image[:, row].reshape(8) for row in range(5)]) for image in images])
@@ -236,7 +238,7 @@ def test_an_image_is_read_row_by_row() -> None:
 @NORMS
 @POSITIONS
 def test_cached_translation_equals_uncached(norm_first: bool, positions: str) -> None:
-    model = made(TRANSLATION, norm_first=norm_first, positions=positions)
+    model = make_model(TRANSLATION, norm_first=norm_first, positions=positions)
     source, target = sources(torch.tensor([9, 1, 5, 7]), 9), torch.randint(3, 12, (4, 7))
     memory, mask = model._encode(source)
     assert model.decoder is not None
@@ -245,19 +247,19 @@ def test_cached_translation_equals_uncached(norm_first: bool, positions: str) ->
     logits = model(source, target)
     torch.testing.assert_close(torch.cat(steps, 1), logits, rtol=1e-12, atol=1e-12 * float(logits.detach().abs().max()))
     for choice in ({"temperature": 0.0}, {"temperature": 1.0}, {"beams": 3}, {"beams": 5, "length_penalty": 1.5}):
-        answers = []
+        generated = []
         for use_cache in (True, False):
             torch.manual_seed(1)
-            answers.append(model.generate(source, use_cache=use_cache, **choice))  # type: ignore[arg-type]
-        assert torch.equal(*answers)
+            generated.append(model.generate(source, use_cache=use_cache, **choice))  # type: ignore[arg-type]
+        assert torch.equal(*generated)
 
 
 @pytest.mark.req("T6")
 @NORMS
 @POSITIONS
-def test_a_text_is_continued_as_if_it_were_read_anew_for_each_token(norm_first: bool, positions: str) -> None:
-    """Beyond the 10 tokens that training showed at once, the last 10 are looked at."""
-    model = made(TEXT, norm_first=norm_first, positions=positions)
+def test_generated_text_equals_reading_the_whole_text_for_each_token(norm_first: bool, positions: str) -> None:
+    """Beyond the context of 10 tokens, the last 10 tokens are used."""
+    model = make_model(TEXT, norm_first=norm_first, positions=positions)
     prompt = torch.randint(0, 11, (5, 4))
     tokens = prompt
     for _ in range(14):
@@ -273,37 +275,37 @@ def test_a_text_is_continued_as_if_it_were_read_anew_for_each_token(norm_first: 
 
 @pytest.mark.req("T6")
 @pytest.mark.parametrize("length_penalty", [0.0, 0.6, 2.0])
-def test_a_search_with_beams_finds_the_likeliest_of_all_translations(length_penalty: float) -> None:
+def test_beam_search_finds_the_most_likely_of_all_translations(length_penalty: float) -> None:
     """Three letters and the end, at most four tokens: 1 + 3 + 9 + 27 translations, each scored by one forward pass."""
     small = TRANSLATION.to_plain() | {"output_shape": [6], "target_length": 5}
-    model = made(DataSpec.from_plain(small))
+    model = make_model(DataSpec.from_plain(small))
     source = sources(torch.tensor([9, 4, 7, 2, 5]), 9)
     letters = [(3, 4, 5)] * 3
-    answers = [(*words, END) for n in range(4) for words in itertools.product(*letters[:n])]
+    candidates = [(*tokens, END) for n in range(4) for tokens in itertools.product(*letters[:n])]
     chosen = set()
     for _ in range(6):
         for parameter in model.parameters():
             nn.init.normal_(parameter, std=0.4)
-        model.output.bias.data[END] -= 4  # else nothing but the empty translation is ever the best
+        model.output.bias.data[END] -= 4  # otherwise the empty translation is always the best
         scores = []
-        for answer in answers:
-            logits = model(source, torch.tensor([[START, *answer[:-1]]]).expand(5, -1))
-            logits[:, :, [PADDING, START]] = -math.inf  # never written
-            tokens = torch.tensor(answer).expand(5, -1).unsqueeze(2)
+        for candidate in candidates:
+            logits = model(source, torch.tensor([[START, *candidate[:-1]]]).expand(5, -1))
+            logits[:, :, [PADDING, START]] = -math.inf  # never generated
+            tokens = torch.tensor(candidate).expand(5, -1).unsqueeze(2)
             score = logits.log_softmax(-1).gather(2, tokens).sum((1, 2))
-            scores.append(score / ((5 + len(answer)) / 6) ** length_penalty)
+            scores.append(score / ((5 + len(candidate)) / 6) ** length_penalty)
         best = torch.stack(scores, 1).argmax(1).tolist()
         found = model.generate(source, beams=27, length_penalty=length_penalty)
-        assert [tuple(t for t in row if t != PADDING) for row in found.tolist()] == [answers[i] for i in best]
+        assert [tuple(t for t in row if t != PADDING) for row in found.tolist()] == [candidates[i] for i in best]
         chosen.update(best)
-    assert len(chosen) >= (3 if length_penalty else 1), "without a penalty the empty translation wins here"
+    assert len(chosen) >= (3 if length_penalty else 1), "without a penalty the empty translation is the best one here"
     model.beams, model.length_penalty = 27, length_penalty
     assert torch.equal(model.generate(source), found), "the model's own settings are the default"
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_after_the_end_token_comes_padding(use_cache: bool) -> None:
-    model = made(TRANSLATION)
+def test_padding_follows_the_end_token(use_cache: bool) -> None:
+    model = make_model(TRANSLATION)
     torch.manual_seed(3)
     generated = model.generate(sources(torch.full((200,), 9), 9), temperature=3.0, use_cache=use_cache)
     assert generated.shape == (200, 7)  # at most the longest target, without its start token
@@ -316,7 +318,7 @@ def test_after_the_end_token_comes_padding(use_cache: bool) -> None:
 
 
 def test_decoding_stops_when_all_have_ended_or_enough_is_generated() -> None:
-    model, source = made(TRANSLATION), sources(torch.tensor([9, 4]), 9)
+    model, source = make_model(TRANSLATION), sources(torch.tensor([9, 4]), 9)
     assert model.generate(source, max_new_tokens=3).shape[1] <= 3
     model.output.bias.data[END] = 1e6
     assert model.generate(source).tolist() == [[END], [END]]
@@ -329,7 +331,7 @@ def test_decoding_stops_when_all_have_ended_or_enough_is_generated() -> None:
 @pytest.mark.req("T5")
 @NORMS
 def test_a_translation_is_learned_and_decoded(norm_first: bool) -> None:
-    """Reversing: training with shifted targets and decoding by itself fit together."""
+    """Reversing digits: training with shifted targets is consistent with decoding."""
     torch.manual_seed(0)
     digits = torch.randint(3, 12, (64, 5))
     ends = torch.full((64, 1), END)

@@ -1,4 +1,4 @@
-"""The transformer paper's recipe as it trains: smoothed targets and the schedule, against their formulas in float64."""
+"""The transformer paper's training recipe: smoothed targets and schedule against their formulas in float64."""
 
 import math
 from collections.abc import Callable
@@ -29,8 +29,8 @@ TRANSLATION = DataSpec(
 TEXT = DataSpec("language_modelling", "tokens", (10,), (12,), vocabulary_size=12)
 
 
-def smoothed_by_hand(logits: Tensor, target: int, epsilon: float) -> tuple[float, list[float]]:
-    """-Σ q_i log p_i with q_i = 1 - ε + ε/V at the target and ε/V elsewhere, and its gradient p - q."""
+def smoothed_cross_entropy(logits: Tensor, target: int, epsilon: float) -> tuple[float, list[float]]:
+    """Return -Σ q_i log p_i with q_i = 1 - ε + ε/V at the target and ε/V elsewhere, and its gradient p - q."""
     size = len(logits)
     total = sum(math.exp(value) for value in logits.tolist())
     p = [math.exp(value) / total for value in logits.tolist()]
@@ -55,30 +55,30 @@ def test_smoothed_targets_are_the_formula(spec: DataSpec) -> None:
     for b in range(3):
         for t in range(6):
             if spec is TRANSLATION and targets[b, t] == PADDING:
-                assert losses[b, t] == 0 and not logits.grad[b, t].any(), "padding costs nothing and teaches nothing"
+                assert losses[b, t] == 0 and not logits.grad[b, t].any(), "padding has no loss and no gradient"
                 continue
-            expected, gradient = smoothed_by_hand(logits[b, t].detach(), int(targets[b, t]), epsilon)
+            expected, gradient = smoothed_cross_entropy(logits[b, t].detach(), int(targets[b, t]), epsilon)
             assert float(losses[b, t]) == pytest.approx(expected, rel=1e-12)
             assert logits.grad[b, t].tolist() == pytest.approx(gradient, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.req("T4")
-def test_the_papers_learning_rate_at_every_step(fast: Callable[..., list[str]]) -> None:
-    """d_model^-0.5 · min(t^-0.5, t · 4000^-1.5), from the recipe as it is composed, over 12,000 steps."""
-    whole = check(compose(["experiment=transformer_paper"]))
-    assert (whole.scheduler.warmup_steps, whole.model.d_model, whole.trainer.max_steps) == (4000, 512, 100_000)  # type: ignore[attr-defined]
-    assert whole.optimizer.betas == [0.9, 0.98] and whole.optimizer.eps == 1e-9  # type: ignore[attr-defined]
-    assert whole.regularization.dropout == whole.regularization.label_smoothing == 0.1
+def test_learning_rate_of_the_paper_at_every_step(fast: Callable[..., list[str]]) -> None:
+    """d_model^-0.5 · min(t^-0.5, t · 4000^-1.5) with the composed config of the recipe, over 12,000 steps."""
+    paper = check(compose(["experiment=transformer_paper"]))
+    assert (paper.scheduler.warmup_steps, paper.model.d_model, paper.trainer.max_steps) == (4000, 512, 100_000)  # type: ignore[attr-defined]
+    assert paper.optimizer.betas == [0.9, 0.98] and paper.optimizer.eps == 1e-9  # type: ignore[attr-defined]
+    assert paper.regularization.dropout == paper.regularization.label_smoothing == 0.1
     config = check(compose(fast("experiment=transformer_paper", "model.d_model=16", "model.num_layers=1")))
     experiment = build(config)
     (optimizer,), (schedule,) = build_optimization(
         experiment.model, experiment.model.spec.task, config, experiment.trainer
     )
     scheduler = schedule["scheduler"]
-    found = []
+    rates = []
     for _ in range(12_000):
-        found.append(optimizer.param_groups[0]["lr"])
+        rates.append(optimizer.param_groups[0]["lr"])
         scheduler.step()
     expected = [16**-0.5 * min(t**-0.5, t * 4000**-1.5) for t in range(1, 12_001)]
-    assert found == pytest.approx(expected, rel=1e-12)
-    assert max(found) == found[3999]
+    assert rates == pytest.approx(expected, rel=1e-12)
+    assert max(rates) == rates[3999]

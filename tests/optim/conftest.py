@@ -1,4 +1,4 @@
-"""A vector that any option of `optimizer` moves, for the facts that the textbook states."""
+"""Fixture that optimizes a vector with any option of `optimizer`, for the properties that the textbook states."""
 
 from collections.abc import Callable
 from functools import cache
@@ -19,22 +19,22 @@ Descend = Callable[..., Vector]
 
 
 @cache
-def _config(*words: str) -> Config:
-    return check(compose(["model=mlp", *words]))
+def _config(*overrides: str) -> Config:
+    return check(compose(["model=mlp", *overrides]))
 
 
 @pytest.fixture
-def descend() -> Descend:
-    """Return a function that moves θ in float64 for a number of steps, and returns θ [steps + 1, D] before and after
-    each. The gradient is a function of (t, θ), t counted from 1; `rates`, if given, are the learning rates of the steps.
+def descent_path() -> Descend:
+    """Return a function that optimizes θ in float64 for a number of steps, and returns θ [steps + 1, D] before the first and
+    after each step. The gradient is a function of (t, θ), t counted from 1; `rates` are the learning rates of the steps.
     """
 
     def path(
-        words: str, gradient: Gradient, steps: int, start: Vector | float = 0.0, rates: Vector | None = None
+        overrides: str, gradient: Gradient, steps: int, start: Vector | float = 0.0, rates: Vector | None = None
     ) -> Vector:
         model = nn.Module()
         model.theta = nn.Parameter(torch.tensor(np.atleast_1d(start), dtype=torch.float64))
-        optimizer = build_optimizer(model, _config(*words.split()))
+        optimizer = build_optimizer(model, _config(*overrides.split()))
         thetas = [model.theta.detach().numpy().copy()]
         for t in range(1, steps + 1):
             if rates is not None:

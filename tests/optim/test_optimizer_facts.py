@@ -1,4 +1,4 @@
-"""What the textbook states about each optimizer, measured on small problems whose answers are known."""
+"""Properties of the optimizers that the textbook states, on small problems with known solutions."""
 
 import math
 from collections.abc import Callable
@@ -20,9 +20,9 @@ def quadratic(condition: float) -> np.ndarray:
 
 
 def steps_to(path: np.ndarray, share: float = 1e-6) -> int:
-    """Return the number of steps until |θ| is below a share of its start for good."""
+    """Return the number of steps after which |θ| stays below a share of its initial value."""
     distance = np.linalg.norm(path, axis=1)
-    assert distance[-1] < share * distance[0], "it does not converge"
+    assert distance[-1] < share * distance[0], "no convergence"
     return int(np.flatnonzero(distance >= share * distance[0])[-1]) + 1
 
 
@@ -30,7 +30,7 @@ def steps_to(path: np.ndarray, share: float = 1e-6) -> int:
 
 
 @pytest.mark.req("O1")
-def test_batch_gradients_are_unbiased_and_their_variance_falls_with_the_batch_size() -> None:
+def test_batch_gradients_have_the_expected_mean_and_variance() -> None:
     """E[∇L_batch] = ∇L, and Var = σ²/B · (N-B)/(N-1), as batches are drawn without replacement."""
     size = 64
     gradients = torch.randn(size, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1
@@ -46,23 +46,23 @@ def test_batch_gradients_are_unbiased_and_their_variance_falls_with_the_batch_si
 
 
 @pytest.mark.req("O1")
-def test_noise_stops_a_constant_rate_and_not_a_falling_one(descend: Descend) -> None:
-    """On ½θ² with noise of variance 1 a constant η keeps the variance η/(2-η); η = 1/t has Ση = ∞, Ση² < ∞, and is the
-    mean of the noise, with variance 1/t.
+def test_falling_rate_converges_despite_noise_and_constant_rate_does_not(descent_path: Descend) -> None:
+    """On ½θ² with noise of variance 1, a constant η gives θ the variance η/(2-η); with η = 1/t, where Ση = ∞ and Ση² < ∞, θ
+    is the mean of the noise, with variance 1/t.
     """
     steps, copies = 400, 4000
     noise = np.random.default_rng(0).normal(size=(steps + 1, copies))
     for rates, expected in ((np.full(steps, 0.5), 0.5 / 1.5), (1 / np.arange(1, steps + 1), 1 / steps)):
-        path = descend("optimizer=sgd", lambda t, theta: theta + noise[t], steps, np.ones(copies), rates)
+        path = descent_path("optimizer=sgd", lambda t, theta: theta + noise[t], steps, np.ones(copies), rates)
         assert path[-1].var() == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.req("O1")
 @pytest.mark.req("O2")
-def test_momentum_needs_the_root_of_the_condition_number(descend: Descend) -> None:
-    """SGD at its best rate 2/(λ_min + λ_max) takes O(κ) steps, heavy-ball momentum at its best O(√κ).
+def test_momentum_needs_root_kappa_steps(descent_path: Descend) -> None:
+    """SGD with its optimal rate 2/(λ_min + λ_max) needs O(κ) steps, heavy-ball momentum with its optimal settings O(√κ).
 
-    Its best γ is the square of the textbook's (√κ - 1)/(√κ + 1), which is the best of Nesterov (below).
+    Its optimal γ is the square of the textbook's (√κ - 1)/(√κ + 1), which is optimal for Nesterov (below).
     """
 
     def steps(condition: float) -> tuple[int, int]:
@@ -72,8 +72,8 @@ def test_momentum_needs_the_root_of_the_condition_number(descend: Descend) -> No
         heavy = f"optimizer=momentum optimizer.lr={best} optimizer.momentum={gamma}"
         gradient = lambda t, theta: curvature * theta  # noqa: E731
         return (
-            steps_to(descend(plain, gradient, 20 * int(condition), np.ones(6))),
-            steps_to(descend(heavy, gradient, 40 * int(root), np.ones(6))),
+            steps_to(descent_path(plain, gradient, 20 * int(condition), np.ones(6))),
+            steps_to(descent_path(heavy, gradient, 40 * int(root), np.ones(6))),
         )
 
     (plain, heavy), (plain_hard, heavy_hard) = steps(25), steps(400)
@@ -82,25 +82,25 @@ def test_momentum_needs_the_root_of_the_condition_number(descend: Descend) -> No
 
 
 @pytest.mark.req("O3")
-def test_nesterov_needs_the_root_of_the_condition_number(descend: Descend) -> None:
+def test_nesterov_needs_root_kappa_steps(descent_path: Descend) -> None:
     """With η = 1/λ_max and the textbook's γ = (√κ - 1)/(√κ + 1)."""
 
     def steps(condition: float) -> int:
         curvature, root = quadratic(condition), math.sqrt(condition)
-        words = f"optimizer=nesterov optimizer.lr={1 / condition} optimizer.momentum={(root - 1) / (root + 1)}"
-        return steps_to(descend(words, lambda t, theta: curvature * theta, 60 * int(root), np.ones(6)))
+        overrides = f"optimizer=nesterov optimizer.lr={1 / condition} optimizer.momentum={(root - 1) / (root + 1)}"
+        return steps_to(descent_path(overrides, lambda t, theta: curvature * theta, 60 * int(root), np.ones(6)))
 
     assert steps(1600) / steps(100) == pytest.approx(4, rel=0.2)
 
 
 @pytest.mark.req("O2")
-def test_momentum_lengthens_a_steady_step_and_shortens_an_alternating_one(descend: Descend) -> None:
-    """A steady gradient moves θ by η/(1-γ) a step, as the textbook says. One that alternates moves it by η/(1+γ): the
-    textbook's damping by (1-γ) would be a tenth at γ = 0.9, and it is about a half.
+def test_momentum_lengthens_steady_and_shortens_alternating_steps(descent_path: Descend) -> None:
+    """A steady gradient moves θ by η/(1-γ) per step, as the textbook states. An alternating one moves it by η/(1+γ): the
+    textbook's damping by (1-γ) would be a tenth at γ = 0.9, but it is about a half.
     """
-    words = "optimizer=momentum optimizer.lr=0.01 optimizer.momentum=0.9"
-    steady = np.diff(descend(words, lambda t, theta: 1.0, 300)[:, 0])
-    alternating = np.diff(descend(words, lambda t, theta: (-1.0) ** t, 300)[:, 0])
+    overrides = "optimizer=momentum optimizer.lr=0.01 optimizer.momentum=0.9"
+    steady = np.diff(descent_path(overrides, lambda t, theta: 1.0, 300)[:, 0])
+    alternating = np.diff(descent_path(overrides, lambda t, theta: (-1.0) ** t, 300)[:, 0])
     assert -steady[-1] == pytest.approx(0.01 / (1 - 0.9))
     assert abs(alternating[-1]) == pytest.approx(0.01 / (1 + 0.9))
 
@@ -109,29 +109,29 @@ def test_momentum_lengthens_a_steady_step_and_shortens_an_alternating_one(descen
 
 
 @pytest.mark.req("O4")
-def test_adagrad_moves_rare_features_as_far_as_frequent_ones(descend: Descend) -> None:
-    """After n equal gradients a feature has moved by η Σ 1/√i, whatever the gradient's size; a rare one moves more at
-    each of its appearances than a frequent one does at the same time.
+def test_adagrad_gives_rare_features_larger_steps(descent_path: Descend) -> None:
+    """After n equal gradients a weight has moved by η Σ 1/√i, for any size of the gradient; the weight of a rare feature moves
+    more at each occurrence than that of a frequent feature at the same step.
     """
 
     def gradient(t: int, theta: np.ndarray) -> np.ndarray:
         rare = t % 10 == 0
         return np.array([1.0, 1.0 * rare, 100.0 * rare])
 
-    path = descend("optimizer=adagrad", gradient, 100, np.zeros(3))
+    path = descent_path("optimizer=adagrad", gradient, 100, np.zeros(3))
     sums = [sum(i**-0.5 for i in range(1, n + 1)) for n in (100, 10, 10)]
     np.testing.assert_allclose(-path[-1], 0.05 * np.array(sums))
-    moved = path[-2] - path[-1]
-    assert moved[1] == pytest.approx(math.sqrt(10) * moved[0])
+    final = path[-2] - path[-1]
+    assert final[1] == pytest.approx(math.sqrt(10) * final[0])
 
 
 @pytest.mark.req("O4")
-def test_adagrad_learns_sparse_features_that_sgd_leaves_behind(descend: Descend) -> None:
-    """Logistic regression where feature i is there with probability 2^-i: at its best rate SGD is far behind."""
+def test_adagrad_learns_sparse_features_faster_than_sgd(descent_path: Descend) -> None:
+    """Logistic regression in which feature i is present with probability 2^-i: SGD at its best rate has a much higher loss."""
     random = np.random.default_rng(0)
     present = (random.random((1000, 8)) < 2.0 ** -np.arange(8)).astype(float)
-    truth = 3.0 * (-1.0) ** np.arange(8)
-    labels = random.random(1000) < 1 / (1 + np.exp(-present @ truth))
+    true_weights = 3.0 * (-1.0) ** np.arange(8)
+    labels = random.random(1000) < 1 / (1 + np.exp(-present @ true_weights))
 
     def loss(theta: np.ndarray) -> float:
         margins = (2 * labels - 1) * (present @ theta)
@@ -143,43 +143,47 @@ def test_adagrad_learns_sparse_features_that_sgd_leaves_behind(descend: Descend)
 
     def best(name: str) -> float:
         rates = (0.1, 0.3, 1.0, 3.0)
-        return min(loss(descend(f"optimizer={name} optimizer.lr={r}", gradient, 1000, np.zeros(8))[-1]) for r in rates)
+        return min(
+            loss(descent_path(f"optimizer={name} optimizer.lr={r}", gradient, 1000, np.zeros(8))[-1]) for r in rates
+        )
 
-    optimum = min(loss(scale * truth) for scale in np.linspace(0.5, 1.5, 11))
+    optimum = min(loss(scale * true_weights) for scale in np.linspace(0.5, 1.5, 11))
     assert best("adagrad") - optimum < 0.5 * (best("sgd") - optimum)
 
 
 @pytest.mark.req("O4")
 @pytest.mark.parametrize("steps", [100, 400, 1600])
-def test_adagrad_s_regret_stays_below_its_bound(descend: Descend, steps: int) -> None:
+def test_adagrad_regret_is_within_its_bound(descent_path: Descend, steps: int) -> None:
     """Σ f_t(θ_t) - min Σ f_t ≤ (D²/2η + η)·√Σg², which is O(√T) (Duchi, Hazan and Singer 2011, theorem 5);
-    f_t(θ) = |θ - z_t| with random z_t of ±1, so every |g| is 1 and the best fixed θ pays about T.
+    f_t(θ) = |θ - z_t| with random z_t of ±1, so that every |g| is 1 and the best fixed θ has a loss of about T.
     """
     targets = np.random.default_rng(0).choice([-1.0, 1.0], size=steps + 1)
-    path = descend("optimizer=adagrad", lambda t, theta: np.sign(theta - targets[t]), steps, 0.5)[:, 0]
-    paid = np.abs(path[:-1] - targets[1:]).sum()
+    path = descent_path("optimizer=adagrad", lambda t, theta: np.sign(theta - targets[t]), steps, 0.5)[:, 0]
+    loss_sum = np.abs(path[:-1] - targets[1:]).sum()
     best, fixed = min((np.abs(theta - targets[1:]).sum(), theta) for theta in (-1.0, 1.0))
-    farthest = np.abs(path - fixed).max()
-    bound = (farthest**2 / (2 * 0.05) + 0.05) * math.sqrt(steps)
-    assert paid - best <= bound
+    max_distance = np.abs(path - fixed).max()
+    bound = (max_distance**2 / (2 * 0.05) + 0.05) * math.sqrt(steps)
+    assert loss_sum - best <= bound
 
 
 @pytest.mark.req("O4")
 @pytest.mark.req("O5")
-def test_adagrad_s_rate_falls_without_end_and_rmsprop_s_does_not(descend: Descend) -> None:
+def test_adagrad_steps_vanish_and_rmsprop_steps_do_not(descent_path: Descend) -> None:
     """Under a steady gradient AdaGrad's t-th step is η/√t; RMSProp's tends to η."""
-    adagrad = -np.diff(descend("optimizer=adagrad", lambda t, theta: 5.0, 1000)[:, 0])
-    rmsprop = -np.diff(descend("optimizer=rmsprop", lambda t, theta: 5.0, 1000)[:, 0])
+    adagrad = -np.diff(descent_path("optimizer=adagrad", lambda t, theta: 5.0, 1000)[:, 0])
+    rmsprop = -np.diff(descent_path("optimizer=rmsprop", lambda t, theta: 5.0, 1000)[:, 0])
     np.testing.assert_allclose(adagrad, 0.05 / np.sqrt(np.arange(1, 1001)), rtol=1e-7)
     assert rmsprop[-1] == pytest.approx(1e-3)
 
 
 @pytest.mark.req("O5")
-def test_rmsprop_forgets(descend: Descend) -> None:
-    """A hundred times smaller gradient has its full step again after some 1/(1-ρ) steps, with AdaGrad never."""
+def test_rmsprop_forgets_old_gradients(descent_path: Descend) -> None:
+    """After the gradient becomes a hundred times smaller, RMSProp regains the full step after some 1/(1-ρ) steps, AdaGrad
+    never.
+    """
     gradient = lambda t, theta: 100.0 if t <= 50 else 1.0  # noqa: E731
-    rmsprop = -np.diff(descend("optimizer=rmsprop", gradient, 200)[:, 0])
-    adagrad = -np.diff(descend("optimizer=adagrad", gradient, 200)[:, 0])
+    rmsprop = -np.diff(descent_path("optimizer=rmsprop", gradient, 200)[:, 0])
+    adagrad = -np.diff(descent_path("optimizer=adagrad", gradient, 200)[:, 0])
     assert rmsprop[-1] == pytest.approx(1e-3, rel=0.01)
     assert adagrad[-1] < 0.01 * adagrad[0]
 
@@ -187,14 +191,14 @@ def test_rmsprop_forgets(descend: Descend) -> None:
 @pytest.mark.req("O5")
 @pytest.mark.req("O6")
 @pytest.mark.parametrize("name", ["rmsprop", "rmsprop_textbook", "adagrad", "adam", "adamax"])
-def test_steps_do_not_depend_on_the_scale_of_each_coordinate(descend: Descend, name: str) -> None:
-    """Where every gradient is multiplied by D, diagonal, the path is the same, as far as ε is negligible."""
+def test_adaptive_steps_do_not_depend_on_the_scale_of_coordinates(descent_path: Descend, name: str) -> None:
+    """Multiplying every gradient by a diagonal D does not change the path, as far as ε is negligible."""
     gradients = np.random.default_rng(0).normal(size=(101, 6))
-    words = f"optimizer={name} optimizer.eps=1e-30"
-    plain = descend(words, lambda t, theta: gradients[t], 100, np.zeros(6))
-    scaled = descend(words, lambda t, theta: SCALES * gradients[t], 100, np.zeros(6))
+    overrides = f"optimizer={name} optimizer.eps=1e-30"
+    plain = descent_path(overrides, lambda t, theta: gradients[t], 100, np.zeros(6))
+    scaled = descent_path(overrides, lambda t, theta: SCALES * gradients[t], 100, np.zeros(6))
     np.testing.assert_allclose(scaled, plain, rtol=1e-9)
-    sgd = descend("optimizer=sgd", lambda t, theta: SCALES * gradients[t], 100, np.zeros(6))
+    sgd = descent_path("optimizer=sgd", lambda t, theta: SCALES * gradients[t], 100, np.zeros(6))
     assert not np.allclose(sgd, sgd[:, :1])
 
 
@@ -203,34 +207,34 @@ def test_steps_do_not_depend_on_the_scale_of_each_coordinate(descend: Descend, n
 
 @pytest.mark.req("O6")
 @pytest.mark.parametrize("name", ["adam", "adamw"])
-def test_the_bias_correction_makes_the_first_step_eta_times_the_sign(descend: Descend, name: str) -> None:
-    """Without it, (1-β1)/√(1-β2) = 3.2 times η."""
+def test_first_step_with_bias_correction_is_eta_times_the_sign(descent_path: Descend, name: str) -> None:
+    """Without the correction it would be (1-β1)/√(1-β2) = 3.2 times η."""
     gradient = SCALES * (-1.0) ** np.arange(6)
-    words = f"optimizer={name} regularization.weight_decay=0.0"
-    first = descend(words, lambda t, theta: gradient, 1, np.zeros(6))[1]
+    overrides = f"optimizer={name} regularization.weight_decay=0.0"
+    first = descent_path(overrides, lambda t, theta: gradient, 1, np.zeros(6))[1]
     np.testing.assert_allclose(first, -1e-3 * np.sign(gradient), rtol=1e-4)
 
 
 @pytest.mark.req("O7")
 @pytest.mark.req("G1")
-def test_decoupled_decay_does_not_depend_on_the_gradient_s_size(descend: Descend) -> None:
-    """AdamW shrinks every weight by (1 - ηλ) a step; with Adam the same λ hardly matters beside a large gradient."""
+def test_decoupled_decay_does_not_depend_on_the_gradient(descent_path: Descend) -> None:
+    """AdamW shrinks every weight by (1 - ηλ) per step; with Adam the same λ has little effect if the gradient is large."""
     gradients = np.random.default_rng(0).normal(size=(101, 6))
-    moved = {}
+    final = {}
     for name in ("adam", "adamw"):
         for decay in (0.0, 0.5):
-            words = f"optimizer={name} optimizer.eps=1e-30 regularization.weight_decay={decay}"
-            moved[name, decay] = descend(words, lambda t, theta: SCALES * gradients[t], 100, np.ones(6))[-1]
-    shrunk = moved["adamw", 0.0] - moved["adamw", 0.5]
+            overrides = f"optimizer={name} optimizer.eps=1e-30 regularization.weight_decay={decay}"
+            final[name, decay] = descent_path(overrides, lambda t, theta: SCALES * gradients[t], 100, np.ones(6))[-1]
+    shrunk = final["adamw", 0.0] - final["adamw", 0.5]
     np.testing.assert_allclose(shrunk, 1 - (1 - 1e-3 * 0.5) ** 100, rtol=0.12)
-    coupled = np.abs(moved["adam", 0.0] - moved["adam", 0.5])
-    assert coupled[0] > 10 * coupled[-1], "where the gradient is large, the coupled decay is divided away"
+    coupled = np.abs(final["adam", 0.0] - final["adam", 0.5])
+    assert coupled[0] > 10 * coupled[-1], "a large gradient cancels the coupled decay"
 
 
 @pytest.mark.req("O7")
 @pytest.mark.req("G1")
 @pytest.mark.parametrize(
-    "words",
+    "overrides",
     [
         "optimizer=sgd",
         "optimizer=adamw",
@@ -240,18 +244,20 @@ def test_decoupled_decay_does_not_depend_on_the_gradient_s_size(descend: Descend
         "optimizer=lion",
     ],
 )
-def test_without_a_gradient_weights_shrink_by_one_minus_eta_lambda(descend: Descend, words: str) -> None:
+def test_weights_without_gradient_shrink_by_one_minus_eta_lambda(descent_path: Descend, overrides: str) -> None:
     """θ_t = (1 - ηλ)^t θ_0 (textbook, Weight Decay Interpretation)."""
-    path = descend(f"{words} optimizer.lr=0.1 regularization.weight_decay=0.2", lambda t, theta: 0.0, 50, SCALES)
+    path = descent_path(
+        f"{overrides} optimizer.lr=0.1 regularization.weight_decay=0.2", lambda t, theta: 0.0, 50, SCALES
+    )
     np.testing.assert_allclose(path, (1 - 0.1 * 0.2) ** np.arange(51)[:, None] * SCALES)
 
 
 @pytest.mark.req("O8")
-def test_radam_rectifies_from_its_sixth_step_on(descend: Descend) -> None:
-    """Before, steps are those of bias-corrected momentum, in proportion to the gradient; from then on their length is
-    r_t·η, and r_t rises to 1.
+def test_radam_rectifies_from_the_sixth_step(descent_path: Descend) -> None:
+    """The first five steps are those of bias-corrected momentum, proportional to the gradient; later ones have the length
+    r_t·η, where r_t rises to 1.
     """
-    steps = -np.diff(descend("optimizer=radam", lambda t, theta: SCALES, 6000, np.zeros(6)), axis=0)
+    steps = -np.diff(descent_path("optimizer=radam", lambda t, theta: SCALES, 6000, np.zeros(6)), axis=0)
     np.testing.assert_allclose(steps[:5], 1e-3 * np.tile(SCALES, (5, 1)))
     rectification = steps[5:, -1] / 1e-3
     assert (np.diff(rectification) > 0).all() and rectification[0] < 0.05 and 0.98 < rectification[-1] < 1
@@ -259,15 +265,15 @@ def test_radam_rectifies_from_its_sixth_step_on(descend: Descend) -> None:
 
 
 @pytest.mark.req("O9")
-def test_adabound_begins_as_adam_and_ends_as_sgd(descend: Descend) -> None:
-    """Between its bounds its first step is Adam's; in the end its rate is final_lr whatever the gradient's size, and
-    the step is that of SGD: in proportion to the gradient.
+def test_adabound_starts_as_adam_and_ends_as_sgd(descent_path: Descend) -> None:
+    """Within its bounds the first step is Adam's; finally the rate is final_lr for any size of the gradient, and the step is
+    that of SGD, proportional to the gradient.
     """
     gradient = lambda t, theta: SCALES  # noqa: E731
-    adabound = -np.diff(descend("optimizer=adabound optimizer.gamma=1", gradient, 2000, np.zeros(6)), axis=0)
-    adam = -np.diff(descend("optimizer=adam", gradient, 1, np.zeros(6)), axis=0)
+    adabound = -np.diff(descent_path("optimizer=adabound optimizer.gamma=1", gradient, 2000, np.zeros(6)), axis=0)
+    adam = -np.diff(descent_path("optimizer=adam", gradient, 1, np.zeros(6)), axis=0)
     assert adabound[0, 2] == pytest.approx(adam[0, 2], rel=1e-4)
     np.testing.assert_allclose(adabound[-1], 0.1 * SCALES, rtol=1e-3)
     rates = adabound / SCALES
     spread = np.ptp(rates, axis=1)
-    assert (np.diff(spread[100:]) < 0).all(), "the bounds close in"
+    assert (np.diff(spread[100:]) < 0).all(), "the bounds converge"

@@ -1,4 +1,4 @@
-"""Every optimizer for 100 steps against its formula, written out here in float64."""
+"""Every optimizer for 100 steps against its explicit formula in float64."""
 
 import math
 from collections.abc import Callable
@@ -28,8 +28,8 @@ Vector = np.ndarray
 
 
 @cache
-def config_of(*words: str) -> Config:
-    return check(compose(["model=mlp", *words]))
+def config_of(*overrides: str) -> Config:
+    return check(compose(["model=mlp", *overrides]))
 
 
 class Point(nn.Module):
@@ -42,7 +42,7 @@ class Point(nn.Module):
 
 # ---- the formulas -------------------------------------------------------------------------------------------
 # Each takes (t, g, θ, η, memory) and returns the next θ; memory is a dictionary that starts empty. λ is coupled,
-# g + λθ, unless the formula says otherwise.
+# g + λθ, unless stated otherwise.
 
 
 def sgd(t: int, g: Vector, theta: Vector, lr: float, m: dict[str, Vector]) -> Vector:
@@ -163,8 +163,8 @@ def lion(t: int, g: Vector, theta: Vector, lr: float, m: dict[str, Vector]) -> V
 FORMULAS: dict[str, Callable[..., Vector]] = {name: globals()[name] for name in (*REQUIREMENTS, *BEYOND_THE_TEXTBOOK)}
 
 
-def run(name: str, gradients: Vector, lrs: Vector, start: Vector) -> tuple[Vector, Vector]:
-    """Return θ after every step, of the optimizer and of its formula."""
+def run_both(name: str, gradients: Vector, lrs: Vector, start: Vector) -> tuple[Vector, Vector]:
+    """Return θ after every step, by the optimizer and by the formula."""
     model = Point(start)
     optimizer = build_optimizer(model, config_of(f"optimizer={name}", f"regularization.weight_decay={DECAY}"))
     theta, memory, mine, torchs = start.copy(), {}, [], []
@@ -187,12 +187,12 @@ def test_every_option_has_a_formula() -> None:
     [pytest.param(name, marks=pytest.mark.req(req)) for name, req in REQUIREMENTS.items()] + [*BEYOND_THE_TEXTBOOK],
 )
 @pytest.mark.parametrize("schedule", ["constant", "falling"])
-def test_hundred_steps(name: str, schedule: str) -> None:
+def test_hundred_steps_equal_the_formula(name: str, schedule: str) -> None:
     random = np.random.default_rng(0)
     lr = config_of(f"optimizer={name}").optimizer.lr
     lrs = lr * (np.ones(STEPS) if schedule == "constant" else 0.97 ** np.arange(STEPS))
     gradients = random.normal(size=(STEPS, 6)) * 10.0 ** np.arange(-3, 3)
-    optimizer, formula = run(name, gradients, lrs, random.normal(size=6))
+    optimizer, formula = run_both(name, gradients, lrs, random.normal(size=6))
     np.testing.assert_allclose(optimizer, formula, rtol=1e-9, atol=1e-12)
 
 
@@ -201,9 +201,9 @@ def test_hundred_steps(name: str, schedule: str) -> None:
 
 @pytest.mark.req("O2")
 @pytest.mark.parametrize("form", ["momentum", "nesterov"])
-def test_erratum_e9_velocity_holds_or_leaves_the_rate(descend: Callable[..., Vector], form: str) -> None:
-    """v = γv + ηg against η·(γv + g): the same path while η is constant; where η is halved, torch's step is halved at
-    once, and the textbook's velocity still holds the old rate.
+def test_erratum_e9_rate_inside_or_outside_the_velocity(descent_path: Callable[..., Vector], form: str) -> None:
+    """v = γv + ηg against η·(γv + g): the same path while η is constant; if η is halved, torch's step is halved immediately,
+    and the textbook's velocity still contains the old rate.
     """
     torchs, textbook = (
         f"optimizer={form}",
@@ -212,42 +212,44 @@ def test_erratum_e9_velocity_holds_or_leaves_the_rate(descend: Callable[..., Vec
     gradients = np.random.default_rng(1).normal(size=(STEPS + 1, 6))
     constant, falling = np.full(STEPS, 0.02), 0.02 * 0.5 ** (np.arange(STEPS) // 25)
     for rates in (constant, falling):
-        one, other = (descend(w, lambda t, _: gradients[t], STEPS, np.zeros(6), rates) for w in (torchs, textbook))
-        apart = np.abs(one - other).max(axis=1)
-        assert apart[:26].max() < 1e-12
-        assert apart[26:].max() < 1e-12 if rates is constant else apart[26:].max() > 1e-3
-    steady = [descend(w, lambda t, _: 1.0, STEPS, 0.0, falling)[:, 0] for w in (torchs, textbook)]
-    at_once, slowly = (np.diff(path)[50] / np.diff(path)[49] for path in steady)
-    assert at_once == pytest.approx(0.5, rel=0.05)
-    assert slowly == pytest.approx(0.95, rel=0.05), "0.9 of the old velocity, and half of the rest"
+        one, other = (descent_path(w, lambda t, _: gradients[t], STEPS, np.zeros(6), rates) for w in (torchs, textbook))
+        difference = np.abs(one - other).max(axis=1)
+        assert difference[:26].max() < 1e-12
+        assert difference[26:].max() < 1e-12 if rates is constant else difference[26:].max() > 1e-3
+    steady = [descent_path(w, lambda t, _: 1.0, STEPS, 0.0, falling)[:, 0] for w in (torchs, textbook)]
+    torch_ratio, textbook_ratio = (np.diff(path)[50] / np.diff(path)[49] for path in steady)
+    assert torch_ratio == pytest.approx(0.5, rel=0.05)
+    assert textbook_ratio == pytest.approx(0.95, rel=0.05), "0.9 of the old velocity, and half of the remaining 0.1"
 
 
 @pytest.mark.req("O3")
-@pytest.mark.parametrize("words", ["optimizer=nesterov", "optimizer=momentum_textbook optimizer.nesterov=true"])
-def test_nesterov_is_the_textbook_s_lookahead_seen_from_ahead(descend: Callable[..., Vector], words: str) -> None:
-    """v = γv + η∇L(θ - γv), θ ← θ - v; what is kept is θ - γv. The textbook's form holds for a moving η too."""
+@pytest.mark.parametrize("overrides", ["optimizer=nesterov", "optimizer=momentum_textbook optimizer.nesterov=true"])
+def test_nesterov_stores_the_textbook_lookahead_point(descent_path: Callable[..., Vector], overrides: str) -> None:
+    """v = γv + η∇L(θ - γv), θ ← θ - v; the stored parameter is θ - γv. The textbook's form also holds if η changes."""
     scales, lrs = np.arange(1.0, 7.0), np.full(STEPS, 0.02)
-    if "textbook" in words:
+    if "textbook" in overrides:
         lrs = 0.02 * 0.97 ** np.arange(STEPS)
     theta, v, expected = np.ones(6), np.zeros(6), [np.ones(6)]
     for lr in lrs:
         v = 0.9 * v + lr * scales * (theta - 0.9 * v)
         theta = theta - v
         expected.append(theta - 0.9 * v)
-    path = descend(words, lambda t, ahead: scales * ahead, STEPS, np.ones(6), lrs)
+    path = descent_path(overrides, lambda t, ahead: scales * ahead, STEPS, np.ones(6), lrs)
     np.testing.assert_allclose(path, np.array(expected), rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.req("O4")
 @pytest.mark.req("O5")
 @pytest.mark.parametrize(("form", "share"), [("adagrad", 1.0), ("rmsprop", 0.1)])
-def test_erratum_e8_epsilon_inside_or_outside_the_root(descend: Callable[..., Vector], form: str, share: float) -> None:
-    """√(v + ε) and √v + ε agree while v is far above ε; where gradients vanish, the textbook's step is far smaller: it
-    is bounded by η·g/√ε instead of η·g/ε.
+def test_erratum_e8_epsilon_inside_or_outside_the_root(
+    descent_path: Callable[..., Vector], form: str, share: float
+) -> None:
+    """√(v + ε) and √v + ε agree while v is much larger than ε; for vanishing gradients, the textbook's step is much smaller:
+    it is bounded by η·g/√ε instead of η·g/ε.
     """
     g = np.array([1.0, 1e-1, 1e-2, 1e-5, 1e-6])
-    words = f"optimizer.lr=1 optimizer.eps=1e-8 optimizer={form}"
-    outside, inside = (-descend(words + end, lambda t, _: g, 1, np.zeros(5))[1] for end in ("", "_textbook"))
+    overrides = f"optimizer.lr=1 optimizer.eps=1e-8 optimizer={form}"
+    outside, inside = (-descent_path(overrides + end, lambda t, _: g, 1, np.zeros(5))[1] for end in ("", "_textbook"))
     np.testing.assert_allclose(outside, g / (np.sqrt(share) * g + 1e-8))
     np.testing.assert_allclose(inside, g / np.sqrt(share * g**2 + 1e-8))
     np.testing.assert_allclose(inside[:3], outside[:3], rtol=1e-3)
@@ -274,22 +276,22 @@ def test_textbook_defaults(name: str, expected: dict[str, object]) -> None:
     } == {"weight_decay": 0.0} | expected
 
 
-def test_a_preset_comes_after_the_decay_of_adamw() -> None:
+def test_l2_preset_overrides_the_decay_of_adamw() -> None:
     optimizer = build_optimizer(Point(np.ones(6)), config_of("optimizer=adamw", "regularization=l2"))
     assert optimizer.param_groups[0]["weight_decay"] == 1e-4
 
 
 class NoDecay(torch.optim.Optimizer):
-    """An optimizer of a user's, without weight decay."""
+    """A custom optimizer without weight decay."""
 
     def __init__(self, params: list[Tensor], lr: float = 0.1, pair: tuple[float, float] = (0.0, 1.0)) -> None:
         assert isinstance(pair, tuple)
         super().__init__(params, {"lr": lr})
 
 
-def test_an_optimizer_without_decay_is_refused_where_decay_is_asked_for() -> None:
+def test_weight_decay_with_an_optimizer_without_decay_is_rejected() -> None:
     config = config_of("optimizer=sgd", "regularization=l2")
-    option = _user_s(NoDecay, lr=0.1, pair=[0.0, 1.0])
+    option = _custom_option(NoDecay, lr=0.1, pair=[0.0, 1.0])
     assert combination_problems(config.model_copy(update={"optimizer": option})) == [
         "regularization.weight_decay=0.0001: optimizer=mine has no weight decay."
     ]
@@ -301,25 +303,25 @@ def test_an_optimizer_without_decay_is_refused_where_decay_is_asked_for() -> Non
     assert optimizer.param_groups[0]["lr"] == 0.1
 
 
-def test_two_decays_that_differ_are_refused() -> None:
+def test_two_different_decays_are_rejected() -> None:
     with pytest.raises(UserError, match=r"optimizer.weight_decay=0.1 and regularization.weight_decay=0.01"):
         config_of("optimizer=sgd", "optimizer.weight_decay=0.1", "regularization.weight_decay=0.01")
     assert config_of("optimizer=sgd", "optimizer.weight_decay=0.1").optimizer.arguments()["weight_decay"] == 0.1
 
 
-def test_what_a_user_s_optimizer_refuses_is_told() -> None:
-    option = _user_s(torch.optim.SGD, lr=-1.0, weight_decay=0.0)
+def test_error_of_a_custom_optimizer_is_reported() -> None:
+    option = _custom_option(torch.optim.SGD, lr=-1.0, weight_decay=0.0)
     with pytest.raises(UserError, match=r"optimizer=mine: Invalid learning rate: -1\.0"):
         build_optimizer(Point(np.ones(6)), config_of("optimizer=sgd").model_copy(update={"optimizer": option}))
 
 
-@pytest.mark.parametrize("words", [["optimizer.momentum=0.0"], ["optimizer.dampening=0.1"]])
-def test_nesterov_needs_a_velocity(words: list[str]) -> None:
+@pytest.mark.parametrize("overrides", [["optimizer.momentum=0.0"], ["optimizer.dampening=0.1"]])
+def test_nesterov_needs_a_velocity(overrides: list[str]) -> None:
     with pytest.raises(UserError, match=r"optimizer\.nesterov=true: Nesterov's form needs optimizer.momentum above 0"):
-        config_of("optimizer=nesterov", *words)
+        config_of("optimizer=nesterov", *overrides)
 
 
-def _user_s(cls: type, **settings: object) -> object:
+def _custom_option(cls: type, **settings: object) -> object:
     from pydantic import create_model
 
     from src.config.schema.base import Option
@@ -331,27 +333,27 @@ def _user_s(cls: type, **settings: object) -> object:
 
 
 @pytest.mark.parametrize(
-    ("words", "in_one_kernel"),
+    ("overrides", "fused"),
     [
         (["optimizer=adam"], True),
         (["optimizer=adamw"], True),
         (["optimizer=adagrad"], True),
-        (["optimizer=nadam"], False),  # torch has no such kernel
-        (["optimizer=adam", "trainer.precision=16-mixed"], False),  # it could not be clipped
+        (["optimizer=nadam"], False),  # torch has no fused NAdam
+        (["optimizer=adam", "trainer.precision=16-mixed"], False),  # its gradients could not be clipped
         (["optimizer=adam", "trainer.precision=bf16-mixed"], False),
         (["optimizer=adam", "trainer.precision=bf16-true"], True),
         (["optimizer=adam", "trainer.strategy=fsdp"], False),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_where_torch_has_one_kernel_for_a_step_it_is_taken(words: list[str], in_one_kernel: bool) -> None:
-    optimizer = build_optimizer(Point(np.ones(6)), config_of(*words))
-    assert bool(optimizer.defaults.get("fused")) is in_one_kernel
+def test_fused_step_is_used_where_torch_has_one(overrides: list[str], fused: bool) -> None:
+    optimizer = build_optimizer(Point(np.ones(6)), config_of(*overrides))
+    assert bool(optimizer.defaults.get("fused")) is fused
 
 
-def test_a_run_that_began_without_the_kernel_goes_on_without_it() -> None:
-    """A checkpoint of another version resumes to the last bit."""
-    began = torch.optim.Adam(Point(np.ones(6)).parameters())
+def test_run_without_fused_step_resumes_without_it() -> None:
+    """A checkpoint of another version resumes exactly."""
+    saved = torch.optim.Adam(Point(np.ones(6)).parameters())
     optimizer = build_optimizer(Point(np.ones(6)), config_of("optimizer=adam"))
-    optimizer.load_state_dict(began.state_dict())
+    optimizer.load_state_dict(saved.state_dict())
     assert not optimizer.param_groups[0]["fused"]

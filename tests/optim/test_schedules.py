@@ -1,4 +1,4 @@
-"""Every schedule, with and without warm-up, against its closed form: the rate of each step of a real run."""
+"""Every schedule, with and without warm-up, against its closed form: the learning rate of each step of a run."""
 
 import math
 from collections.abc import Callable
@@ -22,30 +22,30 @@ from src.datamodules.loaders.in_memory import BatchLoader
 from src.models.mlp import MLP
 
 SPEC = DataSpec("regression", "vector", (3,), (1,))
-LR, EPOCHS, STEPS = 0.2, 3, 5  # steps an epoch
+LR, EPOCHS, STEPS = 0.2, 3, 5  # steps per epoch
 OPTIONS = sorted(path.stem for path in (ROOT / "conf" / "scheduler").glob("*.yaml"))
 WARM_UPS = [0, STEPS, 7]  # none, one that ends with an epoch, one that ends within one
 
 
-def config_of(*words: str) -> Config:
-    return _composed(f"optimizer.lr={LR}", f"trainer.max_epochs={EPOCHS}", *words)
+def config_of(*overrides: str) -> Config:
+    return _composed(f"optimizer.lr={LR}", f"trainer.max_epochs={EPOCHS}", *overrides)
 
 
 @cache
-def _composed(*words: str) -> Config:
-    return check(compose(["model=mlp", "datamodule=diabetes", "model.hidden_sizes=[]", "optimizer=sgd", *words]))
+def _composed(*overrides: str) -> Config:
+    return check(compose(["model=mlp", "datamodule=diabetes", "model.hidden_sizes=[]", "optimizer=sgd", *overrides]))
 
 
 class Recorder(Callback):
-    """Notes the rate that each optimizer step uses, and what is measured; dies in the middle of an epoch if told so."""
+    """Records the learning rate of each optimizer step and the validation losses; raises an error at step `fail_at`."""
 
-    def __init__(self, dies_at: int | None = None) -> None:
+    def __init__(self, fail_at: int | None = None) -> None:
         self.rates: list[float] = []
         self.losses: list[float] = []
-        self.dies_at = dies_at
+        self.fail_at = fail_at
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: object) -> None:
-        if trainer.global_step == self.dies_at:
+        if trainer.global_step == self.fail_at:
             raise InterruptedError
         self.rates.append(optimizer.param_groups[0]["lr"])
 
@@ -54,7 +54,7 @@ class Recorder(Callback):
 
 
 def train(config: Config, recorder: Recorder, folder: Path | None = None, resume: bool = False) -> MLP:
-    """Train for real; with a folder, keep checkpoints there, and with resume go on from the last one."""
+    """Train a model; with a folder, save checkpoints there, and with resume continue from the last one."""
     torch.manual_seed(0)
     model = MLP(SPEC, hidden_sizes=[])
     model.training_config = config
@@ -81,11 +81,11 @@ def train(config: Config, recorder: Recorder, folder: Path | None = None, resume
 
 
 def closed_form(name: str, unit: str, warmup: int, epochs: int = EPOCHS) -> Callable[[int], float]:
-    """Return lr(t) of the shipped option, t = 1, 2, …; k counts the steps or epochs since the warm-up."""
+    """Return lr(t) of an option, t = 1, 2, …; k counts the steps or epochs since the warm-up."""
     unit_steps = {"step": 1, "epoch": STEPS}[unit]
     total = epochs * STEPS
 
-    def behind(k: int) -> float:
+    def after_warmup(k: int) -> float:
         match name:
             case "none":
                 return LR
@@ -101,14 +101,14 @@ def closed_form(name: str, unit: str, warmup: int, epochs: int = EPOCHS) -> Call
                 while k >= cycle:
                     k, cycle = k - cycle, 2 * cycle
                 return LR * (1 + math.cos(math.pi * k / cycle)) / 2
-        raise AssertionError(f"write down the closed form of {name}")
+        raise AssertionError(f"this test has no closed form of {name}")
 
     def rate(t: int) -> float:
         if name == "inverse_sqrt":
             return LR * min(t**-0.5 * warmup**0.5, t / warmup)
         if t <= warmup:
             return LR * t / warmup
-        return behind((t - 1) // unit_steps - warmup // unit_steps)
+        return after_warmup((t - 1) // unit_steps - warmup // unit_steps)
 
     return rate
 
@@ -116,7 +116,7 @@ def closed_form(name: str, unit: str, warmup: int, epochs: int = EPOCHS) -> Call
 def plateau_form(
     losses: list[float], warmup: int, patience: int, factor: float, cooldown: int, threshold: float
 ) -> list[float]:
-    """Return lr(t) as torch documents ReduceLROnPlateau, from what was measured after each epoch."""
+    """Return lr(t) as torch documents ReduceLROnPlateau, for the losses after each epoch."""
     rates, lr, best, bad, cooling = [], LR, math.inf, 0, 0
     for epoch, loss in enumerate(losses):
         steps = range(epoch * STEPS + 1, (epoch + 1) * STEPS + 1)
@@ -131,7 +131,7 @@ def plateau_form(
     return rates
 
 
-CHANGES = {"step": ["scheduler.step_size=2"], "cosine_restarts": ["scheduler.T_0=1", "scheduler.T_mult=2"]}
+SETTINGS = {"step": ["scheduler.step_size=2"], "cosine_restarts": ["scheduler.T_0=1", "scheduler.T_mult=2"]}
 REQUIREMENTS = {"none": "S1", "step": "S2", "exponential": "S4", "cosine": "S5", "cosine_restarts": "S6"}
 CASES = [
     pytest.param(name, unit, warmup, marks=[pytest.mark.req(REQUIREMENTS[name]), pytest.mark.req("S8")])
@@ -142,14 +142,14 @@ CASES = [
 ] + [pytest.param("inverse_sqrt", "step", 7, marks=pytest.mark.req("S7"))]
 
 
-def scheduled(name: str, unit: str, warmup: int, *words: str) -> Config:
-    config = config_of(f"scheduler={name}", *CHANGES.get(name, []), *words)
+def scheduled(name: str, unit: str, warmup: int, *overrides: str) -> Config:
+    config = config_of(f"scheduler={name}", *SETTINGS.get(name, []), *overrides)
     changed = config.scheduler.model_copy(update={"interval": unit, "warmup_steps": warmup})
     return config.model_copy(update={"scheduler": changed})
 
 
 @pytest.mark.parametrize(("name", "unit", "warmup"), CASES)
-def test_every_step_uses_the_closed_form(name: str, unit: str, warmup: int) -> None:
+def test_each_step_uses_the_closed_form(name: str, unit: str, warmup: int) -> None:
     recorder = Recorder()
     train(scheduled(name, unit, warmup), recorder)
     rate = closed_form(name, unit, warmup)
@@ -157,54 +157,56 @@ def test_every_step_uses_the_closed_form(name: str, unit: str, warmup: int) -> N
 
 
 @pytest.mark.parametrize(("name", "unit", "warmup"), [case for case in CASES if case.values[2] != STEPS])
-def test_an_interrupted_run_goes_on_with_the_same_rates(name: str, unit: str, warmup: int, tmp_path: Path) -> None:
+def test_resumed_run_uses_the_same_rates(name: str, unit: str, warmup: int, tmp_path: Path) -> None:
     config = scheduled(name, unit, warmup)
     whole = train(config, Recorder())
     with pytest.raises(InterruptedError):
-        train(config, Recorder(dies_at=STEPS + 2), tmp_path)
-    rest = Recorder()
-    resumed = train(config, rest, tmp_path, resume=True)
+        train(config, Recorder(fail_at=STEPS + 2), tmp_path)
+    resumed_recorder = Recorder()
+    resumed = train(config, resumed_recorder, tmp_path, resume=True)
     rate = closed_form(name, unit, warmup)
-    assert rest.rates == pytest.approx([rate(t) for t in range(STEPS + 1, EPOCHS * STEPS + 1)], rel=1e-9, abs=1e-12)
+    assert resumed_recorder.rates == pytest.approx(
+        [rate(t) for t in range(STEPS + 1, EPOCHS * STEPS + 1)], rel=1e-9, abs=1e-12
+    )
     for mine, other in zip(resumed.parameters(), whole.parameters(), strict=True):
         assert torch.equal(mine, other)
 
 
 @pytest.mark.req("S3")
 @pytest.mark.parametrize("warmup", WARM_UPS)
-def test_plateau_follows_what_is_measured(warmup: int, tmp_path: Path) -> None:
-    words = ["scheduler=plateau", f"scheduler.warmup_steps={warmup}", "trainer.max_epochs=14"]
+def test_plateau_follows_the_metric(warmup: int, tmp_path: Path) -> None:
+    overrides = ["scheduler=plateau", f"scheduler.warmup_steps={warmup}", "trainer.max_epochs=14"]
     settings = ["patience=1", "factor=0.5", "cooldown=1", "threshold=0.2"]
-    config = config_of(*words, *(f"scheduler.{setting}" for setting in settings))
+    config = config_of(*overrides, *(f"scheduler.{setting}" for setting in settings))
     recorder = Recorder()
     whole = train(config, recorder)
     expected = plateau_form(recorder.losses, warmup, patience=1, factor=0.5, cooldown=1, threshold=0.2)
-    assert len(set(expected[warmup:])) >= 3, "the run must reach several plateaus"
+    assert len(set(expected[warmup:])) >= 3, "the run has several plateaus"
     assert recorder.rates == pytest.approx(expected, rel=1e-12)
 
-    drop = next(t for t in range(warmup + 1, 60) if expected[t] < expected[t - 1])  # right behind a reduction
+    drop = next(t for t in range(warmup + 1, 60) if expected[t] < expected[t - 1])  # immediately after a reduction
     with pytest.raises(InterruptedError):
-        train(config, Recorder(dies_at=drop + 2), tmp_path)
-    rest = Recorder()
-    resumed = train(config, rest, tmp_path, resume=True)
-    assert rest.rates == pytest.approx(expected[drop:], rel=1e-12)
+        train(config, Recorder(fail_at=drop + 2), tmp_path)
+    resumed_recorder = Recorder()
+    resumed = train(config, resumed_recorder, tmp_path, resume=True)
+    assert resumed_recorder.rates == pytest.approx(expected[drop:], rel=1e-12)
     for mine, other in zip(resumed.parameters(), whole.parameters(), strict=True):
         assert torch.equal(mine, other)
 
 
 @pytest.mark.req("S3")
-def test_plateau_counts_measurements_and_not_epochs() -> None:
-    words = ["scheduler=plateau", "trainer.max_epochs=12", "trainer.check_val_every_n_epoch=2"]
-    config = config_of(*words, "scheduler.patience=1", "scheduler.factor=0.5", "scheduler.threshold=0.5")
+def test_plateau_counts_validations_and_not_epochs() -> None:
+    overrides = ["scheduler=plateau", "trainer.max_epochs=12", "trainer.check_val_every_n_epoch=2"]
+    config = config_of(*overrides, "scheduler.patience=1", "scheduler.factor=0.5", "scheduler.threshold=0.5")
     recorder = Recorder()
     train(config, recorder)
     halved = next(t for t, rate in enumerate(recorder.rates) if rate < LR)
-    assert halved == 6 * STEPS, "best after 2 epochs, not better after 4 and after 6"
+    assert halved == 6 * STEPS, "the best loss is after 2 epochs, with no improvement after 4 and 6"
 
 
 @pytest.mark.req("S3")
 @pytest.mark.parametrize(("monitor", "mode"), [("val/loss", "min"), ("val/r2", "max")])
-def test_plateau_takes_the_direction_of_its_metric(monitor: str, mode: str) -> None:
+def test_plateau_uses_the_direction_of_its_metric(monitor: str, mode: str) -> None:
     from src.optim.factory import build_optimization
 
     model = MLP(SPEC, hidden_sizes=[])
@@ -237,20 +239,20 @@ def test_warm_up_counts_optimizer_steps_when_gradients_accumulate(name: str) -> 
 @pytest.mark.req("S5")
 @pytest.mark.req("S8")
 @pytest.mark.parametrize(
-    ("words", "first", "length"),
+    ("overrides", "first", "length"),
     [
         ([], 0, 8),
         (["scheduler.warmup_steps=7"], 1, 7),  # one epoch
-        (["scheduler.warmup_steps=8"], 1, 7),  # ends within the second epoch, which is then the first of the cosine
+        (["scheduler.warmup_steps=8"], 1, 7),  # ends in the second epoch, which is the first one of the cosine
         (["trainer.max_steps=24"], 0, 4),  # three epochs and three steps
     ],
 )
-def test_a_cosine_in_epochs_fills_the_epochs_that_are_left(words: list[str], first: int, length: int) -> None:
-    """Twenty batches are seven optimizer steps of three batches, the last of two."""
+def test_cosine_in_epochs_spans_the_remaining_epochs(overrides: list[str], first: int, length: int) -> None:
+    """Twenty batches are seven optimizer steps of three batches, of which the last has two."""
     lengths = ["scheduler.interval=epoch", "trainer.max_epochs=8", "trainer.accumulate_grad_batches=3"]
-    config, recorder = config_of("scheduler=cosine", *lengths, *words), Recorder()
+    config, recorder = config_of("scheduler=cosine", *lengths, *overrides), Recorder()
     train(config, recorder)
-    assert len(recorder.rates) == (24 if "max_steps" in str(words) else 56)
+    assert len(recorder.rates) == (24 if "max_steps" in str(overrides) else 56)
     expected = [
         LR * (1 + math.cos(math.pi * (t // 7 - first) / length)) / 2
         if t >= config.scheduler.warmup_steps
@@ -272,7 +274,7 @@ def restarts(length: int, growth: int, floor: float) -> Callable[[int], float]:
     return rate
 
 
-LONG = {
+LONG_CASES = {
     "cosine_restarts": ("S6", ["T_0=2", "T_mult=1", "eta_min=0.01"], restarts(2, 1, 0.01)),
     "cosine_restarts, growing": ("S6", ["T_0=2", "T_mult=2", "eta_min=0.01"], restarts(2, 2, 0.01)),
     "cosine": ("S5", ["T_max=8", "eta_min=0.01"], lambda k: 0.01 + 0.19 * (1 + math.cos(math.pi * k / 8)) / 2),
@@ -281,24 +283,26 @@ LONG = {
 }
 
 
-@pytest.mark.parametrize("case", [pytest.param(name, marks=pytest.mark.req(LONG[name][0])) for name in LONG])
-def test_cycles_of_several_epochs_with_interruption(case: str, tmp_path: Path) -> None:
-    """Eight epochs of seven optimizer steps, of three batches each but the last; the run dies within its fifth epoch, and
-    the rest goes on as if it had not.
+@pytest.mark.parametrize(
+    "case", [pytest.param(name, marks=pytest.mark.req(LONG_CASES[name][0])) for name in LONG_CASES]
+)
+def test_cycles_of_several_epochs_with_resume(case: str, tmp_path: Path) -> None:
+    """Eight epochs of seven optimizer steps, each of three batches except the last; the run fails in its fifth epoch, and the
+    resumed run continues as an uninterrupted one.
     """
-    _, settings, form = LONG[case]
-    words = [f"scheduler={case.partition(',')[0]}", *(f"scheduler.{setting}" for setting in settings)]
+    _, settings, form = LONG_CASES[case]
+    overrides = [f"scheduler={case.partition(',')[0]}", *(f"scheduler.{setting}" for setting in settings)]
     lengths = ["scheduler.interval=epoch", "trainer.max_epochs=8", "trainer.accumulate_grad_batches=3"]
-    config, steps = config_of(*words, *lengths), 7
+    config, steps = config_of(*overrides, *lengths), 7
     recorder = Recorder()
     whole = train(config, recorder)
     expected = [form(t // steps) for t in range(8 * steps)]
     assert recorder.rates == pytest.approx(expected, rel=1e-9)
     with pytest.raises(InterruptedError):
-        train(config, Recorder(dies_at=4 * steps + 2), tmp_path)
-    rest = Recorder()
-    resumed = train(config, rest, tmp_path, resume=True)
-    assert rest.rates == pytest.approx(expected[4 * steps :], rel=1e-9)
+        train(config, Recorder(fail_at=4 * steps + 2), tmp_path)
+    resumed_recorder = Recorder()
+    resumed = train(config, resumed_recorder, tmp_path, resume=True)
+    assert resumed_recorder.rates == pytest.approx(expected[4 * steps :], rel=1e-9)
     for mine, other in zip(resumed.parameters(), whole.parameters(), strict=True):
         assert torch.equal(mine, other)
 
@@ -313,9 +317,9 @@ def test_cosine_ends_with_max_steps() -> None:
 @pytest.mark.req("S3")
 @pytest.mark.parametrize("mode", ["min", "max"])
 @pytest.mark.parametrize(("patience", "cooldown"), [(0, 0), (1, 2), (3, 1), (2, 5)])
-def test_plateau_is_the_textbook_s_automaton(mode: str, patience: int, cooldown: int) -> None:
-    """On a random walk: after more than `patience` measurements without a relative improvement above `threshold` the
-    rate is multiplied by `factor`, not below `min_lr`, and `cooldown` measurements do not count.
+def test_plateau_follows_the_textbook_algorithm(mode: str, patience: int, cooldown: int) -> None:
+    """On a random walk: after more than `patience` values without a relative improvement above `threshold`, the rate is
+    multiplied by `factor`, to at least `min_lr`, and the next `cooldown` values do not count.
     """
     from src.optim.factory import build_optimization
 
@@ -326,21 +330,21 @@ def test_plateau_is_the_textbook_s_automaton(mode: str, patience: int, cooldown:
     (optimizer,), (entry,) = build_optimization(MLP(SPEC, hidden_sizes=[]), SPEC.task, config, trainer)
     walk = torch.randn(80, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cumsum(0).mul(0.05).exp()
 
-    lr, best, waited, cooling, reductions = LR, None, 0, 0, 0
+    lr, best, bad, cooling, reductions = LR, None, 0, 0, 0
     for value in walk.tolist():
         entry["scheduler"].step(value)
         improved = best is None or (value < best * 0.95 if mode == "min" else value > best * 1.05)
-        best, waited = (value, 0) if improved else (best, waited + 1)
+        best, bad = (value, 0) if improved else (best, bad + 1)
         if cooling:
-            cooling, waited = cooling - 1, 0
-        elif waited > patience:
-            lr, waited, cooling, reductions = max(lr / 2, 0.001), 0, cooldown, reductions + 1
+            cooling, bad = cooling - 1, 0
+        elif bad > patience:
+            lr, bad, cooling, reductions = max(lr / 2, 0.001), 0, cooldown, reductions + 1
         assert optimizer.param_groups[0]["lr"] == pytest.approx(lr, rel=1e-12)
     assert reductions >= 3
 
 
 @pytest.mark.req("S5")
-def test_a_cosine_run_that_is_given_more_epochs_takes_the_longer_curve(tmp_path: Path) -> None:
+def test_cosine_run_resumed_with_more_epochs_uses_the_longer_curve(tmp_path: Path) -> None:
     train(config_of("scheduler=cosine"), Recorder(), tmp_path)
     recorder = Recorder()
     train(config_of("scheduler=cosine", f"trainer.max_epochs={2 * EPOCHS}"), recorder, tmp_path, resume=True)
@@ -348,7 +352,7 @@ def test_a_cosine_run_that_is_given_more_epochs_takes_the_longer_curve(tmp_path:
     assert recorder.rates[1:] == pytest.approx([rate(t) for t in range(first + 1, 2 * EPOCHS * STEPS + 1)])
 
 
-def test_a_warm_up_that_outlasts_the_run_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_warmup_longer_than_the_run_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     recorder = Recorder()
     train(config_of("scheduler=cosine", "scheduler.warmup_steps=100"), recorder)
     assert recorder.rates == pytest.approx([LR * t / 100 for t in range(1, EPOCHS * STEPS + 1)])
@@ -356,7 +360,7 @@ def test_a_warm_up_that_outlasts_the_run_is_said(caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("overrides", "message"),
     [
         (["scheduler=plateau", "scheduler.interval=step"], "scheduler.interval=step"),
         (["scheduler=inverse_sqrt", "scheduler.interval=epoch"], "scheduler.interval=epoch"),
@@ -365,13 +369,13 @@ def test_a_warm_up_that_outlasts_the_run_is_said(caplog: pytest.LogCaptureFixtur
         (["scheduler=plateau", "scheduler.min_lr=0.3"], "scheduler.min_lr=0.3 .* above optimizer.lr=0.2"),
     ],
 )
-def test_a_length_or_rate_that_a_schedule_cannot_have_is_refused(words: list[str], says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        config_of(*words)
+def test_invalid_schedule_settings_are_rejected(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config_of(*overrides)
 
 
-def test_rates_are_recorded_per_group(tmp_path: Path) -> None:
-    """A schedule moves every group alike, also where biases stand apart."""
+def test_schedule_changes_all_parameter_groups(tmp_path: Path) -> None:
+    """Also if biases have a parameter group of their own."""
     from src.optim.factory import build_optimization
 
     model = MLP(SPEC, hidden_sizes=[4])

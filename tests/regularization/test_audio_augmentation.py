@@ -1,4 +1,4 @@
-"""Each change to a waveform against what its number says, on pure tones, and that only training is changed."""
+"""Each augmentation of waveforms against its parameter, on pure tones, and only in training."""
 
 import random
 
@@ -36,7 +36,7 @@ def frequency(wave: np.ndarray) -> float:
 
 
 @pytest.mark.req("G8")
-def test_stretching_by_a_rate_divides_the_time_and_keeps_the_pitch() -> None:
+def test_time_stretch_divides_the_length_and_preserves_the_pitch() -> None:
     stretch = augmentation(time_stretch=0.3)
     rates = []
     for _ in range(50):
@@ -49,7 +49,7 @@ def test_stretching_by_a_rate_divides_the_time_and_keeps_the_pitch() -> None:
 
 
 @pytest.mark.req("G8")
-def test_shifting_by_semitones_multiplies_the_frequency_and_keeps_the_time() -> None:
+def test_pitch_shift_multiplies_the_frequency_and_preserves_the_length() -> None:
     shift = augmentation(pitch_shift=5.0)
     semitones = []
     for _ in range(50):
@@ -62,7 +62,7 @@ def test_shifting_by_semitones_multiplies_the_frequency_and_keeps_the_time() -> 
 
 @pytest.mark.req("G8")
 @pytest.mark.parametrize("decibels", [0.0, 10.0, 30.0])
-def test_noise_has_the_asked_ratio_and_is_white(decibels: float) -> None:
+def test_noise_has_the_configured_ratio_and_is_white(decibels: float) -> None:
     noise = augmentation(noise_snr=[decibels, decibels])(TONE, RATE).astype(np.float64) - TONE
     ratio = 10 * np.log10(np.mean(TONE.astype(np.float64) ** 2) / np.mean(noise**2))
     assert ratio == pytest.approx(decibels, abs=0.3)
@@ -72,7 +72,7 @@ def test_noise_has_the_asked_ratio_and_is_white(decibels: float) -> None:
 
 
 @pytest.mark.req("G8")
-def test_ratios_are_drawn_from_the_range_and_silence_stays() -> None:
+def test_noise_ratios_are_within_the_range_and_silence_is_unchanged() -> None:
     noisy = augmentation(noise_snr=[10.0, 40.0])
     ratios = [10 * np.log10(np.mean(TONE**2) / np.mean((noisy(TONE, RATE) - TONE) ** 2)) for _ in range(100)]
     assert 9.5 < min(ratios) < 13 and 37 < max(ratios) < 40.5
@@ -80,7 +80,7 @@ def test_ratios_are_drawn_from_the_range_and_silence_stays() -> None:
 
 
 @pytest.mark.req("G8")
-def test_each_change_happens_as_often_as_asked() -> None:
+def test_audio_augmentation_is_applied_with_its_probability() -> None:
     rare = augmentation(probability=0.25, noise_snr=[10.0, 10.0])
     changed = sum(not np.array_equal(rare(TONE[:100], RATE), TONE[:100]) for _ in range(2000))
     assert changed / 2000 == pytest.approx(0.25, abs=0.03)
@@ -97,24 +97,24 @@ def data(tmp_path, tone) -> AudioFolder:
 
 
 @pytest.mark.req("G8")
-def test_training_sounds_alone_are_changed_anew_in_every_epoch_and_keep_label_and_shape(data: AudioFolder) -> None:
+def test_only_training_sounds_are_augmented_differently_in_each_epoch(data: AudioFolder) -> None:
     data.shuffle = False
     plain = data.loader("train")
     first, second = (torch.cat([batch.x for batch in data.train_dataloader()]) for _ in range(2))
     own = torch.cat([batch.x for batch in plain])
     assert first.shape == second.shape == own.shape == data.split("train").x.shape
     for a, b in ((first, second), (first, own)):
-        assert all((x - y).abs().max() > 0.1 for x, y in zip(a, b, strict=True)), "every one of them"
+        assert all((x - y).abs().max() > 0.1 for x, y in zip(a, b, strict=True)), "every sound differs"
     labels = torch.cat([batch.y for batch in data.train_dataloader()])
     assert torch.equal(labels, data.split("train").y)
     for name, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
         assert torch.equal(torch.cat([batch.x for batch in loader]), data.split(name).x)
     unchanged = AudioFolder(data.paths["train"], sample_rate=RATE, seconds=0.3, n_fft=256, hop=80, n_mels=20)
-    assert torch.equal(unchanged.split("val").x, data.split("val").x), "fitted on sounds as they are"
+    assert torch.equal(unchanged.split("val").x, data.split("val").x), "fitted on the original sounds"
 
 
 @pytest.mark.req("G8")
-def test_the_generators_state_decides(data: AudioFolder) -> None:
+def test_random_state_determines_the_augmentation(data: AudioFolder) -> None:
     def epoch() -> torch.Tensor:
         random.seed(7)
         np.random.seed(7)
@@ -124,8 +124,8 @@ def test_the_generators_state_decides(data: AudioFolder) -> None:
 
 
 @pytest.mark.req("G8")
-def test_a_stretched_sound_is_longer_within_its_clip(data: AudioFolder) -> None:
-    """0.2 of 0.3 seconds are sound; the rest is silence, at which a band is darkest."""
+def test_stretched_sound_is_longer_within_its_clip(data: AudioFolder) -> None:
+    """0.2 of 0.3 seconds are sound; the rest is silence, where a band has its minimum."""
     data.augmentation = augmentation(time_stretch=0.2)
     data.augmentation.steps[0].min_rate = data.augmentation.steps[0].max_rate = 0.8
     own = data.split("train").x
@@ -134,7 +134,7 @@ def test_a_stretched_sound_is_longer_within_its_clip(data: AudioFolder) -> None:
     assert all(ratio == pytest.approx(1.25, abs=0.12) for ratio in (frames[1] / frames[0]).tolist())
 
 
-def test_what_has_no_waveforms_is_refused() -> None:
+def test_data_without_waveforms_are_rejected() -> None:
     with pytest.raises(UserError, match=r"regularization\.audio\.time_stretch .* digits has none.*audio_folder, fsdd"):
         check(compose(["regularization=audio_augmentation"]))
     knobs = check(compose(["datamodule=fsdd", "regularization=audio_augmentation"])).regularization
@@ -144,7 +144,7 @@ def test_what_has_no_waveforms_is_refused() -> None:
         check(compose(["datamodule=fsdd", "regularization.audio.noise_snr=[30.0,10.0]"]))
 
 
-def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "audiomentations", None)
     with pytest.raises(UserError, match=r'audiomentations: pip install -c constraints.txt -e "\.\[audio\]"'):
         augmentation(pitch_shift=1.0)

@@ -1,4 +1,4 @@
-"""Gradient clipping in real runs: each step against its formula in float64, also over accumulated batches."""
+"""Gradient clipping in a run: each step against the formula in float64, also with accumulated batches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from src.training.run import run
 
 
 class Steps(L.Callback):
-    """Keeps the weights before and after every optimizer step, and the loss of every batch's graph as its gradient."""
+    """Records the weights before and after every optimizer step, and the gradient of the loss of every batch."""
 
     def __init__(self) -> None:
         self.weights: list[Tensor] = []
@@ -45,7 +45,7 @@ def by_norm(gradient: Tensor, bound: float) -> Tensor:
 
 
 def by_value(gradient: Tensor, bound: float) -> Tensor:
-    """Each element cut off at ±c."""
+    """Each element clipped to ±c."""
     return torch.minimum(torch.maximum(gradient, torch.tensor(-bound)), torch.tensor(bound))
 
 
@@ -59,7 +59,7 @@ def by_value(gradient: Tensor, bound: float) -> Tensor:
         ("gradient_clip_value", 0.01, by_value, 3),
     ],
 )
-def test_every_step_is_the_formula(
+def test_each_step_is_the_formula(
     fast: Callable[..., list[str]],
     knob: str,
     bound: float,
@@ -67,19 +67,21 @@ def test_every_step_is_the_formula(
     accumulate: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """θ ← θ - η · clip(mean of the gradients of the accumulated batches); SGD shows the gradient as it is."""
+    """θ ← θ - η · clip(mean of the gradients of the accumulated batches), with plain SGD."""
     steps, original = Steps(), experiment.build_callbacks
     monkeypatch.setattr(experiment, "build_callbacks", lambda *args: [*original(*args), steps])
-    words = ["optimizer=sgd", "optimizer.lr=0.5", "trainer.precision=64-true", "trainer.limit_train_batches=6"]
-    words += [f"trainer.accumulate_grad_batches={accumulate}", f"regularization.{knob}={bound}"]
-    run(fast(*words, "trainer.max_epochs=1"), verbose=False)
+    overrides = ["optimizer=sgd", "optimizer.lr=0.5", "trainer.precision=64-true", "trainer.limit_train_batches=6"]
+    overrides += [f"trainer.accumulate_grad_batches={accumulate}", f"regularization.{knob}={bound}"]
+    run(fast(*overrides, "trainer.max_epochs=1"), verbose=False)
     assert len(steps.weights) == 6 // accumulate + 1
     clipped = 0
     for number, (before, after) in enumerate(zip(steps.weights, steps.weights[1:], strict=False)):
         parts = steps.gradients[number * accumulate : (number + 1) * accumulate]
         gradient = torch.stack(parts).mean(0)
         assert gradient.dtype == torch.float64
-        used = clip(gradient, bound)
-        torch.testing.assert_close(before - after, 0.5 * used, rtol=1e-5, atol=1e-12)  # torch's norm has + 1e-6
-        clipped += not torch.equal(used, gradient)
+        expected_gradient = clip(gradient, bound)
+        torch.testing.assert_close(
+            before - after, 0.5 * expected_gradient, rtol=1e-5, atol=1e-12
+        )  # torch's norm has + 1e-6
+        clipped += not torch.equal(expected_gradient, gradient)
     assert clipped == (0 if bound == 1e6 else 6 // accumulate)

@@ -1,4 +1,4 @@
-"""Label smoothing: cross-entropy against 1 - ε + ε/V and ε/V, computed by hand in float64, for every task with classes."""
+"""Label smoothing: cross-entropy with targets 1 - ε + ε/V and ε/V against formulas in float64, for each task with classes."""
 
 import math
 from collections.abc import Callable
@@ -25,9 +25,9 @@ def seeded() -> None:
 
 
 def cross_entropy(logits: list[float], label: int, epsilon: float) -> float:
-    """-Σ_k q_k ln p_k with q_k = (1 - ε)·[k = label] + ε/V, in plain Python."""
-    most = max(logits)
-    total = math.log(sum(math.exp(z - most) for z in logits)) + most
+    """Return -Σ_k q_k ln p_k with q_k = (1 - ε)·[k = label] + ε/V, in plain Python."""
+    largest = max(logits)
+    total = math.log(sum(math.exp(z - largest) for z in logits)) + largest
     size = len(logits)
     return -sum(((1 - epsilon) * (k == label) + epsilon / size) * (z - total) for k, z in enumerate(logits))
 
@@ -44,7 +44,7 @@ def test_classification(epsilon: float) -> None:
 @pytest.mark.req("G4")
 @pytest.mark.parametrize("epsilon", EPSILONS)
 def test_binary_classification_is_the_case_of_two_classes(epsilon: float) -> None:
-    """Yes is smoothed to 1 - ε/2: the logit z is that of two classes with logits 0 and z."""
+    """The positive class is smoothed to 1 - ε/2: the logit z corresponds to two classes with logits 0 and z."""
     logits, labels = 3 * torch.randn(6, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1, 0])
     losses = build_task(DataSpec("binary_classification", "vector", (2,), ())).losses(logits, labels.double(), epsilon)
     expected = [cross_entropy([0.0, z], y, epsilon) for z, y in zip(logits.tolist(), labels.tolist(), strict=True)]
@@ -54,8 +54,8 @@ def test_binary_classification_is_the_case_of_two_classes(epsilon: float) -> Non
 @pytest.mark.req("G4", "T4")
 @pytest.mark.parametrize("epsilon", EPSILONS)
 @pytest.mark.parametrize(("name", "padding"), [("language_modelling", None), ("translation", 0)])
-def test_tokens_and_no_padding(name: str, padding: int | None, epsilon: float) -> None:
-    """Every real token counts once; padding counts neither in the sum nor in the number, whatever is predicted there."""
+def test_token_losses_ignore_padding(name: str, padding: int | None, epsilon: float) -> None:
+    """Every token counts once; padding is neither in the sum nor in the number, for any prediction."""
     spec = DataSpec(name, "tokens", (4,), (7,), vocabulary_size=7, padding_id=padding, start_id=1, end_id=2)
     task = build_task(spec)
     logits = 3 * torch.randn(3, 4, 7, dtype=torch.float64)
@@ -74,8 +74,8 @@ def test_tokens_and_no_padding(name: str, padding: int | None, epsilon: float) -
 
 
 @pytest.mark.req("G4")
-def test_the_loss_is_least_at_the_smoothed_label() -> None:
-    """Its minimum is the entropy of the label, and not 0: that is why a smoothed model is never certain."""
+def test_loss_is_minimal_at_the_smoothed_label() -> None:
+    """Its minimum is the entropy of the label and not 0, so that a model with label smoothing is never certain."""
     task, label = build_task(DataSpec("classification", "vector", (2,), (4,))), torch.tensor([2])
     smoothed = torch.tensor([[0.025, 0.025, 0.925, 0.025]], dtype=torch.float64)
     logits: Tensor = smoothed.log().requires_grad_()
@@ -86,7 +86,7 @@ def test_the_loss_is_least_at_the_smoothed_label() -> None:
 
 
 @pytest.mark.req("G4")
-def test_training_smooths_and_measuring_does_not() -> None:
+def test_training_smooths_and_evaluation_does_not() -> None:
     """val/loss of runs with and without smoothing can be compared."""
     config = check(compose(["model=mlp", "datamodule=wine", "regularization.label_smoothing=0.2"]))
     data = build_data(config)
@@ -108,7 +108,7 @@ def test_training_smooths_and_measuring_does_not() -> None:
 
 @pytest.mark.req("G4")
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_a_smoothed_loss_has_no_perplexity(fast: Callable[..., list[str]], smoothing: float) -> None:
+def test_smoothed_loss_has_no_perplexity(fast: Callable[..., list[str]], smoothing: float) -> None:
     metrics = run(
         fast("model=gru", "datamodule=text", f"regularization.label_smoothing={smoothing}"), verbose=False
     ).metrics

@@ -41,48 +41,48 @@ def with_knobs(config: Config, **knobs: object) -> Config:
 
 
 def images(size: int = 8) -> LabelledBatch:
-    """Every pixel of an image tells whose it is and where."""
-    owner = torch.arange(size).reshape(-1, 1, 1, 1) * 1000.0
-    place = torch.arange(2 * 6 * 9).reshape(1, 2, 6, 9)
-    return LabelledBatch(owner + place, torch.arange(size) % 5)
+    """Return images in which each pixel value encodes the image and the position."""
+    image = torch.arange(size).reshape(-1, 1, 1, 1) * 1000.0
+    position = torch.arange(2 * 6 * 9).reshape(1, 2, 6, 9)
+    return LabelledBatch(image + position, torch.arange(size) % 5)
 
 
 def transform_of(config: Config, spec: DataSpec = IMAGES) -> Callable[..., Any]:
-    found = batch_transform(config, spec)
-    assert found is not None
-    return found
+    transform = batch_transform(config, spec)
+    assert transform is not None
+    return transform
 
 
 @pytest.mark.req("G5")
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
-def test_the_share_is_beta_distributed(alpha: float) -> None:
-    """By the test of Kolmogorov and Smirnov, which tells Beta(α, α) from one of another α."""
+def test_share_is_beta_distributed(alpha: float) -> None:
+    """By the Kolmogorov-Smirnov test, which distinguishes Beta(α, α) from one with another α."""
     shares = [draw_share(alpha) for _ in range(4000)]
     assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
     assert stats.kstest(shares, stats.beta(1.5 * alpha, 1.5 * alpha).cdf).pvalue < 1e-6
 
 
 @pytest.mark.req("G5")
-def test_cutmix_cuts_a_share_of_the_area_that_is_beta_distributed() -> None:
-    """The rectangle has (1 - λ) of the area before it is cut off at the border, here of a large image; and its middle
-    is anywhere. What is cut off goes to λ, so that labels stay exact.
+def test_cutmix_area_is_beta_distributed() -> None:
+    """The rectangle has (1 - λ) of the area before it is clipped at the border, here of a large image, and a uniform center.
+    λ accounts for the clipped area, so that labels are exact.
     """
     batch = LabelledBatch(torch.zeros(2, 1, 200, 200), torch.zeros(2))
-    shares, whole = [], []
-    original = mixing_module._clipped
+    shares, intervals = [], []
+    original = mixing_module._clipped_interval
 
-    def clipped(middle: float, length: float, end: int) -> tuple[int, int]:
-        whole.append((middle, length))
-        return original(middle, length, end)
+    def clipped(center: float, length: float, end: int) -> tuple[int, int]:
+        intervals.append((center, length))
+        return original(center, length, end)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mixing_module, "_clipped", clipped)
+        patch.setattr(mixing_module, "_clipped_interval", clipped)
         shares = [cutmix(batch, 1.0)[1].share for _ in range(2000)]
-    areas = [(whole[i][1] * whole[i + 1][1]) / 200**2 for i in range(0, len(whole), 2)]
+    areas = [(intervals[i][1] * intervals[i + 1][1]) / 200**2 for i in range(0, len(intervals), 2)]
     assert stats.kstest([1 - area for area in areas], stats.uniform.cdf).pvalue > 1e-3
-    assert stats.kstest([middle / 200 for middle, _ in whole], stats.uniform.cdf).pvalue > 1e-3
-    across = [middle for middle, _ in whole]
-    assert stats.pearsonr(across[::2], across[1::2]).pvalue > 1e-3, "a row says nothing about the column"
+    assert stats.kstest([center / 200 for center, _ in intervals], stats.uniform.cdf).pvalue > 1e-3
+    centers = [center for center, _ in intervals]
+    assert stats.pearsonr(centers[::2], centers[1::2]).pvalue > 1e-3, "row and column are independent"
     assert all(share >= 1 - area - 0.02 for share, area in zip(shares, areas, strict=True)), "0.02: whole pixels"
 
 
@@ -98,7 +98,7 @@ def test_mixup_is_the_convex_combination() -> None:
 
 
 @pytest.mark.req("G5")
-def test_mixup_keeps_the_expected_input() -> None:
+def test_mixup_preserves_the_mean_input() -> None:
     """Over many draws, the mean of the mixed inputs is that of the inputs, since the partners are a permutation."""
     batch = LabelledBatch(torch.randn(8, 7, dtype=torch.float64), torch.arange(8))
     for _ in range(5):
@@ -111,10 +111,10 @@ def test_cutmix_pastes_one_rectangle_and_counts_it_exactly() -> None:
     kinds = set()
     for _ in range(60):
         mixed, mixing = cutmix(batch, 1.0)
-        own = mixed.x == batch.x
-        other = mixed.x == batch.x[mixing.partner]
-        assert (own | other).all()
-        pasted = ~own[mixing.partner != torch.arange(8)]
+        unchanged = mixed.x == batch.x
+        from_partner = mixed.x == batch.x[mixing.partner]
+        assert (unchanged | from_partner).all()
+        pasted = ~unchanged[mixing.partner != torch.arange(8)]
         if not pasted.numel() or not pasted.any():
             assert mixing.share == 1 or not pasted.numel()
             continue
@@ -147,7 +147,7 @@ def test_blended_losses_are_the_loss_of_the_blended_label(task: str, smoothing: 
 
 
 @pytest.mark.req("G5")
-def test_numbers_are_blended_themselves(plain: Config) -> None:
+def test_regression_targets_are_blended(plain: Config) -> None:
     """Squared error is not linear in its target: the blended losses exceed the loss of the blended target by
     λ(1 - λ)(y_i - y_j)², with the same gradient.
     """
@@ -184,7 +184,7 @@ def test_the_same_seed_mixes_the_same_way(plain: Config) -> None:
 
 
 @pytest.mark.req("G5")
-def test_both_together_take_turns(plain: Config) -> None:
+def test_mixup_and_cutmix_alternate_at_random(plain: Config) -> None:
     transform = transform_of(with_knobs(plain, mixup_alpha=1.0, cutmix_alpha=1.0))
     batch = images()
     cut = 0
@@ -194,18 +194,18 @@ def test_both_together_take_turns(plain: Config) -> None:
     assert 70 < cut < 130
 
 
-def test_the_batch_that_was_given_stays_as_it_was(plain: Config) -> None:
+def test_transform_does_not_change_its_input(plain: Config) -> None:
     batch = images()
     before = copy.deepcopy(batch)
     transform_of(with_knobs(plain, mixup_alpha=1.0, cutmix_alpha=1.0))(batch)
     assert torch.equal(batch.x, before.x) and torch.equal(batch.y, before.y)
 
 
-def test_nothing_asked_for_is_nothing_done(plain: Config) -> None:
+def test_no_transform_without_augmentation_and_mixing(plain: Config) -> None:
     assert batch_transform(plain, IMAGES) is None
 
 
-def test_what_cannot_be_mixed_is_refused(plain: Config) -> None:
+def test_data_that_cannot_be_mixed_are_rejected(plain: Config) -> None:
     tokens = DataSpec("classification", "tokens", (7,), (5,), vocabulary_size=9)
     with pytest.raises(UserError, match="mixup_alpha mixes numbers"):
         batch_transform(with_knobs(plain, mixup_alpha=1.0), tokens)
@@ -221,26 +221,26 @@ def test_what_cannot_be_mixed_is_refused(plain: Config) -> None:
 
 @pytest.mark.req("G5")
 @pytest.mark.parametrize("knob", ["mixup_alpha=0.4", "cutmix_alpha=1.0", "augmentation.rotation=20"])
-def test_only_training_batches_are_changed_and_measured_so(
+def test_only_training_batches_are_transformed(
     fast: Callable[..., list[str]], knob: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Validation and test read the data as they are. In training only the loss is measured, that of the mixed labels: an
-    accuracy on mixed images would say nothing, and `python -m src.evaluate RUN split=train` tells it on real ones.
+    """Validation and test use the original data. Training computes only the loss of the mixed labels: an accuracy on mixed
+    images is meaningless, and `python -m src.evaluate RUN split=train` computes it on the original ones.
     """
     from src.models.base import Model
 
-    given: list[tuple[str, LabelledBatch]] = []
+    evaluated: list[tuple[str, LabelledBatch]] = []
     original = Model.training_step, Model._evaluation_step
 
     def training_step(model: Model, batch: Any, batch_idx: int) -> Tensor:
         changed, transform = [], model.batch_transform
         assert transform is not None
 
-        def noted(batch: Any) -> Any:
+        def record_transform(batch: Any) -> Any:
             changed.append(transform(batch))
             return changed[-1]
 
-        model.batch_transform = noted
+        model.batch_transform = record_transform
         loss = original[0](model, batch, batch_idx)
         model.batch_transform = transform
         (new, mixing), task = changed[0], model.task
@@ -253,7 +253,7 @@ def test_only_training_batches_are_changed_and_measured_so(
         return loss
 
     def evaluation_step(model: Model, split: str, batch: Any) -> None:
-        given.append((split, batch))
+        evaluated.append((split, batch))
         original[1](model, split, batch)
 
     monkeypatch.setattr(Model, "training_step", training_step)
@@ -264,5 +264,5 @@ def test_only_training_batches_are_changed_and_measured_so(
 
     data = load(result.folder).datamodule
     for split in ("val", "test"):
-        found = torch.cat([batch.x for name, batch in given if name == split])
-        assert torch.equal(found, data.split(split).x[: len(found)])
+        x = torch.cat([batch.x for name, batch in evaluated if name == split])
+        assert torch.equal(x, data.split(split).x[: len(x)])

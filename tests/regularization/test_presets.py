@@ -1,4 +1,4 @@
-"""The presets: what each sets, that they combine, and what excludes each other."""
+"""The presets: the knobs of each, their combinations, and pairs that exclude each other."""
 
 from itertools import permutations
 from typing import Any
@@ -38,15 +38,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def chosen(*words: str) -> dict[str, object]:
-    """Return the knobs that differ from nothing at all; early stopping is on by default."""
-    knobs = check(compose(list(words))).regularization
-    nothing = {"decay_norms_and_biases": True, "early_stopping_patience": 10}
+def chosen(*overrides: str) -> dict[str, object]:
+    """Return the knobs that differ from no regularization; early stopping is on by default."""
+    knobs = check(compose(list(overrides))).regularization
+    defaults = {"decay_norms_and_biases": True, "early_stopping_patience": 10}
     values = {name: getattr(knobs, name) for name in type(knobs).model_fields}
     values["augmentation"] = knobs.augmentation.chosen()
     for name in ("audio", "synonyms", "back_translation"):
         values[name] = [key.rpartition(".")[2] for key in values[name].chosen()]
-    return {name: value for name, value in values.items() if value != nothing.get(name, value if not value else None)}
+    return {name: value for name, value in values.items() if value != defaults.get(name, value if not value else None)}
 
 
 def test_every_preset_is_listed_here() -> None:
@@ -54,43 +54,43 @@ def test_every_preset_is_listed_here() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_sets_its_own_knobs(name: str, users_files) -> None:
+def test_preset_sets_its_own_knobs(name: str, users_files) -> None:
     needs = {
         "spatial_dropout": ["model=cnn"],
         "stochastic_depth": ["model=resnet"],
         "audio_augmentation": ["model=mlp", "datamodule=fsdd"],
         "synonyms": ["model=lstm", "datamodule=text_classification", *users_files("text_classification")],
     }
-    of_the_model = {"gradient_clip_norm": 1.0} if name == "synonyms" else {}
-    assert chosen(*needs.get(name, ["model=mlp"]), f"regularization={name}") == of_the_model | PRESETS[name]
+    model_defaults = {"gradient_clip_norm": 1.0} if name == "synonyms" else {}
+    assert chosen(*needs.get(name, ["model=mlp"]), f"regularization={name}") == model_defaults | PRESETS[name]
 
 
-def test_presets_combine_and_the_command_line_has_the_last_word() -> None:
-    words = ["regularization=[dropout,l2,mixup,augmentation]", "regularization.dropout=0.5"]
+def test_presets_combine_and_command_line_overrides_them() -> None:
+    overrides = ["regularization=[dropout,l2,mixup,augmentation]", "regularization.dropout=0.5"]
     expected = PRESETS["dropout"] | PRESETS["l2"] | PRESETS["mixup"] | PRESETS["augmentation"]
-    assert chosen("model=mlp", *words) == expected | {"dropout": 0.5}
+    assert chosen("model=mlp", *overrides) == expected | {"dropout": 0.5}
 
 
-def test_none_undoes_what_models_and_optimizers_ask_for() -> None:
+def test_none_overrides_defaults_of_models_and_optimizers() -> None:
     assert chosen("model=rnn", "optimizer=adamw") == {"gradient_clip_norm": 1.0, "weight_decay": 0.01}
     assert chosen("model=rnn", "optimizer=adamw", "regularization=none") == PRESETS["none"]
     assert chosen("model=mlp", "regularization=[augmentation,dropout,none]") == PRESETS["none"]
 
 
 @pytest.mark.req("R5")
-def test_gradients_are_clipped_in_one_way() -> None:
+def test_only_one_kind_of_gradient_clipping_is_allowed() -> None:
     with pytest.raises(UserError, match=r"^regularization.gradient_clip_value=0.5: gradients are clipped by"):
         check(compose(["model=rnn", "regularization.gradient_clip_value=0.5"]))
     assert chosen("model=rnn", "regularization=gradient_value_clipping") == {"gradient_clip_value": 1.0}
 
 
-OF_RAW_EXAMPLES = {"audio_augmentation", "synonyms"}
-"""Presets for sounds and texts, beside which presets for images are refused; their own tests combine them."""
+RAW_EXAMPLE_PRESETS = {"audio_augmentation", "synonyms"}
+"""Presets for sounds and texts, which cannot be combined with presets for images; tests of their own combine them."""
 
 MODELS = ("cnn", "transformer", "resnet", "mlp")
-NO_MODEL_HAS_BOTH = {("spatial_dropout", "stochastic_depth"), ("drop_connect", "stochastic_depth")}
-REFUSED = {
-    **{pair: "has no place in model=" for pair in NO_MODEL_HAS_BOTH},
+WITHOUT_COMMON_MODEL = {("spatial_dropout", "stochastic_depth"), ("drop_connect", "stochastic_depth")}
+REJECTED = {
+    **{pair: "has no place in model=" for pair in WITHOUT_COMMON_MODEL},
     ("ema", "swa"): "one average at a time: set regularization.ema_decay=0 or regularization.swa_start=null",
 }
 
@@ -101,25 +101,25 @@ def bases() -> list[DictConfig]:
 
 
 def with_presets(bases: list[DictConfig], names: tuple[str, ...]) -> Regularization | list[str]:
-    """Return the knobs that presets make with the first model that takes them, or what every model answers."""
+    """Return the knobs of presets with the first model that supports them, or the errors of all models."""
     files = [OmegaConf.load(ROOT / "conf" / "regularization" / f"{name}.yaml") for name in names]
-    answers = []
+    errors = []
     for base in bases:
         try:
             return check(OmegaConf.merge(base, *({"regularization": file} for file in files))).regularization
         except UserError as error:
-            answers.append(str(error))
-    return answers
+            errors.append(str(error))
+    return errors
 
 
 @pytest.mark.parametrize(
-    "pair", list(permutations(sorted(set(PRESETS) - {"default"} - OF_RAW_EXAMPLES), 2)), ids="+".join
+    "pair", list(permutations(sorted(set(PRESETS) - {"default"} - RAW_EXAMPLE_PRESETS), 2)), ids="+".join
 )
-def test_any_two_presets_go_together_or_say_why_not(bases: list[DictConfig], pair: tuple[str, str]) -> None:
-    """Both do what they do alone, but that the second has the last word where they set the same knob."""
+def test_two_presets_combine_or_are_rejected_with_a_reason(bases: list[DictConfig], pair: tuple[str, str]) -> None:
+    """A pair sets the knobs of both; the second overrides the first."""
     knobs = with_presets(bases, pair)
-    if excuse := REFUSED.get(tuple(sorted(pair))):
-        assert isinstance(knobs, list) and all(excuse in answer for answer in knobs), knobs
+    if message := REJECTED.get(tuple(sorted(pair))):
+        assert isinstance(knobs, list) and all(message in error for error in knobs), knobs
         return
     assert isinstance(knobs, Regularization), knobs
     first, second = (PRESETS[name] for name in pair)
@@ -129,7 +129,7 @@ def test_any_two_presets_go_together_or_say_why_not(bases: list[DictConfig], pai
     expected = first | second
     if "augmentation" in expected:
         expected["augmentation"] = {**first.get("augmentation", {}), **second.get("augmentation", {})}
-    if set(pair) == {"gradient_clipping", "gradient_value_clipping"}:  # one kind at a time: the later
+    if set(pair) == {"gradient_clipping", "gradient_value_clipping"}:  # only one kind: the later
         expected = second
-    found = knobs.model_dump() | {"augmentation": knobs.augmentation.chosen()}
-    assert {name: found[name] for name in expected} == expected
+    values = knobs.model_dump() | {"augmentation": knobs.augmentation.chosen()}
+    assert {name: values[name] for name in expected} == expected

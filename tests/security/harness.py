@@ -58,7 +58,20 @@ def function(*args, **kwargs):
     builtins.{IMPORTED}.append(__name__ + '.function')
 """
 
-HARMLESS_PROGRAMS = {"git", "nvidia-smi", "uname", "ldconfig", "lscpu", "gcc", "cc", "c++", "g++", "file", "sysctl"}
+HARMLESS_PROGRAMS = {
+    "git",
+    "fc-list",
+    "nvidia-smi",
+    "uname",
+    "ldconfig",
+    "lscpu",
+    "gcc",
+    "cc",
+    "c++",
+    "g++",
+    "file",
+    "sysctl",
+}
 
 
 # ---- what happens in the process -----------------------------------------------------------------------------------
@@ -66,6 +79,22 @@ HARMLESS_PROGRAMS = {"git", "nvidia-smi", "uname", "ldconfig", "lscpu", "gcc", "
 
 class Hang(BaseException):
     """A case took too long."""
+
+
+_OF_FILES: dict[str, int | None] = {
+    "open": None,
+    "os.listdir": 0,
+    "os.scandir": 0,
+    "os.mkdir": 2,
+    "os.remove": 1,
+    "os.rmdir": 1,
+    "os.rename": 2,
+    "os.link": 2,
+    "os.truncate": 0,
+    "os.utime": 0,
+    "os.chmod": 0,
+}
+"""Events that name a file first, and which argument is the descriptor of its folder: None for that of `os.open`, 0 for none."""
 
 
 class _Watch:
@@ -77,6 +106,7 @@ class _Watch:
         self.faults: list[str] = []
         self.on = False
         self.processes_allowed = False
+        self.before: Callable[[str, str], None] | None = None  # called with each event that names a file, and its path
         self.folder_descriptor: int | None = None  # of the call of os.open that is under way
         self._installed = False
 
@@ -103,9 +133,25 @@ class _Watch:
         if self.on:
             self.on = False  # what this does itself is not noted
             try:
+                if self.before is not None and event in _OF_FILES:
+                    place = _OF_FILES[event]
+                    descriptor = self.folder_descriptor if place is None else args[place] if place else None
+                    if isinstance(args[0], str | bytes | os.PathLike):
+                        self.before(event, self._absolute(args[0], descriptor))
                 self._note(event, args)
             finally:
                 self.on = True
+
+    @staticmethod
+    def _absolute(path: Any, descriptor: int | None) -> str:
+        """Return the path of an event, which may be relative to an open folder."""
+        path = os.fsdecode(path)
+        if os.path.isabs(path):
+            return path
+        folder = os.getcwd()
+        if descriptor is not None and descriptor >= 0:
+            folder = os.readlink(f"/proc/self/fd/{descriptor}")
+        return os.path.join(folder, path)
 
     def _note(self, event: str, args: tuple[Any, ...]) -> None:
         match event:
@@ -147,12 +193,7 @@ class _Watch:
                     self.faults.append(f"{event} of {args[0]}.{args[1]}")
 
     def _wrote(self, event: str, path: Any, descriptor: int | None, follow: bool) -> None:
-        path = os.fsdecode(path)
-        if not os.path.isabs(path):
-            folder = os.getcwd()
-            if descriptor is not None and descriptor >= 0:
-                folder = os.readlink(f"/proc/self/fd/{descriptor}")
-            path = os.path.join(folder, path)
+        path = self._absolute(path, descriptor)
         if follow and os.path.islink(path):
             path = os.path.realpath(path)
         path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
@@ -533,7 +574,7 @@ def read_record(path: Path) -> Any:
 
         return torch.load(path, weights_only=True, map_location="cpu")
     text = path.read_text(encoding="utf-8")
-    if path.suffix == ".jsonl":
+    if path.suffix in (".jsonl", ".journal"):
         return [json.loads(line) for line in text.splitlines()]
     return yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
 
@@ -546,7 +587,7 @@ def write_record(path: Path, record: Any) -> None:
         import torch
 
         torch.save(record, path)
-    elif path.suffix == ".jsonl":
+    elif path.suffix in (".jsonl", ".journal"):
         path.write_text("".join(f"{json.dumps(line)}\n" for line in record), encoding="utf-8")
     elif path.suffix in (".yaml", ".yml"):
         path.write_text(yaml.dump(record, Dumper=yaml.CSafeDumper, allow_unicode=False), encoding="utf-8")

@@ -30,6 +30,9 @@ CHECKPOINT = "checkpoints/best.ckpt"
 LAST = "checkpoints/last.ckpt"
 RUN_RECORDS = ("run.json", "config.yaml", "metrics.jsonl", "answers.json", CHECKPOINT, LAST)
 SWEEP_RECORDS = ("ledger.jsonl", "states.jsonl")
+STUDY = "study.journal"
+"""The record of a search by Optuna, which the ordinary sweep does not have."""
+
 _SHOWN = ("run.json", "config.yaml", "metrics.jsonl", "answers.json", *SWEEP_RECORDS)
 _USED = ("run.json", "config.yaml", "answers.json", "metrics.jsonl", CHECKPOINT)
 
@@ -71,8 +74,11 @@ VERBS: dict[str, Verb] = {
     "resume": Verb(
         "src.train", lambda case: [f"resume={case.run}", "trainer.max_epochs=2"], (*RUN_RECORDS, *SWEEP_RECORDS), 20.0
     ),
+    "plan_sweep": Verb(
+        "src.train", lambda case: ["-m", f"sweep.resume={case.sweep}", "sweep.dry_run=true"], SWEEP_RECORDS, 20.0
+    ),
 }
-"""By name. ``sweep.resume``, which starts processes, has a file of its own."""
+"""By name. ``sweep.resume`` without a dry run, which starts processes, has a file of its own."""
 
 QUICK = (
     "list",
@@ -103,4 +109,4 @@ def attack(case: Case, name: str) -> list[str]:
 
 def records_of(case: Case, file: str) -> Path:
     """Return where a record is in a case: in the run, or in the sweep."""
-    return (case.sweep if file in SWEEP_RECORDS else case.run) / file
+    return (case.sweep if file in (*SWEEP_RECORDS, STUDY) else case.run) / file

@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.storages.journal._storage import JournalOperation
 
 from src.config.isolated_hydra import own_hydra
 from src.core.errors import UserError
 from src.run_store.run_folder import RunFolder
 from src.sweeping.launchers.file_channel import MAX_EVENT_BYTES, Mailbox
 from src.sweeping.launchers.submitit_slurm import SlurmExecutor
-from src.sweeping.ledger import Ledger, locked
-from src.sweeping.messages import Ended, Progress
+from src.sweeping.ledger import Ledger, _state_of, locked
+from src.sweeping.messages import Assignment, Ended, Progress
 from src.sweeping.pending_jobs import pending
 from src.sweeping.search.objectives import Objective
 from src.sweeping.search.optuna_study import FILE, begun_study, stored_study
 from src.sweeping.search.request import Asked, refuse_unknown_options
 from src.sweeping.search.space import Interval, Space, Values
-from src.sweeping.worker import begun
+from src.sweeping.worker import Orders, begun, carry_out
 
 LOSS = (Objective("val/loss", "min"),)
 SPACE = (Space(("seed=0", Interval("optimizer.lr", 1e-4, 1e-1))),)
@@ -319,6 +320,9 @@ def test_a_mailbox_follows_no_link(
         box.give("stop")
         assert name != "job.order" or box.order() == "stop"
         box.clear()
+    else:
+        with pytest.raises(UserError, match="this is a folder"):
+            box.clear()
     assert outside.read_text() == "keep\n"
 
 
@@ -396,6 +400,14 @@ def test_damage_of_a_study_is_one_error_that_names_it(tmp_path: Path, entry: str
         begun_study(tmp_path, SPACE, LOSS)
 
 
+def test_a_file_of_countless_studies_is_refused_at_once(tmp_path: Path) -> None:
+    entry = {"op_code": int(JournalOperation.CREATE_STUDY), "worker_id": "x", "directions": [1]}
+    lines = (json.dumps({**entry, "study_name": str(number)}) + "\n" for number in range(100_000))
+    (tmp_path / FILE).write_text("".join(lines))
+    with pytest.raises(UserError, match="more than 1000 studies"):
+        stored_study(tmp_path, SPACE, LOSS)
+
+
 def test_a_trial_holds_what_trials_hold(tmp_path: Path) -> None:
     study = begun_study(tmp_path, SPACE, LOSS)
     trial = study.ask({"optimizer.lr": SPACE[0].axes[0].distribution()})
@@ -425,6 +437,8 @@ REFUSED += [
     "",
     "(" * 5000,
     "seed=" + "1" * 70_000,
+    "notes=" + "[" * 15_000,
+    "notes=" + "[" * 30 + "]" * 30,
 ]
 
 
@@ -469,3 +483,24 @@ def test_a_single_surrogate_is_written_as_it_was_read(sweep: Path) -> None:
     (place / "run.json").write_text(json.dumps(record | {"error": "\ud800"}))
     for _ in range(2):
         assert Ledger.open(sweep).states()[1].error == "\ud800"
+
+
+def test_a_worker_prints_and_tells_an_error_of_any_text(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text of an error may come from a frozen config; a worker prints into a file of UTF-8."""
+    text = "\x1b]0;title\x07 \ud800"
+
+    def fail(*_: object) -> Ended:
+        raise UserError(text)
+
+    monkeypatch.setattr("src.sweeping.worker._alone", fail)
+    ended = carry_out(Assignment(1, {}, tmp_path / "job", ("x",)), Orders(lambda event: None))
+    assert ended.status == "failed" and text in ended.error
+    printed = capfd.readouterr().err
+    assert "\x1b" not in printed and "\\u001b]0;title\\u0007 \\ud800" in printed
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, float("inf"), float("nan"), 10**400, True, "1"])
+def test_a_value_that_no_plot_can_show_is_none(value: object) -> None:
+    assert _state_of({"status": "finished", "value": value}).value is None

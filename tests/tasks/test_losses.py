@@ -1,4 +1,4 @@
-"""The textbook's losses against their formulas in float64, also where logits are large."""
+"""The textbook's losses against their formulas in float64, also for large logits."""
 
 import numpy as np
 import pytest
@@ -9,10 +9,10 @@ from torch import Tensor
 from src.core.data_spec import DataSpec
 from src.tasks.factory import build_task
 
-SCALES = [1.0, 20.0]  # of the logits; e^-20 is still far from the end of float64, so that plain formulas hold
+SCALES = [1.0, 20.0]  # of the logits; e^-20 is within the precision of float64, so that the plain formulas hold
 
 
-def given(task: str, shape: tuple[int, ...], outputs: NDArray, targets: NDArray, smoothing: float = 0.0) -> NDArray:
+def losses_of(task: str, shape: tuple[int, ...], outputs: NDArray, targets: NDArray, smoothing: float = 0.0) -> NDArray:
     losses: Tensor = build_task(DataSpec(task, "vector", (1,), shape)).losses(
         torch.from_numpy(outputs), torch.from_numpy(targets), smoothing
     )
@@ -29,7 +29,7 @@ def test_softmax_cross_entropy(scale: float, smoothing: float) -> None:
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     target = (1 - smoothing) * np.eye(6)[y] + smoothing / 6
     expected = -(target * np.log(p)).sum(1)
-    np.testing.assert_allclose(given("classification", (6,), z, y, smoothing), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(losses_of("classification", (6,), z, y, smoothing), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.req("M2")
@@ -42,7 +42,9 @@ def test_binary_cross_entropy_from_logits(scale: float, smoothing: float) -> Non
     target = np.where(y == 1, 1 - smoothing / 2, smoothing / 2)
     log_a, log_rest = -np.log1p(np.exp(-z)), -np.log1p(np.exp(z))
     expected = -(target * log_a + (1 - target) * log_rest)
-    np.testing.assert_allclose(given("binary_classification", (), z, y, smoothing), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        losses_of("binary_classification", (), z, y, smoothing), expected, rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.req("M2")
@@ -53,12 +55,12 @@ def test_mean_squared_error(task: str, shape: tuple[int, ...]) -> None:
     expected = [
         sum((a - b) ** 2 for a, b in zip(p.flat, q.flat, strict=True)) / p.size for p, q in zip(z, y, strict=True)
     ]
-    np.testing.assert_allclose(given(task, shape, z, y), expected, rtol=1e-12)
+    np.testing.assert_allclose(losses_of(task, shape, z, y), expected, rtol=1e-12)
 
 
 @pytest.mark.req("M2")
-def test_logits_without_bounds_have_a_finite_loss_and_gradient() -> None:
-    """Where the plain formula would take the logarithm of 0."""
+def test_large_logits_have_a_finite_loss_and_gradient() -> None:
+    """The plain formula would take the logarithm of 0."""
     for task, shape, z, y in (
         ("classification", (2,), [[1e4, 0.0]], [1]),
         ("binary_classification", (), [1e4], [0.0]),

@@ -1,4 +1,4 @@
-"""What is reported of sequences: every loss and metric against its formula, on ragged data with padding, in float64."""
+"""Losses and metrics of padded sequences of different lengths against their formulas in float64."""
 
 import math
 
@@ -16,15 +16,15 @@ from src.tasks.tagging import UNASKED
 
 CPU = L.pytorch.strategies.SingleDeviceStrategy(device="cpu")
 LENGTHS = [[5, 2, 9], [1], [9, 9, 3, 4]]
-"""Of the sequences of three batches of different size."""
+"""Lengths of the sequences of three batches of different size."""
 
 
 def numbers(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def measured(spec: DataSpec, batches: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """The values that a split reports, batch after batch through the task and its meter."""
+def compute_metrics(spec: DataSpec, batches: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Return the metrics of batches, computed with the task and its meter."""
     task = build_task(spec)
     meter = Meter(task)
     assert meter.metrics is not None
@@ -49,9 +49,9 @@ def macro_f1(predicted: list[int], true: list[int], classes: int) -> float:
 
 @pytest.mark.req("R4")
 @pytest.mark.parametrize("cell", ["torch", "textbook"])
-def test_errors_of_numbers(cell: str) -> None:
-    """MSE, MAE, RMSE, and L = 1/T Σ ‖y_t - ŷ_t‖², of forecasts from ragged pasts: a network reads each past alone, and
-    among padding.
+def test_regression_metrics_of_sequences_of_different_lengths(cell: str) -> None:
+    """MSE, MAE, RMSE, and L = 1/T Σ ‖y_t - ŷ_t‖² of forecasts from input windows of different lengths, read one by one and
+    with padding.
     """
     horizon, series = 4, 2
     spec = DataSpec("forecasting", "sequence", (9, 3), (horizon, series))
@@ -63,18 +63,18 @@ def test_errors_of_numbers(cell: str) -> None:
         batch = SequenceBatch(x, torch.tensor(lengths), y)
         batches.append((model(*batch.inputs).detach(), batch.targets))
         errors += [model(x[b : b + 1, :T])[0].detach() - y[b] for b, T in enumerate(lengths)]
-    found = measured(spec, batches)
+    metrics = compute_metrics(spec, batches)
     flat = [e for error in errors for row in error.tolist() for e in row]
     textbook = sum(sum(sum(e**2 for e in step) for step in error.tolist()) / horizon for error in errors) / len(errors)
-    assert found["loss"] * series == pytest.approx(textbook, rel=1e-12)  # ours is the mean over the series too
-    assert found["mse"] == pytest.approx(sum(e**2 for e in flat) / len(flat), rel=1e-12)
-    assert found["mae"] == pytest.approx(sum(map(abs, flat)) / len(flat), rel=1e-12)
-    assert found["rmse"] == pytest.approx(math.sqrt(found["mse"]), rel=1e-12)
+    assert metrics["loss"] * series == pytest.approx(textbook, rel=1e-12)  # ours is the mean over the series too
+    assert metrics["mse"] == pytest.approx(sum(e**2 for e in flat) / len(flat), rel=1e-12)
+    assert metrics["mae"] == pytest.approx(sum(map(abs, flat)) / len(flat), rel=1e-12)
+    assert metrics["rmse"] == pytest.approx(math.sqrt(metrics["mse"]), rel=1e-12)
 
 
 @pytest.mark.req("R4")
 @pytest.mark.parametrize(("task", "padding"), [("tagging", UNASKED), ("language_modelling", 0)])
-def test_losses_and_metrics_of_every_step(task: str, padding: int) -> None:
+def test_loss_and_metrics_per_step_ignore_padding(task: str, padding: int) -> None:
     """L = -1/T Σ_t Σ_c y_{t,c} log ŷ_{t,c} over all valid steps of the split, perplexity, accuracy, F1."""
     spec = DataSpec(
         task, "tokens", (9,), (6,), vocabulary_size=6, padding_id=0 if task == "language_modelling" else None
@@ -90,19 +90,19 @@ def test_losses_and_metrics_of_every_step(task: str, padding: int) -> None:
                 predicted.append(max(range(6), key=logits.__getitem__))
                 true.append(target)
         batches.append((outputs, targets))
-    found = measured(spec, batches)
+    metrics = compute_metrics(spec, batches)
     assert len(logs) == sum(map(sum, LENGTHS))
-    assert found["loss"] == pytest.approx(-sum(logs) / len(logs), rel=1e-12)
-    assert found["accuracy"] == pytest.approx(sum(map(int.__eq__, predicted, true)) / len(true), rel=1e-6)
+    assert metrics["loss"] == pytest.approx(-sum(logs) / len(logs), rel=1e-12)
+    assert metrics["accuracy"] == pytest.approx(sum(map(int.__eq__, predicted, true)) / len(true), rel=1e-6)
     if task == "tagging":
-        assert found["f1"] == pytest.approx(macro_f1(predicted, true, 6), rel=1e-6)
+        assert metrics["f1"] == pytest.approx(macro_f1(predicted, true, 6), rel=1e-6)
     else:
-        assert found["perplexity"] == pytest.approx(math.exp(-sum(logs) / len(logs)), rel=1e-12)
+        assert metrics["perplexity"] == pytest.approx(math.exp(-sum(logs) / len(logs)), rel=1e-12)
 
 
 @pytest.mark.req("R4")
 @pytest.mark.parametrize("cell", ["torch", "textbook"])
-def test_accuracy_f1_and_cross_entropy_of_ragged_sequences(cell: str) -> None:
+def test_classification_metrics_of_sequences_of_different_lengths(cell: str) -> None:
     spec = DataSpec("classification", "tokens", (9,), (3,), vocabulary_size=7, padding_id=0)
     torch.manual_seed(0)
     model = GRU(spec, cell=cell, hidden_size=5, embedding_size=4).double()
@@ -118,7 +118,7 @@ def test_accuracy_f1_and_cross_entropy_of_ragged_sequences(cell: str) -> None:
             x[b, length:] = 0
         batch = LabelledBatch(x, y)
         batches.append((model(*batch.inputs).detach(), batch.targets))
-    found = measured(spec, batches)
-    assert found["loss"] == pytest.approx(-sum(logs) / len(logs), rel=1e-12)
-    assert found["accuracy"] == pytest.approx(sum(map(int.__eq__, predicted, true)) / len(true), rel=1e-6)
-    assert found["f1"] == pytest.approx(macro_f1(predicted, true, 3), rel=1e-6)
+    metrics = compute_metrics(spec, batches)
+    assert metrics["loss"] == pytest.approx(-sum(logs) / len(logs), rel=1e-12)
+    assert metrics["accuracy"] == pytest.approx(sum(map(int.__eq__, predicted, true)) / len(true), rel=1e-6)
+    assert metrics["f1"] == pytest.approx(macro_f1(predicted, true, 3), rel=1e-6)

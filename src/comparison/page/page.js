@@ -66,7 +66,10 @@ function ticks(low, high, log, room) {
   const raw = (high - low) / most, power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((x) => x * power).find((x) => x >= raw);
   const found = [];
-  for (let tick = Math.ceil(low / step - 1e-9) * step; tick <= high + step * 1e-9; tick += step) found.push(+tick.toPrecision(10));
+  for (let tick = Math.ceil(low / step - 1e-9) * step; tick <= high + step * 1e-9; tick += step) {
+    if (found.length > 2 * most || tick + step === tick) return [low, high]; // a step changes no number of this size
+    found.push(+tick.toPrecision(10));
+  }
   return found;
 }
 

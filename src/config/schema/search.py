@@ -34,7 +34,7 @@ class Search(Section):
 
 
 class RandomSearch(Search):
-    trials: PositiveInt
+    trials: Annotated[int, Field(gt=0, le=100_000)]
     seed: Seed
 
 

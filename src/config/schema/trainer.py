@@ -9,7 +9,7 @@ from src.config.schema.base import Count, Section
 
 
 def _lasts(time: str | None) -> str | None:
-    if time is not None and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", time):
+    if time is not None and not re.fullmatch(r"\d{1,6}:\d\d:\d\d:\d\d", time):
         raise ValueError("days:hours:minutes:seconds, such as 00:12:00:00 for half a day")
     return time
 

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 ENDINGS = (".wav",)
 SAMPLED = 2000
 """Training sounds that features are standardised by, where all of them are more than memory holds."""
+AUGMENTED, MARGIN = 2, 1.0
+"""The part of a file that is kept: so many times the length of a clip, which stretching may need, and so many seconds more,
+in which the filters of resampling and pitch shifting end."""
 AT_ONCE = 256
 """Clips whose features are computed at once: few enough that their spectra do not fill the memory."""
 
@@ -130,7 +133,8 @@ class Audio(DataModule):
     def _read(self, paths: Iterable[Path]) -> list[np.ndarray]:
         waves = []
         for path in paths:
-            wave, rate = read_wave(path, self.sample_rate if self.resamples else None)
+            most = AUGMENTED * self.seconds + MARGIN
+            wave, rate = read_wave(path, self.sample_rate if self.resamples else None, most)
             if self.sample_rate is None:
                 self.sample_rate = rate
             if rate != self.sample_rate:

@@ -8,6 +8,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ LARGEST_FILE = 2**24
 """Bytes of the largest recording."""
 LARGEST_ARCHIVE = 2**28
 """Bytes of all recordings; the published ones have 17 MB."""
-_NAME = re.compile(r"\d_[^_/]+_\d+\.wav")
+_NAME = re.compile(r"[0-9]_[^_/]+_[0-9]+\.wav")
 
 
 class FSDD(Audio):
@@ -75,15 +76,22 @@ class FSDD(Audio):
             folder = self.write_dir / "fsdd" / "recordings"
             with suppress(OSError):
                 folder.rmdir()  # an empty one
-            download(ARCHIVE, folder, lambda archive: self._unpacked(archive, folder))
+            download(ARCHIVE, self.write_dir, "fsdd/recordings", lambda archive: self._unpacked(archive, folder))
         found = {path.name: path for path in sorted(folder.glob("*.wav")) if _NAME.fullmatch(path.name)}
         speakers = SPEAKERS if self.verify else sorted({name.split("_")[1] for name in found})
         most = RECORDED if self.verify else 1 + max(len(TEST_INDICES), *map(_index, found))  # one is for training
-        wanted = [f"{d}_{speaker}_{i}.wav" for d in range(10) for speaker in speakers for i in range(most)]
+        wanted = (
+            f"{d}_{speaker}_{i}.wav" for d in range(10) for speaker in speakers for i in range(most)
+        )  # any number
+        there = sum(
+            _speaker(path) in speakers and _index(name) < most and name.endswith(f"_{_index(name)}.wav")
+            for name, path in found.items()
+        )
         where = f"Copy the folder recordings of {HOME} to {folder}, or move it away, and it is downloaded."
-        if missing := [name for name in wanted if name not in found]:
-            named = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-            raise UserError(f"datamodule=fsdd: {len(missing):,} recordings are missing in {folder}: {named}.\n{where}")
+        if missing := 10 * len(speakers) * most - there:
+            first = list(islice((name for name in wanted if name not in found), 5))
+            named = ", ".join(first) + (", …" if missing > 5 else "")
+            raise UserError(f"datamodule=fsdd: {missing:,} recordings are missing in {folder}: {named}.\n{where}")
         if self.verify and _sum((name, read_data_file(path, LARGEST_FILE)) for name, path in found.items()) != SUM:
             raise UserError(
                 f"datamodule=fsdd: the recordings in {folder} are not the published ones of version 1.0.10.\n{where} "

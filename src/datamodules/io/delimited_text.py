@@ -5,10 +5,11 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from io import StringIO, TextIOWrapper
+from io import StringIO
 from pathlib import Path
 
 from src.core.errors import UserError, nearest
+from src.core.escape import printable
 from src.core.files import open_text_file
 
 MAX_TEXT_BYTES = 4 * 2**30
@@ -19,21 +20,32 @@ MAX_COLUMNS = 100_000
 """The most columns of a table."""
 MAX_CELLS = 100_000_000
 """The most cells of a table."""
+PIECE = 1 << 20
+"""Bytes that are read at once."""
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
     """Return a text file in UTF-8, without a byte-order mark.
 
+    Args:
+        path: the file.
+        limit: the most bytes that it may have.
+
     Raises:
-        UserError: if it cannot be read.
+        UserError: if it cannot be read, or is larger.
     """
     try:
         with open_text_file(path) as file:
-            if os.fstat(file.fileno()).st_size > MAX_TEXT_BYTES:
-                raise UserError(f"{path}: this file has more than {MAX_TEXT_BYTES / 2**30:,.0f} GiB")
-            with TextIOWrapper(file, encoding="utf-8-sig") as text:
-                return text.read()
+            if os.fstat(file.fileno()).st_size > limit:
+                raise UserError(f"{path}: this file has more than {limit / 2**20:,.0f} MiB")
+            parts = []
+            while part := file.read(PIECE):
+                if b"\0" in part:  # a sparse file of gigabytes holds nothing else
+                    raise UserError(f"{path}: this is not a text file: it contains NUL bytes")
+                parts.append(part)
+        text = b"".join(parts).decode("utf-8-sig")
+        return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: this is no text in UTF-8 (byte {error.start})") from error
     except OSError as error:
@@ -155,4 +167,7 @@ def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
         nested = [key for key, value in row.items() if isinstance(value, dict | list)]
         if wrong := [key for key in nested if key in columns]:
             raise UserError(f"{path}, row {line}, column '{wrong[0]}': neither a text nor a number")
-        yield line, {key: "" if row[key] is None else str(row[key]) for key in row if key not in nested}
+        yield (
+            line,
+            {printable(key): "" if row[key] is None else printable(str(row[key])) for key in row if key not in nested},
+        )

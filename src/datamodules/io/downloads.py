@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from src.core.errors import UserError
 from src.core.escape import line
-from src.core.files import UnsafeFileError, read_data_file
+from src.core.files import UnsafeFileError, is_file_below, make_folder_below, read_data_file
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +66,9 @@ class PublicFile:
         """
         found = self.find(data_dir, write_dir)
         if found is None:
-            found = (write_dir or data_dir) / self.path
-            download(self.url, found, lambda partial: self._settled(partial, found, verify))
+            own = write_dir or data_dir
+            found = own / self.path
+            download(self.url, own, self.path, lambda partial: self._settled(partial, found, verify))
         try:
             raw, contents = _unpacked(found)
         except (OSError, EOFError, zlib.error) as error:
@@ -129,26 +130,29 @@ def _unpacked(path: Path) -> tuple[bytes, bytes]:
     return raw, contents
 
 
-def download(url: str, target: Path, settled: Callable[[Path], bool]) -> None:
+def download(url: str, root: Path, name: str, settled: Callable[[Path], bool]) -> None:
     """Download what is missing; once, however many processes miss it.
 
     Args:
         url: where it is.
-        target: where it belongs; nothing is done if it is there, or another process has put it there meanwhile.
+        root: the folder of data, which is made if it is missing.
+        name: where it belongs below that; nothing is done if it is there, or another process has put it there meanwhile.
         settled: given the downloaded file, puts it in its place and returns True, or False if it is a wrong one.
 
     Raises:
-        UserError: if it cannot be had, or is wrong.
+        UserError: if it cannot be had, or is wrong, or if a folder on the way to it is a link.
     """
+    target = root / name
     if target.exists():
         return
     partial = target.with_name(f".{target.name}.partial")
     by_hand = f"Its address: {url}\nPut it there, or set paths.data (or GRIDLIGHT_DATA) to where it lies"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
+        make_folder_below(root, target.parent.relative_to(root))  # never through a link
         lock = target.with_name(".download.lock")
-        for own in (lock, partial):  # neither is ever written through a link
-            if own.is_symlink():
+        for own in (lock, partial):  # neither is written through a link, and a pipe has no end
+            if os.path.lexists(own) and not is_file_below(target.parent, own.name):
                 own.unlink()
         with FileLock(lock):
             while not target.exists():

@@ -1,21 +1,28 @@
 """Reading image files: any usual format, any size, brought to the size and channels that a model knows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Condition
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from src.core.errors import UserError
-from src.core.files import open_data_file
+from src.core.files import open_data_file, read_data_file
 from src.datamodules.io.numeric_table import looks_like_file
 
 _GREY = ("1", "L", "LA", "F")
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 """The formats that are read, whatever a file is called: Pillow knows more, some of which run other programs."""
 MAX_PIXELS = 2**26
-"""The most pixels of an image that is decoded: 8192 × 8192."""
+"""The most pixels of an image that is decoded, and of all that are decoded at the same time: 8192 × 8192."""
+MAX_SCANNED = 2**31
+"""The most pixels that the scans of a progressive JPEG file go over; ten scans are usual."""
+MAX_JPEG_BYTES = 2**29
+"""The largest progressive JPEG file."""
+STRIP = 1 << 20
+"""Pixels that are converted at once."""
 _MODES = {1: "L", 3: "RGB"}
 _TURNED = range(5, 9)
 """Orientations of a photograph (EXIF 274) whose rows are columns of the picture."""
@@ -26,9 +33,34 @@ def is_image(text: str) -> bool:
     return looks_like_file(text) and not text.lower().endswith((".csv", ".txt"))
 
 
+class _Budget:
+    """A number of pixels that all threads of this process together decode at a time."""
+
+    def __init__(self, pixels: int) -> None:
+        self._free = self._all = pixels
+        self._changed = Condition()
+
+    @contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Wait until an image can be decoded, and count its pixels meanwhile."""
+        pixels = min(pixels, self._all)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()
+
+
+_DECODING = _Budget(MAX_PIXELS)
+
+
 @contextmanager
 def opened_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image file, whose pixels are decoded when they are asked for.
+    """Open an image file without decoding its pixels.
 
     Raises:
         UserError: if it is no image that can be read, now or within the context, or has more than `MAX_PIXELS`.
@@ -46,29 +78,68 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
         raise UserError(f"{path}: this is no image that can be read") from error
 
 
-def open_image(path: str) -> Image.Image:
-    """Return an image of bytes, upright as its camera says, on white where it is transparent.
+@contextmanager
+def decoded_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image file and decode its pixels, which count as decoded within the context.
 
     Raises:
-        UserError: if there is no such file, if it is no image that can be read, or if it holds numbers of which nobody
-            knows what is white.
+        UserError: see `opened_image`; or if it is a progressive JPEG file that would take too long.
+    """
+    with opened_image(path) as image:
+        pixels = image.width * image.height
+        if image.format == "JPEG" and image.info.get("progressive"):
+            scans = read_data_file(path, MAX_JPEG_BYTES).count(b"\xff\xda")
+            if scans * pixels > MAX_SCANNED:
+                raise UserError(f"{path}: this image can be read, but its {scans:,} scans would take very long")
+        with _DECODING.taken(pixels):
+            image.load()
+            yield image
+
+
+def open_image(path: str, finish: Callable[[Image.Image], Image.Image] = Image.Image.copy) -> Image.Image:
+    """Return an image of bytes, upright as its camera says, on white where it is transparent.
+
+    Args:
+        path: the file.
+        finish: makes the result of the image, such as a smaller one.
+
+    Raises:
+        UserError: if there is no such file, if it is no image that can be read (see `decoded_image`), or if it holds
+            numbers of which nobody knows what is white.
     """
     if not looks_like_file(path):
         raise UserError(f"'{path[:60]}': there is no such image file")
-    with opened_image(Path(path)) as image:
-        image.load()
-        upright = ImageOps.exif_transpose(image)
+    with decoded_image(Path(path)) as image:
+        ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # 16 bits
-            values = np.asarray(upright, dtype=np.float64) / 257  # Pillow would cut them off at 255
-            return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+            return finish(_in_bytes(image))
         if image.mode not in ("I", "F"):
-            return _on_white(upright) if upright.has_transparency_data else upright
+            return finish(_on_white(image) if image.has_transparency_data else image)
     raise UserError(f"{path}: pixels of 32 bits have no agreed white; save it with 8 or 16 bits a channel")
 
 
+def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the boxes of an image in which it is converted, as a copy of all of it may fill the memory."""
+    rows = max(STRIP // image.width, 1)
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
+
+
+def _in_bytes(image: Image.Image) -> Image.Image:
+    """Return an image of 16 bits as one of 8, where Pillow would cut the values off at 255."""
+    result = Image.new("L", image.size)
+    for box in _strips(image):
+        values = np.asarray(image.crop(box), dtype=np.float64) / 257
+        result.paste(Image.fromarray(values.round().clip(0, 255).astype(np.uint8)), box)
+    return result
+
+
 def _on_white(image: Image.Image) -> Image.Image:
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    result = Image.new("RGB", image.size)
+    for box in _strips(image):
+        strip = image.crop(box).convert("RGBA")
+        result.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), box)
+    return result
 
 
 def size_and_channels(path: str) -> tuple[tuple[int, int], int]:
@@ -90,7 +161,10 @@ def read_image(path: str, shape: tuple[int, ...]) -> np.ndarray:
         shape: [C, H, W]; 1 channel is grey, 3 are red, green and blue.
     """
     channels, height, width = shape
-    image = open_image(path).convert(_MODES[channels])
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+
+    def fitted(image: Image.Image) -> Image.Image:
+        image = image if image.mode == _MODES[channels] else image.convert(_MODES[channels])
+        return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
+
+    image = open_image(path, fitted)
     return np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)

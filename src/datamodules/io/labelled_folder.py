@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from src.core.errors import UserError
+from src.core.escape import printable
 
 MAX_ENTRIES = 5_000_000
 """The most files and folders below a folder of data."""
@@ -45,7 +46,7 @@ def labelled_files(folder: Path, pattern: str | None, endings: Sequence[str], wh
     names = _names(folder)
     any_ending = "|".join(map(re.escape, endings))
     fits = re.compile(rf"(?P<label>[^/]+)/.+({any_ending})" if pattern is None else _regular(pattern), re.IGNORECASE)
-    found = [(folder / name, match["label"]) for name in names if (match := fits.fullmatch(name))]
+    found = [(folder / name, printable(match["label"])) for name in names if (match := fits.fullmatch(name))]
     if not found:
         wanted = f"is a {what} in a folder that names its class"
         if pattern is not None:

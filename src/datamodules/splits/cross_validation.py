@@ -53,11 +53,11 @@ class Fold:
         """
         from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
-        labels = None if classes is None else np.asarray(classes)
-        kept = None if groups is None else np.asarray(groups)
-        always = _alone(labels, kept) if labels is not None else np.zeros(size, bool)
+        names, labels = ([], None) if classes is None else numbered(classes)
+        kept = None if groups is None else numbered(groups)[1]
+        always = _alone(names, labels, kept) if labels is not None else np.zeros(size, bool)
         shared = np.flatnonzero(~always)
-        labels, kept = (None if names is None else names[shared] for names in (labels, kept))
+        labels, kept = (None if every is None else every[shared] for every in (labels, kept))
         most, what = (len(shared), "examples") if kept is None else (len(set(kept)), f"values of {self.group}")
         if most < self.of:
             raise UserError(f"cross_validation.folds={self.of}: there are {most} {what} to share out")
@@ -96,17 +96,29 @@ class Fold:
         return int(val[0]), int(val[-1]) + 1
 
 
-def _alone(classes: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+def numbered(names: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
+    """Return the different names in order, and the number of each name [N] in that order.
+
+    An array of strings takes the memory of the longest for each of them, so that one long name of a file with many rows
+    would fill the memory.
+    """
+    values = names.tolist() if isinstance(names, np.ndarray | torch.Tensor) else list(names)
+    order = sorted(set(values))
+    number = {name: index for index, name in enumerate(order)}
+    return order, np.array([number[value] for value in values], dtype=np.int64)
+
+
+def _alone(names: Sequence[Any], classes: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     """Return [N] which examples are the only one of their class, or in the group of such a one; the log tells them."""
-    names, number, counts = np.unique(classes, return_inverse=True, return_counts=True)
-    alone: np.ndarray = counts[number] == 1
+    counts = np.bincount(classes, minlength=len(names))
+    alone: np.ndarray = counts[classes] == 1
     if alone.any():
-        rare = names[counts == 1]
+        rare = [str(names[index])[:80] for index in np.flatnonzero(counts == 1).tolist()]
         more = f" and {len(rare) - NAMED} more" if len(rare) > NAMED else ""
         whole = "" if groups is None else ", and so do those of its group"
         _warn_once(
             f"cross_validation: an example that is alone in its class always trains{whole}: "
-            f"{', '.join(map(str, rare[:NAMED]))}{more}"
+            f"{', '.join(rare[:NAMED])}{more}"
         )
     return alone if groups is None else np.isin(groups, groups[alone])
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from src.core.errors import UserError
-from src.datamodules.splits.cross_validation import Fold, recut
+from src.datamodules.splits.cross_validation import Fold, numbered, recut
 
 Example = TypeVar("Example")
 
@@ -79,7 +79,8 @@ def split_groups(groups: Sequence[str], val_fraction: float, test_fraction: floa
     Raises:
         UserError: if a part that is asked for would be empty.
     """
-    names, group, sizes = np.unique(np.array(groups), return_inverse=True, return_counts=True)
+    names, group = numbered(groups)
+    sizes = np.bincount(group, minlength=len(names))
     order = np.random.default_rng(seed).permutation(len(names))
     middles = np.empty(len(names))  # where the middle of a group lies when they stand one behind the other
     middles[order] = (np.cumsum(sizes[order]) - sizes[order] / 2) / len(group)
@@ -121,7 +122,7 @@ def completed(
     shares = {"val": val_fraction, "test": test_fraction}
     drawn = {name: 0.0 if name in given else share for name, share in shares.items()}
     if kept_together is None:
-        parts = split_indices(len(whole), drawn["val"], drawn["test"], seed, np.array([group(one) for one in whole]))
+        parts = split_indices(len(whole), drawn["val"], drawn["test"], seed, numbered([group(one) for one in whole])[1])
     else:
         parts = split_groups([kept_together(one) for one in whole], drawn["val"], drawn["test"], seed)
     found = {name: [whole[i] for i in index] for name, index in parts.items()}

@@ -15,7 +15,7 @@ from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import SPLITS, DataSpec
 from src.core.resources import refuse_to_generate
 from src.datamodules.base import DataModule
-from src.datamodules.io.image_files import opened_image
+from src.datamodules.io.image_files import decoded_image
 from src.datamodules.io.numeric_table import looks_like_file, read_rows
 from src.datamodules.preparation import part
 from src.datamodules.splits.cross_validation import recut
@@ -164,7 +164,7 @@ class Shapes(DataModule):
         return LabelledBatch(x, torch.zeros(len(x), dtype=torch.int64))
 
     def _read_image(self, path: str) -> NDArray:
-        with opened_image(Path(path)) as image:
+        with decoded_image(Path(path)) as image:
             small = image.convert("RGB" if self.channels == 3 else "L").resize((self.side, self.side))
         return np.asarray(small).reshape(1, self.side, self.side, self.channels).transpose(0, 3, 1, 2)
 

@@ -24,6 +24,8 @@ from src.tasks.naive_baseline import trivial_scores
 
 BYTES_A_CHARACTER = {"characters": 15, "byte_pairs": 25}
 """What a character may take in memory while tokens are made of a text; 11 and 22 were measured on 20 MB (2026-11-26)."""
+MAX_PROMPT_BYTES = 2**20
+"""The largest file of a prompt, all of which goes through the model at once."""
 COUNTED = 1 << 24
 """Tokens of a text on disk from which the trivial answer is counted."""
 
@@ -177,7 +179,7 @@ class Text(DataModule):
         prompt = inputs[0] if len(inputs) == 1 else ""
         if names_a_file(prompt):
             path = Path(prompt)
-            prompt = read_text(path)
+            prompt = read_text(path, MAX_PROMPT_BYTES)
             if not prompt:
                 raise UserError(f"{path}: this file is empty; it holds the prompt to continue")
         if not prompt:

@@ -163,12 +163,15 @@ def _rows(text: str, where: str) -> np.ndarray:
         UserError: if its columns are others, or naming the row of what is no number.
     """
     lines = csv.reader(io.StringIO(text))
-    header = next(lines, [])
-    if tuple(header[1:]) != SERIES:
-        raise UserError(f"{where}: the columns must be date,{','.join(SERIES)}, not {','.join(header)[:80]}")
-    rows = []
-    for number, cells in enumerate(lines, 2):
-        if len(cells) != 1 + len(SERIES) or not all(map(is_number, cells[1:])):
-            raise UserError(f"{where}, row {number}: {len(SERIES)} numbers are expected after the date")
-        rows.append([float(cell) for cell in cells[1:]])
+    try:
+        header = next(lines, [])
+        if tuple(header[1:]) != SERIES:
+            raise UserError(f"{where}: the columns must be date,{','.join(SERIES)}, not {','.join(header)[:80]}")
+        rows = []
+        for number, cells in enumerate(lines, 2):
+            if len(cells) != 1 + len(SERIES) or not all(map(is_number, cells[1:])):
+                raise UserError(f"{where}, row {number}: {len(SERIES)} numbers are expected after the date")
+            rows.append([float(cell) for cell in cells[1:]])
+    except csv.Error as error:
+        raise UserError(f"{where}: this is no CSV: {error}") from error
     return np.array(rows)

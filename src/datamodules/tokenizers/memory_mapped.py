@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from src.core.errors import UserError
-from src.core.files import is_file_below, open_text_file
+from src.core.files import is_file_below, make_folder_below, open_text_file
 from src.core.records import read_json
 from src.core.resources import shown_bytes
 from src.datamodules.tokenizers.factory import Tokens, from_plain
@@ -44,6 +45,8 @@ def pieces(path: Path) -> Iterator[str]:
         with open_text_file(path) as contents, TextIOWrapper(contents, encoding="utf-8-sig") as file:
             while piece := file.read(PIECE):
                 piece += file.readline(PIECE)
+                if "\0" in piece:  # a sparse file of terabytes holds nothing else
+                    raise UserError(f"{path}: this is not a text file: it contains NUL characters")
                 yield piece
                 place += len(piece)
     except UnicodeDecodeError as error:
@@ -103,35 +106,44 @@ def tokens_on_disk(
     facts = [*state, dict(parts), kind, dict(settings), known.to_plain() if known is not None else None]
     folder = cache / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     try:
-        plain = _kept(folder, parts)
-        if plain is None:
-            shutil.rmtree(folder, ignore_errors=True)
+        if (found := _kept(folder, parts, kind, known)) is None:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            make_folder_below(cache.parent, cache.name)  # never through a link
+            folder.unlink() if folder.is_symlink() else shutil.rmtree(folder, ignore_errors=True)
             _write(folder, path, parts, known, learn, state)
             _remove_older(cache, state)
-            plain = _kept(folder, parts)
-        assert plain is not None
-        vocabulary = known or from_plain(kind, plain)
-        files = {name: folder / f"{name}.int32" for name in parts}
-        tokens = {name: _mapped(file) for name, file in files.items()}
+            found = _kept(folder, parts, kind, known)
+        if found is None:
+            raise UserError(f"{folder}: another process has changed these tokens; give the command again")
     except OSError as error:
         raise UserError(
             f"{folder}: the tokens of {path} cannot be kept there ({error.strerror}); paths.data names another folder"
         ) from error
-    size = shown_bytes(sum(file.stat().st_size for file in files.values()))
+    size = shown_bytes(4 * sum(map(len, found[1].values())))
     log.info("%s: tokens on disk, %s in %s, mapped into memory", path, size, folder)
-    return vocabulary, tokens
+    return found
 
 
-def _kept(folder: Path, parts: Iterable[str]) -> dict[str, Any] | None:
-    """Return the vocabulary that was kept with tokens, or None where something is missing or cut off."""
+def _kept(
+    folder: Path, parts: Iterable[str], kind: str, known: Tokens | None
+) -> tuple[Tokens, dict[str, Tensor]] | None:
+    """Return the vocabulary and the tokens that were kept, or None where something is missing, cut off, or damaged.
+
+    The folder of data may come from someone else with this cache in it.
+    """
+    if folder.parent.is_symlink():
+        return None
     try:
-        found = _facts(folder)
+        facts = _facts(folder)
         files = {name: Path(folder.name, f"{name}.int32") for name in parts}
         if all(
-            is_file_below(folder.parent, file) and (folder.parent / file).stat().st_size == 4 * found["tokens"][name]
+            is_file_below(folder.parent, file) and (folder.parent / file).stat().st_size == 4 * facts["tokens"][name]
             for name, file in files.items()
         ):
-            return dict(found["vocabulary"])
+            vocabulary = known or from_plain(kind, facts["vocabulary"])
+            tokens = {name: _mapped(folder.parent / file) for name, file in files.items()}
+            if all(part.min() >= 0 and part.max() < len(vocabulary) for part in tokens.values() if len(part)):
+                return vocabulary, tokens
     except (OSError, ValueError, KeyError, TypeError, UserError):
         pass
     return None
@@ -162,8 +174,8 @@ def _write(
     state: list[Any],
 ) -> None:
     """Fill a folder beside its place and move it there when it is complete."""
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    partial.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
+    partial.mkdir()
     try:
         vocabulary = known or learn(between(pieces(path), *parts["train"]))
         counts = {}

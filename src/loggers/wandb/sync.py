@@ -28,6 +28,8 @@ _BATCH_BYTES = 2**30
 _PATIENCE = 600.0
 """Seconds for what a run lacks."""
 BUSY = "another process works on it"
+_CLIENT_DIED = "Connection lost"
+"""What the client prints when the part of it that uploads has crashed."""
 _CLIENT = "from src.core.process import end_with_parent; end_with_parent(); from wandb.cli.cli import cli; cli()"
 
 
@@ -80,8 +82,13 @@ def upload(
                     continue
                 copies |= found
                 batch.append(replace(waiting, complete=waiting.complete and whole))
-            said = _client(batch, copies, done, end)
+            printed = dict.fromkeys((run.folder for run in batch), _client(batch, copies, done, end))
+            if len(batch) > 1 and any(_CLIENT_DIED in text for text in printed.values()):
+                for run in batch:  # one session of unexpected records must not hold back the others
+                    if run.left:
+                        printed[run.folder] = _client([run], copies, done, end)
             for run in batch:
+                said = printed[run.folder]
                 if run.left:
                     failed.append((run, said.strip().rpartition("\n")[2]))
                     continue

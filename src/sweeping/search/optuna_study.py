@@ -45,9 +45,12 @@ class _Locked:
 
 MAX_JOURNAL_BYTES = 512 * 2**20
 """The largest file of a study that is read."""
-
 MAX_JOURNAL_LINES = 2_000_000
 """The most lines of it; an epoch of a trial is one."""
+MOST_STUDIES = 1000
+"""The most searches of one sweep."""
+CREATE_STUDY = 0
+"""Optuna's code of an entry that begins a study (``JournalOperation.CREATE_STUDY``)."""
 
 
 @contextmanager
@@ -133,9 +136,16 @@ def _check_lines(folder: Path) -> None:
     with open_below(folder, FILE) as opened:
         if os.fstat(opened.fileno()).st_size > MAX_JOURNAL_BYTES:
             raise UserError(f"{file}: this study has more than {MAX_JOURNAL_BYTES / 2**20:,.0f} MiB")
+        begun = 0
         for number, line in enumerate(lines_of(opened, file, most_lines=MAX_JOURNAL_LINES), 1):
-            if line.endswith(b"\n") and not isinstance(parse_json(line, f"{file}, line {number}"), dict):
+            if not line.endswith(b"\n"):
+                continue
+            entry = parse_json(line, f"{file}, line {number}")
+            if not isinstance(entry, dict):
                 raise RecordError(f"{file}, line {number}: this is not an entry of a study")
+            begun += entry.get("op_code") == CREATE_STUDY
+            if begun > MOST_STUDIES:  # Optuna compares the name of each with those of all before
+                raise RecordError(f"{file}, line {number}: more than {MOST_STUDIES} studies")
 
 
 def _storage(folder: Path) -> JournalStorage:

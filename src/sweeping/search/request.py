@@ -1,5 +1,6 @@
 """What a command asks of a sweep: its words taken apart, and how the group `search` makes points of them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -69,6 +70,8 @@ class Asked:
         except (KeyError, TypeError, ValidationError) as error:
             raise UserError(f"{ledger.folder}: the search that its ledger records is damaged") from error
         file = ledger.folder / LEDGER
+        if sum(len(word) for line in head["words"] for word in line) > MAX_RECORDED_IN_ALL:
+            raise UserError(f"{file}: the overrides of its search have more than {MAX_RECORDED_IN_ALL:,} characters")
         for line in head["words"]:
             refuse_unknown_options(line, loader, file)
         try:
@@ -181,8 +184,21 @@ class Asked:
         return objectives
 
 
-MAX_RECORDED = 64 * 2**10
-"""The most characters of a recorded override."""
+MAX_RECORDED = 16 * 2**10
+"""The most characters of a list of recorded overrides: Hydra reads some ten thousand in a second."""
+MAX_RECORDED_IN_ALL = 2**18
+"""The most characters of all lists of a recorded search, which has one unless another sweeper made its points."""
+MAX_NESTED = 20
+"""The most brackets within each other in a recorded override, of which Hydra's time is the square."""
+
+
+def _is_bounded(text: str) -> bool:
+    depth = 0
+    for bracket in re.findall(r"[\[\](){}]", text):
+        depth += 1 if bracket in "[({" else -1
+        if depth > MAX_NESTED:
+            return False
+    return True
 
 
 def refuse_unknown_options(overrides: Sequence[str], loader: Any, source: object) -> None:
@@ -199,10 +215,12 @@ def refuse_unknown_options(overrides: Sequence[str], loader: Any, source: object
         UserError: for the first that does, and for one that cannot be parsed.
     """
     parser = OverridesParser.create(config_loader=loader)
+    if sum(map(len, overrides)) > MAX_RECORDED:
+        raise UserError(f"{source}: the recorded overrides of its search have more than {MAX_RECORDED:,} characters")
     for text in overrides:
         refused = f"{source}: the recorded override {text[:80]!r} is refused"
-        if len(text) > MAX_RECORDED:
-            raise UserError(f"{refused}: it is too long")
+        if not _is_bounded(text):
+            raise UserError(f"{refused}: it is nested too deep")
         try:
             (override,) = parser.parse_overrides([text])
             key, value = override.key_or_group, override.value()

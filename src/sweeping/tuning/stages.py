@@ -160,6 +160,9 @@ class Tuning:
         self, name: str, words: Sequence[str], axes: Sequence[Values], share: int
     ) -> tuple[Path, list[tuple[Job, State]]]:
         """Run one sweep, and return its folder and what became of its jobs."""
+        for place in (self.folder / "sweeps", self.folder / "sweeps" / name):
+            if place.is_symlink():
+                raise UserError(f"{place}: this is a link; the sweeps of a tuning lie within its folder")
         varied = [f"{axis.key}={','.join(axis.words)}" for axis in axes]
         if len(axes) == 1 and share < len(axes[0].words):
             varied = [f"{axes[0].key}={','.join(thinned(axes[0].words, share))}"]

@@ -8,6 +8,7 @@ import pytest
 from src.config.schema.base import Section
 from src.config.schema.callbacks import ENTRIES
 from src.config.schema.registry import SCHEMAS
+from src.config.schema.search import SEARCHES
 from src.config.schema.trainer import TrainerOption
 
 NO_SIZES = {
@@ -17,13 +18,17 @@ NO_SIZES = {
     "flush_logs_every_n_steps",
     "min_frequency",
     "patience",
+    "reduction_factor",
+    "startup_jobs",
     "version",
+    "warmup_epochs",
 }
 """Counts that no memory, process or loop over nothing depends on: how often something is done, or must have occurred."""
 
 SECTIONS: dict[str, type[Section]] = {
     **{target: schema for group in ("model", "datamodule") for target, schema in SCHEMAS[group].items()},
     **ENTRIES,
+    **SEARCHES,
 }
 
 

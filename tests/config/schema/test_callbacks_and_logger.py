@@ -11,6 +11,7 @@ from src.config.groups import CONF, groups
 from src.config.schema.callbacks import ENTRIES
 from src.config.validate import check
 from src.core.errors import UserError
+from src.training.build import build_trainer
 
 WRONG = [
     ("callbacks.early_stopping.patience=abc", "callbacks.early_stopping.patience=abc: must be a valid integer"),
@@ -27,6 +28,10 @@ WRONG = [
     ),
     ("+logger.l={_target_:lightning.pytorch.loggers.CSVLogger,nam:x}", "Did you mean 'name'?"),
     ("trainer.max_time=12h", "trainer.max_time=12h: days:hours:minutes:seconds"),
+    ("trainer.devices=1000000000", "trainer.devices=1000000000: at most 64 devices"),
+    ("trainer.max_time='9999999999:00:00:00'", "days:hours:minutes:seconds"),
+    ("datamodule.batch_size=99999999999999999999", "datamodule.batch_size=…: must be an integer of at most 2^53"),
+    ("trainer.devices=[0,99999999999999999999]", "trainer.devices=…: must be an integer of at most 2^53"),
     ("trainer.devices=0", "trainer.devices=0: how many devices, from 1"),
     ("datamodule.split_seed=-1", "datamodule.split_seed=-1: must be greater than or equal to 0"),
     ("datamodule.seed=4294967296", "datamodule.seed=4294967296: must be less than 4294967296"),
@@ -77,3 +82,10 @@ def test_the_schema_has_the_arguments_and_defaults_of_the_class(target: str) -> 
     for key in set(fields) - from_run:
         assert fields[key].is_required() == (theirs[key] is inspect.Parameter.empty)
         assert fields[key].is_required() or fields[key].default == theirs[key]
+
+
+def test_devices_that_this_machine_does_not_have_are_one_error() -> None:
+    """A run that was recorded on a GPU is resumed elsewhere."""
+    config = check(compose(["trainer.devices=[0]", "trainer.accelerator=cpu", "logger=none"]))
+    with pytest.raises(UserError, match=r"trainer: .*devices"):
+        build_trainer(config)

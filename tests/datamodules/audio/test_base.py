@@ -176,6 +176,13 @@ def test_missing_recordings_are_named_with_their_home(recordings, tmp_path):
         digits(recordings).setup()
 
 
+def test_a_recording_of_a_huge_index_is_no_loop_over_all_before_it(recordings):
+    folder = recordings / "fsdd" / "recordings"
+    copy(folder / "7_bob_3.wav", folder / f"7_bob_{10**12}.wav")
+    with pytest.raises(UserError, match=r"recordings are missing in .*, …\."):
+        digits(recordings).setup()
+
+
 def test_recordings_are_downloaded_by_their_names_alone(recordings, tmp_path, monkeypatch):
     folder = recordings / "fsdd" / "recordings"
     archive = tmp_path / "archive.tar.gz"

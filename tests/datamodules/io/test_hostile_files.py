@@ -3,6 +3,9 @@
 import gzip
 import os
 import pickle
+import struct
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +18,10 @@ from scipy.io import wavfile
 
 from src.core.errors import UserError
 from src.datamodules.class_labels import classes_of
-from src.datamodules.io.delimited_text import read_lines, read_records, read_text
+from src.datamodules.io import image_files
+from src.datamodules.io.delimited_text import read_lines, read_records, read_text, rows_of
 from src.datamodules.io.downloads import PublicFile, download
-from src.datamodules.io.image_files import open_image, size_and_channels
+from src.datamodules.io.image_files import _Budget, open_image, read_image, size_and_channels
 from src.datamodules.io.labelled_folder import labelled_files
 from src.datamodules.io.wav_files import read_wave
 from src.datamodules.synthetic.shapes import Shapes
@@ -173,6 +177,109 @@ def test_classes_with_too_many_digits_are_names() -> None:
     assert classes_of(["9", "10"], "x") == ("9", "10")
 
 
+@pytest.mark.parametrize("kind", ["text", "table", "pieces"])
+def test_a_text_that_ends_in_gigabytes_of_nothing_is_refused(tmp_path: Path, kind: str) -> None:
+    with (tmp_path / "a.csv").open("wb") as file:
+        file.write(b"a,b\n" + b"1,2\n" * 50_000)
+        file.truncate(2**31)
+    began = time.monotonic()
+    with pytest.raises(UserError, match="NUL"):
+        READERS[kind](tmp_path / "a.csv")
+    assert time.monotonic() - began < 20  # against a hang
+
+
+def sparse_wave(path: Path, rate: int, size: int, data: bool = True) -> None:
+    """Write a WAV file of zeros, in one chunk of samples or in countless empty chunks."""
+    form = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, rate, rate, 1, 8)
+    chunk = b"data" + struct.pack("<I", size) if data else b""
+    with path.open("wb") as file:
+        file.write(b"RIFF" + struct.pack("<I", 36 + size) + b"WAVE" + form + chunk)
+        file.truncate(44 + size)
+
+
+def test_of_a_long_sound_only_the_beginning_is_converted(tmp_path: Path) -> None:
+    sparse_wave(tmp_path / "a.wav", 1000, 2**28)
+    wave, rate = read_wave(tmp_path / "a.wav", 48_000, seconds=2.0)
+    assert (len(wave), rate) == (96_000, 48_000)
+
+
+def test_a_sound_of_countless_chunks_is_refused(tmp_path: Path) -> None:
+    sparse_wave(tmp_path / "a.wav", 1000, 2**28, data=False)
+    with pytest.raises(UserError, match="too many chunks"):
+        read_wave(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("read", [lambda path: open_image(path), lambda path: read_image(path, (1, 8, 8))])
+def test_an_image_of_too_many_pixels_is_refused(tmp_path: Path, read: Callable[[str], Any]) -> None:
+    Image.new("1", (15_000, 10_000)).save(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size < 2**20
+    with pytest.raises(UserError, match=r"a\.png: this image has more than 67,108,864 pixels"):
+        read(str(tmp_path / "a.png"))
+
+
+def test_a_jpeg_of_countless_scans_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (4000, 4000), 100).save(tmp_path / "a.jpg", progressive=True)
+    assert open_image(str(tmp_path / "a.jpg")).size == (4000, 4000)
+    contents = (tmp_path / "a.jpg").read_bytes()
+    scan = contents[contents.rindex(b"\xff\xda") : -2]
+    (tmp_path / "a.jpg").write_bytes(contents[:-2] + scan * 200 + contents[-2:])
+    with pytest.raises(UserError, match="scans"):
+        open_image(str(tmp_path / "a.jpg"))
+
+
+def test_images_that_are_decoded_at_the_same_time_share_a_budget() -> None:
+    budget = _Budget(10)
+    entered = threading.Event()
+
+    def wait_and_enter() -> None:
+        with budget.taken(100):  # more than all of it counts as all
+            entered.set()
+
+    with budget.taken(1):
+        thread = threading.Thread(target=wait_and_enter)
+        thread.start()
+        assert not entered.wait(0.1)
+    thread.join(60)
+    assert entered.is_set()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_images_that_are_converted_in_strips_are_the_same(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 2**16, (13, 7), dtype=np.uint16)
+    image = Image.fromarray(noise) if mode == "I;16" else Image.fromarray((noise >> 8).astype(np.uint8)).convert(mode)
+    if mode in ("LA", "RGBA"):
+        image.putalpha(Image.fromarray((noise & 255).astype(np.uint8)))
+    image.save(tmp_path / "a.png", **({"transparency": 3} if mode == "P" else {}))
+    whole = np.asarray(open_image(str(tmp_path / "a.png")))
+    monkeypatch.setattr(image_files, "STRIP", 20)
+    assert np.array_equal(np.asarray(open_image(str(tmp_path / "a.png"))), whole)
+
+
+def test_folders_with_links_to_each_other_are_refused(tmp_path: Path) -> None:
+    for label, other in (("a", "b"), ("b", "a")):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "x.png").touch()
+        for number in range(3):
+            (tmp_path / label / f"link{number}").symlink_to(f"../{other}")
+    with pytest.raises(UserError, match="folders in each other"):
+        labelled_files(tmp_path, None, (".png",), "picture")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_a_class_that_is_named_in_another_encoding_has_a_printable_name(tmp_path: Path) -> None:
+    for label in (b"caf\xe9", b"tea"):
+        os.mkdir(os.fsencode(tmp_path) + b"/" + label)
+        open(os.fsencode(tmp_path) + b"/" + label + b"/x.png", "wb").close()
+    assert [label for _, label in labelled_files(tmp_path, None, (".png",), "picture")] == ["caf\\udce9", "tea"]
+
+
+def test_halves_of_characters_in_json_lines_are_printable(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a\\ud800", "\\udfff": 1}\n')
+    assert list(rows_of(tmp_path / "a.jsonl", ("text",))) == [(1, {"text": "a\\ud800", "\\udfff": "1"})]
+
+
 @pytest.mark.parametrize("ending", ["eps", "pcx", "tga", "ico"])
 def test_images_of_other_formats_are_refused_whatever_their_name(tmp_path: Path, ending: str) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / f"a.{ending}")
@@ -197,8 +304,26 @@ def test_a_download_is_not_written_through_links(tmp_path: Path) -> None:
     for name in (".download.lock", ".a.partial"):
         (data / name).symlink_to(victim)
     with pytest.raises(UserError, match="cannot be downloaded"):
-        download("http://127.0.0.1:9/a", data / "a", lambda partial: True)
+        download("http://127.0.0.1:9/a", data, "a", lambda partial: True)
     assert victim.read_text() == "precious"
+
+
+def test_a_download_is_not_written_into_a_folder_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mnist").symlink_to(tmp_path / "thesis")
+    with pytest.raises(UserError, match=r"data/mnist: this is a link"):
+        download("http://127.0.0.1:9/a", tmp_path / "data", "mnist/a", lambda partial: True)
+    assert not list((tmp_path / "thesis").iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes of POSIX")
+def test_a_download_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
+    for name in (".download.lock", ".a.partial"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        download("http://127.0.0.1:9/a", tmp_path, "a", lambda partial: True)
+    assert not (tmp_path / ".a.partial").exists()
 
 
 def test_public_files_are_found_in_both_folders_and_written_to_one(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
+from operator import itemgetter
+
 import numpy as np
 import pytest
 import torch
 
 from src.core.errors import UserError
+from src.datamodules.splits.cross_validation import Fold
 from src.datamodules.splits.holdout import completed, split_indices
 from src.datamodules.standardizer import Standardizer
 
@@ -20,6 +23,14 @@ def test_parts_are_disjoint_complete_and_as_large_as_asked(seed, fractions, stra
                 assert abs((classes[parts[name]] == c).sum() - fraction * (classes == c).sum()) <= 0.5
         else:
             assert abs(len(parts[name]) - fraction * 211) <= 0.5
+
+
+@pytest.mark.parametrize("kept_together", [None, itemgetter(0)])
+@pytest.mark.parametrize("fold", [None, Fold(1, 2), Fold(1, 2, group="name")])
+def test_one_long_name_does_not_fill_the_memory(fold, kept_together):
+    names = ["z" * 10**7, *("pqrs"[number % 4] for number in range(10_000))]  # 400 GB as an array of strings
+    parts = completed({"train": [(name,) for name in names]}, 0.2, 0.2, 0, itemgetter(0), fold, kept_together)
+    assert sum(map(len, parts.values())) == len(names)
 
 
 def test_the_seed_draws_the_split():

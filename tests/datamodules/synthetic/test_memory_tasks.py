@@ -48,9 +48,9 @@ def test_a_row_is_read_as_it_is_shown() -> None:
 
 
 @pytest.mark.parametrize("data", [Adding(lag=10**9), Copy(lag=10**9)], ids=["adding", "copy"])
-def test_more_than_the_memory_holds_is_refused(data: Adding | Copy) -> None:
+def test_too_much_generated_data_is_refused(data: Adding | Copy) -> None:
     with pytest.raises(
-        UserError, match=r"datamodule.lag=1000000000 with 7,900 sequences: .* GB of data, and .* are free"
+        UserError, match=r"datamodule.lag=1000000000 with 7,900 sequences: .* GB of generated data; at most"
     ):
         data.split("train")
 

@@ -140,8 +140,23 @@ def test_tokens_on_disk_are_written_once_and_anew_for_another_file(tmp_path, cap
         lambda folder: (folder / "facts.json").write_text('{"tokens": {"tr'),
         lambda folder: (folder / "facts.json").unlink(),
         lambda folder: (folder / "val.int32").unlink(),
+        lambda folder: (folder / "val.int32").write_bytes(b"\xff" * (folder / "val.int32").stat().st_size),
+        lambda folder: (folder / "val.int32").write_bytes(b"\x7f" * (folder / "val.int32").stat().st_size),
+        lambda folder: (folder / "facts.json").write_text(
+            (folder / "facts.json").read_text().replace('"characters": "', '"characters": 1, "x": "')
+        ),
+        lambda folder: folder.symlink_to(folder.rename(folder.parent.parent / "elsewhere")),
     ],
-    ids=["cut off", "torn", "without vocabulary", "without tokens"],
+    ids=[
+        "cut off",
+        "torn",
+        "without vocabulary",
+        "without tokens",
+        "negative tokens",
+        "unknown tokens",
+        "damaged vocabulary",
+        "behind a link",
+    ],
 )
 def test_tokens_on_disk_that_are_not_whole_are_written_anew(tmp_path, damage):
     path = tmp_path / "book.txt"
@@ -157,6 +172,18 @@ def test_tokens_on_disk_that_are_not_whole_are_written_anew(tmp_path, damage):
     damage(folder)
     again = tokens()
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_tokens_are_not_kept_behind_a_link(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "tokens").symlink_to(tmp_path / "thesis")
+    path = tmp_path / "book.txt"
+    path.write_text(BODY)
+    data = Text(path, context=10, memory_share=0)
+    data.data_dir = tmp_path
+    with pytest.raises(UserError, match="tokens: this is a link"):
+        data.setup()
+    assert not list((tmp_path / "thesis").iterdir())
 
 
 def test_a_large_text_that_cannot_be_used_is_named(tmp_path):
@@ -183,6 +210,9 @@ def test_a_prompt_may_be_a_file(write, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(UserError, match=r"empty\.txt: this file is empty"):
         data.encode([str(tmp_path / "empty.txt")])
+    (tmp_path / "long.txt").write_text("a" * (2**20 + 1))
+    with pytest.raises(UserError, match=r"long\.txt: this file has more than 1 MiB$"):
+        data.encode([str(tmp_path / "long.txt")])
 
 
 @pytest.mark.req("R3", "T6")

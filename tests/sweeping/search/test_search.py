@@ -340,6 +340,7 @@ def test_the_pareto_front_is_shown(search: Search, tmp_path: Path, capsys: pytes
         ([LR, "search=random", "cross_validation.fold=1,2"], "every fold of every point"),
         ([LR, "search=optuna", "search.sampler=tpp"], r"search.sampler=tpp: Did you mean 'tpe'\?"),
         ([LR, "search=random", "search.trials=0"], "search.trials=0: must"),
+        ([LR, "search=random", "search.trials=100001"], "search.trials=100001: must"),
         ([LR, "search=optuna", "search.objectives=[val/los]"], r"Did you mean 'val/loss'\?"),
         ([LR, "search=optuna", "search.objectives=[val/rmse]"], "val/rmse"),
         ([LR, "search=optuna", "search.objectives=[val/loss,seconds]", "search.pruner=median"], "search.pruner=none"),
