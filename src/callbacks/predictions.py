@@ -182,6 +182,8 @@ class Answers(Callback):
         with replaced(self.folder.path / ANSWERS) as file:
             text = json.dumps(contents, ensure_ascii=False, indent=1, allow_nan=False)
             file.write(text.encode(errors="backslashreplace"))
+        if self._images:
+            _save_images(self.folder.path, self._images)
         for logger in trainer.loggers:
             if isinstance(logger, WeightsAndBiases):
                 logger.log_answers()
