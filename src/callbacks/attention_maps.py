@@ -1,4 +1,4 @@
-"""Attention maps: who looks where, as a picture for each attention of a model with a field for each layer and head."""
+"""Attention maps: a figure for each kind of attention of a model, with a panel for each layer and head."""
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -12,14 +12,14 @@ from src.run_store.run_folder import RunFolder
 
 
 class AttentionMaps(Callback):
-    """Draws the attention of a few validation examples with the weights that were tested, at the end of a run.
+    """Plot the attention of a few validation examples at the end of a run, with the weights that were tested.
 
     Args:
-        folder: the run's.
-        examples: how many, from the beginning of the validation split.
+        folder: the run folder.
+        examples: number of examples, from the beginning of the validation split.
 
     Raises:
-        UserError: before training, if the model has no attention or is spread over devices.
+        UserError: before training, if the model has no attention or is sharded over devices.
     """
 
     def __init__(self, folder: RunFolder, examples: int = 2) -> None:
@@ -36,7 +36,7 @@ class AttentionMaps(Callback):
                 )
         if type(trainer.strategy).__name__ == "FSDPStrategy":
             raise UserError(
-                "callbacks=attention_maps needs the whole model on one device: trainer.strategy=ddp or auto"
+                "callbacks=attention_maps needs the whole model on one device: use trainer.strategy=ddp or auto"
             )
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -45,7 +45,7 @@ class AttentionMaps(Callback):
         datamodule: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(pl_module, Model)
         batch = datamodule.examples("val", self.examples)
-        few = type(batch)(*(tensor.to(pl_module.device) for tensor in batch))
+        batch = type(batch)(*(tensor.to(pl_module.device) for tensor in batch))
         with trainer.precision_plugin.forward_context():
-            few = trainer.precision_plugin.convert_input(few)
-            draw_attention(pl_module, datamodule, few, self.folder.path, "attention-val", trainer.loggers)
+            batch = trainer.precision_plugin.convert_input(batch)
+            draw_attention(pl_module, datamodule, batch, self.folder.path, "attention-val", trainer.loggers)

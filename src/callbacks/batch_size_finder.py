@@ -1,4 +1,4 @@
-"""The batch sizes that fit, tried before a run trains, beside it: a table, and the suggestion in run.json."""
+"""Batch-size search before training: print a table of the batch sizes that fit, and record the suggestion in run.json."""
 
 import logging
 from dataclasses import asdict
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class BatchSizeFinder(Callback):
-    """Trains models of its own on the run's data with growing batches, in a process of their own, and leaves the run as it
-    is: it trains with its own batch size.
+    """Search the batch sizes that fit into memory, with separate models in a separate process. The run itself does not
+    change: it trains with its configured batch size.
 
     Args:
-        folder: the run's.
-        share: of the memory that is free, what training may take.
-        patience: seconds; where a step takes longer, no larger batch is tried.
+        folder: the run folder.
+        share: share of the free memory that training may use.
+        patience: seconds; if a step takes longer, no larger batch is tried.
     """
 
     def __init__(self, folder: RunFolder, share: float = SHARE, patience: float = PATIENCE) -> None:
@@ -35,30 +35,30 @@ class BatchSizeFinder(Callback):
         if stage != "fit" or not trainer.is_global_zero or "suggested_batch_size" in self.folder.record:
             return
         assert isinstance(pl_module, Model)
-        found = find_batch_sizes(pl_module.training_config, self.share, self.patience)
+        result = find_batch_sizes(pl_module.training_config, self.share, self.patience)
         self.folder.update(
-            suggested_batch_size=found.suggestion,
-            largest_batch_size=found.largest,
-            batch_sizes=[asdict(trial) for trial in found.trials],
+            suggested_batch_size=result.suggestion,
+            largest_batch_size=result.largest,
+            batch_sizes=[asdict(trial) for trial in result.trials],
         )
-        show(table(found))
-        said = advice(found)
-        log.info("batch sizes: %s", said)
-        echo(f"{said}\n", flush=True)
+        show(results_table(result))
+        text = summary(result)
+        log.info("batch sizes: %s", text)
+        echo(f"{text}\n", flush=True)
 
 
-def table(found: BatchSizes) -> Table:
-    """Return a row for each batch size that fits."""
-    result = new_table("batch size", "examples/s", "peak memory", numbers=("batch size", "examples/s", "peak memory"))
-    for trial in found.trials:
-        result.add_row(f"{trial.batch_size:,}", f"{trial.rate:,.0f}", shown_bytes(trial.peak))
-    return result
+def results_table(result: BatchSizes) -> Table:
+    """Return a table with a row for each batch size that fits."""
+    table = new_table("batch size", "examples/s", "peak memory", numbers=("batch size", "examples/s", "peak memory"))
+    for trial in result.trials:
+        table.add_row(f"{trial.batch_size:,}", f"{trial.rate:,.0f}", shown_bytes(trial.peak))
+    return table
 
 
-def advice(found: BatchSizes) -> str:
-    """Say which batch is the largest, and which one is enough."""
-    why = "as fast as any larger one" if found.suggestion < found.largest else "the fastest"
+def summary(result: BatchSizes) -> str:
+    """Return the largest and the suggested batch size as text."""
+    reason = "as fast as any larger one" if result.suggestion < result.largest else "the fastest"
     return (
-        f"largest batch within {shown_bytes(found.budget)}: {found.largest:,}; {found.ended}\n"
-        f"suggested datamodule.batch_size={found.suggestion}, {why}. The best learning rate changes with the batch size"
+        f"largest batch within {shown_bytes(result.budget)}: {result.largest:,}; {result.stop_reason}\n"
+        f"suggested datamodule.batch_size={result.suggestion}, {reason}. The best learning rate changes with the batch size"
     )

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, from which it is resumed as if it had never stopped."""
+"""Checkpoints of a run, from which it is resumed exactly."""
 
 import copy
 import math
@@ -20,39 +20,39 @@ from src.core.errors import UserError
 from src.core.signals import stop_request
 from src.models.summary import bytes_of
 from src.run_store.atomic_write import linked
-from src.training.checkpoint_io import _root_of, checkpoint_in_memory
+from src.training.checkpoint_io import checkpoint_in_memory, checkpoint_root
 
 SMALL = 2**24
-"""Bytes of parameters up to which a checkpoint, a few times as large, may wait in memory."""
+"""Maximum size of the parameters, in bytes, of a model whose checkpoint (a few times as large) may be held in memory."""
 
 
-def _linked(source: Path, target: Path) -> bool:
-    return source.parent == target.parent and linked(source, target, _root_of(target))
+def _link(source: Path, target: Path) -> bool:
+    return source.parent == target.parent and linked(source, target, checkpoint_root(target))
 
 
 class Checkpoints(Checkpoint):
-    """Save last.ckpt after every epoch, and best.ckpt after every epoch that is better than all before it.
+    """Save last.ckpt after every epoch, and best.ckpt after every epoch that is better than all previous ones.
 
     Both are written after validation, at the very end of the epoch. The metrics of the epoch are saved too: a later epoch
-    that is not validated is still compared by them. Where epochs are shorter than `pause`, most of a run would be
-    writing: then a best epoch waits in memory, and both files are written after the first, the last, and one every
-    `pause` in between. A process that is killed repeats what it did since, with the same result.
+    without validation is compared by them. With epochs shorter than the minimum interval, a run would spend most of its
+    time writing. The best epoch is then held in memory, and both files are written after the first and the last epoch
+    and once per interval in between. A run that is killed repeats the epochs since, with the same result.
 
-    last.ckpt is also written within an epoch, between two optimizer steps: at intervals, and when the run is asked to
-    stop. The loader must be able to save its position, as `BatchLoader` does. Several processes would have to agree on the
-    moment, so there only `every_n_steps` counts.
+    last.ckpt is also written within an epoch, between two optimizer steps: at intervals, and on a shutdown request. The
+    loader must support saving its position, as `BatchLoader` does. With several processes, which would have to agree on
+    the time, only `every_n_steps` applies.
 
     Args:
-        dirpath: the folder; the run passes its folder's checkpoints/.
-        monitor: the metric that selects the best epoch; None: the best is the last.
-        mode: whether it should be ``min`` or ``max``.
+        dirpath: folder of the checkpoints; a run passes checkpoints/ of its run folder.
+        monitor: metric that selects the best epoch; None: the last epoch is the best.
+        mode: ``min`` or ``max``.
         every_n_steps: optimizer steps between two checkpoints within an epoch; None: not by steps.
         every_minutes: minutes between two checkpoints within an epoch; None: not by time.
-        pause: seconds between two ends of epochs that are written; 0 writes all, as `every_n_steps`, several processes
-            and models of more than `SMALL` do.
+        pause: minimum time in seconds between two ends of epochs that are written. 0 writes after every epoch, and so do
+            runs with `every_n_steps`, with several processes, or with parameters of more than `SMALL` bytes.
 
     Raises:
-        UserError: if an interval is not above 0.
+        UserError: if an interval is not positive.
     """
 
     def __init__(
@@ -66,19 +66,19 @@ class Checkpoints(Checkpoint):
     ) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("every_minutes", every_minutes)):
             if value is not None and value <= 0:
-                raise UserError(f"callbacks.checkpoints.{name}={value}: must be above 0, or null for none")
+                raise UserError(f"callbacks.checkpoints.{name}={value}: must be above 0, or null to disable it")
         self.dirpath = Path(dirpath).resolve()
         self.monitor, self.mode = monitor, mode
         self.best_epoch: int | None = None
-        """The epoch of best.ckpt, from 0."""
+        """Epoch of best.ckpt, counted from 0."""
         self.best_score: float | None = None
-        """The monitor of that epoch."""
+        """Value of the monitor in that epoch."""
         self._every_n_steps = every_n_steps
         self._every_seconds = None if every_minutes is None else 60 * every_minutes
         self.pause = 0.0 if every_n_steps else pause
-        self.too_soon: Callable[[], bool] = self._too_soon
-        """Whether the end of this epoch need not be written; a group of runs decides for all of its members alike."""
-        self._waits = False
+        self.too_soon: Callable[[], bool] = self._is_within_interval
+        """Whether writing the end of this epoch may be deferred; in fused training, the group decides for all members."""
+        self._defers = False
         self._best_in_memory: dict[str, Any] | None = None
         self._has_best = False
         self._best_step: int | None = None
@@ -88,11 +88,11 @@ class Checkpoints(Checkpoint):
         self._metrics: dict[str, float] = {}
         self._resumed = False
 
-    # ---- what loggers read of Lightning's ModelCheckpoint --------------------------------------------------------
+    # ---- attributes of Lightning's ModelCheckpoint that loggers read ----------------------------------------------
 
     @property
     def best_model_path(self) -> str:
-        """Path of best.ckpt; empty where there is none yet."""
+        """Path of best.ckpt; empty if there is none yet."""
         return str(self.dirpath / "best.ckpt") if self._has_best else ""
 
     @property
@@ -102,12 +102,12 @@ class Checkpoints(Checkpoint):
 
     @property
     def best_model_score(self) -> float | None:
-        """The monitor of the best epoch."""
+        """Value of the monitor in the best epoch."""
         return self.best_score
 
     @property
     def best_k_models(self) -> dict[str, float]:
-        """The best checkpoint with its score."""
+        """Path of the best checkpoint and its score."""
         return {self.best_model_path: self.best_score} if self._has_best and self.best_score is not None else {}
 
     # ---- saving ------------------------------------------------------------------------------------------------
@@ -116,49 +116,49 @@ class Checkpoints(Checkpoint):
         if trainer.fast_dev_run or self._saved_step == trainer.global_step:  # type: ignore[attr-defined]
             return
         self._metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self._waits = self._may_wait(trainer)
-        # The best comes first: a crash in between leaves a last.ckpt that knows nothing of it and repeats the epoch.
+        self._defers = self._may_defer(trainer)
+        # Write the best first: after a crash in between, last.ckpt is of an earlier epoch, and the epoch is repeated.
         if self._is_best(trainer):
             self._has_best = True
             self.best_epoch, self._best_step = trainer.current_epoch, trainer.global_step
             self._save(trainer, Path(self.best_model_path))
-        if not self._waits:
+        if not self._defers:
             self._write_best(trainer)
             self._save(trainer, Path(self.last_model_path))
-        self._waits = False
+        self._defers = False
 
     def _is_best(self, trainer: L.Trainer) -> bool:
-        """Return whether an epoch is the best so far, and keep its score if it is."""
+        """Return whether the epoch is the best so far, and if it is, store its score."""
         if self.monitor is None:
             return True
         if self.monitor not in self._metrics:
             return False
-        score, worst = self._metrics[self.monitor], math.inf if self.mode == "min" else -math.inf
-        score = worst if math.isnan(score) else score
-        best = self.best_score
+        score, best = self._metrics[self.monitor], self.best_score
+        if math.isnan(score):
+            score = math.inf if self.mode == "min" else -math.inf
         is_better = best is None or (score < best if self.mode == "min" else score > best)
         is_better = trainer.strategy.reduce_boolean_decision(is_better)
         if is_better:
             self.best_score = score
         return is_better
 
-    def _may_wait(self, trainer: L.Trainer) -> bool:
-        """Return whether the files of this epoch may be left to a later one, which is certain to come."""
+    def _may_defer(self, trainer: L.Trainer) -> bool:
+        """Return whether the files of this epoch may be deferred to a later one, which is certain to follow."""
         if not self.pause or not self.too_soon():
             return False
-        last = (
+        is_last = (
             trainer.current_epoch + 1 == trainer.max_epochs
             or trainer.fit_loop.epoch_loop.global_step == trainer.max_steps
         )
-        ends = last or trainer.should_stop or stop_request.made
-        small = bytes_of(trainer.lightning_module) <= SMALL
-        return not ends and trainer.world_size == 1 and small
+        ends = is_last or trainer.should_stop or stop_request.made
+        is_small = bytes_of(trainer.lightning_module) <= SMALL
+        return not ends and trainer.world_size == 1 and is_small
 
     def best_weights(self, trainer: L.Trainer) -> dict[str, Tensor] | None:
-        """Return the weights of the best epoch; None where they are those that the model has, or where there is none.
+        """Return the weights of the best epoch; None if the model has them already, or if there is no best epoch.
 
         Args:
-            trainer: of a run whose last epoch has just ended.
+            trainer: trainer of a run whose last epoch has just ended.
         """
         if self._best_in_memory is not None:
             return self._best_in_memory["state_dict"]  # type: ignore[no-any-return]
@@ -166,18 +166,18 @@ class Checkpoints(Checkpoint):
             return None
         return trainer.strategy.checkpoint_io.load_checkpoint(self.best_model_path, weights_only=True)["state_dict"]  # type: ignore[no-any-return]
 
-    def _too_soon(self) -> bool:
+    def _is_within_interval(self) -> bool:
         return self._saved_step != 0 and time.monotonic() - self._saved_at < self.pause
 
     def _write_best(self, trainer: L.Trainer) -> None:
-        """Write the best epoch, if it waits in memory."""
+        """Write the best epoch, if it is held in memory."""
         if self._best_in_memory is not None:
             trainer.strategy.save_checkpoint(self._best_in_memory, self.best_model_path)
             self._best_in_memory = None
 
     def _save(self, trainer: L.Trainer, path: Path) -> None:
-        """Write a state once: where best.ckpt and last.ckpt are the same, the second is a link to the first."""
-        if self._waits:
+        """Save the state once: if best.ckpt and last.ckpt are the same, the second is a hard link to the first."""
+        if self._defers:
             state = checkpoint_in_memory(trainer)
             self._best_in_memory = state if getattr(trainer, "dumps_copies", False) else _copy(state)
             return
@@ -186,7 +186,7 @@ class Checkpoints(Checkpoint):
         self._saved_at = time.monotonic()
         is_saved = self._saved_step == trainer.global_step and self._saved_path is not None
         is_linked = (
-            is_saved and trainer.is_global_zero and self._saved_path is not None and _linked(self._saved_path, path)
+            is_saved and trainer.is_global_zero and self._saved_path is not None and _link(self._saved_path, path)
         )
         if trainer.strategy.broadcast(is_linked):
             return
@@ -197,7 +197,7 @@ class Checkpoints(Checkpoint):
                 logger.after_save_checkpoint(self)  # type: ignore[arg-type]
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if stop_request.made:  # during validation or the last step before it
+        if stop_request.made:  # during validation, or during the last step before it
             raise KeyboardInterrupt
 
     def on_train_batch_end(
@@ -210,17 +210,18 @@ class Checkpoints(Checkpoint):
             raise KeyboardInterrupt
 
     def save_between_steps(self, trainer: L.Trainer) -> None:
-        """Write last.ckpt within an epoch, unless it has this step."""
+        """Write last.ckpt within an epoch, unless it was written after this step already."""
         if self._saved_step != trainer.global_step:
             self._write_best(trainer)
             self._save(trainer, Path(self.last_model_path))
 
     def is_due(self, trainer: L.Trainer) -> bool:
-        """Return whether it is time for a checkpoint within an epoch."""
+        """Return whether a checkpoint within an epoch is due."""
         if self._every_n_steps is not None and trainer.global_step - self._saved_step >= self._every_n_steps:
             return True
-        alone = trainer.world_size == 1
-        return alone and self._every_seconds is not None and time.monotonic() - self._saved_at >= self._every_seconds
+        if self._every_seconds is None or trainer.world_size > 1:
+            return False
+        return time.monotonic() - self._saved_at >= self._every_seconds
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         stop_request.awaited = False
@@ -232,8 +233,8 @@ class Checkpoints(Checkpoint):
         stop_request.awaited = False
         self._write_best(trainer)
 
-    def forget_best(self, trainer: L.Trainer) -> None:
-        """Let the next epoch be the best whatever came before, as its weights are of another kind."""
+    def reset_best(self, trainer: L.Trainer) -> None:
+        """Discard the best epoch so far, because the weights of later epochs are not comparable with it (averaged weights)."""
         self._write_best(trainer)
         self.best_score, self._has_best = None, False
 
@@ -248,14 +249,14 @@ class Checkpoints(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore which epoch was the best. The state contains no path: both files are those of this folder."""
+        """Restore which epoch was the best. The state contains no path: both files are in this folder."""
         score, epoch, metrics = state_dict["best_score"], state_dict["best_epoch"], state_dict["metrics"]
         if not isinstance(score, float | int | None) or not (epoch is None or is_count(epoch)):
             raise ValueError("the score or the epoch of its best weights is not a number")
         if not isinstance(metrics, dict) or not all(
             isinstance(name, str) and isinstance(value, float | int) for name, value in metrics.items()
         ):
-            raise ValueError("its metrics are not numbers by their names")
+            raise ValueError("its metrics are not a dictionary of numbers")
         self._has_best = bool(state_dict["has_best"]) and (self.dirpath / "best.ckpt").is_file()
         self.best_score = score if self._has_best else None
         self.best_epoch = epoch
@@ -273,11 +274,11 @@ class Checkpoints(Checkpoint):
 
 
 def _copy(value: Any) -> Any:
-    """Return plain containers with copies of their tensors and arrays, as training goes on with these."""
+    """Return a copy of plain containers and of their tensors and arrays, which training continues to change."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
-        copied = copy.copy(value)  # with its attributes, such as the versions of layers
+        copied = copy.copy(value)  # keeps attributes, such as the versions of layers in a state_dict
         for key, inner in value.items():
             copied[key] = _copy(inner)
         return copied

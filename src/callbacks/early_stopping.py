@@ -1,4 +1,4 @@
-"""Early stopping that can be switched off by its patience (textbook, Early Stopping)."""
+"""Early stopping, which a patience of None disables (textbook, Early Stopping)."""
 
 import logging
 import math
@@ -13,16 +13,18 @@ log = logging.getLogger(__name__)
 
 
 class EarlyStopping(LightningEarlyStopping):
-    """Stops when the monitor has not improved for `patience` validations; the best weights are tested in the end.
+    """Stop training when the monitor has not improved for `patience` validations; the best weights are tested in the end.
 
     Args:
-        monitor, mode: what is best.
-        patience: validations to wait; None never stops. A resumed run takes it from its config and not from its
-            checkpoint, so that one that stopped can be given more; given more epochs, it waits anew.
-        min_delta: a smaller change is no improvement.
+        monitor: metric to monitor.
+        mode: ``min`` or ``max``.
+        patience: validations without improvement before training stops; None never stops. A resumed run takes it from its
+            config, not from its checkpoint, so that the patience of a stopped run can be raised. With more epochs, the
+            count starts again at 0.
+        min_delta: minimum change of the monitor that counts as an improvement.
 
     Raises:
-        FloatingPointError: during training, when the monitor is no number: nothing would ever be better or worse.
+        FloatingPointError: during training, if the monitor is NaN, which is never better or worse.
     """
 
     def __init__(
@@ -33,49 +35,50 @@ class EarlyStopping(LightningEarlyStopping):
             mode=mode,
             patience=sys.maxsize if patience is None else patience,
             min_delta=min_delta,
-            check_finite=False,  # an infinite loss fails the run, see Model; an infinite perplexity may pass
+            check_finite=False,  # an infinite loss fails the run, see Model; an infinite perplexity does not
             check_on_train_epoch_end=True if monitor.startswith("train/") else None,
         )
 
-        self._epochs = self._epochs_before = 0
+        self._max_epochs = self._checkpoint_max_epochs = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        self._epochs = trainer.max_epochs or 0
+        self._max_epochs = trainer.max_epochs or 0
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"max_epochs": self._epochs}
+        return super().state_dict() | {"max_epochs": self._max_epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        score, waited, epochs = state_dict["best_score"], state_dict["wait_count"], state_dict.get("max_epochs", 0)
+        score, wait_count = state_dict["best_score"], state_dict["wait_count"]
+        max_epochs = state_dict.get("max_epochs", 0)
         if (
             not isinstance(score, torch.Tensor)
             or score.numel() != 1
-            or type(waited) is not int
-            or type(epochs) is not int
+            or type(wait_count) is not int
+            or type(max_epochs) is not int
         ):
             raise ValueError("the state of early stopping is not a score and counts")
         super().load_state_dict(state_dict | {"patience": self.patience})
-        self._epochs_before = state_dict.get("max_epochs", 0)
+        self._checkpoint_max_epochs = max_epochs
 
-    def forget_best(self) -> None:
-        """Let the next validation be the best whatever came before, as its weights are of another kind."""
+    def reset_best(self) -> None:
+        """Discard the best score so far, because the weights of later epochs are not comparable with it (averaged weights)."""
         self.wait_count = 0
         self.best_score = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Decide what becomes of a run that was resumed after it had stopped."""
+        """Stop a run that is resumed after it had stopped early, unless it has more epochs now."""
         if self.wait_count < self.patience:
             return
-        if self._epochs <= self._epochs_before:
+        if self._max_epochs <= self._checkpoint_max_epochs:
             trainer.should_stop = True
             return
         log.warning(
-            "this run had stopped early, after %d epochs without a better %s; with trainer.max_epochs=%s it waits anew "
-            "for regularization.early_stopping_patience=%d epochs",
+            "this run had stopped early, after %d epochs without a better %s; with trainer.max_epochs=%s it resumes, and "
+            "the patience (regularization.early_stopping_patience=%d) starts again",
             self.wait_count,
             self.monitor,
-            self._epochs,
+            self._max_epochs,
             self.patience,
         )
         self.wait_count = 0

@@ -1,4 +1,4 @@
-"""A picture of a fitted function: training points, truth, and what the best weights predict (textbook M7)."""
+"""Plot of a fitted function: training points, the true function, and the predictions of the best weights (textbook M7)."""
 
 from typing import TYPE_CHECKING
 
@@ -17,55 +17,56 @@ if TYPE_CHECKING:
 
 
 class FitPicture(Callback):
-    """Draws plots/fit.png once the best weights are tested.
+    """Draw plots/fit.png after the best weights were tested.
 
     Args:
-        folder: the run's.
+        folder: the run folder.
 
     Raises:
-        UserError: if the data are no function of one variable.
+        UserError: if the data are not a function of one variable.
     """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if not isinstance(_data(trainer), Function):
-            raise UserError("callbacks=fit draws a function of one variable: it needs datamodule=function")
+        if not isinstance(_datamodule(trainer), Function):
+            raise UserError("callbacks=fit plots a function of one variable: it needs datamodule=function")
 
     @torch.no_grad()
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        data = _data(trainer)
-        assert isinstance(data, Function)
+        datamodule = _datamodule(trainer)
+        assert isinstance(datamodule, Function)
         if not trainer.is_global_zero:
             return
-        x = data.split("test").inputs[0].to(next(pl_module.parameters()))
+        x = datamodule.split("test").inputs[0].to(next(pl_module.parameters()))
         predicted = pl_module(x)[:, 0].double().cpu().numpy()
-        figure = fit_figure(data.points("train"), data.points("test"), predicted)
+        figure = fit_figure(datamodule.points("train"), datamodule.points("test"), predicted)
         save_picture(self.folder.path, "fit", figure, trainer.loggers)
 
 
-def _data(trainer: L.Trainer) -> object:
+def _datamodule(trainer: L.Trainer) -> object:
     return getattr(trainer, "datamodule", None)
 
 
-def fit_figure(train: tuple[NDArray, NDArray], truth: tuple[NDArray, NDArray], predicted: NDArray) -> "Figure":
-    """Draw training points, truth and prediction.
+def fit_figure(train: tuple[NDArray, NDArray], target: tuple[NDArray, NDArray], predicted: NDArray) -> "Figure":
+    """Plot training points, the true function and the predictions.
 
     Args:
-        train, truth: x [N] and y [N].
-        predicted: y [N] at the x of the truth.
+        train: x [N] and y [N] of the training points.
+        target: x [M] and y [M] of the true function.
+        predicted: y [M] at the x of the target.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    panel = figure.subplots()
-    panel.plot(*train, ".", color="0.6", label="training points")
-    panel.plot(*truth, color="black", linewidth=1, label="truth")
-    panel.plot(truth[0], predicted, color="tab:red", linewidth=2, label="prediction")
-    error = ((predicted - truth[1]) ** 2).mean() ** 0.5
-    panel.set_title(f"root of the mean squared distance from the truth: {error:.3g}")
-    panel.set_xlabel("x")
-    panel.set_ylabel("y")
-    panel.legend()
+    axes = figure.subplots()
+    axes.plot(*train, ".", color="0.6", label="training points")
+    axes.plot(*target, color="black", linewidth=1, label="truth")
+    axes.plot(target[0], predicted, color="tab:red", linewidth=2, label="prediction")
+    error = ((predicted - target[1]) ** 2).mean() ** 0.5
+    axes.set_title(f"root mean squared error: {error:.3g}")
+    axes.set_xlabel("x")
+    axes.set_ylabel("y")
+    axes.legend()
     return figure

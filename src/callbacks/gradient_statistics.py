@@ -1,5 +1,6 @@
-"""Gradients: vanishing and exploding gradients, saturated and dead units, seen layer by layer (textbook M6)."""
+"""Gradient statistics: vanishing and exploding gradients, saturated and dead units of each layer (textbook M6)."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SATURATED = 0.98
-"""An output of tanh beyond ±0.98, of sigmoid below 0.01 or above 0.99: a hundredth of the range from its end."""
+"""Threshold of saturation: outputs of tanh beyond ±0.98, of sigmoid below 0.01 or above 0.99 (1 % of the range)."""
 
 
 def _dead(outputs: Tensor) -> Tensor:
-    """Return the share of units that are 0 for the whole batch; of images, a unit is a feature map."""
-    units = 1 if outputs.dim() == 4 else -1
-    return 1 - (outputs > 0).transpose(0, units).flatten(1).any(1).float().mean()
+    """Return the share of units that are 0 for the whole batch; for images, a unit is a feature map."""
+    unit_dim = 1 if outputs.dim() == 4 else -1
+    return 1 - (outputs > 0).transpose(0, unit_dim).flatten(1).any(1).float().mean()
 
 
 SHARES: dict[type[nn.Module], tuple[str, Callable[[Tensor], Tensor]]] = {
@@ -32,7 +33,7 @@ SHARES: dict[type[nn.Module], tuple[str, Callable[[Tensor], Tensor]]] = {
     nn.Sigmoid: ("saturated", lambda outputs: ((2 * outputs - 1).abs() > SATURATED).float().mean()),
     nn.ReLU: ("dead", _dead),
 }
-"""What is measured of an activation's outputs, and how."""
+"""Statistic of each activation's outputs: its name, and the function that computes it."""
 
 PANELS = {
     "gradient_norm": "‖∂J/∂W‖",
@@ -40,22 +41,24 @@ PANELS = {
     "saturated": "share of saturated outputs",
     "dead": "share of dead units",
 }
+MAX_LEGEND_ENTRIES = 12
 
 
 class Gradients(Callback):
-    """Logs how gradients and activations of each layer fare, and draws their course when training ends.
+    """Log statistics of the gradients and activations of each layer, and plot them over training when it ends.
 
-    The metrics are, for every weight (parameters of two and more dimensions, by name without ``.weight``),
-    ``gradient_norm/<name>``, the norm of its gradient before clipping, and ``update_ratio/<name>``, the norm of the step that
-    the optimizer made over that of the weight; for tanh and sigmoid ``saturated/<name>``, the share of outputs near an end
-    of the range; for relu ``dead/<name>``, the share of units that were 0 for the whole batch. Training is not changed.
+    The metrics are, for every weight (parameters with two or more dimensions, by name without ``.weight``),
+    ``gradient_norm/<name>``, the norm of its gradient before clipping, and ``update_ratio/<name>``, the norm of the
+    optimizer's update divided by the norm of the weight; for tanh and sigmoid ``saturated/<name>``, the share of outputs
+    near an end of the range; for ReLU ``dead/<name>``, the share of units that were 0 for the whole batch. Training does
+    not change.
 
     Args:
-        folder: the run's; the picture is its plots/gradients.png.
-        every_n_steps: optimizer steps from one measurement to the next; the first step is measured.
+        folder: the run folder; the plot is plots/gradients.png.
+        every_n_steps: optimizer steps between measurements; the first step is measured.
 
     Raises:
-        UserError: if the interval is no whole number above 0, or where no process has the whole of a gradient.
+        UserError: if the interval is not a positive integer, or if gradients are sharded over processes.
     """
 
     def __init__(self, folder: RunFolder, every_n_steps: int = 20) -> None:
@@ -66,11 +69,13 @@ class Gradients(Callback):
         self._hooks: list[Any] = []
         self._shares: dict[str, list[Tensor]] = {}
         self._norms: dict[str, Tensor] = {}
-        self._before: dict[str, Tensor] = {}
+        self._weights_before: dict[str, Tensor] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if isinstance(trainer.strategy, FSDPStrategy):
-            raise UserError("callbacks=gradients: with trainer=fsdp each device has only a part of every gradient")
+            raise UserError(
+                "callbacks=gradients: with trainer=fsdp each device has only a part of every gradient; use another trainer"
+            )
 
     # ---- one measured step ---------------------------------------------------------------------------------------
 
@@ -83,53 +88,58 @@ class Gradients(Callback):
             if type(module) in SHARES:
                 kind, share = SHARES[type(module)]
                 shares = self._shares.setdefault(f"{kind}/{name}", [])
-                self._hooks.append(module.register_forward_hook(_noting(shares, share)))
+                self._hooks.append(module.register_forward_hook(_append_statistic(shares, share)))
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         if trainer.global_step % self.every_n_steps or not trainer.is_global_zero:
             return
         gradients = {name: weight.grad for name, weight in _weights(pl_module) if weight.grad is not None}
         self._norms = _norms(gradients)
-        self._before = {name: weight.detach().clone() for name, weight in _weights(pl_module) if name in gradients}
+        self._weights_before = {
+            name: weight.detach().clone() for name, weight in _weights(pl_module) if name in gradients
+        }
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._unhook()
-        if not self._before:  # not measured, or the gradient is still being accumulated
+        self._remove_hooks()
+        if not self._weights_before:  # not a measured step, or gradients are still accumulating
             return
-        before = _norms(self._before)
-        steps = {name: weight.detach() - self._before[name] for name, weight in _weights(pl_module) if name in before}
-        ratios = {name: step / before[name] for name, step in _norms(steps).items()}
-        measured = {f"gradient_norm/{name}": norm for name, norm in self._norms.items()}
-        measured |= {f"update_ratio/{name}": ratio for name, ratio in ratios.items()}
-        measured |= {name: torch.stack(shares).mean() for name, shares in self._shares.items() if shares}
-        values = torch.stack([value.double().cpu() for value in measured.values()]).tolist()
-        entry = {**dict(zip(measured, values, strict=True)), "epoch": trainer.current_epoch}
+        weight_norms = _norms(self._weights_before)
+        updates = {
+            name: weight.detach() - self._weights_before[name]
+            for name, weight in _weights(pl_module)
+            if name in weight_norms
+        }
+        metrics = {f"gradient_norm/{name}": norm for name, norm in self._norms.items()}
+        metrics |= {f"update_ratio/{name}": norm / weight_norms[name] for name, norm in _norms(updates).items()}
+        metrics |= {name: torch.stack(shares).mean() for name, shares in self._shares.items() if shares}
+        values = torch.stack([value.double().cpu() for value in metrics.values()]).tolist()
+        logged = {**dict(zip(metrics, values, strict=True)), "epoch": trainer.current_epoch}
         for logger in trainer.loggers:
-            logger.log_metrics(entry, step=trainer.global_step - 1)
-        self._forget()
+            logger.log_metrics(logged, step=trainer.global_step - 1)
+        self._clear()
 
-    def _unhook(self) -> None:
+    def _remove_hooks(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
 
-    def _forget(self) -> None:
-        self._shares, self._norms, self._before = {}, {}, {}
+    def _clear(self) -> None:
+        self._shares, self._norms, self._weights_before = {}, {}, {}
 
-    # ---- the picture ---------------------------------------------------------------------------------------------
+    # ---- the plot ------------------------------------------------------------------------------------------------
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._draw(trainer)
+        self._plot(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._unhook()
-        self._forget()
-        self._draw(trainer)
+        self._remove_hooks()
+        self._clear()
+        self._plot(trainer)
 
-    def _draw(self, trainer: L.Trainer) -> None:
-        if trainer.is_global_zero and (figure := gradients_figure(self.folder.metrics())) is not None:
+    def _plot(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero and (figure := gradient_figure(self.folder.metrics())) is not None:
             save_picture(self.folder.path, "gradients", figure, trainer.loggers)
 
 
@@ -145,18 +155,19 @@ def _norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.linalg.vector_norm(tensor) for name, tensor in tensors.items()}
 
 
-def _noting(shares: list[Tensor], share: Callable[[Tensor], Tensor]) -> Callable[..., None]:
+def _append_statistic(shares: list[Tensor], share: Callable[[Tensor], Tensor]) -> Callable[..., None]:
     def hook(module: nn.Module, inputs: Any, outputs: Tensor) -> None:
         shares.append(share(outputs.detach()))
 
     return hook
 
 
-def gradients_figure(rows: Iterable[Mapping[str, Any]]) -> "Figure | None":
-    """Draw what `Gradients` logged against the steps, a panel a kind, the first layer dark and the last one bright.
+def gradient_figure(rows: Iterable[Mapping[str, Any]]) -> "Figure | None":
+    """Plot the logged gradient statistics against the steps, with one panel per statistic, from the first layer (dark) to
+    the last (bright).
 
     Args:
-        rows: the lines of metrics.jsonl; where a resumed run measured a step again, the later one counts.
+        rows: lines of metrics.jsonl; if a resumed run measured a step twice, the later line is used.
 
     Returns:
         The figure, or None if nothing was logged.
@@ -176,10 +187,11 @@ def gradients_figure(rows: Iterable[Mapping[str, Any]]) -> "Figure | None":
     figure = Figure(figsize=(9, 2.8 * len(kinds)), layout="constrained")
     panels = figure.subplots(len(kinds), sharex=True, squeeze=False)[:, 0]
     for panel, kind in zip(panels, kinds, strict=True):
-        named = curves[kind]
-        labelled = set(list(named)[:: -(-len(named) // 12)])  # a legend of twelve at most
-        for number, (name, points) in enumerate(named.items()):
-            colour = colormaps["viridis"](0.9 * number / max(len(named) - 1, 1))
+        layers = curves[kind]
+        label_every = math.ceil(len(layers) / MAX_LEGEND_ENTRIES)
+        labelled = set(list(layers)[::label_every])
+        for index, (name, points) in enumerate(layers.items()):
+            colour = colormaps["viridis"](0.9 * index / max(len(layers) - 1, 1))
             steps = sorted(points)
             label = mathtext(name, 60) if name in labelled else None
             panel.plot(steps, [points[step] for step in steps], ".-", color=colour, label=label)

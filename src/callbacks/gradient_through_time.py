@@ -1,4 +1,4 @@
-"""How much of the last step's gradient reaches the steps before it (textbook, Vanishing and Exploding Gradient Problem)."""
+"""Share of the last step's gradient that reaches earlier steps (textbook, Vanishing and Exploding Gradient Problem)."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 KEY = "gradient_through_time"
 LAGS = (1, 5, 10, 20, 50, 100, 200)
-"""Lags of the table."""
+"""Lags in the table."""
 
 
 class GradientThroughTime(Callback):
-    """Measures the gradient by lag before and after training, draws both, and in a sweep all its runs together.
+    """Measure the gradient by lag before and after training and plot both; in a sweep, plot all runs together.
 
-    A run leaves plots/gradient_through_time.png and the numbers in run.json; the sweep's folder gets
-    plots/gradient_through_time.png and gradient_through_time.md, drawn anew by every run that ends.
+    A run writes plots/gradient_through_time.png and the values to run.json; every run of a sweep updates
+    plots/gradient_through_time.png and gradient_through_time.md in the sweep folder when it ends.
 
     Args:
-        folder: of the run.
-        examples: sequences of the validation split that are averaged over.
+        folder: the run folder.
+        examples: number of sequences of the validation split to average over.
 
     Raises:
-        UserError: for a model without a state that it hands on in one direction.
+        UserError: if the model is not a unidirectional recurrent network.
     """
 
     def __init__(self, folder: RunFolder, examples: int = 16) -> None:
@@ -47,8 +47,10 @@ class GradientThroughTime(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not isinstance(pl_module, Recurrent) or pl_module.directions == 2:
-            raise UserError("callbacks=gradient_through_time is for model=rnn, lstm, gru that read in one direction")
-        if KEY not in self.folder.record:  # a resumed run has it from its beginning
+            raise UserError(
+                "callbacks=gradient_through_time is for model=rnn, lstm, gru with model.bidirectional=false"
+            )
+        if KEY not in self.folder.record:  # a resumed run has it already
             self._measure(trainer, pl_module, "before")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -57,58 +59,61 @@ class GradientThroughTime(Callback):
         if not trainer.is_global_zero:
             return
         name = pl_module.training_config.model.name
-        save_picture(self.folder.path, KEY, _picture({name: self.folder.record[KEY]}), trainer.loggers)
+        save_picture(self.folder.path, KEY, _figure({name: self.folder.record[KEY]}), trainer.loggers)
         if in_sweep(self.folder, pl_module.training_config):
             compare(self.folder)
 
     def _measure(self, trainer: L.Trainer, model: Recurrent, when: str) -> None:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        few = datamodule.examples("val", self.examples)
-        batch = type(few)(*(tensor.to(model.device) for tensor in few))
-        training = model.training
+        batch = datamodule.examples("val", self.examples)
+        batch = type(batch)(*(tensor.to(model.device) for tensor in batch))
+        was_training = model.training
         model.eval()
-        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):  # cuDNN goes back in training mode only
+        with (
+            torch.enable_grad(),
+            torch.backends.cudnn.flags(enabled=False),
+        ):  # cuDNN has no backward pass in evaluation mode
             norms = gradient_by_lag(model, batch).detach().tolist()
-        model.train(training)
+        model.train(was_training)
         if trainer.is_global_zero:
             self.folder.update(**{KEY: self.folder.record.get(KEY, {}) | {when: norms}})
 
 
 def compare(folder: RunFolder) -> None:
-    """Draw the runs of a sweep together, and print and write what share of the gradient arrives.
+    """Plot the runs of a sweep together, and print and write a table of the share of the gradient at each lag.
 
     Args:
-        folder: of one of them.
+        folder: folder of one of the runs.
     """
     runs = [run for run in siblings_with(folder, KEY) if all(run.record[KEY].get(when) for when in ("before", "after"))]
     if not runs:
         return
     names = [section_of(run, "model")["name"] for run in runs]
     labels = [name if names.count(name) == 1 else run.path.name for name, run in zip(names, runs, strict=True)]
-    measured = {label: run.record[KEY] for label, run in zip(labels, runs, strict=True)}
-    longest = max(len(norms["after"]) for norms in measured.values())
+    norms_by_run = {label: run.record[KEY] for label, run in zip(labels, runs, strict=True)}
+    longest = max(len(norms["after"]) for norms in norms_by_run.values())
     rows = []
-    for label, norms in measured.items():
+    for label, norms in norms_by_run.items():
         for when in ("before", "after"):
-            share = _shares(norms[when])
-            cells = {f"lag {k}": f"{share[k]:.2g}" if k < len(share) else "-" for k in LAGS if k < longest}
+            shares = _shares(norms[when])
+            cells = {f"lag {k}": f"{shares[k]:.2g}" if k < len(shares) else "-" for k in LAGS if k < longest}
             rows.append({"run": label, "training": when, **cells})
     sweep = folder.path.parent
     show_table(sweep, KEY, "share of the last step's gradient that reaches the state k steps before", rows)
-    show(f"picture: {shown(save_picture(sweep, KEY, _picture(measured)))}")
+    show(f"plot: {shown(save_picture(sweep, KEY, _figure(norms_by_run)))}")
 
 
 def _shares(norms: list[float]) -> list[float]:
     return [norm / norms[0] if norms[0] else 0.0 for norm in norms]
 
 
-def _picture(measured: dict[str, dict[str, list[float]]]) -> "Figure":
+def _figure(norms_by_run: dict[str, dict[str, list[float]]]) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4))
     axes: list[Axes] = list(figure.subplots(1, 2, sharey=True))
     for axis, when in zip(axes, ("before", "after"), strict=True):
-        for name, norms in measured.items():
+        for name, norms in norms_by_run.items():
             axis.plot([share or math.nan for share in _shares(norms[when])], label=mathtext(name))  # 0 has no logarithm
         axis.set(yscale="log", xlabel="lag k", title=f"{when} training")
         axis.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""A range test of the learning rate before a run trains, beside it: its picture, and the suggestion in run.json."""
+"""Learning-rate range test before training: plot it, and record the suggested learning rate in run.json."""
 
 import logging
 
@@ -15,11 +15,13 @@ log = logging.getLogger(__name__)
 
 
 class LearningRateFinder(Callback):
-    """Tests a model of its own on the run's data, and leaves the run as it is: it trains with its own learning rate.
+    """Run a range test with a separate model on the run's data. The run itself does not change: it trains with its
+    configured learning rate.
 
     Args:
-        folder: the run's.
-        lowest, highest: learning rates of the first and the last step.
+        folder: the run folder.
+        lowest: learning rate of the first step.
+        highest: learning rate of the last step.
         steps: optimizer steps of the test.
     """
 
@@ -32,9 +34,9 @@ class LearningRateFinder(Callback):
             return
         assert isinstance(pl_module, Model)
         config = pl_module.training_config
-        found = range_test(config, self.lowest, self.highest, self.steps)
-        path = save_picture(self.folder.path, "learning_rate", draw(found, config), trainer.loggers)
-        self.folder.update(suggested_lr=found.suggestion)
-        said = "the loss never falls" if found.suggestion is None else f"suggested optimizer.lr={found.suggestion:g}"
-        log.info("range test: %s, see %s", said, path)
-        echo(f"range test: {said}, see {path}\n", flush=True)
+        result = range_test(config, self.lowest, self.highest, self.steps)
+        path = save_picture(self.folder.path, "learning_rate", draw(result, config), trainer.loggers)
+        self.folder.update(suggested_lr=result.suggestion)
+        text = "the loss never falls" if result.suggestion is None else f"suggested optimizer.lr={result.suggestion:g}"
+        log.info("range test: %s, see %s", text, path)
+        echo(f"range test: {text}, see {path}\n", flush=True)

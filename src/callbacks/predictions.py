@@ -1,7 +1,8 @@
-"""What a run answers on its test split: the confusion of its classes, and a few examples beside the truth."""
+"""Predictions of a run on its test split: the confusion matrix, and a few examples beside their targets."""
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,26 +28,27 @@ from src.tasks.registry import TASKS
 from src.tasks.tagging import UNASKED
 
 log = logging.getLogger(__name__)
-MOST_CLASSES = 100
-"""A confusion of more classes than these is not kept: nobody reads it."""
-MOST_NUMBERS = 500
-"""Predicted numbers that are kept, of examples at equal distances through the split."""
-_CERTAIN = 1e4
-"""A logit that leaves no doubt."""
+MAX_CLASSES = 100
+"""With more classes, no confusion matrix is saved: it would be unreadable."""
+MAX_NUMBERS = 500
+"""Maximum number of saved numeric predictions, from examples at equal distances through the split."""
+_LARGE_LOGIT = 1e4
+"""A logit whose probability is 1 in floating point."""
 
 
 class Answers(Callback):
-    """Writes answers.json when the best weights are tested, and shows the same in Weights & Biases as tables; where the inputs
-    are images, those of the examples stand side by side in examples.png.
+    """Write predictions.json when the best weights are tested, and log the same as tables in Weights & Biases. For image
+    inputs, also write the images of the examples side by side to examples.png.
 
-    The file holds ``classes`` and ``confusion`` (rows: truth, columns: answer; counts over the whole split; null where the
-    task has no classes), ``true`` and ``predicted`` where it has numbers (a row an example, through the whole split), and
-    ``examples``, each with ``truth``, ``prediction``, ``probability`` and, where it can be told in words, ``input``, in the
-    data's own units and words. The outputs are those that were measured: nothing is computed twice.
+    The file contains ``classes`` and ``confusion`` (rows: target, columns: prediction; counts over the whole split; null
+    for tasks without classes), ``true`` and ``predicted`` for numeric targets (one row per example, sampled through the
+    whole split), and ``examples``, each with its target, ``prediction``, ``probability`` and, for token inputs,
+    ``input``, in the units and tokens of the data. The outputs are those that the metrics were computed from: nothing is
+    computed twice.
 
     Args:
-        folder: the run's.
-        examples: how many are kept, from the beginning of the split.
+        folder: the run folder.
+        examples: number of examples to save, from the beginning of the split.
 
     Raises:
         UserError: if the number is negative.
@@ -56,28 +58,28 @@ class Answers(Callback):
         if examples < 0:
             raise UserError(f"callbacks.answers.examples={examples}: must be 0 or more")
         self.folder = folder
-        self.count = examples
+        self.num_examples = examples
         self._hook: Any = None
         self._outputs: Tensor | None = None
         self._confusion: Tensor | None = None
         self._examples: list[dict[str, Any]] = []
-        self._pictures: list[Tensor] = []
+        self._images: list[Tensor] = []
         self._numbers: list[tuple[Tensor, Tensor]] = []
-        self._seen = 0
+        self._num_seen = 0
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Model)
-        self._examples, self._pictures, self._numbers, self._seen = [], [], [], 0
-        classes = _classes(pl_module)
+        self._examples, self._images, self._numbers, self._num_seen = [], [], [], 0
+        classes = _class_names(pl_module)
         self._confusion = None
-        if 0 < len(classes) <= MOST_CLASSES:
+        if 0 < len(classes) <= MAX_CLASSES:
             self._confusion = torch.zeros(len(classes), len(classes), dtype=torch.long, device=pl_module.device)
 
-        def note(module: Any, inputs: Any, outputs: Any) -> None:
+        def record_outputs(module: Any, inputs: Any, outputs: Any) -> None:
             if self._outputs is None and isinstance(outputs, Tensor):
                 self._outputs = outputs.detach()
 
-        self._hook = pl_module.register_forward_hook(note)
+        self._hook = pl_module.register_forward_hook(record_outputs)
 
     def on_test_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -85,7 +87,7 @@ class Answers(Callback):
         self._outputs = None
 
     def take(self, outputs: Tensor) -> None:
-        """Take the outputs for the batch that was begun, where the model is not called for it."""
+        """Set the outputs for the current batch where `forward` is not called for it, as in fused training."""
         self._outputs = outputs
 
     def on_test_batch_end(
@@ -97,58 +99,67 @@ class Answers(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        found = self._outputs
-        if found is None:  # a recurrent network that carries its state over does without `forward`
+        model_outputs = self._outputs
+        if model_outputs is None:  # a stateful recurrent network does not call `forward`
             return
         assert isinstance(pl_module, Model)
+        task = pl_module.spec.task
         if self._confusion is not None:
-            self._confusion += confusion(pl_module.spec.task, found, batch.targets, len(self._confusion))
-        if pl_module.spec.task in ("regression", "forecasting"):
-            self._note_numbers(trainer, pl_module, batch, found)
-        if (missing := self.count - len(self._examples)) > 0 and trainer.is_global_zero:
-            self._keep(trainer, pl_module, type(batch)(*(tensor[:missing] for tensor in batch)), found[:missing])
+            self._confusion += confusion(task, model_outputs, batch.targets, len(self._confusion))
+        if task in ("regression", "forecasting"):
+            self._sample_numbers(trainer, pl_module, batch, model_outputs)
+        missing = self.num_examples - len(self._examples)
+        if missing > 0 and trainer.is_global_zero:
+            first = type(batch)(*(tensor[:missing] for tensor in batch))
+            self._add_examples(trainer, pl_module, first, model_outputs[:missing])
 
-    def _keep(self, trainer: L.Trainer, model: Model, batch: Batch, outputs: Tensor) -> None:
+    def _add_examples(self, trainer: L.Trainer, model: Model, batch: Batch, outputs: Tensor) -> None:
         datamodule: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         spec, task = model.spec, model.task
         if spec.task == "translation" and trainer.world_size == 1:
             outputs = model.generate(batch.inputs[0])
         elif TASKS[spec.task].generates:
             outputs = outputs.argmax(-1)
-        answers = datamodule.answers(task.answers(outputs))
-        truths = datamodule.answers(task.answers(_as_outputs(spec.task, batch.targets, spec.output_size)))
-        for number, (answer, truth) in enumerate(zip(answers, truths, strict=True)):
-            example = {"truth": truth["prediction"], "prediction": answer["prediction"]}
-            if probabilities := answer.get("probabilities"):
-                example["probability"] = probabilities[answer["prediction"]]
+        predictions = datamodule.answers(task.answers(outputs))
+        target_outputs = _outputs_for_targets(spec.task, batch.targets, spec.output_size)
+        targets = datamodule.answers(task.answers(target_outputs))
+        for index, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
+            example = {"truth": target["prediction"], "prediction": prediction["prediction"]}
+            if probabilities := prediction.get("probabilities"):
+                example["probability"] = probabilities[prediction["prediction"]]
             if spec.inputs == "tokens":
-                tokens = batch.inputs[0][number]
-                seen = tokens if spec.padding_id is None else tokens[tokens != spec.padding_id]
-                example["input"] = "".join(datamodule.token_names(seen.tolist()))
+                tokens = batch.inputs[0][index]
+                if spec.padding_id is not None:
+                    tokens = tokens[tokens != spec.padding_id]
+                example["input"] = "".join(datamodule.token_names(tokens.tolist()))
             self._examples.append(example)
             if spec.inputs == "image":
-                self._pictures.append(batch.inputs[0][number].float().cpu())
+                self._images.append(batch.inputs[0][index].float().cpu())
 
-    def _note_numbers(self, trainer: L.Trainer, model: Model, batch: Batch, outputs: Tensor) -> None:
+    def _sample_numbers(self, trainer: L.Trainer, model: Model, batch: Batch, outputs: Tensor) -> None:
+        """Save the targets and outputs of every n-th example, counted over the whole split."""
         datamodule: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        stride = -(-len(datamodule.split("test")[0]) // max(1, MOST_NUMBERS // model.spec.output_size))
-        chosen = slice(-self._seen % stride, None, stride)  # nothing of a batch, where the next one lies behind it
-        self._seen += len(outputs)
-        self._numbers.append((batch.targets[chosen], outputs[chosen]))
+        max_examples = max(1, MAX_NUMBERS // model.spec.output_size)
+        stride = math.ceil(len(datamodule.split("test")[0]) / max_examples)
+        position = self._num_seen % stride
+        offset = 0 if position == 0 else stride - position  # may be beyond the end of this batch
+        self._num_seen += len(outputs)
+        self._numbers.append((batch.targets[offset::stride], outputs[offset::stride]))
 
     def _true_and_predicted(self, trainer: L.Trainer, model: Model) -> dict[str, list[list[float]]]:
-        """Return numbers in the data's own units, a row an example."""
+        """Return the sampled targets and predictions in the units of the data, one row per example."""
         if not self._numbers:
             return {}
         datamodule: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        both = [torch.cat(parts).float().cpu() for parts in zip(*self._numbers, strict=True)]
-        try:
-            answers = [datamodule.answers(model.task.answers(numbers)) for numbers in both]
-            rows = [[_flat(answer["prediction"]) for answer in each] for each in answers]
-        except (TypeError, ValueError) as error:  # a datamodule of someone's own that answers in words
-            log.warning("answers.json has no numbers, as the answers are none: %s", error)
-            return {}
-        return dict(zip(("true", "predicted"), rows, strict=True))
+        columns = {}
+        for name, parts in zip(("true", "predicted"), zip(*self._numbers, strict=True), strict=True):
+            try:
+                predictions = datamodule.answers(model.task.answers(torch.cat(parts).float().cpu()))
+                columns[name] = [_flatten_numbers(prediction["prediction"]) for prediction in predictions]
+            except (TypeError, ValueError) as error:  # a datamodule of an extension may return text
+                log.warning("predictions.json has no numbers, as the predictions are not numeric: %s", error)
+                return {}
+        return columns
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._confusion is not None:
@@ -160,80 +171,77 @@ class Answers(Callback):
         if not trainer.is_global_zero or not (self._examples or self._numbers or self._confusion is not None):
             return
         assert isinstance(pl_module, Model)
-        classes = _classes(pl_module)
-        counts = None if self._confusion is None else self._confusion.tolist()
-        numbers = self._true_and_predicted(trainer, pl_module)
-        found = {
+        contents = {
             "format_version": FORMAT_VERSION,
             "split": "test",
-            "classes": classes,
-            "confusion": counts,
-            **numbers,
+            "classes": _class_names(pl_module),
+            "confusion": None if self._confusion is None else self._confusion.tolist(),
+            **self._true_and_predicted(trainer, pl_module),
             "examples": plain(self._examples),
         }
         with replaced(self.folder.path / ANSWERS) as file:
-            file.write(
-                json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False).encode(errors="backslashreplace")
-            )
-        if self._pictures:
-            _save_pictures(self.folder.path, self._pictures)
+            text = json.dumps(contents, ensure_ascii=False, indent=1, allow_nan=False)
+            file.write(text.encode(errors="backslashreplace"))
+        if self._images:
+            _save_images(self.folder.path, self._images)
         for logger in trainer.loggers:
             if isinstance(logger, WeightsAndBiases):
                 logger.log_answers()
 
 
-def _save_pictures(folder: Path, images: Sequence[Tensor]) -> None:
+def _save_images(folder: Path, images: Sequence[Tensor]) -> None:
     from PIL import Image
 
-    strip = np.concatenate([_picture(image) for image in images], axis=1)
+    row = np.concatenate([_image_to_bytes(image) for image in images], axis=1)
     with replaced(folder / EXAMPLES) as file:
-        Image.fromarray(strip[..., 0] if strip.shape[2] == 1 else strip).save(file, format="PNG")
+        Image.fromarray(row[..., 0] if row.shape[2] == 1 else row).save(file, format="PNG")
 
 
-def _flat(answer: Any) -> list[float]:
-    """Return the numbers of an answer in their order, whatever holds them, with six digits."""
-    parts = list(answer.values()) if isinstance(answer, dict) else answer
+def _flatten_numbers(prediction: Any) -> list[float]:
+    """Return the numbers of a prediction (a number, or nested lists or dictionaries of numbers) with six digits."""
+    parts = list(prediction.values()) if isinstance(prediction, dict) else prediction
     if isinstance(parts, Sequence) and not isinstance(parts, str):
-        return [number for part in parts for number in _flat(part)]
+        return [number for part in parts for number in _flatten_numbers(part)]
     return [float(f"{float(parts):.6g}")]
 
 
 def confusion(task: str, outputs: Tensor, targets: Tensor, classes: int) -> Tensor:
-    """Return how often each class was answered for each true one.
+    """Return how often each class was predicted for each target class.
 
     Args:
         task: ``classification``, ``binary_classification`` or ``tagging``.
         outputs: logits [B, C], [B] or [B, T, C].
-        targets: [B] or [B, T].
-        classes: their number C; 2 for a binary one.
+        targets: [B] or [B, T]; ignored positions have the ignore index.
+        classes: number of classes C; 2 for binary classification.
 
     Returns:
-        [C, C] int64; rows: truth, columns: answer.
+        [C, C] int64; rows: target, columns: prediction.
     """
-    answers = (outputs >= 0).long() if task == "binary_classification" else outputs.argmax(-1)
-    truth = targets.long()
-    asked = truth != UNASKED
-    return torch.bincount(truth[asked] * classes + answers[asked], minlength=classes**2).reshape(classes, classes)
+    predictions = (outputs >= 0).long() if task == "binary_classification" else outputs.argmax(-1)
+    targets = targets.long()
+    counted = targets != UNASKED
+    pairs = targets[counted] * classes + predictions[counted]
+    return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
-def _classes(model: Model) -> list[str]:
-    """Return the names of the classes, none if the task has none."""
+def _class_names(model: Model) -> list[str]:
+    """Return the names of the classes; an empty list for tasks without classes."""
     spec = model.spec
     if spec.task not in ("classification", "binary_classification", "tagging"):
         return []
-    number = 2 if spec.task == "binary_classification" else spec.output_size
-    return list(spec.class_names) or [str(label) for label in range(number)]
+    num_classes = 2 if spec.task == "binary_classification" else spec.output_size
+    return list(spec.class_names) or [str(label) for label in range(num_classes)]
 
 
-def _as_outputs(task: str, targets: Tensor, classes: int) -> Tensor:
-    """Return the outputs of a model that knows the truth, so that it is shown in the same words as an answer."""
+def _outputs_for_targets(task: str, targets: Tensor, classes: int) -> Tensor:
+    """Return the outputs that a perfect model would have, so that targets are decoded in the same way as predictions."""
     if task in ("classification", "tagging"):
-        return _CERTAIN * F.one_hot(targets.clamp(min=0), classes).float()
-    return _CERTAIN * (targets - 0.5) if task == "binary_classification" else targets
+        return _LARGE_LOGIT * F.one_hot(targets.clamp(min=0), classes).float()
+    return _LARGE_LOGIT * (targets - 0.5) if task == "binary_classification" else targets
 
 
-def _picture(image: Tensor) -> Any:
-    """Return an image [C, H, W] as bytes [H, W, C], from its darkest to its brightest."""
+def _image_to_bytes(image: Tensor) -> Any:
+    """Return an image [C, H, W] as bytes [H, W, C], scaled from its minimum to its maximum."""
     low, high = image.min(), image.max()
     pixels = (255 * (image - low) / (high - low).clamp(min=1e-6)).byte().permute(1, 2, 0)
     return (pixels if pixels.shape[2] in (1, 3) else pixels[..., :1]).numpy()

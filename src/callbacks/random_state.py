@@ -1,4 +1,4 @@
-"""Callback that saves the state of the random number generators with each checkpoint."""
+"""Save the states of the random number generators with each checkpoint, and restore them."""
 
 import logging
 from collections.abc import Callable
@@ -17,26 +17,26 @@ log = logging.getLogger(__name__)
 
 
 class RandomState(Callback):
-    """Saves with a checkpoint what each process has of its own, and restores it when training resumes: the state of
-    every random generator, and what a model needs to go on within an epoch.
+    """Save the state of each process with a checkpoint and restore it when training resumes: the states of all random
+    number generators, and the state that a model needs to resume within an epoch.
 
-    Lightning saves neither, so that dropout, batch mixing and augmentation would differ from those of a run that was not
-    interrupted. It is restored before Lightning asks any loader for its first batch, as some draw their order then.
+    Lightning saves neither, so that dropout, batch mixing and augmentation would differ from those of an uninterrupted
+    run. The states are restored before any loader is asked for its first batch, because some draw their order then.
     """
 
     def __init__(self) -> None:
-        self._own: dict[str, Any] = {}
+        self._restored: dict[str, Any] = {}
         self.now: Callable[[torch.device], dict[str, Any]] = random_state
-        """Tells the state that is saved; of a member of a group, that of a run of its own."""
+        """Returns the state to save; in fused training, the group replaces it by the state that a separate run would have."""
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        own = {**self.now(trainer.strategy.root_device)}
+        state = {**self.now(trainer.strategy.root_device)}
         if isinstance(pl_module, Model):
-            own |= pl_module.unfinished_epoch()
-        states: list[Any] = [own]
+            state |= pl_module.unfinished_epoch()
+        states: list[Any] = [state]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
-            torch.distributed.all_gather_object(states, own)
+            torch.distributed.all_gather_object(states, state)
         checkpoint["random_states"] = states
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -44,27 +44,27 @@ class RandomState(Callback):
             return
         states = checkpoint.get("random_states", [])
         if trainer.global_rank < len(states):
-            self._own = states[trainer.global_rank]
-            _check_unfinished(self._own)
-            restore_random_state(self._own, trainer.strategy.root_device)
+            self._restored = states[trainer.global_rank]
+            _check_mid_epoch_state(self._restored)
+            restore_random_state(self._restored, trainer.strategy.root_device)
         else:
             log.warning(
-                "the checkpoint has no random state for process %d of %d, which goes on with its seed: the run will "
-                "differ from one that was not interrupted",
+                "the checkpoint has no random state for process %d of %d, which continues with its seed: the run will "
+                "differ from an uninterrupted one",
                 trainer.global_rank + 1,
                 trainer.world_size,
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if "partial_sums" in self._own:
+        if "partial_sums" in self._restored:
             assert isinstance(pl_module, Model)
             with named(trainer.ckpt_path or "the checkpoint"):
-                pl_module.go_on_with(self._own)
-        self._own = {}
+                pl_module.go_on_with(self._restored)
+        self._restored = {}
 
 
-def _check_unfinished(state: dict[str, Any]) -> None:
-    """Raise `ValueError` unless a state can be taken by `src.models.base.Model.go_on_with`."""
+def _check_mid_epoch_state(state: dict[str, Any]) -> None:
+    """Raise `ValueError` unless the model can load the mid-epoch part of a state."""
     if "partial_sums" in state:
         sums = state["partial_sums"]
         if not isinstance(sums, list) or len(sums) != 2 or not all(map(is_scalar, sums)):

@@ -1,4 +1,4 @@
-"""The textbook's table of RNN, LSTM and GRU, measured: parameters, time, memory, and the error at several lags."""
+"""Comparison table of RNN, LSTM and GRU (textbook): parameters, time, memory, and the error at several lags."""
 
 import math
 import time
@@ -26,20 +26,20 @@ KEY = "recurrent_comparison"
 
 
 class RecurrentComparison(Callback):
-    """Measures what a run costs and reaches, and in a sweep shows all its runs in one table.
+    """Measure the cost and the test error of a run; in a sweep, compare all its runs in one table.
 
-    The numbers are in run.json; the sweep's folder gets recurrent_comparison.md and, where the data vary,
-    plots/recurrent_comparison.png, drawn anew by every run that ends. The time of an epoch is that of its training steps:
-    of the processor (all threads) where the model is on a CPU, so that other programs do not count, else of the clock.
+    The values are in run.json. Every run of a sweep updates recurrent_comparison.md in the sweep folder when it ends and,
+    if the runs have different data, plots/recurrent_comparison.png. The time of an epoch is that of its training steps:
+    CPU time of all threads for a model on a CPU, so that other programs do not count, and otherwise wall-clock time.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
     """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.seconds: list[float] = []
-        self._started: float | None = None  # an epoch within which a run was resumed has no whole time
+        self._started: float | None = None  # None in an epoch within which the run was resumed
         self._clock = time.perf_counter
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -68,66 +68,68 @@ class RecurrentComparison(Callback):
         self.seconds = seconds
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The test takes best.ckpt, and with it the times up to then."""
+        """Record the time now: the test loads best.ckpt, which restores the times up to the best epoch."""
         seconds = sorted(self.seconds)[len(self.seconds) // 2] if self.seconds else None
         self.folder.update(**{KEY: self.folder.record[KEY] | {"seconds": seconds}})
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Model)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-        trivial = trainer.datamodule.baseline()["test/loss"]  # type: ignore[attr-defined]
-        found = {"epochs": trainer.current_epoch, "test": metrics, "trivial": trivial}
-        self.folder.update(**{KEY: self.folder.record[KEY] | found})
+        baseline = trainer.datamodule.baseline()["test/loss"]  # type: ignore[attr-defined]
+        results = {"epochs": trainer.current_epoch, "test": metrics, "trivial": baseline}
+        self.folder.update(**{KEY: self.folder.record[KEY] | results})
         if trainer.is_global_zero and in_sweep(self.folder, pl_module.training_config):
             compare(self.folder)
 
 
 def compare(folder: RunFolder) -> None:
-    """Print and write the table of a sweep, and draw its errors.
+    """Print and write the table of a sweep, and plot its test losses.
 
     Args:
-        folder: of one of its runs.
+        folder: folder of one of its runs.
     """
-    found = siblings_with(folder, KEY)
-    runs = [({group: section_of(run, group) for group in ("model", "datamodule")}, run.record) for run in found]
+    runs = [
+        ({group: section_of(run, group) for group in ("model", "datamodule")}, run.record)
+        for run in siblings_with(folder, KEY)
+    ]
     runs = [run for run in runs if _is_complete(*run)]
     if not runs:
         return
     runs.sort(key=lambda run: run[0]["datamodule"].get("lag", math.inf))
     rows = []
     for config, record in runs:
-        measured = record[KEY]
+        results = record[KEY]
         rows.append(
             {
                 "data": _data(config),
                 "model": config["model"]["name"],
                 "parameters": f"{record['parameters']:,}",
-                "seconds an epoch": number(measured.get("seconds")),
-                "MiB a step": f"{measured['bytes'] / 2**20:.2f}",
-                "epochs": str(measured["epochs"]),
-                "test loss": number(measured["test"]["test/loss"]),
-                "trivial answer": number(measured["trivial"]),
+                "seconds per epoch": number(results.get("seconds")),
+                "MiB per step": f"{results['bytes'] / 2**20:.2f}",
+                "epochs": str(results["epochs"]),
+                "test loss": number(results["test"]["test/loss"]),
+                "naive baseline": number(results["trivial"]),
             }
         )
     sweep = folder.path.parent
-    show_table(sweep, KEY, "recurrent networks, measured", rows)
+    show_table(sweep, KEY, "comparison of recurrent networks", rows)
     if len({_data(config) for config, _ in runs}) > 1:
-        show(f"picture: {shown(save_picture(sweep, KEY, _picture(runs)))}")
+        show(f"plot: {shown(save_picture(sweep, KEY, _figure(runs)))}")
 
 
 def _is_complete(config: dict[str, Any], record: dict[str, Any]) -> bool:
-    """Return whether a run has been measured, and its config has the keys that are shown."""
-    data, found = config["datamodule"], record[KEY]
-    numbers = [found.get("trivial"), found.get("test", {}).get("test/loss"), data.get("lag", 0)]
+    """Return whether a run has all measurements, and its config has the keys that are shown."""
+    data, results = config["datamodule"], record[KEY]
+    numbers = [results.get("trivial"), results.get("test", {}).get("test/loss"), data.get("lag", 0)]
     return (
         isinstance(data.get("_target_"), str)
         and all(is_number(value) and math.isfinite(value) for value in numbers)
-        and all(value is not None for value in (record.get("parameters"), found.get("epochs")))
+        and all(value is not None for value in (record.get("parameters"), results.get("epochs")))
     )
 
 
 def _source(config: dict[str, Any]) -> str:
-    """Return the name of the data whatever their lag, which options such as adding_long set."""
+    """Return the name of the data without their lag: options such as adding_long only differ in it."""
     return option_name(config["datamodule"]["_target_"])
 
 
@@ -136,27 +138,27 @@ def _data(config: dict[str, Any]) -> str:
     return _source(config) + (f", lag {data['lag']}" if "lag" in data else "")
 
 
-def _picture(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> "Figure":
-    """Draw the test losses on each data source: against the lag where it has one, else model beside model."""
+def _figure(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> "Figure":
+    """Plot the test losses on each data source, against the lag if it has one, otherwise by model."""
     from matplotlib.figure import Figure
 
     points: dict[str, dict[str, list[tuple[Any, float]]]] = {}
-    trivial: dict[str, float] = {}
+    baselines: dict[str, float] = {}
     for config, record in runs:
         data, model = _source(config), config["model"]["name"]
         point = config["datamodule"].get("lag", model), record[KEY]["test"]["test/loss"]
         points.setdefault(data, {}).setdefault(model, []).append(point)
-        trivial[data] = record[KEY]["trivial"]
-    colours = {model: f"C{place}" for place, model in enumerate(dict.fromkeys(run[0]["model"]["name"] for run in runs))}
+        baselines[data] = record[KEY]["trivial"]
+    colours = {model: f"C{index}" for index, model in enumerate(dict.fromkeys(run[0]["model"]["name"] for run in runs))}
     figure = Figure(figsize=(1 + 4 * len(points), 4), layout="constrained")
     for axis, (data, models) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
-        for model, found in models.items():
-            axis.plot(*zip(*found, strict=True), marker="o", label=mathtext(model), color=colours[model])
-        axis.axhline(trivial[data], color="grey", linestyle="--", label="trivial answer")
+        for model, model_points in models.items():
+            axis.plot(*zip(*model_points, strict=True), marker="o", label=mathtext(model), color=colours[model])
+        axis.axhline(baselines[data], color="grey", linestyle="--", label="naive baseline")
         against_lag = any("lag" in config["datamodule"] for config, _ in runs if _source(config) == data)
         axis.set(xlabel="lag" if against_lag else "", ylabel="test loss", title=mathtext(data))
-        losses = [loss for found in models.values() for _, loss in found]
-        if trivial[data] > 10 * min(losses):
+        losses = [loss for model_points in models.values() for _, loss in model_points]
+        if baselines[data] > 10 * min(losses):
             axis.set_yscale("log")
         else:
             axis.set_ylim(bottom=0)

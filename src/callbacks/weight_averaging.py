@@ -1,12 +1,12 @@
-"""Averages of the weights over training, which generalise better than the last weights (beyond the textbook).
+"""Weight averaging over training, which generalises better than the last weights (beyond the textbook).
 
-Both stand on Lightning's `WeightAveraging`: training goes on with its own weights, while validation, and so the monitor,
-early stopping and best.ckpt, see the average. What is tested, evaluated and predicted with is thus what was validated.
-Stochastic averaging begins late in a run, and whoever asks for it wants the average: best.ckpt is the best of the epochs
-since then, also where the weights of an earlier one were better, and early stopping waits for a better one of these.
-Only train/loss is measured with the weights in training. A checkpoint keeps both, and a resumed run goes on with both.
-(Lightning's `StochasticWeightAveraging` too leaves the average in the model, but after the last epoch, unvalidated and too
-late for best.ckpt.)
+Both averages build on Lightning's `WeightAveraging`. Training uses the unaveraged weights; validation, and therefore the
+monitor, early stopping and best.ckpt, use the average. Test, evaluation and prediction use the weights that were
+validated. Stochastic weight averaging starts late in a run. From then on, best.ckpt is the best of the averaged epochs,
+even if an earlier epoch was better, and early stopping starts its count again. Only train/loss is measured with the
+unaveraged weights. A checkpoint contains both sets of weights, and a resumed run restores both. (Lightning's
+`StochasticWeightAveraging` also leaves the average in the model, but only after the last epoch, without validation and
+too late for best.ckpt.)
 """
 
 import logging
@@ -31,61 +31,65 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Averaging(WeightAveraging):
-    """What both averages share."""
+    """Base class of both averages."""
 
     off = False
-    """Whether its knob says that there is nothing to do; the run then leaves the callback out."""
+    """Whether its option disables the average; the run then leaves the callback out."""
 
     @property
     def average(self) -> AveragedModel:
-        """The averaged weights, and how many were averaged; there from the start of a fit on."""
+        """The averaged model, with the number of averaged updates; it exists from the start of a fit."""
         return next(value for value in vars(self).values() if isinstance(value, AveragedModel))
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage == "fit":  # the model that was copied is moved to its device and precision only later
+        if stage == "fit":  # Lightning copied the model before moving it to its device and precision
             trainer.precision_plugin.convert_module(self.average.module)
             self.average.to(trainer.strategy.root_device)
-            self.average.n_averaged = self.average.n_averaged.cpu()  # it is read every step, which would wait for a GPU
+            self.average.n_averaged = (
+                self.average.n_averaged.cpu()
+            )  # read at every step, which would synchronize with a GPU
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take both sets of weights back to train on; a test after training wants the average alone, which Lightning
-        would replace by the weights in training.
+        """Restore both sets of weights to continue training. A test after training needs only the average, which Lightning
+        would replace by the unaveraged weights.
         """
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
 
 class ExponentialMovingAverage(Averaging):
-    """θ̄_1 = θ_1, θ̄_t = d_t θ̄_{t-1} + (1 - d_t) θ_t after every optimizer step, with d_t = min(d, t / (9 + t)): early on,
-    when weights change fast, the average forgets fast (Polyak and Juditsky 1992; the warm-up is TensorFlow's).
+    """Exponential moving average of the weights (Polyak and Juditsky 1992; the warm-up is TensorFlow's).
 
-    Running statistics of batch normalization are averaged in the same way.
+    θ̄_1 = θ_1, θ̄_t = d_t θ̄_{t-1} + (1 - d_t) θ_t after every optimizer step, with d_t = min(d, t / (9 + t)): early in
+    training, when weights change fast, the decay is smaller. Running statistics of batch normalization are averaged in
+    the same way.
 
     Args:
-        decay: d, in [0, 1); 0 is off.
+        decay: d, in [0, 1); 0 disables the average.
     """
 
     def __init__(self, decay: float) -> None:
         self.off = decay == 0
 
-        def update(averages: list[Tensor], weights: list[Tensor], averaged: Tensor | int) -> None:
+        def update(averages: list[Tensor], weights: list[Tensor], num_averaged: Tensor | int) -> None:
             step = int(self.average.n_averaged) + 1
-            get_ema_multi_avg_fn(min(decay, step / (9 + step)))(averages, weights, averaged)  # type: ignore[arg-type]
+            get_ema_multi_avg_fn(min(decay, step / (9 + step)))(averages, weights, num_averaged)  # type: ignore[arg-type]
 
         super().__init__(multi_avg_fn=update, use_buffers=True)
 
 
 class StochasticWeightAveraging(Averaging):
-    """The mean of the weights at the ends of the last epochs (Izmailov et al. 2018). Until it begins, it is the weights.
+    """Mean of the weights at the ends of the last epochs (Izmailov et al. 2018). Before averaging starts, it equals the
+    weights.
 
-    Running statistics of batch normalization do not average: they are measured anew for the averaged weights, in one pass
-    over the training data as they are, without augmentation or mixing.
+    Running statistics of batch normalization cannot be averaged: they are recomputed for the averaged weights, in one
+    pass over the training data without augmentation or mixing.
 
     Args:
-        start: share of trainer.max_epochs after which it begins, in [0, 1); None is off.
-        lr: the learning rate from then on, in place of the schedule; None keeps the schedule.
-        folder: of the run, whose record notes since which epoch the best is looked for.
+        start: share of trainer.max_epochs after which averaging starts, in [0, 1); None disables it.
+        lr: learning rate from then on, in place of the schedule; None keeps the schedule.
+        folder: the run folder; its record stores the first epoch that can be the best.
     """
 
     def __init__(self, start: float | None, lr: float | None = None, folder: RunFolder | None = None) -> None:
@@ -100,38 +104,38 @@ class StochasticWeightAveraging(Averaging):
         return epoch_idx is not None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The epoch within which a run is resumed does not start again."""
+        """Set the learning rate also for a run that is resumed within an epoch, which gets no `on_train_epoch_start`."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.lr is not None and self._begun(trainer):
+        if self.lr is not None and self._has_started(trainer):
             end_schedule(trainer, self.lr)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Average before validation and not after the epoch, as Lightning would: what is saved is what was validated."""
+        """Average before validation, not after the epoch as Lightning does, so that the saved weights are the validated ones."""
         self.on_train_epoch_end(trainer, pl_module)
         super().on_validation_epoch_start(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.current_epoch <= self._averaged_epoch:  # validation has averaged it
+        if trainer.current_epoch <= self._averaged_epoch:  # averaged before validation
             return
         self._averaged_epoch = trainer.current_epoch
-        begun = self._begun(trainer)
+        has_started = self._has_started(trainer)
         super().on_train_epoch_end(trainer, pl_module)
-        if not begun:
+        if not has_started:
             self.average.n_averaged.zero_()  # the next update copies again
         elif self.average.n_averaged > 1:
-            measure_batch_norm(self.average, trainer)
+            recompute_batch_norm(self.average, trainer)
         else:
-            self._look_for_the_best_anew(trainer)
+            self._reset_best(trainer)
 
-    def _look_for_the_best_anew(self, trainer: L.Trainer) -> None:
+    def _reset_best(self, trainer: L.Trainer) -> None:
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, Checkpoints):
-                callback.forget_best(trainer)
+                callback.reset_best(trainer)
         for stopping in trainer.early_stopping_callbacks:
             if isinstance(stopping, EarlyStopping):
-                stopping.forget_best()
+                stopping.reset_best()
         if self.folder is not None and trainer.is_global_zero:
             self.folder.update(best_since=trainer.current_epoch)
 
@@ -139,22 +143,22 @@ class StochasticWeightAveraging(Averaging):
         super().on_train_end(trainer, pl_module)
         if self.average.n_averaged == 0:
             log.warning(
-                "training ended after epoch %d, before weights were averaged, from %g of %d epochs on: "
-                "regularization.early_stopping_patience=null or a smaller regularization.swa_start lets it begin",
+                "training ended after epoch %d, before weights were averaged, from %g of %d epochs on: use "
+                "regularization.early_stopping_patience=null or a smaller regularization.swa_start",
                 trainer.current_epoch,
                 self.start,
                 trainer.max_epochs,
             )
 
-    def _begun(self, trainer: L.Trainer) -> bool:
-        """Tell whether this epoch counts; once there is an average, a longer run does not throw it away."""
+    def _has_started(self, trainer: L.Trainer) -> bool:
+        """Return whether this epoch is averaged; an existing average is continued when a run gets more epochs."""
         assert trainer.max_epochs is not None
         first = first_averaged_epoch(self.start, trainer.max_epochs)
         return bool(self.average.n_averaged > 0) or trainer.current_epoch >= first
 
 
-class _OfBatch(nn.Module):
-    """Reads a whole batch, where `update_bn` hands over one argument."""
+class _BatchModel(nn.Module):
+    """Call a model with the inputs of a batch, as `update_bn` passes a single argument."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -165,12 +169,12 @@ class _OfBatch(nn.Module):
 
 
 @torch.no_grad()
-def measure_batch_norm(model: nn.Module, trainer: L.Trainer) -> None:
-    """Measure the running statistics of a model anew over this epoch's batches of training data, as they are.
+def recompute_batch_norm(model: nn.Module, trainer: L.Trainer) -> None:
+    """Recompute the running statistics of a model over this epoch's training batches, without augmentation.
 
     Args:
-        model: any, with the inputs of a batch as arguments; one without batch normalization is left alone.
-        trainer: of the run; on several devices, each reads its share and all end with the same statistics.
+        model: model that takes the inputs of a batch; without batch normalization, nothing is computed.
+        trainer: trainer of the run; with several devices, each reads its share and all get the same statistics.
     """
     norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
     if not norms:
@@ -180,13 +184,13 @@ def measure_batch_norm(model: nn.Module, trainer: L.Trainer) -> None:
     loader.set_epoch(trainer.current_epoch)
 
     def batches() -> Iterator[list[Any]]:
-        for number, batch in enumerate(loader):
-            if number >= trainer.num_training_batches:
+        for index, batch in enumerate(loader):
+            if index >= trainer.num_training_batches:
                 break
             yield [trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))]
 
     with trainer.precision_plugin.forward_context():
-        update_bn(batches(), _OfBatch(model))
+        update_bn(batches(), _BatchModel(model))
     for norm in norms:
         for statistic in (norm.running_mean, norm.running_var):
             assert statistic is not None

@@ -1,5 +1,6 @@
-"""Compute and draw the attention maps of a model."""
+"""Compute and plot the attention maps of a model."""
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,21 +22,21 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-MOST_LABELS = 48
-"""Ticks along a side; of longer sequences only every second, third, … step is named."""
+MAX_TICKS = 48
+"""Maximum number of ticks along an axis; for longer sequences, only every second, third, … step is labelled."""
 
 
 @torch.no_grad()
 def attention_maps(model: Model, batch: Batch) -> dict[str, Tensor]:
-    """Return the weights that a model uses for one example, by kind of attention.
+    """Return the attention weights of a model for one example, by kind of attention.
 
     Args:
-        model: in evaluation, so that nothing is dropped.
-        batch: of one example, without padding.
+        model: model in evaluation mode, without dropout.
+        batch: a single example, without padding.
 
     Returns:
-        such as {"encoder-attention": …, "decoder-attention": …, "decoder-cross": …}, each [layers, heads, T, S]; row t
-        holds what query t takes of every key, and sums to one.
+        A dictionary such as {"encoder-attention": …, "decoder-attention": …, "decoder-cross": …} with tensors [layers,
+        heads, T, S]; row t contains the weights of query t for every key, and sums to one.
 
     Raises:
         UserError: if the model has no attention.
@@ -43,7 +44,7 @@ def attention_maps(model: Model, batch: Batch) -> dict[str, Tensor]:
     assert not model.training and len(batch[0]) == 1
     with attention_weights(model) as layers:
         if not layers:
-            raise UserError(f"{type(model).__name__} has no attention to look at; the transformer has")
+            raise UserError(f"{type(model).__name__} has no attention; model=transformer has")
         model(*batch.inputs)
         kinds: dict[str, list[Tensor]] = {}
         for name, layer in layers.items():
@@ -56,31 +57,31 @@ def attention_maps(model: Model, batch: Batch) -> dict[str, Tensor]:
 def draw_attention(
     model: Model, datamodule: DataModule, batch: Batch, folder: Path, name: str, loggers: Sequence[Logger] = ()
 ) -> list[list[Path]]:
-    """Draw the attention maps of every example of a batch, and return the pictures' files of each.
+    """Plot the attention maps of every example of a batch, and return the paths of the plots of each.
 
     Args:
         model: a trained model.
-        datamodule: says how tokens are shown.
+        datamodule: its datamodule, which has the names of the tokens.
         batch: a few examples.
-        folder: of the run; the files are plots/<name>-<example>-<kind>.png.
-        name: of the pictures.
-        loggers: of the run, for Weights & Biases.
+        folder: the run folder; the files are plots/<name>-<example>-<kind>.png.
+        name: prefix of the file names.
+        loggers: loggers of the run, for Weights & Biases.
 
     Raises:
         UserError: if the model has no attention.
     """
     paths: list[list[Path]] = []
-    for number in range(len(batch[0])):
-        example = single(batch, number, model.spec.padding_id)
+    for index in range(len(batch[0])):
+        example = single_example(batch, index, model.spec.padding_id)
         paths.append([])
         for kind, weights in attention_maps(model, example).items():
             figure = _figure(kind, weights, *_labels(kind, datamodule, example, weights))
-            paths[-1].append(save_picture(folder, f"{name}-{number + 1}-{kind}", figure, loggers))
+            paths[-1].append(save_picture(folder, f"{name}-{index + 1}-{kind}", figure, loggers))
     return paths
 
 
 def answered(batch: Batch, generated: Tensor, start: int | None) -> Batch:
-    """Return a batch with the tokens [B, N] that a model generated for it, as training would show them to it."""
+    """Return a batch with the tokens [B, N] that a model generated for it, in the form of a training batch."""
     if isinstance(batch, TranslationBatch):
         assert start is not None
         return batch._replace(target=torch.cat((torch.full_like(generated[:, :1], start), generated), 1))
@@ -88,9 +89,9 @@ def answered(batch: Batch, generated: Tensor, start: int | None) -> Batch:
     return LanguageBatch(torch.cat((batch.inputs[0], generated), 1))
 
 
-def single(batch: Batch, number: int, padding: int | None) -> Batch:
-    """Return one example of a batch as a batch of its own, without its padding."""
-    example = type(batch)(*(tensor[number : number + 1] for tensor in batch))
+def single_example(batch: Batch, index: int, padding: int | None) -> Batch:
+    """Return one example of a batch as a batch of size 1, without its padding."""
+    example = type(batch)(*(tensor[index : index + 1] for tensor in batch))
     if isinstance(example, SequenceBatch):
         return example._replace(x=example.x[:, : int(example.lengths)])
     if isinstance(example, TranslationBatch) and padding is not None:
@@ -100,19 +101,19 @@ def single(batch: Batch, number: int, padding: int | None) -> Batch:
 
 
 def _labels(kind: str, datamodule: DataModule, batch: Batch, weights: Tensor) -> tuple[list[str], list[str]]:
-    """Return what to write beside the queries [T] and below the keys [S].
+    """Return the labels of the queries [T] and of the keys [S].
 
-    In a cross-attention a query is named by the token that is written next: what it looks for.
+    In cross-attention, a query is labelled by the next token of the target, which it predicts.
     """
     queries, keys = weights.shape[2:]
     if isinstance(batch, TranslationBatch):
         source = datamodule.token_names(batch.source[0].tolist())
-        read, written = (
+        inputs, targets = (
             datamodule.token_names(tokens[0].tolist(), True) for tokens in (batch.inputs[1], batch.targets)
         )
         if kind.startswith("encoder"):
             return source, source
-        return (written, source) if kind.endswith("cross") else (read, read)
+        return (targets, source) if kind.endswith("cross") else (inputs, inputs)
     if isinstance(batch, LanguageBatch) or datamodule.inputs == "tokens":
         names = datamodule.token_names(batch.inputs[0][0].tolist())
         return names, names
@@ -123,26 +124,26 @@ def _figure(kind: str, weights: Tensor, queries: list[str], keys: list[str]) -> 
     from matplotlib.figure import Figure
 
     layers, heads = weights.shape[:2]
-    width, height = (max(2.2, 0.16 * min(len(names), MOST_LABELS)) for names in (keys, queries))
+    width, height = (max(2.2, 0.16 * min(len(names), MAX_TICKS)) for names in (keys, queries))
     figure = Figure(figsize=(heads * width + 1, layers * height + 1), layout="constrained")
-    fields = figure.subplots(layers, heads, squeeze=False, sharex=True, sharey=True)
+    panels = figure.subplots(layers, heads, squeeze=False, sharex=True, sharey=True)
     for layer in range(layers):
         for head in range(heads):
-            axes = fields[layer][head]
+            axes = panels[layer][head]
             image = axes.imshow(weights[layer, head].float().numpy(), vmin=0, vmax=1, cmap="Blues", aspect="auto")
             axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8)
-            _name_ticks(axes.xaxis, keys)
-            _name_ticks(axes.yaxis, queries)
+            _label_ticks(axes.xaxis, keys)
+            _label_ticks(axes.yaxis, queries)
             for label in axes.get_xticklabels():
-                if len(label.get_text()) > 2:  # it would run into its neighbours
+                if len(label.get_text()) > 2:  # horizontal labels would overlap
                     label.set_rotation("vertical")
-    figure.colorbar(image, ax=fields, shrink=0.6, label="weight")
-    figure.supxlabel("token looked at" if kind.endswith("cross") else "key")
-    figure.supylabel("token written next" if kind.endswith("cross") else "query")
+    figure.colorbar(image, ax=panels, shrink=0.6, label="weight")
+    figure.supxlabel("source token" if kind.endswith("cross") else "key")
+    figure.supylabel("next target token" if kind.endswith("cross") else "query")
     figure.suptitle(kind.replace("-", ", ").replace("attention", "self-attention").replace("cross", "cross-attention"))
     return figure
 
 
-def _name_ticks(axis: "Axis", names: list[str]) -> None:
-    every = -(-len(names) // MOST_LABELS)
+def _label_ticks(axis: "Axis", names: list[str]) -> None:
+    every = math.ceil(len(names) / MAX_TICKS)
     axis.set_ticks(range(0, len(names), every), [mathtext(name, 40) for name in names[::every]], fontsize=6)

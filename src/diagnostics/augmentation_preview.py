@@ -1,4 +1,4 @@
-"""What augmentation and mixing make of training examples, to be looked at before training."""
+"""Preview of augmented and mixed training examples."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 
 EXAMPLES = 6
 DRAWS = {"image": 7, "audio": 4, "text": 2}
-"""How often each example is changed; a sound and a text need more room."""
-LONGEST_TEXT = 300
-"""Characters of a text that are shown."""
+"""Number of augmented versions of each example; sounds and texts need more space than images."""
+MAX_TEXT_LENGTH = 300
+"""Number of characters shown of a text."""
 
 
 def augmentation_preview(config: Config) -> "Figure | Rows":
-    """Show some training examples, each beside what several passes of augmentation and mixing make of it: images, the
-    spectrograms or waves of sounds, with their labels, or texts in a table.
+    """Show some training examples beside several augmented and mixed versions of each: images or the spectrograms or
+    waveforms of sounds with their labels as a figure, or texts as a table.
 
     Args:
-        config: a checked config; its seed draws the changes.
+        config: a validated config; its seed determines the random draws.
 
     Raises:
-        UserError: if the config changes no examples of these kinds.
+        UserError: if the examples have no preview, or if the config does not change training examples.
     """
     data = build_data(config)
     data.augmentation = example_augmentation(config.regularization, data.raw, Translator)
@@ -66,7 +66,7 @@ def augmentation_preview(config: Config) -> "Figure | Rows":
             f"preview augmentation: nothing changes training examples here. Try regularization={choices[kind]} or a "
             "list of them."
         )
-    with _drawn_with(config.seed):
+    with _seeded(config.seed):
         return _texts(config, data) if kind == "text" else _figure(config, data, kind, transform)
 
 
@@ -77,31 +77,32 @@ def _texts(config: Config, data: DataModule) -> Rows:
     texts, labels = data.training_texts(), data.split("train").targets
     rows = []
     for i in torch.randperm(len(texts))[:EXAMPLES].tolist():
-        row = {"label": _label(data.spec, labels[i]), "text": _shortened(texts[i])}
-        rows.append(row | {f"draw {n}": _shortened(data.augmentation(texts[i])) for n in range(1, DRAWS["text"] + 1)})
+        row = {"label": _label(data.spec, labels[i]), "text": _shorten(texts[i])}
+        rows.append(row | {f"draw {n}": _shorten(data.augmentation(texts[i])) for n in range(1, DRAWS["text"] + 1)})
     return Rows(_title(config, "texts", "text"), rows)
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+    return text if len(text) <= MAX_TEXT_LENGTH else text[: MAX_TEXT_LENGTH - 1] + "…"
 
 
-# ---- pictures ------------------------------------------------------------------------------------------------------
+# ---- images and sounds ---------------------------------------------------------------------------------------------
 
 
 def _figure(config: Config, data: DataModule, kind: str, transform: Any) -> "Figure":
-    """A whole training batch is changed, as in training, of which the first examples are shown. Brightness has one scale
-    for all: what is beyond every example of the batch is shown as the darkest or brightest.
+    """Plot the first examples of a training batch; the whole batch is transformed, as in training.
+
+    All images have one brightness scale, that of the original batch; values outside it are clipped.
     """
     from matplotlib.figure import Figure
 
-    original, draw = _batch(data)
+    original, augment = _batch_and_augment(data)
     rows = min(EXAMPLES, len(original.targets))
     spec, labels = data.spec, original.targets
     columns = [(original.inputs[0], [_label(spec, y) for y in labels[:rows]])]
     for _ in range(DRAWS[kind]):
-        changed, mixing = draw(), None
+        changed, mixing = augment(), None
         if transform is not None:
             changed, mixing = transform(changed)
         texts = [_label(spec, y) for y in changed.targets[:rows]]
@@ -126,8 +127,8 @@ def _figure(config: Config, data: DataModule, kind: str, transform: Any) -> "Fig
     return figure
 
 
-def _batch(data: DataModule) -> tuple[Batch, Callable[[], Batch]]:
-    """Return the first training batch as it is, and what draws it with its examples augmented."""
+def _batch_and_augment(data: DataModule) -> tuple[Batch, Callable[[], Batch]]:
+    """Return the first training batch without augmentation, and a function that returns an augmented version of it."""
     if data.augmentation is None:
         batch = next(iter(data.loader("train", shuffle=True)))
         return batch, lambda: batch
@@ -135,16 +136,16 @@ def _batch(data: DataModule) -> tuple[Batch, Callable[[], Batch]]:
     assert isinstance(split, LabelledBatch)
     index = torch.randperm(len(split.y))[: data.batch_size]
     read = data.readers.get("train")
-    whole = split._replace(x=read(index, False) if read else split.x[index], y=split.y[index])
-    return whole, lambda: whole._replace(x=read(index, True) if read else data.augmented(index))
+    batch = split._replace(x=read(index, False) if read else split.x[index], y=split.y[index])
+    return batch, lambda: batch._replace(x=read(index, True) if read else data.augmented(index))
 
 
 def _show_image(axes: "Axes", config: Config, image: Tensor, darkest: Tensor, brightest: Tensor) -> None:
-    axes.imshow(_shown(image, darkest, brightest), cmap="gray", vmin=0, vmax=1)
+    axes.imshow(_to_display(image, darkest, brightest), cmap="gray", vmin=0, vmax=1)
 
 
 def _show_sound(axes: "Axes", config: Config, sound: Tensor, darkest: Tensor, brightest: Tensor) -> None:
-    """Draw [1, frames, columns] from left to right: bands from low to high, or the wave itself."""
+    """Plot a spectrogram [1, frames, bands] from left to right with low bands at the bottom, or a waveform."""
     low, high = float(darkest.min()), float(brightest.max())
     if getattr(config.datamodule, "features", "") == "waveform":
         axes.plot(sound.flatten().numpy(), linewidth=0.4)
@@ -153,33 +154,33 @@ def _show_sound(axes: "Axes", config: Config, sound: Tensor, darkest: Tensor, br
         axes.imshow(sound[0].T.numpy(), origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=high)
 
 
-def _shown(image: Tensor, darkest: Tensor, brightest: Tensor) -> "np.ndarray[Any, Any]":
-    """Return [H, W] or [H, W, 3] from 0 to 1; of images that are neither grey nor RGB, the mean of their channels."""
+def _to_display(image: Tensor, darkest: Tensor, brightest: Tensor) -> "np.ndarray[Any, Any]":
+    """Return [H, W] or [H, W, 3] from 0 to 1; for images that are neither grey nor RGB, the mean of their channels."""
     span = torch.where(brightest > darkest, brightest - darkest, 1)
     unit = ((image.permute(1, 2, 0) - darkest) / span).clamp(0, 1)
     return (unit if unit.size(2) == 3 else unit.mean(2)).numpy()
 
 
-# ---- words ---------------------------------------------------------------------------------------------------------
+# ---- titles and labels ---------------------------------------------------------------------------------------------
 
 
-def _title(config: Config, what: str, kind: str) -> str:
-    listed = ", ".join(f"{name}={value}" for name, value in _changes(config.regularization).items())
-    return mathtext(f"{config.datamodule.name}: training {what} (left) and {DRAWS[kind]} draws of {listed}", 1000)
+def _title(config: Config, examples: str, kind: str) -> str:
+    changes = ", ".join(f"{name}={value}" for name, value in _changes(config.regularization).items())
+    return mathtext(f"{config.datamodule.name}: training {examples} (left) and {DRAWS[kind]} draws of {changes}", 1000)
 
 
 def _changes(knobs: Regularization) -> dict[str, str]:
-    """Return the knobs that change examples, with their values."""
+    """Return the options that change examples, with their values."""
     numbers: dict[str, float] = knobs.augmentation.chosen()
     numbers |= {key: alpha for key in ("mixup_alpha", "cutmix_alpha") if (alpha := getattr(knobs, key))}
-    found = {name: f"{strength:g}" for name, strength in numbers.items()}
+    changes = {name: f"{strength:g}" for name, strength in numbers.items()}
     for section, keys in (("audio", knobs.audio.chosen()), ("synonyms", knobs.synonyms.chosen())):
         for key in keys:
             name = key.rpartition(".")[2]
-            found[section if name == "probability" else name] = str(getattr(getattr(knobs, section), name))
+            changes[section if name == "probability" else name] = str(getattr(getattr(knobs, section), name))
     if knobs.back_translation.chosen():
-        found["back_translation"] = f"{knobs.back_translation.probability:g}"
-    return found
+        changes["back_translation"] = f"{knobs.back_translation.probability:g}"
+    return changes
 
 
 def _label(spec: DataSpec, target: Tensor) -> str:
@@ -190,16 +191,16 @@ def _label(spec: DataSpec, target: Tensor) -> str:
 
 
 def _mixed(spec: DataSpec, labels: Tensor, mixing: Mixing, row: int) -> str:
-    own, partner = _label(spec, labels[row]), _label(spec, labels[mixing.partner[row]])
-    return f"{mixing.share:.2f} × {own}\n+ {1 - mixing.share:.2f} × {partner}" if own != partner else own
+    label, partner = _label(spec, labels[row]), _label(spec, labels[mixing.partner[row]])
+    return f"{mixing.share:.2f} × {label}\n+ {1 - mixing.share:.2f} × {partner}" if label != partner else label
 
 
 @contextmanager
-def _drawn_with(seed: int) -> Iterator[None]:
-    """Draw with a seed, and leave the generators of Python, NumPy and torch as they were."""
-    before = random_state(torch.device("cpu"))
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the random number generators of Python, NumPy and torch, and restore their states at the end."""
+    state = random_state(torch.device("cpu"))
     L.seed_everything(seed, verbose=False)
     try:
         yield
     finally:
-        restore_random_state(before, torch.device("cpu"))
+        restore_random_state(state, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The batch sizes that fit into memory: how fast each of them trains, and what it takes."""
+"""Search for the batch sizes that fit into memory, with the speed and the memory of each."""
 
 import gc
 import json
@@ -28,27 +28,29 @@ from src.training.build import build_data, build_model, build_trainer
 from src.training.inference import Translator
 
 SHARE = 0.8
-"""Of the memory that is free, what training may take."""
+"""Share of the free memory that training may use."""
 PATIENCE = 10.0
-"""Seconds: where a step takes longer, no larger batch is tried."""
+"""Seconds: if a step takes longer, no larger batch is tried."""
 FIRST = 8
 """The first batch size that is tried."""
 RESOLUTION = 8
-"""The largest batch that fits is found to 1/8 of it."""
-WARM_UP, TIMED, LONG_ENOUGH = 2, 20, 1.0
-"""Steps before the clock runs; the most steps that are timed, and the seconds after which fewer are enough."""
-CLOSE = 0.9
-"""Share of the highest rate with which a batch size counts as fast."""
+"""The search ends when the largest batch that fits is known to 1/8 of its size."""
+WARM_UP_STEPS = 2
+"""Steps before timing starts."""
+MAX_TIMED_STEPS, MIN_TIMED_SECONDS = 20, 1.0
+"""Timing ends after so many steps, or after so many seconds."""
+FAST_SHARE = 0.9
+"""Share of the highest rate from which a batch size counts as fast."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A batch size that fits.
+    """Result for a batch size that fits.
 
     Args:
-        batch_size: examples of a batch.
-        rate: examples a second, data and optimizer included.
-        peak: bytes at the most: on a GPU of what was allocated there, elsewhere of the whole process.
+        batch_size: examples per batch.
+        rate: examples per second, including data loading and optimizer.
+        peak: peak memory in bytes: allocated memory on a GPU, otherwise memory of the whole process.
     """
 
     batch_size: int
@@ -58,40 +60,40 @@ class Trial:
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """What came out.
+    """Result of a batch-size search.
 
     Args:
-        trials: each batch size that was tried and fits, from small to large.
-        budget: bytes that the peak was to stay below.
-        ended: why nothing larger was tried.
+        trials: results of all batch sizes that fit, from small to large.
+        budget: maximum peak memory in bytes.
+        stop_reason: why no larger batch was tried.
     """
 
     trials: tuple[Trial, ...]
     budget: int
-    ended: str
+    stop_reason: str
 
     @property
     def largest(self) -> int:
-        """The largest that fits."""
+        """The largest batch size that fits."""
         return self.trials[-1].batch_size
 
     @property
     def suggestion(self) -> int:
-        """The smallest that is about as fast as the fastest: larger ones cost memory and steps, and gain no time."""
+        """The smallest batch size that is about as fast as the fastest: larger ones need more memory and save no time."""
         best = max(trial.rate for trial in self.trials)
-        return next(trial.batch_size for trial in self.trials if trial.rate >= CLOSE * best)
+        return next(trial.batch_size for trial in self.trials if trial.rate >= FAST_SHARE * best)
 
 
-def sizes_to_try(fits: Callable[[int], bool], first: int, most: int) -> Iterator[int]:
-    """Yield batch sizes: doubled until one does not fit, and then halfway between the largest that fits and the smallest that
-    does not, until these are close.
+def sizes_to_try(fits: Callable[[int], bool], first: int, maximum: int) -> Iterator[int]:
+    """Yield batch sizes: double the size until one does not fit, then bisect between the largest that fits and the smallest
+    that does not, until they are close.
 
     Args:
-        fits: whether a size that was yielded has fitted; asked before the next is chosen.
+        fits: whether the size that was yielded last fits; called before the next size is chosen.
         first: the first size.
-        most: the largest that makes sense.
+        maximum: the largest size to try.
     """
-    low, high, size = 0, most + 1, min(first, most)
+    low, high, size = 0, maximum + 1, min(first, maximum)
     while True:
         yield size
         if fits(size):
@@ -100,24 +102,24 @@ def sizes_to_try(fits: Callable[[int], bool], first: int, most: int) -> Iterator
             high = size
         if high - low <= max(1, low // RESOLUTION):
             return
-        size = (low + high) // 2 if high <= most else min(2 * low, most)
+        size = (low + high) // 2 if high <= maximum else min(2 * low, maximum)
 
 
 def find_batch_sizes(config: Config, share: float = SHARE, patience: float = PATIENCE) -> BatchSizes:
-    """Train a few steps with growing batches, in a process of its own, which may run out of memory without harm.
+    """Train a few steps with growing batch sizes, in a separate process that may run out of memory safely.
 
     Args:
-        config: a checked config; one device is tried.
-        share: of the memory that is free, what the training may take.
-        patience: seconds; where a step takes longer, no larger batch is tried.
+        config: a validated config; only one device is used.
+        share: share of the free memory that training may use.
+        patience: seconds; if a step takes longer, no larger batch is tried.
 
     Raises:
         UserError: if no batch fits.
     """
-    asked = json.dumps({"plain": config.plain(), "share": share, "patience": patience})
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # where a user's own classes are
+    request = json.dumps({"plain": config.plain(), "share": share, "patience": patience})
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # for classes of extensions
     trials: list[Trial] = []
-    budget, tried, ended, failure = 0, 0, "", ""
+    budget, tried, stop_reason, failure = 0, 0, "", ""
     process = subprocess.Popen(
         [sys.executable, "-m", "src.diagnostics.batch_size_search"],
         env=environment,
@@ -129,103 +131,116 @@ def find_batch_sizes(config: Config, share: float = SHARE, patience: float = PAT
     assert process.stdin is not None and process.stdout is not None
     try:
         with process.stdin, process.stdout:
-            with suppress(BrokenPipeError):  # it ended before it was asked
-                process.stdin.write(asked)
+            with suppress(BrokenPipeError):  # the process ended before it read the request
+                process.stdin.write(request)
                 process.stdin.close()
             for line in process.stdout:
-                said = json.loads(line)
-                trials += [Trial(**said["trial"])] if "trial" in said else []
-                budget, tried = said.get("budget", budget), said.get("tried", tried)
-                ended, failure = said.get("ended", ended), said.get("failure", failure)
+                message = json.loads(line)
+                if "trial" in message:
+                    trials.append(Trial(**message["trial"]))
+                budget, tried = message.get("budget", budget), message.get("tried", tried)
+                stop_reason, failure = message.get("stop_reason", stop_reason), message.get("failure", failure)
     finally:
         process.kill()
         process.wait()
     if failure or not tried:
         raise RuntimeError(
-            f"the batch-size finder failed:\n{failure or f'its process ended with {process.returncode}'}"
+            f"the batch-size finder failed:\n{failure or f'its process ended with exit code {process.returncode}'}"
         )
     if not trials:
         raise UserError(
-            f"callbacks.batch_size_finder: not even a batch of {tried} fits into memory. model.checkpoint_activations=true, "
-            "trainer.precision=bf16-mixed or a smaller model needs less"
+            f"callbacks.batch_size_finder: not even a batch of {tried} fits into memory. Reduce the memory with "
+            "model.checkpoint_activations=true, trainer.precision=bf16-mixed or a smaller model"
         )
-    ended = ended or f"{tried:,} was more than the machine has"  # it was killed
-    return BatchSizes(tuple(sorted(trials, key=lambda trial: trial.batch_size)), budget, ended)
+    stop_reason = stop_reason or f"the process was killed at {tried:,}, probably out of memory"
+    return BatchSizes(tuple(sorted(trials, key=lambda trial: trial.batch_size)), budget, stop_reason)
 
 
-# ---- the process ---------------------------------------------------------------------------------------------------
+# ---- the search process --------------------------------------------------------------------------------------------
 
 
 def main() -> None:
-    """Walk through the sizes for the config that standard input has, and tell on standard output, in JSON, what comes out."""
-    told = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what data print goes elsewhere
+    """Read a config from standard input, search the batch sizes, and write the results to standard output, as JSON lines."""
+    results = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # output of data libraries must not mix with the results
 
-    def tell(**what: Any) -> None:
-        echo(json.dumps(what), file=told, flush=True)
+    def send(**message: Any) -> None:
+        echo(json.dumps(message), file=results, flush=True)
 
     with train_log.log_to(None, quiet=True):
         try:
-            asked = json.load(sys.stdin)
-            _Walk(tell, check(asked["plain"]), asked["share"], asked["patience"]).run()
+            request = json.load(sys.stdin)
+            _BatchSizeSearch(send, check(request["plain"]), request["share"], request["patience"]).run()
         except Exception:
-            tell(failure=traceback.format_exc())
+            send(failure=traceback.format_exc())
 
 
-class _Walk:
-    def __init__(self, tell: Callable[..., None], config: Config, share: float, patience: float) -> None:
-        one = {"devices": 1, "strategy": "auto", "max_epochs": 10**6, "max_steps": -1, "max_time": None}
-        all_of_it = {"limit_train_batches": 1.0, "limit_val_batches": 0, "log_every_n_steps": 0}
-        settings = config.trainer.model_copy(update={**one, **all_of_it, "profiler": None, "detect_anomaly": False})
+class _BatchSizeSearch:
+    def __init__(self, send: Callable[..., None], config: Config, share: float, patience: float) -> None:
+        settings = config.trainer.model_copy(
+            update={
+                "devices": 1,
+                "strategy": "auto",
+                "max_epochs": 10**6,
+                "max_steps": -1,
+                "max_time": None,
+                "limit_train_batches": 1.0,
+                "limit_val_batches": 0,
+                "log_every_n_steps": 0,
+                "profiler": None,
+                "detect_anomaly": False,
+            }
+        )
         self.config = config.model_copy(update={"trainer": settings})
-        self.tell = tell
+        self.send = send
         self.patience = patience
         self.trials: list[Trial] = []
         device = build_trainer(self.config).strategy.root_device
         self.cuda = device if device.type == "cuda" else None
         if self.cuda is not None:
             torch.cuda.set_device(self.cuda)
-            free, whole = torch.cuda.mem_get_info(self.cuda)
+            free, total = torch.cuda.mem_get_info(self.cuda)
             self.budget = int(share * free)
-            torch.cuda.set_per_process_memory_fraction(self.budget / whole, self.cuda)
+            torch.cuda.set_per_process_memory_fraction(self.budget / total, self.cuda)
         else:
             self.budget = resident() + int(share * available_memory())
-        tell(budget=self.budget)
+        send(budget=self.budget)
 
     def run(self) -> None:
         data = build_data(self.config)
         data.augmentation = example_augmentation(self.config.regularization, data.raw, Translator)
         data.prepare_data()
         data.setup()
-        most = len(data.split("train")[0])
+        maximum = len(data.split("train")[0])
         fitting: set[int] = set()
-        for size in sizes_to_try(fitting.__contains__, FIRST, most):
-            self.tell(tried=size)
-            if (found := self.attempt(data, size)) is None:
+        for size in sizes_to_try(fitting.__contains__, FIRST, maximum):
+            self.send(tried=size)
+            result = self.attempt(data, size)
+            if result is None:
                 continue
-            trial, step = found
+            trial, step_seconds = result
             fitting.add(size)
             self.trials.append(trial)
-            self.tell(trial=asdict(trial))
-            if step > self.patience and size < most:
-                self.tell(ended=f"a step of {size:,} takes {step:.0f} s")
+            self.send(trial=asdict(trial))
+            if step_seconds > self.patience and size < maximum:
+                self.send(stop_reason=f"a step with {size:,} takes {step_seconds:.0f} s")
                 return
-        whole = most in fitting
-        self.tell(ended="that is the whole training split" if whole else "more does not fit")
+        fits_all = maximum in fitting
+        self.send(stop_reason="that is the whole training split" if fits_all else "more does not fit")
 
     def attempt(self, data: DataModule, size: int) -> tuple[Trial, float] | None:
-        """Return how a batch size trains, and the seconds of a step; None where it does not fit."""
-        if self._foreseen(size) > self.budget:
+        """Return the result of a batch size and the seconds per step; None if it does not fit."""
+        if self._predicted_peak(size) > self.budget:
             return None
-        data.trainer = None  # which holds the model of the last trial
+        data.trainer = None  # release the model of the last trial
         gc.collect()
-        self._forget_peak()
+        self._reset_peak()
         L.seed_everything(self.config.seed, workers=True, verbose=False)
         data.batch_size = size
         clock = _Clock(size, self.cuda)
         try:
             model = build_model(self.config, data.spec)
-            model._report = _nothing  # type: ignore[method-assign]  # whether it diverges is not asked here
+            model._report = _do_nothing  # type: ignore[method-assign]  # divergence does not matter here
             build_trainer(self.config, [clock]).fit(model, datamodule=data)
         except (torch.OutOfMemoryError, MemoryError):
             return None
@@ -236,17 +251,17 @@ class _Walk:
         peak = torch.cuda.max_memory_allocated(self.cuda) if self.cuda is not None else resident(peak=True)
         if peak > self.budget:
             return None
-        return Trial(size, clock.rate, peak), clock.step
+        return Trial(size, clock.rate, peak), clock.step_seconds
 
-    def _foreseen(self, size: int) -> float:
-        """Return the bytes that a batch will take, from those that were tried; a GPU says itself when it has no more."""
+    def _predicted_peak(self, size: int) -> float:
+        """Return the expected peak memory in bytes, extrapolated from smaller batches; on a GPU, allocation simply fails."""
         if self.cuda is not None or len(self.trials) < 2:
             return 0.0
         one, two = sorted(self.trials, key=lambda trial: trial.batch_size)[-2:]
-        an_example = max(two.peak - one.peak, 0) / (two.batch_size - one.batch_size)
-        return two.peak + an_example * (size - two.batch_size)
+        bytes_per_example = max(two.peak - one.peak, 0) / (two.batch_size - one.batch_size)
+        return two.peak + bytes_per_example * (size - two.batch_size)
 
-    def _forget_peak(self) -> None:
+    def _reset_peak(self) -> None:
         if self.cuda is not None:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.cuda)
@@ -254,12 +269,12 @@ class _Walk:
             forget_peak()
 
 
-def _nothing(*_: Any, **__: Any) -> None:
+def _do_nothing(*_: Any, **__: Any) -> None:
     pass
 
 
 class _Clock(Callback):
-    """Times full batches from end to end, and stops training when it has seen enough."""
+    """Measure the time of full batches, and stop training after enough of them."""
 
     def __init__(self, size: int, cuda: torch.device | None) -> None:
         self.size, self.cuda = size, cuda
@@ -273,18 +288,21 @@ class _Clock(Callback):
             torch.cuda.synchronize(self.cuda)
         self.ends.append(time.perf_counter())
         self.examples.append(len(batch[0]))
-        timed = len(self.ends) - WARM_UP
-        if timed >= TIMED or (timed >= 1 and self.ends[-1] - self.ends[WARM_UP - 1] >= LONG_ENOUGH):
+        num_timed = len(self.ends) - WARM_UP_STEPS
+        if num_timed < 1:
+            return
+        seconds = self.ends[-1] - self.ends[WARM_UP_STEPS - 1]
+        if num_timed >= MAX_TIMED_STEPS or seconds >= MIN_TIMED_SECONDS:
             trainer.should_stop = True
 
     @property
     def rate(self) -> float:
-        """Examples a second."""
-        return sum(self.examples[WARM_UP:]) / (self.ends[-1] - self.ends[WARM_UP - 1])
+        """Examples per second."""
+        return sum(self.examples[WARM_UP_STEPS:]) / (self.ends[-1] - self.ends[WARM_UP_STEPS - 1])
 
     @property
-    def step(self) -> float:
-        """Seconds of a full batch."""
+    def step_seconds(self) -> float:
+        """Seconds per full batch."""
         return self.size / self.rate
 
 

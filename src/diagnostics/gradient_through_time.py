@@ -12,12 +12,12 @@ from src.models.recurrent import Recurrent
 def gradient_by_lag(model: Recurrent, batch: Batch) -> Tensor:
     """Return ‖∂L_T/∂s_{T-k}‖ for k = 0 … T - 1 [T], the mean over the examples.
 
-    L_T is the loss of the answer at the last step, and s_t all that a network hands from step t to the next: h_t of every
-    layer, and C_t for an LSTM. So ∂L_T/∂s_{T-k} = ∂L_T/∂s_T · ∏ ∂s_{T-i+1}/∂s_{T-i}, i = 1 … k.
+    L_T is the loss of the output at the last step, and s_t the state that the network passes from step t to the next: h_t
+    of every layer, and C_t for an LSTM. Hence ∂L_T/∂s_{T-k} = ∂L_T/∂s_T · ∏ ∂s_{T-i+1}/∂s_{T-i}, i = 1 … k.
 
     Args:
-        model: reads in one direction.
-        batch: full sequences.
+        model: a unidirectional network.
+        batch: sequences of equal length.
     """
     steps = model.embed(batch.inputs[0])
     targets = batch.targets[:, -1:] if model.every_step else batch.targets

@@ -1,4 +1,4 @@
-"""The learning-rate range test: the loss while the rate grows from step to step, and the rate that it suggests."""
+"""Learning-rate range test: the loss while the learning rate grows from step to step, and a suggested learning rate."""
 
 import math
 import os
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOWEST, HIGHEST = 1e-6, 10.0
-"""Learning rates of the first and the last step: the documented range, and two decades on either side."""
-SKIPPED = 10
-"""Steps at the beginning that are not looked at, as in Lightning's finder."""
+"""Learning rates of the first and the last step: the documented range, extended by two decades on either side."""
 STEPS = 200
-"""Optimizer steps between them, unless the loss has exploded before."""
+"""Number of optimizer steps, unless the loss explodes earlier."""
+SKIPPED_STEPS = 10
+"""Steps at the beginning that are ignored, as in Lightning's finder."""
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What came out.
+    """Result of a range test.
 
     Args:
-        rates: the learning rate of each step.
-        losses: after each step, smoothed as Lightning does.
-        suggestion: where the loss falls fastest from decade to decade of the rate; None where it never falls. Lightning's
-            own looks at the slope by the rate itself, which is steepest at the very smallest rates.
+        rates: learning rate of each step.
+        losses: loss after each step, smoothed by Lightning.
+        suggestion: learning rate where the loss falls fastest per decade; None if it never falls. Lightning's own
+            suggestion uses the slope by the rate itself, which is steepest at the smallest rates.
     """
 
     rates: list[float]
@@ -51,13 +51,13 @@ class RangeTest:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Lightning draws a bar of its own."""
-    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+    """Discard standard error, where Lightning draws its own progress bar."""
+    with open(os.devnull, "w") as devnull, redirect_stderr(devnull):
         yield
 
 
-class _Rehearsal(L.LightningModule):
-    """A model that takes its training steps and measures nothing: its loss is meant to explode in the end."""
+class _RangeTestModel(L.LightningModule):
+    """Run the training steps of a model without its metrics and checks, as the loss explodes at the end of the test."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -77,16 +77,26 @@ class _Rehearsal(L.LightningModule):
 
 
 def range_test(config: Config, lowest: float = LOWEST, highest: float = HIGHEST, steps: int = STEPS) -> RangeTest:
-    """Train a model of its own for some steps with a learning rate that grows from each to the next (Smith 2017), with
-    Lightning's finder. Random numbers are as before when it returns.
+    """Train a separate model with a learning rate that grows at every step (Smith 2017), with Lightning's finder. The
+    states of the random number generators are restored.
 
     Args:
-        config: a checked config; its schedule does not count.
-        lowest, highest: the first and the last learning rate.
-        steps: optimizer steps; fewer are taken where the loss becomes four times the smallest.
+        config: a validated config; its schedule is not used.
+        lowest: learning rate of the first step.
+        highest: learning rate of the last step.
+        steps: optimizer steps; the test ends earlier when the loss is four times the smallest one.
     """
-    one = {"devices": 1, "strategy": "auto", "max_epochs": steps * 1000, "max_steps": -1, "max_time": None}
-    settings = config.trainer.model_copy(update=one | {"profiler": None, "detect_anomaly": False})
+    settings = config.trainer.model_copy(
+        update={
+            "devices": 1,
+            "strategy": "auto",
+            "max_epochs": steps * 1000,
+            "max_steps": -1,
+            "max_time": None,
+            "profiler": None,
+            "detect_anomaly": False,
+        }
+    )
     with isolate_rng(), TemporaryDirectory() as scratch, train_log.log_to(None), _silent():
         L.seed_everything(config.seed, workers=True, verbose=False)
         datamodule = build_data(config)
@@ -96,71 +106,75 @@ def range_test(config: Config, lowest: float = LOWEST, highest: float = HIGHEST,
         model = build_model(config, datamodule.spec)
         # Lightning saves the weights in the scratch folder and restores them after the test.
         trainer = build_trainer(config.model_copy(update={"trainer": settings}), default_root_dir=scratch)
-        found = Tuner(trainer).lr_find(
-            _Rehearsal(model),
+        finder = Tuner(trainer).lr_find(
+            _RangeTestModel(model),
             train_dataloaders=datamodule.train_dataloader(),
             min_lr=lowest,
             max_lr=highest,
             num_training=steps,
             update_attr=False,
         )
-    assert found is not None
-    rates, losses = found.results["lr"], found.results["loss"]
+    assert finder is not None
+    rates, losses = finder.results["lr"], finder.results["loss"]
     return RangeTest(rates, losses, _suggestion(rates, losses))
 
 
 def _suggestion(rates: list[float], losses: list[float]) -> float | None:
-    """Return the rate, to two digits, where the loss falls fastest per decade; the first steps, of which the smoothed loss
-    knows little, and the last, which explodes, do not count.
+    """Return the rate, to two digits, where the loss falls fastest per decade; None if it never falls.
+
+    The first steps, whose smoothed loss is not yet meaningful, and the last, which explodes, are ignored.
     """
-    kept = [(math.log10(rate), loss) for rate, loss in zip(rates, losses, strict=True) if math.isfinite(loss)]
-    kept = kept[SKIPPED:-1]
-    if len(kept) < 2:
+    points = [(math.log10(rate), loss) for rate, loss in zip(rates, losses, strict=True) if math.isfinite(loss)]
+    points = points[SKIPPED_STEPS:-1]
+    if len(points) < 2:
         return None
-    slopes = np.gradient([loss for _, loss in kept], [rate for rate, _ in kept])
-    place = int(slopes.argmin())
-    return float(f"{10 ** kept[place][0]:.2g}") if slopes[place] < 0 else None
+    slopes = np.gradient([loss for _, loss in points], [log_rate for log_rate, _ in points])
+    steepest = int(slopes.argmin())
+    return float(f"{10 ** points[steepest][0]:.2g}") if slopes[steepest] < 0 else None
 
 
 def range_test_picture(config: Config) -> "Figure":
-    """Draw the loss of every learning rate of a range test, with the rate that it suggests.
+    """Run a range test, and plot the loss at every learning rate with the suggested rate.
 
     Args:
-        config: a checked config.
+        config: a validated config.
 
     Raises:
-        UserError: if the loss cannot be told, so that there is nothing to draw.
+        UserError: if the loss explodes in the first steps, so that there is nothing to plot.
     """
-    test = range_test(config)
-    if len(test.rates) <= SKIPPED:
-        raise UserError(f"the loss exploded after {len(test.rates)} steps, at a learning rate of {test.rates[-1]:.1e}")
-    return draw(test, config)
+    result = range_test(config)
+    if len(result.rates) <= SKIPPED_STEPS:
+        steps, rate = len(result.rates), result.rates[-1]
+        raise UserError(f"the loss exploded after {steps} steps, at a learning rate of {rate:.1e}")
+    return draw(result, config)
 
 
-def draw(test: RangeTest, config: Config) -> "Figure":
-    """Draw a range test.
+def draw(result: RangeTest, config: Config) -> "Figure":
+    """Plot a range test.
 
     Args:
-        test: what came out.
-        config: of the run, whose learning rate is drawn for comparison.
+        result: the range test.
+        config: config of the run, whose learning rate is plotted for comparison.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    said = "the loss never falls" if test.suggestion is None else f"suggested: optimizer.lr={test.suggestion:g}"
-    what = f"{config.model.name} on {config.datamodule.name}, {config.optimizer.name}"
-    figure.suptitle(mathtext(f"range test of {what}; {said}", 500))
-    panel = figure.subplots()
-    panel.plot(test.rates[SKIPPED:], test.losses[SKIPPED:])
+    conclusion = (
+        "the loss never falls" if result.suggestion is None else f"suggested: optimizer.lr={result.suggestion:g}"
+    )
+    subject = f"{config.model.name} on {config.datamodule.name}, {config.optimizer.name}"
+    figure.suptitle(mathtext(f"range test of {subject}; {conclusion}", 500))
+    axes = figure.subplots()
+    axes.plot(result.rates[SKIPPED_STEPS:], result.losses[SKIPPED_STEPS:])
     if (configured := getattr(config.optimizer, "lr", None)) is not None:
-        panel.axvline(configured, color="0.6", linestyle="--", label=f"configured, {configured:g}")
-    if test.suggestion is not None:
-        panel.axvline(test.suggestion, color="tab:red", label=f"steepest fall, {test.suggestion:g}")
-    panel.set_xscale("log")
-    lowest, first = min(test.losses), test.losses[min(SKIPPED, len(test.losses) - 1)]
-    panel.set_ylim(lowest - 0.05 * (first - lowest), first + 0.5 * (first - lowest))
-    panel.set_xlabel("learning rate")
-    panel.set_ylabel("training loss, smoothed")
-    panel.grid(alpha=0.3)
-    panel.legend()
+        axes.axvline(configured, color="0.6", linestyle="--", label=f"configured, {configured:g}")
+    if result.suggestion is not None:
+        axes.axvline(result.suggestion, color="tab:red", label=f"steepest fall, {result.suggestion:g}")
+    axes.set_xscale("log")
+    lowest, first = min(result.losses), result.losses[min(SKIPPED_STEPS, len(result.losses) - 1)]
+    axes.set_ylim(lowest - 0.05 * (first - lowest), first + 0.5 * (first - lowest))
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("training loss, smoothed")
+    axes.grid(alpha=0.3)
+    axes.legend()
     return figure

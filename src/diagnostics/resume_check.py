@@ -1,4 +1,4 @@
-"""The proof that an interrupted and resumed run is the run that was not interrupted, bit for bit."""
+"""Check that an interrupted and resumed run equals an uninterrupted one bit for bit."""
 
 import logging
 import os
@@ -27,20 +27,20 @@ from src.training.resume import resumed
 from src.training.run import Interrupted, resume, run
 
 TOLD_APART = ("time", "resumed")
-"""What a line of metrics.jsonl says of the moment it was written, and not of the run."""
+"""Keys of metrics.jsonl that depend on when a line was written, and are not compared."""
 
 
 class Interrupt(Callback):
-    """Sends this process a signal after an optimizer step.
+    """Send a signal to this process after an optimizer step.
 
     Args:
-        step: after which one, from 1.
-        number: the signal.
+        step: the step, counted from 1.
+        signal_number: the signal.
     """
 
-    def __init__(self, step: int, number: int) -> None:
+    def __init__(self, step: int, signal_number: int) -> None:
         self._step = step
-        self._number = number
+        self._signal_number = signal_number
         self._sent = False
 
     def on_train_batch_start(
@@ -48,59 +48,59 @@ class Interrupt(Callback):
     ) -> None:
         if trainer.global_step == self._step and not self._sent:
             self._sent = True
-            os.kill(os.getpid(), self._number)
+            os.kill(os.getpid(), self._signal_number)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was compared, whether it was equal, and how much of it there was."""
+    """Result of a comparison: what was compared, whether it is equal, and the number of compared values."""
 
-    what: str
+    name: str
     equal: bool
     detail: str
 
 
-def prove(words: Sequence[str], say: Callable[[str], None] = print, seed: int | None = None) -> list[Finding]:
-    """Train a run of these words whole; then again, interrupted at random steps and resumed; and compare all of it.
+def prove(overrides: Sequence[str], say: Callable[[str], None] = print, seed: int | None = None) -> list[Finding]:
+    """Train a run without interruption, train it again interrupted at random steps and resumed, and compare everything.
 
     Args:
-        words: of a command line.
-        say: told what happens.
-        seed: of the random steps.
+        overrides: overrides of the config, as on a command line.
+        say: called with each line of the report.
+        seed: seed of the random steps.
 
     Raises:
-        UserError: if the words are wrong, or if the run is too short to be interrupted.
+        UserError: if the config is invalid, or if the run is too short to be interrupted.
     """
-    config = check(compose(words))
-    dice = random.Random(seed)
+    config = check(compose(overrides))
+    rng = random.Random(seed)
     findings = []
     with TemporaryDirectory() as temporary:
         whole = Path(temporary) / "whole"
-        _in_a_child(_train, config, whole)
+        run_in_process(train_and_interrupt, config, whole)
         steps = _steps(whole)
         if steps < 3:
-            raise UserError(f"this run takes {steps} steps; it needs 3, as one that is in its last step ends with it")
+            raise UserError(f"this run takes {steps} steps; at least 3 are needed to interrupt it")
         say(f"uninterrupted: {steps} steps")
         for name in ("SIGINT", "SIGKILL"):
-            step, interval = dice.randint(1, steps - 2), dice.randint(1, max(steps // 20, 4))
+            step, interval = rng.randint(1, steps - 2), rng.randint(1, max(steps // 20, 4))
             parts = Path(temporary) / name
             say(f"{name} after step {step}, checkpoints every {interval} steps, then resumed:")
             changed = _with_interval(config, interval)
-            _in_a_child(_train, changed, parts, step, getattr(signal, name))
+            run_in_process(train_and_interrupt, changed, parts, step, getattr(signal, name))
             if RunFolder.open(parts).record.get("status") == "finished":
                 raise UserError(f"the run was not interrupted by {name}")
-            _in_a_child(_go_on, parts)
+            run_in_process(resume_run, parts)
             for finding in compare(whole, parts):
-                say(f"  {'equal    ' if finding.equal else 'DIFFERENT'} {finding.what}: {finding.detail}")
+                say(f"  {'equal    ' if finding.equal else 'DIFFERENT'} {finding.name}: {finding.detail}")
                 findings.append(finding)
     return findings
 
 
 def compare(one: Path, other: Path) -> Iterator[Finding]:
-    """Compare everything that two runs of one config left behind, but times and paths."""
+    """Compare everything that two runs of one config saved, except times and paths."""
     for name in ("last", "best"):
         states = [load_checkpoint(path / "checkpoints" / f"{name}.ckpt") for path in (one, other)]
-        for key, what in (
+        for key, name_of_part in (
             ("state_dict", "weights"),
             ("optimizer_states", "optimizer"),
             ("lr_schedulers", "schedules"),
@@ -108,7 +108,7 @@ def compare(one: Path, other: Path) -> Iterator[Finding]:
             ("epoch", "epoch"),
             ("global_step", "step"),
         ):
-            yield _finding(f"{what} of {name}.ckpt", *(state[key] for state in states))
+            yield _finding(f"{name_of_part} of {name}.ckpt", *(state[key] for state in states))
     records = [RunFolder.open(path) for path in (one, other)]
     for key in ("best", "best_epoch", "final"):
         yield _finding(f"{key} of run.json", *(record.record[key] for record in records))
@@ -119,22 +119,22 @@ def compare(one: Path, other: Path) -> Iterator[Finding]:
     yield _finding("lines of metrics.jsonl", *rows)
 
 
-def _finding(what: str, one: Any, other: Any) -> Finding:
+def _finding(name: str, one: Any, other: Any) -> Finding:
     differing = [path for path, equal in _leaves(one, other) if not equal]
     count = sum(1 for _ in _leaves(one, other))
-    return Finding(what, not differing, f"{len(differing)} of {count}: {differing[0]}" if differing else f"{count}")
+    return Finding(name, not differing, f"{len(differing)} of {count}: {differing[0]}" if differing else f"{count}")
 
 
 def _leaves(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, bool]]:
-    """Yield every value of two nested containers by its path, and whether it is the same in both, bit for bit."""
+    """Yield the path of every value of two nested containers, and whether it is equal in both, bit for bit."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for key in {**one, **other}:
             yield from _leaves(one.get(key), other.get(key), f"{path}.{key}")
     elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         if len(one) != len(other):
             yield f"{path}: {len(one)} and {len(other)} entries", False
-        for number, (left, right) in enumerate(zip(one, other, strict=False)):
-            yield from _leaves(left, right, f"{path}[{number}]")
+        for index, (left, right) in enumerate(zip(one, other, strict=False)):
+            yield from _leaves(left, right, f"{path}[{index}]")
     elif isinstance(one, Tensor) and isinstance(other, Tensor):
         yield path, one.dtype == other.dtype and torch.equal(one, other)
     else:
@@ -153,10 +153,10 @@ def _with_interval(config: Config, steps: int) -> Config:
     return config.model_copy(update={"callbacks": callbacks})
 
 
-# ---- in processes of their own -------------------------------------------------------------------------------------
+# ---- in separate processes -----------------------------------------------------------------------------------------
 
 
-def _in_a_child(task: Callable[..., None], *arguments: Any) -> None:
+def run_in_process(task: Callable[..., None], *arguments: Any) -> None:
     process = get_context("spawn").Process(target=task, args=arguments)
     process.start()
     process.join()
@@ -164,12 +164,12 @@ def _in_a_child(task: Callable[..., None], *arguments: Any) -> None:
         raise UserError(f"the run failed, with exit code {process.exitcode}; its traceback is above")
 
 
-def _train(config: Config, folder: Path, step: int = 0, number: int = 0) -> None:
+def train_and_interrupt(config: Config, folder: Path, step: int = 0, signal_number: int = 0) -> None:
     logging.disable(logging.WARNING)
     with suppress(Interrupted):
-        run(config, folder, verbose=False, callbacks=[Interrupt(step, number)] if step else [])
+        run(config, folder, verbose=False, callbacks=[Interrupt(step, signal_number)] if step else [])
 
 
-def _go_on(folder: Path) -> None:
+def resume_run(folder: Path) -> None:
     logging.disable(logging.WARNING)
     resume(*resumed(str(folder), []), verbose=False)

@@ -1,4 +1,4 @@
-"""Bytes that a model saves for the backward pass."""
+"""Memory that a model saves for the backward pass."""
 
 from typing import Any
 
@@ -11,47 +11,52 @@ from src.models.base import Model
 
 
 def bytes_kept(model: Model, batch: Batch) -> int:
-    """Return the memory that a forward pass keeps for the backward pass, without parameters and inputs.
+    """Return the bytes that a forward pass saves for the backward pass, without parameters and inputs.
+
+    The states of the random number generators are restored.
 
     Args:
-        model: in the mode in which it trains; random generators are afterwards as they were before.
-        batch: on the model's device.
+        model: model in training mode.
+        batch: a batch on the model's device.
     """
-    outside = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *batch)}
-    kept: dict[int, int] = {}
+    excluded = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *batch)}
+    storage_bytes: dict[int, int] = {}
 
-    def note(tensor: Tensor) -> Tensor:
+    def save(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in outside:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in excluded:
+            storage_bytes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.enable_grad():
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
             losses = model.task.losses(model(*batch.inputs), batch.targets)
         del losses
-    return sum(kept.values())
+    return sum(storage_bytes.values())
 
 
 def _activations(model: Any, batch: Batch) -> int | None:
-    """Return the bytes that a forward pass saves for the backward pass, each storage once, without the weights."""
-    own = {id(tensor) for tensor in [*model.parameters(), *model.buffers()]}
-    seen: dict[int, Tensor] = {}
+    """Return the bytes that a forward pass on the meta device saves for the backward pass, without the weights.
+
+    Each storage is counted once. None if the forward pass depends on values, which meta tensors do not have.
+    """
+    weights = {id(tensor) for tensor in [*model.parameters(), *model.buffers()]}
+    saved: dict[int, Tensor] = {}
 
     def save(tensor: Tensor) -> Tensor:
         base = base_of(tensor)
-        if id(base) not in own:
-            seen[id(base)] = base
+        if id(base) not in weights:
+            saved[id(base)] = base
         return tensor
 
     inputs = [tensor.to("meta") for tensor in batch.inputs]
     try:
         with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
             model.train()(*inputs)
-    except (RuntimeError, NotImplementedError):  # it looks at values, which are not there
+    except (RuntimeError, NotImplementedError):  # the forward pass reads values
         return None
-    return sum(map(_bytes, seen.values()))
+    return sum(map(_bytes, saved.values()))
 
 
 def _bytes(tensor: Tensor) -> int:

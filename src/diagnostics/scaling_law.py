@@ -1,4 +1,4 @@
-"""Scaling laws: how a loss falls as one factor grows, with the others fixed (textbook, Scaling Laws; erratum E10)."""
+"""Scaling laws: the loss as a power law of one factor, with the others fixed (textbook, Scaling Laws; erratum E10)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ class PowerLaw:
 
     Args:
         exponent: α.
-        interval: of the exponent, with 95 % confidence.
+        interval: 95 % confidence interval of the exponent.
         factor: A.
-        constant: the loss that no size removes; 0 where it is left out.
-        constant_interval: of the constant, with 95 % confidence; (0, 0) where it is left out.
-        deviation: of log(loss) from the fit.
+        deviation: standard deviation of log(loss) from the fit.
+        constant: irreducible loss L∞; 0 for a fit without a constant.
+        constant_interval: 95 % confidence interval of the constant; (0, 0) for a fit without a constant.
     """
 
     exponent: float
@@ -42,7 +42,7 @@ class PowerLaw:
 
     @property
     def has_constant(self) -> bool:
-        """Whether the points pin a constant down: it is not none, and what remains beside it still falls."""
+        """Whether the constant is significant: its interval excludes 0, and so does that of the exponent."""
         return self.constant_interval[0] > 0 and self.interval[0] > 0
 
     def __str__(self) -> str:
@@ -50,94 +50,94 @@ class PowerLaw:
         constant = ""
         if self.constant_interval[1]:
             constant = f"; constant {self.constant_interval[0]:.3g} to {self.constant_interval[1]:.3g}"
-        left = f"{self.constant:.3g} + " if self.constant_interval[1] else ""
+        offset = f"{self.constant:.3g} + " if self.constant_interval[1] else ""
         return (
-            f"loss = {left}{self.factor:.3g} · x^{-self.exponent:.3f}   95 %: exponent {low:.3f} to {high:.3f}{constant}"
-            f"   deviation {100 * self.deviation:.1f} %"
+            f"loss = {offset}{self.factor:.3g} · x^{-self.exponent:.3f}   95 %: exponent {low:.3f} to {high:.3f}{constant}"
+            f"   standard deviation {100 * self.deviation:.1f} %"
         )
 
 
 def fit(x: ArrayLike, loss: ArrayLike) -> PowerLaw:
-    """Fit loss = A·x^-α: a straight line through the logarithms by least squares, with Student's interval.
+    """Fit loss = A·x^-α by least squares on the logarithms, with a confidence interval by Student's t.
 
     Args:
         x: sizes [n], such as numbers of parameters; at least three different ones.
-        loss: [n], above 0.
+        loss: losses [n], above 0.
 
     Raises:
-        UserError: if there are too few sizes, or if a value has no logarithm.
+        UserError: if there are too few sizes, or if a value is not positive.
     """
     from scipy.stats import linregress
 
     log_x, log_loss = _logarithms(x, loss, sizes=3)
     line = linregress(log_x, log_loss)
-    free = len(log_x) - 2
-    misses = log_loss - line.intercept - line.slope * log_x
+    degrees_of_freedom = len(log_x) - 2
+    residuals = log_loss - line.intercept - line.slope * log_x
     return PowerLaw(
         exponent=-float(line.slope),
-        interval=_interval(-float(line.slope), float(line.stderr), free),
+        interval=_interval(-float(line.slope), float(line.stderr), degrees_of_freedom),
         factor=float(np.exp(line.intercept)),
-        deviation=float(np.sqrt(misses @ misses / free)),
+        deviation=float(np.sqrt(residuals @ residuals / degrees_of_freedom)),
     )
 
 
 def fit_with_constant(x: ArrayLike, loss: ArrayLike) -> PowerLaw:
-    """Fit loss = L∞ + A·x^-α, L∞ ≥ 0, by least squares of the relative misses; the intervals are those of its
-    linearisation at the best values.
+    """Fit loss = L∞ + A·x^-α, L∞ ≥ 0, by least squares of the relative errors; the confidence intervals are from the
+    linearisation at the optimum.
 
-    With the exponent held, the law is linear in L∞ and A; so the exponent alone is searched.
+    For a fixed exponent, the law is linear in L∞ and A, so that only the exponent is searched.
 
     Args:
         x: sizes [n]; at least four different ones.
-        loss: [n], above 0.
+        loss: losses [n], above 0.
 
     Raises:
-        UserError: if there are too few sizes, or if a value has no logarithm.
+        UserError: if there are too few sizes, or if a value is not positive.
     """
     from scipy.optimize import minimize_scalar
 
     log_x, log_loss = _logarithms(x, loss, sizes=4)
     middle, inverse = log_x.mean(), np.exp(-log_loss)
 
-    def held(exponents: ArrayLike) -> tuple[Array, Array, Array]:
-        """Return L∞, the factor at the middle size, and the sum of squares for each exponent."""
+    def solve_linear(exponents: ArrayLike) -> tuple[Array, Array, Array]:
+        """Return L∞, the factor at the mean log size, and the sum of squares for each exponent."""
         powers = np.exp(-np.multiply.outer(exponents, log_x - middle)) * inverse
         aa, ab, bb = inverse @ inverse, powers @ inverse, (powers**2).sum(-1)
         a, b = inverse.sum(), powers.sum(-1)
         constant = np.maximum((bb * a - ab * b) / (aa * bb - ab**2), 0.0)
         factor = (b - constant * ab) / bb
-        misses = 1 - np.multiply.outer(constant, inverse) - factor[..., None] * powers
-        return constant, factor, (misses**2).sum(-1)
+        residuals = 1 - np.multiply.outer(constant, inverse) - factor[..., None] * powers
+        return constant, factor, (residuals**2).sum(-1)
 
     grid = np.geomspace(0.01, 10, 1000)
-    best = int(held(grid)[2].argmin())
-    around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
-    exponent = float(minimize_scalar(lambda e: held(e)[2], bounds=around, options={"xatol": 1e-12}).x)
-    constant, factor, squares = map(float, held(exponent))
+    best = int(solve_linear(grid)[2].argmin())
+    bounds = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
+    exponent = float(minimize_scalar(lambda e: solve_linear(e)[2], bounds=bounds, options={"xatol": 1e-12}).x)
+    constant, factor, squares = map(float, solve_linear(exponent))
     powers = np.exp(-exponent * (log_x - middle))
     slopes = np.stack([np.ones_like(powers), powers, -factor * powers * (log_x - middle)], 1) * inverse[:, None]
-    free = len(log_x) - 3
-    errors = np.sqrt(squares / free * np.diag(np.linalg.inv(slopes.T @ slopes)))
-    low, high = _interval(constant, float(errors[0]), free)
+    degrees_of_freedom = len(log_x) - 3
+    errors = np.sqrt(squares / degrees_of_freedom * np.diag(np.linalg.inv(slopes.T @ slopes)))
+    low, high = _interval(constant, float(errors[0]), degrees_of_freedom)
     return PowerLaw(
         exponent=exponent,
-        interval=_interval(exponent, float(errors[2]), free),
+        interval=_interval(exponent, float(errors[2]), degrees_of_freedom),
         factor=float(factor * np.exp(exponent * middle)),
-        deviation=float(np.sqrt(squares / free)),
+        deviation=float(np.sqrt(squares / degrees_of_freedom)),
         constant=constant,
         constant_interval=(max(low, 0.0), high),
     )
 
 
 def draw(x: Sequence[float], loss: Sequence[float], laws: Sequence[PowerLaw], name: str, metric: str) -> "Figure":
-    """Draw the points and the fitted laws on logarithmic axes.
+    """Plot the points and the fitted laws on logarithmic axes.
 
     Args:
         x: sizes [n].
-        loss: [n].
-        laws: what was fitted to them.
-        name: of the sizes.
-        metric: of the losses.
+        loss: losses [n].
+        laws: the fitted laws.
+        name: label of the sizes.
+        metric: label of the losses.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
@@ -160,10 +160,10 @@ def draw(x: Sequence[float], loss: Sequence[float], laws: Sequence[PowerLaw], na
     return figure
 
 
-def _interval(value: float, error: float, free: int) -> tuple[float, float]:
+def _interval(value: float, error: float, degrees_of_freedom: int) -> tuple[float, float]:
     from scipy.stats import t
 
-    margin = float(t.ppf((1 + CONFIDENCE) / 2, free)) * error
+    margin = float(t.ppf((1 + CONFIDENCE) / 2, degrees_of_freedom)) * error
     return float(value) - float(margin), float(value) + float(margin)
 
 
@@ -173,5 +173,5 @@ def _logarithms(x: ArrayLike, loss: ArrayLike, sizes: int) -> tuple[Array, Array
     if len(np.unique(x)) < sizes:
         raise UserError(f"a fit needs at least {sizes} different sizes, and there are {len(np.unique(x))}")
     if not (np.isfinite(x).all() and np.isfinite(loss).all() and (x > 0).all() and (loss > 0).all()):
-        raise UserError("a power law is of sizes and losses above 0")
+        raise UserError("a power law requires sizes and losses above 0")
     return np.log(x), np.log(loss)

@@ -1,7 +1,8 @@
-"""The learning rate of every step of a run before it trains: a rehearsal under Lightning's trainer, with the run's own
-optimizer and schedules, in which nothing is computed.
+"""Preview of the learning rate at every step of a run: a dry run of its optimizer and schedules with Lightning's trainer,
+without forward and backward passes.
 """
 
+import math
 import warnings
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -25,26 +26,26 @@ if TYPE_CHECKING:
 
 @dataclass
 class Curve:
-    """What a schedule does in a run.
+    """Learning-rate curve of a run.
 
     Args:
-        rates: the learning rate of each optimizer step.
-        steps_an_epoch: optimizer steps in an epoch.
-        watches: the metric that the schedule depends on, if any.
+        rates: learning rate of each optimizer step.
+        steps_per_epoch: optimizer steps per epoch.
+        monitor: metric that the schedule depends on, if any.
     """
 
     rates: list[float] = field(default_factory=list)
-    steps_an_epoch: int = 0
-    watches: str | None = None
+    steps_per_epoch: int = 0
+    monitor: str | None = None
 
 
-class _Rehearsal(L.LightningModule):
-    """Stands for a model: without a loss there is no gradient, and steps change no weight.
+class ScheduleDryRun(L.LightningModule):
+    """Replace a model in a dry run: without a loss there are no gradients, and steps do not change weights.
 
     Args:
-        model: whose optimizer and schedules are rehearsed.
-        monitor: the metric that a plateau schedule is shown.
-        factor: what it is multiplied with from one measurement to the next.
+        model: model whose optimizer and schedules are used.
+        monitor: metric that a plateau schedule receives.
+        factor: factor by which the metric changes from one measurement to the next.
     """
 
     def __init__(self, model: Model, monitor: str, factor: float) -> None:
@@ -68,7 +69,7 @@ class _Rehearsal(L.LightningModule):
 
     def on_train_start(self) -> None:
         if any(isinstance(entry.scheduler, ReduceLROnPlateau) for entry in self.trainer.lr_scheduler_configs):
-            self.curve.watches = self.monitor
+            self.curve.monitor = self.monitor
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         return None
@@ -78,7 +79,7 @@ class _Rehearsal(L.LightningModule):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         self.curve.rates.append(float(optimizer.param_groups[0]["lr"]))
-        self.curve.steps_an_epoch += epoch == 0
+        self.curve.steps_per_epoch += epoch == 0
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
@@ -100,30 +101,41 @@ def schedule_curve(config: Config, improving: bool = False) -> Curve:
     """Return the learning rates of a run.
 
     Args:
-        config: a checked config.
-        improving: what a schedule that watches a metric sees: it improves at every measurement, or never after the first.
+        config: a validated config.
+        improving: for schedules that depend on a metric: whether it improves at every measurement, or never after the
+            first.
     """
     datamodule = build_data(config)
     datamodule.prepare_data()
     datamodule.setup()
     model = build_model(config, datamodule.spec)
-    here = SimpleNamespace(root_device=torch.device("cpu"))
-    processes = _processes(config)
-    datamodule.trainer = SimpleNamespace(global_rank=0, world_size=processes, strategy=here)  # type: ignore[assignment]
-    alone = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "precision": "32-true", "limit_val_batches": 1}
-    quick = alone | {"profiler": None, "detect_anomaly": False, "max_time": None, "sync_batchnorm": False}
-    settings = config.trainer.model_copy(update=quick)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    world_size = _world_size(config)
+    datamodule.trainer = SimpleNamespace(global_rank=0, world_size=world_size, strategy=strategy)  # type: ignore[assignment]
+    settings = config.trainer.model_copy(
+        update={
+            "accelerator": "cpu",
+            "devices": 1,
+            "strategy": "auto",
+            "precision": "32-true",
+            "limit_val_batches": 1,
+            "profiler": None,
+            "detect_anomaly": False,
+            "max_time": None,
+            "sync_batchnorm": False,
+        }
+    )
     monitor, mode = monitor_of(config, datamodule.spec.task)
     factor = 1.0 if not improving else {"min": 0.75, "max": 1 / 0.75}[mode]
-    rehearsal = _Rehearsal(model, monitor, factor)
+    dry_run = ScheduleDryRun(model, monitor, factor)
     with train_log.log_to(None):
         warnings.filterwarnings("ignore", ".*returned `None`")
         trainer = build_trainer(config.model_copy(update={"trainer": settings}))
-        trainer.fit(rehearsal, [0] * len(datamodule.train_dataloader()), [0])
-    return rehearsal.curve
+        trainer.fit(dry_run, [0] * len(datamodule.train_dataloader()), [0])
+    return dry_run.curve
 
 
-def _processes(config: Config) -> int:
+def _world_size(config: Config) -> int:
     devices = config.trainer.devices
     if devices == "auto":
         return build_trainer(config).world_size
@@ -131,22 +143,23 @@ def _processes(config: Config) -> int:
 
 
 def schedule_picture(config: Config) -> "Figure":
-    """Draw the learning rate of every step of a run, on a linear and on a logarithmic scale.
+    """Plot the learning rate at every step of a run, on a linear and on a logarithmic scale.
 
-    A schedule that watches a metric is drawn at its fastest and at its slowest; the run's will lie between them.
+    A schedule that depends on a metric is plotted for a metric that never improves and for one that always improves; the
+    actual curve is between them.
 
     Args:
-        config: a checked config.
+        config: a validated config.
     """
     from matplotlib.figure import Figure
 
     first = schedule_curve(config)
-    curves, epoch = {"": first}, first.steps_an_epoch
-    if first.watches:
+    curves, epoch = {"": first}, first.steps_per_epoch
+    if first.monitor:
         slowest = schedule_curve(config, improving=True)
         curves = {
-            f"if {first.watches} never improves after the first": first,
-            f"if {first.watches} always improves": slowest,
+            f"if {first.monitor} never improves after the first": first,
+            f"if {first.monitor} always improves": slowest,
         }
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     figure.suptitle(mathtext(_title(config, first), 500))
@@ -159,14 +172,15 @@ def schedule_picture(config: Config) -> "Figure":
         axes.grid(alpha=0.3)
         top = axes.secondary_xaxis("top", functions=(lambda step: step / epoch, lambda epochs: epochs * epoch))
         top.set_xlabel("epoch")
-    if first.watches:
+    if first.monitor:
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
 def _title(config: Config, curve: Curve) -> str:
-    steps, epochs = len(curve.rates), -(-len(curve.rates) // curve.steps_an_epoch)
+    steps = len(curve.rates)
+    epochs = math.ceil(steps / curve.steps_per_epoch)
     warmup = f" after {config.scheduler.warmup_steps} steps of warm-up" if config.scheduler.warmup_steps else ""
-    sooner = "; early stopping may end it sooner" if config.regularization.early_stopping_patience else ""
-    length = f"{steps} steps in {epochs} epochs of {curve.steps_an_epoch}"
-    return f"scheduler={config.scheduler.name}{warmup}: {length}{sooner}"
+    earlier = "; early stopping may end it earlier" if config.regularization.early_stopping_patience else ""
+    length = f"{steps} steps in {epochs} epochs of {curve.steps_per_epoch}"
+    return f"scheduler={config.scheduler.name}{warmup}: {length}{earlier}"

@@ -1,4 +1,4 @@
-"""Build the parts of a run from its config: data, model, callbacks, loggers and trainer."""
+"""Build the datamodule, the model and the trainer of a run from its config."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -32,38 +32,38 @@ from src.training.checkpoint_io import AtomicCheckpointIO
 
 
 class NoProfiler(PassThroughProfiler):
-    """Measures nothing at no cost: Lightning asks its profiler some forty times a step, and its own makes a generator
-    each time.
+    """Profiler without any cost: Lightning calls its profiler about forty times per step, and the default one creates a
+    generator each time.
     """
 
-    _nothing = nullcontext()
+    _null_context = nullcontext()
 
     def profile(self, action_name: str) -> Any:
-        return self._nothing
+        return self._null_context
 
 
 def build_data(config: Config) -> DataModule:
-    """Make the datamodule and load what it needs."""
+    """Build the datamodule, with its cross-validation fold."""
     datamodule = locate(config.datamodule.target or "", DataModule, "datamodule._target_")(  # type: ignore[type-abstract]
         **config.datamodule.arguments()
     )
     datamodule.data_dir, datamodule.write_dir = config.paths.data, writable_data_folder(config.paths.data)
-    asked = config.cross_validation
-    if asked.folds is not None and asked.fold is not None:
-        datamodule.fold = Fold(asked.fold, asked.folds, asked.seed, asked.group)
+    settings = config.cross_validation
+    if settings.folds is not None and settings.fold is not None:
+        datamodule.fold = Fold(settings.fold, settings.folds, settings.seed, settings.group)
     return datamodule
 
 
 def build_model(config: Config, spec: Any) -> Model:
-    """Make the model for the data.
+    """Build the model for the data.
 
     Raises:
-        UserError: if the model cannot serve the data, where that could not be known before they were loaded, or if its
-            weights take more memory than is free.
+        UserError: if the model does not support the data (where this is only known after loading them), or if its weights
+            do not fit into the free memory.
     """
     if problems := list(model_and_data_problems(config, spec.task, spec.inputs)):
         raise UserError("\n".join(problems))
-    with _within_memory():
+    with _limit_to_free_memory():
         model = locate(config.model.target or "", Model, "model._target_")(spec=spec, **config.model.arguments())
     model.training_config = config
     model.batch_transform = batch_transform(config, spec)
@@ -71,15 +71,15 @@ def build_model(config: Config, spec: Any) -> Model:
 
 
 @contextmanager
-def _within_memory() -> Iterator[None]:
-    """Stop building a model as soon as its weights take more memory than is free, and before they are filled."""
-    needed = 0
+def _limit_to_free_memory() -> Iterator[None]:
+    """Raise an error during the construction of a model as soon as its weights exceed the free memory."""
+    num_bytes = 0
 
     def count(_module: nn.Module, _name: str, weights: Tensor | None) -> None:
-        nonlocal needed
-        needed += 0 if weights is None or weights.is_meta else weights.numel() * weights.element_size()
-        if needed > free:
-            raise UserError(f"model: its weights take more than the {shown_bytes(free)} of memory that are free")
+        nonlocal num_bytes
+        num_bytes += 0 if weights is None or weights.is_meta else weights.numel() * weights.element_size()
+        if num_bytes > free:
+            raise UserError(f"model: its weights take more than the {shown_bytes(free)} of free memory")
 
     free = available_memory()
     hook = register_module_parameter_registration_hook(count)
@@ -93,8 +93,8 @@ def _within_memory() -> Iterator[None]:
         hook.remove()
 
 
-def _tell_texts(model: Model, datamodule: DataModule) -> None:
-    """Let the task read the data's tokens as texts, for BLEU."""
+def set_translation_texts(model: Model, datamodule: DataModule) -> None:
+    """Give a translation task the function that decodes tokens to texts, for BLEU."""
     if isinstance(model.task, Translation):
         model.task.texts = datamodule.texts
 
@@ -108,25 +108,29 @@ def build_trainer(
     """Return Lightning's trainer.
 
     Args:
-        config: of the run.
-        callbacks: in the order in which they are called.
-        loggers: receive the metrics.
+        config: config of the run.
+        callbacks: callbacks, in the order of their calls.
+        loggers: loggers that receive the metrics.
         default_root_dir: folder for temporary files of Lightning; by default the working directory.
 
     Raises:
-        UserError: if Lightning refuses a setting.
+        UserError: if Lightning rejects a setting.
     """
     settings = config.trainer.model_dump(exclude={"name", "profiler", "loop"})
     clip_norm, clip_value = config.regularization.gradient_clip_norm, config.regularization.gradient_clip_value
-    clip = clip_norm if clip_norm is not None else clip_value
+    clip, clip_algorithm = None, None
+    if clip_norm is not None:
+        clip, clip_algorithm = clip_norm, "norm"
+    elif clip_value is not None:
+        clip, clip_algorithm = clip_value, "value"
     if not (config.trainer.deterministic or torch.are_deterministic_algorithms_enabled()):
-        settings["deterministic"] = None  # to say no to torch would load its compiler
+        settings["deterministic"] = None  # False would make torch load its compiler
     try:
         trainer = L.Trainer(
             **settings,
             profiler=config.trainer.profiler or NoProfiler(),
             gradient_clip_val=clip,
-            gradient_clip_algorithm=None if clip is None else "norm" if clip_norm is not None else "value",
+            gradient_clip_algorithm=clip_algorithm,
             callbacks=[*callbacks, CheckpointCheck()],
             logger=list(loggers),
             default_root_dir=default_root_dir,

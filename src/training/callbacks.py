@@ -1,4 +1,4 @@
-"""The callbacks of a run, from the dict-shaped config group."""
+"""Build the callbacks of a run from the config group `callbacks`."""
 
 import inspect
 
@@ -11,14 +11,13 @@ from src.run_store.run_folder import RunFolder
 
 
 def build_callbacks(config: Config, folder: RunFolder, task: str, verbose: bool = True) -> list[Callback]:
-    """Make every entry of the group that is not null.
+    """Build every callback of the group that is not null.
 
-    A callback whose constructor takes `monitor`, `mode`, `dirpath` or `folder` is given the run's own, unless its
-    config says something else. One whose `off` is true, as its knob asks for nothing, is left out. Without `verbose`, so
-    is one whose class has `is_console_output`.
+    Constructor arguments named `monitor`, `mode`, `dirpath` or `folder` default to those of the run. Callbacks whose `off`
+    is true, as their option disables them, are left out; without `verbose`, also those with `is_console_output`.
     """
     monitor, mode = monitor_of(config, task)
-    offered = {"monitor": monitor, "mode": mode, "dirpath": folder.checkpoints, "folder": folder}
+    defaults = {"monitor": monitor, "mode": mode, "dirpath": folder.checkpoints, "folder": folder}
     callbacks = []
     for key, entry in config.callbacks.items():
         if entry is None:
@@ -27,8 +26,9 @@ def build_callbacks(config: Config, folder: RunFolder, task: str, verbose: bool 
         cls = locate(settings.pop("_target_", ""), Callback, f"callbacks.{key}._target_")
         if getattr(cls, "is_console_output", False) and not verbose:
             continue
-        takes = inspect.signature(cls).parameters
-        callback = cls(**({name: value for name, value in offered.items() if name in takes} | settings))
+        parameters = inspect.signature(cls).parameters
+        arguments = {name: value for name, value in defaults.items() if name in parameters}
+        callback = cls(**(arguments | settings))
         if not getattr(callback, "off", False):
             callbacks.append(callback)
     return callbacks

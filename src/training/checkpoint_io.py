@@ -1,4 +1,4 @@
-"""Reading and writing checkpoint files."""
+"""Read and write checkpoint files."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -21,24 +21,24 @@ from src.core.errors import UserError, first_line
 from src.run_store.atomic_write import replaced
 
 CHECKPOINTS_FOLDER = "checkpoints"
-"""Name of the folder of a run that contains its checkpoints."""
+"""Name of the checkpoint folder in a run folder."""
 
 
 def _run_folder_of(checkpoint: Path) -> Path | None:
-    """Return the run folder of a checkpoint, which has it in checkpoints/; None for a checkpoint in any other folder."""
+    """Return the run folder of a checkpoint in checkpoints/; None for a checkpoint in any other folder."""
     folder = checkpoint.parent
     return folder.parent if folder.name == CHECKPOINTS_FOLDER else None
 
 
-def _root_of(checkpoint: Path) -> Path:
-    """Return the folder below which no link is followed when a checkpoint is written."""
+def checkpoint_root(checkpoint: Path) -> Path:
+    """Return the folder below which links are not followed when writing a checkpoint."""
     return _run_folder_of(checkpoint) or checkpoint.parent
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, and moves it there when it is complete and on the disk.
+    """Write checkpoints atomically: to a temporary file, which replaces the target once it is complete and on disk.
 
-    Reading admits tensors and plain containers only (`src.core.checkpoint_file`): a checkpoint from elsewhere runs no code.
+    Only tensors and plain containers are read (`src.core.checkpoint_file`): an untrusted checkpoint cannot run code.
     """
 
     def save_checkpoint(
@@ -47,11 +47,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            UserError: naming the part, if an extension put something into it that is not data.
+            UserError: if an extension added something that is not data; the message names the part.
         """
         assert storage_options is None
         target = Path(path)
-        root = _root_of(target)
+        root = checkpoint_root(target)
         root.mkdir(parents=True, exist_ok=True)
         try:
             check_parts(checkpoint)
@@ -59,8 +59,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 write_checkpoint_file(checkpoint, file)
         except (CheckpointError, ValueError) as error:
             raise UserError(
-                f"{target}: this checkpoint is not written, as it could not be read again. {first_line(error)}. A checkpoint "
-                "holds tensors, NumPy's numbers and arrays, and plain values"
+                f"{target}: this checkpoint is not written, because it could not be read again. {first_line(error)}. A "
+                "checkpoint may contain tensors, NumPy scalars and arrays, and plain values"
             ) from error
 
     def load_checkpoint(
@@ -69,12 +69,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Callable[..., Any] | None = lambda storage, location: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a checkpoint onto the CPU, as data only, whatever the other arguments say.
+        """Read a checkpoint to the CPU, as data only; the other arguments are ignored.
 
-        A checkpoint in the folder of a run may not be a link; one that a person keeps elsewhere may.
+        A checkpoint in a run folder must not be a link; one in another folder may be.
 
         Raises:
-            UserError: if there is none, if it is damaged or holds more than data, or if Gridlight did not write it.
+            UserError: if the file is missing or damaged, contains more than data, or was not written by Gridlight.
         """
         try:
             checkpoint = read_checkpoint_file(Path(path), _run_folder_of(Path(path)))
@@ -87,7 +87,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class _MemoryCheckpointIO(TorchCheckpointIO):
-    """Keeps the last checkpoint in memory, in place of writing it."""
+    """Store the last checkpoint in memory instead of writing it."""
 
     checkpoint: dict[str, Any]
 
@@ -98,18 +98,18 @@ class _MemoryCheckpointIO(TorchCheckpointIO):
 
 
 def checkpoint_in_memory(trainer: L.Trainer) -> dict[str, Any]:
-    """Return what a checkpoint of a run would contain now; its tensors are those of the run, not copies."""
-    strategy, memory = trainer.strategy, _MemoryCheckpointIO()
-    checkpoint_io, strategy.checkpoint_io = strategy.checkpoint_io, memory
+    """Return the contents of a checkpoint of the current state; its tensors are those of the run, not copies."""
+    strategy, memory_io = trainer.strategy, _MemoryCheckpointIO()
+    checkpoint_io, strategy.checkpoint_io = strategy.checkpoint_io, memory_io
     try:
         trainer.save_checkpoint("memory", weights_only=False)
     finally:
         strategy.checkpoint_io = checkpoint_io
-    return memory.checkpoint
+    return memory_io.checkpoint
 
 
-LARGEST_NUMBER = 2**22
-"""The largest number in the settings of a model, beside those of its weights."""
+MAX_SETTING = 2**22
+"""Maximum integer in the arguments of a model, unless a dimension of its weights is larger."""
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         path: the file.
 
     Raises:
-        UserError: if it is missing, torn, holds more than data, or was not written by Gridlight.
+        UserError: if the file is missing or damaged, contains more than data, or was not written by Gridlight.
     """
     checkpoint = AtomicCheckpointIO().load_checkpoint(path)
     if "gridlight" not in checkpoint:
@@ -128,31 +128,33 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def no_larger_than(state: Mapping[str, Tensor], settings: Any, path: object) -> Iterator[None]:
-    """Build a model from recorded settings, and stop as soon as it outgrows the recorded weights.
+def limit_model_size(state: Mapping[str, Tensor], settings: Any, path: object) -> Iterator[None]:
+    """Raise an error during the construction of a model as soon as it is larger than the recorded weights.
 
     Args:
-        state: the weights, by their names.
-        settings: the model's arguments.
-        path: of the checkpoint, for the error.
+        state: recorded weights by name.
+        settings: recorded arguments of the model.
+        path: path of the checkpoint, for the error message.
 
     Raises:
-        UserError: naming the checkpoint, if the model would be larger, or cannot be built.
+        UserError: if the model would be larger than its weights, or cannot be built.
     """
-    most = 2 * sum(tensor.numel() for tensor in state.values()) + 2**20
-    longest = max((size for tensor in state.values() for size in tensor.shape), default=0)
-    parts = 100 * len(state) + 1000
-    seen = {"numbers": 0, "parts": 0}
+    max_elements = 2 * sum(tensor.numel() for tensor in state.values()) + 2**20
+    largest_size = max((size for tensor in state.values() for size in tensor.shape), default=0)
+    max_objects = 100 * len(state) + 1000
+    num_elements = num_objects = 0
 
     def count(_module: nn.Module, _name: str, tensor: Tensor | None) -> None:
-        seen["numbers"] += 0 if tensor is None else tensor.numel()
-        seen["parts"] += 1  # modules that are not registered yet take memory for their tensors, however small
-        if seen["numbers"] > most or seen["parts"] > parts:
+        nonlocal num_elements, num_objects
+        num_elements += 0 if tensor is None else tensor.numel()
+        num_objects += 1  # even small tensors of modules that are not registered yet take memory
+        if num_elements > max_elements or num_objects > max_objects:
             raise ValueError(_TOO_LARGE)
 
-    def count_module(_module: nn.Module, _name: str, _below: nn.Module | None) -> None:
-        seen["parts"] += 1
-        if seen["parts"] > parts:
+    def count_module(_module: nn.Module, _name: str, _child: nn.Module | None) -> None:
+        nonlocal num_objects
+        num_objects += 1
+        if num_objects > max_objects:
             raise ValueError(_TOO_LARGE)
 
     with ExitStack() as stack:
@@ -163,7 +165,7 @@ def no_larger_than(state: Mapping[str, Tensor], settings: Any, path: object) -> 
         ):
             stack.callback(register(hook).remove)  # type: ignore[operator]
         try:
-            if _largest_number(settings) > max(LARGEST_NUMBER, longest):
+            if _largest_integer(settings) > max(MAX_SETTING, largest_size):
                 raise ValueError(_TOO_LARGE)
             yield
         except UserError:
@@ -174,12 +176,12 @@ def no_larger_than(state: Mapping[str, Tensor], settings: Any, path: object) -> 
             ) from error
 
 
-_TOO_LARGE = "the settings describe a larger model than the weights are of"
+_TOO_LARGE = "its arguments describe a larger model than the one that its weights are of"
 
 
-def _largest_number(settings: Any) -> int:
+def _largest_integer(settings: Any) -> int:
     if isinstance(settings, Mapping):
         settings = list(settings.values())
     if isinstance(settings, list | tuple):
-        return max((len(settings), *map(_largest_number, settings)))
+        return max((len(settings), *map(_largest_integer, settings)))
     return abs(settings) if isinstance(settings, int) else 0

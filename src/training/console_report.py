@@ -1,4 +1,4 @@
-"""Console report of a run: the opening lines, the final table, and what to do next."""
+"""Console report of a run: the header, the final table, and advice."""
 
 import shlex
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from src.training.run import RunResult
 
 
-def announce(config: Config, folder: RunFolder, summary: Summary, datamodule: Any) -> None:
-    """Print what is about to be trained."""
+def print_header(config: Config, folder: RunFolder, summary: Summary, datamodule: Any) -> None:
+    """Print what is trained: model, data, optimizer and the model summary."""
     sizes = " / ".join(f"{len(datamodule.split(name)[0]):,}" for name in SPLITS)
-    _print_beginning_bold(
+    _print_bold_start(
         config.model.name,
         f" on {config.datamodule.name} ({datamodule.spec.task}; {sizes} examples), {config.optimizer.name}, "
         f"scheduler {config.scheduler.name}, seed {config.seed}",
@@ -36,31 +36,30 @@ def announce(config: Config, folder: RunFolder, summary: Summary, datamodule: An
     echo(f"run folder: {shown(folder.path)}\n")
 
 
-def _print_beginning_bold(first: str, rest: str) -> None:
+def _print_bold_start(first: str, rest: str) -> None:
     text = Text.assemble((terminal(first), "bold"), terminal(rest))
     Console(highlight=False, emoji=False, markup=False).print(text, soft_wrap=True)
 
 
-def show(experiment: "Experiment", result: "RunResult", folder: RunFolder, loggers: Sequence[Logger]) -> None:
-    """Print the final metrics beside a trivial answer, and what to do next."""
+def print_results(experiment: "Experiment", result: "RunResult", folder: RunFolder, loggers: Sequence[Logger]) -> None:
+    """Print the final metrics beside the naive baseline, and advice on what to do next."""
     if not experiment.trainer.is_global_zero:
         return
     baseline = experiment.datamodule.baseline()
-    headings = ("metric", *SPLITS, "trivial answer")
+    headings = ("metric", *SPLITS, "naive baseline")
     table = new_table(*headings, numbers=headings[1:])
     table.box = None
     names = dict.fromkeys(key.partition("/")[2] for key in result.metrics if "/" in key)
     for name in names:
         cells = [result.metrics.get(f"{split}/{name}") for split in SPLITS]
-        table.add_row(name, *map(_number, [*cells, baseline.get(f"test/{name}")]))
+        table.add_row(name, *map(_format_number, [*cells, baseline.get(f"test/{name}")]))
     epoch = folder.record.get("best_epoch")
     epochs = experiment.trainer.current_epoch
-    shown_epoch = (
-        f"best epoch {epoch + 1} of {epochs} by {result.monitor}"
-        if epoch is not None
-        else f"epoch {epochs}, the last, as there is no best checkpoint"
-    )
-    _print_beginning_bold("\nfinished", f" in {result.seconds:.1f} s, {shown_epoch}")
+    if epoch is not None:
+        shown_epoch = f"best epoch {epoch + 1} of {epochs} by {result.monitor}"
+    else:
+        shown_epoch = f"epoch {epochs}, the last, as there is no best checkpoint"
+    _print_bold_start("\nfinished", f" in {result.seconds:.1f} s, {shown_epoch}")
     Console(highlight=False, emoji=False, markup=False).print(table)
     echo(f"\n{advice(experiment, folder, result)}")
     path = shown(folder.path)
@@ -73,17 +72,19 @@ def show(experiment: "Experiment", result: "RunResult", folder: RunFolder, logge
 
 
 def advice(experiment: "Experiment", folder: RunFolder, result: "RunResult") -> str:
-    """Say in one sentence what would most likely do better, from how the run ended."""
+    """Return one sentence of advice on how to improve the result, from how the run ended."""
     knobs = experiment.config.regularization
     epochs = experiment.trainer.current_epoch
     best = folder.record.get("best_epoch")
     train, val = result.metrics.get("train/loss"), result.metrics.get("val/loss")
     if best is not None and best + 1 >= 0.9 * epochs and epochs == experiment.trainer.max_epochs:
-        return f"Still getting better when the epochs ended: trainer.max_epochs={2 * epochs} would go further."
+        return f"The metric was still improving at the last epoch: try trainer.max_epochs={2 * epochs}."
     if train is not None and val is not None and val > 1.5 * train and not (knobs.dropout and knobs.weight_decay):
-        return "Training loss is far below validation loss: try regularization=[dropout,l2]."
-    return "To do better, vary the learning rate first: -m optimizer.lr=3e-4,1e-3,3e-3."
+        return "The training loss is far below the validation loss: try regularization=[dropout,l2]."
+    return "To improve the result, tune the learning rate first: -m optimizer.lr=3e-4,1e-3,3e-3."
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
+def _format_number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""Build everything that one training run needs, from its config."""
+"""Build everything that a training run needs from its config."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from src.datamodules.base import DataModule
 from src.models.base import Model
 from src.regularization.example_augmentation import example_augmentation
 from src.run_store.run_folder import RunFolder
-from src.training.build import _tell_texts, build_data, build_model, build_trainer
+from src.training.build import build_data, build_model, build_trainer, set_translation_texts
 from src.training.callbacks import build_callbacks
 from src.training.inference import Translator
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything of one run, ready to train."""
+    """Datamodule, model and trainer of a run, ready to train."""
 
     config: Config
     datamodule: DataModule
@@ -31,7 +31,7 @@ class Experiment:
 
 
 def prepared_data(config: Config) -> DataModule:
-    """Make the datamodule of a training run, and load its data."""
+    """Build the datamodule of a training run, and load its data."""
     L.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = build_data(config)
     datamodule.augmentation = example_augmentation(config.regularization, datamodule.raw, Translator)
@@ -42,10 +42,10 @@ def prepared_data(config: Config) -> DataModule:
 
 
 def seeded_model(config: Config, datamodule: DataModule) -> Model:
-    """Make the model of a training run; the same weights, however the data were made."""
+    """Build the model of a training run; its initial weights depend on the seed only, not on how the data were prepared."""
     L.seed_everything(config.seed, workers=True, verbose=False)
     model = build_model(config, datamodule.spec)
-    _tell_texts(model, datamodule)
+    set_translation_texts(model, datamodule)
     return model
 
 
@@ -56,19 +56,19 @@ def build(
     verbose: bool = True,
     callbacks: Sequence[Callback] = (),
 ) -> Experiment:
-    """Make the datamodule, the model and the trainer of a run.
+    """Build the datamodule, the model and the trainer of a run.
 
     Args:
-        config: a checked config.
-        folder: where checkpoints go; None keeps none.
-        loggers: of the run.
+        config: a validated config.
+        folder: the run folder; without one, the callbacks of the config, such as checkpoints, are left out.
+        loggers: loggers of the run.
         verbose: show the progress.
-        callbacks: beside those of the config.
+        callbacks: additional callbacks.
     """
     datamodule = prepared_data(config)
     model = seeded_model(config, datamodule)
-    own = build_callbacks(config, folder, datamodule.task, verbose) if folder else []
-    trainer = build_trainer(config, [*own, *callbacks], loggers)
+    configured = build_callbacks(config, folder, datamodule.task, verbose) if folder else []
+    trainer = build_trainer(config, [*configured, *callbacks], loggers)
     if trainer.global_rank > 0:  # dropout, mixing and augmentation differ from device to device
         L.seed_everything((config.seed + 1_000_003 * trainer.global_rank) % 2**32, workers=True, verbose=False)
     return Experiment(config, datamodule, model, trainer)

@@ -1,4 +1,4 @@
-"""Load a trained model; evaluate it and predict with it."""
+"""Load a trained model, evaluate it and predict with it."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 from src.compat.lean_imports import lean
 
 with lean():
-    import lightning  # noqa: F401 - before any other import of it, without what a run does not use
+    import lightning  # noqa: F401 - first import of Lightning, without its unused parts
 
 import torch
 
@@ -28,16 +28,16 @@ from src.models.base import Model
 from src.run_store import train_log
 from src.run_store.run_folder import RunFolder
 from src.tasks.registry import TASKS, check_task
-from src.training.build import _tell_texts, build_data, build_trainer
-from src.training.checkpoint_io import load_checkpoint, no_larger_than
+from src.training.build import build_data, build_trainer, set_translation_texts
+from src.training.checkpoint_io import limit_model_size, load_checkpoint
 
 log = logging.getLogger(__name__)
 
 
-# ---- from a run folder or checkpoint back to a model ------------------------------------------------------------
+# ---- load a run folder or checkpoint ----------------------------------------------------------------------------
 
 _DTYPES = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
-"""Types of weights by `trainer.precision`, where they are not torch's own."""
+"""Data types of the weights by `trainer.precision`, where they differ from torch's default."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Loaded:
 
 
 @contextmanager
-def _fitting(checkpoint: Path) -> Iterator[None]:
-    """Turn errors of a model whose recorded parts do not fit each other into one that names the checkpoint."""
+def _name_checkpoint_in_errors(checkpoint: Path) -> Iterator[None]:
+    """Convert errors of a checkpoint whose parts do not match each other into one that names it."""
     try:
         yield
     except (UserError, MemoryError, torch.OutOfMemoryError):
@@ -66,11 +66,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     """Rebuild a trained model from its checkpoint alone.
 
     Args:
-        path: a run folder (its best weights are taken) or a checkpoint.
-        overrides: keys of the recorded config to change, such as ``datamodule.path=other.txt``.
+        path: a run folder, whose best weights are loaded, or a checkpoint.
+        overrides: changes of the recorded config, such as ``datamodule.path=other.txt``.
 
     Raises:
-        UserError: if there is no such run, or if the file is no checkpoint of Gridlight.
+        UserError: if there is no such run, or if the file is not a checkpoint of Gridlight.
     """
     file = path
     if path.is_dir():
@@ -86,15 +86,15 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     spec, state = DataSpec.from_plain(recorded["spec"]), checkpoint["state_dict"]
     check_task(spec.task)
     arguments = config.model.arguments()
-    with no_larger_than(state, arguments, file):
+    with limit_model_size(state, arguments, file):
         model = locate(config.model.target or "", Model, "model._target_")(spec=spec, **arguments)
     model.to(_DTYPES.get(config.trainer.precision, model.dtype))
     try:
         model.load_state_dict(state)
-    except (RuntimeError, AttributeError, TypeError) as error:  # the last two for damaged versions of its layers
+    except (RuntimeError, AttributeError, TypeError) as error:  # the last two for damaged versions of layers
         raise UserError(f"{file}: the weights do not fit the model that the config describes: {error}") from error
     model.training_config = config
-    _tell_texts(model, datamodule)
+    set_translation_texts(model, datamodule)
     model.eval()
     return Loaded(config, datamodule, model, file)
 
@@ -105,48 +105,57 @@ def measure(loaded: Loaded, split: str) -> dict[str, float]:
     loaded.datamodule.setup()
     loaded.model.measured_split = split
     with train_log.log_to(None):
-        here = {"accelerator": "auto", "devices": 1, "strategy": "auto", "profiler": None, "detect_anomaly": False}
         limit = getattr(loaded.config.trainer, f"limit_{split}_batches")
         if limit is not None:
-            log.warning(f"measured as in training, on a part of the split: trainer.limit_{split}_batches={limit}")
-        settings = loaded.config.trainer.model_copy(update=here | {"limit_test_batches": limit})
+            log.warning(f"evaluated on a part of the split, as in training: trainer.limit_{split}_batches={limit}")
+        settings = loaded.config.trainer.model_copy(
+            update={
+                "accelerator": "auto",
+                "devices": 1,
+                "strategy": "auto",
+                "profiler": None,
+                "detect_anomaly": False,
+                "limit_test_batches": limit,
+            }
+        )
         trainer = build_trainer(loaded.config.model_copy(update={"trainer": settings}))
         loader = loaded.datamodule.loader(split)
-        with _fitting(loaded.checkpoint):
-            tested = trainer.test(loaded.model, dataloaders=loader, verbose=False)
-    return {name: float(value) for name, value in tested[0].items()}
+        with _name_checkpoint_in_errors(loaded.checkpoint):
+            results = trainer.test(loaded.model, dataloaders=loader, verbose=False)
+    return {name: float(value) for name, value in results[0].items()}
 
 
-Draw = Callable[[Loaded, Batch, torch.Tensor], Sequence[Sequence[Path]]]
+DrawAttention = Callable[[Loaded, Batch, torch.Tensor], Sequence[Sequence[Path]]]
 
 
 @torch.no_grad()
-def answer(loaded: Loaded, batch: Batch, draw: Draw | None = None, **generation: Any) -> list[dict[str, Any]]:
-    """Return the model's answers to a batch, in the data's own units and words.
+def answer(loaded: Loaded, batch: Batch, draw: DrawAttention | None = None, **generation: Any) -> list[dict[str, Any]]:
+    """Return the model's predictions for a batch, in the units and tokens of the data.
 
     Args:
         loaded: the model with its data preparation.
-        batch: what `encode` made of a person's inputs.
-        draw: draws the attention behind each answer, from the batch and the model's outputs; the answer then names the files.
+        batch: a batch, such as the encoded inputs of a user.
+        draw: plots the attention of each example, from the batch and the model's outputs; the paths of the plots are added
+            to the predictions as ``attention``.
         generation: arguments of the model's `generate`.
     """
     model, datamodule = loaded.model, loaded.datamodule
     generates = TASKS[model.spec.task].generates
     inputs = [tensor.to(model.dtype) if tensor.is_floating_point() else tensor for tensor in batch.inputs]
-    with _fitting(loaded.checkpoint):
+    with _name_checkpoint_in_errors(loaded.checkpoint):
         outputs = model.generate(inputs[0], **generation) if generates else model(*inputs)
-        answers = datamodule.answers(model.task.answers(outputs))
+        predictions = datamodule.answers(model.task.answers(outputs))
     if draw is not None:
-        for found, paths in zip(answers, draw(loaded, batch, outputs), strict=True):
-            found["attention"] = [str(path) for path in paths]
-    return answers
+        for prediction, paths in zip(predictions, draw(loaded, batch, outputs), strict=True):
+            prediction["attention"] = [str(path) for path in paths]
+    return predictions
 
 
 class Translator:
-    """A trained translation model, as back-translation uses it.
+    """A trained translation model for back-translation.
 
     Args:
-        path: a run or a checkpoint.
+        path: a run folder or a checkpoint.
     """
 
     def __init__(self, path: Path) -> None:
@@ -159,20 +168,20 @@ class Translator:
         return self._loaded.datamodule.encode(texts)
 
     def translate(self, batch: Batch) -> list[str]:
-        """Return the likeliest translation of each text."""
-        return [str(given["prediction"]) for given in answer(self._loaded, batch, temperature=0.0)]
+        """Return the most likely translation of each text."""
+        return [str(prediction["prediction"]) for prediction in answer(self._loaded, batch, temperature=0.0)]
 
 
 def continuation(loaded: Loaded, batch: Batch, **generation: Any) -> Iterator[str]:
-    """Yield a language model's continuation of a prompt piece by piece, as it is generated."""
+    """Yield a language model's continuation of a prompt in pieces, as it is generated."""
     tokens: list[int] = []
-    shown = ""
+    yielded = ""
     text = ""
-    with _fitting(loaded.checkpoint):
-        for chosen in loaded.model.generate_stream(batch.inputs[0], **generation):
-            tokens.append(int(chosen))
+    with _name_checkpoint_in_errors(loaded.checkpoint):
+        for token in loaded.model.generate_stream(batch.inputs[0], **generation):
+            tokens.append(int(token))
             text = loaded.datamodule.answers([{"tokens": tokens}])[0]["prediction"]
-            if not text.endswith("\ufffd"):  # it may be the first bytes of a character whose others are still to come
-                yield text[len(shown) :]
-                shown = text
-    yield text[len(shown) :]
+            if not text.endswith("\ufffd"):  # an incomplete character, of which more bytes follow
+                yield text[len(yielded) :]
+                yielded = text
+    yield text[len(yielded) :]

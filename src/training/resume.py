@@ -1,4 +1,4 @@
-"""The config of a resumed run."""
+"""Config of a resumed run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from src.config.schema.run import Config
     from src.run_store.run_folder import RunFolder
 
-_MAY_CHANGE = (
+_CHANGEABLE = (
     "trainer.max_",
     "trainer.devices",
     "trainer.accelerator",
@@ -29,19 +29,19 @@ _MAY_CHANGE = (
     "tags",
     "notes",
 )
-"""Beginnings of the keys that a resumed run may change: where its files lie now, for one. The optimizer's state comes
-from the checkpoint."""
+"""Prefixes of the keys that a resumed run may change, such as the paths of its data. The state of the optimizer is from the
+checkpoint."""
 
 
-def resumed(path: str, words: Sequence[str]) -> tuple["Config", "RunFolder"]:
-    """Return the recorded config of a run, with single keys changed, and its folder.
+def resumed(path: str, argv: Sequence[str]) -> tuple["Config", "RunFolder"]:
+    """Return the recorded config of a run, with the given overrides, and its run folder.
 
     Args:
         path: the run folder.
-        words: the command line; ``resume=…`` and Hydra's own words in it are left out.
+        argv: the command line; ``resume=…`` and Hydra's own arguments are ignored.
 
     Raises:
-        UserError: if there is no such run, if it is finished and nothing asks for more, or if a key is wrong.
+        UserError: if there is no such run, if it is finished and no override extends it, or if an override is invalid.
     """
     from src.config.validate import check
     from src.run_store.run_folder import RunFolder
@@ -49,24 +49,28 @@ def resumed(path: str, words: Sequence[str]) -> tuple["Config", "RunFolder"]:
     if not path.strip():
         raise UserError("resume= must name a run folder: resume=outputs/runs/…")
     folder = RunFolder.open(Path(path))
-    changes = [
-        w for w in words if not w.startswith(("-", "resume=", "hydra.", "hydra/")) and (w[0] in "+~" or "=" in w)
+    overrides = [
+        argument
+        for argument in argv
+        if not argument.startswith(("-", "resume=", "hydra.", "hydra/")) and (argument[0] in "+~" or "=" in argument)
     ]
-    if folder.record.get("status") == "finished" and not changes:
-        raise UserError(f"resume={path}: this run is finished. To train on, give trainer.max_epochs=… more epochs")
-    recorded = literal_config(folder.config(), folder.path / "config.yaml", changes=changes)
+    if folder.record.get("status") == "finished" and not overrides:
+        raise UserError(f"resume={path}: this run is finished. To train further, increase trainer.max_epochs=…")
+    recorded = literal_config(folder.config(), folder.path / "config.yaml", changes=overrides)
     if not (recorded.get("callbacks") or {}).get("checkpoints"):
-        raise UserError(f"resume={path}: this run kept no checkpoint to go on from (callbacks.checkpoints is off)")
-    changed = update(recorded, changes)
-    for word in changes:
-        key = word.partition("=")[0]
-        if not key.startswith(_MAY_CHANGE):
-            allowed = ", ".join(name.rstrip(".") for name in _MAY_CHANGE)
-            raise UserError(f"{word}: resuming goes on with the same experiment, in which only {allowed} may change")
+        raise UserError(f"resume={path}: this run kept no checkpoint to resume from (callbacks.checkpoints is off)")
+    changed = update(recorded, overrides)
+    for override in overrides:
+        key = override.partition("=")[0]
+        if not key.startswith(_CHANGEABLE):
+            allowed = ", ".join(name.rstrip(".") for name in _CHANGEABLE)
+            raise UserError(f"{override}: a resumed run continues the same experiment; only {allowed} may change")
     config = check(changed)
-    name_external_data(config, changes)
+    name_external_data(config, overrides)
     epochs = [row.get("epoch") for row in folder.metrics() if "train/loss" in row]
-    done = 1 + max((epoch for epoch in epochs if isinstance(epoch, int)), default=-1)
-    if config.trainer.max_epochs < done:
-        raise UserError(f"trainer.max_epochs={config.trainer.max_epochs}: this run has trained {done} epochs already")
+    epochs_done = 1 + max((epoch for epoch in epochs if isinstance(epoch, int)), default=-1)
+    if config.trainer.max_epochs < epochs_done:
+        raise UserError(
+            f"trainer.max_epochs={config.trainer.max_epochs}: this run has already trained {epochs_done} epochs"
+        )
     return config, folder

@@ -1,4 +1,4 @@
-"""Run one experiment: train, test, and record the result."""
+"""Train, test and record one run."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from src.compat.lean_imports import lean
 
 with lean():
-    import lightning  # noqa: F401 - before any other import of it, without what a run does not use
+    import lightning  # noqa: F401 - first import of Lightning, without its unused parts
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -40,19 +40,20 @@ log = logging.getLogger(__name__)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was stopped from outside; the message says how to go on."""
+    """A run was interrupted; the message states how to resume it."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came out of a run.
+    """Result of a run.
 
     Args:
-        folder: the run folder, with everything that was recorded.
+        folder: the run folder.
         status: ``finished``, ``failed`` or ``interrupted``.
-        monitor: the metric that selected the best epoch, and `mode` its direction.
-        value: the best value of it; where no best checkpoint was kept, the last.
-        metrics: metrics of the best epoch and of the test split, by ``split/name``; where no best checkpoint was kept, of
+        monitor: metric that selected the best epoch.
+        mode: direction of the monitor, ``min`` or ``max``.
+        value: best value of the monitor; without a best checkpoint, the last value.
+        metrics: metrics of the best epoch and of the test split, by ``split/name``; without a best checkpoint, those of
             the last epoch, whose weights were tested.
         seconds: wall-clock time.
     """
@@ -67,7 +68,7 @@ class RunResult:
 
 
 def run(
-    what: Config | DictConfig | Sequence[str],
+    config_or_overrides: Config | DictConfig | Sequence[str],
     folder: Path | None = None,
     verbose: bool = True,
     callbacks: Sequence[Callback] = (),
@@ -76,28 +77,34 @@ def run(
     """Train, test and record one run.
 
     Args:
-        what: the words of a command line (``["model=mlp", "optimizer.lr=0.01"]``), a composed or a checked config.
-        folder: the run folder to make; by default a new one under ``paths.outputs``.
+        config_or_overrides: overrides (``["model=mlp", "optimizer.lr=0.01"]``), a composed config or a validated one.
+        folder: the run folder to create; by default a new one under ``paths.outputs``.
         verbose: print what is trained, the progress and the results.
-        callbacks: beside those of the config.
-        command: the words that the record shows; by default those of this process.
+        callbacks: additional callbacks.
+        command: the command to record; by default that of this process.
 
     Raises:
-        UserError: if the config or the data are wrong; no run folder is left then.
+        UserError: if the config or the data are invalid; no run folder is left.
         Interrupted: after Ctrl-C.
     """
-    config = what if isinstance(what, Config) else check(what if isinstance(what, DictConfig) else compose(what))
+    overrides: list[str] = []
+    if isinstance(config_or_overrides, Config):
+        config = config_or_overrides
+    elif isinstance(config_or_overrides, DictConfig):
+        config = check(config_or_overrides)
+    else:
+        overrides = list(config_or_overrides)
+        config = check(compose(overrides))
     if config.resume is not None:
-        words = [] if isinstance(what, Config | DictConfig) else list(what)
-        return resume(*resumed(config.resume, words), verbose, callbacks)
-    if _is_worker_rank():  # Lightning started this process for a run whose folder is there already
+        return resume(*resumed(config.resume, overrides), verbose, callbacks)
+    if _is_worker_rank():  # Lightning started this process for a run whose folder exists already
         return _execute(config, RunFolder.open(Path(os.environ["GRIDLIGHT_RUN_FOLDER"])), False)
     path = folder or new_run_path(config.paths.outputs, config.model.name, config.datamodule.name)
     record = RunFolder.create(path, config.plain(), command or sys.orig_argv)
     try:
         return _execute(config, record, verbose, callbacks)
     except UserError as error:
-        if record.metrics() or record.has_checkpoint("last"):  # it had begun: what it has is kept
+        if record.metrics() or record.has_checkpoint("last"):  # training had started: keep its results
             record.fail(error)
         else:
             record.discard()
@@ -105,20 +112,20 @@ def run(
 
 
 def resume(config: Config, folder: RunFolder, verbose: bool = True, callbacks: Sequence[Callback] = ()) -> RunResult:
-    """Go on with an interrupted or failed run from its last checkpoint, in its own folder.
+    """Resume an interrupted or failed run from its last checkpoint, in its own folder.
 
     Raises:
-        UserError: if that cannot be; what was recorded before stays as it was, unless training had begun.
+        UserError: if the run cannot be resumed; its record does not change, unless training had started.
         Interrupted: after Ctrl-C.
     """
     if _is_worker_rank():
         return _execute(config, folder, False)
-    logged = len(folder.metrics())
+    num_rows = len(folder.metrics())
     folder.resume(config.plain())
     try:
         return _execute(config, folder, verbose, callbacks)
     except UserError as error:
-        if len(folder.metrics()) == logged:
+        if len(folder.metrics()) == num_rows:
             folder.undo_resume()
         else:
             folder.fail(error)
@@ -132,44 +139,44 @@ def _is_worker_rank() -> bool:
 def _execute(config: Config, folder: RunFolder, verbose: bool, callbacks: Sequence[Callback] = ()) -> RunResult:
     os.environ["GRIDLIGHT_RUN_FOLDER"] = str(folder.path.resolve())
     started = time.monotonic()
-    records = not _is_worker_rank()
+    is_main = not _is_worker_rank()
     keep_freed_memory()
     loggers: list[Logger] = []
     exit_code = 1
-    log_file = folder.train_log if records else None
-    with stop_request.heard(), train_log.log_to(log_file, quiet=not records), folder.written_into():
+    log_file = folder.train_log if is_main else None
+    with stop_request.heard(), train_log.log_to(log_file, quiet=not is_main), folder.written_into():
         try:
             experiment = build(config, folder, verbose=verbose, callbacks=callbacks)
-            if records:  # only now: what cannot be built leaves no trace on a server
+            if is_main:  # after building: a run that cannot be built must not appear on a server
                 loggers = build_loggers(config.plain()["logger"], folder, config.plain())
                 experiment.trainer.loggers = loggers
             result = _train_and_test(experiment, folder, started, verbose)
             exit_code = 0
         except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into an exit
-            if records:
+            if is_main:
                 folder.interrupt()
-            raise Interrupted(_how_to_go_on(config, folder)) from stop
+            raise Interrupted(_resume_hint(config, folder)) from stop
         except UserError:
             raise
         except BaseException as error:
-            if records:
+            if is_main:
                 folder.fail(error)
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 log.error(
-                    "out of GPU memory: a smaller datamodule.batch_size, trainer.precision=bf16-mixed, or for a ResNet or a "
-                    "transformer model.checkpoint_activations=true needs less; callbacks=batch_size_finder says what fits"
+                    "out of GPU memory: use a smaller datamodule.batch_size, trainer.precision=bf16-mixed, or for a ResNet "
+                    "or a transformer model.checkpoint_activations=true; callbacks=batch_size_finder prints what fits"
                 )
             raise
         finally:
             close_loggers(loggers, exit_code)
-    if records and verbose:
-        console_report.show(experiment, result, folder, loggers)
+    if is_main and verbose:
+        console_report.print_results(experiment, result, folder, loggers)
     return result
 
 
-def _how_to_go_on(config: Config, folder: RunFolder) -> str:
+def _resume_hint(config: Config, folder: RunFolder) -> str:
     if config.callbacks.get("checkpoints") is None:
-        return "it kept no checkpoint to go on from (callbacks.checkpoints is off)"
+        return "it kept no checkpoint to resume from (callbacks.checkpoints is off)"
     return f"resume with: python -m src.train {shlex.quote(f'resume={console_report.shown(folder.path)}')}"
 
 
@@ -184,20 +191,29 @@ def _train_and_test(experiment: Experiment, folder: RunFolder, started: float, v
     if trainer.is_global_zero:
         summary = summarize(model, next(iter(datamodule.loader("train"))))
         if verbose:
-            console_report.announce(config, folder, summary, datamodule)
+            console_report.print_header(config, folder, summary, datamodule)
         folder.update(monitor=monitor, mode=mode, parameters=summary.parameters, multiply_adds=summary.multiply_adds)
-    last = folder.last_checkpoint if folder.has_checkpoint("last") else None
-    (check,) = (callback for callback in trainer.callbacks if isinstance(callback, CheckpointCheck))  # type: ignore[attr-defined]
-    with check.errors_named(trainer):
-        trainer.fit(model, datamodule=datamodule, ckpt_path=last, weights_only=True if last else None)
-    best = folder.best_checkpoint if folder.has_checkpoint("best") else None
-    with check.errors_named(trainer):
-        tested = trainer.test(
-            model, datamodule=datamodule, ckpt_path=best, weights_only=True if best else None, verbose=False
+    last_checkpoint = folder.last_checkpoint if folder.has_checkpoint("last") else None
+    (checkpoint_check,) = (callback for callback in trainer.callbacks if isinstance(callback, CheckpointCheck))  # type: ignore[attr-defined]
+    with checkpoint_check.wrap_restore_errors(trainer):
+        trainer.fit(
+            model, datamodule=datamodule, ckpt_path=last_checkpoint, weights_only=True if last_checkpoint else None
         )
-    rows, since = folder.metrics(), folder.record.get("best_since")
-    epoch, best_metrics = best_epoch(rows, monitor, mode, since) if best else (None, last_epoch(rows))
-    metrics = best_metrics | {name: float(value) for name, value in tested[0].items()}
+    best_checkpoint = folder.best_checkpoint if folder.has_checkpoint("best") else None
+    with checkpoint_check.wrap_restore_errors(trainer):
+        test_results = trainer.test(
+            model,
+            datamodule=datamodule,
+            ckpt_path=best_checkpoint,
+            weights_only=True if best_checkpoint else None,
+            verbose=False,
+        )
+    rows = folder.metrics()
+    if best_checkpoint:
+        epoch, best_metrics = best_epoch(rows, monitor, mode, folder.record.get("best_since"))
+    else:
+        epoch, best_metrics = None, last_epoch(rows)
+    metrics = best_metrics | {name: float(value) for name, value in test_results[0].items()}
     seconds = time.monotonic() - started
     value = metrics.get(monitor)
     if trainer.is_global_zero:

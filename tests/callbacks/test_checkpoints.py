@@ -1,4 +1,4 @@
-"""Saving and resuming: a run that was stopped and resumed is the run that was not."""
+"""Checkpoints: an interrupted and resumed run equals an uninterrupted one."""
 
 import random
 import signal
@@ -22,7 +22,7 @@ from src.core.batches import LabelledBatch
 from src.core.errors import UserError
 from src.core.random_state import random_state, restore_random_state
 from src.datamodules.loaders.in_memory import BatchLoader
-from src.diagnostics.resume_check import _go_on, _in_a_child, _train, compare
+from src.diagnostics.resume_check import compare, resume_run, run_in_process, train_and_interrupt
 from src.run_store.best_epoch import best_epoch
 from src.run_store.run_folder import RunFolder
 from src.training.checkpoint_io import AtomicCheckpointIO
@@ -34,7 +34,7 @@ Y = torch.randn(40, 1, generator=torch.Generator().manual_seed(1))
 
 
 class Net(L.LightningModule):
-    """All that is random or remembers: dropout, noise of NumPy and Python, batch norm, Adam, a schedule."""
+    """Model with every kind of randomness and state: dropout, NumPy and Python noise, batch norm, Adam, a schedule."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Net(L.LightningModule):
 
 
 class Stop(Callback):
-    """The end of a process in the middle of an epoch."""
+    """Raise an error in the middle of an epoch, as if the process ended."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -97,19 +97,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, kind: str) ->
         fit(tmp_path / "parts", kind, seed=0, stop=2)
     parts = fit(tmp_path / "parts", kind, seed=99, resume=True)
 
-    expected, found = whole.lightning_module.state_dict(), parts.lightning_module.state_dict()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
-    expected_adam, found_adam = (t.optimizers[0].state_dict() for t in (whole, parts))
-    assert expected_adam["param_groups"] == found_adam["param_groups"]
+    expected, actual = whole.lightning_module.state_dict(), parts.lightning_module.state_dict()
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    expected_adam, actual_adam = (t.optimizers[0].state_dict() for t in (whole, parts))
+    assert expected_adam["param_groups"] == actual_adam["param_groups"]
     for index, moments in expected_adam["state"].items():
-        assert all(torch.equal(moments[name], found_adam["state"][index][name]) for name in moments)
+        assert all(torch.equal(moments[name], actual_adam["state"][index][name]) for name in moments)
     assert whole.lr_scheduler_configs[0].scheduler.state_dict() == parts.lr_scheduler_configs[0].scheduler.state_dict()
     assert whole.checkpoint_callback.best_epoch == parts.checkpoint_callback.best_epoch
     assert (random.random(), float(np.random.rand()), float(torch.rand(()))) == draws
 
 
-def test_without_the_random_state_the_same_run_differs(tmp_path: Path) -> None:
-    """The proof above would be empty if nothing random mattered."""
+def test_without_the_random_state_a_resumed_run_differs(tmp_path: Path) -> None:
+    """Otherwise the test above would not test anything random."""
     whole = fit(tmp_path / "whole", "gridlight", seed=0)
     with pytest.raises(ConnectionError):
         fit(tmp_path / "parts", "gridlight", seed=0, stop=2)
@@ -124,7 +124,7 @@ def test_without_the_random_state_the_same_run_differs(tmp_path: Path) -> None:
 
 
 class Scripted(L.LightningModule):
-    """Reports a given metric in every epoch; its weight counts the epochs."""
+    """Log a given metric in every epoch; the weight counts the epochs."""
 
     def __init__(self, values: list[float]) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ def scripted(folder: Path, values: list[float], mode: str) -> Checkpoints:
         ([1.0, float("nan")], "min", 0),
     ],
 )
-def test_best_and_last(tmp_path: Path, values: list[float], mode: str, best: int) -> None:
+def test_checkpoints_are_of_the_best_and_last_epoch(tmp_path: Path, values: list[float], mode: str, best: int) -> None:
     checkpoints = scripted(tmp_path, values, mode)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
     weights = {name: torch.load(tmp_path / f"{name}.ckpt", weights_only=True) for name in ("best", "last")}
@@ -176,22 +176,22 @@ def test_best_and_last(tmp_path: Path, values: list[float], mode: str, best: int
     assert weights["last"]["state_dict"]["weight"] == len(values)
 
 
-def test_a_moved_run_knows_its_best_checkpoint(tmp_path: Path) -> None:
+def test_a_moved_run_finds_its_best_checkpoint(tmp_path: Path) -> None:
     scripted(tmp_path / "old", [3.0, 1.0, 2.0], "min")
     (tmp_path / "old").rename(tmp_path / "new")
     state = torch.load(tmp_path / "new" / "last.ckpt", weights_only=True)
-    (own,) = state["callbacks"].values()
+    (callback_state,) = state["callbacks"].values()
     checkpoints = Checkpoints(tmp_path / "new", monitor="val/score")
-    checkpoints.load_state_dict(own)
+    checkpoints.load_state_dict(callback_state)
     assert checkpoints.best_model_path == str(tmp_path / "new" / "best.ckpt")
     assert float(checkpoints.best_model_score) == 1.0
     assert checkpoints.best_epoch == 1
 
 
-def test_random_state_survives_a_file_of_plain_values(tmp_path: Path) -> None:
+def test_random_state_is_saved_as_plain_values(tmp_path: Path) -> None:
     cpu = torch.device("cpu")
     random.seed(5), np.random.seed(6), torch.manual_seed(7)
-    random.gauss(0, 1), np.random.standard_normal(1)  # both keep a second number for the next call
+    random.gauss(0, 1), np.random.standard_normal(1)  # both cache a second number for the next call
     torch.save(random_state(cpu), tmp_path / "state.pt")
 
     def draw() -> list[float]:
@@ -203,7 +203,7 @@ def test_random_state_survives_a_file_of_plain_values(tmp_path: Path) -> None:
     assert draw() == expected
 
 
-def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_checkpoint(tmp_path: Path) -> None:
     io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
     saved = {"epoch": 1, "pytorch-lightning_version": "2"}
     io.save_checkpoint(saved, path)
@@ -213,7 +213,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_unreadable_checkpoints_name_the_file(tmp_path: Path) -> None:
+def test_errors_of_unreadable_checkpoints_name_the_file(tmp_path: Path) -> None:
     io = AtomicCheckpointIO()
     with pytest.raises(UserError, match="missing"):
         io.load_checkpoint(tmp_path / "missing.ckpt")
@@ -223,7 +223,7 @@ def test_unreadable_checkpoints_name_the_file(tmp_path: Path) -> None:
         io.load_checkpoint(tmp_path / "torn.ckpt")
 
 
-class OfAnExtension(Callback):
+class ExtensionCallback(Callback):
     def __init__(self, state: Any) -> None:
         self.state = state
 
@@ -231,31 +231,31 @@ class OfAnExtension(Callback):
         return {"state": self.state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.read = state_dict["state"]
+        self.loaded = state_dict["state"]
 
 
-def test_the_state_of_an_extension_is_read_again(fast: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_the_state_of_an_extension_is_restored(fast: Callable[..., list[str]], tmp_path: Path) -> None:
     state = {
         "best": np.float64(0.5),
         "seen": np.arange(3),
         "key": b"\xff",
         "small": torch.ones(2).to(torch.float8_e5m2),
     }
-    words = [*fast("model=mlp"), "trainer.max_epochs=2", "callbacks.checkpoints.pause=0"]
-    run(words, tmp_path / "run", verbose=False, callbacks=[OfAnExtension(state)])
-    again = OfAnExtension(state)
+    overrides = [*fast("model=mlp"), "trainer.max_epochs=2", "callbacks.checkpoints.pause=0"]
+    run(overrides, tmp_path / "run", verbose=False, callbacks=[ExtensionCallback(state)])
+    again = ExtensionCallback(state)
     resume(*resumed(str(tmp_path / "run"), ["trainer.max_epochs=3"]), verbose=False, callbacks=[again])
-    assert again.read["best"] == 0.5 and again.read["seen"].tolist() == [0, 1, 2] and again.read["key"] == b"\xff"
-    assert again.read["small"].dtype == torch.float8_e5m2
+    assert again.loaded["best"] == 0.5 and again.loaded["seen"].tolist() == [0, 1, 2] and again.loaded["key"] == b"\xff"
+    assert again.loaded["small"].dtype == torch.float8_e5m2
 
 
-@pytest.mark.parametrize("pause", [0, 60])
-def test_the_state_of_an_extension_that_is_not_data_is_refused_when_it_is_saved(
-    fast: Callable[..., list[str]], tmp_path: Path, pause: int
+@pytest.mark.parametrize("min_interval", [0, 60])
+def test_state_of_an_extension_that_is_not_data_is_rejected_when_saving(
+    fast: Callable[..., list[str]], tmp_path: Path, min_interval: int
 ) -> None:
-    words = [*fast("model=mlp"), "trainer.max_epochs=2", f"callbacks.checkpoints.pause={pause}"]
-    with pytest.raises(UserError, match=r"not written.* callbacks\.OfAnExtension\.state\.0: .*path"):
-        run(words, tmp_path / "run", verbose=False, callbacks=[OfAnExtension([tmp_path])])
+    overrides = [*fast("model=mlp"), "trainer.max_epochs=2", f"callbacks.checkpoints.pause={min_interval}"]
+    with pytest.raises(UserError, match=r"not written.* callbacks\.ExtensionCallback\.state\.0: .*path"):
+        run(overrides, tmp_path / "run", verbose=False, callbacks=[ExtensionCallback([tmp_path])])
 
 
 class Evil:
@@ -263,7 +263,7 @@ class Evil:
         return (print, ("code ran",))
 
 
-def test_a_checkpoint_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_loading_a_checkpoint_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"state_dict": Evil()}, tmp_path / "evil.ckpt")
     with pytest.raises(UserError, match="evil"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "evil.ckpt")
@@ -274,7 +274,7 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 class Writes(Callback):
-    """Counts the files that are written, and fails before an epoch."""
+    """Count the files that are written, and optionally fail before an epoch."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fails_before: int | None = None) -> None:
         self.count, self.fails_before = 0, fails_before
@@ -294,20 +294,20 @@ class Writes(Callback):
 SHORT = ["trainer=cpu", "logger=none", "trainer.limit_train_batches=3", "trainer.max_epochs=8", "optimizer.lr=0.01"]
 
 
-def test_short_epochs_wait_for_each_other_and_end_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deferred_writes_of_short_epochs_give_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writes, results = [], []
-    for pause in (0, 1000):
+    for min_interval in (0, 1000):
         with monkeypatch.context() as context:
             counter = Writes(context)
-            words = [*SHORT, f"callbacks.checkpoints.pause={pause}", "regularization=ema"]
-            results.append(run(words, tmp_path / str(pause), verbose=False, callbacks=[counter]))
+            overrides = [*SHORT, f"callbacks.checkpoints.pause={min_interval}", "regularization=ema"]
+            results.append(run(overrides, tmp_path / str(min_interval), verbose=False, callbacks=[counter]))
             writes.append(counter.count)
     assert writes[0] >= 8
     assert writes[1] <= 3  # the first epoch, the best in between, the last
     assert all(finding.equal for finding in compare(*(result.folder for result in results)))
 
 
-def test_a_run_that_fails_keeps_its_best_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_saves_its_best_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="on purpose"):
         run(
             [*SHORT, "callbacks.checkpoints.pause=1000"],
@@ -323,12 +323,12 @@ def test_a_run_that_fails_keeps_its_best_epoch(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_while_epochs_wait_resumes_exactly(tmp_path: Path) -> None:
+def test_a_run_that_is_killed_during_a_deferred_write_resumes_exactly(tmp_path: Path) -> None:
     config = check(compose([*SHORT, "callbacks.checkpoints.pause=1000", "scheduler=cosine"]))
-    _in_a_child(_train, config, tmp_path / "whole")
-    _in_a_child(_train, config, tmp_path / "parts", 17, signal.SIGKILL)
+    run_in_process(train_and_interrupt, config, tmp_path / "whole")
+    run_in_process(train_and_interrupt, config, tmp_path / "parts", 17, signal.SIGKILL)
     assert torch.load(tmp_path / "parts" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 0
-    _in_a_child(_go_on, tmp_path / "parts")
+    run_in_process(resume_run, tmp_path / "parts")
     findings = list(compare(tmp_path / "whole", tmp_path / "parts"))
     assert len(findings) == 16
-    assert [finding.what for finding in findings if not finding.equal] == []
+    assert [finding.name for finding in findings if not finding.equal] == []

@@ -1,4 +1,4 @@
-"""Early stopping in a real run whose monitor is given epoch by epoch."""
+"""Early stopping in a training run with a scripted monitor."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ NAN = float("nan")
 
 
 class Scripted(L.LightningModule):
-    """Reports the next value of a script after every epoch."""
+    """Log the next value of a script after every epoch."""
 
     def __init__(self, script: list[float]) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Scripted(L.LightningModule):
 def epochs(
     script: list[float], stopping: EarlyStopping, folder: Path | None = None, resume: bool = False, **more: Any
 ) -> int:
-    """Return how many epochs a run of that script takes before it ends."""
+    """Return the number of epochs until training with that script ends."""
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=len(script),
@@ -76,7 +76,7 @@ def test_it_stops_after_patience(mode: Any, patience: int | None, script: list[f
 
 
 @pytest.mark.req("G3")
-def test_a_change_below_min_delta_is_no_improvement() -> None:
+def test_a_change_below_min_delta_is_not_an_improvement() -> None:
     script = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75]
     assert epochs(script, EarlyStopping("val/score", "min", 2, min_delta=0.2)) == 3
     assert epochs(script, EarlyStopping("val/score", "min", 2)) == 6
@@ -84,47 +84,44 @@ def test_a_change_below_min_delta_is_no_improvement() -> None:
 
 @pytest.mark.req("G3")
 @pytest.mark.parametrize("patience", [2, None])
-def test_a_monitor_that_is_no_number_fails_the_run(patience: int | None) -> None:
+def test_a_nan_monitor_fails_the_run(patience: int | None) -> None:
     with pytest.raises(FloatingPointError, match="val/score is nan after epoch 3"):
         epochs([3.0, 2.0, NAN, 1.0, 1.0], EarlyStopping("val/score", "min", patience))
 
 
-def test_an_infinite_value_is_only_a_bad_one() -> None:
+def test_an_infinite_monitor_counts_as_no_improvement() -> None:
     assert epochs([float("inf"), 2.0, float("inf"), 1.0], EarlyStopping("val/score", "min", 2)) == 4
 
 
 @pytest.mark.req("G3")
-def test_a_resumed_run_counts_on_with_the_patience_of_its_config(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_counting_with_the_patience_of_its_config(tmp_path: Path) -> None:
     script = [5.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0]
     assert epochs(script, EarlyStopping("val/score", "min", 2), tmp_path) == 3
     assert epochs(script, EarlyStopping("val/score", "min", 4), tmp_path, resume=True) == 5
 
 
 @pytest.mark.req("G3")
-def test_a_run_that_had_stopped_trains_no_further_unless_it_is_given_more_epochs(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_stopped_run_trains_further_only_with_more_epochs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     script = [5.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0]
     assert epochs(script[:4], EarlyStopping("val/score", "min", 2), tmp_path) == 3
     assert epochs(script[:4], EarlyStopping("val/score", "min", 2), tmp_path, resume=True) == 3
-    assert "waits anew" not in caplog.text
+    assert "starts again" not in caplog.text
     assert epochs(script, EarlyStopping("val/score", "min", 2), tmp_path, resume=True) == 5
+    assert "starts again" in caplog.text
     assert "had stopped early, after 2 epochs without a better val/score" in caplog.text
 
 
 @pytest.mark.req("G3")
 @pytest.mark.parametrize("interrupted", range(1, 6))
-def test_an_interruption_changes_nothing_about_the_wait(tmp_path: Path, interrupted: int) -> None:
+def test_an_interruption_does_not_change_the_patience_count(tmp_path: Path, interrupted: int) -> None:
     script = [5.0, 6.0, 4.0, 6.0, 6.0, 6.0, 6.0, 1.0]
     assert epochs(script[:interrupted], EarlyStopping("val/score", "min", 3), tmp_path) == interrupted
     assert epochs(script, EarlyStopping("val/score", "min", 3), tmp_path, resume=True) == 6
 
 
 @pytest.mark.req("G3")
-def test_the_best_weights_are_restored_and_tested(
-    fast: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run whose second epoch is best: what is tested in the end are the weights of its end, and not the last ones."""
+def test_the_best_weights_are_tested(fast: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second epoch is the best: the weights at its end are tested, not the last ones."""
     ends: list[dict[str, Tensor]] = []
 
     class Ends(L.Callback):
@@ -133,8 +130,8 @@ def test_the_best_weights_are_restored_and_tested(
 
     original = experiment.build_callbacks
     monkeypatch.setattr(experiment, "build_callbacks", lambda *args: [*original(*args), Ends()])
-    words = fast("optimizer=sgd", "optimizer.lr=0.6", "trainer.max_epochs=9", "trainer.limit_train_batches=4")
-    result = run([*words, "regularization.early_stopping_patience=1"], verbose=False)
+    overrides = fast("optimizer=sgd", "optimizer.lr=0.6", "trainer.max_epochs=9", "trainer.limit_train_batches=4")
+    result = run([*overrides, "regularization.early_stopping_patience=1"], verbose=False)
     losses = [row["val/loss"] for row in RunFolder.open(result.folder).metrics() if "val/loss" in row]
     assert len(ends) == len(losses) == 3 and losses[1] == min(losses) == result.value
     loaded = inference.load(result.folder)
@@ -145,8 +142,8 @@ def test_the_best_weights_are_restored_and_tested(
 
 
 def test_patience_and_min_delta_are_set_on_the_command_line(tmp_path: Path) -> None:
-    words = ["regularization=early_stopping", "callbacks.early_stopping.min_delta=0.25", "monitor=val/accuracy"]
-    config = check(compose(words))
+    overrides = ["regularization=early_stopping", "callbacks.early_stopping.min_delta=0.25", "monitor=val/accuracy"]
+    config = check(compose(overrides))
     (stopping,) = [
         callback
         for callback in build_callbacks(config, RunFolder.create(tmp_path / "run", {}, []), "classification")
@@ -156,6 +153,6 @@ def test_patience_and_min_delta_are_set_on_the_command_line(tmp_path: Path) -> N
 
 
 @pytest.mark.req("G3")
-def test_it_waits_for_validation_where_that_is_rarer_than_epochs() -> None:
-    script = [9.0, 5.0, 9.0, 6.0, 0.0, 6.0, 9.0, 9.0]  # measured after epochs 2, 4, 6: 5, 6, 6
+def test_patience_counts_validations_not_epochs() -> None:
+    script = [9.0, 5.0, 9.0, 6.0, 0.0, 6.0, 9.0, 9.0]  # validated after epochs 2, 4, 6: 5, 6, 6
     assert epochs(script, EarlyStopping("val/score", "min", 2), check_val_every_n_epoch=2) == 6

@@ -1,4 +1,4 @@
-"""What the gradient callback logs against sums done by hand, what it leaves alone, and vanishing made visible."""
+"""Logged gradient statistics equal values computed directly, training does not change, and gradients vanish."""
 
 import json
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from lightning.pytorch.strategies import FSDPStrategy
 from PIL import Image
 from torch import nn
 
-from src.callbacks.gradient_statistics import SHARES, Gradients, gradients_figure
+from src.callbacks.gradient_statistics import SHARES, Gradients, gradient_figure
 from src.core.errors import UserError
 from src.run_store.run_folder import RunFolder
 from src.training.run import run
 
-Words = Callable[..., list[str]]
+MakeOverrides = Callable[..., list[str]]
 LONG = ["trainer.max_epochs=3", "trainer.limit_train_batches=4", "trainer.precision=64-true"]
 
 
@@ -27,13 +27,13 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def logged(folder: Path) -> dict[int, dict[str, float]]:
-    """The measured steps, read as anyone may read metrics.jsonl."""
+    """Return the measured steps of metrics.jsonl."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {row["step"]: row for row in rows if any(key.startswith("gradient_norm/") for key in row)}
 
 
-class ByHand(L.Callback):
-    """Keeps every gradient, weight and output of a run; the test does the sums."""
+class Recorder(L.Callback):
+    """Record every gradient, weight and output of a run, from which the tests compute the expected statistics."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, Any]] = []
@@ -44,11 +44,11 @@ class ByHand(L.Callback):
             module.register_forward_hook(self.hook(name))
 
     def hook(self, name: str) -> Callable[..., None]:
-        def keep(module: nn.Module, inputs: Any, outputs: torch.Tensor) -> None:
+        def save_output(module: nn.Module, inputs: Any, outputs: torch.Tensor) -> None:
             if module.training:
                 self.outputs[name] = outputs.detach().clone()
 
-        return keep
+        return save_output
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         named = list(pl_module.named_parameters())
@@ -65,20 +65,20 @@ class ByHand(L.Callback):
             self.steps[-1]["outputs"], self.outputs = self.outputs, {}
 
 
-def watched(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[dict[str, Any]]]:
+def run_recorded(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[dict[str, Any]]]:
     from src.training import experiment
 
-    original, by_hand = experiment.build_callbacks, ByHand()
+    original, recorder = experiment.build_callbacks, Recorder()
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "build_callbacks", lambda *args: [by_hand, *original(*args)])
-        folder = run(words, verbose=False).folder
-    return folder, by_hand.steps
+        patch.setattr(experiment, "build_callbacks", lambda *args: [recorder, *original(*args)])
+        folder = run(overrides, verbose=False).folder
+    return folder, recorder.steps
 
 
 @pytest.mark.req("M6")
 @pytest.mark.parametrize("accumulated", [1, 2])
-def test_norms_and_ratios_are_those_of_sums_by_hand(fast: Words, monkeypatch, accumulated: int) -> None:
-    words = fast(
+def test_norms_and_ratios_equal_direct_computation(fast: MakeOverrides, monkeypatch, accumulated: int) -> None:
+    overrides = fast(
         "callbacks=gradients",
         "callbacks.gradients.every_n_steps=2",
         "regularization=gradient_clipping",
@@ -86,10 +86,10 @@ def test_norms_and_ratios_are_those_of_sums_by_hand(fast: Words, monkeypatch, ac
         f"trainer.accumulate_grad_batches={accumulated}",
         *LONG,
     )
-    folder, steps = watched(words, monkeypatch)
-    found = logged(folder)
-    assert list(found) == list(range(0, len(steps), 2)) and len(steps) == 12 / accumulated
-    for number, row in found.items():
+    folder, steps = run_recorded(overrides, monkeypatch)
+    rows = logged(folder)
+    assert list(rows) == list(range(0, len(steps), 2)) and len(steps) == 12 / accumulated
+    for number, row in rows.items():
         step = steps[number]
         for layer in ("layers.1", "layers.3", "layers.5"):
             gradient, before, after = (step[key][f"{layer}.weight"] for key in ("gradients", "before", "after"))
@@ -101,7 +101,7 @@ def test_norms_and_ratios_are_those_of_sums_by_hand(fast: Words, monkeypatch, ac
 
 @pytest.mark.req("M6")
 @pytest.mark.parametrize(
-    ("words", "shares"),
+    ("overrides", "shares"),
     [
         (
             ["model.activation=tanh", "datamodule=breast_cancer", "optimizer.lr=0.3"],
@@ -124,9 +124,9 @@ def test_norms_and_ratios_are_those_of_sums_by_hand(fast: Words, monkeypatch, ac
     ],
     ids=["tanh", "sigmoid", "relu"],
 )
-def test_shares_are_those_of_counts_by_hand(fast: Words, monkeypatch, words: list[str], shares: dict) -> None:
-    folder, steps = watched(
-        fast("callbacks=gradients", "callbacks.gradients.every_n_steps=1", *words, *LONG), monkeypatch
+def test_shares_equal_direct_counts(fast: MakeOverrides, monkeypatch, overrides: list[str], shares: dict) -> None:
+    folder, steps = run_recorded(
+        fast("callbacks=gradients", "callbacks.gradients.every_n_steps=1", *overrides, *LONG), monkeypatch
     )
     seen = set()
     for number, row in logged(folder).items():
@@ -134,11 +134,11 @@ def test_shares_are_those_of_counts_by_hand(fast: Words, monkeypatch, words: lis
             expected = share(steps[number]["outputs"][layer]).item()
             assert row[key] == pytest.approx(expected, abs=1e-6)
             seen.add(expected)
-    assert len(seen) > 2, "the shares of this run change, or the test proves nothing"
+    assert len(seen) > 2, "the shares must change during the run for the test to be meaningful"
 
 
-def test_a_dead_unit_is_one_that_no_example_and_no_place_wakes() -> None:
-    images = torch.zeros(3, 4, 3, 5)  # of each axis, another share is awake
+def test_a_dead_unit_is_zero_for_all_examples_and_positions() -> None:
+    images = torch.zeros(3, 4, 3, 5)  # the share of active entries differs along each axis
     images[2, 1, 0, 1] = images[2, 3, 1, 1] = 5.0
     vectors = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]])
     over_time = torch.zeros(2, 5, 4)
@@ -148,20 +148,22 @@ def test_a_dead_unit_is_one_that_no_example_and_no_place_wakes() -> None:
 
 
 @pytest.mark.req("M6")
-@pytest.mark.parametrize("words", [["model=cnn", "regularization=[dropout,mixup]"]], ids=str)
-def test_training_is_the_same_bit_for_bit(fast: Words, words: list[str]) -> None:
-    words = fast(*words, "trainer.max_epochs=2", "trainer.limit_train_batches=4")
-    plain = run(words, verbose=False)
-    measured = run([*words, "callbacks=gradients", "callbacks.gradients.every_n_steps=1"], verbose=False)
+@pytest.mark.parametrize("overrides", [["model=cnn", "regularization=[dropout,mixup]"]], ids=str)
+def test_the_callback_does_not_change_training(fast: MakeOverrides, overrides: list[str]) -> None:
+    overrides = fast(*overrides, "trainer.max_epochs=2", "trainer.limit_train_batches=4")
+    plain = run(overrides, verbose=False)
+    measured = run([*overrides, "callbacks=gradients", "callbacks.gradients.every_n_steps=1"], verbose=False)
     assert measured.metrics == plain.metrics and len(logged(measured.folder)) == 8
     for name, weight in weights(plain.folder).items():
         assert torch.equal(weight, weights(measured.folder)[name]), name
 
 
 @pytest.mark.req("M6")
-def test_a_sigmoid_network_s_gradient_vanishes_within_the_textbook_s_bound(fast: Words, monkeypatch) -> None:
+def test_gradients_of_a_sigmoid_network_vanish_within_the_bound_of_the_textbook(
+    fast: MakeOverrides, monkeypatch
+) -> None:
     """‖∂J/∂W¹‖ ≤ ‖X‖ · ∏_{l=2}^L (‖W^l‖ · 1/4) · ‖∂J/∂Z^L‖, with σ' ≤ 1/4 for each of the L - 1 hidden layers."""
-    folder, steps = watched(fast("experiment=vanishing_gradients", *LONG), monkeypatch)
+    folder, steps = run_recorded(fast("experiment=vanishing_gradients", *LONG), monkeypatch)
     names = [f"layers.{n}" for n in range(1, 18, 2)]
     row, step = logged(folder)[0], steps[0]
     norms = [row[f"gradient_norm/{name}"] for name in names]
@@ -170,27 +172,27 @@ def test_a_sigmoid_network_s_gradient_vanishes_within_the_textbook_s_bound(fast:
     bound = x.norm().item() * (2 / len(x)) ** 0.5  # ‖P - Y‖ ≤ √2 an example, so ‖∂J/∂Z^L‖ ≤ √(2m) / m
     for name in names[1:]:
         bound *= 0.25 * torch.linalg.matrix_norm(step["before"][f"{name}.weight"], 2).item()
-    assert 0 < norms[0] <= bound < norms[-1], "the bound itself says that the gradient vanishes"
+    assert 0 < norms[0] <= bound < norms[-1], "the bound itself implies that the gradient vanishes"
 
 
-def test_the_picture_is_drawn_also_when_a_run_fails(fast: Words, tmp_path: Path) -> None:
-    words = fast("callbacks=gradients", "optimizer=sgd", "optimizer.lr=1e30", "model.activation=relu", *LONG)
+def test_the_plot_is_drawn_if_the_run_fails(fast: MakeOverrides, tmp_path: Path) -> None:
+    overrides = fast("callbacks=gradients", "optimizer=sgd", "optimizer.lr=1e30", "model.activation=relu", *LONG)
     with pytest.raises(FloatingPointError) as failed:
-        run(words, verbose=False)
+        run(overrides, verbose=False)
     assert "diverged" in str(failed.value)
-    (picture,) = tmp_path.glob("outputs/runs/*/*/plots/gradients.png")
-    with Image.open(picture) as image:
+    (path,) = tmp_path.glob("outputs/runs/*/*/plots/gradients.png")
+    with Image.open(path) as image:
         assert image.format == "PNG" and image.size[0] > 500
 
 
-def test_a_figure_has_a_panel_a_kind_and_a_curve_a_layer() -> None:
+def test_the_figure_has_a_panel_per_statistic_and_a_curve_per_layer() -> None:
     rows = [
         {"step": 0, "gradient_norm/a": 1.0, "gradient_norm/b": 0.1, "dead/c": 0.5, "time": 1.0},
         {"step": 1, "train/loss": 2.0},
         {"step": 4, "gradient_norm/a": 2.0, "gradient_norm/b": float("nan"), "dead/c": 0.25},
     ]
-    figure = gradients_figure(rows)
-    assert figure is not None and gradients_figure([rows[1]]) is None
+    figure = gradient_figure(rows)
+    assert figure is not None and gradient_figure([rows[1]]) is None
     norms, dead = figure.axes
     assert norms.get_yscale() == "log" and dead.get_yscale() == "linear"
     assert [(line.get_label(), list(line.get_xdata())) for line in norms.lines] == [("a", [0, 4]), ("b", [0, 4])]
@@ -198,12 +200,12 @@ def test_a_figure_has_a_panel_a_kind_and_a_curve_a_layer() -> None:
 
 
 @pytest.mark.parametrize("interval", [0, -3, 2.5, "often"])
-def test_an_interval_that_is_none_is_refused(tmp_path: Path, interval: Any) -> None:
+def test_an_invalid_interval_is_rejected(tmp_path: Path, interval: Any) -> None:
     with pytest.raises(UserError, match=r"callbacks\.gradients\.every_n_steps"):
         Gradients(RunFolder(tmp_path, {}), interval)
 
 
-def test_a_gradient_in_parts_is_refused(tmp_path: Path) -> None:
+def test_sharded_gradients_are_rejected(tmp_path: Path) -> None:
     trainer = SimpleNamespace(strategy=FSDPStrategy())
     with pytest.raises(UserError, match="each device has only a part"):
         Gradients(RunFolder(tmp_path, {})).setup(trainer, nn.Linear(1, 1), "fit")  # type: ignore[arg-type]

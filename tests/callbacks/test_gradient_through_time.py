@@ -1,4 +1,4 @@
-"""The gradient by lag against the textbook's product of Jacobians, and the pictures of a run and of a sweep."""
+"""Gradient by lag: it equals the textbook's product of Jacobians, and runs and sweeps plot it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ SPEC = DataSpec("forecasting", "sequence", (8, 3), (2, 2))
 CELLS = ["torch", "textbook"]
 
 
-def made(kind: type[Recurrent], cell: str) -> tuple[Recurrent, LabelledBatch]:
+def make_model(kind: type[Recurrent], cell: str) -> tuple[Recurrent, LabelledBatch]:
     torch.manual_seed(0)
     model = kind(SPEC, cell=cell, hidden_size=4).double().eval()
     for parameter in model.parameters():
@@ -33,9 +33,9 @@ def made(kind: type[Recurrent], cell: str) -> tuple[Recurrent, LabelledBatch]:
 
 @pytest.mark.req("R6")
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_vanilla_network_multiplies_by_its_weights_and_the_slope_of_tanh(cell: str) -> None:
+def test_gradients_of_a_vanilla_network_are_products_of_weights_and_tanh_derivatives(cell: str) -> None:
     """∂h_t/∂h_{t-k} = ∏ diag(1 - h²) W_hh, applied to ∂L_T/∂h_T."""
-    model, batch = made(RNN, cell)
+    model, batch = make_model(RNN, cell)
     core: Any = model.recurrent
     W = core.cells[0].W_h if cell == "textbook" else core.weight_hh_l0
     norms = torch.zeros(8, dtype=torch.float64)
@@ -56,7 +56,7 @@ def test_a_vanilla_network_multiplies_by_its_weights_and_the_slope_of_tanh(cell:
 @pytest.mark.parametrize("kind", [RNN, LSTM, GRU])
 def test_gradients_are_products_of_the_jacobians_of_single_steps(kind: type[Recurrent], cell: str) -> None:
     """∂s_t/∂s_{t-k} = ∏ ∂s_{t-i+1}/∂s_{t-i}, with s = (h, C) for an LSTM."""
-    model, batch = made(kind, cell)
+    model, batch = make_model(kind, cell)
     parts = 2 if kind is LSTM else 1
     norms = torch.zeros(8, dtype=torch.float64)
     for n in range(3):
@@ -81,9 +81,7 @@ def test_gradients_are_products_of_the_jacobians_of_single_steps(kind: type[Recu
 
 
 @pytest.mark.req("R6")
-def test_a_run_leaves_a_picture_and_a_sweep_a_comparison(
-    fast: Callable[..., list[str]], tmp_path: Path, capsys
-) -> None:
+def test_a_run_writes_a_plot_and_a_sweep_a_comparison(fast: Callable[..., list[str]], tmp_path: Path, capsys) -> None:
     (tmp_path / "sweeps" / "s").mkdir(parents=True)
     (tmp_path / "sweeps" / "s" / "ledger.jsonl").touch()
     for name in ("rnn", "gru"):
@@ -92,7 +90,9 @@ def test_a_run_leaves_a_picture_and_a_sweep_a_comparison(
         assert (result.folder / "plots" / "gradient_through_time.png").stat().st_size > 10_000
     table = (tmp_path / "sweeps" / "s" / "gradient_through_time.md").read_text().splitlines()
     assert table[0] == "| run | training | lag 1 | lag 5 | lag 10 |"
-    assert sorted(row.split(" | ")[:2] for row in table[2:]) == [  # runs that start within a second have no order
+    assert sorted(
+        row.split(" | ")[:2] for row in table[2:]
+    ) == [  # the order of runs that start within a second is undefined
         ["| gru", "after"],
         ["| gru", "before"],
         ["| rnn", "after"],
@@ -103,7 +103,7 @@ def test_a_run_leaves_a_picture_and_a_sweep_a_comparison(
     assert "share of the last step" in capsys.readouterr().out
 
 
-def test_other_models_are_refused(fast: Callable[..., list[str]]) -> None:
+def test_other_models_are_rejected(fast: Callable[..., list[str]]) -> None:
     with pytest.raises(UserError, match="for model=rnn, lstm, gru"):
         run(fast("model=mlp", "callbacks=gradient_through_time"), verbose=False)
     with pytest.raises(UserError, match="for model=rnn, lstm, gru"):

@@ -1,4 +1,4 @@
-"""What a person sees of a run: on a terminal and in a log."""
+"""Progress display on a terminal and in a log."""
 
 import io
 import re
@@ -17,7 +17,7 @@ from src.core.console import duration, number
 
 
 class Net(L.LightningModule):
-    """Its metrics follow from the epoch."""
+    """Model whose metrics depend on the epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def run(progress: Progress, epochs: int, batches: int = 4) -> L.Trainer:
     return trainer
 
 
-def test_a_log_gets_one_plain_line_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_has_one_line_per_epoch(capsys: pytest.CaptureFixture[str]) -> None:
     run(Progress(pause=0.0), epochs=3)
     lines = capsys.readouterr().out.splitlines()
     assert [re.sub(r"[\d.]+ s$", "? s", line) for line in lines] == [
@@ -68,7 +68,7 @@ def test_a_log_gets_one_plain_line_an_epoch(capsys: pytest.CaptureFixture[str]) 
     ]
 
 
-def test_short_epochs_do_not_flood_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_has_no_line_for_most_short_epochs(capsys: pytest.CaptureFixture[str]) -> None:
     run(Progress(pause=60.0), epochs=30)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["epoch 1/30", "epoch 30/30"]
@@ -81,7 +81,7 @@ class Terminal(io.StringIO):
 
 
 class Clock:
-    """A clock that a step moves by a hundredth of a second."""
+    """A clock that advances by a hundredth of a second at every call."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -91,41 +91,43 @@ class Clock:
         return self.now
 
 
-def test_a_terminal_gets_a_bar_that_is_drawn_ten_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bar_is_updated_ten_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, screen = Clock(), Terminal()
     monkeypatch.setattr("src.callbacks.progress.time", clock)
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "160")
     progress = Progress()
-    drawn: list[tuple[float, dict[str, Any]]] = []
+    updates: list[tuple[float, dict[str, Any]]] = []
     original = Progress._draw
 
     def draw(self: Progress, *arguments: Any) -> None:
         original(self, *arguments)
         assert self._bar is not None
         task = self._bar.tasks[0]
-        drawn.append((clock.now, {"description": task.description, **task.fields}))
+        updates.append((clock.now, {"description": task.description, **task.fields}))
 
     monkeypatch.setattr(Progress, "_draw", draw)
     start = clock.now
     run(progress, epochs=4, batches=100)
-    times = [when for when, _ in drawn]
+    times = [when for when, _ in updates]
     assert all(later - earlier >= 0.1 for earlier, later in pairwise(times))
-    assert len(drawn) > 0.8 * (clock.now - start) / 0.11, "a drawing at every step that is due"
-    training = [shown for _, shown in drawn if re.fullmatch(r"epoch \d/4", shown["description"])]
+    assert len(updates) > 0.8 * (clock.now - start) / 0.11, "the bar must be updated whenever it is due"
+    training = [shown for _, shown in updates if re.fullmatch(r"epoch \d/4", shown["description"])]
     assert any("loss 0.25" in shown["text"] and "val/loss 2" in shown["text"] for shown in training)
-    lefts = [float(re.search(r"([\d.]+) s left", shown["text"])[1]) for shown in training]  # type: ignore[index]
-    assert lefts[len(lefts) // 2] == pytest.approx((clock.now - start) / 2, rel=0.4), "half way, as much is left"
-    assert lefts[-1] < lefts[len(lefts) // 2]
-    assert any(shown["description"] == "testing" for _, shown in drawn)
+    seconds_left = [float(re.search(r"([\d.]+) s left", shown["text"])[1]) for shown in training]  # type: ignore[index]
+    assert seconds_left[len(seconds_left) // 2] == pytest.approx((clock.now - start) / 2, rel=0.4), (
+        "half way, half of the time remains"
+    )
+    assert seconds_left[-1] < seconds_left[len(seconds_left) // 2]
+    assert any(shown["description"] == "testing" for _, shown in updates)
     text = screen.getvalue()
-    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") > 0, "the cursor is given back"
-    assert not re.search(r"epoch 1/4 .*s\n", text.replace("\r", "")), "no lines beside the bar"
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") > 0, "the cursor must be shown again"
+    assert not re.search(r"epoch 1/4 .*s\n", text.replace("\r", "")), "no lines besides the bar"
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
-def test_a_narrow_terminal_loses_metrics_and_not_the_epoch(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+def test_a_narrow_terminal_drops_metrics_before_the_epoch(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     screen = Terminal()
     monkeypatch.setattr("src.callbacks.progress.time", Clock())
     monkeypatch.setattr(sys, "stdout", screen)
@@ -149,7 +151,7 @@ def test_a_step_reads_no_loss_between_drawings(monkeypatch: pytest.MonkeyPatch) 
 
     progress = Progress()
     progress._bar = object()  # type: ignore[assignment]
-    progress._drawn = float("inf")
+    progress._last_drawn = float("inf")
     progress.on_train_batch_end(None, None, {"loss": Loss()}, None, 0)  # type: ignore[arg-type]
 
 
@@ -168,8 +170,8 @@ def test_number(value: float | None, text: str) -> None:
     assert number(value) == text
 
 
-def test_an_epoch_that_is_gone_on_with_takes_the_time_since_then(capsys: pytest.CaptureFixture[str]) -> None:
-    """Lightning calls no start of an epoch for it; a clock that counts from zero would tell the uptime of the machine."""
+def test_an_epoch_resumed_in_the_middle_is_timed_from_the_resume(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lightning does not call `on_train_epoch_start` for it; starting at zero would report the uptime of the machine."""
     progress = Progress()
     trainer = L.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False)
     progress.on_train_start(trainer, Net())

@@ -1,4 +1,4 @@
-"""Averaged weights: their formulas in float64, what is validated, saved, tested and resumed, and what excludes them."""
+"""Weight averaging: formulas in float64; validation, saving, testing and resuming; and invalid combinations."""
 
 import json
 from collections.abc import Callable
@@ -23,12 +23,12 @@ from src.training.inference import load
 from src.training.resume import resumed
 from src.training.run import Interrupted, resume, run
 
-Words = Callable[..., list[str]]
+MakeOverrides = Callable[..., list[str]]
 State = dict[str, Tensor]
 
 
 class History(L.Callback):
-    """Keeps the weights after every step, those of every validation, and the learning rates."""
+    """Record the weights after every step, those of every validation, and the learning rates."""
 
     def __init__(self) -> None:
         self.steps: list[State] = []
@@ -51,31 +51,31 @@ def copy(module: nn.Module) -> State:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-def recorded(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[History, run_module.RunResult]:
-    """Run, and return what happened to the weights."""
+def recorded(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[History, run_module.RunResult]:
+    """Run, and return the history of the weights and the result."""
     history, original = History(), experiment.build_callbacks
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "build_callbacks", lambda *args: [*original(*args), history])
-        return history, run(words, verbose=False)
+        return history, run(overrides, verbose=False)
 
 
 def saved(folder: Path, name: str) -> dict[str, Any]:
     return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
-def assert_close(found: State, expected: State) -> None:
+def assert_close(actual: State, expected: State) -> None:
     for name, value in expected.items():
-        torch.testing.assert_close(found[name].double(), value.double(), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(actual[name].double(), value.double(), rtol=1e-10, atol=1e-12)
 
 
 EXACT = ("trainer.max_epochs=4", "trainer.limit_train_batches=4", "trainer.precision=64-true")
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9])
-def test_the_moving_average_is_the_formula(fast: Words, monkeypatch, decay: float) -> None:
-    words = fast(*EXACT, f"regularization.ema_decay={decay}", "trainer.accumulate_grad_batches=2")
-    history, result = recorded(words, monkeypatch)
-    assert len(history.steps) == 8, "two batches a step"
+def test_the_moving_average_equals_its_formula(fast: MakeOverrides, monkeypatch, decay: float) -> None:
+    overrides = fast(*EXACT, f"regularization.ema_decay={decay}", "trainer.accumulate_grad_batches=2")
+    history, result = recorded(overrides, monkeypatch)
+    assert len(history.steps) == 8, "two batches per step"
     average = {name: value.double() for name, value in history.steps[0].items()}
     for number, weights in enumerate(history.steps[1:], start=2):
         d = min(decay, number / (9 + number))
@@ -86,7 +86,7 @@ def test_the_moving_average_is_the_formula(fast: Words, monkeypatch, decay: floa
     assert_close(saved(result.folder, "last")["current_model_state"], history.steps[-1])
 
 
-def test_the_stochastic_average_is_the_mean_over_the_last_epochs(fast: Words, monkeypatch) -> None:
+def test_the_stochastic_average_is_the_mean_over_the_last_epochs(fast: MakeOverrides, monkeypatch) -> None:
     history, result = recorded(fast(*EXACT, "regularization=swa", "regularization.swa_start=0.5"), monkeypatch)
     for epoch in (0, 1):
         assert_close(history.validated[epoch], history.ends[epoch])
@@ -97,12 +97,12 @@ def test_the_stochastic_average_is_the_mean_over_the_last_epochs(fast: Words, mo
     assert_close(saved(result.folder, "last")["current_model_state"], history.ends[3])
 
 
-def test_the_average_has_batch_norm_statistics_of_its_own(fast: Words, monkeypatch) -> None:
+def test_batch_norm_statistics_are_recomputed_for_the_average(fast: MakeOverrides, monkeypatch) -> None:
     """The mean and variance of the first normalisation's input over the training batches, with averaged weights."""
-    words = fast(
+    overrides = fast(
         *EXACT, "regularization=[swa,batch_norm]", "regularization.swa_start=0.5", "trainer.limit_train_batches=4"
     )
-    history, result = recorded(words, monkeypatch)
+    history, result = recorded(overrides, monkeypatch)
     state = saved(result.folder, "last")["state_dict"]
     loaded = load(result.folder)
     loaded.datamodule.trainer = None
@@ -121,9 +121,9 @@ def test_the_average_has_batch_norm_statistics_of_its_own(fast: Words, monkeypat
     assert not torch.allclose(in_training["layers.2.running_mean"], mean, rtol=1e-3)
 
 
-def test_the_statistics_are_those_of_examples_without_augmentation(fast: Words) -> None:
-    words = ("datamodule=audio_folder", "model=cnn", "regularization=[swa,batch_norm,audio_augmentation]")
-    folder = run(fast(*words, "regularization.swa_start=0.0", "trainer.max_epochs=2"), verbose=False).folder
+def test_batch_norm_statistics_are_computed_without_augmentation(fast: MakeOverrides) -> None:
+    overrides = ("datamodule=audio_folder", "model=cnn", "regularization=[swa,batch_norm,audio_augmentation]")
+    folder = run(fast(*overrides, "regularization.swa_start=0.0", "trainer.max_epochs=2"), verbose=False).folder
     loaded, state = load(folder), saved(folder, "last")["state_dict"]
     loaded.model.load_state_dict(state)
     loader = loaded.datamodule.loader("train", shuffle=True)
@@ -146,10 +146,14 @@ AVERAGES = [
 
 
 @pytest.mark.parametrize(
-    "words", [AVERAGES[1], *(pytest.param(w, marks=pytest.mark.slow) for w in (AVERAGES[0], *AVERAGES[2:]))], ids=str
+    "overrides",
+    [AVERAGES[1], *(pytest.param(w, marks=pytest.mark.slow) for w in (AVERAGES[0], *AVERAGES[2:]))],
+    ids=str,
 )
-def test_what_is_validated_is_saved_tested_and_evaluated(fast: Words, words: list[str], monkeypatch) -> None:
-    history, result = recorded(fast(*words, "trainer.max_epochs=4", "trainer.limit_train_batches=3"), monkeypatch)
+def test_the_validated_weights_are_saved_tested_and_evaluated(
+    fast: MakeOverrides, overrides: list[str], monkeypatch
+) -> None:
+    history, result = recorded(fast(*overrides, "trainer.max_epochs=4", "trainer.limit_train_batches=3"), monkeypatch)
     record = json.loads((result.folder / "run.json").read_text())
     best = saved(result.folder, "best")["state_dict"]
     assert all(torch.equal(best[name], value) for name, value in history.validated[record["best_epoch"]].items())
@@ -157,10 +161,10 @@ def test_what_is_validated_is_saved_tested_and_evaluated(fast: Words, words: lis
     assert evaluate(result.folder, "val")["val/loss"] == result.metrics["val/loss"]
 
 
-def test_the_best_epoch_is_one_of_the_average(fast: Words, monkeypatch) -> None:
-    """The rate is far too high from the start of the average on, so that the best weights come before it."""
-    words = ("regularization=swa", "regularization.swa_start=0.5", "regularization.swa_lr=3.0", "optimizer=sgd")
-    history, result = recorded(fast(*words, *EXACT, "optimizer.lr=0.05"), monkeypatch)
+def test_the_best_epoch_is_an_averaged_one(fast: MakeOverrides, monkeypatch) -> None:
+    """The learning rate is far too high once averaging starts, so that the best weights are earlier ones."""
+    overrides = ("regularization=swa", "regularization.swa_start=0.5", "regularization.swa_lr=3.0", "optimizer=sgd")
+    history, result = recorded(fast(*overrides, *EXACT, "optimizer.lr=0.05"), monkeypatch)
     losses = [row["val/loss"] for row in RunFolder.open(result.folder).metrics() if "val/loss" in row]
     assert losses.index(min(losses)) == 1
     record = json.loads((result.folder / "run.json").read_text())
@@ -170,14 +174,14 @@ def test_the_best_epoch_is_one_of_the_average(fast: Words, monkeypatch) -> None:
     assert evaluate(result.folder)["test/loss"] == result.metrics["test/loss"]
 
 
-def test_early_stopping_waits_anew_for_the_average(fast: Words) -> None:
-    """The average is worse than the epochs before it: the first of it is not one to lose patience over."""
-    words = ("regularization=[swa,early_stopping]", "regularization.swa_start=0.5", "regularization.swa_lr=3.0")
+def test_early_stopping_starts_again_with_the_average(fast: MakeOverrides) -> None:
+    """The average is worse than the epochs before it; its first epoch must not stop the run."""
+    overrides = ("regularization=[swa,early_stopping]", "regularization.swa_start=0.5", "regularization.swa_lr=3.0")
     sgd = ("optimizer=sgd", "optimizer.lr=0.05", "regularization.early_stopping_patience=1")
-    folder = RunFolder.open(run(fast(*words, *EXACT, *sgd, "trainer.max_epochs=20"), verbose=False).folder)
+    folder = RunFolder.open(run(fast(*overrides, *EXACT, *sgd, "trainer.max_epochs=20"), verbose=False).folder)
     losses = [row["val/loss"] for row in folder.metrics() if "val/loss" in row]
     assert folder.record["best_since"] == 10
-    assert losses[10] > losses[9], "which would have ended the run"
+    assert losses[10] > losses[9], "this would have stopped the run"
     assert len(losses) == 20 or losses[-1] >= min(losses[10:-1])
     assert len(losses) > 11
 
@@ -194,67 +198,73 @@ class Stop(L.Callback):
 
 
 @pytest.mark.parametrize(
-    ("words", "stop"),
-    [(AVERAGES[0], 2), (AVERAGES[1], 1), *(pytest.param(words, 2, marks=pytest.mark.slow) for words in AVERAGES[2:])],
+    ("overrides", "stop"),
+    [
+        (AVERAGES[0], 2),
+        (AVERAGES[1], 1),
+        *(pytest.param(overrides, 2, marks=pytest.mark.slow) for overrides in AVERAGES[2:]),
+    ],
     ids=str,
 )
-def test_resumed_is_uninterrupted(fast: Words, words: list[str], stop: int, monkeypatch, tmp_path: Path) -> None:
-    """Stopped before the average begins, in the epoch in which it does, and after it."""
-    words = fast(*words, "trainer.max_epochs=4", "trainer.limit_train_batches=3")
-    whole = run(words, verbose=False)
+def test_a_resumed_run_is_exact(
+    fast: MakeOverrides, overrides: list[str], stop: int, monkeypatch, tmp_path: Path
+) -> None:
+    """Interrupt before averaging starts, in the epoch in which it starts, and after it."""
+    overrides = fast(*overrides, "trainer.max_epochs=4", "trainer.limit_train_batches=3")
+    whole = run(overrides, verbose=False)
     original, folder = experiment.build_callbacks, tmp_path / "interrupted"
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(experiment, "build_callbacks", lambda *args: [*original(*args), Stop(stop)])
-        run(words, folder, verbose=False)
+        run(overrides, folder, verbose=False)
     result = resume(*resumed(str(folder), []), verbose=False)
     assert result.metrics == whole.metrics
     for name in ("best", "last"):
-        expected, found = saved(whole.folder, name), saved(folder, name)
+        expected, actual = saved(whole.folder, name), saved(folder, name)
         for key in ("state_dict", "current_model_state", "averaging_state"):
-            assert all(torch.equal(value, found[key][part]) for part, value in expected[key].items()), (name, key)
+            assert all(torch.equal(value, actual[key][part]) for part, value in expected[key].items()), (name, key)
     curves = [[row["lr"] for row in RunFolder.open(path).metrics() if "lr" in row] for path in (whole.folder, folder)]
     assert curves[0] == curves[1]
 
 
 @pytest.mark.slow
-def test_a_longer_run_keeps_its_average(fast: Words) -> None:
-    """More epochs move the start behind the average that is there; it goes on, over every epoch since its own start."""
-    words = fast("regularization=swa", "regularization.swa_start=0.5", "trainer.max_epochs=4")
-    folder = run(words, verbose=False).folder
+def test_a_run_with_more_epochs_continues_its_average(fast: MakeOverrides) -> None:
+    """More epochs move the start of averaging beyond the existing average, which continues nevertheless."""
+    overrides = fast("regularization=swa", "regularization.swa_start=0.5", "trainer.max_epochs=4")
+    folder = run(overrides, verbose=False).folder
     assert saved(folder, "last")["averaging_state"]["n_averaged"] == 2
     resume(*resumed(str(folder), ["trainer.max_epochs=8"]), verbose=False)
     assert saved(folder, "last")["averaging_state"]["n_averaged"] == 6
 
 
 @pytest.mark.slow
-def test_two_processes_share_one_average(command: Any, fast: Words, tmp_path: Path) -> None:
-    words = ["trainer=ddp", "trainer.accelerator=cpu", "regularization=[swa,batch_norm]", "trainer.max_epochs=4"]
-    words = fast(*words, "trainer.limit_val_batches=null", "trainer.limit_test_batches=null")
-    done = command("src.train", *words)
+def test_two_processes_have_the_same_average(command: Any, fast: MakeOverrides, tmp_path: Path) -> None:
+    overrides = ["trainer=ddp", "trainer.accelerator=cpu", "regularization=[swa,batch_norm]", "trainer.max_epochs=4"]
+    overrides = fast(*overrides, "trainer.limit_val_batches=null", "trainer.limit_test_batches=null")
+    done = command("src.train", *overrides)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("outputs/runs/*/*/run.json")
     record = json.loads(path.read_text())
     for split, shown in (("test", record["final"]), ("val", record["best"])):
-        command_line = command("src.evaluate", str(path.parent), f"split={split}", "--json")
-        found = json.loads(command_line.stdout)[f"{split}/accuracy"]
-        assert found == pytest.approx(shown[f"{split}/accuracy"], abs=1e-6)
+        done = command("src.evaluate", str(path.parent), f"split={split}", "--json")
+        accuracy = json.loads(done.stdout)[f"{split}/accuracy"]
+        assert accuracy == pytest.approx(shown[f"{split}/accuracy"], abs=1e-6)
 
 
 @pytest.mark.slow
-def test_a_learning_rate_of_its_own_ends_the_schedule(fast: Words, monkeypatch) -> None:
-    words = ("regularization=swa", "regularization.swa_start=0.5", "scheduler=cosine", "optimizer.lr=0.001")
+def test_swa_lr_replaces_the_schedule(fast: MakeOverrides, monkeypatch) -> None:
+    overrides = ("regularization=swa", "regularization.swa_start=0.5", "scheduler=cosine", "optimizer.lr=0.001")
     epochs = ("trainer.max_epochs=6", "trainer.limit_train_batches=2")
-    rates = recorded(fast(*words, *epochs, "regularization.swa_lr=0.02"), monkeypatch)[0].rates
-    plain = recorded(fast(*words, *epochs), monkeypatch)[0].rates
+    rates = recorded(fast(*overrides, *epochs, "regularization.swa_lr=0.02"), monkeypatch)[0].rates
+    plain = recorded(fast(*overrides, *epochs), monkeypatch)[0].rates
     assert rates[:6] == plain[:6] and rates[6:] == [0.02] * 6
     assert plain[6:] == sorted(plain[6:], reverse=True) and plain[-1] < 0.0002
 
 
-def test_early_stopping_watches_the_average(fast: Words, monkeypatch) -> None:
-    """At this learning rate the weights jump about and would stop the run; their average gets better all the time."""
-    words = ["trainer.max_epochs=8", "trainer.limit_train_batches=4", "optimizer=sgd", "optimizer.lr=0.6"]
-    words = fast(*words, "regularization.early_stopping_patience=1")
-    history, result = recorded([*words, "regularization.ema_decay=0.98"], monkeypatch)
+def test_early_stopping_monitors_the_average(fast: MakeOverrides, monkeypatch) -> None:
+    """At this learning rate the loss of the weights is noisy and would stop the run; that of the average always improves."""
+    overrides = ["trainer.max_epochs=8", "trainer.limit_train_batches=4", "optimizer=sgd", "optimizer.lr=0.6"]
+    overrides = fast(*overrides, "regularization.early_stopping_patience=1")
+    history, result = recorded([*overrides, "regularization.ema_decay=0.98"], monkeypatch)
     shown = [row["val/loss"] for row in RunFolder.open(result.folder).metrics() if "val/loss" in row]
     assert shown == sorted(shown, reverse=True) and len(shown) == 8
     loaded = load(result.folder)
@@ -265,7 +275,7 @@ def test_early_stopping_watches_the_average(fast: Words, monkeypatch) -> None:
     assert losses[2] > losses[1], "the weights themselves would have stopped the run here"
 
 
-def test_a_run_that_ends_before_says_so(fast: Words, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_ends_before_averaging_logs_a_warning(fast: MakeOverrides, caplog: pytest.LogCaptureFixture) -> None:
     result = run(fast("regularization=swa", "trainer.max_epochs=8", "trainer.max_steps=3"), verbose=False)
     assert "before weights were averaged, from 0.75 of 8 epochs on" in caplog.text
     last = saved(result.folder, "last")
@@ -276,11 +286,11 @@ def test_a_run_that_ends_before_says_so(fast: Words, caplog: pytest.LogCaptureFi
     ("start", "epochs", "first"),
     [(0.5, 4, 2), (0.4, 4, 1), (0.29, 100, 29), (0.57, 100, 57), (0.0, 9, 0), (0.99, 9, 8)],
 )
-def test_it_begins_with_the_epoch_in_which_its_share_is_over(start: float, epochs: int, first: int) -> None:
+def test_averaging_starts_with_the_epoch_in_which_the_share_is_reached(start: float, epochs: int, first: int) -> None:
     assert first_averaged_epoch(start, epochs) == first
 
 
-def test_off_is_absent(fast: Words) -> None:
+def test_disabled_averages_are_left_out(fast: MakeOverrides) -> None:
     assert ExponentialMovingAverage(0.0).off and StochasticWeightAveraging(None).off
     assert not ExponentialMovingAverage(0.9).off and not StochasticWeightAveraging(0.0).off
     result = run(fast(), verbose=False)
@@ -288,7 +298,7 @@ def test_off_is_absent(fast: Words) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("overrides", "message"),
     [
         (["regularization=[ema,swa]"], "one average at a time"),
         (["regularization.swa_lr=0.1"], "set regularization.swa_start, such as 0.75"),
@@ -299,7 +309,7 @@ def test_off_is_absent(fast: Words) -> None:
         (["regularization.swa_start=5"], "swa_start=5: must be"),
     ],
 )
-def test_mistakes_are_told(words: list[str], says: str) -> None:
-    with pytest.raises(UserError) as refused:
-        check(compose(["model=mlp", *words]))
-    assert says in str(refused.value)
+def test_invalid_combinations_are_rejected(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        check(compose(["model=mlp", *overrides]))
+    assert message in str(raised.value)

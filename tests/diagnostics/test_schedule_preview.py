@@ -1,4 +1,4 @@
-"""The schedule that is drawn before training is the one that training follows, step by step."""
+"""Schedule preview: the plotted learning rates are those of a training run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from src.preview import PICTURES, preview
 from src.training.experiment import build
 
 OPTIONS = sorted(path.stem for path in (ROOT / "conf" / "scheduler").glob("*.yaml"))
-STILL = ["optimizer=sgd", "optimizer.lr=1e-9"]  # nothing is learned, so that no metric improves
+NO_LEARNING = ["optimizer=sgd", "optimizer.lr=1e-9"]  # nothing is learned, so that no metric improves
 
 
 class Recorder(Callback):
@@ -29,12 +29,14 @@ class Recorder(Callback):
         self.rates.append(optimizer.param_groups[0]["lr"])
 
 
-def config_of(*words: str) -> Config:
+def config_of(*overrides: str) -> Config:
     small = ["model.hidden_sizes=[4]", "trainer.accelerator=cpu", "trainer.limit_train_batches=5"]
-    return check(compose(["datamodule=digits", *small, "trainer.limit_val_batches=1", "trainer.max_epochs=8", *words]))
+    return check(
+        compose(["datamodule=digits", *small, "trainer.limit_val_batches=1", "trainer.max_epochs=8", *overrides])
+    )
 
 
-def rates_of_a_real_run(config: Config) -> list[float]:
+def rates_of_run(config: Config) -> list[float]:
     recorder, experiment = Recorder(), build(config)
     experiment.trainer.callbacks.append(recorder)
     experiment.trainer.fit(experiment.model, datamodule=experiment.datamodule)
@@ -43,23 +45,28 @@ def rates_of_a_real_run(config: Config) -> list[float]:
 
 @pytest.mark.req("S9")
 @pytest.mark.parametrize("name", OPTIONS)
-def test_the_curve_is_what_a_run_does(name: str) -> None:
+def test_the_curve_equals_the_learning_rates_of_a_run(name: str) -> None:
     fast = {
         "step": ["scheduler.step_size=2"],
         "cosine_restarts": ["scheduler.T_0=2"],
         "plateau": ["scheduler.patience=1"],
     }
-    words = [f"scheduler={name}", "scheduler.warmup_steps=4", "trainer.accumulate_grad_batches=2", *fast.get(name, [])]
-    config = config_of(*STILL, *words)
+    overrides = [
+        f"scheduler={name}",
+        "scheduler.warmup_steps=4",
+        "trainer.accumulate_grad_batches=2",
+        *fast.get(name, []),
+    ]
+    config = config_of(*NO_LEARNING, *overrides)
     curve = schedule_curve(config)
-    assert curve.rates == rates_of_a_real_run(config)
-    assert len(curve.rates) == 8 * 3 and curve.steps_an_epoch == 3
-    assert len(set(curve.rates)) > 3, "something happens"
+    assert curve.rates == rates_of_run(config)
+    assert len(curve.rates) == 8 * 3 and curve.steps_per_epoch == 3
+    assert len(set(curve.rates)) > 3, "the rate must change"
 
 
 @pytest.mark.req("S9")
 @pytest.mark.parametrize(
-    "words",
+    "overrides",
     [
         ["scheduler=cosine", "trainer.max_steps=17"],
         ["scheduler=plateau", "scheduler.patience=0", "trainer.check_val_every_n_epoch=2"],
@@ -68,16 +75,18 @@ def test_the_curve_is_what_a_run_does(name: str) -> None:
     ],
     ids=" ".join,
 )
-def test_the_curve_knows_how_the_run_ends_and_measures(words: list[str]) -> None:
-    config = config_of(*STILL, *words)
-    assert schedule_curve(config).rates == rates_of_a_real_run(config)
+def test_the_curve_accounts_for_max_steps_validation_interval_and_monitor(overrides: list[str]) -> None:
+    config = config_of(*NO_LEARNING, *overrides)
+    assert schedule_curve(config).rates == rates_of_run(config)
 
 
 @pytest.mark.req("S9")
-def test_the_curve_knows_where_an_average_takes_its_own_rate() -> None:
-    """As `test_averaging` finds it in a run: the schedule's rates before, one rate from then on."""
-    words = ["scheduler=cosine", "regularization=swa", "regularization.swa_start=0.7"]
-    plain, averaged = (schedule_curve(config_of(*words, *more)).rates for more in ([], ["regularization.swa_lr=0.02"]))
+def test_the_curve_accounts_for_swa_lr() -> None:
+    """Before averaging, the rates are those of the schedule; afterwards, they are constant (see test_weight_averaging.py)."""
+    overrides = ["scheduler=cosine", "regularization=swa", "regularization.swa_start=0.7"]
+    plain, averaged = (
+        schedule_curve(config_of(*overrides, *more)).rates for more in ([], ["regularization.swa_lr=0.02"])
+    )
     assert averaged == plain[: 5 * 5] + [0.02] * (3 * 5)
 
 
@@ -90,14 +99,14 @@ def test_a_metric_that_always_improves_never_lowers_the_rate(monitor: str) -> No
 
 
 @pytest.mark.req("S9")
-def test_several_processes_share_an_epoch() -> None:
+def test_several_processes_have_fewer_steps_per_epoch() -> None:
     one, two = (schedule_curve(config_of("trainer.limit_train_batches=null", *more)) for more in ([], ["trainer=ddp",
         "trainer.accelerator=cpu", "trainer.devices=2"]))  # fmt: skip
-    assert two.steps_an_epoch == -(-one.steps_an_epoch // 2)
+    assert two.steps_per_epoch == -(-one.steps_per_epoch // 2)
 
 
 @pytest.mark.req("S9")
-def test_the_picture_shows_every_step_on_two_scales() -> None:
+def test_the_figure_shows_every_step_on_two_scales() -> None:
     config = config_of("scheduler=cosine")
     figure = schedule_picture(config)
     rates = schedule_curve(config).rates
@@ -111,25 +120,25 @@ def test_the_picture_shows_every_step_on_two_scales() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "words", "says"),
+    ("subject", "overrides", "message"),
     [
         ("schedul", [], "Did you mean 'schedule'"),
         ("schedule", ["scheduler=cosin"], "Did you mean 'cosine'"),
         ("schedule", ["optimizer.lr=-1"], "optimizer.lr=-1"),
     ],
 )
-def test_mistakes_are_answered(what: str, words: list[str], says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        preview(what, words)
+def test_invalid_arguments_are_rejected(subject: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        preview(subject, overrides)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", PICTURES)
-def test_the_command_draws(what: str, command: Callable, tmp_path: Path) -> None:
-    changes = ["regularization=augmentation"] if what == "augmentation" else []
-    done = command("src.preview", what, "model=cnn", "trainer.max_epochs=2", f"paths.outputs={tmp_path}", *changes)
+@pytest.mark.parametrize("subject", PICTURES)
+def test_the_command_writes_each_figure(subject: str, command: Callable, tmp_path: Path) -> None:
+    changes = ["regularization=augmentation"] if subject == "augmentation" else []
+    done = command("src.preview", subject, "model=cnn", "trainer.max_epochs=2", f"paths.outputs={tmp_path}", *changes)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(tmp_path / "preview" / "plots" / f"{what}.png")
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "preview" / "plots" / f"{subject}.png")
     with Image.open(done.stdout.splitlines()[-1]) as image:
         assert min(image.size) > 200
-    assert list(tmp_path.iterdir()) == [tmp_path / "preview"], "a preview is no run"
+    assert list(tmp_path.iterdir()) == [tmp_path / "preview"], "a preview must not create a run"

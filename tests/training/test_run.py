@@ -1,4 +1,4 @@
-"""One run from end to end: what it records, and that it can be measured, asked, repeated and resumed."""
+"""A run from end to end: its record, and evaluating, predicting, repeating and resuming it."""
 
 import json
 import os
@@ -25,11 +25,11 @@ from src.training.inference import load
 from src.training.resume import resumed
 from src.training.run import Interrupted, RunResult, resume, run
 
-Words = Callable[..., list[str]]
+MakeOverrides = Callable[..., list[str]]
 
 
 @pytest.fixture
-def finished(fast: Words) -> RunResult:
+def finished(fast: MakeOverrides) -> RunResult:
     return run(fast("trainer.max_epochs=2"), verbose=False)
 
 
@@ -37,10 +37,10 @@ def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
 
 
-# ---- what is recorded ----------------------------------------------------------------------------------------------
+# ---- the record ----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_records_itself(finished: RunResult, tmp_path: Path) -> None:
+def test_a_run_writes_its_record(finished: RunResult, tmp_path: Path) -> None:
     folder = finished.folder
     assert folder.parent.parent == tmp_path / "outputs" / "runs"
     assert {"run.json", "metrics.jsonl", "config.yaml", "checkpoints"} <= {path.name for path in folder.iterdir()}
@@ -57,25 +57,25 @@ def test_a_run_records_itself(finished: RunResult, tmp_path: Path) -> None:
     )
 
 
-def test_the_recorded_config_is_resolved_and_gives_the_same_run(finished: RunResult) -> None:
+def test_the_recorded_config_is_resolved_and_reproduces_the_run(finished: RunResult) -> None:
     text = (finished.folder / "config.yaml").read_text()
     assert "${" not in text
     again = run(check(yaml.safe_load(text)), verbose=False)
     assert again.metrics == finished.metrics and again.folder != finished.folder
 
 
-def test_two_runs_of_one_second_have_two_folders(fast: Words) -> None:
+def test_two_runs_in_one_second_have_different_folders(fast: MakeOverrides) -> None:
     assert run(fast(), verbose=False).folder != run(fast(), verbose=False).folder
 
 
-def test_a_seed_decides_everything_and_zero_is_one(fast: Words) -> None:
-    words = fast("regularization=dropout")
-    first, same, other = (run([*words, f"seed={seed}"], verbose=False).metrics for seed in (0, 0, 1))
+def test_a_run_is_determined_by_its_seed_including_zero(fast: MakeOverrides) -> None:
+    overrides = fast("regularization=dropout")
+    first, same, other = (run([*overrides, f"seed={seed}"], verbose=False).metrics for seed in (0, 0, 1))
     assert first == same
     assert first["train/loss"] != other["train/loss"] and first["test/loss"] != other["test/loss"]
 
 
-def test_a_failed_run_keeps_its_traceback(fast: Words, tmp_path: Path) -> None:
+def test_a_failed_run_records_its_traceback(fast: MakeOverrides, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="diverged"):
         run(fast("optimizer=sgd", "optimizer.lr=1e30", "datamodule=diabetes"), verbose=False)
     (file,) = tmp_path.glob("outputs/runs/*/*/run.json")
@@ -84,7 +84,7 @@ def test_a_failed_run_keeps_its_traceback(fast: Words, tmp_path: Path) -> None:
     assert record["error"].startswith("Traceback") and "FloatingPointError" in record["error"]
 
 
-def test_a_mistake_that_only_loading_shows_leaves_no_folder(fast: Words, tmp_path: Path) -> None:
+def test_invalid_data_leave_no_run_folder(fast: MakeOverrides, tmp_path: Path) -> None:
     file = tmp_path / "short.txt"
     file.write_text("too short")
     with pytest.raises(UserError):
@@ -92,15 +92,15 @@ def test_a_mistake_that_only_loading_shows_leaves_no_folder(fast: Words, tmp_pat
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_callback_of_another_kind_is_refused(fast: Words, tmp_path: Path) -> None:
+def test_a_callback_of_a_wrong_class_is_rejected(fast: MakeOverrides, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"callbacks\.mine\._target_"):
         run(fast("+callbacks.mine._target_=os.system"), verbose=False)
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize("words", [["callbacks=none"], ["callbacks.checkpoints=null"]], ids=str)
-def test_without_checkpoints_none_is_written_and_the_last_epoch_counts(fast: Words, words: list[str], capsys) -> None:
-    result = run(fast(*words, "trainer.max_epochs=4", "optimizer=sgd", "optimizer.lr=4", "logger=csv"))
+@pytest.mark.parametrize("overrides", [["callbacks=none"], ["callbacks.checkpoints=null"]], ids=str)
+def test_without_checkpoints_the_last_epoch_is_reported(fast: MakeOverrides, overrides: list[str], capsys) -> None:
+    result = run(fast(*overrides, "trainer.max_epochs=4", "optimizer=sgd", "optimizer.lr=4", "logger=csv"))
     assert not list(result.folder.rglob("*.ckpt"))
     rows = [row for row in RunFolder.open(result.folder).metrics() if "val/loss" in row]
     losses = [row["val/loss"] for row in rows]
@@ -110,32 +110,38 @@ def test_without_checkpoints_none_is_written_and_the_last_epoch_counts(fast: Wor
     assert "epoch 4, the last, as there is no best checkpoint" in capsys.readouterr().out
 
 
-def test_the_loss_of_a_step_is_logged_once_a_step(fast: Words) -> None:
-    words = ["trainer.limit_train_batches=5", "trainer.accumulate_grad_batches=2", "trainer.log_every_n_steps=1"]
-    folder = run(fast(*words), verbose=False).folder
+def test_the_loss_is_logged_once_per_optimizer_step(fast: MakeOverrides) -> None:
+    overrides = ["trainer.limit_train_batches=5", "trainer.accumulate_grad_batches=2", "trainer.log_every_n_steps=1"]
+    folder = run(fast(*overrides), verbose=False).folder
     assert sum("train/loss_step" in row for row in RunFolder.open(folder).metrics()) == 3
 
 
-class OfFile(MLP):
-    """A user's model whose argument is no plain value."""
+class ModelWithPath(MLP):
+    """A model of an extension with an argument that is not a plain value."""
 
     def __init__(self, spec: Any, file: Path) -> None:
         super().__init__(spec, [8])
         self.file = file
 
 
-def test_a_checkpoint_holds_plain_values_whatever_a_model_takes(fast: Words, tmp_path: Path, monkeypatch) -> None:
+def test_a_checkpoint_contains_plain_values_for_all_model_arguments(
+    fast: MakeOverrides, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setenv("GRIDLIGHT_TRUST", __name__)
     composed = OmegaConf.to_container(compose(fast()), resolve=True)
     assert isinstance(composed, dict)
-    composed["model"] = {"_target_": f"{__name__}.OfFile", "name": "of_file", "file": str(tmp_path / "words.txt")}
+    composed["model"] = {
+        "_target_": f"{__name__}.ModelWithPath",
+        "name": "of_file",
+        "file": str(tmp_path / "words.txt"),
+    }
     result = run(check(composed), verbose=False)
     loaded = load(result.folder)
-    assert isinstance(loaded.model, OfFile) and loaded.model.file == tmp_path / "words.txt"
+    assert isinstance(loaded.model, ModelWithPath) and loaded.model.file == tmp_path / "words.txt"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_refused_run_opens_no_logger(fast: Words, monkeypatch) -> None:
+def test_a_rejected_run_opens_no_logger(fast: MakeOverrides, monkeypatch) -> None:
     opened: list[Any] = []
     monkeypatch.setattr("src.training.run.build_loggers", lambda *args: opened.append(args) or [])
     with pytest.raises(UserError, match="trainer"):
@@ -145,21 +151,21 @@ def test_a_refused_run_opens_no_logger(fast: Words, monkeypatch) -> None:
     assert opened
 
 
-def test_advice_on_memory_is_in_the_log(fast: Words, monkeypatch, tmp_path: Path) -> None:
-    def full(*args: Any) -> None:
+def test_advice_on_gpu_memory_is_logged(fast: MakeOverrides, monkeypatch, tmp_path: Path) -> None:
+    def raise_out_of_memory(*args: Any) -> None:
         raise torch.cuda.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr("src.training.run.summarize", full)
+    monkeypatch.setattr("src.training.run.summarize", raise_out_of_memory)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         run(fast(), tmp_path / "run", verbose=False)
-    assert "out of GPU memory: a smaller" in (tmp_path / "run" / "train.log").read_text()
+    assert "out of GPU memory: use a smaller" in (tmp_path / "run" / "train.log").read_text()
 
 
-# ---- from a run folder alone ---------------------------------------------------------------------------------------
+# ---- loading a run folder ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "words",
+    "overrides",
     [
         ["model=cnn"],
         ["model=gru"],
@@ -171,11 +177,11 @@ def test_advice_on_memory_is_in_the_log(fast: Words, monkeypatch, tmp_path: Path
     ],
     ids=str,
 )
-def test_evaluate_agrees_with_what_training_printed(fast: Words, words: list[str]) -> None:
-    result = run(fast(*words), verbose=False)
+def test_evaluate_reproduces_the_metrics_of_training(fast: MakeOverrides, overrides: list[str]) -> None:
+    result = run(fast(*overrides), verbose=False)
     for target in (result.folder, result.folder / "checkpoints" / "best.ckpt"):
-        found = evaluate(target)
-        assert found == {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+        metrics = evaluate(target)
+        assert metrics == {name: value for name, value in result.metrics.items() if name.startswith("test/")}
     validated = evaluate(result.folder, "val")
     assert validated["val/loss"] == result.metrics["val/loss"]
     state, model = weights(result.folder, "best"), load(result.folder).model.state_dict()
@@ -183,7 +189,7 @@ def test_evaluate_agrees_with_what_training_printed(fast: Words, words: list[str
     assert predict(result.folder, load(result.folder).datamodule.example_inputs(2))
 
 
-def test_evaluate_takes_other_data_but_no_wrong_words(finished: RunResult) -> None:
+def test_evaluate_accepts_other_data_and_rejects_invalid_overrides(finished: RunResult) -> None:
     other = evaluate(finished.folder, overrides=["datamodule.split_seed=1"])
     assert other["test/loss"] != finished.metrics["test/loss"]
     with pytest.raises(UserError, match=r"split=tset.*'test'"):
@@ -197,21 +203,22 @@ def test_evaluate_takes_other_data_but_no_wrong_words(finished: RunResult) -> No
 
 
 @pytest.mark.parametrize("data", ["digits", "wine", "breast_cancer"])
-def test_predict_agrees_with_the_model_on_classes(fast: Words, data: str) -> None:
+def test_predict_agrees_with_the_model_on_classes(fast: MakeOverrides, data: str) -> None:
     result = run(fast(f"datamodule={data}", "trainer.max_epochs=2"), verbose=False)
     loaded = load(result.folder)
     batch = loaded.datamodule.split("test")
     with torch.no_grad():
         logits = loaded.model(*batch.inputs).double()[:3]
-    shares = torch.stack([1 - logits.sigmoid(), logits.sigmoid()], 1) if logits.ndim == 1 else logits.softmax(1)
-    answers = predict(result.folder, loaded.datamodule.example_inputs(3))
+    probabilities = torch.stack([1 - logits.sigmoid(), logits.sigmoid()], 1) if logits.ndim == 1 else logits.softmax(1)
+    predictions = predict(result.folder, loaded.datamodule.example_inputs(3))
     names = list(loaded.datamodule.spec.class_names)
-    for answer, share in zip(answers, shares, strict=True):
-        assert answer["prediction"] == names[int(share.argmax())]
-        assert [answer["probabilities"][name] for name in names] == pytest.approx(share.tolist(), rel=1e-4, abs=1e-6)
+    for prediction, expected in zip(predictions, probabilities, strict=True):
+        assert prediction["prediction"] == names[int(expected.argmax())]
+        actual = [prediction["probabilities"][name] for name in names]
+        assert actual == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-6)
 
 
-def test_predict_answers_in_the_unit_of_the_data(fast: Words) -> None:
+def test_predictions_are_in_the_units_of_the_data(fast: MakeOverrides) -> None:
     result = run(fast("datamodule=diabetes"), verbose=False)
     loaded = load(result.folder)
     batch, rows = loaded.datamodule.split("test"), loaded.datamodule.example_inputs(3)
@@ -219,23 +226,23 @@ def test_predict_answers_in_the_unit_of_the_data(fast: Words) -> None:
         outputs = loaded.model(*batch.inputs)[:3].flatten()
     from sklearn.datasets import load_diabetes
 
-    targets = load_diabetes().target  # the mean and deviation of the training part are near those of all
-    for answer, output in zip(predict(result.folder, rows), outputs.tolist(), strict=True):
+    targets = load_diabetes().target  # mean and standard deviation of the training split are close to those of all data
+    for prediction, output in zip(predict(result.folder, rows), outputs.tolist(), strict=True):
         expected = targets.mean() + targets.std() * output
-        assert float(answer["prediction"]) == pytest.approx(expected, rel=0.1)
+        assert float(prediction["prediction"]) == pytest.approx(expected, rel=0.1)
 
 
-def test_predict_translates_as_the_model_does(fast: Words) -> None:
+def test_predicted_translations_equal_those_of_the_model(fast: MakeOverrides) -> None:
     result = run(fast("model=transformer"), verbose=False)
     loaded = load(result.folder)
-    answers = predict(result.folder, loaded.datamodule.example_inputs(3))
+    predictions = predict(result.folder, loaded.datamodule.example_inputs(3))
     source = loaded.datamodule.split("test").inputs[0][:3]
     tokens = loaded.model.generate(source)
     expected = loaded.datamodule.answers(loaded.model.task.answers(tokens))
-    assert answers == expected
+    assert predictions == expected
 
 
-def test_predict_refuses_what_it_cannot_read(finished: RunResult) -> None:
+def test_predict_rejects_invalid_inputs(finished: RunResult) -> None:
     with pytest.raises(UserError):
         predict(finished.folder, ["1,2,three"])
     with pytest.raises(UserError, match="--length"):
@@ -243,7 +250,7 @@ def test_predict_refuses_what_it_cannot_read(finished: RunResult) -> None:
 
 
 class Evil:
-    """A pickle that runs a command when it is read."""
+    """A pickle that runs a command when it is loaded."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -252,7 +259,7 @@ class Evil:
         return os.system, (f"touch {self.file}",)
 
 
-def test_a_checkpoint_that_runs_code_is_refused(finished: RunResult, tmp_path: Path) -> None:
+def test_a_checkpoint_that_runs_code_is_rejected(finished: RunResult, tmp_path: Path) -> None:
     path, trace = finished.folder / "checkpoints" / "best.ckpt", tmp_path / "executed"
     checkpoint = torch.load(path, weights_only=True)
     torch.save(checkpoint | {"gridlight": Evil(trace)}, path)
@@ -261,7 +268,7 @@ def test_a_checkpoint_that_runs_code_is_refused(finished: RunResult, tmp_path: P
     assert not trace.exists()
 
 
-def test_a_torn_or_foreign_checkpoint_is_refused(finished: RunResult, tmp_path: Path) -> None:
+def test_a_truncated_or_foreign_checkpoint_is_rejected(finished: RunResult, tmp_path: Path) -> None:
     path = finished.folder / "checkpoints" / "best.ckpt"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"best\.ckpt"):
@@ -271,17 +278,17 @@ def test_a_torn_or_foreign_checkpoint_is_refused(finished: RunResult, tmp_path: 
         evaluate(tmp_path / "other.ckpt")
 
 
-def test_a_checkpoint_alone_rebuilds_the_model(finished: RunResult, tmp_path: Path) -> None:
+def test_a_checkpoint_alone_is_sufficient_to_rebuild_the_model(finished: RunResult, tmp_path: Path) -> None:
     alone = tmp_path / "moved.ckpt"
     alone.write_bytes((finished.folder / "checkpoints" / "best.ckpt").read_bytes())
     assert evaluate(alone)["test/loss"] == finished.metrics["test/loss"]
 
 
-# ---- interrupted and resumed ---------------------------------------------------------------------------------------
+# ---- interrupting and resuming -------------------------------------------------------------------------------------
 
 
 class Stop(L.Callback):
-    """Ctrl-C in the middle of an epoch."""
+    """Raise KeyboardInterrupt in the middle of an epoch."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -291,19 +298,19 @@ class Stop(L.Callback):
             raise KeyboardInterrupt
 
 
-def interrupted(words: list[str], epoch: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Run until an epoch, and return the folder of the interrupted run."""
+def interrupt_in_epoch(overrides: list[str], epoch: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Interrupt a run in an epoch, and return its folder."""
     from src.training import experiment
 
     original, folder = experiment.build_callbacks, tmp_path / "interrupted"
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="resume="):
         patch.setattr(experiment, "build_callbacks", lambda *args: [*original(*args), Stop(epoch)])
-        run(words, folder, verbose=False)
+        run(overrides, folder, verbose=False)
     assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
     return folder
 
 
-def test_no_way_to_go_on_is_promised_without_a_checkpoint(fast: Words, monkeypatch) -> None:
+def test_a_run_without_checkpoints_offers_no_resume(fast: MakeOverrides, monkeypatch) -> None:
     monkeypatch.setattr("src.training.experiment.build_callbacks", lambda *args: [Stop(0)])
     with pytest.raises(Interrupted, match="kept no checkpoint"):
         run(fast("callbacks=none"), verbose=False)
@@ -319,11 +326,11 @@ RESUMED = [
 ]
 
 
-@pytest.mark.parametrize("words", RESUMED, ids=lambda words: words[0])
-def test_resumed_is_uninterrupted_bit_for_bit(fast: Words, words: list[str], monkeypatch, tmp_path: Path) -> None:
-    words = fast(*words, "trainer.max_epochs=4", "trainer.limit_train_batches=3")
-    whole = run(words, verbose=False)
-    folder = interrupted(words, 2, monkeypatch, tmp_path)
+@pytest.mark.parametrize("overrides", RESUMED, ids=lambda overrides: overrides[0])
+def test_a_resumed_run_is_exact(fast: MakeOverrides, overrides: list[str], monkeypatch, tmp_path: Path) -> None:
+    overrides = fast(*overrides, "trainer.max_epochs=4", "trainer.limit_train_batches=3")
+    whole = run(overrides, verbose=False)
+    folder = interrupt_in_epoch(overrides, 2, monkeypatch, tmp_path)
     config, record = resumed(str(folder), [])
     result = resume(config, record, verbose=False)
     assert result.status == "finished" and result.folder == folder
@@ -338,9 +345,9 @@ def test_resumed_is_uninterrupted_bit_for_bit(fast: Words, words: list[str], mon
     assert curves[0] == curves[1] and len(curves[0]) == 4
 
 
-def test_the_command_line_resumes_and_trains_on(fast: Words, monkeypatch, tmp_path: Path) -> None:
-    words = fast("trainer.max_epochs=3")
-    folder = interrupted(words, 1, monkeypatch, tmp_path)
+def test_the_command_line_resumes_and_trains_further(fast: MakeOverrides, monkeypatch, tmp_path: Path) -> None:
+    overrides = fast("trainer.max_epochs=3")
+    folder = interrupt_in_epoch(overrides, 1, monkeypatch, tmp_path)
     monkeypatch.setattr(sys, "argv", ["src.train", f"resume={folder}"])
     train.main()
     record = json.loads((folder / "run.json").read_text())
@@ -349,43 +356,47 @@ def test_the_command_line_resumes_and_trains_on(fast: Words, monkeypatch, tmp_pa
         resumed(str(folder), [])
     monkeypatch.setattr(sys, "argv", ["src.train", f"resume={folder}", "trainer.max_epochs=5"])
     train.main()
-    longer = run([*words, "trainer.max_epochs=5"], verbose=False)
+    longer = run([*overrides, "trainer.max_epochs=5"], verbose=False)
     record = json.loads((folder / "run.json").read_text())
     assert record["best"] | record["final"] == longer.metrics
 
 
-def test_the_keys_of_a_resumed_run_are_those_of_its_own_config(fast: Words, monkeypatch, tmp_path: Path) -> None:
-    """`logger.csv` is in the recorded config only: nothing is composed."""
-    folder = interrupted(fast("logger=csv", "trainer.max_epochs=2"), 1, monkeypatch, tmp_path)
+def test_overrides_of_a_resumed_run_apply_to_its_recorded_config(
+    fast: MakeOverrides, monkeypatch, tmp_path: Path
+) -> None:
+    """`logger.csv` is only in the recorded config: no config is composed."""
+    folder = interrupt_in_epoch(fast("logger=csv", "trainer.max_epochs=2"), 1, monkeypatch, tmp_path)
     monkeypatch.setattr(sys, "argv", ["src.train", f"resume={folder}", "logger.csv.name=table"])
     train.main()
     assert (folder / "table" / "metrics.csv").is_file()
 
 
-def test_a_run_that_is_resumed_keeps_its_groups(finished: RunResult, monkeypatch, capsys) -> None:
+def test_a_resumed_run_cannot_change_its_model(finished: RunResult, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["src.train", f"resume={finished.folder}", "model=cnn"])
     with pytest.raises(SystemExit) as stop:
         train.main()
     assert stop.value.code == 2 and "keeps its model" in capsys.readouterr().err
 
 
-def kept(folder: Path) -> list[bytes]:
+def read_record_files(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in ("run.json", "config.yaml", "metrics.jsonl")]
 
 
-def test_a_run_finds_its_file_from_anywhere(fast: Words, users_files, monkeypatch, tmp_path: Path) -> None:
+def test_a_run_finds_its_data_file_from_another_working_directory(
+    fast: MakeOverrides, users_files, monkeypatch, tmp_path: Path
+) -> None:
     (source,) = users_files("text")
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
         folder.mkdir()
         (folder / "book.txt").write_bytes(Path(source.partition("=")[2]).read_bytes())
-    words = fast("model=lstm", "datamodule=text", "datamodule.path=book.txt", "trainer.max_epochs=1")
+    overrides = fast("model=lstm", "datamodule=text", "datamodule.path=book.txt", "trainer.max_epochs=1")
     hashes = []
     for folder in (there, here):
         monkeypatch.chdir(folder)
-        result = run(words, verbose=False)
+        result = run(overrides, verbose=False)
         hashes.append(RunFolder.open(result.folder).record["config_hash"])
-    assert hashes[0] == hashes[1]  # a project may lie anywhere
+    assert hashes[0] == hashes[1]  # independent of the folder of the project
     monkeypatch.chdir(tmp_path)
     assert evaluate(result.folder)["test/loss"] == result.metrics["test/loss"]
     (here / "book.txt").rename(tmp_path / "moved.txt")
@@ -396,20 +407,20 @@ def test_a_run_finds_its_file_from_anywhere(fast: Words, users_files, monkeypatc
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_refused_resume_changes_nothing(finished: RunResult) -> None:
-    before = kept(finished.folder)
+def test_a_rejected_resume_changes_no_file(finished: RunResult) -> None:
+    before = read_record_files(finished.folder)
     with pytest.raises(UserError, match="trainer"):
         resume(*resumed(str(finished.folder), ["trainer.accelerator=gpu"]), verbose=False)
-    assert kept(finished.folder) == before
-    resume(*resumed(str(finished.folder), ["trainer.max_epochs=3"]), verbose=False)  # its lock was given back
+    assert read_record_files(finished.folder) == before
+    resume(*resumed(str(finished.folder), ["trainer.max_epochs=3"]), verbose=False)  # the lock was released
 
 
-def test_a_torn_last_checkpoint_is_named_and_the_run_stays_what_it_was(finished: RunResult) -> None:
-    before, last = kept(finished.folder), finished.folder / "checkpoints" / "last.ckpt"
+def test_a_truncated_last_checkpoint_is_named_and_the_run_does_not_change(finished: RunResult) -> None:
+    before, last = read_record_files(finished.folder), finished.folder / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"last\.ckpt: this checkpoint cannot be read"):
         resume(*resumed(str(finished.folder), ["trainer.max_epochs=3"]), verbose=False)
-    assert kept(finished.folder) == before
+    assert read_record_files(finished.folder) == before
 
 
 @pytest.mark.parametrize("contents", [{"state_dict": {}}, [1, 2]])
@@ -419,20 +430,20 @@ def test_a_foreign_last_checkpoint_is_named(finished: RunResult, contents: objec
         resume(*resumed(str(finished.folder), ["trainer.max_epochs=3"]), verbose=False)
 
 
-def test_a_file_that_is_no_checkpoint_gets_no_advice_to_run_its_code(finished: RunResult) -> None:
+def test_the_error_for_an_invalid_checkpoint_does_not_suggest_unsafe_loading(finished: RunResult) -> None:
     with pytest.raises(UserError, match="what could run code is not loaded"):
         evaluate(finished.folder / "config.yaml")
 
 
-def test_a_resume_that_is_refused_after_it_trained_has_failed(finished: RunResult, monkeypatch) -> None:
+def test_a_resumed_run_with_a_user_error_after_training_is_failed(finished: RunResult, monkeypatch) -> None:
     from src.training import experiment
 
-    class Refuse(L.Callback):
+    class RaiseUserError(L.Callback):
         def on_train_epoch_end(self, *args) -> None:
             raise UserError("no further")
 
     original = experiment.build_callbacks
-    monkeypatch.setattr(experiment, "build_callbacks", lambda *args: [*original(*args), Refuse()])
+    monkeypatch.setattr(experiment, "build_callbacks", lambda *args: [*original(*args), RaiseUserError()])
     with pytest.raises(UserError, match="no further"):
         resume(*resumed(str(finished.folder), ["trainer.max_epochs=4", "trainer.log_every_n_steps=1"]), verbose=False)
     record = json.loads((finished.folder / "run.json").read_text())
@@ -442,26 +453,28 @@ def test_a_resume_that_is_refused_after_it_trained_has_failed(finished: RunResul
 # ---- from Python ---------------------------------------------------------------------------------------------------
 
 
-def test_run_takes_words_a_composed_or_a_checked_config(fast: Words) -> None:
-    words = fast()
-    found = [run(what, verbose=False).metrics for what in (words, compose(words), check(compose(words)))]
-    assert found[0] == found[1] == found[2]
+def test_run_accepts_overrides_a_composed_or_a_validated_config(fast: MakeOverrides) -> None:
+    overrides = fast()
+    arguments = (overrides, compose(overrides), check(compose(overrides)))
+    metrics = [run(argument, verbose=False).metrics for argument in arguments]
+    assert metrics[0] == metrics[1] == metrics[2]
 
 
-def test_a_run_says_what_it_does_and_how_to_go_on(fast: Words, capsys) -> None:
+def test_a_run_prints_its_parameters_and_the_next_command(fast: MakeOverrides, capsys) -> None:
     result = run(fast())
     shown = capsys.readouterr().out
     assert "mlp on digits" in shown and "finished" in shown and str(result.folder) in shown.replace("\n", "")
     assert "parameters" in shown and "python -m src.evaluate" in shown
 
 
-def test_a_path_is_shown_as_it_is(fast: Words, tmp_path: Path, capsys) -> None:
+def test_a_path_with_markup_characters_is_printed_unchanged(fast: MakeOverrides, tmp_path: Path, capsys) -> None:
     run(fast(), tmp_path / "[proj]" / ":smile:")
     assert capsys.readouterr().out.count("/[proj]/:smile:") == 3
 
 
-def test_debug_overfit_learns_its_batch_by_heart(fast: Words) -> None:
-    words = [word for word in fast("debug=overfit") if not word.startswith(("trainer.limit", "trainer.max_epochs"))]
-    result = run([*words, "trainer.max_epochs=150", "optimizer.lr=0.01"], verbose=False)
+def test_debug_overfit_memorises_its_batch(fast: MakeOverrides) -> None:
+    ignored = ("trainer.limit", "trainer.max_epochs")
+    overrides = [override for override in fast("debug=overfit") if not override.startswith(ignored)]
+    result = run([*overrides, "trainer.max_epochs=150", "optimizer.lr=0.01"], verbose=False)
     losses = [row["train/loss"] for row in RunFolder.open(result.folder).metrics() if "train/loss" in row]
     assert losses[-1] < 0.01 < losses[0]
