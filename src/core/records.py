@@ -33,8 +33,8 @@ class VersionError(RecordError):
     """A record is of another format version than this code reads."""
 
     def __init__(self, name: object, version: object) -> None:
-        self.what = f"format version {str(version)[:20]}, and this code reads version {FORMAT_VERSION}"
-        super().__init__(f"{name}: {self.what}")
+        self.reason = f"format version {str(version)[:20]}, and this code reads version {FORMAT_VERSION}"
+        super().__init__(f"{name}: {self.reason}")
 
 
 def parse_json(text: bytes | str, name: object) -> Any:

@@ -174,7 +174,7 @@ def test_what_is_no_run_folder(tmp_path: Path) -> None:
     create(tmp_path / "120000-mlp-digits-abc").finish({})
     with pytest.raises(UserError, match="Did you mean '120000-mlp-digits-abc'"):
         RunFolder.open(tmp_path / "120000-mlp-digits-abd")
-    with pytest.raises(UserError, match="no run folder; one holds"):
+    with pytest.raises(UserError, match="not a run folder, which contains"):
         RunFolder.open(tmp_path)
     with pytest.raises(UserError, match="no such checkpoint"):
         RunFolder.open(tmp_path / "120000-mlp-digits-abc").best_checkpoint  # noqa: B018
@@ -361,7 +361,7 @@ def test_a_killed_session_counts_up_to_its_last_sign_of_life(tmp_path: Path) -> 
     again = RunFolder.open(run.path)
     again.resume()
     assert again.record["seconds"] == pytest.approx(60, abs=1.5)
-    again._since -= 5  # type: ignore[operator]
+    again._session_start -= 5  # type: ignore[operator]
     again.finish({})
     assert again.record["seconds"] == pytest.approx(65, abs=1.5)
 

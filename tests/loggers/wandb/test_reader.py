@@ -159,7 +159,7 @@ def test_without_a_key_or_a_server_it_says_so(wandb_server: Any, monkeypatch: py
         read_project("local/tests")
     use(wandb_server, monkeypatch)
     wandb_server.die()
-    with pytest.raises(UserError, match="cannot be reached"):
+    with pytest.raises(UserError, match="cannot reach"):
         read_project("local/tests")
 
 
