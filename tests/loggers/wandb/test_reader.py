@@ -13,7 +13,7 @@ import pytest
 from src.compare import main as compare
 from src.core.errors import UserError
 from src.loggers.factory import build_loggers, close_loggers
-from src.loggers.wandb.reader import WandbRun, _run, _status, read_project
+from src.loggers.wandb.reader import WandbRun, _convert_run, _status, read_project
 from src.loggers.wandb.report import build_report, save_report
 from src.run_store.filters import flat
 from src.run_store.recorded_run import curves_of, recorded_run
@@ -96,7 +96,7 @@ def test_a_run_that_others_recorded_may_hold_anything(place: str, value: Any) ->
             summary=entries if place == "summary" else {},
             **{"id": "a", "name": "a", "url": "", "state": "finished", "created_at": None, "tags": None, "notes": None},
         )
-        read = _run(run, history)
+        read = _convert_run(run, history)
         made = recorded_run("a", "", dict(flat(read.config)), read.record, partial(curves_of, read.rows))
         assert made.curves["val/loss"].values and isinstance(made.record["error"], str | None)
 
