@@ -36,7 +36,9 @@ class UnsafeFileError(UserError):
 
 
 def _link_error(path: Path) -> UnsafeFileError:
-    return UnsafeFileError(f"{path}: this is a link, and links are not followed here. Replace it by a copy of its target")
+    return UnsafeFileError(
+        f"{path}: this is a link, and links are not followed here. Replace it by a copy of its target"
+    )
 
 
 def plain_name(name: object, kind: str = "a file name") -> str:
@@ -246,7 +248,9 @@ def read_below(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) 
     try:
         parts = []
         remaining = limit + 1 if os.fstat(descriptor).st_size <= limit else 0
-        while remaining > 0 and (part := os.read(descriptor, min(remaining, 1 << 20))):  # twice as fast as a file object
+        while remaining > 0 and (
+            part := os.read(descriptor, min(remaining, 1 << 20))
+        ):  # twice as fast as a file object
             parts.append(part)
             remaining -= len(part)
     finally:

@@ -171,7 +171,10 @@ class WeightsAndBiases(WandbLogger):
                 file = self._folder.checkpoints / f"{name}.ckpt"
                 artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata={"original_filename": file.name})
                 name_in_folder = file.relative_to(self._folder.path)
-                with open_below(self._folder.path, name_in_folder) as source, artifact.new_file("model.ckpt", "wb") as copy:
+                with (
+                    open_below(self._folder.path, name_in_folder) as source,
+                    artifact.new_file("model.ckpt", "wb") as copy,
+                ):
                     shutil.copyfileobj(source, copy)
                 run.log_artifact(artifact, aliases=["latest", "best"] if name == "best" else ["latest"])
 

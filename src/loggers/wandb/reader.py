@@ -68,7 +68,9 @@ class WandbRun:
 
     def attention(self) -> dict[str, bytes]:
         """Return the attention maps of the run, PNG by name."""
-        entries = {key.removeprefix("plots/"): value for key, value in self.summary.items() if _is_attention(key, value)}
+        entries = {
+            key.removeprefix("plots/"): value for key, value in self.summary.items() if _is_attention(key, value)
+        }
         files = {name: self.file(value["filenames"][0]) for name, value in sorted(entries.items())}
         return {name: png for name, png in files.items() if png is not None}
 

@@ -62,7 +62,9 @@ def start(
         log.warning("Weights & Biases is left out: %s", first_line(error))
         return None
     state = recorded_state(folder)
-    complete = mode == "online" or state.get("complete", True)  # online mode requires that earlier sessions are uploaded
+    complete = mode == "online" or state.get(
+        "complete", True
+    )  # online mode requires that earlier sessions are uploaded
     for attempt in ("online", "offline") if mode == "online" else ("offline",):
         before = set(_session_folders(folder))
         try:
@@ -139,7 +141,9 @@ def _recorded_settings(recorded: object, account: Account) -> dict[str, Any]:
 
     values = recorded if isinstance(recorded, dict) else {}
     try:
-        settings = Settings.model_validate({key: value for key, value in values.items() if key in Settings.model_fields})
+        settings = Settings.model_validate(
+            {key: value for key, value in values.items() if key in Settings.model_fields}
+        )
     except ValidationError as error:
         raise UserError(f"config.yaml: logger.wandb: {error.errors()[0]['msg']}") from error
     if reason := account.refusal(settings.entity, settings.project):
