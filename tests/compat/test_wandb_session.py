@@ -1,4 +1,4 @@
-"""What of a W&B session is handed to ``wandb sync``, and what is refused."""
+"""Which records and files of a W&B session are passed to ``wandb sync``, and which are refused."""
 
 import os
 import struct
@@ -201,7 +201,7 @@ def test_a_link_that_leaves_the_run_is_left_out(tmp_path: Path, target: str) -> 
 
 @pytest.mark.parametrize("name", ["files/a.txt", f"run-{ID}.wandb", f"run-{ID}.wandb.syncstate"])
 @pytest.mark.parametrize("kind", ["pipe", "link"])
-def test_what_is_no_file_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+def test_anything_but_a_regular_file_is_refused(tmp_path: Path, name: str, kind: str) -> None:
     run = tmp_path / "run"
     session = write_session(run, [run_record()])
     place = session.parent / name

@@ -1,4 +1,4 @@
-"""A checkpoint with a part that is not what it must be is one error of the user, whether it is loaded or resumed."""
+"""An invalid part of a checkpoint is reported as a user error, when it is loaded and when it is resumed."""
 
 import copy
 import json
@@ -185,7 +185,7 @@ def with_value(state: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", DATAMODULES)
-def test_a_preparation_is_taken_back_or_refused(name: str, complete: Callable[..., list[str]]) -> None:
+def test_a_preparation_is_restored_or_refused(name: str, complete: Callable[..., list[str]]) -> None:
     from src.config.compose import compose
     from src.config.validate import check
 

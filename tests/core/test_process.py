@@ -1,4 +1,4 @@
-"""Memory that is freed and needed again."""
+"""Allocator tuning: reuse of freed memory."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
-def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
+def test_freed_memory_is_reused_by_the_next_step() -> None:
     """A fault is memory that the system had to give; a step takes 64 MiB. By itself glibc keeps or returns it as the blocks
     happen to lie: the environment lets it return them.
     """

@@ -1,4 +1,4 @@
-"""Runs read back from W&B by the real client, and the report about them, against a server on the loopback device."""
+"""Reading runs from W&B, and reports, with the real client and a local server."""
 
 import json
 import math
@@ -42,13 +42,13 @@ def record(path: Path, lr: float, losses: list[float], monitor: str = "val/loss"
 
 
 def comparable(rows: Any) -> list[dict[str, Any]]:
-    """Return rows without their time, and with a word for what is no number, which equals nothing."""
+    """Return rows without their time, and with a text in place of NaN, which is not equal to itself."""
     words = ({key: "nan" if value != value else value for key, value in row.items() if key != "time"} for row in rows)
     return list(words)
 
 
 @pytest.mark.slow
-def test_runs_come_back_as_they_were_recorded(
+def test_runs_are_read_as_they_were_recorded(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(wandb_server, monkeypatch)
@@ -73,7 +73,7 @@ HOSTILE = ["NaN", "Infinity", float("inf"), 10**400, -1, "x", [1], {"a": 1}, Non
 
 @pytest.mark.parametrize("value", HOSTILE, ids=lambda value: str(value)[:10])
 @pytest.mark.parametrize("place", ["history", "summary", "config"])
-def test_a_run_that_others_recorded_may_hold_anything(place: str, value: Any) -> None:
+def test_a_run_of_another_program_may_contain_anything(place: str, value: Any) -> None:
     steps = ("_step", "trainer/global_step", "epoch", "_timestamp", "val/loss")
     names = (
         "best_since",
@@ -118,10 +118,10 @@ def test_damaged_predictions_of_a_project_are_left_out(text: bytes) -> None:
 
 
 @pytest.mark.slow
-def test_what_became_of_runs_is_what_their_folders_say(
+def test_the_status_of_runs_is_that_of_their_folders(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Failed, pruned and interrupted by their own word; a run whose process was killed, by W&B's."""
+    """Failed, pruned and interrupted runs have the recorded status; a killed run has a status derived from W&B's state."""
     use(wandb_server, monkeypatch)
     for status in ("failed", "pruned", "interrupted"):
         folder, loggers, _ = begin(tmp_path / status)
@@ -145,7 +145,7 @@ def test_what_became_of_runs_is_what_their_folders_say(
         ("local/", "a project of Weights & Biases is entity/project"),
     ],
 )
-def test_mistakes_are_explained(
+def test_invalid_projects_are_explained(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, path: str, message: str
 ) -> None:
     use(wandb_server, monkeypatch)
@@ -153,7 +153,7 @@ def test_mistakes_are_explained(
         read_project(path)
 
 
-def test_without_a_key_or_a_server_it_says_so(wandb_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_or_server_is_reported(wandb_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     use(wandb_server, monkeypatch, key=False)
     with pytest.raises(UserError, match="no key is configured"):
         read_project("local/tests")
@@ -192,7 +192,7 @@ def test_a_report_shows_the_comparison(wandb_server: Any, monkeypatch: pytest.Mo
     assert "| rank |" in spec and "summary:best/val/loss" in spec and spec.count("config:optimizer.value.lr") > 1
 
 
-def test_metrics_of_the_test_go_by_their_own_name_in_a_report(
+def test_test_metrics_have_their_own_name_in_a_report(
     wandb_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("wandb_workspaces")
@@ -225,14 +225,14 @@ def test_compare_ranks_a_project_and_makes_its_report(
 
 
 @pytest.mark.parametrize("words", [[], ["somewhere", "--wandb", "a/b"], ["somewhere", "--report"]])
-def test_compare_takes_a_folder_or_a_project(words: list[str], capsys: Any) -> None:
+def test_compare_accepts_a_folder_or_a_project(words: list[str], capsys: Any) -> None:
     with pytest.raises(SystemExit) as stop:
         compare(words)
     assert stop.value.code == 2 and "--wandb" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "", None, ["a"], "a\\b", "C:/x", "a//b"])
-def test_a_file_name_of_the_server_that_leaves_its_folder_is_not_asked_for(name: Any) -> None:
+def test_a_file_name_of_the_server_that_leaves_its_folder_is_not_requested(name: Any) -> None:
     class Run:
         def file(self, name: str) -> Any:
             raise AssertionError(name)
