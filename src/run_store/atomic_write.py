@@ -127,9 +127,9 @@ def settle() -> None:
                 partial.remove()
         except (OSError, UserError) as error:
             errors[i] = error
-    for error in errors:
-        if error is not None:
-            raise error
+    for failure in errors:
+        if failure is not None:
+            raise failure
 
 
 def _sync(partial: _Partial) -> Exception | None:

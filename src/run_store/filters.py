@@ -14,7 +14,7 @@ from src.core.errors import UserError, nearest
 _OPERATORS = ("<=", ">=", "!=", "==", "<", ">", "=")
 
 GROUPS = ("model", "datamodule", "optimizer", "scheduler", "trainer")
-"""Sections of a config that stand for their ``name``: ``optimizer=adam`` is short for ``optimizer.name=adam``."""
+"""Sections of a config that are abbreviations of their ``name``: ``optimizer=adam`` is ``optimizer.name=adam``."""
 
 RECORDED = ("status", "seconds", "parameters", "multiply_adds", "value", "best_epoch", "seed")
 """Keys of a record that a condition can test, besides the metrics."""

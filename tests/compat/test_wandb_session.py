@@ -143,8 +143,8 @@ def test_a_log_that_ends_within_a_record_is_cut(tmp_path: Path) -> None:
         if 0 <= cut < len(whole):
             session.write_bytes(whole[:cut])
             log, has_run, complete = copy(session, run)
-            kept = sum(end <= cut for end in ends[1:])
-            assert complete == (cut in ends) and has_run == bool(kept) and records_of(log) == records[:kept], cut
+            count = sum(end <= cut for end in ends[1:])
+            assert complete == (cut in ends) and has_run == bool(count) and records_of(log) == records[:count], cut
 
 
 @pytest.mark.parametrize("zeros", [7, 50, 100_000])

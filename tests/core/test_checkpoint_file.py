@@ -240,7 +240,7 @@ HOSTILE: dict[str, bytes] = {
     "an array of records": of_pickle(array(1, encoded(bytes(8)), kind_of_array("V8", "|")) + b"."),
     "an array of a list": of_pickle(array(1, b"]") + b"."),
     "an array of another byte order": of_pickle(array(1, encoded(bytes(8)), kind_of_array("f8", ">")) + b"."),
-    "an array of truth values of 7": of_pickle(array(8, encoded(bytes([7] * 8)), kind_of_array("b1", "|")) + b"."),
+    "an array of booleans of 7": of_pickle(array(8, encoded(bytes([7] * 8)), kind_of_array("b1", "|")) + b"."),
     "an array without a state": of_pickle(b"cnumpy\nndarray\n)R."),
     "a type of NumPy as a value": of_pickle(kind_of_array() + b"."),
     "an array of a text": of_pickle(b"cnumpy._core.multiarray\nscalar\n" + text("f8") + encoded(bytes(8)) + b"\x86R."),

@@ -23,7 +23,7 @@ from src.training.resume import resumed
 from src.training.run import resume, run
 from tests.conftest import SMALL
 
-WORDS = [
+OVERRIDES = [
     *("model=mlp", "model.hidden_sizes=[8]", "datamodule=digits", "scheduler=cosine", "logger=none"),
     *("trainer.max_epochs=1", "trainer.limit_train_batches=3", "regularization.ema_decay=0.5"),
 ]
@@ -32,7 +32,7 @@ WORDS = [
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("damaged") / "run"
-    run(WORDS, folder=folder, verbose=False)
+    run(OVERRIDES, folder=folder, verbose=False)
     return folder
 
 
@@ -189,8 +189,10 @@ def test_a_preparation_is_restored_or_refused(name: str, complete: Callable[...,
     from src.config.compose import compose
     from src.config.validate import check
 
-    words = complete(f"datamodule={name}")
-    config = check(compose([*words, *(f"datamodule.{word}" for word in SMALL.get(name, []))]), for_training=False)
+    overrides = complete(f"datamodule={name}")
+    config = check(
+        compose([*overrides, *(f"datamodule.{word}" for override in SMALL.get(name, []))]), for_training=False
+    )
     datamodule = build_data(config)
     datamodule.setup()
     state = datamodule.state_dict()

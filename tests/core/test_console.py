@@ -59,7 +59,11 @@ def test_no_module_prints_unescaped_text(file: Path) -> None:
             f"{name}:{node.lineno}: {called}(…); see src/core/console"
         )
         if called in _MARKUP:
-            off = [word for word in node.keywords if word.arg == "markup" and getattr(word.value, "value", 1) is False]
+            off = [
+                keyword
+                for keyword in node.keywords
+                if keyword.arg == "markup" and getattr(keyword.value, "value", 1) is False
+            ]
             assert off, f"{name}:{node.lineno}: {called}(…) without markup=False"
         writes = called in ("write", "writelines") and ast.unparse(node.func).startswith(("sys.stdout", "sys.stderr"))
         assert not writes, f"{name}:{node.lineno}: use src.core.console.echo"

@@ -34,8 +34,8 @@ def test_freed_memory_is_reused_by_the_next_step() -> None:
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 
     def faults_of(how: str) -> int:
-        words = [sys.executable, "-c", PROGRAM, how]
-        return int(subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, check=True).stdout)
+        argv = [sys.executable, "-c", PROGRAM, how]
+        return int(subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, check=True).stdout)
 
     faults = {how: faults_of(how) for how in ("keep", "leave")}
     assert 10 * faults["keep"] < faults["leave"]

@@ -118,9 +118,7 @@ def test_a_partial_file_of_a_killed_process_is_replaced(together: bool, tmp_path
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"best": "best", "last": "last"}
 
 
-def test_a_failed_sync_does_not_affect_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_sync_does_not_affect_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(root: Path, name: Path) -> None:
         if name.name == ".b.partial":
             raise OSError(errno.ENOSPC, "no space left")

@@ -52,7 +52,9 @@ DAMAGE: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize("key", list(RECORDS))
 @pytest.mark.parametrize(("config", "record"), DAMAGE, ids=lambda value: str(value)[:40])
-def test_a_damaged_run_does_not_stop_the_comparison(key: str, config: Any, record: Any, tmp_path: Path, capsys: Any) -> None:
+def test_a_damaged_run_does_not_stop_the_comparison(
+    key: str, config: Any, record: Any, tmp_path: Path, capsys: Any
+) -> None:
     write(tmp_path / "good", CONFIG, RECORDS)
     write(tmp_path / "bad", config, RECORDS | record)
     COMPARE[key](RunFolder.open(tmp_path / "good"))

@@ -211,7 +211,11 @@ class _Watch:
         argv = [os.fsdecode(argument) if isinstance(argument, bytes) else argument for argument in argv]
         name = os.path.basename(program)
         before = argv[: argv.index("--")] if "--" in argv else argv
-        bad = [argument for argument in before if MARK in argument or re.match(r"--(output|remote|upload-pack|exec)\b", argument)]
+        bad = [
+            argument
+            for argument in before
+            if MARK in argument or re.match(r"--(output|remote|upload-pack|exec)\b", argument)
+        ]
         if bad:
             self.faults.append(f"{event}: {name} with {bad}")
         elif name not in HARMLESS_PROGRAMS and not self.processes_allowed:

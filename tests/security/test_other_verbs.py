@@ -188,7 +188,7 @@ def test_records_of_a_tuning(
         files = sorted(case.outputs.rglob("ledger.jsonl" if turn % 2 else "run.json"))
         file = files[turn % len(files)]
         record = read_record(file)
-        leaves = [at for at, kept in walk(record) if not isinstance(kept, dict | list)]
+        leaves = [at for at, field in walk(record) if not isinstance(field, dict | list)]
         new = string(value, case.victim) if value in STRINGS else VALUES[value]
         for at in every(leaves, 2, lambda at, turn=turn: f"{turn}{at}"):
             record = with_value(record, at, new)

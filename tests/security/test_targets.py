@@ -162,8 +162,8 @@ def _callback(name: str, target: str, **values: Any) -> Callable[[dict[str, Any]
 
 def _logger(target: str, **values: Any) -> Callable[[dict[str, Any], Case], None]:
     def change(config: dict[str, Any], case: Case) -> None:
-        kept = {k: v.replace("VICTIM", str(case.victim)) if isinstance(v, str) else v for k, v in values.items()}
-        config["logger"] = {"x": {"_target_": target, **kept}}
+        entries = {k: v.replace("VICTIM", str(case.victim)) if isinstance(v, str) else v for k, v in values.items()}
+        config["logger"] = {"x": {"_target_": target, **entries}}
 
     return change
 

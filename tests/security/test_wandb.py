@@ -98,7 +98,11 @@ def sync(case: Case, server: WandbServer) -> list[str]:
     sent += [contents for run in server.runs.values() for contents in run.files.values()]
     sent += [contents for artifact in server.artifacts.values() for contents in artifact["files"].values()]
     sent.append(output.encode())
-    faults += [f"{argument!r} was sent or printed" for argument in (WORK, SECRET[:40].encode()) if any(argument in p for p in sent)]
+    faults += [
+        f"{argument!r} was sent or printed"
+        for argument in (WORK, SECRET[:40].encode())
+        if any(argument in p for p in sent)
+    ]
     return faults
 
 

@@ -43,8 +43,7 @@ def record(path: Path, lr: float, losses: list[float], monitor: str = "val/loss"
 
 def comparable(rows: Any) -> list[dict[str, Any]]:
     """Return rows without their time, and with a text in place of NaN, which is not equal to itself."""
-    words = ({key: "nan" if value != value else value for key, value in row.items() if key != "time"} for row in rows)
-    return list(words)
+    return [{key: "nan" if value != value else value for key, value in row.items() if key != "time"} for row in rows]
 
 
 @pytest.mark.slow
@@ -192,9 +191,7 @@ def test_a_report_shows_the_comparison(wandb_server: Any, monkeypatch: pytest.Mo
     assert "| rank |" in spec and "summary:best/val/loss" in spec and spec.count("config:optimizer.value.lr") > 1
 
 
-def test_test_metrics_have_their_own_name_in_a_report(
-    wandb_server: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_test_metrics_have_their_own_name_in_a_report(wandb_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb_workspaces")
     use(wandb_server, monkeypatch)
     wandb_server.run("one").project = "tests"
@@ -224,10 +221,10 @@ def test_compare_ranks_a_project_and_makes_its_report(
     assert "| 1 | 0.25 | 0.1 | one |" in view["spec"] and "config:optimizer.value.lr" in view["spec"]
 
 
-@pytest.mark.parametrize("words", [[], ["somewhere", "--wandb", "a/b"], ["somewhere", "--report"]])
-def test_compare_accepts_a_folder_or_a_project(words: list[str], capsys: Any) -> None:
+@pytest.mark.parametrize("argv", [[], ["somewhere", "--wandb", "a/b"], ["somewhere", "--report"]])
+def test_compare_accepts_a_folder_or_a_project(argv: list[str], capsys: Any) -> None:
     with pytest.raises(SystemExit) as stop:
-        compare(words)
+        compare(argv)
     assert stop.value.code == 2 and "--wandb" in capsys.readouterr().err
 
 

@@ -84,8 +84,8 @@ def test_a_killed_upload_continues(tmp_path: Path, wandb_server: Any, monkeypatc
     wandb_server.delay = 1.0
 
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"} | {"MARKER": "upload"}
-    words = [sys.executable, "-m", "src.sync", str(tmp_path)]
-    upload = subprocess.Popen(words, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    argv = [sys.executable, "-m", "src.sync", str(tmp_path)]
+    upload = subprocess.Popen(argv, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
     while not any(run.received for run in wandb_server.runs.values()):
         assert upload.poll() is None
         time.sleep(0.01)
@@ -197,16 +197,16 @@ def test_two_syncs_at_once_share_the_work(tmp_path: Path, wandb_server: Any, mon
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     with runs[0].held():
-        words = [sys.executable, "-m", "src.sync", str(tmp_path)]
+        argv = [sys.executable, "-m", "src.sync", str(tmp_path)]
         both = [
             subprocess.Popen(
-                words, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                argv, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
             for _ in range(2)
         ]
         outputs = [process.communicate(timeout=200)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
-    assert all(f"left alone, another process works on it: {runs[0].path}" in text for text in outputs), said
+    assert all(f"left alone, another process works on it: {runs[0].path}" in text for text in outputs), outputs
     for folder in runs[1:]:
         assert arrived(wandb_server, folder) == recorded(folder)
         assert wandb_server.runs[folder.record["wandb"]["id"]].received == 3, "once"
