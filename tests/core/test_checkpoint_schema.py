@@ -191,7 +191,7 @@ def test_a_preparation_is_restored_or_refused(name: str, complete: Callable[...,
 
     overrides = complete(f"datamodule={name}")
     config = check(
-        compose([*overrides, *(f"datamodule.{word}" for override in SMALL.get(name, []))]), for_training=False
+        compose([*overrides, *(f"datamodule.{override}" for override in SMALL.get(name, []))]), for_training=False
     )
     datamodule = build_data(config)
     datamodule.setup()
