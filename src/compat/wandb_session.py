@@ -1,9 +1,9 @@
-"""Copying a W&B session for ``wandb sync`` to replay.
+"""Copy a W&B session for ``wandb sync``, which replays it.
 
 A session is a folder with a transaction log (``run-<id>.wandb``), which is replayed as if the run logged it again: records
 name files to upload, an entity, a project, and TensorBoard folders to read. The log of a run folder may come from someone else.
-So the client gets a copy, in a folder that only this process writes: it contains regular files only, and a log of those records
-that cannot reach beyond the copy. A session with any other record is refused.
+So the client gets a copy, in a folder that only this process writes: it contains regular files only, and a log of records
+that refer to nothing outside of the copy. A session with any other record is refused.
 
 The log is a LevelDB log with CRC-32 checksums, whose records are messages of ``wandb.proto``, which is private to wandb (0.31
 here). Without it every session is refused.
@@ -26,7 +26,7 @@ from src.core.wandb_account import Account
 log = logging.getLogger(__name__)
 
 MAX_SESSION_BYTES = 8 * 2**30
-"""The most bytes of a log, and of the files beside it."""
+"""Maximum size of a log, and of the other files of a session, in bytes."""
 
 MAX_SESSION_RECORD_BYTES = 64 * 2**20
 MAX_RECORDS = 50_000_000
@@ -42,7 +42,7 @@ _HARMLESS = frozenset(
         *("final", "output", "output_raw", "output_logger", "preempting"),
     )
 )
-"""Records that only carry values. ``run``, ``files`` and ``artifact`` are checked, and all others are refused."""
+"""Records that contain values only. ``run``, ``files`` and ``artifact`` are checked; all others are refused."""
 
 
 class CopiedSession(NamedTuple):
@@ -51,13 +51,13 @@ class CopiedSession(NamedTuple):
     Args:
         log: the copied log.
         has_run: the log has a record of the run, without which there is nothing to upload.
-        whole: nothing is left out. The end of the log is, if the process was killed while it wrote a record, and so are files
-            that are neither in the run folder nor in the client's own folder.
+        complete: nothing is left out. Left out are the end of the log, if the process was killed while it wrote a record, and
+            files that are neither in the run folder nor in the client's own folder.
     """
 
     log: Path
     has_run: bool
-    whole: bool
+    complete: bool
 
 
 def copy_session(session: Path, run_folder: Path, target: Path, account: Account) -> CopiedSession:
@@ -66,21 +66,21 @@ def copy_session(session: Path, run_folder: Path, target: Path, account: Account
     Args:
         session: the ``.wandb`` file, in a folder of ``run_folder/wandb``.
         run_folder: the folder from which files may be uploaded.
-        target: a new folder, which is made.
-        account: where the session may be sent.
+        target: a new folder, which this function makes.
+        account: where the session may be uploaded.
 
     Raises:
         UnsafeFileError: if the session names files outside of the run folder, belongs to another account or run, has records
-            that are not replayed, or cannot be checked.
+            that may not be replayed, or cannot be checked.
         OSError: if it cannot be read, or the copy cannot be written.
     """
     try:
         from wandb.proto import wandb_internal_pb2
 
-        parse = getattr(wandb_internal_pb2, "Record").FromString  # noqa: B009 - made when it is imported
+        parse = getattr(wandb_internal_pb2, "Record").FromString  # noqa: B009 - defined at import time
     except Exception as error:
         raise UnsafeFileError(
-            f"{session}: this version of wandb has no reader, so the session is not checked"
+            f"{session}: this version of wandb has no reader of sessions, so the session is not checked"
         ) from error
     copier = _Copier(session, run_folder, target, account)
     target.mkdir(parents=True)
@@ -88,9 +88,9 @@ def copy_session(session: Path, run_folder: Path, target: Path, account: Account
     with open_below(run_folder, session.relative_to(run_folder)) as source, file.open("xb") as copy:
         if os.fstat(source.fileno()).st_size > MAX_SESSION_BYTES:
             raise UnsafeFileError(f"{session}: this session has more than {MAX_SESSION_BYTES / 2**30:.0f} GiB")
-        has_run, whole = copier.copy_records(source, copy, parse)
-    whole &= copier.copy_files()
-    return CopiedSession(file, has_run, whole)
+        has_run, complete = copier.copy_records(source, copy, parse)
+    complete &= copier.copy_files()
+    return CopiedSession(file, has_run, complete)
 
 
 class _Copier:
@@ -105,8 +105,8 @@ class _Copier:
         self._has_warned = False
 
     def copy_records(self, source: BinaryIO, copy: BinaryIO, parse: Callable[[bytes], Any]) -> tuple[bool, bool]:
-        """Write a log of the records that may be sent; return whether it has a run, and whether it has everything."""
-        has_run, whole = False, True
+        """Write a log of the records that may be sent; return whether it has a run, and whether it is complete."""
+        has_run, complete = False, True
         copy.write(_HEADER)
         try:
             for number, data in enumerate(_records(source, self._session)):
@@ -120,14 +120,14 @@ class _Copier:
                 if kind not in _HARMLESS and (reason := self._refusal(kind, record)):
                     raise UnsafeFileError(f"{self._session}: not sent, because {reason}")
                 if kind == "artifact" and not self._copy_artifact(record.artifact):
-                    whole = False
+                    complete = False
                     continue
                 has_run |= kind == "run"
                 _write_record(copy, record.SerializeToString())
         except EOFError:
-            log.info("%s: it ends within a record; what is missing comes from the run folder", self._session)
-            whole = False
-        return has_run, whole
+            log.info("%s: it ends within a record; the missing values are taken from the run folder", self._session)
+            complete = False
+        return has_run, complete
 
     def _refusal(self, kind: str | None, record: Any) -> str | None:
         """Return why a record is refused; None if it is not."""
@@ -169,30 +169,31 @@ class _Copier:
         return True
 
     def copy_files(self) -> bool:
-        """Copy the files beside the log, a link as what it points to; return whether all of them are in the run folder."""
+        """Copy the other files of the session, following links within the run folder; return whether all could be copied."""
         folder = self._session.parent
-        state, text = f"{self._session.name}.syncstate", b""  # the step at which the session begins on the server
+        state, text = f"{self._session.name}.syncstate", b""  # has the step at which the session begins on the server
         with suppress(FileNotFoundError):
             text = read_below(self._run_folder, (folder / state).relative_to(self._run_folder), 1000)
         (self._target / state).write_bytes(text)
-        whole = True
-        for place, _, names in os.walk(folder / "files"):
+        complete = True
+        for parent, _, names in os.walk(folder / "files"):
             for name in names:
-                path = os.path.join(place, name)
+                path = os.path.join(parent, name)
                 copy = self._target / os.path.relpath(path, folder)
-                whole &= self._copy_file(os.path.join(place, os.readlink(path)) if os.path.islink(path) else path, copy)
-        return whole
+                source = os.path.join(parent, os.readlink(path)) if os.path.islink(path) else path
+                complete &= self._copy_file(source, copy)
+        return complete
 
     def _copy_file(self, path: str, copy: Path) -> bool:
-        """Copy a file that is written as a path below the run folder; return False if it is not, or does not exist."""
-        place = _below(self._run_folder, path)
-        if place is None:
+        """Copy a file; return False if its path is not below the run folder, or if it does not exist."""
+        relative_path = _relative_path(self._run_folder, path)
+        if relative_path is None:
             if not self._has_warned:
                 log.warning("%s: files outside of the run folder are left out: %.200r", self._session, path)
             self._has_warned = True
             return False
         try:
-            file = open_below(self._run_folder, place)
+            file = open_below(self._run_folder, relative_path)
         except FileNotFoundError:
             return False
         with file:
@@ -224,8 +225,10 @@ def _is_staged(name: str) -> bool:
     return parent == folder and file not in ("", ".", "..") and "\0" not in file and not os.path.islink(name)
 
 
-def _below(folder: Path, path: str) -> PurePath | None:
-    """Return a path relative to a folder; None if it is not below it. Links are not resolved, as `open_below` refuses them."""
+def _relative_path(folder: Path, path: str) -> PurePath | None:
+    """Return a path relative to a folder; None if it is not below the folder. Links are not resolved: `open_below` refuses
+    them.
+    """
     path = os.path.normpath(path)
     for root in (str(folder), os.path.realpath(folder)):
         if path.startswith(root + os.sep) and "\0" not in path:
@@ -251,7 +254,7 @@ def _records(file: BinaryIO, session: Path) -> Iterator[bytes]:
     while block:
         while len(block) - position >= _CHUNK.size:
             checksum, length, kind = _CHUNK.unpack_from(block, position)
-            if kind == 0 and not any(block[position:]):  # the system was switched off before the end was on the disk
+            if kind == 0 and not any(block[position:]):  # power was lost before the end was on the disk
                 raise EOFError
             position += _CHUNK.size
             if position + length > _BLOCK or kind not in _CHECKSUMS or (kind in (1, 2)) != (not parts):
@@ -278,15 +281,15 @@ def _records(file: BinaryIO, session: Path) -> Iterator[bytes]:
 
 
 def _write_record(log: BinaryIO, record: bytes) -> None:
-    """Append a record to a log, as one chunk for each block that it reaches into."""
-    kind, left = "first", memoryview(record)
+    """Append a record to a log, as one chunk in each block that it spans."""
+    kind, remaining = "first", memoryview(record)
     while kind != "done":
         room = _BLOCK - log.tell() % _BLOCK
         if room < _CHUNK.size:
             log.write(bytes(room))
             continue
-        part, left = left[: room - _CHUNK.size], left[room - _CHUNK.size :]
-        number = {("first", True): 1, ("first", False): 2, ("next", False): 3, ("next", True): 4}[kind, not left]
+        part, remaining = remaining[: room - _CHUNK.size], remaining[room - _CHUNK.size :]
+        number = {("first", True): 1, ("first", False): 2, ("next", False): 3, ("next", True): 4}[kind, not remaining]
         log.write(_CHUNK.pack(zlib.crc32(part, _CHECKSUMS[number]), len(part), number))
         log.write(part)
-        kind = "next" if left else "done"
+        kind = "next" if remaining else "done"

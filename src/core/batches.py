@@ -1,4 +1,4 @@
-"""The batches that datamodules yield: small tuples of tensors that say what a model reads and what it must answer.
+"""The batches that datamodules yield: named tuples of tensors with the inputs of a model and its targets.
 
 `inputs` are the positional arguments of the model's `forward`; `targets` are what the task compares the outputs with.
 B is the batch size, T a number of time steps or tokens, F a number of features.
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class LabelledBatch(NamedTuple):
-    """Inputs of one shape with their answers.
+    """Inputs of one shape with their targets.
 
     x: [B, *input_shape] float, or [B, T] int64 tokens.
     y: [B] int64 classes, [B] float 0/1, [B, K] float targets, or [B, horizon, series] float.
@@ -29,7 +29,7 @@ class LabelledBatch(NamedTuple):
 
 
 class SequenceBatch(NamedTuple):
-    """Sequences of different lengths, filled up to the longest.
+    """Sequences of different lengths, padded to the longest.
 
     x: [B, T, F] float or [B, T] int64 tokens. lengths: [B] int64, 1 to T. y: as in `LabelledBatch`.
     """
@@ -48,7 +48,7 @@ class SequenceBatch(NamedTuple):
 
 
 class LanguageBatch(NamedTuple):
-    """Windows of a text. tokens: [B, T + 1] int64; position t is asked to predict position t + 1."""
+    """Windows of a text. tokens: [B, T + 1] int64; the target of position t is the token at position t + 1."""
 
     tokens: Tensor
 

@@ -1,9 +1,9 @@
-"""Reading files of ``torch.save`` that may come from someone else, as data.
+"""Read files of ``torch.save`` that may come from someone else, as data only.
 
-A checkpoint is a zip archive of a pickle and of the storages of its tensors. The functions below read both themselves, so
-that what is checked is what is used: no code is imported or called, no storage is larger than the bytes in the file, and the
-time and the memory that a file costs follow from its size. Whatever ``torch.load(…, weights_only=True)`` reads of a file that
-Gridlight wrote is read alike; other formats (pickles without an archive, TorchScript) are refused.
+A checkpoint is a zip archive of a pickle and the storages of its tensors. The functions below parse both themselves, so that
+the checked data are the data that are used: no code is imported or called, no storage is larger than the bytes in the file, and
+time and memory are proportional to the size of the file. For files that Gridlight wrote, the result is that of
+``torch.load(…, weights_only=True)``. Other formats (pickles without an archive, TorchScript) are refused.
 """
 
 import io
@@ -29,25 +29,25 @@ from src.core.errors import UserError, first_line
 from src.core.files import UnsafeFileError, open_below, open_data_file
 
 MAX_PICKLE_BYTES = 64 * 2**20
-"""The largest pickle of a checkpoint; tensors are not part of it."""
+"""Maximum size of the pickle of a checkpoint, without the tensors."""
 MAX_DIRECTORY_BYTES = 8 * 2**20
-"""The largest table of contents of the archive, which has some 70 bytes for each tensor."""
+"""Maximum size of the table of contents of the archive, which has about 70 bytes per tensor."""
 MAX_DEPTH = 64
-"""How deep the containers of a checkpoint may be nested."""
+"""Maximum nesting depth of the containers of a checkpoint."""
 MAX_SIZE = 2**27
-"""How many values and characters a checkpoint may hold, where shared containers count as often as they occur."""
+"""Maximum number of values and characters in a checkpoint. A shared container counts for each occurrence."""
 MAX_CONTAINERS = 2**20
-"""How many containers a pickle may make, each of which takes far more memory than its byte in the file."""
+"""Maximum number of containers in a pickle, each of which needs far more memory than its byte in the file."""
 SURELY_SMALL = 2**17
-"""The size of a checkpoint, as `MAX_SIZE` counts it, up to which no other limit can be reached."""
+"""Size of a checkpoint, counted as for `MAX_SIZE`, up to which no other limit can be exceeded."""
 MAX_INSTRUCTIONS = 2**24
-"""How many instructions a pickle may have."""
+"""Maximum number of instructions of a pickle."""
 MAX_INTEGER_BYTES = 17
-"""The largest integer: one of 128 bits, as generators of random numbers have, and a sign."""
-MAX_NAMED = 2**22
-"""How many values a pickle may keep to name them again."""
+"""Maximum size of an integer: 128 bits, as in random number generators, and a sign."""
+MAX_MEMO = 2**22
+"""Maximum number of values in the memo of a pickle."""
 MAX_SHARING = 8
-"""How many times as large as their storages the tensors of a checkpoint may be, as tensors may share a storage."""
+"""Maximum ratio of the size of the tensors to the size of the file; tensors may share a storage."""
 
 _END_BYTES = 22
 _LOCAL = struct.Struct("<4s5H3L2H")
@@ -76,24 +76,24 @@ _NEW_DTYPES = {
     *(torch.uint16, torch.uint32, torch.uint64, torch.complex32, torch.float8_e8m0fnu),
     *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz),
 }
-"""Types whose storages torch saves as bytes."""
+"""Dtypes whose storages torch saves as bytes."""
 _ALL_DTYPES = {*_DTYPES.values(), *_NEW_DTYPES}
 
 
 class CheckpointError(UserError):
-    """A file is not a checkpoint that can be read as data."""
+    """A checkpoint cannot be read or written as plain data."""
 
 
 def read_checkpoint_file(path: Path, root: Path | None = None) -> Any:
-    """Return what ``torch.save`` wrote, with its tensors on the CPU.
+    """Return the value in a file of ``torch.save``, with its tensors on the CPU.
 
     Args:
         path: the file.
-        root: a folder above it, below which no component of the path may be a link; None follows every link.
+        root: a parent folder, below which no component of the path may be a link; None follows all links.
 
     Raises:
         OSError: if there is no such file.
-        UserError: if it is not a regular file, damaged, or holds more than tensors and plain containers.
+        UserError: if it is not a regular file, is damaged, or contains anything but tensors and plain containers.
     """
     with open_data_file(path) if root is None else open_below(root, path.relative_to(root)) as file:
         try:
@@ -107,28 +107,28 @@ def read_checkpoint_file(path: Path, root: Path | None = None) -> Any:
 
 
 def write_checkpoint_file(value: Any, file: BinaryIO) -> None:
-    """Write a value as ``torch.save`` does, if it can be read again.
+    """Write a value with ``torch.save``, if `read_checkpoint_file` can read it.
 
     Args:
         value: the checkpoint.
-        file: new, opened for reading and writing.
+        file: a new file, open for reading and writing.
 
     Raises:
-        CheckpointError: naming the part of the checkpoint that `read_checkpoint_file` would refuse.
+        CheckpointError: if `read_checkpoint_file` would refuse the file; the message names the part of the checkpoint.
     """
     tree = _Tree(new=True)
     try:
         size, _ = tree.measure(value)
     except CheckpointError as error:
-        raise CheckpointError(f"{_place_of_error(value) or 'the whole'}: {error}") from error
+        raise CheckpointError(f"{_find_invalid_part(value) or 'the checkpoint'}: {error}") from error
     torch.save(value, file)
     if size > SURELY_SMALL or tree.bytes_of_tensors > file.tell():
         file.flush()
         _Archive(file, with_contents=False).load()
 
 
-def _place_of_error(value: Any) -> str:
-    """Return the keys, with dots between them, that lead to the innermost part that cannot be written."""
+def _find_invalid_part(value: Any) -> str:
+    """Return the dotted path of the innermost part that cannot be written."""
     keys: list[str] = []
     while isinstance(value, dict | list | tuple) and len(keys) < MAX_DEPTH:
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
@@ -144,10 +144,10 @@ def _place_of_error(value: Any) -> str:
 
 
 class _Bounded:
-    """A file of which `zipfile` can read a table of contents of a sane size, and no larger one.
+    """A file wrapper that limits the size of the table of contents that `zipfile` reads.
 
     Args:
-        file: opened for reading.
+        file: open for reading.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -165,8 +165,8 @@ class _Archive:
     """The archive of a checkpoint.
 
     Args:
-        file: opened for reading, at any position.
-        with_contents: read the contents of the tensors, which are on the meta device otherwise.
+        file: open for reading, at any position.
+        with_contents: read the contents of the tensors; otherwise they are on the meta device.
     """
 
     def __init__(self, file: BinaryIO, with_contents: bool = True) -> None:
@@ -186,7 +186,7 @@ class _Archive:
                 raise CheckpointError("its archive is compressed, which torch.save does not do")
             if member.flag_bits & 1:
                 raise CheckpointError("its archive is encrypted")
-            start = self._data_of(member)
+            start = self._data_start(member)
             if member.header_offset < end or start + member.file_size > self.size:
                 raise CheckpointError("the files in its archive overlap, or are cut off")
             end = start + member.file_size
@@ -204,14 +204,14 @@ class _Archive:
         self.bytes_of_tensors = 0
 
     def _check_end(self) -> None:
-        """Raise `CheckpointError` unless the file ends as an archive without a comment does."""
+        """Raise `CheckpointError` unless the file ends like an archive without a comment."""
         self.file.seek(max(self.size - _END_BYTES, 0))
         tail = self.file.read(_END_BYTES)
         if len(tail) < _END_BYTES or tail[:4] != b"PK\5\6" or tail[-2:] != b"\0\0":
             raise CheckpointError("it is not a file of torch.save, or it is cut off; what could run code is not loaded")
 
-    def _data_of(self, member: zipfile.ZipInfo) -> int:
-        """Return where the contents of a member begin."""
+    def _data_start(self, member: zipfile.ZipInfo) -> int:
+        """Return the position of the contents of a member."""
         self.file.seek(member.header_offset)
         header = self.file.read(_LOCAL.size)
         if len(header) < _LOCAL.size or header[:4] != b"PK\3\4":
@@ -235,14 +235,14 @@ class _Archive:
             raise CheckpointError(f"{member.filename} has been changed since it was written (its checksum is wrong)")
 
     def storage(self, key: object, dtype: object, count: object) -> tuple[torch.dtype, int, torch.UntypedStorage]:
-        """Return the type, the number of elements, and the contents of a storage, which several tensors may share."""
+        """Return the dtype, the number of elements, and the contents of a storage, which several tensors may share."""
         if not isinstance(key, str) or not isinstance(dtype, torch.dtype) or type(count) is not int or count < 0:
-            raise CheckpointError("a storage is described wrongly")
+            raise CheckpointError("the description of a storage is invalid")
         if key in self.storages:
-            found = self.storages[key]
-            if found[:2] != (dtype, count):
-                raise CheckpointError(f"storage {key[:20]} is described in two ways")
-            return found
+            storage = self.storages[key]
+            if storage[:2] != (dtype, count):
+                raise CheckpointError(f"storage {key[:20]} has two different descriptions")
+            return storage
         start, member = self.members.get(f"data/{key}", (0, None))
         if member is None or member.file_size != count * dtype.itemsize:
             raise CheckpointError(f"storage {key[:20]} does not have the declared size")
@@ -254,20 +254,20 @@ class _Archive:
                 raise CheckpointError("it is cut off")
             self._check_sum(view, member)
             if dtype == torch.bool:
-                contents.clamp_(max=1)  # memory that was never written holds other bytes
+                contents.clamp_(max=1)  # uninitialized memory has other values
         self.storages[key] = dtype, count, contents.untyped_storage()
         return self.storages[key]
 
     def tensor(self, *arguments: Any) -> Tensor:
         """Return a tensor in a storage, as ``torch._utils._rebuild_tensor_v2`` does."""
-        if len(arguments) != 6:  # the seventh is for conjugates that are not computed yet
-            raise CheckpointError("a tensor is described wrongly")
+        if len(arguments) != 6:  # the seventh is for lazy conjugates
+            raise CheckpointError("the description of a tensor is invalid")
         storage, offset, shape, stride, requires_grad, _hooks = arguments
         if not isinstance(storage, _Storage) or not _are_sizes(shape) or not _are_sizes(stride):
-            raise CheckpointError("a tensor is described wrongly")
+            raise CheckpointError("the description of a tensor is invalid")
         if type(offset) is not int or type(requires_grad) is not bool or len(shape) != len(stride):
-            raise CheckpointError("a tensor is described wrongly")
-        dtype, count, contents = storage.facts
+            raise CheckpointError("the description of a tensor is invalid")
+        dtype, count, contents = storage.description
         numel, last = 1, offset
         for size, step in zip(shape, stride, strict=True):
             numel *= size
@@ -277,8 +277,8 @@ class _Archive:
         self.bytes_of_tensors += numel * dtype.itemsize
         if self.bytes_of_tensors > MAX_SHARING * self.size + 2**20:
             raise CheckpointError("its tensors are together far larger than the file")
-        made = torch.empty(0, dtype=dtype, device=contents.device).set_(contents, offset, shape, stride)  # type: ignore[call-overload]
-        return made.requires_grad_() if requires_grad and dtype.is_floating_point else made  # type: ignore[no-any-return]
+        tensor = torch.empty(0, dtype=dtype, device=contents.device).set_(contents, offset, shape, stride)  # type: ignore[call-overload]
+        return tensor.requires_grad_() if requires_grad and dtype.is_floating_point else tensor  # type: ignore[no-any-return]
 
     def new_tensor(self, *arguments: Any) -> Tensor:
         """Return a tensor in a storage of bytes, as ``torch._utils._rebuild_tensor_v3`` does."""
@@ -286,11 +286,11 @@ class _Archive:
         if (
             not first
             or not isinstance(first[0], _Storage)
-            or first[0].facts[0] != torch.uint8
+            or first[0].description[0] != torch.uint8
             or dtype not in _NEW_DTYPES
         ):
-            raise CheckpointError("a tensor is described wrongly")
-        _, size, contents = first[0].facts
+            raise CheckpointError("the description of a tensor is invalid")
+        _, size, contents = first[0].description
         return self.tensor(_Storage((dtype, size // dtype.itemsize, contents)), *first[1:])
 
     def load(self) -> Any:
@@ -307,19 +307,19 @@ def _are_sizes(value: object) -> bool:
 
 
 class _Storage:
-    """A storage on the stack of the pickle."""
+    """A storage on the stack of the pickle, with its dtype, number of elements, and contents."""
 
-    __slots__ = ("facts",)
+    __slots__ = ("description",)
 
-    def __init__(self, facts: tuple[torch.dtype, int, torch.UntypedStorage]) -> None:
-        self.facts = facts
+    def __init__(self, description: tuple[torch.dtype, int, torch.UntypedStorage]) -> None:
+        self.description = description
 
 
 class _Name:
     """The name of a class or function that a pickle may use, on the stack.
 
     Args:
-        call: what is called in its place; None if it may not be called.
+        call: the function that is called instead; None if it may not be called.
         dtype: of a storage.
     """
 
@@ -331,19 +331,19 @@ class _Name:
 
 def _ordered(*items: Any) -> OrderedDict[Any, Any]:
     if items and not (len(items) == 1 and isinstance(items[0], list) and not items[0]):
-        raise CheckpointError("a dictionary is described wrongly")
+        raise CheckpointError("the description of a dictionary is invalid")
     return OrderedDict()
 
 
 def _counter(*items: Any) -> Counter[Any]:
     if len(items) > 1 or not all(isinstance(item, dict) for item in items):
-        raise CheckpointError("a counter is described wrongly")
+        raise CheckpointError("the description of a counter is invalid")
     return Counter(*items)
 
 
 def _items_of_set(items: tuple[Any, ...]) -> list[Any]:
     if len(items) != 1 or not isinstance(items[0], list) or not _are_keys(items[0]):
-        raise CheckpointError("a set is described wrongly")
+        raise CheckpointError("the description of a set is invalid")
     return items[0]
 
 
@@ -356,28 +356,28 @@ def _frozenset(*items: Any) -> frozenset[Any]:
 
 
 def _bytes(*items: Any) -> bytes:
-    """Return what ``_codecs.encode`` makes of a text with a character for each byte, or ``bytes`` of nothing."""
+    """Return the result of ``_codecs.encode`` for a text with one character per byte, or of ``bytes()``."""
     if items and (len(items) != 2 or type(items[0]) is not str or items[1] != "latin1"):
-        raise CheckpointError("bytes are described wrongly")
+        raise CheckpointError("the description of bytes is invalid")
     return items[0].encode("latin1") if items else b""
 
 
 def _complex(*items: Any) -> complex:
     if len(items) != 2 or not all(type(item) is float for item in items):
-        raise CheckpointError("a complex number is described wrongly")
+        raise CheckpointError("the description of a complex number is invalid")
     return complex(*items)
 
 
 def _parameter(*items: Any) -> nn.Parameter:
     """Return a parameter, as ``torch._utils._rebuild_parameter`` does."""
     if len(items) != 3 or type(items[0]) is not Tensor or type(items[1]) is not bool:
-        raise CheckpointError("a parameter is described wrongly")
+        raise CheckpointError("the description of a parameter is invalid")
     return nn.Parameter(items[0].detach(), items[1] and items[0].is_floating_point())
 
 
 def _size(*items: Any) -> torch.Size:
     if len(items) != 1 or not _are_sizes(items[0]):
-        raise CheckpointError("a size is described wrongly")
+        raise CheckpointError("the description of a size is invalid")
     return torch.Size(items[0])
 
 
@@ -387,7 +387,7 @@ _KEYS = (str, int, float, bool, type(None))
 def _are_keys(values: Iterable[Any]) -> bool:
     """Return whether values may be keys of a dictionary or items of a set.
 
-    Integers of more than 64 bits may not: thousands of them can have one hash, which takes quadratic time.
+    Integers of more than 64 bits may not, because thousands of them can have the same hash, which takes quadratic time.
     """
     return all(type(value) in _KEYS and (type(value) is not int or -(2**63) <= value < 2**63) for value in values)
 
@@ -395,11 +395,11 @@ def _are_keys(values: Iterable[Any]) -> bool:
 class _Unpickler:
     """Reader of the pickle of a checkpoint.
 
-    It reads those instructions of protocol 2 that describe plain containers and tensors. `_INSTRUCTIONS` lists them with
-    their methods; every other instruction is refused.
+    It supports the instructions of protocol 2 that describe plain containers and tensors. `_INSTRUCTIONS` lists them with
+    their methods; all other instructions are refused.
 
     Args:
-        archive: which contains the storages of the tensors.
+        archive: the archive with the storages of the tensors.
         data: the pickle.
     """
 
@@ -409,11 +409,11 @@ class _Unpickler:
         self.archive = archive
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []
-        """The stacks below each mark, from the first."""
+        """The stack below each mark, outermost first."""
         self.memo: dict[int, Any] = {}
         self.containers = 0
         self.may_copy = 3 * len(data)
-        """How many more values and bytes calls may copy; each is in the pickle, and is copied at most twice."""
+        """Number of values and bytes that calls may still copy. Each is in the pickle, and is copied at most twice."""
         self.names: dict[str, Any] = {
             "collections OrderedDict": _Name(_ordered),
             "collections Counter": _Name(_counter),
@@ -444,7 +444,7 @@ class _Unpickler:
             if instruction := _INSTRUCTIONS.get(code):
                 instruction(self)
             elif code != pickle.STOP:
-                raise CheckpointError(_refusal_of(code))
+                raise CheckpointError(_refusal(code))
             elif self.outer or len(self.stack) != 1:
                 raise CheckpointError("its pickle is damaged")
             else:
@@ -452,7 +452,7 @@ class _Unpickler:
         raise CheckpointError("it holds too many values")
 
     # ---- numbers and texts ---------------------------------------------------------------------------------------
-    # A value that is cut off needs no check: the next instruction is missing then.
+    # A truncated value needs no check, because the next instruction is missing then.
 
     def constant(self, value: Any) -> None:
         self.stack.append(value)
@@ -497,7 +497,7 @@ class _Unpickler:
         self.stack = []
 
     def _since_mark(self) -> list[Any]:
-        """Return what was pushed after the last mark, and take it from the stack."""
+        """Pop and return the items after the last mark."""
         items, self.stack = self.stack, self.outer.pop()
         return items
 
@@ -539,20 +539,20 @@ class _Unpickler:
             raise CheckpointError("a key of a dictionary is neither a text nor a number of 64 bits")
         self.stack[-1].update(zip(keys, values, strict=True))
 
-    # ---- values that occur more than once ------------------------------------------------------------------------
+    # ---- memo of values that occur more than once ----------------------------------------------------------------
 
-    def remember(self) -> None:
+    def put(self) -> None:
         self.memo[self.read(1)[0]] = self.stack[-1]
 
-    def remember_long(self) -> None:
+    def put_long(self) -> None:
         self.memo[int.from_bytes(self.read(4), "little")] = self.stack[-1]
-        if len(self.memo) > MAX_NAMED:
+        if len(self.memo) > MAX_MEMO:
             raise CheckpointError("it holds too many values")
 
-    def repeat(self) -> None:
+    def get(self) -> None:
         self.stack.append(self.memo[self.read(1)[0]])
 
-    def repeat_long(self) -> None:
+    def get_long(self) -> None:
         self.stack.append(self.memo[int.from_bytes(self.read(4), "little")])
 
     # ---- tensors and other objects -------------------------------------------------------------------------------
@@ -567,11 +567,11 @@ class _Unpickler:
         self.stack.append(self.names[f"{module} {name}"])
 
     def call(self) -> None:
-        arguments, called = self.stack.pop(), self.stack.pop()
-        if not isinstance(called, _Name) or called.call is None or not isinstance(arguments, tuple):
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if not isinstance(function, _Name) or function.call is None or not isinstance(arguments, tuple):
             raise CheckpointError("its pickle calls something that is not allowed")
         self._count_copied(*(argument for argument in arguments if isinstance(argument, str | bytes | list | dict)))
-        self.container(called.call(*arguments))
+        self.container(function.call(*arguments))
 
     def _count_copied(self, *copied: Any) -> None:
         self.may_copy -= sum(map(len, copied))
@@ -579,10 +579,11 @@ class _Unpickler:
             raise CheckpointError("it copies the same values again and again")
 
     def storage(self) -> None:
-        facts = self.stack.pop()
-        if not isinstance(facts, tuple) or len(facts) != 5 or not isinstance(facts[1], _Name):
-            raise CheckpointError("a storage is described wrongly")
-        self.stack.append(_Storage(self.archive.storage(facts[2], facts[1].dtype, facts[4])))
+        persistent_id = self.stack.pop()
+        if not isinstance(persistent_id, tuple) or len(persistent_id) != 5 or not isinstance(persistent_id[1], _Name):
+            raise CheckpointError("the description of a storage is invalid")
+        _, name, key, _, count = persistent_id
+        self.stack.append(_Storage(self.archive.storage(key, name.dtype, count)))
 
     def attributes(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
@@ -600,10 +601,10 @@ class _Unpickler:
 
     def protocol(self) -> None:
         if self.read(1) != b"\2":
-            raise CheckpointError("its pickle has another protocol than 2")
+            raise CheckpointError("the protocol of its pickle is not 2")
 
 
-def _refusal_of(code: bytes) -> str:
+def _refusal(code: bytes) -> str:
     if not code:
         return "its pickle is cut off"
     return (
@@ -635,23 +636,23 @@ _INSTRUCTIONS: dict[bytes, Callable[[_Unpickler], None]] = {
     pickle.APPENDS: _Unpickler.appends,
     pickle.SETITEM: _Unpickler.set_item,
     pickle.SETITEMS: _Unpickler.set_items,
-    pickle.BINPUT: _Unpickler.remember,
-    pickle.LONG_BINPUT: _Unpickler.remember_long,
-    pickle.BINGET: _Unpickler.repeat,
-    pickle.LONG_BINGET: _Unpickler.repeat_long,
+    pickle.BINPUT: _Unpickler.put,
+    pickle.LONG_BINPUT: _Unpickler.put_long,
+    pickle.BINGET: _Unpickler.get,
+    pickle.LONG_BINGET: _Unpickler.get_long,
     pickle.GLOBAL: _Unpickler.name,
     pickle.REDUCE: _Unpickler.call,
     pickle.BINPERSID: _Unpickler.storage,
     pickle.BUILD: _Unpickler.attributes,
 }
-"""The instructions of a pickle that are carried out."""
+"""The supported instructions of a pickle."""
 
 
 def check_tree(value: Any) -> None:
-    """Raise `CheckpointError` if a value contains itself, is nested too deep, or is too large where it is written out.
+    """Raise `CheckpointError` if a value contains itself, is nested too deep, or is too large.
 
     Args:
-        value: of containers, tensors, arrays, texts and numbers; a container may occur in many places.
+        value: of containers, tensors, arrays, texts and numbers. A container counts for each occurrence.
     """
     _Tree().measure(value)
 
@@ -660,20 +661,20 @@ _CONTAINERS = (dict, OrderedDict, Counter, list, tuple, set, frozenset, torch.Si
 _SCALARS = (float, bool, type(None), complex, torch.dtype)
 _TENSORS = (Tensor, nn.Parameter)
 _SIZE_OF_TENSOR = 64
-"""What a tensor counts beside texts and numbers, as it is described by that many bytes and more."""
+"""Size of a tensor, counted as for `MAX_SIZE`: its description has at least that many bytes."""
 
 
 class _Tree:
-    """The values that a checkpoint consists of.
+    """Measures the values of a checkpoint.
 
     Args:
-        new: whether they are to be written; then tensors and integers are checked too.
+        new: the checkpoint has not been written yet; tensors and integers are checked too.
     """
 
     def __init__(self, new: bool = False) -> None:
         self.new = new
         self.scalars = _SCALARS if new else (*_SCALARS, int, *_TENSORS)
-        self.known: dict[int, tuple[int, int]] = {}
+        self.measured: dict[int, tuple[int, int]] = {}
         """The size and the height of each container."""
         self.bytes_of_tensors = 0
 
@@ -701,7 +702,7 @@ class _Tree:
         if tensor.layout != torch.strided or tensor.dtype not in _ALL_DTYPES or tensor.device.type == "meta":
             raise CheckpointError(f"it contains a tensor of a kind that is not read ({tensor.dtype}, {tensor.layout})")
         if tensor.is_conj() or tensor.is_neg() or vars(tensor):
-            raise CheckpointError("it contains a tensor with attributes, or a conjugate that is not computed yet")
+            raise CheckpointError("it contains a tensor with attributes, or a lazy conjugate")
         size = tensor.numel() * tensor.itemsize
         if size > tensor.untyped_storage().nbytes():
             raise CheckpointError("it contains a tensor that is larger than its storage, as expand() makes; clone() it")
@@ -710,8 +711,8 @@ class _Tree:
     def _measure_container(self, value: Any, depth: int) -> tuple[int, int]:
         if depth >= MAX_DEPTH:
             raise CheckpointError(_TOO_DEEP)
-        found = self.known.get(id(value))
-        if found is None:
+        measured = self.measured.get(id(value))
+        if measured is None:
             size, height = 1, 0
             for part in self._parts(value):
                 for inner in part:
@@ -724,17 +725,17 @@ class _Tree:
                         below = self.measure(inner, depth + 1)
                         size += below[0]
                         height = max(height, below[1] + (type(inner) in _CONTAINERS))
-            found = self.known[id(value)] = size, height
+            measured = self.measured[id(value)] = size, height
             if size > MAX_SIZE:
                 raise CheckpointError(
-                    "it describes more values than fit into memory, by naming the same ones again and again"
+                    "it describes more values than fit into memory, by referring to the same ones repeatedly"
                 )
-        if depth + found[1] >= MAX_DEPTH:
+        if depth + measured[1] >= MAX_DEPTH:
             raise CheckpointError(_TOO_DEEP)
-        return found
+        return measured
 
     def _parts(self, value: Any) -> list[Any]:
-        """Return what a container contains, one after the other."""
+        """Return the iterables of the keys and values of a container."""
         if not isinstance(value, dict):
             if self.new and isinstance(value, set | frozenset) and not _are_keys(value):
                 raise CheckpointError("an item of a set is neither a text nor a number of 64 bits")

@@ -1,4 +1,4 @@
-"""What the parts of a checkpoint must be, and restoring them: a damaged checkpoint is one error that names it."""
+"""Validate the parts of a checkpoint. A damaged checkpoint is reported in one error that names the file."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,27 +13,27 @@ from src.core.errors import UserError, first_line
 from src.core.records import FORMAT_VERSION
 
 _VERSION = re.compile(r"2(?:\.\d{1,4}){0,2}(?:\.?(?:dev|post|rc|a|b)\d{0,8})?(?:\+[a-z0-9.]{1,40})?")
-"""Versions of Lightning that Gridlight has run with. Older checkpoints would be rewritten by Lightning's own rules."""
-_OF_TRAINING = ("state_dict", "callbacks", "optimizer_states", "lr_schedulers")
-"""Parts that a checkpoint with the progress of training has too."""
+"""Supported versions of Lightning. Lightning would migrate older checkpoints by its own rules."""
+_TRAINING_PARTS = ("state_dict", "callbacks", "optimizer_states", "lr_schedulers")
+"""Parts that a checkpoint with the progress of training must have."""
 _COUNTERS = {"ready", "completed", "started", "processed"}
 _PROGRESS = {*_COUNTERS, "total", "current", "is_last_batch", "optimizer", "step", "zero_grad"}
-"""Names in the progress of Lightning's loops, which takes over every name that it is given."""
+"""Names in the progress of Lightning's loops, which sets every name in a checkpoint as an attribute."""
 
 
 class Damaged(ValueError):
-    """A part of a checkpoint is not what it must be."""
+    """A part of a checkpoint is invalid."""
 
 
 def check_checkpoint(checkpoint: Any, path: object) -> None:
     """Raise an error unless the parts of a checkpoint have the types that Lightning and Gridlight rely on.
 
     Args:
-        checkpoint: as it was read; it holds plain containers and tensors.
+        checkpoint: the checkpoint, of plain containers and tensors.
         path: of the file, for the error.
 
     Raises:
-        UserError: naming the file and the part.
+        UserError: if a part is invalid; the message names the file and the part.
     """
     if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
         raise UserError(f"{path}: this checkpoint was not written by Gridlight")
@@ -43,7 +43,7 @@ def check_checkpoint(checkpoint: Any, path: object) -> None:
 
 @contextmanager
 def named(path: object) -> Iterator[None]:
-    """Turn every error of a damaged checkpoint into one that names the file."""
+    """Turn errors of a damaged checkpoint into a `UserError` that names the file."""
     try:
         yield
     except UserError:
@@ -54,13 +54,13 @@ def named(path: object) -> Iterator[None]:
 
 
 def check_parts(checkpoint: dict[str, Any]) -> None:
-    """Raise `ValueError` for a part of a checkpoint of a wrong type."""
+    """Raise `ValueError` if a part of a checkpoint has a wrong type."""
     version = checkpoint.get("pytorch-lightning_version")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
         raise Damaged("'pytorch-lightning_version' is not a version of Lightning 2")
     if not all(isinstance(name, str) for name in checkpoint):
         raise Damaged("the name of a part is not a string")
-    if "loops" in checkpoint and (missing := [name for name in _OF_TRAINING if name not in checkpoint]):
+    if "loops" in checkpoint and (missing := [name for name in _TRAINING_PARTS if name not in checkpoint]):
         raise Damaged(f"'{missing[0]}' is missing")
     for name in ("epoch", "global_step"):
         if not is_count(checkpoint.get(name, 0)):
@@ -83,20 +83,20 @@ def check_parts(checkpoint: dict[str, Any]) -> None:
         if not isinstance(key, str) or not isinstance(state, dict):
             raise Damaged("the state of a callback is not a dictionary")
     _check_progress(checkpoint.get("loops", {}), "loops")
-    _check_own_part(checkpoint.get("gridlight", {}))
+    _check_gridlight_part(checkpoint.get("gridlight", {}))
 
 
 def _check_versions(layers: Any, name: str) -> None:
-    """Check what torch keeps of each layer beside its tensors, by which it decides how to load them."""
-    for of_layer in layers.values() if isinstance(layers, dict) else [layers]:
-        if not isinstance(of_layer, dict) or not isinstance(of_layer.get("version"), int | None):
+    """Check the metadata of layers in a state_dict, which decide how torch loads their tensors."""
+    for metadata in layers.values() if isinstance(layers, dict) else [layers]:
+        if not isinstance(metadata, dict) or not isinstance(metadata.get("version"), int | None):
             raise Damaged(f"the version of a layer in '{name}' is not a number")
-        if "assign_to_params_buffers" in of_layer:
-            raise Damaged(f"'{name}' asks to take the place of the model's own tensors")
+        if "assign_to_params_buffers" in metadata:
+            raise Damaged(f"'{name}' requests to replace the model's own tensors")
 
 
 def is_count(value: object) -> bool:
-    """Return whether a value is an integer from 0, as large as any count may be."""
+    """Return whether a value is an integer from 0 to 2**60."""
     return type(value) is int and 0 <= value < 2**60
 
 
@@ -118,29 +118,29 @@ def _check_progress(value: Any, name: str) -> None:
         raise Damaged("the progress of training is not a count")
 
 
-def _check_own_part(own: dict[str, Any]) -> None:
-    if not own:
+def _check_gridlight_part(part: dict[str, Any]) -> None:
+    if not part:
         return
-    version = own.get("format_version", FORMAT_VERSION)
+    version = part.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION or type(version) is not int:
-        shown = version if type(version) is int else "an unknown one"
+        text = version if type(version) is int else "an unknown one"
         raise UserError(
-            f"the format of this checkpoint is {shown}, and this Gridlight reads {FORMAT_VERSION}: update Gridlight"
+            f"the format of this checkpoint is {text}, and this Gridlight reads {FORMAT_VERSION}: update Gridlight"
         )
     for name in ("config", "spec", "preparation"):
-        if not isinstance(own.get(name), dict):
+        if not isinstance(part.get(name), dict):
             raise Damaged(f"'gridlight.{name}' is not a dictionary")
 
 
 def check_like(own: Any, recorded: Any, name: str, exact: bool = True) -> None:
-    """Raise an error unless a recorded state could have been made by the object that is to take it.
+    """Raise an error unless a recorded state has the structure of the state of the object that will load it.
 
     Args:
-        own: what the object's `state_dict` returns before it is restored.
-        recorded: what a checkpoint holds for it.
+        own: the `state_dict` of the object before it is restored.
+        recorded: the state in a checkpoint.
         name: of the state, for the error.
-        exact: refuse parts that the object has not. A schedule takes over every part as an attribute; a callback may have
-            parts that are made as training goes on, such as the path of a checkpoint.
+        exact: refuse parts that the object does not have. A schedule sets every part as an attribute; a callback may have
+            parts that are created during training, such as the path of a checkpoint.
     """
     if isinstance(own, Mapping):
         if not isinstance(recorded, Mapping):
@@ -154,12 +154,12 @@ def check_like(own: Any, recorded: Any, name: str, exact: bool = True) -> None:
         if not isinstance(recorded, list | tuple):
             raise Damaged(f"{name} is not a list")
         if own and all(is_scalar(value) for value in own) and not all(is_scalar(value) for value in recorded):
-            raise Damaged(f"{name} holds something else than numbers")
+            raise Damaged(f"{name} contains values that are not numbers")
         if own and all(isinstance(value, Mapping) for value in own):
             if len(own) != len(recorded):
                 raise Damaged(f"{name} has {len(recorded)} parts, not {len(own)}")
-            for mine, value in zip(own, recorded, strict=True):
-                check_like(mine, value, name, exact)
+            for own_value, value in zip(own, recorded, strict=True):
+                check_like(own_value, value, name, exact)
     elif is_scalar(own):
         if not (is_scalar(recorded) or (recorded is None and isinstance(own, bool))):
             raise Damaged(f"{name} is not a number")
@@ -176,24 +176,24 @@ def is_scalar(value: object) -> bool:
 
 
 def steps_in(checkpoint: Mapping[str, Any]) -> int:
-    """Return how many steps the optimizers of a checkpoint have made; 0 if gradient scaling may have skipped them all."""
+    """Return the number of optimizer steps of a checkpoint; 0 if gradient scaling may have skipped them all."""
     return 0 if "MixedPrecision" in checkpoint else checkpoint.get("global_step", 0)
 
 
 def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any], steps: int) -> None:
-    """Raise an error unless an optimizer could have made a recorded state.
+    """Raise an error unless a recorded state fits an optimizer.
 
     Args:
-        optimizer: that is to take it.
-        recorded: what its `state_dict` returned.
+        optimizer: that will load the state.
+        recorded: the recorded `state_dict` of an optimizer.
         steps: as `steps_in` returns them.
     """
     if not isinstance(recorded.get("state"), dict) or not isinstance(recorded.get("param_groups"), list):
         raise Damaged("the state of an optimizer is incomplete")
-    mine, groups = optimizer.state_dict()["param_groups"], recorded["param_groups"]
-    if len(mine) != len(groups):
-        raise Damaged(f"the optimizer has {len(groups)} groups of parameters, not {len(mine)}")
-    for group, other in zip(mine, groups, strict=True):
+    own_groups, groups = optimizer.state_dict()["param_groups"], recorded["param_groups"]
+    if len(own_groups) != len(groups):
+        raise Damaged(f"the optimizer has {len(groups)} groups of parameters, not {len(own_groups)}")
+    for group, other in zip(own_groups, groups, strict=True):
         if not isinstance(other, dict) or not group.keys() - {"initial_lr"} <= other.keys():
             raise Damaged("a group of parameters of an optimizer is incomplete")
         if other.get("params") != group["params"]:
@@ -205,71 +205,69 @@ def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any], steps: in
         if any(bool(other.get(flag)) != bool(group.get(flag)) for flag in _FLAGS) or (
             other.get("fused") and other.get("foreach")
         ):
-            raise Damaged("a group of parameters names an implementation of the optimizer that it cannot have")
-    parameters = [
-        (parameter, kept)
-        for group in optimizer.param_groups
-        for kept in [_kept_of_a_parameter(optimizer, group)]
-        for parameter in group["params"]
-    ]
-    if steps and not recorded["state"] and any(kept for _, kept in parameters):
+            raise Damaged("a group of parameters selects an implementation that the optimizer does not have")
+    parameters: list[tuple[Tensor, dict[str, Any] | None]] = []
+    for group in optimizer.param_groups:
+        expected = _state_per_parameter(optimizer, group)
+        parameters += [(parameter, expected) for parameter in group["params"]]
+    if steps and not recorded["state"] and any(expected for _, expected in parameters):
         raise Damaged(f"the state of an optimizer is empty, after {steps} steps")
     for number, state in recorded["state"].items():
         if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(state, dict):
-            raise Damaged("the state of an optimizer is of no parameter")
-        parameter, kept = parameters[number]
-        if kept is None:
+            raise Damaged("the state of an optimizer belongs to no parameter")
+        parameter, expected = parameters[number]
+        if expected is None:
             continue
-        if state.keys() != kept.keys():
+        if state.keys() != expected.keys():
             raise Damaged("the state of an optimizer is incomplete")
-        if not all(_fits(value, kept[name], name, parameter) for name, value in state.items()):
+        if not all(_is_valid_state(value, expected[name], name, parameter) for name, value in state.items()):
             raise Damaged("the state of an optimizer does not fit its parameters")
 
 
 _FLAGS = ("capturable", "differentiable")
-"""Implementations of an optimizer that do not depend on the device."""
+"""Implementation flags of an optimizer that do not depend on the device."""
 
-_OF_ALL = {"step", "mu_product", "mu", "eta"}
-"""Names of numbers that an optimizer keeps for all elements of a parameter."""
+_SCALAR_STATE = {"step", "mu_product", "mu", "eta"}
+"""Names of scalars in the state of a parameter."""
 
 
-def _kept_of_a_parameter(optimizer: Optimizer, group: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what an optimizer keeps of a parameter after a step, by trying one of one element.
+def _state_per_parameter(optimizer: Optimizer, group: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the state of an optimizer for a parameter after one step, from a trial with a parameter of one element.
 
     Returns:
-        None for an optimizer of an extension, and one that cannot be tried so.
+        The state; None for an optimizer of an extension, and for one that does not support the trial.
     """
     if type(optimizer).__module__.partition(".")[0] not in ("torch", "src", "pytorch_optimizer"):
         return None
-    like = group["params"][0]
-    tried = nn.Parameter(like.detach().new_zeros((1,) * like.dim()))
-    tried.grad = torch.zeros_like(tried)
+    first = group["params"][0]
+    parameter = nn.Parameter(first.detach().new_zeros((1,) * first.dim()))
+    parameter.grad = torch.zeros_like(parameter)
     try:
-        other = type(optimizer)([{**group, "params": [tried]}], lr=group["lr"])  # type: ignore[call-arg]
-        other.step()
+        trial = type(optimizer)([{**group, "params": [parameter]}], lr=group["lr"])  # type: ignore[call-arg]
+        trial.step()
     except Exception:
         return None
-    return dict(other.state[tried])
+    return dict(trial.state[parameter])
 
 
-def _fits(value: Any, own: Any, name: str, parameter: Tensor) -> bool:
-    """Return whether a recorded value of an optimizer's state is as the optimizer makes it.
+def _is_valid_state(value: Any, expected: Any, name: str, parameter: Tensor) -> bool:
+    """Return whether a recorded value of an optimizer's state has the expected type and shape.
 
     Args:
-        value: as it was recorded.
-        own: what the optimizer makes for a parameter of one element.
+        value: the recorded value.
+        expected: the value for a parameter of one element.
         name: of the value.
         parameter: that the state belongs to.
     """
-    if name in _OF_ALL:
+    if name in _SCALAR_STATE:
         return is_scalar(value)
-    if own is None:
+    if expected is None:
         return value is None
     return isinstance(value, Tensor) and value.shape == parameter.shape
 
 
 def check_callback(callback: Any, state: Mapping[str, Any]) -> None:
-    """Raise an error unless a callback could have made a recorded state."""
+    """Raise an error unless a recorded state fits a callback."""
     own = callback.state_dict()
     if missing := own.keys() - state.keys():
         raise Damaged(f"the state of {type(callback).__name__} lacks {sorted(missing)[0]!r}")

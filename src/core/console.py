@@ -1,4 +1,4 @@
-"""Printing for people: escaped text, numbers and durations. Tables are in `src.core.tables`."""
+"""Print escaped text, numbers and durations. Tables are in `src.core.tables`."""
 
 import argparse
 import functools
@@ -15,9 +15,9 @@ from src.core.escape import line, terminal
 
 
 def echo(*values: object, sep: str = " ", end: str = "\n", file: IO[str] | None = None, flush: bool = False) -> None:
-    """Print values like `print`, with every control character of them escaped (`src.core.escape.terminal`).
+    """Print values like `print`, with control characters escaped (`src.core.escape.terminal`).
 
-    JSON stays the same JSON.
+    Escaped JSON is the same JSON.
 
     Args:
         values, sep, end, file, flush: as in `print`; only the values are escaped.
@@ -26,7 +26,7 @@ def echo(*values: object, sep: str = " ", end: str = "\n", file: IO[str] | None 
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are escaped: a shell pattern can expand to a file name of someone else."""
+    """An argument parser that escapes its errors, because a shell pattern can expand to any file name."""
 
     def error(self, message: str) -> NoReturn:
         super().error(terminal(message))
@@ -40,7 +40,7 @@ class LogFormatter(logging.Formatter):
 
 
 def escape_diagnostics() -> None:
-    """Escape warnings, tracebacks, and log messages that no handler of ours shows. A second call has no effect."""
+    """Escape warnings, tracebacks, and log messages without a handler. A second call has no effect."""
     if isinstance(sys.excepthook, functools.partial) and sys.excepthook.func is _print_traceback:
         return
     sys.excepthook = functools.partial(_print_traceback, sys.excepthook)
@@ -53,7 +53,7 @@ def _print_traceback(
     default: Any, kind: type[BaseException], error: BaseException, frames: TracebackType | None
 ) -> None:
     text = "".join(traceback.format_exception(kind, error, frames))
-    if sys.stderr is None or default is not sys.__excepthook__:  # a debugger or a notebook shows it in its own way
+    if sys.stderr is None or default is not sys.__excepthook__:  # a debugger or a notebook has its own hook
         default(kind, error, frames)
     else:
         echo(text, end="", file=sys.stderr, flush=True)
@@ -73,26 +73,26 @@ def _print_warning(
 
 
 LOG_WIDTH = 200
-"""Columns of a table in a log at least, where nobody knows the width of the reader's window."""
+"""Minimum width of a table in a log, where the width of the reader's window is unknown."""
 
 
 def on_terminal() -> bool:
-    """Whether a person watches standard output."""
+    """Return whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def number(value: object) -> str:
-    """Return a number with four significant digits, or a dash where there is none; anything else as text."""
+    """Return a number with four significant digits, a dash for None, and any other value as text."""
     if value is None:
         return "-"
     try:
         return f"{value:.4g}" if isinstance(value, SupportsFloat) and math.isfinite(value) else str(value)
-    except (OverflowError, TypeError, ValueError):  # an integer that is no float, from a record
+    except (OverflowError, TypeError, ValueError):  # an integer of a record that does not fit into a float
         return str(value)
 
 
 def duration(seconds: float) -> str:
-    """Return a time as a person says it: 0.4 s, 12 s, 3:07 min, 1:02:45 h."""
+    """Format a duration: 0.4 s, 12 s, 3:07 min, 1:02:45 h."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -104,5 +104,5 @@ def duration(seconds: float) -> str:
 
 
 def shown(path: Path) -> str:
-    """Return a path for a message, relative to the working directory where it is below it, on one line."""
+    """Return a path for a message, on one line, and relative to the working directory if it is below it."""
     return line(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

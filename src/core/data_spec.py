@@ -1,4 +1,4 @@
-"""DataSpec: what a datamodule tells a model about its data."""
+"""DataSpec: the properties of the data from which a model is built."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -14,7 +14,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class DataSpec:
-    """The facts about a data source from which a model is built.
+    """The properties of a data source from which a model is built.
 
     Args:
         task: the name of a task in `src.tasks.registry`.
@@ -24,13 +24,13 @@ class DataSpec:
             (horizon, series) for forecasting, (classes,) a step for tagging, (vocabulary,) a position for language
             modelling and translation.
         vocabulary_size: number of input tokens, for ``tokens``.
-        padding_id: the token that fills short sequences up; None where every sequence is full.
-        start_id, end_id: the tokens that open and close a target sequence, for translation.
-        target_length: the longest target sequence in tokens, with its start and end, for translation.
-        reserved_tokens: how many first tokens of the vocabulary stand for no text, and are not generated; for language
-            modelling.
-        carry_state: row b of a batch goes on where row b of the batch before ended, in all splits, so that a recurrent
-            model can carry its state over.
+        padding_id: the token that pads short sequences; None if all sequences have the same length.
+        start_id, end_id: the first and the last token of a target sequence, for translation.
+        target_length: the maximum length of a target sequence in tokens, with its start and end, for translation.
+        reserved_tokens: number of tokens at the start of the vocabulary that represent no text and are not generated, for
+            language modelling.
+        carry_state: row b of a batch continues row b of the previous batch, in all splits, so that a recurrent model can
+            carry its state from batch to batch.
         class_names: names of the classes, in the order of the logits.
         feature_names: names of the input features.
         target_names: names of the targets or series.
@@ -53,54 +53,52 @@ class DataSpec:
 
     @property
     def input_size(self) -> int:
-        """Numbers in one input, when it is flattened."""
+        """Number of elements of one input."""
         return prod(self.input_shape)
 
     @property
     def output_size(self) -> int:
-        """Numbers in one output, when it is flattened."""
+        """Number of elements of one output."""
         return prod(self.output_shape)
 
     def to_plain(self) -> dict[str, Any]:
-        """Return plain containers, for a checkpoint, which holds nothing else."""
+        """Return plain containers, for a checkpoint."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
 
     @classmethod
     def from_plain(cls, plain: Any) -> "DataSpec":
-        """Read back what `to_plain` wrote, which may have been changed since.
+        """Build a spec from the result of `to_plain` in a checkpoint, which may be damaged.
 
         Raises:
-            UserError: naming the field that is missing or not what it must be.
+            UserError: if a field is missing or invalid; the message names it.
         """
         if not isinstance(plain, dict) or not {"task", "inputs", "input_shape", "output_shape"} <= plain.keys():
-            raise UserError("the facts about the data in this checkpoint are damaged: fields are missing")
-        known = {field.name for field in fields(cls)}
-        found: dict[str, Any] = {}
+            raise UserError("the data spec in this checkpoint is damaged: fields are missing")
+        names = {field.name for field in fields(cls)}
+        values: dict[str, Any] = {}
         for key, value in plain.items():
-            if key not in known:
-                raise UserError(
-                    f"the facts about the data in this checkpoint are damaged: there is no '{str(key)[:60]}'"
-                )
-            found[key] = tuple(value) if isinstance(value, list) else value
-            if not _CHECKS[key](found[key]):
-                raise UserError(f"the facts about the data in this checkpoint are damaged: '{key}' is wrong")
-        return cls(**found)
+            if key not in names:
+                raise UserError(f"the data spec in this checkpoint is damaged: there is no field '{str(key)[:60]}'")
+            values[key] = tuple(value) if isinstance(value, list) else value
+            if not _CHECKS[key](values[key]):
+                raise UserError(f"the data spec in this checkpoint is damaged: '{key}' is invalid")
+        return cls(**values)
 
 
-LARGEST = 2**31
-"""Numbers in one input or output are fewer."""
+MAX_SIZE = 2**31
+"""Upper bound of the number of elements of an input or output, and of token ids."""
 
 
 def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 < value < LARGEST
+    return type(value) is int and 0 < value < MAX_SIZE
 
 
 def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) <= 8 and all(map(_is_size, value)) and prod(value) < LARGEST
+    return isinstance(value, tuple) and len(value) <= 8 and all(map(_is_size, value)) and prod(value) < MAX_SIZE
 
 
 def _is_id(value: Any) -> bool:
-    return value is None or (type(value) is int and 0 <= value < LARGEST)
+    return value is None or (type(value) is int and 0 <= value < MAX_SIZE)
 
 
 def _are_names(value: Any) -> bool:
@@ -108,7 +106,7 @@ def _are_names(value: Any) -> bool:
 
 
 _CHECKS: dict[str, Callable[[Any], bool]] = {
-    "task": lambda value: isinstance(value, str),  # `src.tasks.registry.check_task` knows the names
+    "task": lambda value: isinstance(value, str),  # `src.tasks.registry.check_task` checks the name
     "inputs": lambda value: isinstance(value, str) and value in INPUTS,
     "input_shape": lambda value: value != () and _is_shape(value),
     "output_shape": _is_shape,
@@ -123,4 +121,4 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "feature_names": _are_names,
     "target_names": _are_names,
 }
-"""What each field must be."""
+"""Check of the value of each field."""

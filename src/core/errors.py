@@ -1,24 +1,25 @@
-"""Errors for people: what is wrong, what is allowed, the nearest match."""
+"""Errors for users, which state what is wrong, what is allowed, and the nearest match."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 from re import sub
 
 SHOWN = 20
-"""Possibilities that an error lists; further ones are counted."""
-LONGEST = 100
-"""Characters of a word that an error shows, and that are compared, which takes time with the square of the length."""
+"""Maximum number of options or lines that an error lists; the others are counted."""
 
-_COMPARED = 10_000
-"""Possibilities that a misspelled word is compared with."""
+MAX_NAME_LENGTH = 100
+"""Maximum number of characters of a name that are shown in an error and compared."""
+
+_MAX_COMPARED = 10_000
+"""Maximum number of options with which a misspelled name is compared."""
 
 
 class UserError(ValueError):
-    """A mistake that the person at the keyboard can mend: shown without a traceback, exit code 2."""
+    """Invalid user input, which is reported without a traceback and with exit code 2."""
 
 
 class JobsFailed(RuntimeError):
-    """Some jobs of a sweep failed; each was reported when it did, and the others are finished and recorded."""
+    """Some jobs of a sweep failed. Each failure was reported when it occurred; the other jobs finished."""
 
 
 def first_line(error: BaseException) -> str:
@@ -26,32 +27,33 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
-def short(text: str, most: int = LONGEST) -> str:
-    """Return a text, cut off where an error on one screen has no room for more."""
-    return text if len(text) <= most else f"{text[:most]}…"
+def short(text: str, max_length: int = MAX_NAME_LENGTH) -> str:
+    """Return a text, truncated to a maximum length."""
+    return text if len(text) <= max_length else f"{text[:max_length]}…"
 
 
 def all_of(problems: Iterable[str]) -> UserError:
-    """Return one error for several problems, each once on a line; further ones than one screen shows are counted."""
+    """Return one error for several problems, one per line without duplicates; problems beyond `SHOWN` are counted."""
     lines = list(dict.fromkeys(problems))
     more = len(lines) - SHOWN
     return UserError("\n".join(lines if more <= 0 else [*lines[:SHOWN], f"… and {more} more"]))
 
 
-def nearest(word: str, allowed: Iterable[str]) -> str:
-    """Return the advice for a misspelled word.
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Return a hint for a misspelled name.
 
     Args:
-        word: what was typed.
-        allowed: what could have been typed.
+        name: the input of the user.
+        allowed: the valid names.
 
     Returns:
-        ``"Did you mean 'adam'? Possible: adam, sgd."``; the question is left out when nothing is near.
+        ``"Did you mean 'adam'? Possible: adam, sgd."``, without the question if no name is similar.
     """
     options = sorted(set(map(str, allowed)))
-    lower = {option.lower(): option for option in options[:_COMPARED] if len(option) <= LONGEST}
-    matches = get_close_matches(typed := str(word)[:LONGEST].lower(), lower, cutoff=0.5)
-    matches.sort(key=lambda match: sorted(match) != sorted(typed))  # swapped letters are the likeliest slip
+    lower = {option.lower(): option for option in options[:_MAX_COMPARED] if len(option) <= MAX_NAME_LENGTH}
+    typed = str(name)[:MAX_NAME_LENGTH].lower()
+    matches = get_close_matches(typed, lower, cutoff=0.5)
+    matches.sort(key=lambda match: sorted(match) != sorted(typed))  # swapped letters are the likeliest mistake
     question = f"Did you mean '{lower[matches[0]]}'? " if matches else ""
     more = len(options) - SHOWN
     listed = [*map(short, options[:SHOWN]), *([f"…, {more} more"] if more > 0 else [])]
@@ -59,7 +61,7 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
 
 
 def option_name(target: str) -> str:
-    """Return the name of an option from the class that it makes: ``src.datamodules.tabular.sklearn_tables.BreastCancer`` is
-    ``breast_cancer``, and an abbreviation stays one word.
+    """Return the name of an option from its class: ``src.datamodules.tabular.sklearn_tables.BreastCancer`` becomes
+    ``breast_cancer``. An abbreviation is not split.
     """
     return sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", target.rpartition(".")[2]).lower().replace("res_net", "resnet")

@@ -1,7 +1,7 @@
 """One escaping function per output format, for text that may come from someone else.
 
-A class name, a tag, or an error text from a record can hold anything: the sequence that retitles a terminal, a spreadsheet
-formula, a script. Each function returns text that the format shows literally.
+A class name, a tag, or an error message from a record may contain anything, such as a terminal escape sequence, a spreadsheet
+formula, or a script. Each function returns text that the format shows literally.
 """
 
 import html as _html
@@ -16,9 +16,11 @@ _CONTROL = re.compile(
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _MARKDOWN = re.compile(r"([\\`*{}\[\]()#!|~$>@]|(?<!\w)[_+-]|[_+-](?!\w)|:(?=/)|(?<=[wW])\.)")
-"""What has a meaning in Markdown, and what makes a link of plain text on GitHub: ``http://``, ``www.`` and ``name@host``."""
+"""Characters with a meaning in Markdown, and those of texts that GitHub links: ``http://``, ``www.`` and ``name@host``."""
 _NO_CODE = re.compile(r"\\\||<|\]\(")
-"""What cannot be in a code span: parsers disagree whether the bar in ``\\\\|`` ends a cell, and some find HTML and links."""
+"""Text that is not allowed in a code span: parsers disagree whether the bar in ``\\\\|`` ends a cell, and some interpret HTML
+and links.
+"""
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -46,9 +48,9 @@ def _shown(match: re.Match[str]) -> str:
 
 
 def terminal(text: object) -> str:
-    """Return text whose control characters are visible as ``\\u001b``; tabs and line feeds are kept.
+    """Return text whose control characters are replaced by escapes such as ``\\u001b``, except tabs and line feeds.
 
-    JSON that was escaped in this way is the same JSON.
+    Escaped JSON is the same JSON.
     """
     return _CONTROL.sub(_shown, str(text))
 
@@ -64,18 +66,18 @@ def printable(text: str) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """Return a cell of a CSV file that a spreadsheet does not take for a formula.
+    """Return a cell of a CSV file that a spreadsheet does not interpret as a formula.
 
-    Text that begins like a formula gets an apostrophe in front, as spreadsheets write literal text; numbers are unchanged,
-    and control characters other than tab and line feed are visible as ``\\u000d``.
+    Text that begins like a formula gets a leading apostrophe, which marks literal text in spreadsheets. Numbers are
+    unchanged. Control characters other than tab and line feed are replaced by escapes such as ``\\u000d``.
     """
     if not isinstance(value, str):
         return value
     try:
         float(value)
     except ValueError:
-        shown = terminal(value)  # a carriage return would end the row
-        return f"'{shown}" if value.lstrip(" ").startswith(_FORMULA) else shown
+        escaped = terminal(value)  # a carriage return would end the row
+        return f"'{escaped}" if value.lstrip(" ").startswith(_FORMULA) else escaped
     return value.strip()
 
 
@@ -85,7 +87,7 @@ def html(text: object) -> str:
 
 
 def json_in_html(value: Any) -> str:
-    """Return JSON for a ``<script>`` element: it can neither end the element nor begin a comment."""
+    """Return JSON for a ``<script>`` element, which can neither end the element nor begin a comment."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -93,13 +95,13 @@ def json_in_html(value: Any) -> str:
 
 
 def markdown(text: object) -> str:
-    """Return text that Markdown shows literally, also in a cell of a table: no HTML, no links, no emphasis."""
+    """Return text that Markdown shows literally, also in a table cell: without HTML, links or emphasis."""
     plain = terminal(text).replace("\n", " ").replace("\t", " ")
     return _MARKDOWN.sub(r"\\\1", plain.replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def markdown_code(text: object) -> str:
-    """Return text as a code span of Markdown, also in a cell of a table; as `markdown` where a span may not hold."""
+    """Return text as a code span of Markdown, also in a table cell; use `markdown` for text that is unsafe in a code span."""
     if _NO_CODE.search(str(text)):
         return markdown(text)
     plain = terminal(text).replace("\n", " ").replace("\t", " ").replace("|", "\\|")
@@ -109,15 +111,15 @@ def markdown_code(text: object) -> str:
     return f"{fence}{space}{plain}{space}{fence}" if plain else ""
 
 
-def mathtext(text: object, most: int = 200) -> str:
-    """Return text that matplotlib draws literally: no formula, and not so long that no figure can hold it.
+def mathtext(text: object, max_length: int = 200) -> str:
+    """Return text that matplotlib draws literally, not as a formula, and truncated to fit into a figure.
 
     Args:
-        text: what to draw.
-        most: characters that are kept.
+        text: the text.
+        max_length: in characters.
     """
     plain = terminal(text)
-    return (plain if len(plain) <= most else f"{plain[: most - 1]}…").replace("$", r"\$")
+    return (plain if len(plain) <= max_length else f"{plain[: max_length - 1]}…").replace("$", r"\$")
 
 
 def latex(text: object) -> str:

@@ -1,11 +1,11 @@
-"""Files in folders that may come from someone else.
+"""Safe access to files in folders that may come from someone else.
 
-A run folder, a sweep, or a data set can hold anything: a link to a private file, a named pipe that never ends, a file of a
-terabyte. The functions below reach a file from a trusted root folder, component by component, and never through a link; they
-open regular files only; and they read at most a given number of bytes. On POSIX the checks hold even when the folder changes
-meanwhile, because each component is opened relative to the one before it (``openat`` with ``O_NOFOLLOW``).
+A run folder, a sweep, or a data set may contain anything: a link to a private file, a named pipe that never ends, a file of a
+terabyte. The functions below open a file from a trusted root folder, component by component, and never through a link; they
+open regular files only; and they read at most a given number of bytes. On POSIX the checks are safe against concurrent changes
+of the folder, because each component is opened relative to the one before it (``openat`` with ``O_NOFOLLOW``).
 
-The root itself is the folder that the user named, so it may be reached through links.
+The root is the folder that the user named, so its path may contain links.
 """
 
 import errno
@@ -21,7 +21,7 @@ from typing import BinaryIO
 from src.core.errors import UserError
 
 MAX_RECORD_BYTES = 16 * 2**20
-"""The largest record (run.json, config.yaml, one line of a ledger) that is read, in bytes."""
+"""Maximum size of a record (run.json, config.yaml, a line of a ledger) in bytes."""
 
 _ANCHORED = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -32,19 +32,21 @@ _NO_FILES = ("", ".", "..")
 
 
 class UnsafeFileError(UserError):
-    """A file is not what it must be: it is a link, is not a regular file, or is too large."""
+    """A file is a link, is not a regular file, or is too large."""
 
 
 def _link_error(path: Path) -> UnsafeFileError:
-    return UnsafeFileError(f"{path}: this is a link, and links are not followed here. Replace it by what it points to")
+    return UnsafeFileError(
+        f"{path}: this is a link, and links are not followed here. Replace it by a copy of its target"
+    )
 
 
 def plain_name(name: object, kind: str = "a file name") -> str:
-    """Return a name that is one plain path component.
+    """Return a name after checking that it is one plain path component.
 
     Args:
         name: a value from a record.
-        kind: what the name is, for the error.
+        kind: description of the name, for the error.
 
     Raises:
         UnsafeFileError: if it is empty, ``.`` or ``..``, or contains a separator, a drive, or a control character.
@@ -53,7 +55,7 @@ def plain_name(name: object, kind: str = "a file name") -> str:
         not isinstance(name, str)
         or name in ("", ".", "..")
         or len(name) > 255
-        or any(mark in name for mark in "/\\:")
+        or any(separator in name for separator in "/\\:")
         or any(ord(character) < 32 or ord(character) == 127 for character in name)
     ):
         raise UnsafeFileError(f"{str(name)[:80]!r} is not {kind}: it must be one path component, without separators")
@@ -75,49 +77,49 @@ def _parent_of(root: Path, name: str | PurePath, make: bool = False) -> Iterator
     Args:
         root: the trusted folder.
         name: a path below it.
-        make: create missing folders on the way.
+        make: create missing parent folders.
     """
     *folders, last = _parts(name)
     if not _ANCHORED:
-        place = root
+        path = root
         for folder in folders:
-            place = place / folder
-            if place.is_symlink():
-                raise _link_error(place)
+            path = path / folder
+            if path.is_symlink():
+                raise _link_error(path)
             if make:
-                place.mkdir(exist_ok=True)
-        if (place / last).is_symlink():
-            raise _link_error(place / last)
-        yield None, str(place / last)
+                path.mkdir(exist_ok=True)
+        if (path / last).is_symlink():
+            raise _link_error(path / last)
+        yield None, str(path / last)
         return
     descriptor = os.open(root, os.O_RDONLY | _DIRECTORY | _BINARY)
     try:
-        place = root
+        path = root
         for folder in folders:
-            place = place / folder
+            path = path / folder
             if make:
                 with suppress(FileExistsError):
                     os.mkdir(folder, dir_fd=descriptor)
             try:
-                below = os.open(folder, os.O_RDONLY | _DIRECTORY | _NOFOLLOW | _BINARY, dir_fd=descriptor)
+                inner = os.open(folder, os.O_RDONLY | _DIRECTORY | _NOFOLLOW | _BINARY, dir_fd=descriptor)
             except OSError as error:
-                found = _explained(error, place, descriptor, folder)
-                if make and isinstance(found, NotADirectoryError):
-                    found = UnsafeFileError(f"{place}: this is not a folder, and a folder is expected here")
-                raise found from error
+                explained = _explain(error, path, descriptor, folder)
+                if make and isinstance(explained, NotADirectoryError):
+                    explained = UnsafeFileError(f"{path}: this is not a folder, and a folder is expected here")
+                raise explained from error
             os.close(descriptor)
-            descriptor = below
-        place = place / last
+            descriptor = inner
+        path = path / last
         yield descriptor, last
     except OSError as error:
-        error.filename = str(place)  # and not the component alone
+        error.filename = str(path)  # the full path instead of the component alone
         raise
     finally:
         os.close(descriptor)
 
 
-def _explained(error: OSError, path: Path, descriptor: int | None, name: str) -> OSError | UnsafeFileError:
-    """Return the error to raise when a component could not be opened; a link is named as such."""
+def _explain(error: OSError, path: Path, descriptor: int | None, name: str) -> OSError | UnsafeFileError:
+    """Return the error to raise when a component could not be opened, with a message that names a link or special file."""
     if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
         with suppress(OSError):
             if stat.S_ISLNK(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
@@ -128,8 +130,8 @@ def _explained(error: OSError, path: Path, descriptor: int | None, name: str) ->
 
 
 def _is_last(name: str | PurePath) -> bool:
-    """Return whether a name is one component, which needs no open folder: `O_NOFOLLOW` is about the last component of a
-    path, and those before it are the root's, which may be links.
+    """Return whether a name is one component, for which opening the parent folder is not necessary: `O_NOFOLLOW` applies to
+    the last component of a path, and the others belong to the root, which may contain links.
     """
     return _ANCHORED and isinstance(name, str) and name not in _NO_FILES and "/" not in name
 
@@ -141,19 +143,19 @@ def _open(root: Path, name: str | PurePath, flags: int, make: bool = False) -> i
         try:
             descriptor = os.open(path, flags, 0o666)
         except OSError as error:
-            raise _explained(error, Path(path), None, path) from error
+            raise _explain(error, Path(path), None, path) from error
     else:
         path = str(root / name)
         with _parent_of(root, name, make) as (parent, last):
             try:
                 descriptor = os.open(last, flags, 0o666, dir_fd=parent)
             except OSError as error:
-                raise _explained(error, Path(path), parent, last) from error
-    return _regular(descriptor, path)
+                raise _explain(error, Path(path), parent, last) from error
+    return _check_regular(descriptor, path)
 
 
-def _regular(descriptor: int, path: str | Path) -> int:
-    """Return a descriptor that was opened; close it and raise an error if it is not that of a regular file."""
+def _check_regular(descriptor: int, path: str | Path) -> int:
+    """Return a descriptor if it is that of a regular file; otherwise close it and raise an error."""
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return descriptor
@@ -163,7 +165,7 @@ def _regular(descriptor: int, path: str | Path) -> int:
     raise UnsafeFileError(f"{path}: this is not a regular file")
 
 
-def _bounded(file: BinaryIO, limit: int, path: Path) -> bytes:
+def _read_bounded(file: BinaryIO, limit: int, path: Path) -> bytes:
     """Return the contents of a file, and close it.
 
     Raises:
@@ -180,7 +182,7 @@ def open_below(root: Path, name: str | PurePath) -> BinaryIO:
 
     Args:
         root: the folder that the user named.
-        name: a path below it, from which no component may be a link.
+        name: a path below it, of which no component may be a link.
 
     Raises:
         OSError: if there is no such file.
@@ -190,16 +192,16 @@ def open_below(root: Path, name: str | PurePath) -> BinaryIO:
 
 
 def open_data_file(path: Path) -> BinaryIO:
-    """Open a file of data for reading; the path may be reached through links, which only `open_below` refuses.
+    """Open a data file for reading. Its path may contain links, which only `open_below` refuses.
 
     Args:
-        path: that the user named, or that lies in a folder of data.
+        path: named by the user, or in a folder of data.
 
     Raises:
         OSError: if there is no such file.
         UnsafeFileError: if it is a pipe, a device, or a socket.
     """
-    return os.fdopen(_regular(os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY), path), "rb")
+    return os.fdopen(_check_regular(os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY), path), "rb")
 
 
 def open_text_file(path: Path) -> BinaryIO:
@@ -207,7 +209,7 @@ def open_text_file(path: Path) -> BinaryIO:
 
     Raises:
         OSError: if there is no such file.
-        UnsafeFileError: if it is not a regular file, or begins with bytes that no text holds.
+        UnsafeFileError: if it is not a regular file, or contains NUL bytes near its start.
     """
     file = open_data_file(path)
     if b"\0" in file.read(1 << 16):
@@ -218,17 +220,17 @@ def open_text_file(path: Path) -> BinaryIO:
 
 
 def read_data_file(path: Path, limit: int) -> bytes:
-    """Return the contents of a file of data; see `open_data_file`.
+    """Return the contents of a data file; see `open_data_file`.
 
     Args:
         path: as in `open_data_file`.
-        limit: the largest number of bytes.
+        limit: maximum size in bytes.
 
     Raises:
         OSError: if there is no such file.
         UnsafeFileError: if it is larger, or not a regular file.
     """
-    return _bounded(open_data_file(path), limit, path)
+    return _read_bounded(open_data_file(path), limit, path)
 
 
 def read_below(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) -> bytes:
@@ -236,7 +238,7 @@ def read_below(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) 
 
     Args:
         root, name: as in `open_below`.
-        limit: the largest number of bytes.
+        limit: maximum size in bytes.
 
     Raises:
         OSError: if there is no such file.
@@ -245,13 +247,15 @@ def read_below(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) 
     descriptor = _open(root, name, os.O_RDONLY)
     try:
         parts = []
-        left = limit + 1 if os.fstat(descriptor).st_size <= limit else 0
-        while left > 0 and (part := os.read(descriptor, min(left, 1 << 20))):  # a file object would take twice the time
+        remaining = limit + 1 if os.fstat(descriptor).st_size <= limit else 0
+        while remaining > 0 and (
+            part := os.read(descriptor, min(remaining, 1 << 20))
+        ):  # twice as fast as a file object
             parts.append(part)
-            left -= len(part)
+            remaining -= len(part)
     finally:
         os.close(descriptor)
-    if left <= 0:
+    if remaining <= 0:
         raise UnsafeFileError(f"{root / name}: this file has more than {limit / 2**20:,.0f} MiB, the most that is read")
     return b"".join(parts)
 
@@ -268,9 +272,9 @@ def is_file_below(root: Path, name: str | PurePath) -> bool:
 
 
 def append_below(root: Path, name: str | PurePath) -> BinaryIO:
-    """Open a file for appending, and make it if there is none; see `open_below`.
+    """Open a file for appending, and create it if it does not exist; see `open_below`.
 
-    A file with a second name is copied first, so that appending does not change what the other name shows.
+    A file with a second hard link is copied first, so that appending does not change the contents under the other name.
 
     Raises:
         OSError: if it cannot be opened.
@@ -279,17 +283,17 @@ def append_below(root: Path, name: str | PurePath) -> BinaryIO:
     descriptor = _open(root, name, os.O_RDWR | os.O_APPEND | os.O_CREAT)
     if os.fstat(descriptor).st_nlink == 1:
         return os.fdopen(descriptor, "ab")
-    with os.fdopen(descriptor, "rb") as shared, replace_below(root, name) as own:
-        shutil.copyfileobj(shared, own)
+    with os.fdopen(descriptor, "rb") as shared, replace_below(root, name) as copy:
+        shutil.copyfileobj(shared, copy)
     return os.fdopen(_open(root, name, os.O_RDWR | os.O_APPEND), "ab")
 
 
 def create_below(root: Path, name: str | PurePath, make: bool = False) -> BinaryIO:
-    """Open a new file for writing and reading; a file or a link of its name is removed first.
+    """Open a new file for writing and reading, after removing a file or a link of its name.
 
     Raises:
-        OSError: if it cannot be made.
-        UnsafeFileError: if a component on the way is a link.
+        OSError: if it cannot be created.
+        UnsafeFileError: if a parent folder is a link.
     """
     with suppress(FileNotFoundError):
         remove_below(root, name)
@@ -298,7 +302,7 @@ def create_below(root: Path, name: str | PurePath, make: bool = False) -> Binary
 
 def sync_below(root: Path, name: str | PurePath) -> None:
     """Wait until a file is on the disk."""
-    descriptor = _open(root, name, os.O_RDWR)  # Windows lets no file be flushed that is only read
+    descriptor = _open(root, name, os.O_RDWR)  # Windows cannot flush a file that is open for reading only
     try:
         os.fsync(descriptor)
     finally:
@@ -306,26 +310,26 @@ def sync_below(root: Path, name: str | PurePath) -> None:
 
 
 def move_below(root: Path, name: str | PurePath, target: str | PurePath) -> None:
-    """Give a file another name in the same folder; a file or a link of that name is replaced, not followed.
+    """Rename a file within its folder. A file or a link of the new name is replaced; the link is not followed.
 
     Raises:
         OSError: if it cannot be moved.
-        UnsafeFileError: if a component is a link, or if there is a folder of that name.
+        UnsafeFileError: if a component is a link, or if there is a folder of the new name.
     """
     with _parent_of_entry(root, name) as (parent, last):
-        place = PurePath(target).name if parent is not None else str(root / target)
+        new_path = PurePath(target).name if parent is not None else str(root / target)
         try:
-            os.replace(last, place, src_dir_fd=parent, dst_dir_fd=parent)
+            os.replace(last, new_path, src_dir_fd=parent, dst_dir_fd=parent)
         except IsADirectoryError as error:
             raise UnsafeFileError(f"{root / target}: this is a folder, and a file is expected here") from error
 
 
 def link_below(root: Path, name: str | PurePath, target: str | PurePath) -> None:
-    """Give a regular file a second name in the same folder, which must be new."""
+    """Create a hard link to a regular file in the same folder; the new name must not exist."""
     os.close(_open(root, name, os.O_RDONLY))
     with _parent_of_entry(root, name) as (parent, last):
-        place = PurePath(target).name if parent is not None else str(root / target)
-        os.link(last, place, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+        new_path = PurePath(target).name if parent is not None else str(root / target)
+        os.link(last, new_path, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
 
 
 def make_folder_below(root: Path, name: str | PurePath) -> Path:
@@ -333,7 +337,7 @@ def make_folder_below(root: Path, name: str | PurePath) -> Path:
 
     Raises:
         OSError: if it cannot be made.
-        UnsafeFileError: if a component is a link, or something else than a folder.
+        UnsafeFileError: if a component is a link, or is not a folder.
     """
     with _parent_of(root, PurePath(name) / "_", make=True):
         return root / name
@@ -344,7 +348,7 @@ def remove_below(root: Path, name: str | PurePath) -> None:
 
     Raises:
         OSError: if it cannot be removed.
-        UnsafeFileError: if it is a folder, or if a component on the way is a link.
+        UnsafeFileError: if it is a folder, or if a parent folder is a link.
     """
     with suppress(FileNotFoundError), _parent_of_entry(root, name) as (parent, last):
         try:
@@ -357,8 +361,8 @@ def remove_below(root: Path, name: str | PurePath) -> None:
 def _parent_of_entry(root: Path, name: str | PurePath) -> Iterator[tuple[int | None, str]]:
     """Like `_parent_of`, but the last component may be a link."""
     if _ANCHORED:
-        with _parent_of(root, name) as found:
-            yield found
+        with _parent_of(root, name) as parent_and_name:
+            yield parent_and_name
     else:
         with _parent_of(root, PurePath(name).parent / "_"):
             yield None, str(root / name)
@@ -366,16 +370,16 @@ def _parent_of_entry(root: Path, name: str | PurePath) -> Iterator[tuple[int | N
 
 @contextmanager
 def replace_below(root: Path, name: str | PurePath, make: bool = False) -> Iterator[BinaryIO]:
-    """Write a file atomically: it takes its place when all of it is on the disk.
+    """Yield a new file, which replaces the file of this name once it is completely on the disk.
 
     A link of this name is replaced, not followed.
 
     Args:
         root, name: as in `open_below`.
-        make: create missing folders on the way.
+        make: create missing parent folders.
 
     Raises:
-        OSError: if it cannot be written; what was there before is unchanged.
+        OSError: if it cannot be written; the old file is unchanged then.
     """
     partial = PurePath(name).with_name(f".{PurePath(name).name[:200]}.{secrets.token_hex(4)}.partial")
     descriptor = _open(root, partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, make)
@@ -398,42 +402,42 @@ def write_below(root: Path, name: str | PurePath, contents: bytes | str, make: b
 
 
 MAX_FOLDER_DEPTH = 64
-"""How many levels of folders below a folder are searched. Deeper ones could exceed the recursion limit and the longest path."""
+"""Maximum depth of folders that are searched. Deeper ones could exceed the recursion limit and the maximum length of a path."""
 
 
 def walk(root: str | os.PathLike[str], strict: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield the folders below a folder as ``os.walk`` does, without recursion, and not deeper than `MAX_FOLDER_DEPTH`.
 
-    Links to folders are listed among the folders, and not entered. A folder that cannot be read is left out.
+    Links to folders are listed among the folders, but not entered. A folder that cannot be read is left out.
 
     Args:
         root: the folder.
-        strict: refuse deeper folders instead of leaving them out.
+        strict: raise an error for deeper folders instead of leaving them out.
 
     Yields:
-        The path of a folder, the names of folders in it, from which the caller may remove some, and all other names.
+        The path of a folder, the names of its subfolders, from which the caller may remove some, and all other names.
 
     Raises:
-        UnsafeFileError: if there are deeper folders that may not be left out.
+        UnsafeFileError: if `strict`, and there are deeper folders.
     """
-    waiting = [(os.fspath(root), 0)]
-    while waiting:
-        folder, depth = waiting.pop()
-        below: list[str] = []
+    stack = [(os.fspath(root), 0)]
+    while stack:
+        folder, depth = stack.pop()
+        subfolders: list[str] = []
         others: list[str] = []
         links = set()
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    (below if _is_folder(entry) else others).append(entry.name)
+                    (subfolders if _is_folder(entry) else others).append(entry.name)
                     if entry.is_symlink():
                         links.add(entry.name)
         except OSError:
             continue
-        yield folder, below, others
-        inner = [(os.path.join(folder, name), depth + 1) for name in reversed(below) if name not in links]
+        yield folder, subfolders, others
+        inner = [(os.path.join(folder, name), depth + 1) for name in reversed(subfolders) if name not in links]
         if depth < MAX_FOLDER_DEPTH:
-            waiting += inner
+            stack += inner
         elif inner and strict:
             raise UnsafeFileError(f"{root}: its folders are nested deeper than {MAX_FOLDER_DEPTH} levels")
 
@@ -441,7 +445,7 @@ def walk(root: str | os.PathLike[str], strict: bool = False) -> Iterator[tuple[s
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link in a circle
+    except OSError:  # a circular link
         return False
 
 
@@ -450,71 +454,72 @@ def links_that_leave(root: Path, allowed: Sequence[str] = ()) -> list[Path]:
 
     Args:
         root: the folder.
-        allowed: patterns of the paths, relative to the folder, at which a link to a single file may leave it.
+        allowed: patterns of paths, relative to the folder, at which a link to a single file may point out of it.
 
     Raises:
-        UnsafeFileError: if its folders are nested too deep to be searched.
+        UnsafeFileError: if its folders are nested too deep.
     """
-    inside = os.path.realpath(root)
-    found = []
-    for folder, below, files in walk(root, strict=True):
-        for name in (*below, *files):
+    real_root = os.path.realpath(root)
+    links = []
+    for folder, subfolders, files in walk(root, strict=True):
+        for name in (*subfolders, *files):
             path = Path(folder, name)
             if path.is_symlink():
                 target = os.path.realpath(path)
-                leaves = target != inside and not target.startswith(inside + os.sep)
+                leaves = target != real_root and not target.startswith(real_root + os.sep)
                 if leaves and not (_matches(path.relative_to(root), allowed) and not path.is_dir()):
-                    found.append(path)
-    return found
+                    links.append(path)
+    return links
 
 
 def _matches(path: PurePath, patterns: Sequence[str]) -> bool:
-    """Return whether a relative path matches a pattern of as many components."""
+    """Return whether a relative path matches a pattern with the same number of components."""
     return any(path.match(pattern) and len(path.parts) == len(PurePath(pattern).parts) for pattern in patterns)
 
 
 def refuse_links_that_leave(root: Path, purpose: str, allowed: Sequence[str] = ()) -> None:
-    """Raise an error if links below a folder leave it.
+    """Raise an error if links below a folder point out of it.
 
-    This is for code of libraries that writes by path (W&B, CSV loggers); our own code opens files by `open_below` and
-    the like, which follow no link at all.
+    This protects against libraries that write by path (W&B, CSV loggers). Gridlight's own code opens files with `open_below`
+    and similar functions, which follow no links.
 
     Args:
         root: the folder.
-        purpose: what is refused, such as ``resume``.
+        purpose: the refused operation, such as ``resume``.
         allowed: as in `links_that_leave`.
 
     Raises:
         UnsafeFileError: if there is such a link; the message names it.
     """
-    if found := links_that_leave(root, allowed):
+    if links := links_that_leave(root, allowed):
         raise UnsafeFileError(
-            f"{found[0]}: this link points out of the folder, so {purpose} is refused. Remove it, or replace it by a copy"
+            f"{links[0]}: this link points out of the folder, so {purpose} is refused. Remove it, or replace it by a copy"
         )
 
 
 def copy_tree_below(root: Path, target: Path, leave_out: Sequence[str] = ()) -> None:
-    """Copy the regular files below a folder; a link, a pipe, or a device among them is an error, as is deep nesting.
+    """Copy the regular files below a folder. Links, pipes, devices, and deep nesting are errors.
 
     Args:
         root: the folder to copy.
         target: the folder to make.
-        leave_out: first components that are not copied; names that begin with a dot never are.
+        leave_out: names in the root folder that are not copied. Names that begin with a dot are never copied.
 
     Raises:
-        UnsafeFileError: for anything but regular files and folders, or more than `MAX_FOLDER_DEPTH` folders in each other.
+        UnsafeFileError: for anything but regular files and folders, or if folders are nested deeper than `MAX_FOLDER_DEPTH`.
     """
     target.mkdir(parents=True)
-    for folder, below, files in walk(root, strict=True):
-        place = Path(folder).relative_to(root)
-        kept = [name for name in below if not name.startswith(".") and not (place == Path() and name in leave_out)]
-        below[:] = sorted(kept)
-        for name in kept:
+    for folder, subfolders, files in walk(root, strict=True):
+        parent = Path(folder).relative_to(root)
+
+        def is_copied(name: str, at_root: bool = parent == Path()) -> bool:
+            return not name.startswith(".") and not (at_root and name in leave_out)
+
+        subfolders[:] = sorted(filter(is_copied, subfolders))
+        for name in subfolders:
             if os.path.islink(os.path.join(folder, name)):
                 raise _link_error(Path(folder, name))
-            (target / place / name).mkdir()
-        for name in sorted(files):
-            if name.startswith(".") or (place == Path() and name in leave_out):
-                continue
-            with open_below(root, place / name) as source, (target / place / name).open("xb") as copy:
+            (target / parent / name).mkdir()
+        for name in sorted(filter(is_copied, files)):
+            with open_below(root, parent / name) as source, (target / parent / name).open("xb") as copy:
                 shutil.copyfileobj(source, copy)

@@ -1,4 +1,4 @@
-"""The state of all random number generators: saving and restoring it."""
+"""Save and restore the state of all random number generators."""
 
 import random
 from typing import Any
@@ -10,10 +10,10 @@ from torch import Tensor
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """Return the states of the generators of Python, NumPy and torch (CPU, and the CUDA device) as plain values."""
-    version, words, gauss = random.getstate()
+    version, integers, gauss = random.getstate()
     numpy: dict[str, Any] = np.random.get_state(legacy=False)  # type: ignore[assignment]
     return {
-        "python": [version, torch.tensor(words), gauss],  # one object in the file, and not 625
+        "python": [version, torch.tensor(integers), gauss],  # one object in the file instead of 625
         "numpy": {
             **numpy,
             "state": {"key": torch.from_numpy(numpy["state"]["key"].astype(np.int64)), "pos": numpy["state"]["pos"]},
@@ -24,33 +24,33 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put the generators into a state that `random_state` returned.
+    """Restore a state that `random_state` returned.
 
     Raises:
-        ValueError: if it is no such state; some generators may have been set.
+        ValueError: if the state is invalid; some generators may have been set.
     """
     try:
-        version, words, gauss = state["python"]
-        numpy, own, cuda = state["numpy"], state["torch"], state["cuda"]
+        version, integers, gauss = state["python"]
+        numpy, cpu, cuda = state["numpy"], state["torch"], state["cuda"]
         key = numpy["state"]["key"]
-        python = (version, tuple(map(int, words.tolist())), gauss)
-        _check_generators(python, numpy, key, own, cuda)
+        python = (version, tuple(map(int, integers.tolist())), gauss)
+        _check_generators(python, numpy, key, cpu, cuda)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"its state of random generators is none ({error})") from error
+        raise ValueError(f"its state of random generators is invalid ({error})") from error
     random.setstate(python)
     position = {**numpy["state"], "key": key.numpy().astype(np.uint32)}
     np.random.set_state({**numpy, "state": position})
-    torch.set_rng_state(own)
+    torch.set_rng_state(cpu)
     if device.type == "cuda" and cuda is not None:
         torch.cuda.set_rng_state(cuda.cpu(), device)
 
 
-def _check_generators(python: tuple[Any, ...], numpy: dict[str, Any], key: Tensor, own: Tensor, cuda: object) -> None:
-    """Check what the generators themselves would not, or not before they are changed."""
-    version, words, gauss = python
-    if version != 3 or len(words) != 625 or not 0 <= words[-1] <= 624 or not (gauss is None or type(gauss) is float):
+def _check_generators(python: tuple[Any, ...], numpy: dict[str, Any], key: Tensor, cpu: Tensor, cuda: object) -> None:
+    """Check values that the generators themselves do not check, or only after they have changed."""
+    version, integers, gauss = python
+    if version != 3 or len(integers) != 625 or not 0 <= integers[-1] <= 624:
         raise ValueError("Python's is damaged")
-    if any(not 0 <= word < 2**32 for word in words):
+    if not (gauss is None or type(gauss) is float) or any(not 0 <= integer < 2**32 for integer in integers):
         raise ValueError("Python's is damaged")
     position = numpy["state"]["pos"]
     if set(numpy) != {"bit_generator", "state", "has_gauss", "gauss"} or numpy["bit_generator"] != "MT19937":
@@ -63,7 +63,7 @@ def _check_generators(python: tuple[Any, ...], numpy: dict[str, Any], key: Tenso
         or set(numpy["state"]) != {"key", "pos"}
     ):
         raise ValueError("NumPy's is damaged")
-    if not isinstance(own, Tensor) or own.dtype != torch.uint8 or own.shape != torch.get_rng_state().shape:
+    if not isinstance(cpu, Tensor) or cpu.dtype != torch.uint8 or cpu.shape != torch.get_rng_state().shape:
         raise ValueError("torch's is damaged")
     if not (cuda is None or (isinstance(cuda, Tensor) and cuda.dtype == torch.uint8 and cuda.shape == (16,))):
         raise ValueError("that of the GPU is damaged")

@@ -1,7 +1,7 @@
-"""Parsing records that may come from someone else: bounded in size and depth, and free of YAML anchors and tags.
+"""Parse records that may come from someone else: bounded in size and depth, and without YAML anchors and tags.
 
-Gridlight writes such records as UTF-8 JSON and as plain YAML. `RecordError` is raised for everything else, so that whoever
-reads many records can name the bad one and continue with the rest.
+Gridlight writes records as UTF-8 JSON and as plain YAML. Anything else raises `RecordError`, so that a reader of many records
+can report the bad one and continue with the others.
 """
 
 import json
@@ -22,7 +22,7 @@ FORMAT_VERSION = 1
 """The version of the files of run folders and sweeps that this code writes and reads."""
 
 MAX_DEPTH = 64
-"""How deep the containers of a record may be nested."""
+"""Maximum nesting depth of the containers of a record."""
 
 
 class RecordError(UserError):
@@ -30,11 +30,11 @@ class RecordError(UserError):
 
 
 class VersionError(RecordError):
-    """A record is of another format version than this code reads."""
+    """A record has another format version than the one that this code reads."""
 
     def __init__(self, name: object, version: object) -> None:
-        self.what = f"format version {str(version)[:20]}, and this code reads version {FORMAT_VERSION}"
-        super().__init__(f"{name}: {self.what}")
+        self.reason = f"format version {str(version)[:20]}, and this code reads version {FORMAT_VERSION}"
+        super().__init__(f"{name}: {self.reason}")
 
 
 def parse_json(text: bytes | str, name: object) -> Any:
@@ -42,23 +42,20 @@ def parse_json(text: bytes | str, name: object) -> Any:
 
     Args:
         text: in UTF-8.
-        name: what it is, for the error, such as a path.
+        name: of the record, such as a path, for the error.
 
     Raises:
         RecordError: if it is not JSON, is nested deeper than `MAX_DEPTH`, or has an integer that does not fit into a float.
     """
     try:
         value = from_json(text)
-    except (
-        ValueError,
-        TypeError,
-    ):  # the module json, which takes several times as long, reads half of a surrogate pair
-        value = _parsed_by_json(text, name)
+    except (ValueError, TypeError):
+        value = _parse_with_json(text, name)  # several times slower, but accepts single surrogates
     _check_values(value, name)
     return value
 
 
-def _parsed_by_json(text: bytes | str, name: object) -> Any:
+def _parse_with_json(text: bytes | str, name: object) -> Any:
     try:
         return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -77,9 +74,9 @@ def object_schema(
     """Return the schema of an object whose values have exactly the types of their schemas.
 
     Args:
-        required: the schema of each key that it must have.
-        optional: the schema of each key that it may have.
-        others: what is done with further keys: they are kept, left out, or an error.
+        required: the schemas of the required keys.
+        optional: the schemas of the optional keys.
+        others: whether other keys are allowed, ignored, or an error.
     """
     fields = {key: core.typed_dict_field(schema) for key, schema in required.items()}
     fields |= {key: core.typed_dict_field(schema, required=False) for key, schema in optional.items()}
@@ -87,15 +84,15 @@ def object_schema(
 
 
 def check_schema(schema: SchemaValidator, value: Any, name: object) -> Any:
-    """Return a parsed value with values of the types of its schema.
+    """Return a parsed value after validating it against a schema.
 
     Args:
         schema: of the record.
-        value: as parsed.
-        name: what it is, for the error.
+        value: the parsed record.
+        name: of the record, for the error.
 
     Raises:
-        RecordError: if it has other keys or types than the schema; the message names the first.
+        RecordError: if keys or types do not match the schema; the message names the first of them.
     """
     try:
         return schema.validate_python(value)
@@ -133,27 +130,27 @@ def read_json(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) -
 
 
 MAX_FILE_BYTES = 2**30
-"""The most bytes of a file of lines that are read."""
+"""Maximum size of a file that is read line by line, in bytes."""
 
 
 MAX_LINES = 1_000_000
-"""The most lines of a file that are read one by one."""
+"""Maximum number of lines of a file that is read line by line."""
 
 
 def lines_of(
     file: BinaryIO, name: object, limit: int = MAX_RECORD_BYTES, most_lines: int = MAX_LINES
 ) -> Iterator[bytes]:
-    """Yield the lines of a file, with their ends, without holding all of it in memory.
+    """Yield the lines of a file, with their line feeds, without reading the whole file into memory.
 
     Args:
         file: open for reading.
-        name: what it is, for the error.
-        limit: the largest number of bytes of one line.
-        most_lines: the largest number of lines.
+        name: of the file, for the error.
+        limit: maximum size of a line in bytes.
+        max_lines: maximum number of lines.
 
     Raises:
         RecordError: if a line is longer or contains NUL bytes, as a sparse file does, or if the file has more than
-            `most_lines` or `MAX_FILE_BYTES`.
+            `max_lines` lines or `MAX_FILE_BYTES` bytes.
     """
     count = total = 0
     while text := file.readline(limit + 1):
@@ -174,9 +171,9 @@ def line_groups(file: BinaryIO, name: object, limit: int, size: int = 2**20) -> 
     """Yield a file in groups of whole lines.
 
     Args:
-        file, name: as in `lines_of`.
-        limit: the largest number of bytes of one line, which is rounded up to a multiple of `size`.
-        size: about how many bytes a group has.
+        file, name: as in `read_lines`.
+        limit: maximum size of a line in bytes, rounded up to a multiple of `size`.
+        size: approximate size of a group in bytes.
 
     Raises:
         RecordError: if a line is longer than `limit`, or the file than `MAX_FILE_BYTES`.
@@ -199,17 +196,17 @@ def line_groups(file: BinaryIO, name: object, limit: int, size: int = 2**20) -> 
 
 
 MAX_YAML_NODES = 200_000
-"""The most containers and scalars of a YAML text, whose parser is slow."""
+"""Maximum number of containers and scalars of a YAML text, because the parser is slow."""
 
 _ANCHOR = re.compile(r"(?:^|[\s\[{,:-])[&*][^\s,\[\]{}]")
-"""What may be an anchor or an alias; text may look like one."""
+"""A possible anchor or alias; ordinary text may match too."""
 
 _DEEP = re.compile(rf"(?:^|\n)[ \t?:-]{{{MAX_DEPTH - 2},}}")
 """A line that may be nested deeper than `MAX_DEPTH`."""
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Reads null, booleans, integers and floats of YAML 1.2's JSON schema, and everything else as text."""
+    """Reads null, booleans, integers and floats of the JSON schema of YAML 1.2, and all other scalars as text."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
 
@@ -217,7 +214,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]{1,300}", list("-+0123456789")),  # which fit into a float
+    ("int", r"[-+]?[0-9]{1,300}", list("-+0123456789")),  # fits into a float
     (
         "float",
         r"[-+]?(?:[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+"
@@ -243,17 +240,17 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _number)
 def parse_yaml(text: bytes | str, name: object) -> Any:
     """Return the value of a YAML text of plain containers and scalars.
 
-    Anchors are refused, as ten lines of them can describe billions of values; so are explicit tags.
+    Anchors are refused, because ten lines of them can describe billions of values, and so are explicit tags.
 
     Raises:
-        RecordError: if it is no such YAML, nested deeper than `MAX_DEPTH`, or of more values than `MAX_YAML_NODES`.
+        RecordError: if it is not plain YAML, is nested deeper than `MAX_DEPTH`, or has more values than `MAX_YAML_NODES`.
     """
     try:
         plain = text if isinstance(text, str) else text.decode("utf-8")
         if len(plain) > MAX_YAML_NODES and sum(map(plain.count, ",:-?[{")) > MAX_YAML_NODES:
             raise RecordError(f"{name}: more than {MAX_YAML_NODES:,} values")
         if _ANCHOR.search(plain) or plain.count("[") + plain.count("{") >= MAX_DEPTH or _DEEP.search(plain):
-            _check_events(plain, name)  # the composer of libyaml recurses without a limit
+            _check_events(plain, name)  # the composer of libyaml recurses without limit
         value = yaml.load(plain, _Loader)
     except RecordError:
         raise

@@ -1,4 +1,4 @@
-"""How much memory and how many cores there are, and what fits into the memory."""
+"""Available memory and cores, and checks whether data fit into memory."""
 
 import logging
 import os
@@ -16,20 +16,20 @@ _REFS = Path("/proc/self/clear_refs")
 
 
 def available_memory() -> int:
-    """Return the bytes that this process can still take: of the machine, or of its container where that has less."""
-    limits = [_free(), _left_in_the_container()]
+    """Return the memory in bytes that this process can allocate: that of the machine, or of its container if that is less."""
+    limits = [_free_memory(), _free_container_memory()]
     return min(limit for limit in limits if limit is not None)
 
 
-def _free() -> int:
+def _free_memory() -> int:
     if _MEMINFO.is_file():
         lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
         if "MemAvailable" in lines:
             return int(lines["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # where nobody says what is free
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # the system does not report it
 
 
-def _left_in_the_container() -> int | None:
+def _free_container_memory() -> int | None:
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()
         used = int((_CGROUP / "memory.current").read_text())
@@ -38,20 +38,20 @@ def _left_in_the_container() -> int | None:
         return None
 
 
-def fits(needed: int, share: float, what: str) -> bool:
-    """Tell whether data may be held in memory, and say so in the log where they may not.
+def fits(needed: int, share: float, name: str) -> bool:
+    """Return whether data may be held in memory, and log a message if not.
 
     Args:
         needed: bytes.
-        share: of the available memory that they may take (``datamodule.memory_share``).
-        what: the data.
+        share: maximum share of the available memory (``datamodule.memory_share``).
+        name: of the data, for the log.
     """
     available = available_memory()
     if needed <= share * available:
         return True
     log.info(
-        "%s: %s in memory would be above %.0f %% of the %s that are free (datamodule.memory_share)",
-        what,
+        "%s: %s in memory would exceed %.0f %% of the available %s (datamodule.memory_share)",
+        name,
         shown_bytes(needed),
         100 * share,
         shown_bytes(available),
@@ -60,74 +60,74 @@ def fits(needed: int, share: float, what: str) -> bool:
 
 
 SMALL = 2**28
-"""Bytes that are never refused, so that small data cost no look at the memory."""
+"""Size in bytes that is always allowed, without querying the available memory."""
 
 MAX_GENERATED = "GRIDLIGHT_MAX_GENERATED_GB"
-"""Environment variable: the most data that are generated from a config, in GB."""
+"""Environment variable: the maximum size of data that are generated from a config, in GB."""
 
 _GENERATED_GB = 16.0
 
 
-def refuse_too_much(needed: int, what: str) -> None:
-    """Refuse to make data that the memory cannot hold.
+def refuse_too_much(needed: int, source: str) -> None:
+    """Raise an error if data do not fit into memory.
 
     Args:
         needed: bytes.
-        what: what asks for them, such as keys with their values.
+        source: what requires them, such as keys with their values, for the error.
 
     Raises:
-        UserError: if fewer bytes are free.
+        UserError: if less memory is available.
     """
     if needed > SMALL and needed > (available := available_memory()):
-        raise UserError(f"{what}: {shown_bytes(needed)} of data, and {shown_bytes(available)} of memory are free")
+        raise UserError(f"{source}: {shown_bytes(needed)} of data, and {shown_bytes(available)} of memory are free")
 
 
-def refuse_to_generate(needed: int, what: str) -> None:
-    """Refuse to generate data of a size that no experiment with generated data needs, or that the memory cannot hold.
+def refuse_to_generate(needed: int, source: str) -> None:
+    """Raise an error if generated data are larger than any experiment needs, or do not fit into memory.
 
-    The config may be recorded by someone else, so that free memory alone is no bound.
+    The config may come from someone else, so the available memory is not a sufficient limit.
 
     Args:
         needed: bytes.
-        what: the keys that ask for them, with their values.
+        source: the keys that require them, with their values, for the error.
 
     Raises:
-        UserError: if they are more than 16 GB, or than the environment variable `MAX_GENERATED` allows, or if fewer are free.
+        UserError: if they exceed 16 GB, or the limit in the environment variable `MAX_GENERATED`, or the available memory.
     """
     try:
-        most = 1e9 * float(os.environ.get(MAX_GENERATED) or _GENERATED_GB)
+        limit = 1e9 * float(os.environ.get(MAX_GENERATED) or _GENERATED_GB)
     except ValueError as error:
         raise UserError(f"{MAX_GENERATED}={os.environ[MAX_GENERATED]}: this is not a number of GB") from error
-    if needed > most:
+    if needed > limit:
         raise UserError(
-            f"{what}: {shown_bytes(needed)} of generated data; at most {shown_bytes(most)}, unless {MAX_GENERATED} allows more"
+            f"{source}: {shown_bytes(needed)} of generated data; at most {shown_bytes(limit)}, unless {MAX_GENERATED} allows more"
         )
-    refuse_too_much(needed, what)
+    refuse_too_much(needed, source)
 
 
 def resident(peak: bool = False) -> int:
-    """Return the bytes of memory that this process holds, or that it held at the most since `forget_peak`."""
+    """Return the resident memory of this process in bytes, or its peak since `reset_peak_memory`."""
     if not _STATUS.is_file():
         import resource
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS, which tells the peak alone, in bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS reports only the peak, in bytes
     lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
     return int(lines["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
 
 
 def forget_peak() -> None:
-    """Let the peak of `resident` begin anew, where the system can do that."""
+    """Reset the peak of `resident_memory`, if the system supports it."""
     with suppress(OSError):
         _REFS.write_text("5")
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def shown_bytes(count: float) -> str:
-    """Return a number of bytes as people read it: ``1.5 GB``."""
+    """Format a number of bytes, such as ``1.5 GB``."""
     for unit in ("bytes", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first is obeyed between two steps, after a checkpoint; the second at once."""
+"""Handle Ctrl-C and SIGTERM: the first signal stops after the current step, with a checkpoint; the second stops immediately."""
 
 import signal
 import sys
@@ -10,7 +10,12 @@ from src.core.console import echo
 
 
 class StopRequest:
-    """Whether this process was asked to stop. `Checkpoints` waits for it while it can save between two steps."""
+    """A request to stop this process.
+
+    Attributes:
+        deferrable: a signal may wait until `Checkpoints` has saved between two steps.
+        received: a signal has arrived.
+    """
 
     def __init__(self) -> None:
         self.awaited = False
@@ -20,16 +25,16 @@ class StopRequest:
         """Handle a signal.
 
         Raises:
-            KeyboardInterrupt: if nobody waits for it, or if it was made before.
+            KeyboardInterrupt: if the request is not deferrable, or if it is the second one.
         """
         if not self.awaited or self.made:
             raise KeyboardInterrupt
         self.made = True
-        echo("stopping after this step, with a checkpoint; once more stops at once", file=sys.stderr, flush=True)
+        echo("stopping after this step, with a checkpoint; a second signal stops at once", file=sys.stderr, flush=True)
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM over for a run."""
+        """Handle SIGINT and SIGTERM during a run."""
         self.awaited = self.made = False
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -43,4 +48,4 @@ class StopRequest:
 
 
 stop_request = StopRequest()
-"""Of this process, which has one run at a time."""
+"""The request of this process, which has one run at a time."""

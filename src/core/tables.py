@@ -1,4 +1,4 @@
-"""Tables for people: in colour on a terminal, as plain text in a log, with every cell escaped."""
+"""Print tables: in colour on a terminal, as plain text in a log, with escaped cells."""
 
 from io import StringIO
 from typing import Any, NamedTuple
@@ -13,14 +13,14 @@ from src.core.escape import line
 
 
 class Rows(NamedTuple):
-    """A table to be shown: the rows by column, all with the same columns."""
+    """A table to print: its rows, which all have the same columns."""
 
     title: str
     rows: list[dict[str, str]]
 
 
 class _PlainTable(Table):
-    """A table whose headings and cells are text: no markup, one line each, control characters visible."""
+    """A table whose headings and cells are shown literally: without markup, on one line, with control characters escaped."""
 
     def add_column(self, header: Any = "", *arguments: Any, **options: Any) -> None:
         super().add_column(_plain(header), *arguments, **options)
@@ -30,7 +30,7 @@ class _PlainTable(Table):
 
 
 MAX_CELL = 2000
-"""Characters of a cell that are shown: a record may hold megabytes, which take rich a minute."""
+"""Maximum length of a cell in characters: a record may contain megabytes, which take rich a minute."""
 
 
 def _plain(cell: Any) -> Any:
@@ -44,8 +44,8 @@ def new_table(*columns: str, title: str | None = None, numbers: tuple[str, ...] 
 
     Args:
         columns: the headings.
-        title: a line above it.
-        numbers: the columns that are aligned on the right.
+        title: a line above the table.
+        numbers: the columns that are right-aligned.
     """
     box_style = box.SIMPLE_HEAD if on_terminal() else None
     table = _PlainTable(title=_plain(title), title_justify="left", box=box_style, pad_edge=False)
@@ -55,7 +55,7 @@ def new_table(*columns: str, title: str | None = None, numbers: tuple[str, ...] 
 
 
 def show(renderable: Any) -> None:
-    """Print a table of `new_table`, or a text, to standard output."""
+    """Print a table from `new_table`, or a text, to standard output."""
     if isinstance(renderable, str):
         echo(renderable, flush=True)
         return
@@ -63,7 +63,7 @@ def show(renderable: Any) -> None:
         Console(markup=False, emoji=False, highlight=False).print(renderable)
         return
     console = Console(file=StringIO(), width=10_000, color_system=None, markup=False, emoji=False, highlight=False)
-    console.width = max(console.measure(renderable).maximum, LOG_WIDTH)  # a name that is folded cannot be searched for
+    console.width = max(console.measure(renderable).maximum, LOG_WIDTH)  # a folded name cannot be searched for
     with console.capture() as captured:
         console.print(renderable)
     echo("\n".join(row.rstrip() for row in captured.get().splitlines()), flush=True)

@@ -16,17 +16,17 @@ from src.run_store.run_folder import RunFolder
 def build_loggers(
     config: Mapping[str, Any], folder: RunFolder, run_config: Mapping[str, Any], beside: bool = False
 ) -> list[Logger]:
-    """Return the run's own logger and those that the config asks for.
+    """Return the logger of metrics.jsonl and those of the config.
 
     Args:
-        config: the section ``logger``: a dictionary a logger, null where one was removed. ``wandb`` is Weights &
-            Biases; any other names a class by ``_target_`` and its arguments, with ``save_dir`` left to the run folder.
+        config: the section ``logger``: a dictionary per logger, or null if it was removed. ``wandb`` is Weights & Biases;
+            any other entry has the ``_target_`` of a class and its arguments; ``save_dir`` is the run folder by default.
         folder: the run's folder.
-        run_config: the resolved config of the whole run, for the loggers that show it.
-        beside: other runs of this process are open, and stay so.
+        run_config: the resolved config of the whole run, for loggers that show it.
+        concurrent: keep other W&B runs of this process open.
 
     Raises:
-        UserError: if a logger cannot be made.
+        UserError: if a logger cannot be built.
     """
     loggers: list[Logger] = [RunLogger(folder)]
     for key, settings in config.items():
@@ -38,7 +38,9 @@ def build_loggers(
             if (logger := start(settings, folder, run_config, beside)) is not None:
                 loggers.append(logger)
         else:
-            raise UserError(f"logger.{key} needs a class: logger.{key}._target_=lightning.pytorch.loggers.CSVLogger")
+            raise UserError(
+                f"logger.{key} needs a class, such as logger.{key}._target_=lightning.pytorch.loggers.CSVLogger"
+            )
     return loggers
 
 
@@ -48,14 +50,14 @@ def _build(key: str, settings: Mapping[str, Any], folder: RunFolder) -> Logger:
     try:
         return cls(**{"save_dir": str(folder.path), **arguments})
     except (TypeError, ModuleNotFoundError) as error:
-        raise UserError(f"{key}: {cls.__name__} cannot be made: {error}") from error
+        raise UserError(f"{key}: cannot build {cls.__name__}: {error}") from error
 
 
 def close_loggers(loggers: list[Logger], exit_code: int) -> None:
-    """Close every logger at the very end of a run, after its record was written.
+    """Close all loggers at the end of a run, after its record was written.
 
     Args:
-        loggers: what `build_loggers` returned.
+        loggers: the loggers that `build_loggers` returned.
         exit_code: 0 if the run finished, 1 if it failed or was stopped.
     """
     for logger in loggers:
@@ -66,6 +68,6 @@ def close_loggers(loggers: list[Logger], exit_code: int) -> None:
 
 
 def sync_hint(loggers: list[Logger]) -> str | None:
-    """Return the command that uploads what Weights & Biases kept on disk; None where there is nothing to upload."""
+    """Return the command that uploads the records of Weights & Biases from the disk; None if there is nothing to upload."""
     hints = [logger.sync_hint() for logger in loggers if isinstance(logger, WeightsAndBiases)]
     return next((hint for hint in hints if hint), None)

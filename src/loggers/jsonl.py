@@ -18,10 +18,10 @@ METRICS = "metrics.jsonl"
 
 
 class RunLogger(Logger):
-    """Appends every log to metrics.jsonl: {"step", "epoch", metrics…, "time"}.
+    """Append every log to metrics.jsonl: {"step", "epoch", metrics…, "time"}.
 
-    A number that is not finite is written as null, which every JSON reader takes; the key says that it was measured,
-    and `read_metrics` gives NaN. ``time`` is in seconds since 1970. The first line after a resume says so.
+    A number that is not finite is written as null, which every JSON reader accepts, and `read_metrics` returns NaN for it.
+    ``time`` is in seconds since 1970. The first line after a resume has ``"resumed": true``.
 
     Args:
         folder: the run's folder.
@@ -70,15 +70,15 @@ class RunLogger(Logger):
 
     def _open(self) -> BinaryIO:
         if self._file is None:
-            torn = _is_torn(self._folder)
+            incomplete = _last_line_is_incomplete(self._folder)
             self._file = append_below(self._folder, METRICS)
-            if torn:
+            if incomplete:
                 self._file.write(b"\n")
         return self._file
 
 
-def _is_torn(folder: Path) -> bool:
-    """Return whether the last line lacks its end, because the process that wrote it was killed."""
+def _last_line_is_incomplete(folder: Path) -> bool:
+    """Return whether the last line has no line feed, because the process that wrote it was killed."""
     try:
         with open_below(folder, METRICS) as file:
             if file.seek(0, os.SEEK_END) == 0:

@@ -1,4 +1,4 @@
-"""Runs as things that are kept: found, listed, tagged, archived, deleted, exported."""
+"""Find, list, tag, archive and delete stored runs."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from typing import Any
 from src.core.console import shown
 from src.core.errors import UserError, nearest
 from src.core.files import remove_below, walk
-from src.run_store.filters import known, matching, parse
+from src.run_store.filters import condition_values, matching, parse
 from src.run_store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class KeptRun:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The config of the run; empty, with a warning, where it cannot be read."""
+        """The config of the run; empty, with a warning, if it cannot be read."""
         try:
             return self.folder.config()
         except UserError as error:
@@ -48,19 +48,19 @@ class KeptRun:
 
     @cached_property
     def status(self) -> str:
-        """What became of the run; one that was killed is interrupted."""
+        """The status of the run; a run that was killed is ``interrupted``."""
         recorded = str(self.record.get("status") or "unknown")
         return "interrupted" if recorded == "running" and not self.folder.alive else recorded
 
     @property
     def sweep(self) -> str | None:
-        """The name of the sweep that the run is a job of."""
+        """The name of the sweep that the run belongs to; None outside of a sweep."""
         parent = self.path.parent
         return parent.name if (parent / "ledger.jsonl").is_file() else None
 
     @property
     def id(self) -> str:
-        """The shortest name of the run: the end of its folder's."""
+        """The shortest name of the run: the last part of its folder's name."""
         return self.path.name.rpartition("-" if self.sweep is None else "_")[2]
 
     @property
@@ -74,7 +74,7 @@ class KeptRun:
         return notes if isinstance(notes, str) else None
 
     def option(self, group: str) -> str:
-        """Return the name of the option that a group of the config has, such as ``mlp`` of ``model``; ``?`` if it has none."""
+        """Return the option chosen for a config group, such as ``mlp`` for ``model``; ``?`` if there is none."""
         section = self.config.get(group)
         return str(section.get("name", "?")) if isinstance(section, dict) else "?"
 
@@ -84,14 +84,14 @@ class KeptRun:
 
     @property
     def names(self) -> set[str]:
-        """Everything that a person may call the run by, beside its path."""
+        """The names by which a user may refer to the run, besides its path."""
         ids = {self.path.name, self.id, self.record.get("config_hash"), (self.record.get("wandb") or {}).get("id")}
         return {name for name in ids if name}
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a condition may ask of the run."""
-        return known(self.config, self.record) | {
+        """The values that a condition can test."""
+        return condition_values(self.config, self.record) | {
             "status": self.status,
             "id": self.id,
             "sweep": self.sweep,
@@ -101,85 +101,91 @@ class KeptRun:
 
 
 def runs_in(outputs: Path) -> list[KeptRun]:
-    """Return all runs below a folder, the oldest first; one that cannot be opened is named in a warning.
+    """Return all runs below a folder, the oldest first. Log a warning for each run that cannot be opened.
 
     Raises:
         UserError: if there is no such folder.
     """
     if not outputs.is_dir():
-        raise UserError(f"{outputs}: there is no such folder; runs are kept in paths.outputs, by default outputs")
+        raise UserError(f"{outputs}: there is no such folder; runs are stored in paths.outputs, by default outputs")
     runs = []
-    for folder in sorted(Path(place) for place, below, files in walk(outputs) if "run.json" in {*below, *files}):
+    for folder in sorted(Path(path) for path, folders, files in walk(outputs) if "run.json" in {*folders, *files}):
         if folder.name.startswith(_DELETED) or not os.path.lexists(folder / "config.yaml"):
             continue
         try:
-            opened = RunFolder.open(folder)
-            opened.root = outputs.absolute()
-            runs.append(KeptRun(opened, outputs))
+            run_folder = RunFolder.open(folder)
+            run_folder.root = outputs.absolute()
+            runs.append(KeptRun(run_folder, outputs))
         except UserError as error:
             log.warning("left out: %s", error)
     return sorted(runs, key=lambda run: str(run.record.get("started")))
 
 
 def select(runs: Sequence[KeptRun], conditions: Sequence[str]) -> list[KeptRun]:
-    """Return the runs that fulfil all conditions.
+    """Return the runs that match all conditions.
 
     Raises:
-        UserError: for what is no condition, and for a key that no run knows.
+        UserError: if a text is not a condition, or if no run has the key of a condition.
     """
-    fits = matching(parse(conditions), [run.facts for run in runs])
-    return [run for run, good in zip(runs, fits, strict=True) if good]
+    matches = matching(parse(conditions), [run.facts for run in runs])
+    return [run for run, is_match in zip(runs, matches, strict=True) if is_match]
 
 
-def named(words: Sequence[str], outputs: Path) -> list[KeptRun]:
-    """Return the runs that some words name: a path of a run or a sweep, an id, the hash of a config, the name of a sweep,
-    or a condition (`src.run_store.filters`).
+def named(references: Sequence[str], outputs: Path) -> list[KeptRun]:
+    """Return the runs that the references select.
+
+    Args:
+        references: each the path of a run or a sweep, the id of a run, the hash of a config, the name of a sweep, or a
+            condition (`src.run_store.filters`).
+        outputs: the folder that is searched.
 
     Raises:
-        UserError: if a word names nothing, or several runs that are no sweep.
+        UserError: if a reference matches no run, or matches several runs that are not a sweep.
     """
-    found: dict[Path, KeptRun] = {}
-    everything: list[KeptRun] | None = None
-    for word in words:
-        if not word.strip():
-            raise UserError("an empty word names no run")
-        path = Path(word)
+    selected: dict[Path, KeptRun] = {}
+    all_runs: list[KeptRun] | None = None
+    for reference in references:
+        if not reference.strip():
+            raise UserError("an empty name selects no run")
+        path = Path(reference)
         if (path / "config.yaml").is_file():
-            found[path.absolute()] = KeptRun(RunFolder.open(path), outputs)
+            selected[path.absolute()] = KeptRun(RunFolder.open(path), outputs)
             continue
         if path.is_dir():
             runs = runs_in(path.absolute())
         else:
-            everything = runs_in(outputs) if everything is None else everything
-            runs = _called(word, everything, outputs)
+            all_runs = runs_in(outputs) if all_runs is None else all_runs
+            runs = _find(reference, all_runs, outputs)
         if not runs:
-            raise UserError(f"{word}: there are no runs in this folder")
-        found |= {run.path: run for run in runs}
-    return list(found.values())
+            raise UserError(f"{reference}: there are no runs in this folder")
+        selected |= {run.path: run for run in runs}
+    return list(selected.values())
 
 
-def _called(word: str, everything: Sequence[KeptRun], outputs: Path) -> list[KeptRun]:
-    if any(sign in word for sign in "=<>"):
-        if runs := select(everything, [word]):
+def _find(reference: str, all_runs: Sequence[KeptRun], outputs: Path) -> list[KeptRun]:
+    """Return the runs that match a condition, belong to a sweep of this name, or have this name."""
+    if any(sign in reference for sign in "=<>"):
+        if runs := select(all_runs, [reference]):
             return runs
-        raise UserError(f"{word}: no run in {shown(outputs.absolute())} fulfils this")
-    if runs := [run for run in everything if run.sweep == word]:
+        raise UserError(f"{reference}: no run in {shown(outputs.absolute())} matches")
+    if runs := [run for run in all_runs if run.sweep == reference]:
         return runs
-    runs = [run for run in everything if word in run.names]
+    runs = [run for run in all_runs if reference in run.names]
     if len(runs) > 1:
-        raise UserError(f"{word}: {len(runs)} runs are called so: {', '.join(shown(run.path) for run in runs[:5])}")
+        paths = ", ".join(shown(run.path) for run in runs[:5])
+        raise UserError(f"{reference}: {len(runs)} runs have this name: {paths}")
     if not runs:
-        names = {run.id for run in everything} | {run.path.name for run in everything}
-        sweeps = {run.sweep for run in everything if run.sweep}
-        raise UserError(f"{word}: no run is called so. {nearest(word, names | sweeps)}")
+        names = {run.id for run in all_runs} | {run.path.name for run in all_runs}
+        sweeps = {run.sweep for run in all_runs if run.sweep}
+        raise UserError(f"{reference}: no run has this name. {nearest(reference, names | sweeps)}")
     return runs
 
 
 def change(run: KeptRun, **entries: Any) -> None:
-    """Write entries into the record of a run that does not run.
+    """Change entries of the record of a run that is not running.
 
     Raises:
-        UserError: if it does, or if its record cannot be written.
+        UserError: if the run is running, or if its record cannot be written.
     """
     with run.folder.held():
         try:
@@ -189,12 +195,12 @@ def change(run: KeptRun, **entries: Any) -> None:
 
 
 def archive(run: KeptRun, back: bool = False) -> None:
-    """Hide a run from lists, or show it again; its files stay where they are."""
+    """Hide a run from lists, or show it again if `back`. Its files are not moved."""
     change(run, archived=None if back else datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def size(path: Path) -> int:
-    """Return the bytes of a folder; a file with two names counts once."""
+    """Return the size of a folder in bytes; a file with two hard links counts once."""
     files = {(info.st_dev, info.st_ino): info.st_size for info in _files(path)}
     return sum(files.values())
 
@@ -213,11 +219,11 @@ SWEEP_FILES = ("ledger.jsonl", "states.jsonl", "study.journal", "report.html", "
 
 
 _DELETED = ".deleted-"
-"""How the name of a run folder begins while it is deleted."""
+"""Prefix of the name of a run folder while it is deleted."""
 
 
 def emptied_sweeps(runs: Sequence[KeptRun]) -> list[Path]:
-    """Return the sweeps that have no runs any more when some are deleted."""
+    """Return the folders of the sweeps that have no runs left after the given runs are deleted."""
     paths = {run.path for run in runs}
     sweeps = {run.path.parent for run in runs if run.sweep is not None}
     return sorted(
@@ -226,43 +232,42 @@ def emptied_sweeps(runs: Sequence[KeptRun]) -> list[Path]:
 
 
 def delete(runs: Sequence[KeptRun]) -> None:
-    """Delete run folders, and nothing else but the own files of sweeps that then have no runs, and folders that are empty.
+    """Delete run folders, the own files of sweeps that have no runs left, and parent folders that are empty.
 
     Raises:
-        UserError: if one of them is running, and then none is deleted; or if one cannot be deleted.
+        UserError: if a run is running, in which case none is deleted, or if a run cannot be deleted.
     """
     for run in runs:
         if run.folder.alive:
             raise UserError(f"{shown(run.path)}: this run is running")
     emptied = emptied_sweeps(runs)
     for run in runs:
-        if run.path.is_symlink():  # its target is no run that was listed
+        if run.path.is_symlink():  # the target of the link is not among the runs that were listed
             run.path.unlink()
             continue
-        gone = run.path.with_name(f"{_DELETED}{secrets.token_hex(4)}-{run.path.name[:200]}")
+        renamed = run.path.with_name(f"{_DELETED}{secrets.token_hex(4)}-{run.path.name[:200]}")
         try:
-            run.path.rename(gone)  # at once, so that nothing half deleted is left under its name
+            run.path.rename(renamed)  # atomic, so that no half-deleted folder is left under the name of the run
         except OSError as error:
             raise UserError(f"{run.path}: cannot be deleted: {error.strerror}") from error
         try:
-            shutil.rmtree(gone)
+            shutil.rmtree(renamed)
         except (OSError, RecursionError) as error:
-            what = (
-                f"{error.filename or gone}: {error.strerror}"
-                if isinstance(error, OSError)
-                else "its folders are nested too deep"
-            )
+            if isinstance(error, OSError):
+                reason = f"{error.filename or renamed}: {error.strerror}"
+            else:
+                reason = "its folders are nested too deep"
             raise UserError(
-                f"{run.path}: cannot be deleted as a whole: {what}. Delete what is left of it by hand: {gone}"
+                f"{run.path}: cannot be deleted completely: {reason}. Delete the rest by hand: {renamed}"
             ) from error
     for sweep in emptied:
         for name in SWEEP_FILES:
             with suppress(OSError, UserError):
                 remove_below(sweep, name)
-        with suppress(OSError):  # there are pictures in it, or it is a link
+        with suppress(OSError):  # the folder is not empty, or is a link
             (sweep / "plots").rmdir()
     for parent in sorted({run.path.parent for run in runs}):
-        for left in sorted(parent.glob(f"{_DELETED}*")):
-            log.warning("%s: an earlier delete was stopped and left this folder; delete it by hand", shown(left))
-        with suppress(OSError):  # there is something else in it
+        for folder in sorted(parent.glob(f"{_DELETED}*")):
+            log.warning("%s: an earlier delete was stopped and left this folder; delete it by hand", shown(folder))
+        with suppress(OSError):  # the folder is not empty
             parent.rmdir()

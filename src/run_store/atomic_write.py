@@ -1,7 +1,7 @@
-"""Files that are replaced as a whole, once their new contents are on the disk: a reader finds either the old or the new ones.
+"""Atomic writes: a file is replaced once its new contents are on the disk, so that a reader sees the old or the new file.
 
-A sync takes milliseconds, but the disk takes many at a time: a process that writes the files of many runs lets them wait for
-it together, with `replaced_together`. No link is followed; see `src.core.files`.
+A sync takes milliseconds, but the disk handles many at a time: a process that writes files of many runs syncs them together
+with `batch_writes`. No link is followed; see `src.core.files`.
 """
 
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from typing import BinaryIO, NamedTuple
 from src.core.errors import UserError
 from src.core.files import create_below, link_below, move_below, remove_below, sync_below
 
-AT_A_TIME = 16
-"""Files that the disk is given at a time."""
+MAX_CONCURRENT_SYNCS = 16
+"""Number of files that are synced at the same time."""
 
 
 class _Partial(NamedTuple):
-    """What is written for a file: a root folder, and the names of both below it."""
+    """A partial file that will replace another: a root folder, and the names of both files below it."""
 
     root: Path
     partial: Path
@@ -32,8 +32,8 @@ class _Partial(NamedTuple):
             remove_below(self.root, self.partial)
 
 
-_waiting: dict[Path, _Partial] | None = None
-"""What is written for a file, where files are replaced together."""
+_batch: dict[Path, _Partial] | None = None
+"""The partial file of each path in `batch_writes`; None outside of it."""
 
 
 def _partial_of(path: Path, root: Path | None) -> _Partial:
@@ -44,47 +44,49 @@ def _partial_of(path: Path, root: Path | None) -> _Partial:
 
 @contextmanager
 def replaced(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
-    """Yield a new file, which replaces another at the end.
+    """Yield a new file, which replaces `path` when the context ends.
 
     Args:
         path: the file to replace.
-        root: the folder of the run or the sweep that it lies in, below which no link is followed; by default its own folder.
+        root: the run or sweep folder that contains it, below which no link is followed; by default the folder of the file.
     """
-    made = _partial_of(path, root)
-    if _waiting is not None:
-        _waiting.pop(path, None)
-    file = create_below(made.root, made.partial, make=True)
+    partial = _partial_of(path, root)
+    if _batch is not None:
+        _batch.pop(path, None)
+    file = create_below(partial.root, partial.partial, make=True)
     try:
         with file:
             yield file
-        if _waiting is None:
-            sync_below(made.root, made.partial)
-            made.move()
+        if _batch is None:
+            sync_below(partial.root, partial.partial)
+            partial.move()
         else:
-            _waiting[path] = made
+            _batch[path] = partial
     except BaseException:
-        made.remove()
+        partial.remove()
         raise
 
 
 def linked(source: Path, target: Path, root: Path) -> bool:
-    """Give a file, just written, a second name; False where that cannot be. Replacing either leaves the other alone.
+    """Make a file that was just written a hard link under a second name; return False if that is not possible.
+
+    Replacing one of the two does not change the other.
 
     Args:
-        source, target: files of one folder.
-        root: as in `replaced`.
+        source, target: paths in one folder.
+        root: as in `atomic_write`.
     """
-    made = _partial_of(target, root)
+    partial = _partial_of(target, root)
     try:
-        made.remove()
-        if _waiting is None:
-            link_below(root, source.relative_to(root), made.partial)
-            made.move()
+        partial.remove()
+        if _batch is None:
+            link_below(root, source.relative_to(root), partial.partial)
+            partial.move()
         else:
-            _waiting.pop(target, None)
-            waiting = _waiting.get(source)
-            link_below(root, waiting.partial if waiting else source.relative_to(root), made.partial)
-            _waiting[target] = made
+            _batch.pop(target, None)
+            batched = _batch.get(source)
+            link_below(root, batched.partial if batched else source.relative_to(root), partial.partial)
+            _batch[target] = partial
     except (OSError, UserError):
         return False
     return True
@@ -92,47 +94,48 @@ def linked(source: Path, target: Path, root: Path) -> bool:
 
 @contextmanager
 def replaced_together() -> Iterator[None]:
-    """Let the files that are replaced below take their places at the end, in their order."""
-    global _waiting
-    assert _waiting is None, "one within another"
-    _waiting = {}
+    """Collect the atomic writes within the context, and finish them together at its end, in their order."""
+    global _batch
+    assert _batch is None, "batches cannot be nested"
+    _batch = {}
     try:
         yield
     finally:
         try:
             settle()
         finally:
-            _waiting = None
+            _batch = None
 
 
 def settle() -> None:
-    """Let the files that wait take their places now, as somebody is to read them.
+    """Finish the writes of a batch now, because the files are about to be read.
 
     Raises:
-        OSError: if one could not; the others have taken theirs.
+        OSError: if a file could not be written; the others have been.
     """
-    if not _waiting:
+    if not _batch:
         return
-    files = list(_waiting.values())
-    _waiting.clear()
-    with ThreadPoolExecutor(min(AT_A_TIME, len(files))) as pool:
-        problems = list(pool.map(_problem_of, files))
-    for place, made in enumerate(files):
+    partials = list(_batch.values())
+    _batch.clear()
+    with ThreadPoolExecutor(min(MAX_CONCURRENT_SYNCS, len(partials))) as pool:
+        errors = list(pool.map(_sync, partials))
+    for i, partial in enumerate(partials):
         try:
-            if problems[place] is None:
-                made.move()
+            if errors[i] is None:
+                partial.move()
             else:
-                made.remove()
+                partial.remove()
         except (OSError, UserError) as error:
-            problems[place] = error
-    for problem in problems:
-        if problem is not None:
-            raise problem
+            errors[i] = error
+    for failure in errors:
+        if failure is not None:
+            raise failure
 
 
-def _problem_of(made: _Partial) -> Exception | None:
+def _sync(partial: _Partial) -> Exception | None:
+    """Wait until a partial file is on the disk; return the error if there is one."""
     try:
-        sync_below(made.root, made.partial)
+        sync_below(partial.root, partial.partial)
     except (OSError, UserError) as error:
         return error
     return None

@@ -1,4 +1,4 @@
-"""Which epoch of a run was best, from what the run logged."""
+"""Find the best epoch of a run in its logged metrics."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -13,16 +13,17 @@ if TYPE_CHECKING:
 def best_epoch(
     rows: Sequence[Mapping[str, Any]], monitor: str, mode: str, since: int | None = None
 ) -> tuple[int | None, dict[str, float]]:
-    """Return the epoch with the best monitor and everything that was logged for it; of equals, the first.
+    """Return the epoch with the best value of the monitor, and all metrics of that epoch; of equal epochs, the first.
 
     Args:
         rows: the lines of metrics.jsonl.
-        monitor, mode: what is best.
-        since: epochs before this one count only where there is none after it; ``best_since`` of a run's record.
+        monitor: the name of the monitored metric.
+        mode: ``min`` or ``max``.
+        since: earlier epochs count only if there is none from this one on; ``best_since`` of a run's record.
     """
-    epochs = _epochs(rows)
-    scored = {epoch: numbers for epoch, numbers in epochs.items() if isfinite(numbers.get(monitor, float("nan")))}
-    scored = {epoch: numbers for epoch, numbers in scored.items() if epoch >= (since or 0)} or scored
+    epochs = _metrics_by_epoch(rows)
+    scored = {epoch: metrics for epoch, metrics in epochs.items() if isfinite(metrics.get(monitor, float("nan")))}
+    scored = {epoch: metrics for epoch, metrics in scored.items() if epoch >= (since or 0)} or scored
     if not scored:
         return None, {}
     best = (min if mode == "min" else max)(scored, key=lambda epoch: scored[epoch][monitor])
@@ -30,10 +31,10 @@ def best_epoch(
 
 
 def best_so_far(folder: "RunFolder") -> dict[str, Any]:
-    """Return the entries of run.json about the best epoch of a run that did not come to its end.
+    """Return the entries of run.json about the best epoch of a run that did not finish.
 
     Args:
-        folder: of a run that knows what it monitors, or else has no best epoch.
+        folder: the run's folder. If its record has no monitor, there is no best epoch.
     """
     monitor = folder.record.get("monitor")
     if not monitor:
@@ -43,24 +44,24 @@ def best_so_far(folder: "RunFolder") -> dict[str, Any]:
 
 
 def last_epoch(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return everything that was logged for the last epoch that was trained to its end.
+    """Return the metrics of the last complete epoch.
 
     Args:
         rows: the lines of metrics.jsonl.
     """
-    ended = [numbers for _, numbers in sorted(_epochs(rows).items()) if "train/loss" in numbers]
-    return ended[-1] if ended else {}
+    complete = [metrics for _, metrics in sorted(_metrics_by_epoch(rows).items()) if "train/loss" in metrics]
+    return complete[-1] if complete else {}
 
 
-def _epochs(rows: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
-    """Return the numbers of each epoch, without those of single steps and of the test."""
+def _metrics_by_epoch(rows: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
+    """Return the metrics of each epoch, without those of single steps and of the test."""
     epochs: dict[int, dict[str, float]] = {}
     for row in rows:
-        numbers = {
+        metrics = {
             name: value
             for name, value in row.items()
             if (name.partition("/")[0] in SPLITS or name == "lr") and name != "train/loss_step" and value is not None
         }
-        if row.get("epoch") is not None and not any(name.startswith("test/") for name in numbers):
-            epochs.setdefault(row["epoch"], {}).update(numbers)
+        if row.get("epoch") is not None and not any(name.startswith("test/") for name in metrics):
+            epochs.setdefault(row["epoch"], {}).update(metrics)
     return epochs

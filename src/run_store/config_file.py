@@ -12,8 +12,8 @@ from src.core.errors import UserError
 
 
 def as_yaml(config: Mapping[str, Any]) -> str:
-    """Return a config as it stands in config.yaml: as OmegaConf would write it, in a tenth of the time; a section that many
-    configs share is put into words once.
+    """Return a config as YAML for config.yaml: as OmegaConf writes it, in a tenth of the time. The text of a section that
+    several configs share is cached.
     """
     return "".join(_section_as_yaml(key, json.dumps(plain(value))) for key, value in config.items())
 
@@ -23,12 +23,12 @@ def _section_as_yaml(key: str, value: str) -> str:
     try:
         return yaml.dump({key: json.loads(value)}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     except UnicodeEncodeError as error:
-        near = error.object[max(error.start - 20, 0) : error.end + 20]
-        raise UserError(f"{key}: {near!r} has no UTF-8: it contains a single surrogate") from error
+        context = error.object[max(error.start - 20, 0) : error.end + 20]
+        raise UserError(f"{key}: {context!r} cannot be encoded in UTF-8: it contains a single surrogate") from error
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Quotes texts that OmegaConf would read back as numbers: to YAML 1.1 itself, 1e-3 is none."""
+    """Quotes texts that OmegaConf would read back as numbers: in YAML 1.1 itself, 1e-3 is a text."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
         return self.represent_scalar("tag:yaml.org,2002:str", text, style="'" if _is_number(text) else None)
@@ -46,7 +46,7 @@ def _is_number(text: str) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON knows it: plain containers, null where a number is not finite."""
+    """Return a value as JSON can represent it: plain containers, and null for numbers that are not finite."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -55,6 +55,6 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if hasattr(value, "tolist"):  # tensors and numpy's arrays and scalars
+    if hasattr(value, "tolist"):  # tensors, and arrays and scalars of NumPy
         return plain(value.tolist())
     return str(value)

@@ -25,14 +25,14 @@ _NO_INFLUENCE = (
     "trainer.loop",
     "model.checkpoint_activations",
 )
-"""Keys that change where and how a run is recorded, not what comes out."""
+"""Keys that change where and how a run is recorded, but not its result."""
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Return 12 hexadecimal digits that two configs share when the same result is to be expected of them.
+    """Return 12 hexadecimal digits, which are equal for configs that must give the same result.
 
-    The order of keys does not count, nor do the keys that only say where and how a run is recorded. Paths below the
-    working directory count from there, so that a project may lie anywhere.
+    The order of keys does not matter, nor do the keys in `_NO_INFLUENCE`. Paths below the working directory are made
+    relative to it, so that the hash does not depend on where a project is stored.
     """
     relevant = plain(config)
     for key in _NO_INFLUENCE:
@@ -42,5 +42,5 @@ def config_hash(config: Mapping[str, Any]) -> str:
             node = node.get(parent) if isinstance(node.get(parent), dict) else {}
         node.pop(last, None)
     text = json.dumps(relevant, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    here = json.dumps(f"{Path.cwd()}{os.sep}")[:-1]
-    return hashlib.sha256(text.replace(here, '"').encode()).hexdigest()[:12]
+    quoted_prefix = json.dumps(f"{Path.cwd()}{os.sep}")[:-1]
+    return hashlib.sha256(text.replace(quoted_prefix, '"').encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Conditions on runs: ``optimizer.name=adam val/loss<0.3 tag=baseline``."""
+"""Filter runs by conditions such as ``optimizer.name=adam val/loss<0.3 tag=baseline``."""
 
 import json
 import math
@@ -14,10 +14,10 @@ from src.core.errors import UserError, nearest
 _OPERATORS = ("<=", ">=", "!=", "==", "<", ">", "=")
 
 GROUPS = ("model", "datamodule", "optimizer", "scheduler", "trainer")
-"""Sections of a config that go by their name: ``optimizer=adam`` is ``optimizer.name=adam``."""
+"""Sections of a config that are abbreviations of their ``name``: ``optimizer=adam`` is ``optimizer.name=adam``."""
 
 RECORDED = ("status", "seconds", "parameters", "multiply_adds", "value", "best_epoch", "seed")
-"""What a condition may ask of a record beside config and metrics."""
+"""Keys of a record that a condition can test, besides the metrics."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Condition:
     Args:
         key: a key of the config, a metric such as ``val/loss``, one of `RECORDED`, or ``tag``, ``id``, ``sweep``.
         operator: ``=``, ``!=``, ``<``, ``<=``, ``>`` or ``>=``.
-        value: a number, true, false, null, a list, or a word in which ``*`` stands for any characters.
+        value: a number, true, false, null, a list, or a text in which ``*`` matches any characters.
     """
 
     key: str
@@ -35,75 +35,79 @@ class Condition:
     value: Any
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Tell whether a run fulfils the condition; one that does not know the key does not.
+        """Return whether a run matches the condition. A run without the key does not match.
 
         Args:
-            values: what is known of the run, as `known` returns it.
+            values: of the run, as `condition_values` returns them.
         """
         if self.key not in values:
             return False
-        found = values[self.key]
+        value = values[self.key]
         if self.operator == "=":
-            return _same(found, self.value)
+            return _equal(value, self.value)
         if self.operator == "!=":
-            return not _same(found, self.value)
-        if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+            return not _equal(value, self.value)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return False
-        low, high = (found, self.value) if self.operator[0] == "<" else (self.value, found)
+        low, high = (value, self.value) if self.operator[0] == "<" else (self.value, value)
         return low <= high if self.operator[1:] else low < high
 
     def __str__(self) -> str:
         return f"{self.key}{self.operator}{self.value}"
 
 
-def parse(words: str | Sequence[str]) -> list[Condition]:
-    """Return the conditions that some words state, all of which must hold.
+def parse(texts: str | Sequence[str]) -> list[Condition]:
+    """Parse conditions, all of which must hold.
 
     Args:
-        words: conditions, several in a word where spaces separate them.
+        texts: conditions; a text may hold several, separated by spaces.
 
     Raises:
-        UserError: for what is no condition.
+        UserError: if a text is not a condition.
     """
     try:
-        parts = [part for word in ([words] if isinstance(words, str) else words) for part in shlex.split(word)]
+        parts = [part for text in ([texts] if isinstance(texts, str) else texts) for part in shlex.split(text)]
     except ValueError as error:
         raise UserError(f"cannot read the filter: {str(error).lower()}") from error
-    return [_condition(part) for part in parts]
+    return [_parse_condition(part) for part in parts]
 
 
-def _condition(word: str) -> Condition:
-    found = re.fullmatch(rf"([^<>=!]+)({'|'.join(_OPERATORS)})(.*)", word)
-    if found is None or not found[3]:
-        raise UserError(f"{word}: a condition is key=value, key!=value, key<number, <=, > or >=, such as val/loss<0.3")
-    key, operator, text = found.groups()
-    value = _value(text)
+def _parse_condition(condition: str) -> Condition:
+    match = re.fullmatch(rf"([^<>=!]+)({'|'.join(_OPERATORS)})(.*)", condition)
+    if match is None or not match[3]:
+        raise UserError(
+            f"{condition}: a condition is key=value, key!=value, key<number, <=, > or >=, such as val/loss<0.3"
+        )
+    key, operator, text = match.groups()
+    value = _parse_value(text)
     if operator[0] in "<>" and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise UserError(f"{word}: {operator} compares numbers, and '{text}' is none")
+        raise UserError(f"{condition}: {operator} compares numbers, but '{text}' is not a number")
     return Condition(f"{key}.name" if key in GROUPS else key, "=" if operator == "==" else operator, value)
 
 
-def _value(text: str) -> Any:
-    """Return a number, truth value, null or list as such, and anything else as the word that it is."""
+def _parse_value(text: str) -> Any:
+    """Return the number, boolean, null or list that a text represents, or the text itself."""
     try:
         return (
             float(text) if re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", text, re.IGNORECASE) else json.loads(text.lower())
         )
     except ValueError:
-        return [_value(part.strip()) for part in text[1:-1].split(",")] if re.fullmatch(r"\[.+\]", text) else text
+        return [_parse_value(part.strip()) for part in text[1:-1].split(",")] if re.fullmatch(r"\[.+\]", text) else text
 
 
-def _same(found: Any, value: Any) -> bool:
-    if isinstance(found, list | tuple) and not isinstance(value, list):
-        return any(_same(item, value) for item in found)
-    if isinstance(value, list):
-        pairs = zip(found, value, strict=False) if isinstance(found, list | tuple) else ()
-        return isinstance(found, list | tuple) and len(found) == len(value) and all(_same(*pair) for pair in pairs)
-    if isinstance(found, bool) or isinstance(value, bool) or found is None or value is None:
-        return found is value
-    if isinstance(found, int | float) and isinstance(value, int | float):
-        return math.isclose(found, value, rel_tol=1e-9)
-    return fnmatchcase(str(found), str(value))
+def _equal(value: Any, expected: Any) -> bool:
+    """Return whether a value of a run is equal to that of a condition, matches its pattern, or contains it in a list."""
+    if isinstance(value, list | tuple) and not isinstance(expected, list):
+        return any(_equal(item, expected) for item in value)
+    if isinstance(expected, list):
+        if not isinstance(value, list | tuple) or len(value) != len(expected):
+            return False
+        return all(_equal(*pair) for pair in zip(value, expected, strict=True))
+    if isinstance(value, bool) or isinstance(expected, bool) or value is None or expected is None:
+        return value is expected
+    if isinstance(value, int | float) and isinstance(expected, int | float):
+        return math.isclose(value, expected, rel_tol=1e-9)
+    return fnmatchcase(str(value), str(expected))
 
 
 def matching(conditions: Sequence[Condition], values: Iterable[Mapping[str, Any]]) -> Iterator[bool]:
@@ -111,43 +115,41 @@ def matching(conditions: Sequence[Condition], values: Iterable[Mapping[str, Any]
 
     Args:
         conditions: what `parse` returned.
-        values: for each run what `known` returned.
+        values: for each run what `condition_values` returned.
 
     Raises:
-        UserError: for a key that no run knows.
+        UserError: if no run has the key of a condition.
     """
     runs = list(values)
     for condition in conditions:
         if runs and not any(condition.key in run for run in runs):
             names = {key for run in runs for key in run}
-            ends = sorted(
-                key for key in names if key.endswith(f".{condition.key}") or key.endswith(f"/{condition.key}")
-            )
-            advice = f"Did you mean {' or '.join(map(repr, ends))}?" if ends else nearest(condition.key, names)
+            longer = sorted(name for name in names if name.endswith((f".{condition.key}", f"/{condition.key}")))
+            advice = f"Did you mean {' or '.join(map(repr, longer))}?" if longer else nearest(condition.key, names)
             raise UserError(f"{condition}: no run has '{condition.key}'. {advice}")
     for run in runs:
         yield all(condition.holds(run) for condition in conditions)
 
 
-def known(config: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return everything that a condition may ask of a run, by key.
+def condition_values(config: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a run that a condition can test, by key.
 
     Args:
-        config: its resolved config.
-        record: its run.json; metrics are those of the best epoch, and of the test.
+        config: the resolved config of the run.
+        record: its run.json. The metrics are those of the best epoch and of the test.
     """
-    facts: dict[str, Any] = dict(flat(config))
-    facts |= {key: record[key] for key in RECORDED if record.get(key) is not None}
-    facts |= measured(record)
-    facts["tag"] = record.get("tags", config.get("tags") or [])
-    facts["id"] = (record.get("wandb") or {}).get("id")
-    return facts
+    values: dict[str, Any] = dict(flat(config))
+    values |= {key: record[key] for key in RECORDED if record.get(key) is not None}
+    values |= measured(record)
+    values["tag"] = record.get("tags", config.get("tags") or [])
+    values["id"] = (record.get("wandb") or {}).get("id")
+    return values
 
 
 def measured(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics of the best epoch and of the test that a record has."""
-    parts = [record.get(name) for name in ("best", "final")]
-    return {key: value for part in parts if isinstance(part, Mapping) for key, value in part.items()}
+    """Return the metrics of the best epoch and of the test from a record."""
+    sections = [record.get(name) for name in ("best", "final")]
+    return {key: value for section in sections if isinstance(section, Mapping) for key, value in section.items()}
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,6 @@
-"""Pictures of a run: a PNG in plots/ of its folder, and the same in Weights & Biases.
+"""Save figures of a run as PNG files in plots/ of its folder and in Weights & Biases.
 
-A figure is made with ``matplotlib.figure.Figure`` and not with pyplot, which keeps figures alive and looks for a screen.
+Figures are made with ``matplotlib.figure.Figure`` instead of pyplot, which keeps figures alive and looks for a display.
 """
 
 from collections.abc import Iterable
@@ -17,31 +17,31 @@ if TYPE_CHECKING:
 
 
 def save_picture(folder: Path, name: str, figure: "Figure", loggers: "Iterable[Logger]" = ()) -> Path:
-    """Write a figure and return its file; an earlier picture of this name is replaced as a whole, and no link is followed.
+    """Write a figure to plots/<name>.png and return the path. An earlier file is replaced atomically; no link is followed.
 
     Args:
         folder: the run's folder.
-        name: what it shows, such as ``schedule``: the file is plots/<name>.png.
-        figure: what to draw.
-        loggers: of the run; Weights & Biases gets the picture as ``plots/<name>``.
+        name: of the figure, such as ``schedule``.
+        figure: the figure.
+        loggers: of the run; Weights & Biases gets the figure as ``plots/<name>``.
     """
     from matplotlib import rc_context
     from matplotlib.text import Text
 
     path = folder / "plots" / f"{name}.png"
     contents = BytesIO()
-    for text in figure.findobj(Text):  # TeX would run commands that a name contains
+    for text in figure.findobj(Text):  # TeX would run commands that are part of a text
         text.set_usetex(False)  # type: ignore[attr-defined]
     with rc_context({"text.usetex": False}):
         figure.savefig(contents, dpi=120, bbox_inches="tight", format="png")
     folder.mkdir(parents=True, exist_ok=True)
     write_below(folder, path.relative_to(folder), contents.getvalue(), make=True)
     for logger in loggers:
-        from lightning.pytorch.loggers import WandbLogger  # a comparison draws without loading torch
+        from lightning.pytorch.loggers import WandbLogger  # lazy: a comparison draws without torch
 
         if isinstance(logger, WandbLogger):
-            with TemporaryDirectory() as place:  # the client opens a picture by its path, and would follow a link
-                copy = Path(place, path.name)
+            with TemporaryDirectory() as temporary:  # the client opens an image by its path, and would follow a link
+                copy = Path(temporary, path.name)
                 copy.write_bytes(contents.getvalue())
                 logger.log_image(f"plots/{name}", [str(copy)])
     return path

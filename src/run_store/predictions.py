@@ -7,15 +7,17 @@ from typing import Any
 from src.core.errors import UserError
 from src.core.files import open_below
 from src.core.records import read_json
-from src.run_store.schema import predictions
+from src.run_store.schema import validate_predictions
 
 ANSWERS, EXAMPLES = "answers.json", "examples.png"
 MAX_PIXELS = 2**24
-"""Pixels of examples.png that are read."""
+"""Maximum number of pixels of examples.png."""
+
+log = logging.getLogger(__name__)
 
 
 def read_predictions(path: Path) -> dict[str, Any]:
-    """Return the predictions of a run on its test split, with values of the right types only.
+    """Return the validated predictions of a run on its test split.
 
     Args:
         path: the run folder.
@@ -24,14 +26,11 @@ def read_predictions(path: Path) -> dict[str, Any]:
         OSError: if there are none.
         UserError: if the file is damaged, or of another format version.
     """
-    return predictions(read_json(path, ANSWERS), path / ANSWERS)
-
-
-log = logging.getLogger(__name__)
+    return validate_predictions(read_json(path, ANSWERS), path / ANSWERS)
 
 
 def read_answers(folder: Path) -> dict[str, Any] | None:
-    """Return what a run kept of its answers; None if nothing, or if it is damaged, which is logged."""
+    """Return the predictions of a run; None if there are none, or, with a warning, if the file is damaged."""
     try:
         return read_predictions(folder)
     except FileNotFoundError:
@@ -41,14 +40,14 @@ def read_answers(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def read_pictures(folder: Path, count: int) -> list[Any]:
-    """Return the inputs of the examples of a run, [H, W] or [H, W, 3] bytes; none where they are no images.
+def read_example_images(folder: Path, count: int) -> list[Any]:
+    """Return the input images of the examples of a run, each [H, W] or [H, W, 3] bytes; an empty list if there are none.
 
     Args:
         folder: of the run.
-        count: of its examples.
+        count: number of examples.
     """
-    import numpy as np  # loaded on demand: comparisons do without
+    import numpy as np  # lazy: comparisons do not need it
     from PIL import Image
 
     try:

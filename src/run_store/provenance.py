@@ -1,4 +1,4 @@
-"""Where a result comes from: the code, the packages, the machine and the command."""
+"""Record the provenance of a result: the code, the packages, the machine and the command."""
 
 import importlib.metadata
 import os
@@ -30,30 +30,30 @@ PACKAGES = (
 """The packages whose versions can change a number or a record."""
 
 DIFF_LIMIT = 50_000
-"""Characters of a diff that are kept: a change of code fits, a data file committed by mistake does not."""
+"""Maximum length of a recorded diff in characters: a change of code fits, a data file added by mistake does not."""
 
 GIT_TIMEOUT = 5.0
-"""Seconds that git may take; on a hanging network disk a run starts without it."""
+"""Timeout of git in seconds; if a network disk hangs, a run starts without git's information."""
 
 
-_remembered: dict[str, Any] = {}
+_cached: dict[str, Any] = {}
 
 
 def provenance(command: Sequence[str]) -> dict[str, Any]:
-    """Return everything below, as it stands in run.json.
+    """Return the provenance entries of run.json.
 
     Args:
-        command: the words of the command line.
+        command: the command line, as a list of arguments.
     """
-    return {"command": shlex.join(command), **(_remembered or _here()), "pid": os.getpid()}
+    return {"command": shlex.join(command), **(_cached or _environment()), "pid": os.getpid()}
 
 
 def remember() -> None:
-    """Look once, for all runs of this process and of those forked from it: they run the code that is loaded now."""
-    _remembered.update(_here())
+    """Cache the provenance for all runs of this process and its forks, which run the code that is loaded now."""
+    _cached.update(_environment())
 
 
-def _here() -> dict[str, Any]:
+def _environment() -> dict[str, Any]:
     return {
         "git": git_state(),
         "packages": package_versions(),
@@ -63,14 +63,14 @@ def _here() -> dict[str, Any]:
 
 
 def git_state(folder: Path = ROOT) -> dict[str, Any] | None:
-    """Return the revision of the code and what was changed since; None without git or outside a repository.
+    """Return the revision of the code and its uncommitted changes; None without git or outside of a repository.
 
     Args:
         folder: any folder of the working tree.
 
     Returns:
         ``revision``, ``branch`` (None when detached), ``diff`` against the revision (cut at `DIFF_LIMIT` characters),
-        ``diff_complete``, and ``untracked``, the files that no diff shows.
+        ``diff_complete``, and ``untracked``, the files that are not part of the diff.
     """
     revision = _git(folder, "rev-parse", "HEAD")
     if revision is None:
@@ -88,24 +88,24 @@ def git_state(folder: Path = ROOT) -> dict[str, Any] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what git prints, or None if there is no git, no repository or no answer in time."""
-    found = run_git(folder, *arguments)
-    return None if found is None else found.decode("utf-8", errors="replace").replace("\r\n", "\n")
+    """Return the output of git, or None if there is no git, no repository, or no output within the timeout."""
+    output = run_git(folder, *arguments)
+    return None if output is None else output.decode("utf-8", errors="replace").replace("\r\n", "\n")
 
 
 def run_git(
     folder: Path, *arguments: str, given: bytes = b"", alone: bool = False, seconds: float | None = None
 ) -> bytes | None:
-    """Run git and return what it prints, or None if there is no git, if it fails, or if it takes too long.
+    """Run git and return its output, or None if there is no git, if it fails, or if it takes too long.
 
-    Hooks do not run. A value from a record must be validated by its shape before it becomes an argument.
+    Hooks do not run. Validate the format of a value from a record before you pass it as an argument.
 
     Args:
         folder: the working directory.
         arguments: a command of git and its arguments.
-        given: the standard input.
-        alone: whether git uses neither the configuration nor a repository of the user: for a folder that is none.
-        seconds: that it may take; `GIT_TIMEOUT` by default.
+        stdin: the standard input.
+        isolated: ignore the configuration and the repositories of the user, for a folder that is not a repository.
+        timeout: in seconds; `GIT_TIMEOUT` by default.
     """
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
     if alone:
@@ -115,10 +115,10 @@ def run_git(
             "GIT_CEILING_DIRECTORIES": os.path.realpath(folder.parent),
             "GIT_TERMINAL_PROMPT": "0",
         }
-    command = ["git", "-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false", *arguments]
+    argv = ["git", "-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false", *arguments]
     try:
-        done = subprocess.run(
-            command,
+        process = subprocess.run(
+            argv,
             cwd=folder,
             env=environment,
             input=given,
@@ -128,13 +128,13 @@ def run_git(
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None
+    return process.stdout if process.returncode == 0 else None
 
 
 def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages of `PACKAGES`."""
-    found = {name: version(name) for name in PACKAGES}
-    return {"python": platform.python_version()} | {name: text for name, text in found.items() if text is not None}
+    versions = {name: version(name) for name in PACKAGES}
+    return {"python": platform.python_version()} | {name: text for name, text in versions.items() if text is not None}
 
 
 def version(package: str) -> str | None:
@@ -146,7 +146,7 @@ def version(package: str) -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """Return the processor, the cores (of the machine, and those that this process may use) and the memory in GiB."""
+    """Return the platform, the processor, the cores (of the machine, and usable by this process) and the memory in GiB."""
     return {
         "platform": platform.platform(),
         "cpu": _cpu_model(),

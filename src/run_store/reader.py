@@ -1,7 +1,7 @@
-"""Run folders read back for comparison: whatever they hold, each that can be read becomes a `RecordedRun`.
+"""Read run folders for a comparison: each folder that can be read becomes a `RecordedRun`.
 
-Two thousand are read in seconds: of config.yaml, each section is parsed once, however many runs share it, and
-metrics.jsonl is read only when a curve is asked for, or where run.json has no value yet.
+Two thousand runs are read in seconds: each distinct section of config.yaml is parsed once, and metrics.jsonl is read only
+if a curve is needed, or if run.json has no value yet.
 """
 
 import os
@@ -21,66 +21,66 @@ from src.run_store.predictions import read_predictions
 from src.run_store.recorded_run import Curve, RecordedRun, curves_of, recorded_run
 from src.run_store.run_folder import RunFolder, read_record
 
-MAX_PICTURES = 100
-"""Attention maps of a run that are shown."""
+MAX_ATTENTION_MAPS = 100
+"""Maximum number of attention maps that are shown for a run."""
 
-MAX_PICTURES_BYTES = 32 * 2**20
-"""Bytes of all attention maps of a run that are shown."""
+MAX_ATTENTION_BYTES = 32 * 2**20
+"""Maximum total size in bytes of the attention maps that are shown for a run."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_NAMED = 3
-"""Folders that a remark names; further ones are counted."""
+_MAX_LISTED = 3
+"""Number of folders that a warning names; the others are counted."""
 
 
 class NoRuns(UserError):
-    """There are no runs in a folder, or none yet."""
+    """A folder does not exist or contains no runs."""
 
 
 class Remarks:
-    """What was left out while reading, each kind said once, with the folders that it concerns."""
+    """Warnings about what was left out while reading; each message is shown once, with the folders that it concerns."""
 
     def __init__(self) -> None:
-        self._found: dict[str, list[Path]] = {}
+        self._paths: dict[str, list[Path]] = {}
 
-    def add(self, what: str, path: Path) -> None:
-        paths = self._found.setdefault(what, [])
+    def add(self, message: str, path: Path) -> None:
+        paths = self._paths.setdefault(message, [])
         if path not in paths:
             paths.append(path)
 
     def __str__(self) -> str:
-        return "\n".join(f"{what}: {_few(paths)}" for what, paths in self._found.items())
+        return "\n".join(f"{message}: {_list_paths(paths)}" for message, paths in self._paths.items())
 
     def __bool__(self) -> bool:
-        return bool(self._found)
+        return bool(self._paths)
 
 
-def _few(paths: Sequence[Path]) -> str:
-    more = len(paths) - _NAMED
-    return ", ".join(map(_shown, paths[:_NAMED])) + (f" and {more} more" if more > 0 else "")
+def _list_paths(paths: Sequence[Path]) -> str:
+    more = len(paths) - _MAX_LISTED
+    return ", ".join(map(_display_path, paths[:_MAX_LISTED])) + (f" and {more} more" if more > 0 else "")
 
 
-def _shown(path: Path) -> str:
+def _display_path(path: Path) -> str:
     return str(path).removeprefix(f"{os.getcwd()}{os.sep}")  # `Path.relative_to` takes forty times as long
 
 
 def read_runs(*paths: Path, remarks: Remarks | None = None) -> list[RecordedRun]:
-    """Return the runs in some folders, in the order of their names, each once.
+    """Return the runs in some folders, in the order of their names, without duplicates.
 
     Args:
-        paths: run folders, sweeps, or any folders that hold such.
-        remarks: gets what had to be left out.
+        paths: run folders, sweeps, or any folders that contain them.
+        remarks: collects warnings about what was left out.
 
     Raises:
-        NoRuns: if a folder does not exist or holds no run.
-        UserError: if no run in it can be read.
+        NoRuns: if a folder does not exist or contains no run.
+        UserError: if none of the runs can be read.
     """
     remarks = Remarks() if remarks is None else remarks
     folders: dict[Path, None] = {}
     for path in paths:
-        found = list(_run_folders(path))
-        if not found:
-            raise NoRuns(f"{path}: there are no runs in this folder; a sweep's is outputs/sweeps/<name>")
-        folders.update(dict.fromkeys(found))
+        run_folders = list(_run_folders(path))
+        if not run_folders:
+            raise NoRuns(f"{path}: there are no runs in this folder; the folder of a sweep is outputs/sweeps/<name>")
+        folders.update(dict.fromkeys(run_folders))
     several = len({folder.parent for folder in folders}) > 1
     runs = [run for folder in folders if (run := _read(folder, several, remarks)) is not None]
     if not runs:
@@ -89,24 +89,24 @@ def read_runs(*paths: Path, remarks: Remarks | None = None) -> list[RecordedRun]
 
 
 def _run_folders(path: Path) -> Iterator[Path]:
-    """Yield the run folders at or below a path; nothing is looked for within a run."""
+    """Yield the run folders at or below a path, without searching within runs."""
     path = path.absolute()
     if not path.is_dir():
         if path.is_file():
             raise UserError(f"{path}: this is a file; compare reads folders of runs")
-        beside = path.parent.iterdir() if path.parent.is_dir() else ()
-        names = [folder.name for folder in beside if folder.is_dir() and not folder.name.startswith(".")]
-        near = f". {nearest(path.name, names)}" if names else ""
-        raise NoRuns(f"{path}: there is no such folder{near}")
-    for folder, below, files in walk(path):
+        entries = path.parent.iterdir() if path.parent.is_dir() else ()
+        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+        suggestion = f". {nearest(path.name, names)}" if names else ""
+        raise NoRuns(f"{path}: there is no such folder{suggestion}")
+    for folder, subfolders, files in walk(path):
         if "config.yaml" in files:
-            below.clear()
+            subfolders.clear()
             yield Path(folder)
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
 
 
 def _read(folder: Path, several: bool, remarks: Remarks) -> RecordedRun | None:
-    """Return a run, or None if the folder holds none."""
+    """Return the run of a folder, or None, with a warning, if it cannot be read."""
     try:
         config = read_config(read_below(folder, "config.yaml"))
     except (OSError, UserError):
@@ -116,23 +116,23 @@ def _read(folder: Path, several: bool, remarks: Remarks) -> RecordedRun | None:
     if record is None:
         return None
     if record.get("status") == "running" and not RunFolder(folder, record).alive:
-        record = _record(folder, remarks) or record  # it may have ended between the two looks
+        record = _record(folder, remarks) or record  # the run may have ended since the record was read
         if record["status"] == "running":
             record["status"] = "interrupted"
     return recorded_run(
         name=f"{folder.parent.name}/{folder.name}" if several else folder.name,
-        place=_shown(folder),
+        place=_display_path(folder),
         config=config,
         record=record,
         read_curves=partial(_read_curves, folder, remarks),
-        read_answers=partial(_read_answers, folder),
+        read_answers=partial(_load_predictions, folder),
         read_attention=partial(_read_attention, folder),
         folder=folder,
     )
 
 
 def _record(folder: Path, remarks: Remarks) -> dict[str, Any] | None:
-    """Return run.json, or what can be said without it; None if the folder holds no run."""
+    """Return the contents of run.json, or a record of unknown status; None if the folder is not a run."""
     try:
         return read_record(folder)
     except FileNotFoundError:
@@ -141,7 +141,7 @@ def _record(folder: Path, remarks: Remarks) -> dict[str, Any] | None:
             return None
         remarks.add("run.json is missing, so the status is unknown", folder)
     except VersionError as error:
-        remarks.add(f"left out, as run.json has {error.what}", folder)
+        remarks.add(f"left out, as run.json has {error.reason}", folder)
         return None
     except (OSError, UserError):
         remarks.add("run.json is damaged, so the status is unknown", folder)
@@ -149,11 +149,11 @@ def _record(folder: Path, remarks: Remarks) -> dict[str, Any] | None:
 
 
 def _read_curves(folder: Path, remarks: Remarks) -> dict[str, Curve]:
-    entries = read_metrics(folder, damaged=partial(remarks.add, "lines of metrics.jsonl are torn and left out", folder))
-    return curves_of(entries)
+    message = "lines of metrics.jsonl are damaged and left out"
+    return curves_of(read_metrics(folder, damaged=partial(remarks.add, message, folder)))
 
 
-def _read_answers(folder: Path) -> Any:
+def _load_predictions(folder: Path) -> Any:
     try:
         return read_predictions(folder)
     except (OSError, UserError):
@@ -161,37 +161,37 @@ def _read_answers(folder: Path) -> Any:
 
 
 def _read_attention(folder: Path) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    room = MAX_PICTURES_BYTES
-    for file in sorted((folder / "plots").glob("attention-*.png"))[:MAX_PICTURES]:
+    maps: dict[str, bytes] = {}
+    remaining = MAX_ATTENTION_BYTES
+    for file in sorted((folder / "plots").glob("attention-*.png"))[:MAX_ATTENTION_MAPS]:
         with suppress(OSError, UserError):
-            picture = read_below(folder, f"plots/{file.name}", room)
-            if picture.startswith(_PNG):
-                found[file.stem] = picture
-                room -= len(picture)
-    return found
+            png = read_below(folder, f"plots/{file.name}", remaining)
+            if png.startswith(_PNG):
+                maps[file.stem] = png
+                remaining -= len(png)
+    return maps
 
 
 _MAX_SECTIONS = 1000
-"""Sections of a config that are parsed one by one."""
+"""Maximum number of sections of a config that are parsed one by one."""
 
 MAX_KEYS = 10_000
-"""The most keys of a config that is compared."""
+"""Maximum number of keys of a config."""
 
 
 # ---- config.yaml ---------------------------------------------------------------------------------------------------
 
 
 def read_config(text: bytes) -> dict[str, Any]:
-    """Return a config, a value a dotted key.
+    """Return a config as values by dotted key.
 
-    The sections of a block mapping are independent of each other: so each is parsed by itself, once for all runs that have it.
+    The sections of a block mapping are independent of each other, so each is parsed by itself, once for all runs that share it.
 
     Args:
-        text: of config.yaml, in UTF-8.
+        text: contents of config.yaml, in UTF-8.
 
     Raises:
-        RecordError: if it is no YAML of plain containers, holds no mapping, or has more than `MAX_KEYS`.
+        RecordError: if it is not YAML of plain containers, is not a mapping, or has more than `MAX_KEYS` keys.
     """
     config = _flat_config(text)
     if len(config) > MAX_KEYS:
@@ -204,11 +204,11 @@ def _flat_config(text: bytes) -> dict[str, Any]:
         sections = re.split(r"\n(?=[^\s#-])", text.decode("utf-8").strip())
         if len(sections) > _MAX_SECTIONS:
             return dict(_leaves(parse_yaml(text, "config.yaml")))
-        found: dict[str, Any] = {}
+        config: dict[str, Any] = {}
         for section in sections:
-            found.update(_section(section))
-        return found
-    except (UnicodeDecodeError, RecordError):  # a hand-written one may be laid out in another way
+            config.update(_section(section))
+        return config
+    except (UnicodeDecodeError, RecordError):  # a hand-written config may have another layout
         return dict(_leaves(parse_yaml(text, "config.yaml")))
 
 
@@ -219,5 +219,5 @@ def _section(text: str) -> Mapping[str, Any]:
 
 def _leaves(node: Any) -> Iterator[tuple[str, Any]]:
     if not isinstance(node, Mapping):
-        raise RecordError("config.yaml: this is not a config: a mapping is expected")
+        raise RecordError("config.yaml: expected a mapping")
     return flat(node)

@@ -1,4 +1,4 @@
-"""Runs as a comparison knows them, wherever they were recorded: config, record, curves."""
+"""The data of a run that a comparison uses, wherever it was recorded: config, record and curves."""
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -12,22 +12,22 @@ from src.core.data_spec import SPLITS
 from src.core.errors import UserError, nearest
 from src.tasks.registry import direction_of
 
-_BESIDE = ("paths", "resume", "tags", "notes", "logger", "sweep", "callbacks")
-"""Sections of a config that say where and how a run is recorded."""
+_BOOKKEEPING_SECTIONS = ("paths", "resume", "tags", "notes", "logger", "sweep", "callbacks")
+"""Sections of a config that define where and how a run is recorded, and are not compared."""
 
 SIZES = ("parameters", "multiply_adds")
-"""Sizes of a run that its record holds; any other is a key of its config."""
+"""Sizes of a run that are entries of its record; any other size is a key of its config."""
 
-_KEPT = ("started", "command", "error", "wandb")
-"""What a comparison keeps of run.json: without the git diff, which can be long."""
+_RECORD_KEYS = ("started", "command", "error", "wandb")
+"""Entries of run.json that a comparison uses. The git diff, which can be long, is not one of them."""
 
 
-_BY_FACTORS = ("lr", "weight_decay", "eps", "min_lr", "eta_min")
+_LOG_SCALED = ("lr", "weight_decay", "eps", "min_lr", "eta_min")
 
 
 def by_factors(key: str) -> bool:
-    """Whether what a key of a config means goes by factors, as a learning rate does, whatever values it has."""
-    return key.rpartition(".")[2].endswith(_BY_FACTORS)
+    """Return whether a key of a config is varied by factors, as a learning rate is, and so belongs on a logarithmic axis."""
+    return key.rpartition(".")[2].endswith(_LOG_SCALED)
 
 
 class Curve(NamedTuple):
@@ -35,7 +35,7 @@ class Curve(NamedTuple):
 
     Args:
         epochs: [n], from 1.
-        values: [n]; NaN where it was not finite.
+        values: [n]; NaN where a value was not finite.
     """
 
     epochs: Sequence[int]
@@ -44,22 +44,22 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """One run, as a comparison wants it.
+    """One run in a comparison.
 
     Args:
-        name: what people call it.
-        place: its folder, or its address on a server.
-        config: its config, a value a dotted key, without what says where and how it is recorded.
+        name: the displayed name.
+        place: the folder, or the address on a server.
+        config: values by dotted key, without the sections that define where and how the run is recorded.
         status: ``running``, ``interrupted``, ``failed``, ``pruned``, ``finished`` or ``unknown``.
-        metric, mode: what selected its best epoch, and whether ``min`` or ``max`` is best.
-        value: the best value of it so far.
-        seconds: that it took.
-        summary: the metrics of its best epoch and of its test, by ``split/name``.
+        metric, mode: the metric that selected the best epoch, and whether ``min`` or ``max`` is best.
+        value: the best value of the metric so far.
+        seconds: duration of the run.
+        summary: the metrics of the best epoch and of the test, by ``split/name``.
         record: parameters, multiply_adds, best_epoch (from 0), started, command, error, wandb.
-        read_curves: gives its curves; called once, when they are asked for.
-        read_answers: gives what answers.json holds; None where there is none that can be read.
-        read_attention: gives its attention maps, as `callbacks=attention_maps` draws them: PNG by name.
-        folder: where it lies; None on a server.
+        read_curves: returns the curves; called once, when they are needed.
+        read_answers: returns the contents of predictions.json; None if they cannot be read.
+        read_attention: returns the attention maps that `callbacks=attention_maps` draws, as PNG by name.
+        folder: the run folder; None on a server.
     """
 
     name: str
@@ -83,30 +83,30 @@ class RecordedRun:
         return self.read_curves()
 
     def size(self, name: str) -> float:
-        """Return a number that a run can be sorted by.
+        """Return a size of the run, by which runs can be sorted.
 
         Args:
             name: ``parameters``, ``multiply_adds``, or a key of the config such as ``datamodule.train_size``.
 
         Raises:
-            UserError: if there is none of this name, or if it is no number.
+            UserError: if there is no such size, or if it is not a number.
         """
-        known = {key: float(value) for key, value in self.config.items() if is_number(value)}
+        numbers = {key: float(value) for key, value in self.config.items() if is_number(value)}
         if name not in self.config and name not in SIZES:
-            raise UserError(f"{name}: unknown size. {nearest(name, [*SIZES, *known])}")
-        value = self.record.get(name) if name in SIZES else known.get(name)
+            raise UserError(f"{name}: unknown size. {nearest(name, [*SIZES, *numbers])}")
+        value = self.record.get(name) if name in SIZES else numbers.get(name)
         if value is None:
-            raise UserError(f"{self.place}: {name} is no number")
+            raise UserError(f"{self.place}: {name} is not a number")
         return float(value)
 
 
-_MOST = 10**300
+_MAX_INTEGER = 10**300
 
 
 def is_number(value: Any) -> bool:
     """Return whether a value is a number that fits into a float."""
     return isinstance(value, float) or (
-        isinstance(value, int) and not isinstance(value, bool) and -_MOST < value < _MOST
+        isinstance(value, int) and not isinstance(value, bool) and -_MAX_INTEGER < value < _MAX_INTEGER
     )
 
 
@@ -120,30 +120,30 @@ def recorded_run(
     read_attention: Callable[[], Mapping[str, bytes]] = dict,
     folder: Path | None = None,
 ) -> RecordedRun:
-    """Return a run from its config and its record, wherever both were kept.
+    """Build a run from its config and its record.
 
     Args:
-        name: what people call it.
-        place: its folder, or its address on a server.
-        config: a value a dotted key, as `src.run_store.filters.flat` gives them.
-        record: what run.json holds; what is missing or of a wrong type is left out.
-        read_curves: gives its curves, such as ``lambda: curves_of(rows)``; called only if they are asked for, or if the run
+        name: the displayed name.
+        place: the folder, or the address on a server.
+        config: values by dotted key, as `src.run_store.filters.flatten` yields them.
+        record: the contents of run.json; entries that are missing or have a wrong type are left out.
+        read_curves: returns the curves, such as ``lambda: curves_of(rows)``; called only if they are needed, or if the run
             has not finished.
-        read_answers, read_attention: as `RecordedRun` has them.
-        folder: where it lies; None on a server.
+        read_answers, read_attention: as in `RecordedRun`.
+        folder: the run folder; None on a server.
     """
     metric = str(record.get("monitor") or config.get("monitor") or "val/loss")
     mode = record["mode"] if record.get("mode") in ("min", "max") else direction_of(metric)
     status = str(record.get("status") or "unknown")
     summary = _numbers(record.get("best")) | _numbers(record.get("final"))
     value, epoch, seconds, *sizes = (_number(record.get(key)) for key in ("value", "best_epoch", "seconds", *SIZES))
-    if status != "finished":  # its record is written at the end
-        known = read_curves()
-        read_curves = partial(_given, known)
-        if metric in known:
-            epoch, summary = best_of(known, metric, mode)
+    if status != "finished":  # the record gets its results at the end of the run
+        curves = read_curves()
+        read_curves = partial(_identity, curves)
+        if metric in curves:
+            epoch, summary = best_of(curves, metric, mode)
             value = summary.get(metric)
-    kept: dict[str, Any] = {key: record.get(key) for key in _KEPT} | dict(zip(SIZES, sizes, strict=True))
+    entries: dict[str, Any] = {key: record.get(key) for key in _RECORD_KEYS} | dict(zip(SIZES, sizes, strict=True))
     return RecordedRun(
         name=name,
         place=place,
@@ -154,7 +154,7 @@ def recorded_run(
         value=value,
         seconds=seconds,
         summary=summary,
-        record=kept | {"best_epoch": epoch},
+        record=entries | {"best_epoch": epoch},
         read_curves=read_curves,
         read_answers=read_answers,
         read_attention=read_attention,
@@ -164,11 +164,11 @@ def recorded_run(
 
 @lru_cache(maxsize=128)  # most runs have the same keys
 def _compared_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the keys of a config that do not say where and how a run is recorded."""
-    return tuple(key for key in keys if key.partition(".")[0] not in _BESIDE)
+    """Return the keys of a config that are not in `_BOOKKEEPING_SECTIONS`."""
+    return tuple(key for key in keys if key.partition(".")[0] not in _BOOKKEEPING_SECTIONS)
 
 
-def _given(curves: Mapping[str, Curve]) -> Mapping[str, Curve]:
+def _identity(curves: Mapping[str, Curve]) -> Mapping[str, Curve]:
     return curves
 
 
@@ -183,11 +183,11 @@ def _number(value: Any) -> Any:
 
 
 def best_of(curves: Mapping[str, Curve], metric: str, mode: str) -> tuple[int | None, dict[str, float]]:
-    """Return the best epoch of a metric, from 0, and the value of every metric then; of equals, the first.
+    """Return the best epoch, counted from 0, and the values of all metrics in it; of equal epochs, the first.
 
     Args:
         curves: of a run.
-        metric, mode: what is best.
+        metric, mode: the metric that is compared, and whether ``min`` or ``max`` is best.
     """
     curve = curves.get(metric, Curve((), ()))
     sign = 1 if mode == "min" else -1
@@ -195,32 +195,35 @@ def best_of(curves: Mapping[str, Curve], metric: str, mode: str) -> tuple[int | 
     if not scored or min(scored)[0] == inf:
         return None, {}
     best = min(scored)[1]
-    found = {name: c.values[c.epochs.index(best)] for name, c in curves.items() if best in c.epochs}
-    return best - 1, _numbers(found)
+    metrics = {name: curve.values[curve.epochs.index(best)] for name, curve in curves.items() if best in curve.epochs}
+    return best - 1, _numbers(metrics)
 
 
 def curves_of(entries: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
-    """Return what was logged once an epoch, by metric, and ``lr``; of an epoch that was logged twice, the last.
+    """Return the curves of the metrics that are logged once per epoch, and of ``lr``. The last value of an epoch counts.
 
     Args:
-        entries: as `read_metrics` gives them.
+        entries: as `read_metrics` returns them.
     """
-    found: dict[str, dict[int, float]] = {}
+    points_by_name: dict[str, dict[int, float]] = {}
     for entry in entries:
         epoch = entry.get("epoch")
         if not isinstance(epoch, int) or not 0 <= epoch < 2**31:
             continue
         for name, value in entry.items():
-            points = found.get(name)
+            points = points_by_name.get(name)
             if points is None:
-                if not _each_epoch(name):
+                if not _is_epoch_metric(name):
                     continue
-                points = found[name] = {}
+                points = points_by_name[name] = {}
             points[epoch + 1] = value
-    return {name: Curve(array("l", points), array("d", map(_float, points.values()))) for name, points in found.items()}
+    return {
+        name: Curve(array("l", points), array("d", map(_float, points.values())))
+        for name, points in points_by_name.items()
+    }
 
 
-def _each_epoch(name: str) -> bool:
+def _is_epoch_metric(name: str) -> bool:
     split = name.partition("/")[0]
     return name == "lr" or (split in SPLITS and split != "test" and not name.endswith("_step"))
 

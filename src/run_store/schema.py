@@ -1,6 +1,6 @@
-"""The types of what a run folder records. Records may come from someone else: no value of another type passes.
+"""Typed schemas of the records in a run folder. Records may come from someone else, so values of other types are rejected.
 
-The schemas are built with pydantic-core alone: to import pydantic and build model classes takes longer than to read the
+The schemas use pydantic-core alone, because importing pydantic and building model classes takes longer than reading the
 records of a thousand runs.
 """
 
@@ -15,7 +15,7 @@ from src.core.wandb_account import RUN_ID
 
 
 def _date(text: str) -> str:
-    datetime.fromisoformat(text).timestamp()  # which refuses what is no date, and what no clock can show
+    datetime.fromisoformat(text).timestamp()  # raises for an invalid date, and for one that is out of range
     return text
 
 
@@ -23,7 +23,7 @@ _or_null = core.nullable_schema
 _ANY = core.any_schema()
 _TEXT = core.str_schema()
 _TEXTS = core.list_schema(_TEXT)
-_TRUTH = core.bool_schema()
+_BOOLEAN = core.bool_schema()
 _VERSION = core.int_schema()
 _INTEGER = core.int_schema(ge=-(2**63), lt=2**63)
 _COUNT = core.int_schema(ge=0, lt=2**63)
@@ -36,7 +36,7 @@ _METRICS = core.dict_schema(core.str_schema(max_length=1000), _NUMBER)
 
 _GIT = object_schema(
     required={"revision": _TEXT},
-    optional={"branch": _or_null(_TEXT), "diff": _TEXT, "diff_complete": _TRUTH, "untracked": _TEXTS},
+    optional={"branch": _or_null(_TEXT), "diff": _TEXT, "diff_complete": _BOOLEAN, "untracked": _TEXTS},
 )
 """The revision of the code. See `src.run_store.provenance.git_state`."""
 
@@ -45,7 +45,7 @@ _WANDB = object_schema(
     optional={
         "mode": _or_null(core.literal_schema(["online", "offline", "disabled"])),
         "url": _or_null(_TEXT),
-        "complete": _TRUTH,
+        "complete": _BOOLEAN,
     },
 )
 """The run in Weights & Biases."""
@@ -56,13 +56,13 @@ _GRADIENT_THROUGH_TIME = core.union_schema(
         core.dict_schema(core.literal_schema(["before"]), _REALS),
     ]
 )
-"""Norms [T] of the gradient by lag. See `src.callbacks.gradient_through_time`."""
+"""Norms of the gradient by lag, [T]. See `src.callbacks.gradient_through_time`."""
 
 _RECURRENT_COMPARISON = object_schema(
     required={"bytes": _COUNT},
     optional={"seconds": _NUMBER, "epochs": _or_null(_COUNT), "test": _METRICS, "trivial": _NUMBER},
 )
-"""What a run of a recurrent comparison cost and reached. See `src.callbacks.recurrent_comparison`."""
+"""Cost and result of a run of a recurrent comparison. See `src.callbacks.recurrent_comparison`."""
 
 _RUN_RECORD = SchemaValidator(
     object_schema(
@@ -103,24 +103,24 @@ _RUN_RECORD = SchemaValidator(
         others="allow",
     ),
 )
-"""What run.json holds. Callbacks of users add entries of their own, which are kept."""
+"""Schema of run.json. Callbacks of users may add entries of their own."""
 
 
-def run_record(entries: Any, name: object) -> dict[str, Any]:
-    """Return a record of a run with values of the right types only.
+def validate_record(entries: Any, name: object) -> dict[str, Any]:
+    """Return the record of a run after validating its types.
 
     Args:
-        entries: as parsed.
-        name: what they are read from, for the error.
+        entries: the parsed record.
+        name: path of the file, for the error.
 
     Returns:
-        The fields that the record has.
+        The fields of the record.
 
     Raises:
-        RecordError: if the record is of another version, or if a value is of another type.
+        RecordError: if the record has another format version, or if a value has a wrong type.
     """
     if not isinstance(entries, dict):
-        raise RecordError(f"{name}: this is not a record: an object is expected")
+        raise RecordError(f"{name}: this is not a record: expected an object")
     version = entries.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise VersionError(name, version)
@@ -128,7 +128,7 @@ def run_record(entries: Any, name: object) -> dict[str, Any]:
         checked = check_schema(_RUN_RECORD, entries, name)
     except (OverflowError, OSError) as error:
         raise RecordError(f"{name}: a date is out of range") from error
-    return {key: checked[key] for key in entries}  # in the order of the file, which is written anew
+    return {key: checked[key] for key in entries}  # in the order of the file, which may be rewritten
 
 
 _SECTIONS = (
@@ -144,27 +144,28 @@ _SECTIONS = (
 )
 
 
-def run_config(entries: dict[Any, Any], name: object) -> dict[str, Any]:
-    """Return a recorded config whose sections, tags and notes have the right types; `src.config.validate` knows the rest.
+def validate_config(entries: dict[Any, Any], name: object) -> dict[str, Any]:
+    """Return a recorded config after validating the types of its sections, tags and notes; see `src.config.validate` for the
+    rest.
 
     Args:
-        entries: as parsed.
-        name: what they are read from, for the error.
+        entries: the parsed config.
+        name: path of the file, for the error.
 
     Raises:
-        RecordError: if one is of another type.
+        RecordError: if a value has a wrong type.
     """
     config = {str(key): value for key, value in entries.items()}
     for key in _SECTIONS:
         if not isinstance(config.get(key), dict | None):
-            raise RecordError(f"{name}: {key}: this is no section of a config")
+            raise RecordError(f"{name}: {key}: must be a section (a mapping)")
         if not isinstance((config.get(key) or {}).get("name"), str | None):
-            raise RecordError(f"{name}: {key}.name: this is no text")
+            raise RecordError(f"{name}: {key}.name: must be a string")
     tags = config.get("tags")
     if not (tags is None or (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags))):
-        raise RecordError(f"{name}: tags: these are no texts")
+        raise RecordError(f"{name}: tags: must be a list of strings")
     if not isinstance(config.get("notes"), str | None):
-        raise RecordError(f"{name}: notes: this is no text")
+        raise RecordError(f"{name}: notes: must be a string")
     return config
 
 
@@ -173,14 +174,14 @@ def _check_sizes(entries: dict[str, Any]) -> dict[str, Any]:
     if (confusion := entries.get("confusion")) is not None and [len(row) for row in confusion] != [size] * size:
         raise ValueError("the confusion must have a row and a column for each class")
     if [len(row) for row in entries.get("true") or ()] != [len(row) for row in entries.get("predicted") or ()]:
-        raise ValueError("there must be as many predicted numbers as true ones")
+        raise ValueError("'predicted' and 'true' must have the same shape")
     return entries
 
 
 _EXAMPLE = object_schema(
     required={"truth": _ANY, "prediction": _ANY}, optional={"probability": _NUMBER, "input": _or_null(_TEXT)}
 )
-"""An example of the test split: what the model predicted beside the truth, in the data's own units."""
+"""An example of the test split: the prediction of the model and the target, in the units of the data."""
 
 _PREDICTIONS = SchemaValidator(
     core.no_info_after_validator_function(
@@ -199,21 +200,21 @@ _PREDICTIONS = SchemaValidator(
         ),
     ),
 )
-"""What answers.json holds. See `src.callbacks.predictions.Answers`."""
+"""Schema of predictions.json. See `src.callbacks.predictions.Predictions`."""
 
 
-def predictions(entries: Any, name: object) -> dict[str, Any]:
-    """Return predictions with values of the right types only.
+def validate_predictions(entries: Any, name: object) -> dict[str, Any]:
+    """Return predictions after validating their types and sizes.
 
     Args:
-        entries: as parsed.
-        name: what they are read from, for the error.
+        entries: the parsed file.
+        name: path of the file, for the error.
 
     Raises:
-        RecordError: if a value is of another type, or if the sizes do not match.
+        RecordError: if a value has a wrong type, or if the sizes do not match.
     """
-    found = check_schema(_PREDICTIONS, entries, name)
-    version = found.get("format_version", FORMAT_VERSION)
+    checked = check_schema(_PREDICTIONS, entries, name)
+    version = checked.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise VersionError(name, version)
-    return {"classes": [], "confusion": None, "examples": []} | found
+    return {"classes": [], "confusion": None, "examples": []} | checked

@@ -1,4 +1,4 @@
-"""The runs of a sweep beside each other, for a comparison that every run draws anew when it ends."""
+"""Read the runs of a sweep for the comparison that each run redraws when it ends."""
 
 import logging
 from typing import Any
@@ -12,14 +12,16 @@ log = logging.getLogger(__name__)
 
 
 def in_sweep(folder: RunFolder, config: Config) -> bool:
-    """Tell whether a run is a job of a sweep, and so has siblings."""
+    """Return whether a run is a job of a sweep."""
     sweep = folder.path.parent
     return sweep.name == config.sweep.name and is_file_below(sweep, "ledger.jsonl")
 
 
 def siblings_with(folder: RunFolder, key: str) -> list[RunFolder]:
-    """Return the runs of the same sweep, this one included, whose record holds a key, in the order of their start; one that
-    cannot be opened is named in a warning."""
+    """Return the runs of the same sweep, this one included, whose record has a key, in the order of their start.
+
+    Log a warning for each run that cannot be opened.
+    """
     paths = [path.parent for path in folder.path.parent.glob("*/run.json")]
     runs = []
     for path in paths:
@@ -34,7 +36,7 @@ def siblings_with(folder: RunFolder, key: str) -> list[RunFolder]:
 
 
 def section_of(run: RunFolder, group: str) -> dict[str, Any]:
-    """Return a section of the config of a run, such as ``model``, with its name; ``?`` where the config has none."""
+    """Return a section of the config of a run, such as ``model``. Its ``name`` is ``?`` if the config has none."""
     try:
         section = run.config().get(group)
     except UserError as error:

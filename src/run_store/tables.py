@@ -1,4 +1,4 @@
-"""Tables that are shown on the console and written to a run folder."""
+"""Tables that are printed and written to a run folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +9,12 @@ from src.run_store.atomic_write import replaced
 
 
 def show_table(sweep: Path, name: str, title: str, rows: Sequence[dict[str, str]]) -> Path:
-    """Print a table, write it as <name>.md into a sweep's folder, and return that file.
+    """Print a table, write it to <name>.md in the folder of a sweep, and return the path of the file.
 
     Args:
-        sweep: the folder.
-        name: of the file.
-        title: a line above the printed table.
+        sweep: the folder of the sweep.
+        name: of the file, without suffix.
+        title: printed above the table.
         rows: all with the same columns.
     """
     columns = list(rows[0])

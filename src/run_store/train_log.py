@@ -1,4 +1,4 @@
-"""train.log of a run folder, and the log on the terminal."""
+"""Logging to train.log of a run folder and to the terminal."""
 
 import logging
 import warnings
@@ -13,7 +13,7 @@ from src.core.files import append_below
 
 
 class _RunLogHandler(logging.FileHandler):
-    """Appends to the log of a run; a link in its place is not followed."""
+    """Appends to the log file of a run, without following a link."""
 
     def _open(self) -> Any:
         file = Path(self.baseFilename)
@@ -22,7 +22,7 @@ class _RunLogHandler(logging.FileHandler):
 
 @contextmanager
 def log_to(file: Path | None, quiet: bool = False) -> Iterator[None]:
-    """Send the log of everything below to a file, if one is given, and warnings to the terminal too."""
+    """Write the log within the context to a file, if one is given, and warnings to the terminal unless `quiet`."""
     root = logging.getLogger()
     handlers: list[logging.Handler] = []
     if file is not None:
@@ -34,7 +34,7 @@ def log_to(file: Path | None, quiet: bool = False) -> Iterator[None]:
         handlers[-1].setFormatter(LogFormatter("%(levelname)s: %(message)s"))
     lightning_logs = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
     before = [(logger, logger.handlers, logger.propagate) for logger in lightning_logs]
-    for logger in lightning_logs:  # its lines go to the file with all others, and not to the terminal
+    for logger in lightning_logs:  # send its messages to the file only
         logger.handlers, logger.propagate = [], True
     level = root.level
     root.setLevel(logging.INFO)
@@ -50,14 +50,14 @@ def log_to(file: Path | None, quiet: bool = False) -> Iterator[None]:
             root.removeHandler(handler)
             handler.close()
         root.setLevel(level)
-        for logger, kept, propagate in before:
-            logger.handlers, logger.propagate = kept, propagate
+        for logger, old_handlers, propagate in before:
+            logger.handlers, logger.propagate = old_handlers, propagate
         logging.captureWarnings(False)
 
 
 def _quiet_known_warnings() -> None:
-    """Lightning advises what does not apply: its loaders' workers, its logging interval, a folder that we made, srun
-    on a machine of a cluster.
+    """Silence Lightning's warnings that do not apply here: about the number of data-loading workers, the logging interval,
+    the folder of checkpoints, and srun.
     """
     for text in (
         "does not have many workers",
@@ -68,4 +68,4 @@ def _quiet_known_warnings() -> None:
         "`srun` command is available",
     ):
         warnings.filterwarnings("ignore", message=f".*{text}")
-    warnings.filterwarnings("ignore", message=".*TF32 acceleration on top of oneDNN")  # torch's, when oneDNN is asked
+    warnings.filterwarnings("ignore", message=".*TF32 acceleration on top of oneDNN")  # from torch

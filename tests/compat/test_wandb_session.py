@@ -1,4 +1,4 @@
-"""What of a W&B session is handed to ``wandb sync``, and what is refused."""
+"""Which records and files of a W&B session are passed to ``wandb sync``, and which are refused."""
 
 import os
 import struct
@@ -143,8 +143,8 @@ def test_a_log_that_ends_within_a_record_is_cut(tmp_path: Path) -> None:
         if 0 <= cut < len(whole):
             session.write_bytes(whole[:cut])
             log, has_run, complete = copy(session, run)
-            kept = sum(end <= cut for end in ends[1:])
-            assert complete == (cut in ends) and has_run == bool(kept) and records_of(log) == records[:kept], cut
+            count = sum(end <= cut for end in ends[1:])
+            assert complete == (cut in ends) and has_run == bool(count) and records_of(log) == records[:count], cut
 
 
 @pytest.mark.parametrize("zeros", [7, 50, 100_000])
@@ -201,7 +201,7 @@ def test_a_link_that_leaves_the_run_is_left_out(tmp_path: Path, target: str) -> 
 
 @pytest.mark.parametrize("name", ["files/a.txt", f"run-{ID}.wandb", f"run-{ID}.wandb.syncstate"])
 @pytest.mark.parametrize("kind", ["pipe", "link"])
-def test_what_is_no_file_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+def test_anything_but_a_regular_file_is_refused(tmp_path: Path, name: str, kind: str) -> None:
     run = tmp_path / "run"
     session = write_session(run, [run_record()])
     place = session.parent / name

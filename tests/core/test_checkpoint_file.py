@@ -1,4 +1,4 @@
-"""A checkpoint is read as torch reads it, and a hostile one costs neither code, nor memory, nor time."""
+"""A checkpoint is read as by torch, and a hostile one cannot run code or use excessive memory or time."""
 
 import functools
 import io
@@ -49,7 +49,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_what_torch_saves_is_read_as_torch_reads_it(tmp_path: Path, name: str) -> None:
+def test_a_file_of_torch_save_is_read_like_torch_load(tmp_path: Path, name: str) -> None:
     torch.save(VALUES[name], tmp_path / "a.ckpt")
     assert same(read_checkpoint_file(tmp_path / "a.ckpt"), torch.load(tmp_path / "a.ckpt", weights_only=True))
 
@@ -89,7 +89,7 @@ def written(value: Any, path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", EXTENSIONS)
-def test_what_extensions_save_is_read_again(tmp_path: Path, name: str) -> None:
+def test_checkpoints_of_extensions_are_read_back(tmp_path: Path, name: str) -> None:
     value = read_checkpoint_file(written(EXTENSIONS[name], tmp_path / "a.ckpt"))
     assert repr(value) == repr(EXTENSIONS[name])  # NaN is not equal to itself
 
@@ -117,13 +117,13 @@ NOT_DATA: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", NOT_DATA)
-def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, name: str) -> None:
+def test_a_value_that_cannot_be_read_back_is_not_written(tmp_path: Path, name: str) -> None:
     value, message = NOT_DATA[name]
     with pytest.raises(CheckpointError, match=message):
         written(value, tmp_path / "a.ckpt")
 
 
-def test_tensors_that_share_a_storage_share_it_again(tmp_path: Path) -> None:
+def test_tensors_share_a_storage_after_reading(tmp_path: Path) -> None:
     whole = torch.zeros(6)
     torch.save([whole, whole[2:]], tmp_path / "a.ckpt")
     one, other = read_checkpoint_file(tmp_path / "a.ckpt")
@@ -200,7 +200,7 @@ def laughs(levels: int = 12) -> bytes:
 
 
 def copies(name: bytes, items: bytes) -> bytes:
-    """Return a pickle that calls one function again and again with the same items."""
+    """Return a pickle that calls a function repeatedly with the same items."""
     return b"(" + items + b"q\x00" + (name + b"h\x00\x85R") * 3000 + b"t."
 
 
@@ -240,7 +240,7 @@ HOSTILE: dict[str, bytes] = {
     "an array of records": of_pickle(array(1, encoded(bytes(8)), kind_of_array("V8", "|")) + b"."),
     "an array of a list": of_pickle(array(1, b"]") + b"."),
     "an array of another byte order": of_pickle(array(1, encoded(bytes(8)), kind_of_array("f8", ">")) + b"."),
-    "an array of truth values of 7": of_pickle(array(8, encoded(bytes([7] * 8)), kind_of_array("b1", "|")) + b"."),
+    "an array of booleans of 7": of_pickle(array(8, encoded(bytes([7] * 8)), kind_of_array("b1", "|")) + b"."),
     "an array without a state": of_pickle(b"cnumpy\nndarray\n)R."),
     "a type of NumPy as a value": of_pickle(kind_of_array() + b"."),
     "an array of a text": of_pickle(b"cnumpy._core.multiarray\nscalar\n" + text("f8") + encoded(bytes(8)) + b"\x86R."),
@@ -268,7 +268,7 @@ HOSTILE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_is_not_plain_data_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str) -> None:
+def test_anything_but_plain_data_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str) -> None:
     (tmp_path / "a.ckpt").write_bytes(HOSTILE[name])
     began = time.process_time()
     with pytest.raises(UserError, match=r"a\.ckpt: this checkpoint cannot be read"):
@@ -285,7 +285,7 @@ def test_a_changed_byte_is_found(tmp_path: Path) -> None:
         read_checkpoint_file(tmp_path / "a.ckpt")
 
 
-def test_every_cut_and_many_mutations_are_errors_of_the_user_or_read(tmp_path: Path) -> None:
+def test_cut_and_mutated_files_are_user_errors_or_readable(tmp_path: Path) -> None:
     whole = saved({"weights": torch.arange(20.0), "names": ["a", "b"], "state": OrderedDict(a=torch.ones(2))})
     path = tmp_path / "a.ckpt"
     for attempt in range(400):

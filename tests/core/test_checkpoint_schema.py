@@ -1,4 +1,4 @@
-"""A checkpoint with a part that is not what it must be is one error of the user, whether it is loaded or resumed."""
+"""An invalid part of a checkpoint is reported as a user error, when it is loaded and when it is resumed."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ from src.training.resume import resumed
 from src.training.run import resume, run
 from tests.conftest import SMALL
 
-WORDS = [
+OVERRIDES = [
     *("model=mlp", "model.hidden_sizes=[8]", "datamodule=digits", "scheduler=cosine", "logger=none"),
     *("trainer.max_epochs=1", "trainer.limit_train_batches=3", "regularization.ema_decay=0.5"),
 ]
@@ -32,7 +32,7 @@ WORDS = [
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("damaged") / "run"
-    run(WORDS, folder=folder, verbose=False)
+    run(OVERRIDES, folder=folder, verbose=False)
     return folder
 
 
@@ -185,12 +185,14 @@ def with_value(state: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", DATAMODULES)
-def test_a_preparation_is_taken_back_or_refused(name: str, complete: Callable[..., list[str]]) -> None:
+def test_a_preparation_is_restored_or_refused(name: str, complete: Callable[..., list[str]]) -> None:
     from src.config.compose import compose
     from src.config.validate import check
 
-    words = complete(f"datamodule={name}")
-    config = check(compose([*words, *(f"datamodule.{word}" for word in SMALL.get(name, []))]), for_training=False)
+    overrides = complete(f"datamodule={name}")
+    config = check(
+        compose([*overrides, *(f"datamodule.{override}" for override in SMALL.get(name, []))]), for_training=False
+    )
     datamodule = build_data(config)
     datamodule.setup()
     state = datamodule.state_dict()

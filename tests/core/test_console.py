@@ -1,4 +1,4 @@
-"""What is printed, logged, or shown in tables never acts on the terminal."""
+"""Printed and logged text, and tables, never control the terminal."""
 
 import argparse
 import ast
@@ -50,7 +50,7 @@ def calls(file: Path) -> list[tuple[str, ast.Call]]:
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "src").rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
-def test_no_module_shows_text_as_it_is(file: Path) -> None:
+def test_no_module_prints_unescaped_text(file: Path) -> None:
     name = file.relative_to(ROOT).as_posix()
     for called, node in calls(file):
         if isinstance(node.func, ast.Attribute) and called in ("print", "Table"):
@@ -59,14 +59,18 @@ def test_no_module_shows_text_as_it_is(file: Path) -> None:
             f"{name}:{node.lineno}: {called}(…); see src/core/console"
         )
         if called in _MARKUP:
-            off = [word for word in node.keywords if word.arg == "markup" and getattr(word.value, "value", 1) is False]
+            off = [
+                keyword
+                for keyword in node.keywords
+                if keyword.arg == "markup" and getattr(keyword.value, "value", 1) is False
+            ]
             assert off, f"{name}:{node.lineno}: {called}(…) without markup=False"
         writes = called in ("write", "writelines") and ast.unparse(node.func).startswith(("sys.stdout", "sys.stderr"))
         assert not writes, f"{name}:{node.lineno}: use src.core.console.echo"
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
-def test_text_is_shown_and_does_not_act(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_text_has_no_effect_on_the_terminal(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     table = new_table(text, "value", title=text)
     table.add_row(text, "1")
     show(table)
@@ -111,7 +115,7 @@ def test_logs_and_warnings_are_escaped(text: str, tmp_path: Path, capsys: pytest
     assert printed and logged and not acts(printed + logged)
 
 
-def test_what_nothing_handles_is_escaped() -> None:
+def test_unhandled_errors_are_escaped() -> None:
     program = """
 import logging, warnings
 from src.cli.hydra_app import errors_for_people

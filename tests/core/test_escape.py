@@ -30,7 +30,7 @@ def spreadsheet_rows(text: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("text", (*HOSTILE, *ORDINARY), ids=ascii)
-def test_a_cell_of_csv_is_one_cell_and_no_formula(text: str) -> None:
+def test_a_csv_cell_is_one_cell_and_not_a_formula(text: str) -> None:
     cell = escape.csv_cell(text)
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerow([cell, "second"])

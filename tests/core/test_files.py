@@ -52,7 +52,7 @@ def test_the_root_may_be_reached_through_links(name: str, root: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "folder", "missing", "loop"])
-def test_nothing_else_is_opened(name: str, kind: str, root: Path) -> None:
+def test_only_regular_files_are_opened(name: str, kind: str, root: Path) -> None:
     file = root / name
     if kind == "link":
         file.symlink_to(root.parent / "secret")
@@ -95,7 +95,7 @@ def test_a_folder_that_is_a_link_is_not_entered(root: Path) -> None:
         read_below(root, "away/secret")
 
 
-def test_folders_in_each_other_are_searched_to_a_level(tmp_path: Path) -> None:
+def test_nested_folders_are_searched_to_a_maximum_depth(tmp_path: Path) -> None:
     folder = tmp_path
     for _ in range(MAX_FOLDER_DEPTH):
         folder = folder / "a"
@@ -114,7 +114,7 @@ def test_folders_in_each_other_are_searched_to_a_level(tmp_path: Path) -> None:
             refused()
 
 
-def test_a_walk_is_that_of_the_system(tmp_path: Path) -> None:
+def test_walk_is_equal_to_os_walk(tmp_path: Path) -> None:
     for name in ("a/b/c", "a/d", ".e/f"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "file").write_text("x")
@@ -127,7 +127,7 @@ def test_a_walk_is_that_of_the_system(tmp_path: Path) -> None:
     assert plain(walk(tmp_path)) == plain(os.walk(tmp_path))
 
 
-def test_walk_lists_links_and_enters_none(root: Path) -> None:
+def test_walk_lists_links_but_does_not_follow_them(root: Path) -> None:
     (root / "away").symlink_to(root.parent)
     (root / "circle").symlink_to("circle")
     found = {folder: (set(below), set(others)) for folder, below, others in walk(root)}

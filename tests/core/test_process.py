@@ -1,4 +1,4 @@
-"""Memory that is freed and needed again."""
+"""Allocator tuning: reuse of freed memory."""
 
 import os
 import subprocess
@@ -27,15 +27,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
-def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
+def test_freed_memory_is_reused_by_the_next_step() -> None:
     """A fault is memory that the system had to give; a step takes 64 MiB. By itself glibc keeps or returns it as the blocks
     happen to lie: the environment lets it return them.
     """
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 
     def faults_of(how: str) -> int:
-        words = [sys.executable, "-c", PROGRAM, how]
-        return int(subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, check=True).stdout)
+        argv = [sys.executable, "-c", PROGRAM, how]
+        return int(subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, check=True).stdout)
 
     faults = {how: faults_of(how) for how in ("keep", "leave")}
     assert 10 * faults["keep"] < faults["leave"]

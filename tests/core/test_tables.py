@@ -1,4 +1,4 @@
-"""Tables for people."""
+"""Printed tables."""
 
 import time
 
@@ -7,7 +7,7 @@ import pytest
 from src.core.tables import MAX_CELL, new_table, show
 
 
-def test_a_cell_of_megabytes_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_large_cell_is_truncated(capsys: pytest.CaptureFixture[str]) -> None:
     started = time.process_time()
     table = new_table("tags")
     table.add_row(" ".join(["tag"] * 2_000_000))

@@ -1,4 +1,4 @@
-"""metrics.jsonl, and the loggers beside it."""
+"""The logger of metrics.jsonl, and other loggers."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ def test_every_log_is_on_disk_at_once(folder: RunFolder) -> None:
     assert math.isnan(read_metrics(folder.path)[1]["val/loss"])
 
 
-def test_a_resumed_run_appends_and_says_so(folder: RunFolder) -> None:
+def test_a_resumed_run_appends_and_marks_its_first_line(folder: RunFolder) -> None:
     logger = RunLogger(folder)
     for step in (4, 8, 12):
         logger.log_metrics({"val/loss": 1.0}, step=step)
@@ -79,7 +79,7 @@ class Net(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_lightning_logs_through_all_of_them(folder: RunFolder) -> None:
+def test_lightning_logs_to_all_loggers(folder: RunFolder) -> None:
     target = "lightning.pytorch.loggers.CSVLogger"
     config = {"csv": {"_target_": target, "name": "csv", "version": ""}, "wandb": None}
     loggers = build_loggers(config, folder, {})
@@ -119,6 +119,6 @@ def test_save_dir_can_be_chosen(folder: RunFolder, tmp_path: Path) -> None:
         ({"csv": {"name": "csv"}}, "logger.csv._target_"),
     ],
 )
-def test_mistakes_name_the_key(folder: RunFolder, config: dict[str, Any], message: str) -> None:
+def test_errors_name_the_key(folder: RunFolder, config: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_loggers(config, folder, {})

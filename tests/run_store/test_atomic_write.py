@@ -1,4 +1,4 @@
-"""Files that take the place of others as a whole."""
+"""Atomic writes, alone and in batches."""
 
 import errno
 import os
@@ -36,12 +36,12 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return done
 
 
-def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, synced: list[tuple[str, str]]) -> None:
+def test_a_file_is_synced_before_it_is_renamed(tmp_path: Path, synced: list[tuple[str, str]]) -> None:
     write(tmp_path / "a", "new")
     assert synced == [("sync", ".a.partial"), ("replace", "a")]
 
 
-def test_together_all_are_on_the_disk_before_any_takes_its_place(tmp_path: Path, synced: list[tuple[str, str]]) -> None:
+def test_a_batch_syncs_all_files_before_any_is_renamed(tmp_path: Path, synced: list[tuple[str, str]]) -> None:
     write(tmp_path / "b", "old")
     synced.clear()
     with replaced_together():
@@ -55,7 +55,7 @@ def test_together_all_are_on_the_disk_before_any_takes_its_place(tmp_path: Path,
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "second", "b": "newest"}
 
 
-def test_who_is_to_read_lets_them_take_their_places(tmp_path: Path) -> None:
+def test_flush_writes_finishes_a_batch_early(tmp_path: Path) -> None:
     with replaced_together():
         write(tmp_path / "a", "new")
         settle()
@@ -65,7 +65,7 @@ def test_who_is_to_read_lets_them_take_their_places(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_a_second_name_is_of_the_newest_file(tmp_path: Path, together: bool) -> None:
+def test_a_hard_link_is_to_the_newest_file(tmp_path: Path, together: bool) -> None:
     def write_and_link() -> None:
         write(tmp_path / "best", "new")
         assert linked(tmp_path / "best", tmp_path / "last", tmp_path)
@@ -88,7 +88,7 @@ def fail_writing(path: Path) -> None:
         raise OSError("the disk is full")
 
 
-def test_what_could_not_be_written_leaves_the_others_alone(tmp_path: Path) -> None:
+def test_a_failed_write_does_not_affect_the_others(tmp_path: Path) -> None:
     write(tmp_path / "a", "old")
     with replaced_together():
         write(tmp_path / "b", "new")
@@ -98,7 +98,7 @@ def test_what_could_not_be_written_leaves_the_others_alone(tmp_path: Path) -> No
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "new"}
 
 
-def test_an_interruption_loses_nothing_that_was_written(tmp_path: Path) -> None:
+def test_an_interruption_finishes_the_batch(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), replaced_together():
         write(tmp_path / "a", "new")
         raise KeyboardInterrupt
@@ -108,8 +108,8 @@ def test_an_interruption_loses_nothing_that_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_what_a_killed_process_left_is_not_written_into(together: bool, tmp_path: Path) -> None:
-    """It had written best, given it last as its second name, and was killed before either took its place."""
+def test_a_partial_file_of_a_killed_process_is_replaced(together: bool, tmp_path: Path) -> None:
+    """It had written best and linked it as last, and was killed before either was renamed."""
     (tmp_path / ".best.partial").write_text("torn")
     os.link(tmp_path / ".best.partial", tmp_path / ".last.partial")
     with replaced_together() if together else nullcontext():
@@ -118,9 +118,7 @@ def test_what_a_killed_process_left_is_not_written_into(together: bool, tmp_path
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"best": "best", "last": "last"}
 
 
-def test_a_file_that_the_disk_does_not_take_leaves_the_others_their_places(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_sync_does_not_affect_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(root: Path, name: Path) -> None:
         if name.name == ".b.partial":
             raise OSError(errno.ENOSPC, "no space left")

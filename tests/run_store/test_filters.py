@@ -1,4 +1,4 @@
-"""Conditions on runs."""
+"""Filter runs by conditions."""
 
 import math
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from src.core.errors import UserError
-from src.run_store.filters import Condition, known, matching, parse
+from src.run_store.filters import Condition, condition_values, matching, parse
 
 CONFIG = {
     "model": {"name": "mlp", "hidden_sizes": [64, 32], "batch_norm": False},
@@ -19,7 +19,7 @@ RECORD = {"status": "finished", "best": {"val/loss": 0.25, "val/nan": math.nan},
 
 
 @pytest.mark.parametrize(
-    ("word", "expected"),
+    ("text", "expected"),
     [
         ("optimizer.name=adamw", True),
         ("optimizer=adamw", True),
@@ -44,33 +44,33 @@ RECORD = {"status": "finished", "best": {"val/loss": 0.25, "val/nan": math.nan},
         ("model.name<3", False),
     ],
 )
-def test_conditions_hold_as_they_read(word: str, expected: bool) -> None:
-    assert list(matching(parse(word), [known(CONFIG, RECORD)])) == [expected]
+def test_a_condition_matches_its_meaning(text: str, expected: bool) -> None:
+    assert list(matching(parse(text), [condition_values(CONFIG, RECORD)])) == [expected]
 
 
-def test_each_run_is_judged() -> None:
+def test_each_run_is_tested() -> None:
     runs: list[dict[str, Any]] = [{"x": 1}, {"x": 2}, {}, {"x": 3}]
     assert list(matching(parse(["x>1", "x<3"]), runs)) == [False, True, False, False]
     assert list(matching([], runs)) == [True] * 4
 
 
-def test_a_condition_reads_back() -> None:
+def test_a_printed_condition_parses_to_itself() -> None:
     condition = Condition("val/loss", "<", 0.5)
     assert parse(str(condition)) == [condition]
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("text", "message"),
     [
         ("adam", "a condition is key=value"),
         ("lr=", "a condition is key=value"),
-        ("optimizer.lr<fast", "compares numbers, and 'fast' is none"),
+        ("optimizer.lr<fast", "compares numbers, but 'fast' is not a number"),
         ("optimizer.lr=0.1'", "cannot read the filter: no closing quotation"),
         ("lr=1e-3", "no run has 'lr'. Did you mean 'optimizer.lr'?"),
         ("val/los<1", "no run has 'val/los'. Did you mean 'val/loss'?"),
     ],
 )
-def test_mistakes_are_explained(word: str, message: str) -> None:
+def test_an_invalid_condition_is_explained(text: str, message: str) -> None:
     with pytest.raises(UserError) as error:
-        list(matching(parse(word), [known(CONFIG, RECORD)]))
+        list(matching(parse(text), [condition_values(CONFIG, RECORD)]))
     assert message in str(error.value)

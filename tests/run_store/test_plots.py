@@ -1,4 +1,4 @@
-"""A picture is on disk as a whole or not at all, and Weights & Biases gets it too."""
+"""Figures are written atomically, and logged to Weights & Biases."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ class Recorder(WandbLogger):
         self.images.append((key, image.read_bytes()))
 
 
-def test_a_picture_is_a_png_in_plots_and_in_wandb(tmp_path: Path) -> None:
+def test_a_figure_is_a_png_in_plots_and_in_wandb(tmp_path: Path) -> None:
     figure, logger = Figure(), Recorder()
     figure.subplots().plot([1, 2], [3, 4])
     path = save_picture(tmp_path, "curve", figure, [logger])
@@ -31,7 +31,7 @@ def test_a_picture_is_a_png_in_plots_and_in_wandb(tmp_path: Path) -> None:
         assert image.format == "PNG" and min(image.size) > 200 and len(image.convert("L").getcolors()) > 10
 
 
-def test_a_failed_drawing_leaves_the_old_picture(tmp_path: Path) -> None:
+def test_a_failed_drawing_leaves_the_old_file(tmp_path: Path) -> None:
     path = save_picture(tmp_path, "curve", Figure())
     before = path.read_bytes()
     broken = Figure()
@@ -56,7 +56,7 @@ def test_no_link_is_followed(link: str, tmp_path: Path) -> None:
     assert [file.read_text() for file in outside.iterdir()] == ["mine"]
 
 
-def test_no_text_goes_to_tex(tmp_path: Path) -> None:
+def test_no_text_is_passed_to_tex(tmp_path: Path) -> None:
     with rc_context({"text.usetex": True}):
         figure = Figure()
         figure.subplots().set_title("\\input{/etc/passwd}")

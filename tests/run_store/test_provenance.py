@@ -1,4 +1,4 @@
-"""Where a result comes from."""
+"""Provenance of a result."""
 
 import importlib.metadata
 import os
@@ -12,9 +12,9 @@ from src.run_store import provenance as module
 from src.run_store.provenance import DIFF_LIMIT, git_state, hardware, package_versions, provenance
 
 
-def git(folder: Path, *words: str) -> str:
+def git(folder: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-    return subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_the_diff_rebuilds_the_code(repository: Path, tmp_path_factory: pytest.T
     assert (copy / "code.py").read_text() == "two\nthree\n"
 
 
-def test_a_large_diff_is_cut_and_says_so(repository: Path) -> None:
+def test_a_large_diff_is_marked_as_incomplete(repository: Path) -> None:
     (repository / "code.py").write_text("line\n" * DIFF_LIMIT)
     state = git_state(repository)
     assert state is not None and len(state["diff"]) == DIFF_LIMIT and not state["diff_complete"]
@@ -74,7 +74,7 @@ def test_a_git_that_hangs_does_not_stop_a_run(repository: Path, monkeypatch: pyt
     assert time.monotonic() - start < 20  # git would take 30
 
 
-def test_versions_are_those_that_are_installed() -> None:
+def test_recorded_versions_are_the_installed_ones() -> None:
     versions = package_versions()
     assert versions["lightning"] == importlib.metadata.version("lightning")
     assert {"python", "torch", "hydra-core"} <= set(versions)
@@ -86,7 +86,7 @@ def test_hardware() -> None:
     assert found["cpu"] and found["memory_gib"] > 0
 
 
-def test_the_command_can_be_pasted() -> None:
+def test_the_recorded_command_can_be_run() -> None:
     record = provenance(["python", "-m", "src.train", "regularization=[dropout,l2]", "notes=a 'b'"])
     printed = subprocess.run(
         ["sh", "-c", f"printf '%s\\n' {record['command']}"], check=True, capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""The run folder: whole files, honest status, no two runs in one place."""
+"""The run folder: atomic writes, a reliable status, and one run per folder."""
 
 import json
 import math
@@ -130,7 +130,7 @@ def test_a_used_folder_is_refused(tmp_path: Path) -> None:
         create(tmp_path / "file")
 
 
-def test_of_many_that_want_one_folder_one_gets_it(tmp_path: Path) -> None:
+def test_only_one_of_many_processes_gets_a_folder(tmp_path: Path) -> None:
     barrier = threading.Barrier(8)
 
     def attempt(_: int) -> RunFolder | None:
@@ -145,7 +145,7 @@ def test_of_many_that_want_one_folder_one_gets_it(tmp_path: Path) -> None:
     assert len(made) == 1
 
 
-def test_a_running_run_is_told_from_a_killed_one(tmp_path: Path) -> None:
+def test_a_running_run_differs_from_a_killed_one(tmp_path: Path) -> None:
     path = tmp_path / "run"
     script = f"""
 import sys, time
@@ -170,11 +170,11 @@ time.sleep(60)
     assert run.alive
 
 
-def test_what_is_no_run_folder(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     create(tmp_path / "120000-mlp-digits-abc").finish({})
     with pytest.raises(UserError, match="Did you mean '120000-mlp-digits-abc'"):
         RunFolder.open(tmp_path / "120000-mlp-digits-abd")
-    with pytest.raises(UserError, match="no run folder; one holds"):
+    with pytest.raises(UserError, match="not a run folder, which contains"):
         RunFolder.open(tmp_path)
     with pytest.raises(UserError, match="no such checkpoint"):
         RunFolder.open(tmp_path / "120000-mlp-digits-abc").best_checkpoint  # noqa: B018
@@ -198,7 +198,7 @@ def test_a_damaged_config_names_the_file(tmp_path: Path) -> None:
 
 
 def test_the_record_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    """Who reads while another writes sees one record or the other."""
+    """A concurrent reader sees the old or the new record."""
     run = create(tmp_path / "run")
     done = threading.Event()
     seen: set[int] = set()
@@ -230,7 +230,7 @@ def test_a_write_that_fails_leaves_the_old_record(tmp_path: Path, monkeypatch: p
     assert RunFolder.open(run.path).record["status"] == "running"
 
 
-def test_discard_takes_only_what_it_made(tmp_path: Path) -> None:
+def test_discard_removes_only_the_folders_of_create(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     outputs.mkdir()
     run = create(new_run_path(outputs, "mlp", "digits"))
@@ -242,7 +242,7 @@ def test_discard_takes_only_what_it_made(tmp_path: Path) -> None:
     assert not first.path.exists() and second.path.is_dir()
 
 
-def test_run_paths_never_meet_whatever_the_seed(tmp_path: Path) -> None:
+def test_run_paths_are_unique_for_any_seed(tmp_path: Path) -> None:
     paths = set()
     for _ in range(200):
         np.random.seed(0), torch.manual_seed(0)
@@ -276,7 +276,7 @@ def changed(key: str, value: Any) -> dict[str, Any]:
         ("callbacks.progress", None),
     ],
 )
-def test_the_hash_ignores_what_changes_no_result(key: str, value: Any) -> None:
+def test_the_hash_ignores_keys_without_influence_on_the_result(key: str, value: Any) -> None:
     assert config_hash(changed(key, value)) == config_hash(CONFIG)
 
 
@@ -291,7 +291,7 @@ def test_the_hash_ignores_what_changes_no_result(key: str, value: Any) -> None:
         ("callbacks.early_stopping", None),
     ],
 )
-def test_the_hash_tells_results_apart(key: str, value: Any) -> None:
+def test_the_hash_depends_on_keys_that_change_the_result(key: str, value: Any) -> None:
     assert config_hash(changed(key, value)) != config_hash(CONFIG)
 
 
@@ -307,7 +307,7 @@ def test_metrics_with_torn_lines_and_a_resume(tmp_path: Path) -> None:
         '{"step": 4, "epoch": 0, "val/loss": 3.0, "time": 1}',
         '{"step": 4, "epoch": 0, "train/loss": null, "time": 1}',
         '{"step": 8, "epoch": 1, "val/loss": 2.0, "time": 2}',
-        '{"step": 12, "epoch": 2, "val/lo',  # torn by a kill, the resumed run went on below
+        '{"step": 12, "epoch": 2, "val/lo',  # cut off by a kill; the resumed run continues below
         '{"step": 8, "epoch": 1, "val/loss": 2.5, "resumed": true, "time": 3}',
         '{"step": 12, "epoch": 2, "val/loss": 1.0, "time": 4}',
         '{"step": 16, "ep',
@@ -342,7 +342,7 @@ def test_the_record_needs_no_torch() -> None:
 
 
 def test_a_run_is_alive_until_nothing_writes_into_its_folder(tmp_path: Path) -> None:
-    """Loggers still write when the record has ended; a sync or a delete must not come between."""
+    """Loggers write after the record has ended; no sync or delete may start before they finish."""
     run = RunFolder.create(tmp_path / "run", CONFIG, [])
     with run.written_into():
         run.finish({})
@@ -350,7 +350,7 @@ def test_a_run_is_alive_until_nothing_writes_into_its_folder(tmp_path: Path) -> 
     assert not run.alive
 
 
-def test_a_killed_session_counts_up_to_its_last_sign_of_life(tmp_path: Path) -> None:
+def test_a_killed_session_counts_until_its_last_write(tmp_path: Path) -> None:
     run = create(tmp_path / "run")
     run.update(started=(datetime.now(UTC) - timedelta(seconds=100)).isoformat(timespec="seconds"))
     run._release()  # as if its process were gone
@@ -361,12 +361,12 @@ def test_a_killed_session_counts_up_to_its_last_sign_of_life(tmp_path: Path) -> 
     again = RunFolder.open(run.path)
     again.resume()
     assert again.record["seconds"] == pytest.approx(60, abs=1.5)
-    again._since -= 5  # type: ignore[operator]
+    again._session_start -= 5  # type: ignore[operator]
     again.finish({})
     assert again.record["seconds"] == pytest.approx(65, abs=1.5)
 
 
-def test_a_driver_that_records_a_death_counts_the_time_of_the_dead(tmp_path: Path) -> None:
+def test_the_duration_of_a_killed_run_is_recorded_by_the_driver(tmp_path: Path) -> None:
     run = create(tmp_path / "run")
     run.update(started=(datetime.now(UTC) - timedelta(seconds=30)).isoformat(timespec="seconds"))
     run._release()
@@ -502,7 +502,7 @@ def test_a_damaged_record_is_named_and_counts_as_unknown(damage: bytes, tmp_path
 
 @pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "folder", "sparse"])
 @pytest.mark.parametrize("name", ["run.json", "metrics.jsonl"])
-def test_what_is_no_regular_file_is_not_read(kind: str, name: str, tmp_path: Path) -> None:
+def test_only_regular_files_are_read(kind: str, name: str, tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", {"seed": 0}, [])
     folder.finish({})
     file = folder.path / name
@@ -690,7 +690,7 @@ def test_a_single_surrogate_in_a_record_is_written_back(tmp_path: Path) -> None:
     assert RunFolder.open(folder.path).record["notes"] == "\ud800"
 
 
-def test_a_line_that_lies_in_two_groups_is_read_whole(tmp_path: Path) -> None:
+def test_a_line_that_spans_two_groups_is_read(tmp_path: Path) -> None:
     rows = [{"step": step, "epoch": step, "val/loss": 0.5, "time": 1.0} for step in range(40_000)]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     assert len(text) > 2 * 2**20
@@ -698,7 +698,7 @@ def test_a_line_that_lies_in_two_groups_is_read_whole(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == rows
 
 
-def test_zeros_that_a_loss_of_power_left_cost_their_line_only(tmp_path: Path) -> None:
+def test_zeros_after_a_power_loss_damage_one_line_only(tmp_path: Path) -> None:
     rows = [{"step": step, "epoch": step, "val/loss": 0.5} for step in range(2)]
     (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(rows[0])}\n\0\0\0\0\n{json.dumps(rows[1])}\n")
     damaged: list[None] = []
@@ -707,7 +707,7 @@ def test_zeros_that_a_loss_of_power_left_cost_their_line_only(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("line", ['{"step": 1}', "x"])
-def test_of_metrics_without_end_the_first_are_read(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_of_endless_metrics_stops(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.run_store.metrics_file.MAX_ENTRIES", 1000)
     first = {"step": 0, "epoch": 0, "val/loss": 1.0}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(first) + "\n" + f"{line}\n" * 2**21)
@@ -727,7 +727,7 @@ def test_of_metrics_without_end_the_first_are_read(line: str, tmp_path: Path, mo
     ],
     ids=["containers", "long", "no step", "names"],
 )
-def test_metrics_take_memory_for_what_is_kept_only(line: str, tmp_path: Path) -> None:
+def test_memory_for_metrics_is_limited_to_the_returned_entries(line: str, tmp_path: Path) -> None:
     count = 8 * 2**20 // len(line)
     with (tmp_path / "metrics.jsonl").open("w") as file:
         file.writelines(line.replace("%d", str(number)) for number in range(count))

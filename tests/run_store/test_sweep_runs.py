@@ -1,4 +1,4 @@
-"""Runs of a sweep beside each other, where some of them are damaged."""
+"""Comparing the runs of a sweep when some of them are damaged."""
 
 import json
 from collections.abc import Callable
@@ -52,7 +52,9 @@ DAMAGE: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize("key", list(RECORDS))
 @pytest.mark.parametrize(("config", "record"), DAMAGE, ids=lambda value: str(value)[:40])
-def test_a_damaged_run_stops_no_comparison(key: str, config: Any, record: Any, tmp_path: Path, capsys: Any) -> None:
+def test_a_damaged_run_does_not_stop_the_comparison(
+    key: str, config: Any, record: Any, tmp_path: Path, capsys: Any
+) -> None:
     write(tmp_path / "good", CONFIG, RECORDS)
     write(tmp_path / "bad", config, RECORDS | record)
     COMPARE[key](RunFolder.open(tmp_path / "good"))
@@ -61,7 +63,7 @@ def test_a_damaged_run_stops_no_comparison(key: str, config: Any, record: Any, t
 
 
 @pytest.mark.parametrize("missing", ["config.yaml", "run.json"])
-def test_a_folder_that_is_no_run_is_left_out(missing: str, tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_left_out(missing: str, tmp_path: Path) -> None:
     for name in ("good", "bad"):
         write(tmp_path / name, CONFIG, RECORDS)
     (tmp_path / "bad" / missing).unlink()

@@ -26,9 +26,9 @@ SMALL = [
 ]
 
 
-def train(folder: Path, *words: str) -> None:
+def train(folder: Path, *argv: str) -> None:
     """Train in a process of its own, and write into a folder."""
-    command = [sys.executable, "-m", "src.train", *words, f"paths.outputs={folder}"]
+    command = [sys.executable, "-m", "src.train", *argv, f"paths.outputs={folder}"]
     ended = subprocess.run(
         command, cwd=ROOT, text=True, capture_output=True, timeout=300, env=os.environ | {"WANDB_MODE": "offline"}
     )

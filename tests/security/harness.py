@@ -6,7 +6,7 @@
 - ``hostile/outputs/good``: a run that nobody changed, which lists still show,
 - ``victim``: files beside it that must not change,
 - ``cwd``: the working directory, in which canary modules wait to be imported,
-- ``out``: where the verb is told to write.
+- ``out``: the folder for the output of the verb.
 
 `Case.open` runs a verb and returns what went wrong, as a list of texts; an empty list is a success.
 """
@@ -98,7 +98,7 @@ _OF_FILES: dict[str, int | None] = {
 
 
 class _Watch:
-    """Notes effects by an audit hook while it is on; a hook cannot be removed, so one serves all cases."""
+    """Records effects with an audit hook while it is on. A hook cannot be removed, so all cases share one."""
 
     def __init__(self) -> None:
         self.allowed: list[str] = []
@@ -174,7 +174,7 @@ class _Watch:
                 if not isinstance(args[0], int):
                     self._wrote(event, args[0], None, True)
             case "subprocess.Popen" | "os.posix_spawn" | "os.exec":
-                self._started(event, str(args[0]), [str(word) for word in args[1] or ()])
+                self._started(event, str(args[0]), [str(argument) for argument in args[1] or ()])
             case "os.system" | "os.spawn" | "pty.spawn":
                 self.faults.append(f"{event}{args!r:.200}")
             case "socket.connect" | "socket.sendto":
@@ -207,15 +207,19 @@ class _Watch:
             return
         self.faults.append(f"{event} outside: {path}")
 
-    def _started(self, event: str, program: str, words: list[str]) -> None:
-        words = [os.fsdecode(word) if isinstance(word, bytes) else word for word in words]
+    def _started(self, event: str, program: str, argv: list[str]) -> None:
+        argv = [os.fsdecode(argument) if isinstance(argument, bytes) else argument for argument in argv]
         name = os.path.basename(program)
-        before = words[: words.index("--")] if "--" in words else words
-        bad = [word for word in before if MARK in word or re.match(r"--(output|remote|upload-pack|exec)\b", word)]
+        before = argv[: argv.index("--")] if "--" in argv else argv
+        bad = [
+            argument
+            for argument in before
+            if MARK in argument or re.match(r"--(output|remote|upload-pack|exec)\b", argument)
+        ]
         if bad:
             self.faults.append(f"{event}: {name} with {bad}")
         elif name not in HARMLESS_PROGRAMS and not self.processes_allowed:
-            self.faults.append(f"{event}: {name} {' '.join(words[1:])[:200]}")
+            self.faults.append(f"{event}: {name} {' '.join(argv[1:])[:200]}")
 
 
 WATCH = _Watch()
@@ -245,7 +249,7 @@ def snapshot(folder: Path, leave_out: Iterable[Path] = ()) -> dict[str, object]:
 
 
 class _Scripts(html.parser.HTMLParser):
-    """Finds what a hostile value became in a page."""
+    """Finds scripts, handlers, and addresses that come from hostile values in a page."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -350,19 +354,19 @@ class Case:
     def open(
         self,
         verb: "Callable[[], Any]",
-        words: Sequence[object] = (),
+        argv: Sequence[object] = (),
         seconds: float = SECONDS,
         processes: bool = False,
     ) -> list[str]:
         """Run a verb and return what went wrong.
 
         Args:
-            verb: its ``main``; it is called with the words if there are some in the signature.
-            words: the command line.
+            verb: its ``main``.
+            argv: the command line.
             seconds: how long it may take.
             processes: whether it may start processes of its own.
         """
-        texts = [str(word) for word in words]
+        texts = [str(argument) for argument in argv]
         before, around = snapshot(self.workspace), set(os.listdir(ROOT))
         faults: list[str] = []
         streams = io.StringIO(), io.StringIO()
@@ -394,20 +398,20 @@ class Case:
             with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
                 wandb.teardown()
 
-    def _call(self, verb: Callable[..., Any], words: list[str]) -> int:
-        argv, path, here, environment = sys.argv[:], sys.path[:], os.getcwd(), dict(os.environ)
-        sys.argv = ["verb", *words]
+    def _call(self, verb: Callable[..., Any], argv: list[str]) -> int:
+        old_argv, path, here, environment = sys.argv[:], sys.path[:], os.getcwd(), dict(os.environ)
+        sys.argv = ["verb", *argv]
         sys.path[:0] = [str(self.cwd), str(self.workspace / "on_path")]
         os.environ.update(AWS_SECRET_ACCESS_KEY=SECRET, WANDB_API_KEY=SECRET[:40], HOME=str(self.out))
         handlers, level = logging.root.handlers[:], logging.root.level
         os.chdir(self.cwd)
         try:
-            verb(words)
+            verb(argv)
         except SystemExit as end:
             return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
         finally:
             os.chdir(here)
-            sys.argv, sys.path[:] = argv, path
+            sys.argv, sys.path[:] = old_argv, path
             os.environ.clear()
             os.environ.update(environment)
             logging.root.handlers[:], logging.root.level = handlers, level
@@ -480,8 +484,8 @@ class Case:
         changed = sorted({path for path in before.keys() | after.keys() if before.get(path) != after.get(path)})
         for path in changed:
             if not path.startswith(tuple(WATCH.allowed)):
-                word = "made" if path not in before else "gone" if path not in after else "changed"
-                faults.append(f"{word} outside: {path}")
+                change = "made" if path not in before else "gone" if path not in after else "changed"
+                faults.append(f"{change} outside: {path}")
             if path in after and isinstance(after[path], tuple) and after[path][0] != "link":
                 faults += self._written(Path(path))
         for name, text in (("stdout", self.stdout), ("stderr", self.stderr)):
@@ -623,5 +627,5 @@ def report(failures: "dict[str, list[str]]", test: str) -> None:
 
 
 def chosen(name: str) -> bool:
-    """Return whether a case is to be run: all are, unless the variable ``SECURITY_CASE`` names one."""
+    """Return whether to run a case: the variable ``SECURITY_CASE`` selects one; without it, all run."""
     return os.environ.get("SECURITY_CASE", name) == name

@@ -1,4 +1,4 @@
-"""What an attacker writes into records: strings, values of other types, and what stands in place of files and folders."""
+"""Hostile contents: strings, values of other types, and replacements for files and folders."""
 
 import os
 import random
@@ -57,7 +57,7 @@ VALUES: dict[str, Any] = {
 
 
 def string(name: str, victim: Path) -> str:
-    """Return a hostile string; those that name the folder beside name the real one."""
+    """Return a hostile string, in which the placeholder of the victim folder is replaced by its path."""
     return STRINGS[name].replace("{victim}", str(victim))
 
 
@@ -69,7 +69,7 @@ def _link(path: Path, victim: Path) -> None:
 
 
 def _link_to_same_kind(path: Path, victim: Path) -> None:
-    """Link to a file outside that has what the record had, so that only the link can be refused."""
+    """Link to a file outside with the contents of the record, so that only the link can be refused."""
     other = victim / f"same-{path.name}"
     other.write_bytes(Path(str(path) + ".before").read_bytes())
     path.symlink_to(other)
@@ -115,7 +115,7 @@ def _bytes(contents: bytes) -> Callable[[Path, Path], None]:
 
 
 def alias_bomb(levels: int = 12) -> str:
-    """Return YAML of some lines that describes ten to the power of levels values."""
+    """Return a few lines of YAML that describe 10**levels values."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels)]
     return "\n".join(lines)

@@ -257,11 +257,11 @@ sys.exit(code)
 def test_a_bomb_needs_no_more_memory_than_an_ordinary_file(new_case: Callable[..., Case], bomb: str, verb: str) -> None:
     case = new_case()
     put(case, BOMBS[bomb])
-    words = [str(case.run)] if verb == "evaluate" else [f"resume={case.run}", "trainer.max_epochs=2"]
+    argv = [str(case.run)] if verb == "evaluate" else [f"resume={case.run}", "trainer.max_epochs=2"]
     environment = os.environ | {"AWS_SECRET_ACCESS_KEY": SECRET, "OMP_NUM_THREADS": "1"}
     try:
         ended = subprocess.run(
-            [sys.executable, "-c", _MEASURED.format(verb=verb), *words],
+            [sys.executable, "-c", _MEASURED.format(verb=verb), *argv],
             cwd=ROOT,
             env=environment,
             text=True,

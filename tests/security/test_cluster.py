@@ -1,4 +1,4 @@
-"""Files through which a sweep speaks to SLURM, to Ray, and to jobs on other machines: submissions, mailboxes, and logs."""
+"""Files through which a sweep communicates with SLURM, Ray, and jobs on other machines: submissions, channels, and logs."""
 
 import json
 import os
@@ -27,7 +27,7 @@ LAUNCHERS = ("submitit_slurm", "ray")
 
 
 def make_cluster_files(case: Case) -> list[str]:
-    """Let the jobs of the sweep be with a scheduler, and return the names of their folders."""
+    """Write the files of submitted jobs of the sweep, and return the names of their folders."""
     ledger = read_record(case.sweep / "ledger.jsonl")
     jobs = [job["folder"] for job in ledger[1:]]
     for job in jobs:
@@ -55,12 +55,12 @@ def schedulers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
     given: list[list[str]] = []
     looks = 0
 
-    def run(words: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(argv: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         nonlocal looks
-        given.append(words)
-        looks += words[0] == "squeue"
+        given.append(argv)
+        looks += argv[0] == "squeue"
         shown = "7_0|RUNNING|sweep-00000001\n7_1|FAILED|sweep-00000001\n" if looks < 2 else ""
-        return subprocess.CompletedProcess(words, 0, shown, "")
+        return subprocess.CompletedProcess(argv, 0, shown, "")
 
     class AutoExecutor:
         def __init__(self, folder: Path, cluster: str) -> None:
@@ -101,21 +101,21 @@ def schedulers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
     monkeypatch.setattr(ray_launcher, "ASKS_EVERY", 0.0)
     monkeypatch.setattr(scheduler, "POLL", 0.0)
     yield given
-    assert not [words for words in given if words[0] not in ("squeue", "scancel", "sinfo")], given
+    assert not [argv for argv in given if argv[0] not in ("squeue", "scancel", "sinfo")], given
 
 
-def go_on(case: Case, launcher: str) -> list[str]:
-    """Go on with the sweep by a launcher, in this process."""
-    words = ["-m", f"sweep.resume={case.sweep}", f"hydra/launcher={launcher}"]
-    words += ["hydra.launcher.poll_seconds=0.000001"] if launcher == "submitit_slurm" else []
-    return case.open(train.main, words, 20)
+def resume(case: Case, launcher: str) -> list[str]:
+    """Resume the sweep with a launcher, in this process."""
+    argv = ["-m", f"sweep.resume={case.sweep}", f"hydra/launcher={launcher}"]
+    argv += ["hydra.launcher.poll_seconds=0.000001"] if launcher == "submitit_slurm" else []
+    return case.open(train.main, argv, 20)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_ordinary_files_of_a_cluster(new_case: Callable[..., Case], schedulers: list[list[str]], launcher: str) -> None:
     case = new_case()
     make_cluster_files(case)
-    assert go_on(case, launcher) == []
+    assert resume(case, launcher) == []
     assert case.code == 1 and "0 of 2 jobs finished" in case.stdout, case.stdout + case.stderr
 
 
@@ -150,12 +150,12 @@ def test_in_place_of_each_file_of_a_cluster(
             place.parent.mkdir(exist_ok=True)
             place.write_text("stop")
         put(kind, place, case.victim)
-        failures[f"{file}={kind}"] = go_on(case, launcher)
+        failures[f"{file}={kind}"] = resume(case, launcher)
     report(failures, request.node.nodeid)
 
 
 def lines(job: str) -> list[tuple[str, Any]]:
-    """Return hostile lines of a mailbox and lists of jobs."""
+    """Return hostile lines of a file channel and lists of jobs."""
     events: list[dict[str, Any]] = [
         {"number": 1, "status": "failed", "error": "e"},
         {"number": 1, "epoch": 0, "epochs": 2, "metrics": {"val/loss": 0.5}},
@@ -171,7 +171,7 @@ def lines(job: str) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("whole", WHOLE)
-def test_events_of_a_mailbox(
+def test_events_of_a_file_channel(
     new_case: Callable[..., Case], schedulers: list[list[str]], request: pytest.FixtureRequest, whole: int | None
 ) -> None:
     """Of each field of an event every string and every value, many lines at a time; then mutated files."""
@@ -183,13 +183,13 @@ def test_events_of_a_mailbox(
         events = case.sweep / "cluster" / f"{jobs[0]}.events"
         written = [json.dumps(line) for _, entries in cases[start : start + 20] for line in entries]
         events.write_text("\n".join(written).replace("{victim}", str(case.victim)) + "\n")
-        failures[f"lines {start}"] = go_on(case, LAUNCHERS[start // 20 % 2])
+        failures[f"lines {start}"] = resume(case, LAUNCHERS[start // 20 % 2])
     for number in range(40 if whole is None else 1):
         case = new_case()
         jobs = make_cluster_files(case)
         events = case.sweep / "cluster" / f"{jobs[0]}.events"
         events.write_bytes(mutated(events.read_bytes(), random.Random(number)))
-        failures[f"mutated {number}"] = go_on(case, LAUNCHERS[number % 2])
+        failures[f"mutated {number}"] = resume(case, LAUNCHERS[number % 2])
     report(failures, request.node.nodeid)
 
 
@@ -203,7 +203,7 @@ def test_names_of_submitted_jobs(
         jobs = make_cluster_files(case)
         value = string(name, case.victim) if name in STRINGS else VALUES[name]
         (case.sweep / ARRAY).write_text(json.dumps([value, *jobs]))
-        failures[name] = go_on(case, "submitit_slurm")
+        failures[name] = resume(case, "submitit_slurm")
     report(failures, request.node.nodeid)
 
 
@@ -232,13 +232,13 @@ def in_a_child(work: Callable[[], object], seconds: float = 20) -> int:
 
 
 @pytest.mark.parametrize("whole", WHOLE)
-def test_the_mailbox_of_a_job_that_starts(
+def test_the_file_channel_of_a_job_that_starts(
     new_case: Callable[..., Case],
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
     whole: int | None,
 ) -> None:
-    """A job reads its order, appends its events, and prints into ``output``; all of them may be anything by then."""
+    """A job reads its control messages, appends its events, and prints into ``output``; each may be replaced by then."""
     from src.sweeping.launchers import file_channel
 
     monkeypatch.setattr(file_channel, "LISTENS_EVERY", 0.001)
@@ -259,7 +259,7 @@ def test_the_mailbox_of_a_job_that_starts(
         job = Assignment(1, {}, case.sweep / "job", (), output=case.sweep / "output" / "job.txt")
         codes: list[int] = []
 
-        def verb(words: object, case: Case = case, job: Assignment = job, codes: list[int] = codes) -> None:
+        def verb(argv: object, case: Case = case, job: Assignment = job, codes: list[int] = codes) -> None:
             codes.append(in_a_child(lambda: work_by_mail(job, Mailbox(case.sweep / "cluster", "job"))))
 
         faults = case.open(verb, seconds=30)

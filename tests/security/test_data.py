@@ -24,7 +24,7 @@ KINDS = {
     "audio_folder": ["model=mlp"],
     "series": ["model=gru"],
 }
-SIZES = [word for word in SMALL if not word.startswith(("model", "datamodule"))]
+SIZES = [argument for argument in SMALL if not argument.startswith(("model", "datamodule"))]
 
 
 def _png(width: int, height: int) -> bytes:
@@ -99,11 +99,11 @@ def opened(case: Case, kind: str, change: Callable[[Path], None]) -> list[str]:
     """Train on the files of a kind after one of them changed, and return what went wrong."""
     folder = case.outputs
     folder.mkdir()
-    words = USERS_FILES[kind](folder)
+    argv = USERS_FILES[kind](folder)
     file = next(path for path in sorted(folder.rglob("*")) if path.is_file())
     change(file)
-    small = [word for word in SIZES if word.split("=")[0] not in ("model", "datamodule")]
-    command = [f"datamodule={kind}", *KINDS[kind], *words, *small, f"paths.outputs={case.out}/outputs"]
+    small = [argument for argument in SIZES if argument.split("=")[0] not in ("model", "datamodule")]
+    command = [f"datamodule={kind}", *KINDS[kind], *argv, *small, f"paths.outputs={case.out}/outputs"]
     return case.open(train.main, command, 20)
 
 
@@ -141,7 +141,7 @@ def test_in_place_of_a_data_file(new_case: Callable[..., Case], kind: str, place
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in STRINGS if name not in ("surrogate", "null", "long")])
 def test_names_of_classes(new_case: Callable[..., Case], name: str) -> None:
-    """A folder of pictures is named by the attacker, and its name is printed, drawn, and recorded."""
+    """The attacker names a folder of images, and its name is printed, drawn, and recorded."""
 
     def rename(file: Path) -> None:
         file.parent.rename(file.parent.parent / STRINGS[name].replace("/", "\u2215").replace("{victim}", "")[:80])

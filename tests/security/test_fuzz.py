@@ -1,6 +1,6 @@
 """A fuzzer: records, checkpoints, sweeps, and data files are mutated by bytes and by structure, and opened in process.
 
-A case is told by its number alone. `SECURITY_CASE=4711` runs only that one, and `SECURITY_FUZZ=20000` so many.
+The number of a case defines it completely. `SECURITY_CASE=4711` runs only that one, and `SECURITY_FUZZ=20000` so many.
 """
 
 import json

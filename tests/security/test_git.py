@@ -1,4 +1,4 @@
-"""What run.json says of the code: revision, branch and diff reach git as data."""
+"""Revision, branch and diff of the code in run.json are passed to git as data."""
 
 from collections.abc import Callable
 from typing import Any
@@ -93,8 +93,8 @@ def test_a_diff_that_is_asked_for_stays_in_the_folder(new_case: Callable[..., Ca
 
     case = new_case()
     change(case, diff=DIFFS[diff].replace("VICTIM", str(case.victim)))
-    words = ["--outputs", case.outputs, "export", case.run, case.out / "packed", "--apply-changes"]
-    assert case.open(main, words, 20) == []
+    argv = ["--outputs", case.outputs, "export", case.run, case.out / "packed", "--apply-changes"]
+    assert case.open(main, argv, 20) == []
     assert not [path for path in (case.out / "packed").rglob("*") if path.is_symlink()]
 
 

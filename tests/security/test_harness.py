@@ -103,7 +103,7 @@ def test_each_effect_raises_an_alarm(new_case: Callable[..., Case], effect: str)
     (case.cwd / "empty").mkdir()
     does, alarm = ALARMS[effect]
 
-    def verb(words: Any) -> None:
+    def verb(argv: Any) -> None:
         does(case)
 
     faults = case.open(verb, seconds=0.5 if effect == "hang" else 10)

@@ -136,7 +136,7 @@ def test_a_link_that_appears_between_check_and_use(
 def test_the_harness_notices_a_link_that_is_followed(new_case: Callable[..., Case]) -> None:
     case, outside = prepared(new_case)
 
-    def careless(words: object) -> None:
+    def careless(argv: object) -> None:
         file = case.run / "run.json"
         if not file.is_symlink():
             file.write_text("x")

@@ -44,12 +44,12 @@ def searched(ordinary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ordinary, outputs)
     sweep = outputs / "sweep"
     ledger = read_record(sweep / "ledger.jsonl")
-    words = [word for word in ledger[1]["words"] if not word.startswith("seed=")]
-    words = [f"paths.outputs={outputs}" if word.startswith("paths.outputs=") else word for word in words]
-    words = ["seed=choice(0,1)", *words]
-    ledger[0]["search"] = {"settings": SEARCH, "words": [words]}
+    argv = [argument for argument in ledger[1]["words"] if not argument.startswith("seed=")]
+    argv = [f"paths.outputs={outputs}" if argument.startswith("paths.outputs=") else argument for argument in argv]
+    argv = ["seed=choice(0,1)", *argv]
+    ledger[0]["search"] = {"settings": SEARCH, "words": [argv]}
     write_record(sweep / "ledger.jsonl", ledger)
-    space = Space.of(words)
+    space = Space.of(argv)
     run = read_record(sweep / ledger[1]["folder"] / "run.json")
     study = begun_study(sweep, (space,), (Objective(run["monitor"], run["mode"]),))
     for job in ledger[1:]:
@@ -67,8 +67,8 @@ def searched_case(searched: Path, new_case: Callable[..., Case]) -> Callable[...
 
 
 @pytest.fixture
-def go_on(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case, str], list[str]]:
-    """Return a function that goes on with a search in this process; jobs that are due end before they begin."""
+def resume_search(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case, str], list[str]]:
+    """Return a function that resumes a search in this process; pending jobs end before they start."""
     from src.sweeping import scheduler
 
     def ended(driver: Any) -> bool:
@@ -83,12 +83,12 @@ def go_on(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case, str], list[str]]:
     return lambda case, verb: case.open(train.main, ["-m", f"sweep.resume={case.sweep}"], 20, processes=True)
 
 
-def test_an_ordinary_search_is_planned_and_goes_on(
-    searched_case: Callable[..., Case], go_on: Callable[[Case, str], list[str]]
+def test_an_ordinary_search_is_planned_and_resumed(
+    searched_case: Callable[..., Case], resume_search: Callable[[Case, str], list[str]]
 ) -> None:
     case = searched_case()
     assert attack(case, "plan_sweep") == [] and case.code == 0, case.stderr
-    assert go_on(case, "") == [] and case.code == 0, case.stderr
+    assert resume_search(case, "") == [] and case.code == 0, case.stderr
 
 
 @pytest.mark.slow
@@ -98,12 +98,12 @@ def test_every_value_in_each_field_of_a_study(
     searched_case: Callable[..., Case],
     searched: Path,
     request: pytest.FixtureRequest,
-    go_on: Callable[[Case, str], list[str]],
+    resume_search: Callable[[Case, str], list[str]],
     make: Callable[[str, Any], list[list[Any]]],
     runs: bool,
 ) -> None:
     record = read_record(searched / "sweep" / STUDY)
-    attempts = Attempts(searched_case, "plan_sweep", STUDY, record, go_on if runs else attack)
+    attempts = Attempts(searched_case, "plan_sweep", STUDY, record, resume_search if runs else attack)
     for changes in make(STUDY, record):
         attempts.run(changes if not runs else every(changes, 12, lambda change: change.name))
     report_all(attempts, request.node.nodeid)
@@ -120,7 +120,7 @@ def test_every_value_in_each_field_of_a_recorded_search(
     searched_case: Callable[..., Case],
     searched: Path,
     request: pytest.FixtureRequest,
-    go_on: Callable[[Case, str], list[str]],
+    resume_search: Callable[[Case, str], list[str]],
 ) -> None:
     from tests.security.hostile import STRINGS, VALUES
 
@@ -132,11 +132,11 @@ def test_every_value_in_each_field_of_a_recorded_search(
         if chosen(f"{field}={name}"):
             case = searched_case()
             write_record(case.sweep / "ledger.jsonl", with_value(ledger, at, values[name]))
-            failures[f"{field}={name}"] = (attack if turn % 2 else go_on)(case, "plan_sweep")
+            failures[f"{field}={name}"] = (attack if turn % 2 else resume_search)(case, "plan_sweep")
     report(failures, request.node.nodeid)
 
 
-WORDS = {
+HOSTILE_OVERRIDES = {
     "target": "+callbacks.x._target_=canary_in_cwd.Model",
     "option by its path": "model=../../../victim/config",
     "config folder": "hydra.searchpath=[file://VICTIM]",
@@ -152,29 +152,29 @@ WORDS = {
     "logger": "logger=wandb",
     "name": "sweep.name=../../victim",
     "resume": "resume=VICTIM",
-    "not a word": "zzhostile\x1b[2J",
+    "not an override": "zzhostile\x1b[2J",
     "nothing": "",
     "trust": "--trust=canary_in_cwd",
 }
 
 
 @pytest.mark.slow
-def test_recorded_words_are_data(
+def test_recorded_overrides_are_data(
     searched_case: Callable[..., Case],
     searched: Path,
     request: pytest.FixtureRequest,
-    go_on: Callable[[Case, str], list[str]],
+    resume_search: Callable[[Case, str], list[str]],
 ) -> None:
-    """The words of a search decide on the jobs that it proposes."""
+    """The overrides of a search define the jobs that it proposes."""
     failures = {}
-    for name in WORDS:
-        for run in (attack, go_on):
+    for name in HOSTILE_OVERRIDES:
+        for run in (attack, resume_search):
             if not chosen(name):
                 continue
             case = searched_case()
             ledger, _ = search_of(searched)
             search = ledger[0]["search"]
-            search["words"][0].append(WORDS[name].replace("VICTIM", str(case.victim)))
+            search["words"][0].append(HOSTILE_OVERRIDES[name].replace("VICTIM", str(case.victim)))
             search["settings"] = {**SEARCH, "trials": 4}
             write_record(case.sweep / "ledger.jsonl", ledger)
             (case.sweep / STUDY).unlink()
@@ -186,13 +186,13 @@ def test_recorded_words_are_data(
 def test_in_place_of_a_study(
     searched_case: Callable[..., Case],
     request: pytest.FixtureRequest,
-    go_on: Callable[[Case, str], list[str]],
+    resume_search: Callable[[Case, str], list[str]],
     whole: int | None,
 ) -> None:
     failures = {}
     kinds = [kind for kind in IN_PLACE_OF_A_FILE if whole is None or kind != "sparse_gigabyte"]
     for kind in every(kinds, None if whole is None else 2):
-        for run in (attack, go_on):
+        for run in (attack, resume_search):
             if chosen(kind):
                 case = searched_case()
                 put(kind, case.sweep / STUDY, case.victim)
@@ -204,14 +204,14 @@ def test_in_place_of_a_study(
 def test_mutated_studies(
     searched_case: Callable[..., Case],
     request: pytest.FixtureRequest,
-    go_on: Callable[[Case, str], list[str]],
+    resume_search: Callable[[Case, str], list[str]],
 ) -> None:
     failures = {}
     for number in range(200):
         if chosen(str(number)):
             case = searched_case()
             (case.sweep / STUDY).write_bytes(mutated((case.sweep / STUDY).read_bytes(), random.Random(number)))
-            failures[str(number)] = (go_on if number % 4 == 0 else attack)(case, "plan_sweep")
+            failures[str(number)] = (resume_search if number % 4 == 0 else attack)(case, "plan_sweep")
     report(failures, request.node.nodeid)
 
 

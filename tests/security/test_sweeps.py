@@ -44,8 +44,8 @@ def change_jobs(case: Case, name: str, value: Any) -> None:
     write_record(case.sweep / "ledger.jsonl", ledger)
 
 
-def resume(case: Case, *words: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
-    """Resume the sweep as a person does, and fail for effects outside of it."""
+def resume(case: Case, *argv: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    """Resume the sweep with the command line, and fail for effects outside of it."""
     before = snapshot(case.workspace, [case.outputs, case.out])
     environment = os.environ | {
         "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -58,7 +58,7 @@ def resume(case: Case, *words: str, seconds: float = 120) -> subprocess.Complete
         _CANARIES + "import src.train; src.train.main()",
         "-m",
         f"sweep.resume={case.sweep}",
-        *words,
+        *argv,
     ]
     try:
         ended = subprocess.run(command, cwd=case.cwd, env=environment, text=True, capture_output=True, timeout=seconds)
@@ -154,7 +154,7 @@ LEDGERS: dict[str, Callable[[list[Any]], None]] = {
     ],
 )
 def test_a_ledger_is_data(new_case: Callable[..., Case], change: str) -> None:
-    """The jobs are to be done again: their folders are gone."""
+    """The folders of the jobs are removed, so that they must run again."""
     import shutil
 
     case = new_case()

@@ -133,7 +133,7 @@ def test_a_recorded_target_is_not_imported(
 
 
 @pytest.mark.parametrize("verb", ("evaluate", "rerun", "resume"))
-def test_the_message_names_the_module_and_the_word_to_add(new_case: Callable[..., Case], verb: str) -> None:
+def test_the_message_names_the_module_and_the_override_to_add(new_case: Callable[..., Case], verb: str) -> None:
     case = new_case()
     change_config(case, "both", lambda config: config["model"].update(_target_="canary_in_cwd.Model"))
     assert attack(case, verb) == []
@@ -162,8 +162,8 @@ def _callback(name: str, target: str, **values: Any) -> Callable[[dict[str, Any]
 
 def _logger(target: str, **values: Any) -> Callable[[dict[str, Any], Case], None]:
     def change(config: dict[str, Any], case: Case) -> None:
-        kept = {k: v.replace("VICTIM", str(case.victim)) if isinstance(v, str) else v for k, v in values.items()}
-        config["logger"] = {"x": {"_target_": target, **kept}}
+        entries = {k: v.replace("VICTIM", str(case.victim)) if isinstance(v, str) else v for k, v in values.items()}
+        config["logger"] = {"x": {"_target_": target, **entries}}
 
     return change
 
@@ -295,14 +295,14 @@ def test_a_recorded_logger_sends_nothing_elsewhere(
     case = new_case()
     entry = {"_target_": "lightning.pytorch.loggers.WandbLogger", "project": "p", **HOSTS[key](url)}
     change_config(case, "both", lambda config: config.update(logger={"x": entry}))
-    words = {
+    argv = {
         "resume": ["src.train", f"resume={case.run}", "trainer.max_epochs=2"],
         "rerun": ["src.runs", "--outputs", str(case.outputs), "rerun", str(case.run), "trainer.max_epochs=1"],
     }[verb]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     environment |= {"HOME": str(case.out), "WANDB_API_KEY": SECRET[:40], "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
-        [sys.executable, "-m", *words], cwd=ROOT, env=environment, text=True, capture_output=True, timeout=120
+        [sys.executable, "-m", *argv], cwd=ROOT, env=environment, text=True, capture_output=True, timeout=120
     )
     assert not arrived, arrived[0][:200]
     assert ended.returncode == 2, ended.stderr[-500:]

@@ -73,7 +73,7 @@ def add_run(case: Case, name: str, records: Sequence[Any] | None = None) -> Path
 
 
 def sync(case: Case, server: WandbServer) -> list[str]:
-    """Upload all runs as a person does, and return what went wrong."""
+    """Upload all runs with the command line, and return its faults."""
     (case.cwd / "wandb").mkdir(exist_ok=True)  # the client's own logs
     before = snapshot(case.workspace, [case.outputs, case.out, case.cwd / "wandb"])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
@@ -87,18 +87,22 @@ def sync(case: Case, server: WandbServer) -> list[str]:
     case.stdout, case.stderr, case.code = ended.stdout, ended.stderr, ended.returncode
     after = snapshot(case.workspace, [case.outputs, case.out, case.cwd / "wandb"])
     faults = [f"changed outside: {path}" for path in before.keys() | after if before.get(path) != after.get(path)]
-    said = ended.stdout + ended.stderr
-    if "Traceback" in said:
-        faults.append(f"traceback: {said[-800:]}")
+    output = ended.stdout + ended.stderr
+    if "Traceback" in output:
+        faults.append(f"traceback: {output[-800:]}")
     if ended.returncode not in (0, 1, 2):
         faults.append(f"exit code {ended.returncode}")
-    if found := CONTROL.search(said):
-        faults.append(f"control character: {said[max(found.start() - 60, 0) : found.end() + 10]!r}")
+    if match := CONTROL.search(output):
+        faults.append(f"control character: {output[max(match.start() - 60, 0) : match.end() + 10]!r}")
     sent = [repr(vars(run)).encode() for run in server.runs.values()]
     sent += [contents for run in server.runs.values() for contents in run.files.values()]
     sent += [contents for artifact in server.artifacts.values() for contents in artifact["files"].values()]
-    sent.append(said.encode())
-    faults += [f"{word!r} was sent or printed" for word in (WORK, SECRET[:40].encode()) if any(word in p for p in sent)]
+    sent.append(output.encode())
+    faults += [
+        f"{argument!r} was sent or printed"
+        for argument in (WORK, SECRET[:40].encode())
+        if any(argument in p for p in sent)
+    ]
     return faults
 
 
@@ -175,7 +179,7 @@ PATHS = list(strings_below(proto.Record.DESCRIPTOR))
 def test_a_hostile_string_in_each_field_of_a_record(
     new_case: Callable[..., Case], server: WandbServer, name: str, whole: int | None
 ) -> None:
-    """All that is accepted of one string is handed to the client at once."""
+    """All accepted sessions of one string are passed to the client together."""
     case = new_case()
     session = add_run(case, "probe0")
     accepted = []
@@ -222,7 +226,7 @@ NEW_KINDS = ("link", "dangling_link", "pipe", "directory", "link_to_device", "sp
 
 
 def places() -> list[tuple[str, str]]:
-    """Return every file of a session with what stands in its place."""
+    """Return every file of a session with the kinds of its replacements."""
     found = [(file, kind) for file in FILES for kind in IN_PLACE_OF_A_FILE if kind != "sparse_gigabyte"]
     return found + [(file, kind) for file in NEW_FILES for kind in NEW_KINDS]
 
@@ -290,7 +294,7 @@ def test_mutated_sessions_that_are_accepted_are_uploaded(new_case: Callable[...,
 
 
 def incomplete(case: Case, name: str) -> Path:
-    """Return a run whose rows are to be completed from its folder, which opens it with the client in this process."""
+    """Return a run whose rows must be backfilled from its folder, with the client in this process."""
     folder = add_run(case, name).parents[2]
     RunFolder.open(folder).update(wandb={"id": name, "mode": "offline", "complete": False})
     return folder

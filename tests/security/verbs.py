@@ -1,4 +1,4 @@
-"""Every verb that opens a run, a checkpoint, a sweep or a folder that holds such, as it is attacked."""
+"""All verbs that open a run, a checkpoint, a sweep or a folder of them, with the records that they read."""
 
 import importlib
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from tests.security.harness import Case
 
-Words = Callable[[Case], list[object]]
+ArgvBuilder = Callable[[Case], list[object]]
 
 
 class Verb(NamedTuple):
@@ -15,13 +15,13 @@ class Verb(NamedTuple):
 
     Attributes:
         module: of the command, whose ``main`` is called.
-        words: the rest of the command line, for a case.
-        reads: which records can matter to it; every verb is tried with all of them in the whole suite.
-        seconds: how long it may take.
+        argv: returns the arguments of the command line for a case.
+        reads: the records that can affect it; the whole suite tries all records with every verb.
+        seconds: time limit.
     """
 
     module: str
-    words: Words
+    argv: ArgvBuilder
     reads: tuple[str, ...]
     seconds: float = 10.0
 
@@ -37,10 +37,10 @@ _SHOWN = ("run.json", "config.yaml", "metrics.jsonl", "answers.json", *SWEEP_REC
 _USED = ("run.json", "config.yaml", "answers.json", "metrics.jsonl", CHECKPOINT)
 
 
-def _runs(*words: object, last: Callable[[Case], list[object]] = lambda case: []) -> Words:
+def _runs(*argv: object, last: Callable[[Case], list[object]] = lambda case: []) -> ArgvBuilder:
     def made(case: Case) -> list[object]:
         names = {"RUN": case.run, "SWEEP": case.sweep}
-        return ["--outputs", case.outputs, *(names.get(str(word), word) for word in words), *last(case)]
+        return ["--outputs", case.outputs, *(names.get(str(argument), argument) for argument in argv), *last(case)]
 
     return made
 
@@ -102,9 +102,9 @@ def main_of(verb: Verb) -> Callable[[list[str]], Any]:
 
 
 def attack(case: Case, name: str) -> list[str]:
-    """Run a verb on what the attacker made, and return what went wrong."""
+    """Run a verb on a hostile case, and return its faults."""
     verb = VERBS[name]
-    return case.open(main_of(verb), verb.words(case), verb.seconds)
+    return case.open(main_of(verb), verb.argv(case), verb.seconds)
 
 
 def records_of(case: Case, file: str) -> Path:

@@ -1,5 +1,5 @@
-"""A run in Weights & Biases made whole from its folder: the rows that a killed process had not written into W&B's files
-yet, and the tables, pictures and checkpoints that could not be logged while the server was in trouble.
+"""Backfill a run in Weights & Biases from its folder: rows that a killed process had not yet written to W&B's files, and
+tables, plots and checkpoints that could not be logged while the server failed.
 """
 
 import logging
@@ -16,47 +16,46 @@ from src.run_store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-MAX_PICTURE_BYTES = 64 * 2**20
-"""The largest picture of a run that is sent."""
+MAX_PLOT_BYTES = 64 * 2**20
+"""Maximum size of a plot that is sent."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def complete(folder: RunFolder, patience: float, account: Account) -> bool:
-    """Send what the folder of a run has and the server has not, and tell whether all of it arrived.
+def backfill(folder: RunFolder, timeout: float, account: Account) -> bool:
+    """Send what is in the folder of a run but not on the server, and return whether everything arrived.
 
-    From the first row on that is missing, all are sent: the rows of a run are in the order of its steps. Tables are sent
-    again, as their rows may have arrived without their files.
+    All rows from the first missing one are sent, because the rows of a run are in the order of its steps. Tables are sent
+    again, because their rows may have arrived without their files.
 
     Args:
-        folder: whose lock this process holds, and whose W&B files have been uploaded.
-        patience: seconds to wait for the end of the upload.
-        account: where the run may be.
+        folder: of the run. This process holds its lock, and its W&B files have been uploaded.
+        timeout: seconds to wait for the end of the upload.
+        account: where the run may be uploaded.
 
     Raises:
-        Exception: whatever the client raises.
+        Exception: any error of the client.
     """
     import wandb
 
-    with TemporaryDirectory(
-        ignore_cleanup_errors=True
-    ) as place:  # not the run folder, whose links the client would follow
-        logger = reopen(folder, patience, account, Path(place))
-        there = wandb.Api(timeout=60).run(logger.experiment.path)
+    # The client gets a temporary folder, because it would follow links in the run folder.
+    with TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        logger = reopen(folder, timeout, account, Path(temporary))
+        remote_run = wandb.Api(timeout=60).run(logger.experiment.path)
         rows = [row for row in folder.metrics() if row["step"] is not None]
-        for row in rows[_arrived(rows, list(history_rows(there.scan_history(use_cache=False)))) :]:
+        remote_rows = list(history_rows(remote_run.scan_history(use_cache=False)))
+        for row in rows[_count_equal(rows, remote_rows) :]:
             values = {key: value for key, value in row.items() if key not in ("step", "time") and value is not None}
             logger.log_metrics(values | {"_timestamp": row["time"]}, step=row["step"])
         logger.log_answers()
-        for picture in sorted((folder.path / "plots").glob("*.png")):
-            if (name := f"plots/{picture.stem}") not in there.summary:
-                contents = read_below(folder.path, Path("plots", picture.name), MAX_PICTURE_BYTES)
-                if not contents.startswith(
-                    _PNG
-                ):  # Pillow, in the client, starts Ghostscript for PostScript of any name
-                    log.warning("%s: this is not a PNG picture, so it is left out", picture)
+        for plot in sorted((folder.path / "plots").glob("*.png")):
+            if (name := f"plots/{plot.stem}") not in remote_run.summary:
+                contents = read_below(folder.path, Path("plots", plot.name), MAX_PLOT_BYTES)
+                # The client uses Pillow, which starts Ghostscript for a PostScript file of any name.
+                if not contents.startswith(_PNG):
+                    log.warning("%s: this is not a PNG file, so it is left out", plot)
                     continue
-                copy = Path(place, picture.name)
+                copy = Path(temporary, plot.name)
                 copy.write_bytes(contents)
                 logger.log_image(name, [str(copy)])
         logger.log_checkpoints()
@@ -64,12 +63,12 @@ def complete(folder: RunFolder, patience: float, account: Account) -> bool:
     return bool(folder.record["wandb"]["complete"])
 
 
-def _arrived(rows: Sequence[Mapping[str, Any]], there: Sequence[Mapping[str, Any]]) -> int:
-    """Return how many rows of a run, from its beginning, are on the server as they are here."""
-    same = (_numbers(row) == _numbers(other) for row, other in zip(rows, there, strict=False))
-    return next((count for count, equal in enumerate(same) if not equal), min(len(rows), len(there)))
+def _count_equal(rows: Sequence[Mapping[str, Any]], remote_rows: Sequence[Mapping[str, Any]]) -> int:
+    """Return the number of rows from the first one that are equal on the server."""
+    equal = (_comparable(row) == _comparable(other) for row, other in zip(rows, remote_rows, strict=False))
+    return next((count for count, is_equal in enumerate(equal) if not is_equal), min(len(rows), len(remote_rows)))
 
 
-def _numbers(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return what can be compared of a row: NaN equals nothing, and its time there may be that of sending."""
+def _comparable(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the values of a row as texts, so that NaN is equal to itself, without the time, which the server may change."""
     return {key: repr(float(value)) for key, value in row.items() if key != "time" and value is not None}

@@ -1,4 +1,4 @@
-"""Whether Weights & Biases can be reached: the key and the server. wandb is imported when it is asked."""
+"""Check the key and the server of Weights & Biases. wandb is imported lazily."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from src.core.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 _RECORDS = ("run.json", "ledger.jsonl", "config.yaml", "metrics.jsonl")
-"""Files by which a folder is recognized as a run or a sweep."""
+"""Files that identify a folder as a run or a sweep."""
 
 
 def refuse_foreign_settings(opened: Sequence[Path] = ()) -> None:
@@ -25,27 +25,31 @@ def refuse_foreign_settings(opened: Sequence[Path] = ()) -> None:
         opened: folders that the command opens.
 
     Raises:
-        UserError: if there are such settings, or a link in their place.
+        UserError: if there are such settings, or a link of their name.
     """
-    here = Path.cwd()
-    folders = [here / name for name in ("wandb", ".wandb")]
-    found = [folder / "settings" for folder in folders if os.path.lexists(folder / "settings")]
-    found += [folder for folder in folders if folder.is_symlink()]
-    found += [file for file in [here / "config-defaults.yaml"] if os.path.lexists(file)]
-    if not found:
+    cwd = Path.cwd()
+    folders = [cwd / name for name in ("wandb", ".wandb")]
+    settings = [folder / "settings" for folder in folders if os.path.lexists(folder / "settings")]
+    settings += [folder for folder in folders if folder.is_symlink()]
+    settings += [file for file in [cwd / "config-defaults.yaml"] if os.path.lexists(file)]
+    if not settings:
         return
-    places = (here, *here.parents)
-    foreign = any((here / record).exists() for record in _RECORDS)
-    foreign = foreign or any((place / record).exists() for place in places for record in ("run.json", "ledger.jsonl"))
-    if foreign or any(folder.resolve() in places for folder in opened):
+    cwd_and_parents = (cwd, *cwd.parents)
+    foreign = any((cwd / record).exists() for record in _RECORDS) or _contain_records(cwd_and_parents)
+    if foreign or any(folder.resolve() in cwd_and_parents for folder in opened):
         raise UserError(
-            f"{found[0]}: the working directory is part of a run, a sweep, or the folder to open, so these settings of "
+            f"{settings[0]}: the working directory is part of a run, a sweep, or the folder to open, so these settings of "
             "Weights & Biases may not be yours. Run the command from another directory, or remove the file"
         )
 
 
+def _contain_records(folders: Sequence[Path]) -> bool:
+    """Return whether one of the folders is a run or a sweep."""
+    return any((folder / record).exists() for folder in folders for record in ("run.json", "ledger.jsonl"))
+
+
 def has_foreign_repository(folder: Path) -> bool:
-    """Return whether git would take its settings from the folder of a run, or from those around it.
+    """Return whether git would read the settings of a repository in the folder of a run, or in a parent of it.
 
     The client runs git in the folder of the run, and the settings of a repository name programs that git starts. The
     folders that contain the working directory are the user's, unless it is part of a run or sweep.
@@ -53,18 +57,20 @@ def has_foreign_repository(folder: Path) -> bool:
     Args:
         folder: of the run.
     """
-    here = Path.cwd().resolve()
-    places = (here, *here.parents)
-    if any((place / record).exists() for place in places for record in ("run.json", "ledger.jsonl")):
+    cwd = Path.cwd().resolve()
+    cwd_and_parents = (cwd, *cwd.parents)
+    if _contain_records(cwd_and_parents):
         return True
     folder = folder.resolve()
-    around = [place for place in (folder, *folder.parents) if place not in places]
-    return any(os.path.lexists(place / name) for place in around for name in (".git", "HEAD"))
+    others = [other for other in (folder, *folder.parents) if other not in cwd_and_parents]
+    return any(os.path.lexists(other / name) for other in others for name in (".git", "HEAD"))
 
 
 def key_is_configured() -> bool:
-    """Whether runs can go online without a prompt. Looks where wandb looks: WANDB_API_KEY, an identity token, netrc,
-    wandb's own settings; a key in a wrong form is none.
+    """Return whether runs can be recorded online without a prompt.
+
+    The key is searched where wandb searches it: WANDB_API_KEY, an identity token, netrc, wandb's own settings. A key of an
+    invalid format does not count.
 
     Raises:
         ImportError: without wandb.
@@ -76,15 +82,15 @@ def key_is_configured() -> bool:
 
     try:
         host = wandb_setup.singleton().settings.base_url
-        found = wbauth.authenticate_session(host=host, source="gridlight", prompt=False, update_session=False)
+        session = wbauth.authenticate_session(host=host, source="gridlight", prompt=False, update_session=False)
     except Exception as error:
         log.warning("Weights & Biases: the key cannot be used: %s", first_line(error))
         return False
-    return found is not None
+    return session is not None
 
 
 def why_unreachable() -> str | None:
-    """Return why the server does not answer at all; None if something answers.
+    """Return why no connection to the server is possible; None if there is one.
 
     Raises:
         UserError: if the client's settings may come from someone else.
@@ -98,4 +104,4 @@ def why_unreachable() -> str | None:
         with socket.create_connection((address.hostname or "", port), timeout=5):
             return None
     except OSError as error:
-        return f"{address.geturl()} cannot be reached: {error.strerror or error}"
+        return f"cannot reach {address.geturl()}: {error.strerror or error}"

@@ -1,7 +1,7 @@
-"""Weights & Biases beside a run: online where a key is configured, offline otherwise, and never in the way.
+"""Logger for Weights & Biases: online if a key is configured, and offline otherwise.
 
-A prompt, an unreachable server or an error inside wandb never stops a run, and the environment of the process is left
-alone (Lightning's own offline switch sets WANDB_MODE for every run that follows). wandb is imported by `start` only.
+A prompt, an unreachable server or an error inside wandb never stops a run. The environment of the process is not changed,
+whereas Lightning's offline option sets WANDB_MODE for all later runs. Only `start` imports wandb.
 """
 
 import json
@@ -22,7 +22,7 @@ from src.core.console import shown
 from src.core.errors import first_line
 from src.core.escape import line
 from src.core.files import open_below, replace_below
-from src.loggers.wandb.pending import waiting_in
+from src.loggers.wandb.pending import pending_upload
 from src.loggers.wandb.sync import mark_sent
 from src.run_store.atomic_write import settle
 from src.run_store.best_epoch import best_epoch
@@ -32,24 +32,24 @@ from src.run_store.run_folder import RunFolder
 log = logging.getLogger(__name__)
 _used_ids: set[str] = set()
 _unreachable: set[str] = set()
-"""Servers that failed a run of this process: the other runs of a sweep do not wait for them again."""
+"""Servers that failed for a run of this process; later runs of a sweep do not wait for them."""
 _SUMMARIZED = ("command", "monitor", "mode", "parameters", "multiply_adds", "seconds", "best_since")
-"""What the summary takes from the record, for `src.loggers.wandb.reader` to read."""
+"""Entries of the record that are copied to the summary, for `src.loggers.wandb.reader`."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _guarded(method: F) -> F:
-    """Let a method of the logger fail with a warning, once a method."""
+    """Turn errors of a method of the logger into a warning, which is logged once per method."""
 
     @wraps(method)
-    def guard(self: "WeightsAndBiases", *args: Any, **kwargs: Any) -> Any:
+    def wrapper(self: "WeightsAndBiases", *args: Any, **kwargs: Any) -> Any:
         try:
             return method(self, *args, **kwargs)
         except Exception as error:
             self.warn_once(method.__name__.strip("_"), error)
             return None
 
-    return cast(F, guard)
+    return cast(F, wrapper)
 
 
 class WeightsAndBiases(WandbLogger):
@@ -57,14 +57,14 @@ class WeightsAndBiases(WandbLogger):
 
     Args:
         run: the W&B run.
-        folder: the folder of our run.
+        folder: the run folder.
         mode: ``online`` or ``offline``.
         log_model: upload checkpoints as artifacts: True at the end, ``all`` at every save.
-        whole: nothing of earlier parts of the run is missing in W&B's files.
+        complete: nothing of earlier sessions of the run is missing in W&B's files.
     """
 
-    def __init__(self, run: Any, folder: RunFolder, mode: str, log_model: Any = False, whole: bool = True) -> None:
-        # Lightning's `offline` stays False: True would set WANDB_MODE.
+    def __init__(self, run: Any, folder: RunFolder, mode: str, log_model: Any = False, complete: bool = True) -> None:
+        # Lightning's `offline` is False, because True sets WANDB_MODE.
         super().__init__(
             experiment=run,
             project=run.settings.project,
@@ -76,22 +76,22 @@ class WeightsAndBiases(WandbLogger):
         self._host = str(run.settings.base_url)
         self._warned: set[str] = set()
         self._best: float | None = None
-        self._whole = whole
+        self._complete = complete
         self._session = Path(run.settings.sync_file)
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
 
     @_guarded
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log metrics against ``trainer/global_step``, and keep the best value so far in the summary."""
+        """Log metrics against ``trainer/global_step``, and update the best value so far in the summary."""
         super().log_metrics(metrics, step)
         record = self._folder.record
         value = metrics.get(record.get("monitor") or "")
         if value is None or not isfinite(value):
             return
         sign = -1 if record.get("mode") == "max" else 1
-        anew = metrics.get("epoch") == record.get("best_since", -1)
-        if anew or self._best is None or sign * value < sign * self._best:
+        restarts = metrics.get("epoch") == record.get("best_since", -1)  # earlier epochs no longer count
+        if restarts or self._best is None or sign * value < sign * self._best:
             self._best = value
             self.experiment.summary.update({f"best/{record['monitor']}": value, "best_epoch": metrics.get("epoch")})  # type: ignore[union-attr]
 
@@ -105,30 +105,30 @@ class WeightsAndBiases(WandbLogger):
 
     @_guarded
     def after_save_checkpoint(self, checkpoint_callback: Checkpoint) -> None:
-        """Upload the checkpoints at every save, where the config asks for it."""
+        """Upload the checkpoints at every save, if ``log_model`` is ``all``."""
         if self._upload_checkpoints == "all":
             settle()
             self.log_checkpoints()
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        """Do nothing: the W&B run was opened with the whole config."""
+        """Do nothing, because the W&B run was opened with the full config."""
 
     @_guarded
     def log_answers(self) -> None:
-        """Show what the run folder says that was answered on the test split (`src.callbacks.predictions`): examples as the table
-        ``test/examples``, classes as the chart ``test/confusion``, and the file itself.
+        """Log the predictions on the test split (`src.callbacks.predictions`): the examples as the table ``test/examples``, the
+        confusion matrix as the chart ``test/confusion``, and the file itself.
         """
         import wandb
 
-        from src.run_store.predictions import read_answers, read_pictures
+        from src.run_store.predictions import read_answers, read_example_images
 
         settle()
-        answers = read_answers(self._folder.path)
-        if answers is None:
+        predictions = read_answers(self._folder.path)
+        if predictions is None:
             return
-        shown: dict[str, Any] = {}
-        pictures = read_pictures(self._folder.path, len(answers["examples"]))
-        if examples := answers["examples"]:
+        media: dict[str, Any] = {}
+        images = read_example_images(self._folder.path, len(predictions["examples"]))
+        if examples := predictions["examples"]:
             columns: list[str | int] = [
                 key for key in ("input", "truth", "prediction", "probability") if key in examples[0]
             ]
@@ -136,33 +136,31 @@ class WeightsAndBiases(WandbLogger):
                 [example[key] if key == "probability" else _text(example[key]) for key in columns]
                 for example in examples
             ]
-            if pictures:
-                columns, rows = (
-                    ["picture", *columns],
-                    [[wandb.Image(picture), *row] for picture, row in zip(pictures, rows, strict=True)],
-                )
-            shown["test/examples"] = wandb.Table(columns=columns, data=rows)
-        if (counts := answers["confusion"]) is not None:
-            names = answers["classes"]
+            if images:
+                columns = ["image", *columns]
+                rows = [[wandb.Image(image), *row] for image, row in zip(images, rows, strict=True)]
+            media["test/examples"] = wandb.Table(columns=columns, data=rows)
+        if (counts := predictions["confusion"]) is not None:
+            names = predictions["classes"]
             cells = [[names[i], names[j], count] for i, row in enumerate(counts) for j, count in enumerate(row)]
-            shown["test/confusion"] = wandb.plot_table(
+            media["test/confusion"] = wandb.plot_table(
                 "wandb/confusion_matrix/v1",
                 wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=cells),
                 {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"},
                 {"title": "test/confusion"},
             )
-        if shown:
-            self.experiment.log(shown)  # type: ignore[union-attr]
+        if media:
+            self.experiment.log(media)  # type: ignore[union-attr]
         run: Any = self.experiment
         files = Path(run.dir)
-        # A copy: the client makes a link to what is outside of its own folder, and follows it when it uploads.
+        # The client would link to a file outside of its own folder, and follow the link when it uploads, so it gets a copy.
         with open_below(self._folder.path, ANSWERS) as source, replace_below(files, ANSWERS) as copy:
             shutil.copyfileobj(source, copy)
         run.save(str(files / ANSWERS), str(files), "now")
 
     @_guarded
     def log_checkpoints(self) -> None:
-        """Upload the checkpoints of the run folder as Lightning does, where the config asks for it."""
+        """Upload the checkpoints of the run folder as Lightning does, if ``log_model`` is set."""
         if not self._upload_checkpoints:
             return
         import wandb
@@ -172,13 +170,16 @@ class WeightsAndBiases(WandbLogger):
             if self._folder.has_checkpoint(name):
                 file = self._folder.checkpoints / f"{name}.ckpt"
                 artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata={"original_filename": file.name})
-                place = file.relative_to(self._folder.path)
-                with open_below(self._folder.path, place) as source, artifact.new_file("model.ckpt", "wb") as copy:
+                name_in_folder = file.relative_to(self._folder.path)
+                with (
+                    open_below(self._folder.path, name_in_folder) as source,
+                    artifact.new_file("model.ckpt", "wb") as copy,
+                ):
                     shutil.copyfileobj(source, copy)
                 run.log_artifact(artifact, aliases=["latest", "best"] if name == "best" else ["latest"])
 
     def close(self, exit_code: int) -> None:
-        """Put the best values into the summary, end the W&B run with its exit code, and record whether it is whole."""
+        """Write the best values to the summary, finish the W&B run with an exit code, and record whether it is complete."""
         self._summarize()
         try:
             self.experiment.finish(exit_code=exit_code)  # type: ignore[union-attr]
@@ -187,13 +188,13 @@ class WeightsAndBiases(WandbLogger):
         except Exception as error:
             _unreachable.add(self._host)
             self.warn_once("finish", error)
-        self._folder.update(wandb={**self._folder.record["wandb"], "complete": self._whole and not self._warned})
+        self._folder.update(wandb={**self._folder.record["wandb"], "complete": self._complete and not self._warned})
 
     @_guarded
     def _summarize(self) -> None:
         record = self._folder.record
         epoch, best = record.get("best_epoch"), record.get("best") or {}
-        if not best and record.get("monitor"):  # the run was stopped or failed
+        if not best and record.get("monitor"):  # the run was stopped, or failed
             since = record.get("best_since")
             epoch, best = best_epoch(self._folder.metrics(), record["monitor"], record["mode"], since)
         values = {f"best/{name}": value for name, value in best.items()}
@@ -204,22 +205,22 @@ class WeightsAndBiases(WandbLogger):
             values["error"] = record["error"].strip().rpartition("\n")[2]
         self.experiment.summary.update(values)  # type: ignore[union-attr]
 
-    def warn_once(self, what: str, error: Exception) -> None:
-        if what not in self._warned:
-            self._warned.add(what)
-            log.warning("Weights & Biases: %s failed, and the run goes on: %s", what, first_line(error))
+    def warn_once(self, operation: str, error: Exception) -> None:
+        if operation not in self._warned:
+            self._warned.add(operation)
+            log.warning("Weights & Biases: %s failed, and the run continues: %s", operation, first_line(error))
 
     def sync_hint(self) -> str | None:
-        """Return the command that uploads the run, if it is not there yet."""
-        if not waiting_in(self._folder.path):
+        """Return the command that uploads the run; None if it is completely uploaded."""
+        if not pending_upload(self._folder.path):
             return None
         account, settings = own_account(), self._experiment.settings  # type: ignore[union-attr]
-        named = {
+        variables = {
             "WANDB_ENTITY": settings.entity if account.refusal(entity=settings.entity) else None,
             "WANDB_PROJECT": settings.project if account.refusal(project=settings.project) else None,
         }
-        given = [f"{variable}={quote(line(name))}" for variable, name in named.items() if name]
-        return " ".join([*given, "python -m src.sync", quote(shown(self._folder.path))])
+        assignments = [f"{variable}={quote(line(value))}" for variable, value in variables.items() if value]
+        return " ".join([*assignments, "python -m src.sync", quote(shown(self._folder.path))])
 
 
 def _text(value: Any) -> str:

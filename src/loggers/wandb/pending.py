@@ -1,4 +1,4 @@
-"""Find the runs whose records are not uploaded yet."""
+"""Find runs that are not completely uploaded to Weights & Biases."""
 
 import logging
 import re
@@ -17,12 +17,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Waiting:
-    """A run that is not on the server as a whole.
+    """A run that is not completely on the server.
 
     Args:
-        folder: the run's.
-        sessions: the ``.wandb`` files that are not there, in the order of time.
-        complete: whether there is nothing to upload beside them.
+        folder: of the run.
+        sessions: the ``.wandb`` files that are not on the server, in chronological order.
+        complete: whether these sessions are all that is missing.
     """
 
     folder: Path
@@ -31,50 +31,50 @@ class Waiting:
 
     @property
     def size(self) -> int:
-        """Bytes to upload."""
+        """Number of bytes to upload."""
         return sum(file.stat().st_size for file in self.sessions)
 
     @property
     def left(self) -> tuple[Path, ...]:
-        """The sessions that are still not on the server."""
+        """The sessions that have still not been uploaded."""
         return tuple(file for file in self.sessions if not marker(file).exists())
 
 
 def marker(session: Path) -> Path:
-    """Return the file that says that a session is on the server."""
+    """Return the path of the file whose existence marks a session as uploaded."""
     return session.with_name(f"{session.name}.synced")
 
 
 def sync_state(session: Path) -> Path:
-    """Return the file in which the client keeps the step at which a session begins on the server."""
+    """Return the path of the file in which the client stores the step at which a session begins on the server."""
     return session.with_name(f"{session.name}.syncstate")
 
 
 def sessions(folder: Path) -> list[Path]:
-    """Return the files of all sessions of a run, in the order of time."""
+    """Return the ``.wandb`` files of all sessions of a run, in chronological order."""
     if (folder / "wandb").is_symlink():
         return []
-    found = (folder / "wandb").glob("*run-*/run-*.wandb")
-    files = [file for file in found if not file.parent.is_symlink() and is_file_below(file.parent, file.name)]
+    paths = (folder / "wandb").glob("*run-*/run-*.wandb")
+    files = [path for path in paths if not path.parent.is_symlink() and is_file_below(path.parent, path.name)]
     files = [file for file in files if re.fullmatch(RUN_ID, run_id(file))]
     return sorted(files, key=lambda file: file.parent.name.removeprefix("offline-"))
 
 
 def recorded_state(folder: RunFolder) -> dict[str, Any]:
-    """Return what run.json records about W&B; empty if it is damaged."""
+    """Return the entries of run.json about W&B; an empty dictionary if there are none."""
     state = folder.record.get("wandb")
     return dict(state) if isinstance(state, dict) else {}
 
 
-def waiting_in(folder: Path) -> Waiting | None:
-    """Return what of a run waits for its upload; None if nothing does."""
-    left = tuple(file for file in sessions(folder) if not marker(file).exists())
+def pending_upload(folder: Path) -> Waiting | None:
+    """Return what is missing of a run on the server; None if nothing is."""
+    missing = tuple(file for file in sessions(folder) if not marker(file).exists())
     complete = bool(recorded_state(RunFolder.open(folder)).get("complete", True))
-    return Waiting(folder, left, complete) if left or not complete else None
+    return Waiting(folder, missing, complete) if missing or not complete else None
 
 
 def find(paths: Sequence[Path]) -> Iterator[Waiting]:
-    """Yield the runs in some folders that wait for their upload, those that are running too.
+    """Yield the runs in some folders that are not completely uploaded, including running ones.
 
     Raises:
         UserError: if there is no such folder.
@@ -82,20 +82,20 @@ def find(paths: Sequence[Path]) -> Iterator[Waiting]:
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path}: there is no such folder")
-    places = (Path(folder) for path in paths for folder, below, _ in walk(path) if "wandb" in below)
-    found = {place.absolute() for place in places if any((place / "wandb").glob("*run-*/run-*.wandb"))}
-    for folder in sorted(found):
+    candidates = (Path(folder) for path in paths for folder, subfolders, _ in walk(path) if "wandb" in subfolders)
+    folders = {folder.absolute() for folder in candidates if any((folder / "wandb").glob("*run-*/run-*.wandb"))}
+    for folder in sorted(folders):
         if not (folder / "config.yaml").is_file():
             continue
         try:
-            waiting = waiting_in(folder)
+            upload = pending_upload(folder)
         except UserError as error:
             log.warning("%s is left out: %s", folder, first_line(error))
             continue
-        if waiting is not None:
-            yield waiting
+        if upload is not None:
+            yield upload
 
 
 def run_id(session: Path) -> str:
-    """Return the id of the W&B run that a session is of."""
+    """Return the id of the W&B run to which a session belongs."""
     return session.stem.removeprefix("run-")

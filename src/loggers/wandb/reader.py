@@ -1,7 +1,7 @@
-"""Runs read back from a Weights & Biases project, as they stand in a run folder: config, record and metrics.
+"""Read runs from a Weights & Biases project in the form of a run folder: config, record and metrics.
 
-What the record of a run folder says is in the summary of its W&B run: metrics of the best epoch as ``best/<name>``, those of
-the test, and by which metric the best epoch was chosen. Runs that others recorded are read as far as they say the same.
+The summary of a W&B run has the contents of the record: metrics of the best epoch as ``best/<name>``, metrics of the test,
+and the metric that selected the best epoch. Runs that others recorded are read as far as they have the same entries.
 """
 
 import logging
@@ -22,18 +22,18 @@ from src.loggers.wandb.connection import key_is_configured, why_unreachable
 from src.run_store.best_epoch import best_epoch
 from src.run_store.predictions import ANSWERS
 from src.run_store.recorded_run import is_number
-from src.run_store.schema import predictions
+from src.run_store.schema import validate_predictions
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 8
-"""Histories that are fetched at the same time."""
+MAX_CONCURRENT_DOWNLOADS = 8
+"""Number of histories that are downloaded at the same time."""
 
 MAX_DOWNLOAD_BYTES = 256 * 2**20
-"""The largest file of a W&B run that is read."""
+"""Maximum size of a file of a W&B run."""
 
 _STATUS = {"killed": "interrupted", "crashed": "interrupted", "preempted": "interrupted"}
-"""What becomes of a run whose process could not say itself how it ended."""
+"""Status of a run whose process could not record it, by the state in W&B."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class WandbRun:
 
     Args:
         id, name, url: in W&B; the name is that of the run folder unless it was changed.
-        config: nested, as in config.yaml; without the words of a W&B sweep (``optimizer.lr``), which say the same.
+        config: nested, as in config.yaml, without the dotted keys of a W&B sweep (``optimizer.lr``), which duplicate it.
         record: as in run.json: ``status``, ``monitor``, ``mode``, ``value``, ``best``, ``best_epoch``, ``final``, ``seconds``,
             ``parameters``, ``started``, ``tags``, ``notes``, ``wandb``.
         rows: as `src.run_store.metrics_file.read_metrics` returns them.
-        summary: as W&B has it.
-        file: gives the bytes of one of its files; None where there is none.
+        summary: as in W&B.
+        file: returns the contents of one of its files; None if there is no such file.
     """
 
     id: str
@@ -60,17 +60,19 @@ class WandbRun:
     file: Callable[[str], bytes | None] = field(repr=False, compare=False)
 
     def answers(self) -> Any:
-        """Return what answers.json of the run folder holds; None if there is none, or if it is damaged."""
+        """Return the contents of predictions.json; None if there is none, or if it is damaged."""
         text = self.file(ANSWERS)
         with suppress(UserError):
-            return None if text is None else predictions(parse_json(text, ANSWERS), ANSWERS)
+            return None if text is None else validate_predictions(parse_json(text, ANSWERS), ANSWERS)
         return None
 
     def attention(self) -> dict[str, bytes]:
         """Return the attention maps of the run, PNG by name."""
-        logged = {key.removeprefix("plots/"): value for key, value in self.summary.items() if _is_attention(key, value)}
-        found = {name: self.file(value["filenames"][0]) for name, value in sorted(logged.items())}
-        return {name: png for name, png in found.items() if png is not None}
+        entries = {
+            key.removeprefix("plots/"): value for key, value in self.summary.items() if _is_attention(key, value)
+        }
+        files = {name: self.file(value["filenames"][0]) for name, value in sorted(entries.items())}
+        return {name: png for name, png in files.items() if png is not None}
 
 
 def _is_attention(key: str, value: Any) -> bool:
@@ -85,40 +87,40 @@ def read_project(path: str) -> list[WandbRun]:
         path: ``entity/project``.
 
     Raises:
-        UserError: if there is no such project, no key, or no answer.
+        UserError: if there is no such project, no key is configured, or the server cannot be reached.
     """
     if len(parts := path.split("/")) != 2 or not all(parts):
         raise UserError(f"{path}: a project of Weights & Biases is entity/project")
     if not key_is_configured():
-        raise UserError("Weights & Biases: no key is configured; wandb login, or set WANDB_API_KEY")
+        raise UserError("Weights & Biases: no key is configured; run wandb login, or set WANDB_API_KEY")
     if reason := why_unreachable():
         raise UserError(f"Weights & Biases: {reason}")
     import wandb
 
     try:
-        found = list(wandb.Api(timeout=60).runs(path, lazy=False, order="+created_at"))
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            histories = list(pool.map(lambda run: list(run.scan_history(use_cache=False)), found))
+        wandb_runs = list(wandb.Api(timeout=60).runs(path, lazy=False, order="+created_at"))
+        with ThreadPoolExecutor(MAX_CONCURRENT_DOWNLOADS) as pool:
+            histories = list(pool.map(lambda run: list(run.scan_history(use_cache=False)), wandb_runs))
     except Exception as error:
         raise UserError(f"Weights & Biases: {path} cannot be read: {first_line(error)}") from error
-    if not found:
+    if not wandb_runs:
         raise UserError(f"Weights & Biases: there are no runs in {path}")
     runs = []
-    for run, history in zip(found, histories, strict=True):
+    for run, history in zip(wandb_runs, histories, strict=True):
         try:
-            runs.append(_run(run, history))
-        except Exception as error:  # others may have recorded anything
+            runs.append(_convert_run(run, history))
+        except Exception as error:  # a run of another program may contain anything
             log.warning("Weights & Biases: the run %r is left out: %s", run.id, first_line(error))
     return runs
 
 
-def _run(run: Any, history: Sequence[Mapping[str, Any]]) -> WandbRun:
+def _convert_run(run: Any, history: Sequence[Mapping[str, Any]]) -> WandbRun:
     config = {key: value for key, value in run.config.items() if not key.startswith(("_", "+")) and "." not in key}
     summary = {key: value for key, value in dict(run.summary).items() if not key.startswith("_")}
     rows = list(history_rows(history))
-    named = (summary.get("monitor"), config.get("monitor"))
-    monitor = next((name for name in named if name and isinstance(name, str)), "val/loss")
-    mode = "min" if any(word in monitor for word in ("loss", "err", "perplexity")) else "max"
+    candidates = (summary.get("monitor"), config.get("monitor"))
+    monitor = next((name for name in candidates if name and isinstance(name, str)), "val/loss")
+    mode = "min" if any(part in monitor for part in ("loss", "err", "perplexity")) else "max"
     mode = str(summary["mode"]) if summary.get("mode") in ("min", "max") else mode
     since = _finite(summary.get("best_since"))
     epoch, best = best_epoch(rows, monitor, mode, None if since is None else int(since))
@@ -147,23 +149,23 @@ def _run(run: Any, history: Sequence[Mapping[str, Any]]) -> WandbRun:
 
 
 def _status(state: str, summary: Mapping[str, Any]) -> str:
-    """Return what became of a run, as its folder says it where it has ended by itself."""
-    said = summary.get("status")
-    return said if state in ("finished", "failed") and isinstance(said, str) else _STATUS.get(state, state)
+    """Return the status of a run: the recorded one if its process ended normally, else one derived from W&B's state."""
+    recorded = summary.get("status")
+    return recorded if state in ("finished", "failed") and isinstance(recorded, str) else _STATUS.get(state, state)
 
 
 def _file(run: Any, name: str) -> bytes | None:
-    """Return the contents of a file of a run; None if there is none, or if it cannot be had.
+    """Return the contents of a file of a run; None if there is no such file, or if it cannot be downloaded.
 
-    The name may come from the server: W&B writes below a folder by it.
+    The name may come from the server, and the client uses it as a path below the target folder, so it is checked.
     """
     if not _is_plain_path(name):
         return None
-    with TemporaryDirectory() as place:
+    with TemporaryDirectory() as folder:
         try:
-            run.file(name).download(root=place, replace=True).close()
-            return read_below(Path(place).resolve(), name, MAX_DOWNLOAD_BYTES)
-        except Exception:  # the run has none, or the server fails
+            run.file(name).download(root=folder, replace=True).close()
+            return read_below(Path(folder).resolve(), name, MAX_DOWNLOAD_BYTES)
+        except Exception:  # there is no such file, or the server fails
             return None
 
 
@@ -176,7 +178,7 @@ def _is_plain_path(name: object) -> bool:
 
 
 def history_rows(history: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the lines of metrics.jsonl; what a resumed run repeated counts once, as it was the last time."""
+    """Yield the rows of a history in the form of metrics.jsonl. Of steps that a resumed run repeated, the last ones count."""
     rows: list[dict[str, Any]] = []
     for line in sorted(history, key=lambda line: _finite(line.get("_step")) or 0):
         numbers = {key: _number(value) for key, value in line.items() if not key.startswith("_")}
@@ -197,7 +199,7 @@ def history_rows(history: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any
 
 
 def _number(value: Any) -> Any:
-    """Return what W&B writes as a word, as the number that it is."""
+    """Return NaN for a non-finite number, which W&B writes as a text; return any other value unchanged."""
     return math.nan if value in ("NaN", "Infinity", "-Infinity") else value
 
 

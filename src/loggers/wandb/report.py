@@ -1,6 +1,6 @@
-"""A report in Weights & Biases that shows what a comparison shows: table, curves, parallel coordinates, importance.
+"""Build a report in Weights & Biases from a comparison: table, curves, parallel coordinates, importance.
 
-By wandb-workspaces, the extra ``.[reports]``.
+Needs wandb-workspaces, the extra ``.[reports]``.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from src.core.escape import line
 from src.run_store.recorded_run import by_factors
 
 CURVES = 6
-"""Metrics of which curves are drawn, beside the monitored one."""
+"""Maximum number of metrics whose curves are drawn, besides the monitored one."""
 
 
 def build_report(
@@ -24,17 +24,17 @@ def build_report(
     table: str = "",
     runs: Sequence[str] = (),
 ) -> Any:
-    """Return a report that is not saved yet (``wandb_workspaces.reports.v2.Report``).
+    """Return a report (``wandb_workspaces.reports.v2.Report``) without saving it.
 
     Args:
-        entity, project: where the runs are.
-        metric: what they are ranked by, such as ``val/loss``, which is ``best/val/loss`` in their summary; those of the test
-            go by their own name there.
+        entity, project: of the runs.
+        metric: that ranks the runs, such as ``val/loss``, which is ``best/val/loss`` in their summary. Metrics of the test
+            have the same name in the summary.
         mode: ``min`` or ``max``.
         keys: the keys of the config that differ, such as ``optimizer.lr``.
-        curves: metrics whose course is drawn beside the monitored one's.
-        table: Markdown of the table, as the comparison prints it.
-        runs: the ids of those that are compared; none: all of the project.
+        curves: metrics whose curves are drawn besides that of the monitored one.
+        table: the table of the comparison, in Markdown.
+        runs: the ids of the compared runs; if empty, all runs of the project.
 
     Raises:
         UserError: without wandb-workspaces.
@@ -42,7 +42,7 @@ def build_report(
     wr = _library()
     best = metric if metric.startswith("test/") else f"best/{metric}"
     columns = [f"summary:{best}", *map(_column, keys)]
-    compared = wr.Runset(
+    runset = wr.Runset(
         entity=entity,
         project=project,
         name=project,
@@ -60,10 +60,10 @@ def build_report(
         ),
         wr.ParameterImportancePlot(with_respect_to=best, layout=wr.Layout(w=24, h=8)),
     ]
-    course = metric.replace("test/", "val/", 1)  # the test has one value
-    shown = list(dict.fromkeys([course, "train/loss", *curves, "lr"]))[: CURVES + 1]
+    monitored = metric.replace("test/", "val/", 1)  # a metric of the test is one value, not a curve
+    names = list(dict.fromkeys([monitored, "train/loss", *curves, "lr"]))[: CURVES + 1]
     lines = [
-        wr.LinePlot(title=line(name), x="trainer/global_step", y=[name], layout=wr.Layout(w=12, h=8)) for name in shown
+        wr.LinePlot(title=line(name), x="trainer/global_step", y=[name], layout=wr.Layout(w=12, h=8)) for name in names
     ]
     return wr.Report(
         entity=entity,
@@ -74,29 +74,29 @@ def build_report(
         blocks=[
             *([wr.H2("Ranking"), wr.MarkdownBlock(table)] if table else []),
             wr.H2("What differs and what it does"),
-            wr.PanelGrid(runsets=[compared], panels=panels),
+            wr.PanelGrid(runsets=[runset], panels=panels),
             wr.H2("Curves"),
-            wr.PanelGrid(runsets=[compared], panels=lines),
+            wr.PanelGrid(runsets=[runset], panels=lines),
         ],
     )
 
 
 def _column(key: str) -> str:
-    """Return how W&B addresses a nested key of the config: ``optimizer.lr`` is ``config:optimizer.value.lr``."""
+    """Return W&B's name of a nested key of the config: ``optimizer.lr`` is ``config:optimizer.value.lr``."""
     first, dot, rest = key.partition(".")
     return f"config:{first}.value{dot}{rest}"
 
 
 def save_report(report: Any) -> str:
-    """Save a report and return its address.
+    """Save a report and return its URL.
 
     Raises:
-        UserError: if W&B does not take it.
+        UserError: if W&B does not accept it.
     """
     from src.loggers.wandb.connection import key_is_configured
 
     if not key_is_configured():
-        raise UserError("Weights & Biases: no key is configured; wandb login, or set WANDB_API_KEY")
+        raise UserError("Weights & Biases: no key is configured; run wandb login, or set WANDB_API_KEY")
     try:
         report.save()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Sessions of Weights & Biases: start, resume, and choose online or offline."""
+"""Start and resume sessions of Weights & Biases, online or offline."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ from src.loggers.wandb.connection import (
     why_unreachable,
 )
 from src.loggers.wandb.logger import WeightsAndBiases, _unreachable, _used_ids
-from src.loggers.wandb.pending import recorded_state, waiting_in
+from src.loggers.wandb.pending import pending_upload, recorded_state
 from src.loggers.wandb.sync import upload
 from src.run_store.run_folder import WANDB_LINKS, RunFolder
 
@@ -34,15 +34,15 @@ log = logging.getLogger(__name__)
 def start(
     settings: Mapping[str, Any], folder: RunFolder, run_config: Mapping[str, Any], beside: bool = False
 ) -> WeightsAndBiases | None:
-    """Open a W&B run: online, else offline; None, with a warning, if neither can be had.
+    """Open a W&B run, online if possible, else offline; return None, with a warning, if neither is possible.
 
-    The id of the W&B run is in run.json before W&B hears of it, so that a resumed run goes on with the same one.
+    The id of the W&B run is written to run.json before the W&B run is opened, so that a resumed run continues the same one.
 
     Args:
         settings: conf/logger/wandb.yaml.
         folder: the run's folder.
         run_config: the resolved config, which W&B shows.
-        beside: other W&B runs of this process are open, and stay so.
+        concurrent: keep other W&B runs of this process open.
     """
     if getattr(rank_zero_only, "rank", 0) != 0:
         return None
@@ -56,61 +56,67 @@ def start(
         refuse_foreign_settings([folder.path])
         _refuse_links(folder)
         run_id = _run_id(folder)
-        if mode == "online" and not _earlier_sessions_arrive(folder, settings):
+        if mode == "online" and not _upload_earlier_sessions(folder, settings):
             mode = "offline"
     except Exception as error:
         log.warning("Weights & Biases is left out: %s", first_line(error))
         return None
-    known = recorded_state(folder)
-    whole = mode == "online" or known.get("complete", True)  # before it goes online, all earlier parts have arrived
+    state = recorded_state(folder)
+    complete = mode == "online" or state.get(
+        "complete", True
+    )  # online mode requires that earlier sessions are uploaded
     for attempt in ("online", "offline") if mode == "online" else ("offline",):
-        before = set(_kept(folder))
+        before = set(_session_folders(folder))
         try:
-            folder.update(wandb={"id": run_id, "mode": attempt, "url": known.get("url"), "complete": False})
-            return _open(wandb, attempt, run_id, settings, folder, run_config, folder.path, whole, beside)
+            folder.update(wandb={"id": run_id, "mode": attempt, "url": state.get("url"), "complete": False})
+            return _open(wandb, attempt, run_id, settings, folder, run_config, folder.path, complete, beside)
         except Exception as error:
             _unreachable.add(_host(wandb))
-            follows = "the run is recorded offline" if attempt == "online" else "it is left out"
-            log.warning("Weights & Biases %s failed, %s: %s", attempt, follows, first_line(error))
+            consequence = "the run is recorded offline" if attempt == "online" else "it is left out"
+            log.warning("Weights & Biases %s failed, %s: %s", attempt, consequence, first_line(error))
             if not beside:
                 with suppress(Exception):
                     wandb.teardown()  # its service still holds the id
-            for empty in set(_kept(folder)) - before:
-                shutil.rmtree(empty, ignore_errors=True)
+            for new in set(_session_folders(folder)) - before:
+                shutil.rmtree(new, ignore_errors=True)
     return None
 
 
-def _earlier_sessions_arrive(folder: RunFolder, settings: Mapping[str, Any]) -> bool:
-    """Upload what earlier sessions of a resumed run left on disk: the server takes the steps of a run in their order.
+def _upload_earlier_sessions(folder: RunFolder, settings: Mapping[str, Any]) -> bool:
+    """Upload the earlier sessions of a resumed run, because the server needs the steps of a run in order; return whether
+    that succeeded.
 
-    They may go where the run itself goes, whose settings are the user's or were checked.
+    They may be uploaded to the account of the run itself, whose settings are the user's or were checked.
     """
-    earlier = waiting_in(folder.path)
+    earlier = pending_upload(folder.path)
     if earlier is None:
         return True
-    log.info("Weights & Biases: an earlier part of this run is uploaded first")
+    log.info("Weights & Biases: uploading an earlier part of this run first")
     account = own_account(settings.get("entity"), settings.get("project"))
     timeout = settings.get("finish_timeout", 30.0)
-    if not (reason := why_unreachable()) and not (failed := upload([earlier], account, timeout=timeout, held=True)):
-        return True
+    reason = why_unreachable()
+    if not reason:
+        failed = upload([earlier], account, timeout=timeout, is_locked=True)
+        if not failed:
+            return True
+        reason = failed[0][1]
     log.warning(
-        "Weights & Biases: an earlier part of this run cannot be uploaded yet, so it goes on offline: %s",
-        reason or failed[0][1],
+        "Weights & Biases: an earlier part of this run cannot be uploaded yet, so the run continues offline: %s", reason
     )
     return False
 
 
-def reopen(folder: RunFolder, patience: float, account: Account, place: Path) -> WeightsAndBiases:
-    """Open the W&B run of a run that has ended, online, to complete it.
+def reopen(folder: RunFolder, timeout: float, account: Account, client_folder: Path) -> WeightsAndBiases:
+    """Open the W&B run of a run that has ended, online, to backfill it.
 
     Args:
-        folder: the run's, whose lock this process holds.
-        patience: seconds to wait for its end.
-        account: where it may be.
-        place: a folder of this process for the client's files.
+        folder: of the run. This process holds its lock.
+        timeout: seconds to wait for the end of the upload.
+        account: where the run may be uploaded.
+        client_folder: a temporary folder for the client's files.
 
     Raises:
-        Exception: whatever the client raises.
+        Exception: any error of the client.
     """
     import wandb
 
@@ -119,12 +125,12 @@ def reopen(folder: RunFolder, patience: float, account: Account, place: Path) ->
     logger = config.get("logger")
     settings = _recorded_settings(logger.get("wandb") if isinstance(logger, dict) else None, account)
     run_id = recorded_state(folder)["id"]
-    settings |= {"init_timeout": 60, "finish_timeout": patience}
-    return _open(wandb, "online", run_id, settings, folder, config, place)
+    settings |= {"init_timeout": 60, "finish_timeout": timeout}
+    return _open(wandb, "online", run_id, settings, folder, config, client_folder)
 
 
 def _recorded_settings(recorded: object, account: Account) -> dict[str, Any]:
-    """Return the settings of a recorded config that may reach the client.
+    """Return the settings of a recorded config that may be passed to the client.
 
     Raises:
         UserError: if a value has a wrong type, or if the run belongs to another account.
@@ -133,9 +139,11 @@ def _recorded_settings(recorded: object, account: Account) -> dict[str, Any]:
 
     from src.config.schema.logger import WeightsAndBiases as Settings
 
-    known = recorded if isinstance(recorded, dict) else {}
+    values = recorded if isinstance(recorded, dict) else {}
     try:
-        settings = Settings.model_validate({key: value for key, value in known.items() if key in Settings.model_fields})
+        settings = Settings.model_validate(
+            {key: value for key, value in values.items() if key in Settings.model_fields}
+        )
     except ValidationError as error:
         raise UserError(f"config.yaml: logger.wandb: {error.errors()[0]['msg']}") from error
     if reason := account.refusal(settings.entity, settings.project):
@@ -144,17 +152,17 @@ def _recorded_settings(recorded: object, account: Account) -> dict[str, Any]:
 
 
 def _refuse_links(folder: RunFolder) -> None:
-    """Raise an error if the client would write through a link of the run folder, as it opens files by path.
+    """Raise an error if the client, which opens files by path, would write through a link of the run folder.
 
     Raises:
-        UnsafeFileError: if so.
+        UnsafeFileError: if there is such a link.
     """
-    place = folder.path / "wandb"
-    if place.is_symlink():
-        raise UnsafeFileError(f"{place}: this is a link, and links are not followed here")
-    left = [link for link in links_that_leave(folder.path, WANDB_LINKS) if link.is_relative_to(place)]
-    if left:
-        raise UnsafeFileError(f"{left[0]}: this link points out of the folder, so W&B does not write there")
+    wandb_folder = folder.path / "wandb"
+    if wandb_folder.is_symlink():
+        raise UnsafeFileError(f"{wandb_folder}: this is a link, and links are not followed here")
+    links = [link for link in links_that_leave(folder.path, WANDB_LINKS) if link.is_relative_to(wandb_folder)]
+    if links:
+        raise UnsafeFileError(f"{links[0]}: this link points out of the folder, so W&B does not write there")
 
 
 def _host(wandb: Any) -> str:
@@ -163,13 +171,13 @@ def _host(wandb: Any) -> str:
     return str(wandb_setup.singleton().settings.base_url)
 
 
-def _kept(folder: RunFolder) -> list[Path]:
-    """Return the folders that W&B made for the sessions of a run."""
+def _session_folders(folder: RunFolder) -> list[Path]:
+    """Return the folders of the W&B sessions of a run."""
     return sorted(path for path in (folder.path / "wandb").glob("*run-*") if path.is_dir() and not path.is_symlink())
 
 
 def _quiet(wandb: Any) -> None:
-    """Keep wandb from printing, and from waiting at exit for telemetry about itself that cannot be delivered."""
+    """Prevent wandb from printing, and from waiting at exit for its own telemetry that cannot be delivered."""
     with suppress(Exception):
         from wandb.analytics.opentelemetry import opentelemetry_proxy
 
@@ -186,40 +194,41 @@ def _open(
     settings: Mapping[str, Any],
     folder: RunFolder,
     run_config: Mapping[str, Any],
-    place: Path,
-    whole: bool = True,
+    client_folder: Path,
+    complete: bool = True,
     beside: bool = False,
 ) -> WeightsAndBiases:
     _quiet(wandb)
     run = wandb.init(
         id=run_id,
-        dir=str(place),
+        dir=str(client_folder),
         resume="allow",
-        config=dict(run_config) | _words_of_a_sweep(run_config),
+        config=dict(run_config) | _sweep_parameters(run_config),
         name=settings.get("name") or folder.path.name,
         **{key: settings.get(key) for key in ("project", "entity", "group", "job_type", "tags", "notes")},
         settings=wandb.Settings(
             mode=mode,
             silent=True,
             use_dot_wandb=False,
-            # A run that was left open must not take the metrics of this one.
+            # An earlier run that was not closed must not receive the metrics of this one.
             reinit="create_new" if beside else "finish_previous",
             init_timeout=settings.get("init_timeout", 10.0),
             finish_timeout=settings.get("finish_timeout", 30.0),
             finish_timeout_raises=True,
-            **({"disable_git": True} if has_foreign_repository(place) else {}),
+            **({"disable_git": True} if has_foreign_repository(client_folder) else {}),
         ),
     )
     if mode == "online":
         folder.update(wandb={**folder.record["wandb"], "url": run.url})
-    return WeightsAndBiases(run, folder, mode, settings.get("log_model", False), whole)
+    return WeightsAndBiases(run, folder, mode, settings.get("log_model", False), complete)
 
 
-def _words_of_a_sweep(run_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a W&B agent chose for this run, by its words such as ``optimizer.lr``, for W&B's view of the sweep.
+def _sweep_parameters(run_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that a W&B agent chose for this run, by dotted keys such as ``optimizer.lr``, for W&B's page of
+    the sweep.
 
-    W&B would put them over the config and keep it so: ``scheduler: cosine`` in the place of everything about the schedule.
-    They came by the command line, and are in the config.
+    W&B would overwrite the config with them: ``scheduler: cosine`` in place of the whole section. They are part of the
+    command line, so the config already has them.
     """
     from wandb.sdk import wandb_setup
     from wandb.sdk.lib import config_util
@@ -227,13 +236,13 @@ def _words_of_a_sweep(run_config: Mapping[str, Any]) -> dict[str, Any]:
     settings = wandb_setup.singleton().settings
     if settings.sweep_param_path is None:
         return {}
-    words = config_util.dict_from_config_file(settings.sweep_param_path) or {}
+    parameters = config_util.dict_from_config_file(settings.sweep_param_path) or {}
     settings.sweep_param_path = None
-    return {key: value for key, value in words.items() if key not in run_config}
+    return {key: value for key, value in parameters.items() if key not in run_config}
 
 
 def _mode(wandb: Any) -> str:
-    """Return ``online``, ``offline`` or ``disabled``: what is configured, as far as it is possible without a prompt."""
+    """Return ``online``, ``offline`` or ``disabled``: the configured mode, as far as it is possible without a prompt."""
     from wandb.sdk import wandb_setup
 
     settings = wandb_setup.singleton().settings
@@ -241,26 +250,26 @@ def _mode(wandb: Any) -> str:
     if mode in ("offline", "disabled"):
         return mode
     if settings.base_url in _unreachable:
-        log.info("Weights & Biases: %s failed an earlier run, this one is recorded offline", settings.base_url)
+        log.info("Weights & Biases: %s failed for an earlier run, so this run is recorded offline", settings.base_url)
         return "offline"
     if key_is_configured():
         return "online"
     if os.environ.get("WANDB_MODE"):
-        log.warning("Weights & Biases: no key is configured for %s, the run is recorded offline", settings.base_url)
+        log.warning("Weights & Biases: no key is configured for %s, so the run is recorded offline", settings.base_url)
     return "offline"
 
 
 def _run_id(folder: RunFolder) -> str:
-    """Return the id of the W&B run: the one it had before, the one a W&B agent gives, or a new one."""
-    known = recorded_state(folder).get("id")
-    given = os.environ.get("WANDB_RUN_ID")
-    if known is None and given and given not in _used_ids:
-        if not re.fullmatch(RUN_ID, given):
+    """Return the id of the W&B run: the recorded one, the one that a W&B agent sets, or a new one."""
+    run_id = recorded_state(folder).get("id")
+    agent_id = os.environ.get("WANDB_RUN_ID")
+    if run_id is None and agent_id and agent_id not in _used_ids:
+        if not re.fullmatch(RUN_ID, agent_id):
             raise UserError(
-                f"WANDB_RUN_ID={given!r:.80}: the id of a run has at most 128 letters, digits, '_', '-' and '.'"
+                f"WANDB_RUN_ID={agent_id!r:.80}: the id of a run has at most 128 letters, digits, '_', '-' and '.'"
             )
-        known = given
-    if known is None:
-        known = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
-    _used_ids.add(known)
-    return known
+        run_id = agent_id
+    if run_id is None:
+        run_id = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
+    _used_ids.add(run_id)
+    return run_id

@@ -17,24 +17,24 @@ from src.core.errors import UserError, first_line
 from src.core.files import write_below
 from src.core.wandb_account import Account
 from src.loggers.wandb.connection import refuse_foreign_settings
-from src.loggers.wandb.pending import Waiting, marker, recorded_state, run_id, sessions, sync_state, waiting_in
+from src.loggers.wandb.pending import Waiting, marker, pending_upload, recorded_state, run_id, sessions, sync_state
 from src.run_store.run_folder import RunFolder, read_record
 
 log = logging.getLogger(__name__)
 _BATCH = 50
-"""Runs that one process of the client uploads."""
+"""Maximum number of runs that one process of the client uploads."""
 _BATCH_BYTES = 2**30
-"""Bytes of copies after which no further run is added to those that one process uploads."""
-_PATIENCE = 600.0
-"""Seconds for what a run lacks."""
+"""Size of the copies after which no further run is added to a batch."""
+_BACKFILL_TIMEOUT = 600.0
+"""Timeout of a backfill in seconds."""
 BUSY = "another process works on it"
 _CLIENT_DIED = "Connection lost"
-"""What the client prints when the part of it that uploads has crashed."""
+"""Printed by the client when its uploading process has crashed."""
 _CLIENT = "from src.core.process import end_with_parent; end_with_parent(); from wandb.cli.cli import cli; cli()"
 
 
 def mark_sent(session: Path) -> None:
-    """Record that a session is on the server. A link in the place of the marker is replaced."""
+    """Record that a session was uploaded. A link under the name of the marker is replaced."""
     write_below(session.parent, marker(session).name, b"")
 
 
@@ -43,61 +43,61 @@ def upload(
     account: Account,
     done: Callable[[Waiting], None] = lambda run: None,
     timeout: float | None = None,
-    held: bool = False,
+    is_locked: bool = False,
 ) -> list[tuple[Waiting, str]]:
-    """Upload runs, and return those that did not arrive as a whole with the client's last word about them, or `BUSY`.
+    """Upload runs, and return those that were not completely uploaded, each with the last message of the client, or `BUSY`.
 
     Args:
-        runs: that do not run; their folders are locked meanwhile, and those that another process has locked left alone.
+        runs: runs that are not running. Their folders are locked; a run that another process has locked is skipped.
         account: where they may be uploaded.
-        done: called with each run that has arrived.
-        timeout: seconds after which to give up; None never does.
-        held: this process has the locks already.
+        done: called with each run that was uploaded.
+        timeout: in seconds; None for no timeout.
+        is_locked: this process already holds the locks.
     """
     end = None if timeout is None else time.monotonic() + timeout
     failed: list[tuple[Waiting, str]] = []
-    left = list(runs)
-    while left:
+    remaining = list(runs)
+    while remaining:
         with ExitStack() as stack:
-            place = Path(stack.enter_context(TemporaryDirectory(prefix="gridlight-sync-")))
+            temporary = Path(stack.enter_context(TemporaryDirectory(prefix="gridlight-sync-")))
             batch: list[Waiting] = []
             copies: dict[Path, Path] = {}
-            while left and len(batch) < _BATCH and _size(place) < _BATCH_BYTES:
-                run = left.pop(0)
+            while remaining and len(batch) < _BATCH and _size(temporary) < _BATCH_BYTES:
+                run = remaining.pop(0)
                 try:
-                    if not held:
+                    if not is_locked:
                         stack.enter_context(RunFolder.open(run.folder).held())
                 except UserError:
                     failed.append((run, BUSY))
                     continue
-                if (waiting := waiting_in(run.folder)) is None:  # another process has uploaded it meanwhile
+                if (pending := pending_upload(run.folder)) is None:  # another process has uploaded it in the meantime
                     done(run)
                     continue
-                target = place / str(len(batch))
+                target = temporary / str(len(batch))
                 try:
-                    found, whole = _copy(waiting, target, account)
+                    run_copies, complete = _copy(pending, target, account)
                 except (UserError, OSError) as error:
                     failed.append((run, first_line(error)))
                     shutil.rmtree(target, ignore_errors=True)
                     continue
-                copies |= found
-                batch.append(replace(waiting, complete=waiting.complete and whole))
+                copies |= run_copies
+                batch.append(replace(pending, complete=pending.complete and complete))
             printed = dict.fromkeys((run.folder for run in batch), _client(batch, copies, done, end))
             if len(batch) > 1 and any(_CLIENT_DIED in text for text in printed.values()):
-                for run in batch:  # one session of unexpected records must not hold back the others
+                for run in batch:  # a session with unexpected records must not prevent the upload of the others
                     if run.left:
                         printed[run.folder] = _client([run], copies, done, end)
             for run in batch:
-                said = printed[run.folder]
+                output = printed[run.folder]
                 if run.left:
-                    failed.append((run, said.strip().rpartition("\n")[2]))
+                    failed.append((run, output.strip().rpartition("\n")[2]))
                     continue
                 folder = RunFolder.open(run.folder)
-                if address := _address(said, run):
-                    folder.update(wandb={**recorded_state(folder), "url": address})
+                if url := _run_url(output, run):
+                    folder.update(wandb={**recorded_state(folder), "url": url})
                 if not run.complete:
-                    patience = _PATIENCE if end is None else max(1.0, end - time.monotonic())
-                    if reason := _completed(folder, patience, account):
+                    backfill_timeout = _BACKFILL_TIMEOUT if end is None else max(1.0, end - time.monotonic())
+                    if reason := _backfill(folder, backfill_timeout, account):
                         failed.append((run, reason))
                     else:
                         done(run)
@@ -112,40 +112,40 @@ def _copy(run: Waiting, target: Path, account: Account) -> tuple[dict[Path, Path
     """Copy the sessions of a run for the client, which opens files by their paths.
 
     Returns:
-        Each copy with its session, and whether the copies have everything of the sessions.
+        Each copy with its session, and whether the copies are complete.
 
     Raises:
-        UserError: if the run is not handed to the client.
+        UserError: if the run may not be uploaded.
         OSError: if it cannot be copied.
     """
     from src.compat.wandb_session import copy_session
 
     refuse_foreign_settings([run.folder])
     record = read_record(run.folder)  # raises for a damaged run.json, which `RunFolder.open` accepts
-    known = (record.get("wandb") or {}).get("id")
+    recorded_id = (record.get("wandb") or {}).get("id")
     copies: dict[Path, Path] = {}
     complete = True
     for number, session in enumerate(run.left):
-        if known not in (None, run_id(session)):
-            raise UserError(f"{session}: it belongs to another W&B run than run.json")
+        if recorded_id not in (None, run_id(session)):
+            raise UserError(f"{session}: its W&B run is not the one in run.json")
         copy = copy_session(session, run.folder, target / str(number), account)
-        complete &= copy.whole
+        complete &= copy.complete
         if copy.has_run:
             copies[copy.log] = session
-        else:  # the client would not upload anything of the whole batch
+        else:  # the client would upload nothing of the whole batch
             mark_sent(session)
             complete = False
     return copies, complete
 
 
-def _completed(folder: RunFolder, patience: float, account: Account) -> str | None:
-    """Make a run whole whose sessions are not, and return why that failed; None if it did not."""
-    from src.loggers.wandb.backfill import complete  # which loads torch
+def _backfill(folder: RunFolder, timeout: float, account: Account) -> str | None:
+    """Backfill a run whose sessions are incomplete; return why that failed, or None if it did not."""
+    from src.loggers.wandb.backfill import backfill  # lazy: it imports torch
 
-    known = recorded_state(folder) or {"id": run_id(sessions(folder.path)[-1])}
-    folder.update(wandb={**known, "complete": False})
+    state = recorded_state(folder) or {"id": run_id(sessions(folder.path)[-1])}
+    folder.update(wandb={**state, "complete": False})
     try:
-        return None if complete(folder, patience, account) else "not all of it arrived"
+        return None if backfill(folder, timeout, account) else "the upload is incomplete"
     except Exception as error:
         return first_line(error)
 
@@ -153,25 +153,25 @@ def _completed(folder: RunFolder, patience: float, account: Account) -> str | No
 def _client(
     runs: Sequence[Waiting], copies: Mapping[Path, Path], done: Callable[[Waiting], None], end: float | None
 ) -> str:
-    """Run the client until it ends or the time is up, mark the sessions that it has uploaded, and return its output.
+    """Run the client until it ends or times out, mark the sessions that it has uploaded, and return its output.
 
     Args:
         runs: whose sessions are uploaded.
-        copies: what the client uploads, with the session that each is a copy of.
-        done: called with each run that has arrived as a whole.
-        end: when to give up.
+        copies: the copies that the client uploads, each with its session.
+        done: called with each run that was completely uploaded.
+        end: time of `time.monotonic` at which to stop; None for no limit.
     """
     environment = {key: value for key, value in os.environ.items() if key not in ("WANDB_SERVICE", "WANDB_MODE")}
     if not copies:
         return ""
-    words = [sys.executable, "-c", _CLIENT, "sync", "--include-online", *map(str, copies)]
+    argv = [sys.executable, "-c", _CLIENT, "sync", "--include-online", *map(str, copies)]
     open_runs = list(runs)
     open_copies = dict(copies)
-    # The client chooses by the server's state at which step a session begins; a second attempt must begin at the same.
+    # The client chooses the first step of a session by the state of the server; a second attempt must use the same step.
     without_state = [copy for copy in copies if not sync_state(copy).stat().st_size]
-    with TemporaryFile("w+") as said:
+    with TemporaryFile("w+") as output:
         client = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environment | {"WANDB_SILENT": "false"}
+            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment | {"WANDB_SILENT": "false"}
         )
         try:
             running = True
@@ -193,15 +193,15 @@ def _client(
         finally:
             client.kill()
             client.wait()
-        said.seek(0)
-        return said.read()
+        output.seek(0)
+        return output.read()
 
 
-def _address(said: str, run: Waiting) -> str | None:
-    """Return where a run can be seen, which the client writes at the end of a line; the name before it is not trusted."""
+def _run_url(output: str, run: Waiting) -> str | None:
+    """Return the URL of a run, which the client prints at the end of a line. The name before it is not trusted."""
     if not run.sessions:
         return None
-    found = re.search(
-        rf"View run (?:.* )?at (https?://\S+/runs/{re.escape(run_id(run.sessions[0]))})$", said, re.MULTILINE
+    match = re.search(
+        rf"View run (?:.* )?at (https?://\S+/runs/{re.escape(run_id(run.sessions[0]))})$", output, re.MULTILINE
     )
-    return found[1] if found else None
+    return match[1] if match else None

@@ -1,4 +1,4 @@
-"""What the tests of Weights & Biases stand on: a server of their own, and a process that has not met another."""
+"""Fixtures for the tests of Weights & Biases: a local server, and a process without an earlier session."""
 
 import os
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def wandb_server() -> Iterator[WandbServer]:
 
 @pytest.fixture
 def fresh_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No key, no settings and no session from outside; the session of the test is closed after it."""
+    """Remove keys, settings and sessions from outside, and close the session of the test after it."""
     import wandb
 
     from src.loggers.wandb import logger

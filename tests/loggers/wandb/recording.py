@@ -1,4 +1,4 @@
-"""Runs of a few numbers with Weights & Biases beside them, for its tests."""
+"""Short runs that are recorded with Weights & Biases, for its tests."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Weights & Biases, the real client against a server on the loopback device: it records, and is never in the way."""
+"""The logger of Weights & Biases, with the real client and a local server: it records, and never stops a run."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("fresh_wandb")
 
 
 def warnings(caplog: Any) -> list[str]:
-    """Return what we warned about; wandb keeps a log of its own."""
+    """Return Gridlight's warnings; wandb has its own log."""
     records = [record for record in caplog.records if record.name.startswith("src.")]
     return [record.getMessage() for record in records if record.levelno >= logging.WARNING]
 
@@ -39,7 +39,7 @@ def test_the_best_value_so_far_is_one_of_the_average_once_there_is_one(
 
 
 @pytest.mark.parametrize("exit_code", [0, 1])
-def test_a_run_arrives_online(
+def test_a_run_is_uploaded_online(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any, exit_code: int
 ) -> None:
     use(wandb_server, monkeypatch)
@@ -81,7 +81,7 @@ def test_the_runs_of_a_process_are_separate(tmp_path: Path, wandb_server: Any, m
     assert found == {"one": ([1.0], 0), "two": ([2.0], 1), "three": ([3.0], 0)}
 
 
-def test_a_resumed_run_goes_on_with_its_wandb_run(
+def test_a_resumed_run_continues_its_wandb_run(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(wandb_server, monkeypatch)
@@ -144,7 +144,7 @@ def test_a_key_in_netrc_is_found(tmp_path: Path, wandb_server: Any, monkeypatch:
 
 
 @pytest.mark.parametrize("trouble", ["dead", pytest.param("broken", marks=pytest.mark.slow)])
-def test_a_server_in_trouble_does_not_stop_a_run(
+def test_a_failing_server_does_not_stop_a_run(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any, trouble: str
 ) -> None:
     use(wandb_server, monkeypatch)
@@ -170,7 +170,7 @@ def test_a_server_in_trouble_does_not_stop_a_run(
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_on_the_way(
+def test_a_server_that_dies_during_a_run(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     use(wandb_server, monkeypatch)
@@ -203,7 +203,7 @@ def test_errors_inside_wandb_are_warned_about_once(
         for name in ("log", "finish"):
             patched.setattr(logger.experiment, name, fail)
         log(loggers, [1.0, 2.0, 3.0])
-        logger.log_image("picture", "no list")
+        logger.log_image("image", "no list")
         close_loggers(loggers, 0)
     assert [message.split(" failed")[0].split(": ")[1] for message in warnings(caplog)] == [
         "log_metrics",
@@ -242,7 +242,7 @@ def test_an_agent_names_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert (folder.record["wandb"]["id"] == "fromagent") is same
 
 
-def test_processes_beside_the_first_record_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_of_higher_rank_record_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning.pytorch.utilities.rank_zero_only.rank", 1)
     folder, loggers, logger = begin(tmp_path / "run")
     log(loggers, [1.0])

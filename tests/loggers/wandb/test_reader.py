@@ -1,4 +1,4 @@
-"""Runs read back from W&B by the real client, and the report about them, against a server on the loopback device."""
+"""Reading runs from W&B, and reports, with the real client and a local server."""
 
 import json
 import math
@@ -13,7 +13,7 @@ import pytest
 from src.compare import main as compare
 from src.core.errors import UserError
 from src.loggers.factory import build_loggers, close_loggers
-from src.loggers.wandb.reader import WandbRun, _run, _status, read_project
+from src.loggers.wandb.reader import WandbRun, _convert_run, _status, read_project
 from src.loggers.wandb.report import build_report, save_report
 from src.run_store.filters import flat
 from src.run_store.recorded_run import curves_of, recorded_run
@@ -42,13 +42,12 @@ def record(path: Path, lr: float, losses: list[float], monitor: str = "val/loss"
 
 
 def comparable(rows: Any) -> list[dict[str, Any]]:
-    """Return rows without their time, and with a word for what is no number, which equals nothing."""
-    words = ({key: "nan" if value != value else value for key, value in row.items() if key != "time"} for row in rows)
-    return list(words)
+    """Return rows without their time, and with a text in place of NaN, which is not equal to itself."""
+    return [{key: "nan" if value != value else value for key, value in row.items() if key != "time"} for row in rows]
 
 
 @pytest.mark.slow
-def test_runs_come_back_as_they_were_recorded(
+def test_runs_are_read_as_they_were_recorded(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(wandb_server, monkeypatch)
@@ -73,7 +72,7 @@ HOSTILE = ["NaN", "Infinity", float("inf"), 10**400, -1, "x", [1], {"a": 1}, Non
 
 @pytest.mark.parametrize("value", HOSTILE, ids=lambda value: str(value)[:10])
 @pytest.mark.parametrize("place", ["history", "summary", "config"])
-def test_a_run_that_others_recorded_may_hold_anything(place: str, value: Any) -> None:
+def test_a_run_of_another_program_may_contain_anything(place: str, value: Any) -> None:
     steps = ("_step", "trainer/global_step", "epoch", "_timestamp", "val/loss")
     names = (
         "best_since",
@@ -96,7 +95,7 @@ def test_a_run_that_others_recorded_may_hold_anything(place: str, value: Any) ->
             summary=entries if place == "summary" else {},
             **{"id": "a", "name": "a", "url": "", "state": "finished", "created_at": None, "tags": None, "notes": None},
         )
-        read = _run(run, history)
+        read = _convert_run(run, history)
         made = recorded_run("a", "", dict(flat(read.config)), read.record, partial(curves_of, read.rows))
         assert made.curves["val/loss"].values and isinstance(made.record["error"], str | None)
 
@@ -118,10 +117,10 @@ def test_damaged_predictions_of_a_project_are_left_out(text: bytes) -> None:
 
 
 @pytest.mark.slow
-def test_what_became_of_runs_is_what_their_folders_say(
+def test_the_status_of_runs_is_that_of_their_folders(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Failed, pruned and interrupted by their own word; a run whose process was killed, by W&B's."""
+    """Failed, pruned and interrupted runs have the recorded status; a killed run has a status derived from W&B's state."""
     use(wandb_server, monkeypatch)
     for status in ("failed", "pruned", "interrupted"):
         folder, loggers, _ = begin(tmp_path / status)
@@ -145,7 +144,7 @@ def test_what_became_of_runs_is_what_their_folders_say(
         ("local/", "a project of Weights & Biases is entity/project"),
     ],
 )
-def test_mistakes_are_explained(
+def test_invalid_projects_are_explained(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, path: str, message: str
 ) -> None:
     use(wandb_server, monkeypatch)
@@ -153,13 +152,13 @@ def test_mistakes_are_explained(
         read_project(path)
 
 
-def test_without_a_key_or_a_server_it_says_so(wandb_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_or_server_is_reported(wandb_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     use(wandb_server, monkeypatch, key=False)
     with pytest.raises(UserError, match="no key is configured"):
         read_project("local/tests")
     use(wandb_server, monkeypatch)
     wandb_server.die()
-    with pytest.raises(UserError, match="cannot be reached"):
+    with pytest.raises(UserError, match="cannot reach"):
         read_project("local/tests")
 
 
@@ -192,9 +191,7 @@ def test_a_report_shows_the_comparison(wandb_server: Any, monkeypatch: pytest.Mo
     assert "| rank |" in spec and "summary:best/val/loss" in spec and spec.count("config:optimizer.value.lr") > 1
 
 
-def test_metrics_of_the_test_go_by_their_own_name_in_a_report(
-    wandb_server: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_test_metrics_have_their_own_name_in_a_report(wandb_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb_workspaces")
     use(wandb_server, monkeypatch)
     wandb_server.run("one").project = "tests"
@@ -224,15 +221,15 @@ def test_compare_ranks_a_project_and_makes_its_report(
     assert "| 1 | 0.25 | 0.1 | one |" in view["spec"] and "config:optimizer.value.lr" in view["spec"]
 
 
-@pytest.mark.parametrize("words", [[], ["somewhere", "--wandb", "a/b"], ["somewhere", "--report"]])
-def test_compare_takes_a_folder_or_a_project(words: list[str], capsys: Any) -> None:
+@pytest.mark.parametrize("argv", [[], ["somewhere", "--wandb", "a/b"], ["somewhere", "--report"]])
+def test_compare_accepts_a_folder_or_a_project(argv: list[str], capsys: Any) -> None:
     with pytest.raises(SystemExit) as stop:
-        compare(words)
+        compare(argv)
     assert stop.value.code == 2 and "--wandb" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "", None, ["a"], "a\\b", "C:/x", "a//b"])
-def test_a_file_name_of_the_server_that_leaves_its_folder_is_not_asked_for(name: Any) -> None:
+def test_a_file_name_of_the_server_that_leaves_its_folder_is_not_requested(name: Any) -> None:
     class Run:
         def file(self, name: str) -> Any:
             raise AssertionError(name)

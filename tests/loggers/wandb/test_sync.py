@@ -1,4 +1,4 @@
-"""python -m src.sync, by the real client, against a server on the loopback device that is in trouble."""
+"""python -m src.sync, with the real client and a local server that fails."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def record(path: Path, first: int, count: int, **settings: Any) -> RunFolder:
 
 
 def arrived(server: Any, folder: RunFolder) -> list[tuple[float, float]]:
-    """Return what the server has of a run: (step, value), in its order."""
+    """Return the values of a run on the server: (step, value), in order."""
     run = server.runs[folder.record["wandb"]["id"]]
     return list(zip(run.values("trainer/global_step"), run.values("val/loss"), strict=True))
 
@@ -50,7 +50,7 @@ def recorded(folder: RunFolder) -> list[tuple[float, float]]:
 
 
 @pytest.mark.slow
-def test_offline_runs_arrive_once(
+def test_offline_runs_are_uploaded_once(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     use(wandb_server, monkeypatch, key=False)
@@ -76,7 +76,7 @@ def test_offline_runs_arrive_once(
 
 
 @pytest.mark.slow
-def test_a_killed_upload_goes_on(tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_upload_continues(tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     use(wandb_server, monkeypatch, key=False)
     folder = record(tmp_path / "run", 0, 20_000)
     record(tmp_path / "run", 20_000, 10)
@@ -84,12 +84,12 @@ def test_a_killed_upload_goes_on(tmp_path: Path, wandb_server: Any, monkeypatch:
     wandb_server.delay = 1.0
 
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"} | {"MARKER": "upload"}
-    words = [sys.executable, "-m", "src.sync", str(tmp_path)]
-    upload = subprocess.Popen(words, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    argv = [sys.executable, "-m", "src.sync", str(tmp_path)]
+    upload = subprocess.Popen(argv, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
     while not any(run.received for run in wandb_server.runs.values()):
         assert upload.poll() is None
         time.sleep(0.01)
-    for process in processes("upload"):  # the client's service would go on for a while
+    for process in processes("upload"):  # the client's service would continue for a while
         os.kill(process, signal.SIGKILL)
     upload.wait()
     time.sleep(1)
@@ -103,7 +103,7 @@ def test_a_killed_upload_goes_on(tmp_path: Path, wandb_server: Any, monkeypatch:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["slow", "every third request fails"])
-def test_a_run_arrives_in_spite_of_trouble(
+def test_a_run_is_uploaded_despite_server_errors(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
     use(wandb_server, monkeypatch)
@@ -119,7 +119,7 @@ def test_a_run_arrives_in_spite_of_trouble(
 
 @pytest.mark.slow
 def test_a_dead_server_comes_back(tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It dies under an online run, which ends; the run is resumed without it, and again when it is back."""
+    """It dies during an online run, which ends; the run is resumed offline, and again when the server is back."""
     use(wandb_server, monkeypatch)
     folder, loggers, logger = begin(tmp_path / "run", finish_timeout=2)
     log(loggers, [0.0, 1.0])
@@ -132,7 +132,7 @@ def test_a_dead_server_comes_back(tmp_path: Path, wandb_server: Any, monkeypatch
 
     record(tmp_path / "run", 4, 2)
     assert [session.parent.name.partition("-")[0] for session in sessions(folder.path)] == ["run", "offline"]
-    with pytest.raises(UserError, match="cannot be reached"):
+    with pytest.raises(UserError, match="cannot reach"):
         sync([tmp_path])
 
     wandb_server.revive()
@@ -144,7 +144,7 @@ def test_a_dead_server_comes_back(tmp_path: Path, wandb_server: Any, monkeypatch
 
 
 def _forget(logger: Any) -> None:
-    """Let the client's process end, as it would with ours."""
+    """End the client's process, as if this process had ended."""
     import wandb
 
     wandb.teardown()
@@ -152,10 +152,10 @@ def _forget(logger: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 0.5])
-def test_what_a_killed_run_did_not_give_to_wandb_comes_from_its_folder(
+def test_missing_records_of_a_killed_run_are_taken_from_its_folder(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, left: float
 ) -> None:
-    """Of its W&B file, all or half is missing, and the last record is torn."""
+    """All or half of its W&B file is missing, and the last record is incomplete."""
     use(wandb_server, monkeypatch, key=False)
     folder = record(tmp_path / "run", 0, 50)
     (session,) = sessions(folder.path)
@@ -173,10 +173,10 @@ def test_what_a_killed_run_did_not_give_to_wandb_comes_from_its_folder(
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_twice_is_whole(
+def test_a_run_that_was_killed_twice_is_uploaded_completely(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its first part ends within a record, its second repeats a step, and the third goes online."""
+    """Its first part ends within a record, the second repeats a step, and the third is online."""
     use(wandb_server, monkeypatch, key=False)
     folder = record(tmp_path / "run", 0, 30)
     (session,) = sessions(folder.path)
@@ -197,23 +197,23 @@ def test_two_syncs_at_once_share_the_work(tmp_path: Path, wandb_server: Any, mon
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     with runs[0].held():
-        words = [sys.executable, "-m", "src.sync", str(tmp_path)]
+        argv = [sys.executable, "-m", "src.sync", str(tmp_path)]
         both = [
             subprocess.Popen(
-                words, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                argv, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
             for _ in range(2)
         ]
-        said = [process.communicate(timeout=200)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert all(f"left alone, another process works on it: {runs[0].path}" in text for text in said), said
+        outputs = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert all(f"left alone, another process works on it: {runs[0].path}" in text for text in outputs), outputs
     for folder in runs[1:]:
         assert arrived(wandb_server, folder) == recorded(folder)
         assert wandb_server.runs[folder.record["wandb"]["id"]].received == 3, "once"
     assert runs[0].record["wandb"]["id"] not in wandb_server.runs
 
 
-def test_what_cannot_be_uploaded_is_said(
+def test_failed_uploads_are_reported(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     use(wandb_server, monkeypatch, key=False)
@@ -228,7 +228,7 @@ def test_what_cannot_be_uploaded_is_said(
         sync([tmp_path / "nothing"])
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     wandb_server.die()
-    with pytest.raises(UserError, match=r"127\.0\.0\.1:\d+ cannot be reached: .*refused"):
+    with pytest.raises(UserError, match=r"cannot reach .*127\.0\.0\.1:\d+: .*refused"):
         sync([tmp_path])
 
 
@@ -258,7 +258,7 @@ def _another_account(session: Path, secret: Path, **account: str) -> None:
 
 
 def _another_project_in_config(session: Path, secret: Path) -> None:
-    """Of the part that is completed from the run folder."""
+    """In the part that is backfilled from the run folder."""
     folder = RunFolder.open(session.parents[2])
     folder.set_config(folder.config() | {"logger": {"wandb": {"project": "attacker"}}})
     folder.update(wandb=folder.record["wandb"] | {"complete": False})
@@ -282,7 +282,7 @@ def _no_record_of_a_run(session: Path, secret: Path) -> None:
     session.write_bytes(log.read_bytes())
 
 
-def _postscript_as_a_picture(session: Path, secret: Path) -> None:
+def _postscript_as_a_plot(session: Path, secret: Path) -> None:
     folder = RunFolder.open(session.parents[2])
     (folder.path / "plots").mkdir()
     (folder.path / "plots" / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%SECRET\n")
@@ -312,7 +312,8 @@ def test_a_session_that_reaches_beyond_its_run_is_left_alone(
 ) -> None:
     _, ordinary, secret = _attacked(tmp_path, wandb_server, monkeypatch, attack)
     assert not sync([tmp_path])
-    assert "not uploaded" in (said := capsys.readouterr().err) and "hostile" in said
+    error = capsys.readouterr().err
+    assert "not uploaded" in error and "hostile" in error
     assert arrived(wandb_server, ordinary) == recorded(ordinary)
     assert set(wandb_server.runs) == {ordinary.record["wandb"]["id"]}
     _nothing_left(wandb_server, secret)
@@ -325,10 +326,10 @@ def test_a_session_that_reaches_beyond_its_run_is_left_alone(
         _secret_by_a_link,
         _links_in_place_of_what_the_client_writes,
         _no_record_of_a_run,
-        _postscript_as_a_picture,
+        _postscript_as_a_plot,
     ],
 )
-def test_what_a_session_names_outside_of_its_run_is_left_out(
+def test_files_outside_of_the_run_are_left_out(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, attack: Any
 ) -> None:
     hostile, ordinary, secret = _attacked(tmp_path, wandb_server, monkeypatch, attack)

@@ -1,4 +1,4 @@
-"""A whole run in W&B, by the real client: what arrives is what the run folder says, number for number."""
+"""A whole run in W&B, with the real client: the server gets the same numbers as the run folder."""
 
 import base64
 import hashlib
@@ -22,34 +22,34 @@ wandb = pytest.importorskip("wandb")
 pytestmark = [pytest.mark.usefixtures("fresh_wandb"), pytest.mark.slow]
 
 
-def _trouble(server: Any, when: bytes, what: Callable[[], None]) -> None:
-    """Let something befall a server with the first request that holds some words."""
+def _fail_at(server: Any, text: bytes, action: Callable[[], None]) -> None:
+    """Call a function at the first request to a server that contains a text."""
     handle = server.handle
 
-    def watched(method: str, path: str, body: bytes) -> Any:
-        if when in path.encode() + body:
+    def watch(method: str, path: str, body: bytes) -> Any:
+        if text in path.encode() + body:
             server.handle = handle
-            what()
+            action()
         return handle(method, path, body)
 
-    server.handle = watched
+    server.handle = watch
 
 
 @pytest.mark.parametrize(
-    "trouble", [None, "offline", "dies with the first curve", "500 with it", "dies with the tables"]
+    "failure", [None, "offline", "dies with the first curve", "500 with it", "dies with the tables"]
 )
-def test_a_whole_run_arrives(
-    fast: Callable[..., list[str]], wandb_server: Any, monkeypatch: pytest.MonkeyPatch, trouble: str | None
+def test_a_whole_run_is_uploaded(
+    fast: Callable[..., list[str]], wandb_server: Any, monkeypatch: pytest.MonkeyPatch, failure: str | None
 ) -> None:
-    """At once, or, where it was recorded offline or the server was in trouble, with a later sync."""
-    use(wandb_server, monkeypatch, key=trouble != "offline")
-    if trouble in ("dies with the first curve", "dies with the tables"):
-        when = b"file_stream" if "curve" in trouble else b"createArtifact("
-        _trouble(wandb_server, when, lambda: threading.Thread(target=wandb_server.die).start())
-    elif trouble == "500 with it":
-        _trouble(wandb_server, b"file_stream", lambda: setattr(wandb_server, "broken", True))
+    """Immediately, or with a later sync if the run was recorded offline or the server failed."""
+    use(wandb_server, monkeypatch, key=failure != "offline")
+    if failure in ("dies with the first curve", "dies with the tables"):
+        text = b"file_stream" if "curve" in failure else b"createArtifact("
+        _fail_at(wandb_server, text, lambda: threading.Thread(target=wandb_server.die).start())
+    elif failure == "500 with it":
+        _fail_at(wandb_server, b"file_stream", lambda: setattr(wandb_server, "broken", True))
     monkeypatch.chdir(ROOT)
-    words = fast("logger=wandb", "callbacks=[gradients,quiet]", "model=cnn", "scheduler=cosine")
+    overrides = fast("logger=wandb", "callbacks=[gradients,quiet]", "model=cnn", "scheduler=cosine")
     more = [
         "logger.wandb.log_model=true",
         "logger.wandb.group=a_group",
@@ -57,11 +57,11 @@ def test_a_whole_run_arrives(
         "notes=why",
         "logger.wandb.project=tests",
     ]
-    patience = 2 if trouble else 100
-    result = run([*words, *more, "trainer.max_epochs=3", f"logger.wandb.finish_timeout={patience}"], verbose=False)
-    if trouble:
+    timeout = 2 if failure else 100
+    result = run([*overrides, *more, "trainer.max_epochs=3", f"logger.wandb.finish_timeout={timeout}"], verbose=False)
+    if failure:
         assert not any(stored.complete for stored in wandb_server.runs.values())
-        wandb.teardown()  # the client's process ends with ours
+        wandb.teardown()  # as if the process had ended
         wandb_server.broken = False
         if wandb_server.http is None:
             wandb_server.revive()
@@ -104,28 +104,30 @@ def _facts(arrived: Any, folder: RunFolder) -> None:
 
 
 def _media(arrived: Any, folder: RunFolder) -> None:
-    picture = arrived.summary["plots/gradients"]
-    name = picture["filenames"][0] if "filenames" in picture else picture["path"]
+    plot = arrived.summary["plots/gradients"]
+    name = plot["filenames"][0] if "filenames" in plot else plot["path"]
     assert arrived.files[name] == (folder.path / "plots/gradients.png").read_bytes()
-    answers = read_answers(folder.path)
-    assert answers is not None
+    predictions = read_answers(folder.path)
+    assert predictions is not None
     table = arrived.table("test/examples")
-    assert table["columns"] == ["picture", "truth", "prediction", "probability"]
-    assert [row[1:] for row in table["data"]] == [list(example.values()) for example in answers["examples"]]
+    assert table["columns"] == ["image", "truth", "prediction", "probability"]
+    assert [row[1:] for row in table["data"]] == [list(example.values()) for example in predictions["examples"]]
     assert len(table["data"]) == 16
     counts = [row[2] for row in arrived.table("test/confusion_table")["data"]]
-    assert counts == [count for row in answers["confusion"] for count in row]
+    assert counts == [count for row in predictions["confusion"] for count in row]
 
 
 def _images(server: Any) -> None:
-    tables = [found for found in server.artifacts.values() if found["artifactTypeName"] == "run_table"]
+    tables = [artifact for artifact in server.artifacts.values() if artifact["artifactTypeName"] == "run_table"]
     bodies = [body for table in tables for body in table["files"].values()]
     assert sum(body.startswith(b"\x89PNG") for body in bodies) == 16
 
 
 def _model(server: Any, folder: RunFolder) -> None:
     models = [
-        found for found in server.artifacts.values() if found["artifactTypeName"] == "model" and found["committed"]
+        artifact
+        for artifact in server.artifacts.values()
+        if artifact["artifactTypeName"] == "model" and artifact["committed"]
     ]
     (artifact,) = (model for model in models if "best" in {entry["alias"] for entry in model["aliases"]})
     weights = folder.best_checkpoint.read_bytes()

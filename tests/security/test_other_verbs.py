@@ -1,4 +1,4 @@
-"""Verbs that take the words of a run: ``tune``, ``preview``, and ``doctor``; others wrote below the outputs before them."""
+"""Verbs that take the overrides of a run, and ``doctor``, in folders into which others wrote: ``tune`` and ``preview``."""
 
 import os
 import shutil
@@ -31,15 +31,15 @@ def imported() -> None:
 # ---- preview ---------------------------------------------------------------------------------------------------------
 
 
-def look(case: Case, what: str = "schedule") -> list[str]:
-    """Draw a picture into the attacker's outputs."""
-    words = [what, *SMALL, f"paths.outputs={case.outputs}"]
+def open_preview(case: Case, what: str = "schedule") -> list[str]:
+    """Run ``preview``, which draws a figure into the attacker's outputs."""
+    argv = [what, *SMALL, f"paths.outputs={case.outputs}"]
     if what == "augmentation":
-        words = [what, *SMALL, "model=lstm", "datamodule=text_classification", f"paths.outputs={case.outputs}"]
-        words = [word for word in words if not word.startswith(("model.", "datamodule=digits", "model=mlp"))]
+        argv = [what, *SMALL, "model=lstm", "datamodule=text_classification", f"paths.outputs={case.outputs}"]
+        argv = [argument for argument in argv if not argument.startswith(("model.", "datamodule=digits", "model=mlp"))]
         (case.cwd / "data").mkdir(exist_ok=True)
-        words += USERS_FILES["text_classification"](case.cwd / "data")
-    return case.open(lambda argv: preview.main(argv), words, 20)
+        argv += USERS_FILES["text_classification"](case.cwd / "data")
+    return case.open(lambda argv: preview.main(argv), argv, 20)
 
 
 def test_preview_writes_through_no_link(
@@ -56,7 +56,7 @@ def test_preview_writes_through_no_link(
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text("x")
             put(kind, place, case.victim)
-            failures[f"{name}={kind}"] = look(case)
+            failures[f"{name}={kind}"] = open_preview(case)
     report(failures, request.node.nodeid)
 
 
@@ -65,7 +65,7 @@ def test_preview_follows_no_link_to_a_folder(new_case: Callable[..., Case], name
     case = new_case()
     (case.outputs / name).parent.mkdir(exist_ok=True)
     (case.outputs / name).symlink_to(case.victim)
-    assert look(case) == [] and case.code == 2
+    assert open_preview(case) == [] and case.code == 2
 
 
 # ---- doctor ----------------------------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def test_doctor_in_a_hostile_working_directory(
         if not place.exists():
             place.write_text(settings)
         put(kind, place, case.victim)
-        failures[f"{name}={kind}"] = case.open(lambda words: doctor.main(), [], 20)
+        failures[f"{name}={kind}"] = case.open(lambda argv: doctor.main(), [], 20)
     report(failures, request.node.nodeid)
 
 
@@ -120,8 +120,8 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case], list[str]]:
     monkeypatch.setattr(scheduler.Driver, "run", jobs_without_training)
 
     def tuning(case: Case) -> list[str]:
-        words = [*SMALL, f"paths.outputs={case.outputs}", "budget=11"]
-        return case.open(lambda argv: tune.main(), words, 60, processes=True)
+        argv = [*SMALL, f"paths.outputs={case.outputs}", "budget=11"]
+        return case.open(lambda argv: tune.main(), argv, 60, processes=True)
 
     return tuning
 
@@ -188,7 +188,7 @@ def test_records_of_a_tuning(
         files = sorted(case.outputs.rglob("ledger.jsonl" if turn % 2 else "run.json"))
         file = files[turn % len(files)]
         record = read_record(file)
-        leaves = [at for at, kept in walk(record) if not isinstance(kept, dict | list)]
+        leaves = [at for at, field in walk(record) if not isinstance(field, dict | list)]
         new = string(value, case.victim) if value in STRINGS else VALUES[value]
         for at in every(leaves, 2, lambda at, turn=turn: f"{turn}{at}"):
             record = with_value(record, at, new)
