@@ -175,7 +175,7 @@ USERS_FILES: dict[str, Callable[[Path], list[str]]] = {
     "image_folder": _pictures,
     "fsdd": _spoken_digits,
     "series": _series,
-    "csv": _people,
+    "table": _people,
     **{name: partial(_public, name) for name in PUBLIC},
 }
 """For each datamodule that needs files: what writes some into a folder and returns the words that name them."""

@@ -24,7 +24,7 @@ NAMES = sorted(path.stem for path in CONF.glob("*.yaml") if "_target_" in path.r
 WITH_A_VOCABULARY = ("dates", "parallel_text", "text", "text_classification", "tiny_shakespeare")
 REPEATING = ("text", "tiny_shakespeare", "ett")  # lines may occur twice; a window may begin in the split before
 NOTHING_FITTED = ("adding", "copy")
-OF_THEIR_OWN = ("multi30k", "csv")  # what they fit is neither a scale nor a list of characters or words
+OF_THEIR_OWN = ("multi30k", "table")  # what they fit is neither a scale nor a list of characters or words
 
 
 Files = Callable[[str], list[str]]

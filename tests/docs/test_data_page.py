@@ -44,7 +44,7 @@ def write(folder: Path) -> None:
 def test_page_is_read_whole() -> None:
     assert len(FILES) == 7 and all(len(text.splitlines()) == 5 for text in FILES.values())
     assert WITH_COMMANDS == [
-        "csv",
+        "table",
         "series",
         "text_classification",
         "text",

@@ -16,7 +16,7 @@ from src.datamodules.splits.holdout import split_indices
 from src.datamodules.standardizer import Standardizer
 
 
-class Table(DataModule):
+class SklearnTable(DataModule):
     """A table whose columns are standardised with mean and deviation of the training split.
 
     A regression target is standardised too, so that its loss does not depend on its unit: metrics are on that scale,
@@ -104,21 +104,21 @@ class Table(DataModule):
             self.target_scale = Standardizer.from_plain(part(state_dict, "target_scale"))
 
 
-class BreastCancer(Table):
+class BreastCancer(SklearnTable):
     """Malignant or benign, from 30 measurements of cell nuclei in each of 569 samples (UCI, Wisconsin diagnostic)."""
 
     task = "binary_classification"
     source = load_breast_cancer
 
 
-class Wine(Table):
+class Wine(SklearnTable):
     """Three cultivars, from 13 chemical measurements of 178 wines (UCI)."""
 
     task = "classification"
     source = load_wine
 
 
-class Diabetes(Table):
+class Diabetes(SklearnTable):
     """Progression of the disease after one year, from 10 features of 442 patients (Efron et al. 2004).
 
     The features are in their own units; scikit-learn's default scales them with all rows, the test set's too.

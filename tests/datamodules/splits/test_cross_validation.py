@@ -16,7 +16,7 @@ from src.core.errors import UserError
 from src.datamodules.base import DataModule
 from src.datamodules.splits.cross_validation import Fold, _warn_once, recut
 from src.datamodules.splits.holdout import completed, split_indices
-from src.datamodules.tabular.csv_table import CSV
+from src.datamodules.tabular.table import Table
 from src.datamodules.text.language_modelling import Text
 from src.datamodules.timeseries.ett import ETT
 from src.datamodules.timeseries.windows import Windows
@@ -104,7 +104,7 @@ def test_the_preparation_is_fitted_on_the_training_folds_alone(name: str, users_
         known = set(range(4, one.spec.vocabulary_size))
         lost = 40 if isinstance(one, Text) else 0  # characters at the end, too few for a window
         assert len(known - set(x.unique().tolist())) <= lost
-    elif isinstance(one, CSV):
+    elif isinstance(one, Table):
         number = torch.tensor(
             ["=" not in feature and " is missing" not in feature for feature in one.spec.feature_names]
         )
@@ -209,12 +209,12 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
     datamodule = build_data(check(compose([*words, "cross_validation.group=author"])))
     authors = [{text.split()[1] for text, _ in rows} for rows in datamodule._rows().values()]
     assert sum(map(len, authors)) == 6 == len(set.union(*authors)), "each author is in one split, test among them"
-    table = CSV(file, "label")
+    table = Table(file, "label")
     table.fold = Fold(2, 3, group="author")
     authors = [{row["author"] for _, row in rows} for rows in table.rows().values()]
     assert sum(map(len, authors)) == 6 == len(set.union(*authors))
     (tmp_path / "val.csv").write_text("text,label\nx,good\n")
-    table = CSV(file, "label", val_path=tmp_path / "val.csv")
+    table = Table(file, "label", val_path=tmp_path / "val.csv")
     table.fold = Fold(2, 3, group="author")
     with pytest.raises(UserError, match=r"val.csv: the header has no column 'author'"):
         table.rows()
@@ -228,7 +228,7 @@ def test_what_a_fold_lacks_is_said_with_the_fold(tmp_path: Path) -> None:
     file.write_text("".join(["a,label,patient\n", *rows]))
     said = []
     for number in (1, 2, 3):
-        table = CSV(file, "label", test_path=_test_rows(tmp_path))
+        table = Table(file, "label", test_path=_test_rows(tmp_path))
         table.fold = Fold(number, 3, group="patient")
         try:
             table.setup()
@@ -251,7 +251,7 @@ def test_a_row_that_is_alone_in_its_class_trains_in_every_fold(
     _warn_once.cache_clear()
     trained, validated = [], []
     for number in (1, 2, 3):
-        table = CSV(file, "label", test_fraction=0.1)
+        table = Table(file, "label", test_fraction=0.1)
         table.fold = Fold(number, 3)
         table.setup()
         parts = {name: [(row["a"], row["label"]) for _, row in rows] for name, rows in table.rows().items()}

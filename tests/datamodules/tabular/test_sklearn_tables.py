@@ -4,13 +4,13 @@ import torch
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
 from src.core.errors import UserError
-from src.datamodules.tabular.sklearn_tables import BreastCancer, Diabetes, Table, Wine
+from src.datamodules.tabular.sklearn_tables import BreastCancer, Diabetes, SklearnTable, Wine
 
 SOURCES = {BreastCancer: load_breast_cancer, Wine: load_wine, Diabetes: lambda: load_diabetes(scaled=False)}
 
 
 @pytest.fixture(scope="module", params=SOURCES, ids=lambda cls: cls.__name__)
-def table(request) -> Table:
+def table(request) -> SklearnTable:
     datamodule = request.param()
     datamodule.setup()
     return datamodule

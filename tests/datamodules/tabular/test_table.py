@@ -13,7 +13,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from src.cli.predict import predict
 from src.core.errors import UserError
 from src.datamodules.splits.holdout import split_groups
-from src.datamodules.tabular.csv_table import CSV
+from src.datamodules.tabular.table import Table
 from src.training.run import run
 
 CITIES = ("Oslo", "Rome", "Lima")
@@ -26,10 +26,10 @@ def table(rows=ROWS, names="age,city,income,patient,bought", delimiter=","):
 
 @pytest.fixture
 def make(tmp_path):
-    def with_content(content: str | bytes, name: str = "t.csv", **changes) -> CSV:
+    def with_content(content: str | bytes, name: str = "t.csv", **changes) -> Table:
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return CSV(path, **{"target_column": "bought", "missing": ["", "NA", "?"], **changes})
+        return Table(path, **{"target_column": "bought", "missing": ["", "NA", "?"], **changes})
 
     return with_content
 
@@ -236,7 +236,7 @@ def test_a_wrong_input_is_refused(make, row, says):
 
 def test_each_kind_trains_and_predicts(fast, make, tmp_path):
     make(table())
-    base = ["datamodule=csv", f"datamodule.path={tmp_path / 't.csv'}", "datamodule.ignore=[patient]"]
+    base = ["datamodule=table", f"datamodule.path={tmp_path / 't.csv'}", "datamodule.ignore=[patient]"]
     for kind, target in (("binary_classification", "bought"), ("regression", "income"), ("classification", "city")):
         words = fast(*base, f"datamodule.kind={kind}", f"datamodule.target_column={target}")
         result = run(words, verbose=False)

@@ -33,7 +33,7 @@ FEW_ROWS = 20
 """Rows that are too few to tell."""
 
 
-class CSV(DataModule):
+class Table(DataModule):
     """Rows of a CSV, TSV or JSON lines file. Validation and test are files of their own, or else drawn, each class in
     proportion; with `group_column`, rows of one group stay in one split.
 
