@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.datamodules.text.multi30k import file_of
-from src.datamodules.text.parallel_text import lines_of
+from src.datamodules.text.parallel_text import split_text_lines
 
 THINGS = "street|water|beach|dog|ball|snow|bench|camera"
 NAMED = re.compile(rf"\b(?:an?|the) ({THINGS})\b", re.I)
@@ -41,7 +41,7 @@ def main(data: str = "data") -> None:
     """
     folder = Path(data)
     captions = {
-        part: lines_of(file_of(part, "en").read(folder).decode("utf-8"))
+        part: split_text_lines(file_of(part, "en").read(folder).decode("utf-8"))
         for part in ("train", "val", "2016_flickr", "2017_flickr")
     }
     known = asked(captions.pop("train"))

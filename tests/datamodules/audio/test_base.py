@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path, sounds):
     with pytest.raises(UserError, match="one class only, 'sounds'"):
         AudioFolder(tmp_path).setup()
     (sounds / "low" / "take 3.WAV").write_bytes(b"RIFF")
-    with pytest.raises(UserError, match=r"low/take 3\.WAV: this is no WAV file"):
+    with pytest.raises(UserError, match=r"low/take 3\.WAV: this is not a readable WAV file"):
         AudioFolder(sounds, **SMALL).setup()
 
 
@@ -194,7 +194,7 @@ def test_recordings_are_downloaded_by_their_names_alone(recordings, tmp_path, mo
     contents = b"".join(path.name.encode() + path.read_bytes() for path in sorted(folder.iterdir()))
     monkeypatch.setattr(fsdd, "SUM", hashlib.sha256(contents).hexdigest())
     monkeypatch.setattr(fsdd, "SPEAKERS", ("ann", "bob"))
-    monkeypatch.setattr(fsdd, "RECORDED", 7)
+    monkeypatch.setattr(fsdd, "REPETITIONS", 7)
     monkeypatch.setattr(downloads, "fetch", lambda url, partial: copy(archive, partial))
     home = tmp_path / "home"
     found = digits(home, verify=True, val_fraction=0.5).files()

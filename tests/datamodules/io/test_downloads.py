@@ -117,7 +117,7 @@ def test_what_an_earlier_try_left_is_thrown_away_where_it_is_wrong(server: Serve
 @pytest.mark.parametrize("sent", [b"<html>Please log in</html>", CONTENTS[:-5]], ids=["a page", "broken off"])
 def test_what_is_not_the_published_file_never_comes_to_its_place(server: Server, tmp_path: Path, sent: bytes) -> None:
     server.contents, server.says_its_length = sent, False
-    with pytest.raises(UserError, match=rf"the {len(sent):,} bytes that were sent for it are not the published file"):
+    with pytest.raises(UserError, match=rf"the downloaded {len(sent):,} bytes are not the published file"):
         public(server.url).read(tmp_path)
     assert [path.name for path in (tmp_path / "set").iterdir()] == [".download.lock"]
     server.contents = CONTENTS
@@ -162,7 +162,7 @@ def test_an_address_that_is_gone_is_said(server: Server, tmp_path: Path) -> None
 def test_wrong_contents_are_refused_unless_asked_for(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "file.bin").write_bytes(CONTENTS[:-1])
-    with pytest.raises(UserError, match=r"file\.bin: 511,999 bytes of contents that are not those published at"):
+    with pytest.raises(UserError, match=r"file\.bin: the contents \(511,999 bytes\) differ from those published at"):
         public("http://x").read(tmp_path)
     assert public("http://x").read(tmp_path, verify=False) == CONTENTS[:-1]
 
@@ -181,7 +181,7 @@ def test_the_sum_of_the_packed_file_is_checked_where_only_that_is_known(tmp_path
     (tmp_path / "set" / "file.bin").write_bytes(packed)
     assert file.read(tmp_path) == CONTENTS
     (tmp_path / "set" / "file.bin").write_bytes(gzip.compress(CONTENTS[:-1], mtime=0))
-    with pytest.raises(UserError, match="not those published"):
+    with pytest.raises(UserError, match="differ from those published"):
         file.read(tmp_path)
 
 
@@ -195,5 +195,5 @@ def test_md5_is_as_good_a_sum_of_the_packed_file_and_lines_serve_for_the_unpacke
         assert file.read(tmp_path) == b"one\ntwo\n"
     for contents in (b"one\n", gzip.compress(b"one\ntwo\nthree\n")):
         place.write_bytes(contents)
-        with pytest.raises(UserError, match="not those published"):
+        with pytest.raises(UserError, match="differ from those published"):
             file.read(tmp_path)

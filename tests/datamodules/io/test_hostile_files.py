@@ -19,9 +19,9 @@ from scipy.io import wavfile
 from src.core.errors import UserError
 from src.datamodules.class_labels import classes_of
 from src.datamodules.io import image_files
-from src.datamodules.io.delimited_text import read_lines, read_records, read_text, rows_of
+from src.datamodules.io.delimited_text import iterate_rows, read_columns, read_lines, read_text
 from src.datamodules.io.downloads import PublicFile, download
-from src.datamodules.io.image_files import _Budget, open_image, read_image, size_and_channels
+from src.datamodules.io.image_files import _PixelBudget, open_image, read_image, size_and_channels
 from src.datamodules.io.labelled_folder import labelled_files
 from src.datamodules.io.wav_files import read_wave
 from src.datamodules.synthetic.shapes import Shapes
@@ -31,7 +31,7 @@ from src.datamodules.vision.public_image_sets import CIFAR10
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "text": read_text,
-    "table": lambda path: read_records(path, ("a",)),
+    "table": lambda path: read_columns(path, ("a",)),
     "pieces": lambda path: list(pieces(path)),
     "image": lambda path: open_image(str(path)),
     "size of an image": lambda path: size_and_channels(str(path)),
@@ -113,7 +113,7 @@ def test_a_header_of_many_columns_is_read_in_linear_time(tmp_path: Path) -> None
     (tmp_path / "a.csv").write_text(",".join(f"c{i}" for i in range(100_000)) + "\n")
     start = time.process_time()
     with pytest.raises(UserError, match="no rows"):
-        read_records(tmp_path / "a.csv", ("c1",))
+        read_columns(tmp_path / "a.csv", ("c1",))
     assert time.process_time() - start < 5, "in quadratic time it takes minutes"
 
 
@@ -228,7 +228,7 @@ def test_a_jpeg_of_countless_scans_is_refused(tmp_path: Path) -> None:
 
 
 def test_images_that_are_decoded_at_the_same_time_share_a_budget() -> None:
-    budget = _Budget(10)
+    budget = _PixelBudget(10)
     entered = threading.Event()
 
     def wait_and_enter() -> None:
@@ -277,7 +277,7 @@ def test_a_class_that_is_named_in_another_encoding_has_a_printable_name(tmp_path
 
 def test_halves_of_characters_in_json_lines_are_printable(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a\\ud800", "\\udfff": 1}\n')
-    assert list(rows_of(tmp_path / "a.jsonl", ("text",))) == [(1, {"text": "a\\ud800", "\\udfff": "1"})]
+    assert list(iterate_rows(tmp_path / "a.jsonl", ("text",))) == [(1, {"text": "a\\ud800", "\\udfff": "1"})]
 
 
 @pytest.mark.parametrize("ending", ["eps", "pcx", "tga", "ico"])

@@ -54,13 +54,13 @@ def test_resampling_keeps_the_tone_and_the_time(rate, tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "this is no WAV file that can be read"),
-        (b"ID3 this is an MP3", "this is no WAV file.*ffmpeg -i IN OUT.wav"),
-        (riff(integers(SINE, 16), 16)[:30], "this is no WAV file"),
+        (b"", "this is not a readable WAV file"),
+        (b"ID3 this is an MP3", "this is not a readable WAV file.*ffmpeg -i IN OUT.wav"),
+        (riff(integers(SINE, 16), 16)[:30], "this is not a readable WAV file"),
         (riff(integers(SINE, 16), 16)[:1000], "this WAV file is cut off"),
-        (riff(b"", 16), "there is no sound|no WAV file"),
-        (riff(np.array([0.0, np.nan], np.float32).tobytes(), 32, kind=3), "a sample of this WAV file is no number"),
-        (riff(np.array([0.0, 1e300]).tobytes(), 64, kind=3), "a sample of this WAV file is no number"),
+        (riff(b"", 16), "there is no sound|not a readable WAV file"),
+        (riff(np.array([0.0, np.nan], np.float32).tobytes(), 32, kind=3), "a sample of this WAV file is not a number"),
+        (riff(np.array([0.0, 1e300]).tobytes(), 64, kind=3), "a sample of this WAV file is not a number"),
     ],
     ids=["empty", "mp3", "header", "cut", "silent", "nan", "huge"],
 )

@@ -15,7 +15,7 @@ from src.core.data_spec import SPLITS
 from src.core.errors import UserError
 from src.datamodules.base import DataModule
 from src.datamodules.splits.cross_validation import Fold, _warn_once, recut
-from src.datamodules.splits.holdout import completed, split_indices
+from src.datamodules.splits.holdout import draw_missing_splits, split_indices
 from src.datamodules.tabular.table import Table
 from src.datamodules.text.language_modelling import Text
 from src.datamodules.timeseries.ett import ETT
@@ -165,7 +165,7 @@ def test_too_many_folds_are_refused() -> None:
     with pytest.raises(UserError, match=r"folds=3: there are 2 values of patient"):
         Fold(1, 3, group="patient").cut(9, groups=["a"] * 5 + ["b"] * 4)
     for groups in (None, np.arange(9)):
-        with pytest.raises(UserError, match=r"folds=5: the largest class has 4 examples to share out"):
+        with pytest.raises(UserError, match=r"folds=5: the largest class has only 4 examples"):
             Fold(1, 5).cut(9, [*"aaaabbbcc"], groups)
     with pytest.raises(UserError, match=r"folds=5: 5 examples are too few"):
         Fold(1, 5).blocks(5)
@@ -182,7 +182,7 @@ def test_the_test_split_is_that_without_folds() -> None:
 
 def test_a_validation_split_of_its_own_joins_the_folds() -> None:
     given = {"train": [f"a{i}" for i in range(6)], "val": [f"b{i}" for i in range(6)], "test": ["c"]}
-    parts = completed(given, 0.1, 0.1, 0, group=lambda example: example[0], fold=Fold(1, 3))
+    parts = draw_missing_splits(given, 0.1, 0.1, 0, stratum=lambda example: example[0], fold=Fold(1, 3))
     assert sorted(parts["train"] + parts["val"]) == sorted(given["train"] + given["val"]) and parts["test"] == ["c"]
     assert Counter(example[0] for example in parts["val"]) == {"a": 2, "b": 2}
 
@@ -257,8 +257,10 @@ def test_a_row_that_is_alone_in_its_class_trains_in_every_fold(
         parts = {name: [(row["a"], row["label"]) for _, row in rows] for name, rows in table.rows().items()}
         trained.append(parts["train"])
         validated += parts["val"]
-    told = [record.getMessage() for record in caplog.records if "alone in its class" in record.getMessage()]
-    assert told == ["cross_validation: an example that is alone in its class always trains: rare"], "once, not thrice"
+    told = [record.getMessage() for record in caplog.records if "the only one of its class" in record.getMessage()]
+    assert told == [
+        "cross_validation: an example that is the only one of its class is training data in every fold: rare"
+    ], "once, not thrice"
     assert all(("7", "rare") in rows for rows in trained)
     pool = {*trained[0], *trained[1]}
     assert sorted(validated) == sorted(pool - {("7", "rare")}), "every other row is validated on once, few ones too"
@@ -271,7 +273,7 @@ def test_what_is_alone_in_its_class_trains_with_its_group() -> None:
     folds = [Fold(number, 3, group="patient").cut(24, classes, groups) for number in (1, 2, 3)]
     assert all({3, 4, 5} <= set(train) and not set(groups[train]) & set(groups[val]) for train, val in folds)
     assert sorted(np.concatenate([val for _, val in folds])) == sorted({*range(24)} - {3, 4, 5})
-    with pytest.raises(UserError, match=r"folds=3: there are 2 examples to share out"):
+    with pytest.raises(UserError, match=r"folds=3: only 2 examples can be divided"):
         Fold(1, 3).cut(6, [*"abcd", "e", "e"])
 
 
@@ -294,5 +296,5 @@ def test_a_datamodule_that_knows_no_folds_is_refused() -> None:
     datamodule.setup()
     datamodule = Plain()
     datamodule.fold = Fold(1, 2)
-    with pytest.raises(UserError, match=r"Plain cannot be cut into folds"):
+    with pytest.raises(UserError, match=r"Plain does not support folds"):
         datamodule.setup()

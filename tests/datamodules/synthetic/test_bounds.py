@@ -16,7 +16,7 @@ from src.datamodules.synthetic.copy_task import Copy
 from src.datamodules.synthetic.function import Function
 from src.datamodules.synthetic.mackey_glass import MackeyGlass
 from src.datamodules.synthetic.shapes import Shapes
-from src.datamodules.tokenizers.characters import padded
+from src.datamodules.tokenizers.characters import pad
 from src.datamodules.vision.image_folder import read_all
 from src.layers.positional_encoding import IN_ADVANCE, SinusoidalPositions
 
@@ -47,7 +47,7 @@ def test_the_environment_sets_the_limit(cls: type[DataModule], monkeypatch: pyte
 
 MADE: dict[str, Callable[[], Any]] = {
     "windows": lambda: MackeyGlass(length=1000)._windows(torch.zeros(1000, 1)),
-    "texts": lambda: padded([[5]], 100),
+    "texts": lambda: pad([[5]], 100),
     "sounds": lambda: fitted([np.zeros(1, np.float32)], 100),
     "spectra": lambda: LogMel(8000, 256, 100, 8)(torch.zeros(1, 1000)),
     "images": lambda: read_all([], (3, 8, 8)).sum() or read_all(["a.png"], (3, 8, 8)),

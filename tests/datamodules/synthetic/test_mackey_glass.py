@@ -107,7 +107,7 @@ def test_forecasts_are_in_the_series_own_unit(data):
     [
         ("1\n2\n3\n", "3 values, and the model sees 48"),
         ("1,2\n" * 50, r"past.csv, row 1: 2 columns where 1 are expected: x"),
-        ("1\n" * 47 + "one\n", r"past.csv, row 48, column 1 \(x\): 'one' is no number"),
+        ("1\n" * 47 + "one\n", r"past.csv, row 48, column 1 \(x\): 'one' is not a number"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(data, tmp_path, content, says):

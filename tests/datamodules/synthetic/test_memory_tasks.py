@@ -33,7 +33,7 @@ def test_sequences_follow_from_their_seed() -> None:
     [
         ("0.1*,0.2*", "2 numbers where 12 are expected"),
         (",".join(["0.5*"] * 3 + ["0.5"] * 9), "3 numbers are marked"),
-        (",".join(["0.5*", "x*"] + ["0.5"] * 10), "'x' is no number"),
+        (",".join(["0.5*", "x*"] + ["0.5"] * 10), "'x' is not a number"),
     ],
 )
 def test_rows_that_are_no_adding_problem_are_named(text: str, says: str) -> None:

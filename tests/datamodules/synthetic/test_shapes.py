@@ -72,7 +72,7 @@ def test_an_image_file_is_read_as_its_pixels(tmp_path: Path, channels: int) -> N
     Image.new("RGB", (100, 50)).save(tmp_path / "large.png")
     assert data.encode([str(tmp_path / "large.png")]).x.shape == (1, channels, 32, 32)
     (tmp_path / "torn.png").write_bytes(b"\x89PNG")
-    with pytest.raises(UserError, match="no image that can be read"):
+    with pytest.raises(UserError, match="not a readable image"):
         data.encode([str(tmp_path / "torn.png")])
     with pytest.raises(UserError, match="neither a file nor a row"):
         data.encode(["7"])

@@ -89,6 +89,6 @@ def test_a_bad_cell_is_named_with_its_column(table, tmp_path):
     (tmp_path / "data.csv").write_text(",".join(["1"] * len(names)) + "\n" + ",".join(cells))
     with pytest.raises(UserError) as caught:
         table.encode([str(tmp_path / "data.csv")])
-    assert str(caught.value).endswith(f"data.csv, row 2, column 5 ({names[4]}): '1..5' is no number")
+    assert str(caught.value).endswith(f"data.csv, row 2, column 5 ({names[4]}): '1..5' is not a number")
     with pytest.raises(UserError, match=f"2 columns where {len(names)} are expected"):
         table.encode(["1,2"])

@@ -147,13 +147,13 @@ def test_a_key_that_is_mistyped_in_json_lines_is_not_a_missing_cell(make, tmp_pa
 @pytest.mark.parametrize("cell", ["1e200", "1e308", "1_000"])
 def test_what_32_bits_cannot_hold_is_no_number(make, cell):
     rows = [f"{n},{'no' if n % 2 else 'yes'}" for n in range(40)]
-    with pytest.raises(UserError, match=rf"column 'a': '{cell}' is no number"):
+    with pytest.raises(UserError, match=rf"column 'a': '{cell}' is not a number"):
         make("a,bought\n" + "\n".join([*rows, f"{cell},no"])).setup()
-    with pytest.raises(UserError, match=rf"column 'a': '{cell}' is no number"):
+    with pytest.raises(UserError, match=rf"column 'a': '{cell}' is not a number"):
         make("a,bought\n" + "\n".join([*rows, f"{cell},no"]), target_column="a", kind="regression").setup()
     data = make("a,bought\n" + "\n".join(rows))
     data.setup()
-    with pytest.raises(UserError, match=rf"'{cell}' is no number"):
+    with pytest.raises(UserError, match=rf"'{cell}' is not a number"):
         data.encode([cell])
 
 
@@ -167,7 +167,7 @@ def test_every_row_that_is_typed_is_answered(make):
     data = make(table(), ignore=["patient"])
     data.setup()
     assert torch.equal(data.encode(["30,Rome,4\n40,Oslo,5"]).x, data.encode(["30,Rome,4", "40,Oslo,5"]).x)
-    with pytest.raises(UserError, match="this is no CSV: field larger"):
+    with pytest.raises(UserError, match="this is not valid CSV: field larger"):
         data.encode(["1" * 140_000])
 
 
@@ -188,11 +188,15 @@ BAD = [
     ("age,bought\n", {}, "t.csv: there are no rows"),
     ("age\n1\n2\n", {}, "t.csv: the header has no column 'bought'.*between commas"),
     ("age;bought\n1;yes\n", {}, "the header has no column 'bought'.*between commas"),
-    (b"\xff\xfea", {}, r"t.csv: this is no text in UTF-8 \(byte 0\)"),
+    (b"\xff\xfea", {}, r"t.csv: this file is not UTF-8 text \(byte 0\)"),
     (table() + "\n1,2\n", {}, "t.csv, row 92: 2 columns where the header has 5"),
-    (table() + '\n1,"Oslo', {}, "t.csv, row 92: this is no CSV"),
-    (table().replace("\n25,", "\nyoung,"), {}, "t.csv, row 7, column 'age': 'young' is no number.*datamodule.missing"),
-    (table(), {"kind": "regression"}, "row 2, column 'bought': 'no' is no number; for classes"),
+    (table() + '\n1,"Oslo', {}, "t.csv, row 92: this is not valid CSV"),
+    (
+        table().replace("\n25,", "\nyoung,"),
+        {},
+        "t.csv, row 7, column 'age': 'young' is not a number.*datamodule.missing",
+    ),
+    (table(), {"kind": "regression"}, "row 2, column 'bought': 'no' is not a number; for classes"),
     (
         table(),
         {"target_column": "city", "kind": "binary_classification"},
@@ -225,7 +229,7 @@ def test_a_wrong_table_is_refused_by_name(make, content, changes, says):
 
 @pytest.mark.parametrize(
     ("row", "says"),
-    [("1", "1 columns where 3 are expected: age, city, income"), ("old,Rome,1", "column 'age': 'old' is no number")],
+    [("1", "1 columns where 3 are expected: age, city, income"), ("old,Rome,1", "column 'age': 'old' is not a number")],
 )
 def test_a_wrong_input_is_refused(make, row, says):
     data = make(table(), ignore=["patient"])

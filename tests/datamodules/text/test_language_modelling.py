@@ -48,7 +48,7 @@ def test_vocabulary_is_the_training_part_s(write):
     [
         ("", "book.txt: 0 characters are too few"),
         ("short", "book.txt: 5 characters are too few.*context=10"),
-        (BODY.encode() + b"\xc3(", r"book.txt: this is no text in UTF-8 \(byte 1760\)"),
+        (BODY.encode() + b"\xc3(", r"book.txt: this file is not UTF-8 text \(byte 1760\)"),
         ("é".encode("latin-1") + BODY.encode(), r"UTF-8 \(byte 0\)"),
     ],
 )
@@ -191,7 +191,7 @@ def test_a_large_text_that_cannot_be_used_is_named(tmp_path):
     path.write_bytes(BODY.encode() + b"\xc3(")
     data = Text(path, context=10, memory_share=0)
     data.data_dir = tmp_path
-    with pytest.raises(UserError, match=r"book.txt: this is no text in UTF-8"):
+    with pytest.raises(UserError, match=r"book.txt: this file is not UTF-8 text"):
         data.setup()
     path.write_text(BODY)
     data.data_dir = path  # a file, where a folder should be

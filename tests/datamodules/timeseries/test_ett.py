@@ -88,5 +88,5 @@ def test_a_file_of_the_data_s_own_form_is_predicted_from(tmp_path):
 @pytest.mark.parametrize("variant", ["h1", "h2", "m1", "m2"])
 def test_every_variant_is_known_by_its_contents(tmp_path, variant) -> None:
     write_ett(tmp_path / "ett" / f"ETT{variant}.csv")  # as another variant's file would be, of the same form
-    with pytest.raises(UserError, match=rf"ETT{variant}.csv: .* not those published"):
+    with pytest.raises(UserError, match=rf"ETT{variant}.csv: .* differ from those published"):
         FILES[variant].read(tmp_path)

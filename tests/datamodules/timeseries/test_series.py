@@ -44,17 +44,17 @@ def test_one_column_needs_no_name(tmp_path: Path) -> None:
     [
         ("a,b\n1,2\n", None, r"datamodule.column=null: Possible: a, b\."),
         ("price,b\n1,2\n", "prise", r"prices.csv: the header has no column 'prise'. Did you mean 'price'\?"),
-        ("a,b\n1,2\n3,\n", "b", r"prices.csv, row 3, column b: '' is no number"),
-        ("a\n1\nnan\n", "a", r"row 3, column a: 'nan' is no finite number"),
+        ("a,b\n1,2\n3,\n", "b", r"prices.csv, row 3, column b: '' is not a number"),
+        ("a\n1\nnan\n", "a", r"row 3, column a: 'nan' is not a finite number"),
         ("a\n1\n2\n", "a", r"a longer series or smaller datamodule.window"),
-        ("", "a", r"prices.csv: this file is empty; it begins with a header such as a$"),
+        ("", "a", r"prices.csv: this file is empty; it must begin with a header such as a$"),
         ("day,sold,price\n1,12,2,5\n", "price", r"prices.csv, row 2: 4 columns where the header has 3"),
         ("a,a\n1,2\n", "a", r"the header names 'a' more than once"),
-        ('a,b\n1,"2\n3,4\n', "a", r"row 2: this is no CSV: unexpected end of data"),
-        ("a\n" + "1" * 200_000 + "\n", "a", r"row 2: this is no CSV: field larger"),
-        ("day\tprice\n1\t2\n", "price", r"has no column 'price'\. Columns stand between commas; it has none"),
-        ("a\n1\n2e306\n", "a", r"row 3, column a: '2e306' is no number up to 1e\+30"),
-        ("a\n1\n1_000\n", "a", r"row 3, column a: '1_000' is no number"),
+        ('a,b\n1,"2\n3,4\n', "a", r"row 2: this is not valid CSV: unexpected end of data"),
+        ("a\n" + "1" * 200_000 + "\n", "a", r"row 2: this is not valid CSV: field larger"),
+        ("day\tprice\n1\t2\n", "price", r"has no column 'price'\. Columns must be separated by commas; it has none"),
+        ("a\n1\n2e306\n", "a", r"row 3, column a: '2e306' is not a number up to 1e\+30"),
+        ("a\n1\n1_000\n", "a", r"row 3, column a: '1_000' is not a number"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, column: str | None, says: str) -> None:
@@ -95,7 +95,7 @@ def test_several_series_are_forecast_with_others_beside_them(tmp_path: Path) -> 
         ({"2026-01-03": "third"}, "row 4, column day: 'third' is neither a date"),
         ({"day,": "dag,"}, r"datamodule.time_column=day: Did you mean 'dag'"),
         ({"rain": "rein"}, r"datamodule.covariates=rain: Did you mean 'rein'"),
-        ({",4,-2,2": ",4,-2,inf"}, "row 4, column rain: 'inf' is no finite number"),
+        ({",4,-2,2": ",4,-2,inf"}, "row 4, column rain: 'inf' is not a finite number"),
     ],
 )
 def test_wrong_times_and_covariates_are_named(tmp_path: Path, changes: dict[str, str], says: str) -> None:

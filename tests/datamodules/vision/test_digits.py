@@ -92,7 +92,7 @@ def test_files_of_rows_and_single_rows_and_images_can_be_mixed(digits, tmp_path)
         ("missing.png", "missing.png: there is no such file"),
         ("missing", "'missing' is neither a file nor a row of 64 numbers"),
         (row(np.zeros(63)), "63 columns where 64 are expected"),
-        (row(np.zeros(63)) + ",x", r"column 64 \(column 64\): 'x' is no number"),
+        (row(np.zeros(63)) + ",x", r"column 64 \(column 64\): 'x' is not a number"),
         ("255," + row(np.zeros(63)), "column 1: 255 is outside 0 to 16"),
     ],
 )

@@ -105,7 +105,7 @@ def cut_off(path: Path) -> Path:
 @pytest.mark.parametrize("damage", [spoil, cut_off], ids=["no image", "cut off"])
 def test_unreadable_images_are_named(pictures, damage):
     bad = [damage(pictures / "cat" / f"{i}.png") for i in range(7)]
-    with pytest.raises(UserError, match="this is no image that can be read") as refused:
+    with pytest.raises(UserError, match="this is not a readable image") as refused:
         make(pictures).setup()
     lines = str(refused.value).splitlines()
     assert len(lines) <= 6 and sum(str(path) in lines[i] for i, path in enumerate(bad[:5]) if i < len(lines)) >= 1
@@ -120,7 +120,7 @@ def test_an_image_that_is_cut_off_is_named_when_its_turn_comes(pictures, workers
     cut_off(path)
     with pytest.raises(UserError) as refused:
         list(data.val_dataloader())
-    assert str(refused.value) == f"{path}: this is no image that can be read"
+    assert str(refused.value) == f"{path}: this is not a readable image"
 
 
 def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
@@ -146,7 +146,7 @@ def test_what_is_transparent_is_white(tmp_path, mode):
 def test_numbers_without_a_known_white_are_refused(tmp_path):
     for values in (np.linspace(0, 1, 12, dtype=np.float32), np.arange(12, dtype=np.int32)):
         Image.fromarray(values.reshape(3, 4)).save(tmp_path / "a.tiff")
-        with pytest.raises(UserError, match=r"a\.tiff: pixels of 32 bits have no agreed white"):
+        with pytest.raises(UserError, match=r"a\.tiff: 32-bit pixels have no defined white level"):
             read_image(str(tmp_path / "a.tiff"), (1, 3, 4))
     Image.fromarray(np.full((3, 4), 65535 // 3, dtype=np.uint16)).save(tmp_path / "a.png")
     assert (read_image(str(tmp_path / "a.png"), (1, 3, 4)) == 85).all()
