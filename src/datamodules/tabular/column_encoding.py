@@ -135,7 +135,7 @@ class Columns:
         for name, cells in unknown.items():
             listing = ", ".join(sorted(cells)[:5]) + (", …" if len(cells) > 5 else "")
             log.warning(
-                f"column '{name}': {listing or 'missing cells'} did not occur in training and are encoded as no category"
+                f"column '{name}': values that did not occur in training match no category: {listing or 'missing cells'}"
             )
         return torch.tensor(table, dtype=torch.float64).float()
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from src.core.errors import UserError, nearest
 from src.datamodules.io.delimited_text import iterate_rows, read_text
-from src.datamodules.io.numeric_table import invalid_number_reason
+from src.datamodules.io.numeric_table import invalid_number_reason, is_number
 from src.datamodules.timeseries.windows import Windows
 
 

@@ -136,10 +136,10 @@ class ImageFolder(DataModule):
         shapes = map_parallel(size_and_channels, names)
         sizes = {size: name for name, (size, _) in zip(names, shapes, strict=True)}
         if self.size is None and len(sizes) > 1:
-            (first_size, first), (second_size, second) = list(sizes.items())[:2]
+            (a, first), (b, second) = list(sizes.items())[:2]
             raise UserError(
-                f"{first} is {first_size[0]}×{first_size[1]}, but {second} is {second_size[0]}×{second_size[1]} (height × width): "
-                f"datamodule.size=[{first_size[0]},{first_size[1]}] resizes all images"
+                f"{first} is {a[0]}×{a[1]}, but {second} is {b[0]}×{b[1]} (height × width). "
+                f"datamodule.size=[{a[0]},{a[1]}] resizes all images"
             )
         size = tuple(self.size) if self.size is not None else next(iter(sizes))
         grey = all(channels == 1 for _, channels in shapes[: len(files["train"])])

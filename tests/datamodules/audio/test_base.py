@@ -202,7 +202,7 @@ def test_recordings_are_downloaded_by_their_names_alone(recordings, tmp_path, mo
     assert {path.name for path in (home / "fsdd").iterdir()} == {".download.lock", "recordings"}
     assert not list(tmp_path.rglob("evil.wav")) and len(list(home.rglob("*.wav"))) == 140
     (home / "fsdd" / "recordings" / "3_ann_2.wav").write_bytes(b"other")
-    with pytest.raises(UserError, match="not the published ones of version 1"):
+    with pytest.raises(UserError, match="differ from those of version 1"):
         digits(home, verify=True, val_fraction=0.5).files()
     monkeypatch.setattr(fsdd, "SUM", "0")
     with pytest.raises(UserError, match=r"recordings is missing, and the .* bytes that were sent for it are not"):

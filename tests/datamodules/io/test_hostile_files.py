@@ -26,13 +26,13 @@ from src.datamodules.io.labelled_folder import labelled_files
 from src.datamodules.io.wav_files import read_wave
 from src.datamodules.synthetic.shapes import Shapes
 from src.datamodules.tokenizers.characters import Vocabulary
-from src.datamodules.tokenizers.memory_mapped import pieces
+from src.datamodules.tokenizers.memory_mapped import read_chunks
 from src.datamodules.vision.public_image_sets import CIFAR10
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "text": read_text,
     "table": lambda path: read_columns(path, ("a",)),
-    "pieces": lambda path: list(pieces(path)),
+    "chunks": lambda path: list(read_chunks(path)),
     "image": lambda path: open_image(str(path)),
     "size of an image": lambda path: size_and_channels(str(path)),
     "sound": read_wave,
@@ -177,7 +177,7 @@ def test_classes_with_too_many_digits_are_names() -> None:
     assert classes_of(["9", "10"], "x") == ("9", "10")
 
 
-@pytest.mark.parametrize("kind", ["text", "table", "pieces"])
+@pytest.mark.parametrize("kind", ["text", "table", "chunks"])
 def test_a_text_that_ends_in_gigabytes_of_nothing_is_refused(tmp_path: Path, kind: str) -> None:
     with (tmp_path / "a.csv").open("wb") as file:
         file.write(b"a,b\n" + b"1,2\n" * 50_000)

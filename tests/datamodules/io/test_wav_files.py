@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from src.core.errors import UserError
-from src.datamodules.io.wav_files import fitted, read_wave
+from src.datamodules.io.wav_files import read_wave, stack_waves
 
 SINE = np.sin(2 * np.pi * 440 * np.arange(1600) / 8000)
 
@@ -85,7 +85,7 @@ def test_unknown_chunks_are_passed_over(tmp_path):
 
 def test_clips_are_cut_or_filled_up_at_their_end():
     waves = [np.arange(1, 4, dtype=np.float32), np.arange(1, 8, dtype=np.float32)]
-    assert torch.equal(fitted(waves, 5), torch.tensor([[1.0, 2, 3, 0, 0], [1, 2, 3, 4, 5]]))
+    assert torch.equal(stack_waves(waves, 5), torch.tensor([[1.0, 2, 3, 0, 0], [1, 2, 3, 4, 5]]))
 
 
 @pytest.mark.parametrize("rate", [10, 999, 3_999_999, 2_000_000_011])

@@ -42,7 +42,7 @@ def killed(index: torch.Tensor, augment: bool) -> torch.Tensor:
 
 
 def test_a_worker_that_was_killed_is_said():
-    with pytest.raises(UserError, match=r"a process that reads files was killed.*datamodule\.workers=0"):
+    with pytest.raises(UserError, match=r"a data-loading worker was killed.*datamodule\.workers=0"):
         list(StreamLoader(LabelledBatch(torch.arange(8), torch.arange(8)), 4, killed, False, 1))
 
 

@@ -160,7 +160,7 @@ def test_blocks_follow_their_training_data() -> None:
 
 
 def test_too_many_folds_are_refused() -> None:
-    with pytest.raises(UserError, match=r"folds=5: there are 4 examples"):
+    with pytest.raises(UserError, match=r"folds=5: only 4 examples"):
         Fold(1, 5).cut(4)
     with pytest.raises(UserError, match=r"folds=3: there are 2 values of patient"):
         Fold(1, 3, group="patient").cut(9, groups=["a"] * 5 + ["b"] * 4)

@@ -96,7 +96,7 @@ def test_frequencies_alone_have_the_perplexity_of_their_entropy(write):
 @pytest.mark.parametrize("kind", ["characters", "byte_pairs"])
 @pytest.mark.parametrize("text", [BODY, "word " * 500, "a\n\nb\r\nc é\n" * 200], ids=["lines", "one line", "mixed"])
 def test_a_text_on_disk_has_the_tokens_of_one_in_memory(kind, text, tmp_path, monkeypatch):
-    monkeypatch.setattr("src.datamodules.tokenizers.memory_mapped.PIECE", 64)
+    monkeypatch.setattr("src.datamodules.tokenizers.memory_mapped.CHUNK_CHARACTERS", 64)
     path = tmp_path / "book.txt"
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
     made = [
@@ -137,13 +137,13 @@ def test_tokens_on_disk_are_written_once_and_anew_for_another_file(tmp_path, cap
     "damage",
     [
         lambda folder: (folder / "train.int32").write_bytes((folder / "train.int32").read_bytes()[:400]),
-        lambda folder: (folder / "facts.json").write_text('{"tokens": {"tr'),
-        lambda folder: (folder / "facts.json").unlink(),
+        lambda folder: (folder / "metadata.json").write_text('{"tokens": {"tr'),
+        lambda folder: (folder / "metadata.json").unlink(),
         lambda folder: (folder / "val.int32").unlink(),
         lambda folder: (folder / "val.int32").write_bytes(b"\xff" * (folder / "val.int32").stat().st_size),
         lambda folder: (folder / "val.int32").write_bytes(b"\x7f" * (folder / "val.int32").stat().st_size),
-        lambda folder: (folder / "facts.json").write_text(
-            (folder / "facts.json").read_text().replace('"characters": "', '"characters": 1, "x": "')
+        lambda folder: (folder / "metadata.json").write_text(
+            (folder / "metadata.json").read_text().replace('"characters": "', '"characters": 1, "x": "')
         ),
         lambda folder: folder.symlink_to(folder.rename(folder.parent.parent / "elsewhere")),
     ],

@@ -52,7 +52,7 @@ def test_long_pairs_are_left_out_and_counted(tsv, caplog):
         data.setup()
     kept = [pair for pair in PAIRS if all(len(text) <= 16 for text in pair)]
     assert sum(len(data.split(name).source) for name in ("train", "val", "test")) == len(kept) < 50
-    assert f"{50 - len(kept)} of 50 pairs are left out, longer than 16 tokens" in caplog.text
+    assert f"{50 - len(kept)} of 50 pairs have more than 16 tokens and are dropped" in caplog.text
     with pytest.raises(UserError, match=r"every pair has more tokens than datamodule\.max_length=3"):
         ParallelText(tsv, tokens="characters", max_length=3).setup()
 
@@ -82,7 +82,7 @@ def test_predict_translates_and_refuses_what_is_too_long(fast, tsv):
     assert isinstance(predict(result.folder, ["Number 3 is 9."])[0]["prediction"], str)
     with pytest.raises(UserError, match="12 tokens; the longest text of the data has 5"):
         predict(result.folder, ["a b c d e f g h i j k l"])
-    with pytest.raises(UserError, match="an empty input"):
+    with pytest.raises(UserError, match="the input is empty"):
         predict(result.folder, [" "])
     assert len(predict(result.folder, [str(tsv), "Number 4 is 16."])) == 51  # a file, its first column
 
@@ -95,4 +95,4 @@ def test_other_data_keep_within_what_the_model_was_trained_for(tsv, tmp_path, ca
     other.load_state_dict(trained.state_dict())
     with caplog.at_level(logging.WARNING):
         other.setup()
-    assert "1 of 10 pairs are left out, longer than 5 tokens" in caplog.text and other.spec == trained.spec
+    assert "1 of 10 pairs have more than 5 tokens and are dropped" in caplog.text and other.spec == trained.spec

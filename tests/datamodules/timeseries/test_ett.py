@@ -53,7 +53,7 @@ def test_predict_takes_the_last_rows_of_a_file(tmp_path) -> None:
     file = tmp_path / "past.csv"
     file.write_text("HUFL,HULL,MUFL,MULL,LUFL,LULL,OT\n" + "\n".join(",".join(map(str, row)) for row in values[:11520]))
     torch.testing.assert_close(data.encode([str(file)]).x, data.split("test").x[:1], rtol=0, atol=1e-5)
-    with pytest.raises(UserError, match="1 rows, and the model sees 8"):
+    with pytest.raises(UserError, match="1 rows, but the model needs 8"):
         data.encode(["1,2,3,4,5,6,7"])
 
 
@@ -64,7 +64,7 @@ def test_predict_takes_the_last_rows_of_a_file(tmp_path) -> None:
         (lambda lines: [*lines[:5], "x,1,2,3,4,5,6", *lines[6:]], r"row 6: 7 numbers are expected"),
         (lambda lines: [*lines[:5], "x,1,2,3,4,5,6,oops", *lines[6:]], r"row 6: 7 numbers are expected"),
         (lambda lines: [*lines[:5], "x,1,2,3,4,5,6,nan", *lines[6:]], r"row 6: 7 numbers are expected"),
-        (lambda lines: lines[:5000], "4,999 rows, and the usual split needs 14,400"),
+        (lambda lines: lines[:5000], "4,999 rows, but the usual split needs 14,400"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_row(tmp_path, change, says) -> None:

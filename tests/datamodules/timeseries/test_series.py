@@ -46,7 +46,7 @@ def test_one_column_needs_no_name(tmp_path: Path) -> None:
         ("price,b\n1,2\n", "prise", r"prices.csv: the header has no column 'prise'. Did you mean 'price'\?"),
         ("a,b\n1,2\n3,\n", "b", r"prices.csv, row 3, column b: '' is not a number"),
         ("a\n1\nnan\n", "a", r"row 3, column a: 'nan' is not a finite number"),
-        ("a\n1\n2\n", "a", r"a longer series or smaller datamodule.window"),
+        ("a\n1\n2\n", "a", r"use a longer series or reduce datamodule.window"),
         ("", "a", r"prices.csv: this file is empty; it must begin with a header such as a$"),
         ("day,sold,price\n1,12,2,5\n", "price", r"prices.csv, row 2: 4 columns where the header has 3"),
         ("a,a\n1,2\n", "a", r"the header names 'a' more than once"),
@@ -91,7 +91,7 @@ def test_several_series_are_forecast_with_others_beside_them(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"2026-01-03": "2026-01-02"}, "row 4, column day: '2026-01-02' is not later than the row before"),
+        ({"2026-01-03": "2026-01-02"}, "row 4, column day: '2026-01-02' is not later than in the previous row"),
         ({"2026-01-03": "third"}, "row 4, column day: 'third' is neither a date"),
         ({"day,": "dag,"}, r"datamodule.time_column=day: Did you mean 'dag'"),
         ({"rain": "rein"}, r"datamodule.covariates=rain: Did you mean 'rein'"),

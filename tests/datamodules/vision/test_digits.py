@@ -108,5 +108,5 @@ def test_a_file_that_is_no_image_is_named(digits, tmp_path, content):
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90), dtype=np.uint8)).save(path)
         content = path.read_bytes()[:2000]
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"broken\.png: this is no image"):
+    with pytest.raises(UserError, match=r"broken\.png: this is not a readable image"):
         digits.encode([str(path)])

@@ -169,7 +169,7 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path, pictures):
 
     says("missing: there is no such folder", tmp_path / "missing")
     (tmp_path / "empty").mkdir()
-    says("none of the 0 files here is a picture in a folder", tmp_path / "empty")
+    says("none of the 0 files here is a image in a folder", tmp_path / "empty")
     write_image(tmp_path / "flat" / "a.png", 0)
     says(r"none of the 1 files here, such as a\.png, is a picture in a folder", tmp_path / "flat")
     for part in ("Training", "testing"):

@@ -129,7 +129,7 @@ class Touch:
 def test_a_batch_of_cifar_runs_no_code(tmp_path) -> None:
     evil = pickle.dumps({b"data": Touch(str(tmp_path / "touched")), b"labels": []})
     write_cifar10(tmp_path / "cifar10", {"data_batch_3": evil})
-    with pytest.raises(UserError, match=r"data_batch_3: this is no batch of CIFAR-10: it holds \w*pathlib"):
+    with pytest.raises(UserError, match=r"data_batch_3: this is not a batch of CIFAR-10: it contains \w*pathlib"):
         made(CIFAR10, tmp_path).setup()
     assert not (tmp_path / "touched").exists()
 
