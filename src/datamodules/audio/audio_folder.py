@@ -37,7 +37,7 @@ class AudioFolder(Audio):
 
     def files(self) -> dict[str, list[Labelled]]:
         available = {
-            name: labelled_files(folder, self.pattern, ENDINGS, "WAV file") for name, folder in self.paths.items()
+            name: labelled_files(folder, self.pattern, ENDINGS, "a WAV file") for name, folder in self.paths.items()
         }
         return draw_missing_splits(
             available, self.val_fraction, self.test_fraction, self.split_seed, itemgetter(1), self.fold

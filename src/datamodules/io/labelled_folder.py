@@ -39,7 +39,7 @@ def labelled_files(folder: Path, pattern: str | None, endings: Sequence[str], ki
         pattern: position of the class in the path of a file below `folder`, such as ``{label}_*.wav``; None: the class is
             the name of the first subfolder.
         endings: accepted file extensions if there is no pattern, such as ``.wav``.
-        kind: name of such a file, for error messages.
+        kind: such a file with its article, for error messages.
 
     Raises:
         UserError: if there is no such folder, no file matches, or the subfolders are splits.
@@ -51,7 +51,7 @@ def labelled_files(folder: Path, pattern: str | None, endings: Sequence[str], ki
     )
     files = [(folder / name, printable(match["label"])) for name in names if (match := expression.fullmatch(name))]
     if not files:
-        requirement = f"is a {kind} in a folder that is named after its class"
+        requirement = f"is {kind} in a folder that is named after its class"
         if pattern is not None:
             requirement = f"matches datamodule.pattern={pattern}"
         raise UserError(f"{folder}: none of the {len(names)} files here{_example(names)} {requirement}")

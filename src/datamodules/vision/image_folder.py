@@ -89,7 +89,7 @@ class ImageFolder(DataModule):
     def files(self) -> dict[str, list[Labelled]]:
         """Return path and class of each image of each split."""
         available = {
-            name: labelled_files(folder, self.pattern, ENDINGS, "image") for name, folder in self.paths.items()
+            name: labelled_files(folder, self.pattern, ENDINGS, "an image") for name, folder in self.paths.items()
         }
         return draw_missing_splits(available, *self.fractions, self.split_seed, itemgetter(1), self.fold)
 

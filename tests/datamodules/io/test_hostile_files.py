@@ -168,7 +168,7 @@ def test_a_folder_of_data_is_searched_within_bounds(
 def test_a_pattern_has_few_wildcards(data: Path) -> None:
     assert found(data, "{label}/*.wav") == ["a/1.wav", "b/1.wav"]
     assert found(data, "{label}/****************.wav") == ["a/1.wav", "b/1.wav"]
-    with pytest.raises(UserError, match="between slashes are at most 3"):
+    with pytest.raises(UserError, match="at most 3 of"):
         found(data, "{label}/*x*x*x*.wav")
 
 
@@ -263,7 +263,7 @@ def test_folders_with_links_to_each_other_are_refused(tmp_path: Path) -> None:
         (tmp_path / label / "x.png").touch()
         for number in range(3):
             (tmp_path / label / f"link{number}").symlink_to(f"../{other}")
-    with pytest.raises(UserError, match="folders in each other"):
+    with pytest.raises(UserError, match="folders are nested more than"):
         labelled_files(tmp_path, None, (".png",), "picture")
 
 

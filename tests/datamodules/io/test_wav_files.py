@@ -57,8 +57,8 @@ def test_resampling_keeps_the_tone_and_the_time(rate, tmp_path):
         (b"", "this is not a readable WAV file"),
         (b"ID3 this is an MP3", "this is not a readable WAV file.*ffmpeg -i IN OUT.wav"),
         (riff(integers(SINE, 16), 16)[:30], "this is not a readable WAV file"),
-        (riff(integers(SINE, 16), 16)[:1000], "this WAV file is cut off"),
-        (riff(b"", 16), "there is no sound|not a readable WAV file"),
+        (riff(integers(SINE, 16), 16)[:1000], "this WAV file is truncated"),
+        (riff(b"", 16), "this WAV file has no samples|not a readable WAV file"),
         (riff(np.array([0.0, np.nan], np.float32).tobytes(), 32, kind=3), "a sample of this WAV file is not a number"),
         (riff(np.array([0.0, 1e300]).tobytes(), 64, kind=3), "a sample of this WAV file is not a number"),
     ],
@@ -91,7 +91,7 @@ def test_clips_are_cut_or_filled_up_at_their_end():
 @pytest.mark.parametrize("rate", [10, 999, 3_999_999, 2_000_000_011])
 def test_a_rate_that_no_sound_has_is_refused(rate, tmp_path):
     (tmp_path / "a.wav").write_bytes(riff(integers(SINE, 16), 16, rate=rate))
-    with pytest.raises(UserError, match=rf"{rate:,} samples a second; 1,000 to 768,000 can be read"):
+    with pytest.raises(UserError, match=rf"{rate:,} samples per second; the rate must be 1,000 to 768,000"):
         read_wave(tmp_path / "a.wav", 16_000)
 
 

@@ -171,7 +171,7 @@ def test_what_cannot_be_a_date_is_refused(dates, text, says):
     [
         ({"languages": ["en", "frr_XX"]}, "languages: Babel does not know 'frr_XX'"),
         ({"languages": ["engl"]}, r"Possible: aa, .*, …, \d+ more"),
-        ({"train_size": 80_000}, "82,000 dates are asked for, and there are 73,049"),
+        ({"train_size": 80_000}, "the splits need 82,000 dates, but there are only 73,049"),
     ],
 )
 def test_impossible_settings_are_refused(settings, says):

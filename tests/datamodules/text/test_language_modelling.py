@@ -78,7 +78,7 @@ def test_a_prompt_is_read_whole_and_continued(write, caplog):
 def test_prompts_come_one_at_a_time(write, prompts):
     data = write(BODY)
     data.setup()
-    with pytest.raises(UserError, match="one prompt"):
+    with pytest.raises(UserError, match="exactly one prompt"):
         data.encode(prompts)
 
 

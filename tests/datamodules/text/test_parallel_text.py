@@ -61,9 +61,9 @@ def test_long_pairs_are_left_out_and_counted(tsv, caplog):
     ("content", "target", "says"),
     [
         ("", None, "there are no pairs"),
-        ("a\tb\nc d\n", None, "row 2: 1 columns between tabs where there are 2"),
+        ("a\tb\nc d\n", None, "row 2: 1 tab-separated columns where 2 are expected"),
         ("a\tb\nc\t \n", None, "row 2: one side of this pair is empty"),
-        ("a\nb\n", "x\n", "has 2 lines and .*b.txt has 1: line by line"),
+        ("a\nb\n", "x\n", "has 2 lines and .*b.txt has 1: each line must be"),
         ("a\nb\n", "x\n\n\ny\n", "has 2 lines and .*b.txt has 4"),
         ("a\n\nb\n", "x\ny\nz\n", "a.txt, row 2: one side"),
         ("a\nb\nc\n", "x\n\nz\n", "b.txt, row 2: one side"),

@@ -169,7 +169,7 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path, pictures):
 
     says("missing: there is no such folder", tmp_path / "missing")
     (tmp_path / "empty").mkdir()
-    says("none of the 0 files here is a image in a folder", tmp_path / "empty")
+    says("none of the 0 files here is an image in a folder", tmp_path / "empty")
     write_image(tmp_path / "flat" / "a.png", 0)
     says(r"none of the 1 files here, such as a\.png, is a picture in a folder", tmp_path / "flat")
     for part in ("Training", "testing"):
@@ -177,7 +177,10 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path, pictures):
     says(r"are splits, not classes: datamodule\.path=.*Training datamodule\.test_path=", tmp_path / "capital")
     for part in ("train", "val"):
         write_image(tmp_path / "split" / part / "cat" / "a.png", 0)
-    says(r"its folders are splits, not classes: datamodule\.val_path=.*split/val datamodule\.path=", tmp_path / "split")
+    says(
+        r"its subfolders are splits, not classes. Set datamodule\.val_path=.*split/val datamodule\.path=",
+        tmp_path / "split",
+    )
     write_image(pictures / "cat" / "wide.png", 0, size=(6, 9))
     says(r"is 6×8, and .*cat/wide\.png 6×9 \(height × width\): datamodule\.size=\[6,8\]", pictures)
     (pictures / "cat" / "wide.png").unlink()
