@@ -82,7 +82,7 @@ def test_class_schema_and_spec_agree(name, data, users_files):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_tensors_are_as_the_spec_says(name, data):
+def test_tensors_match_the_spec(name, data):
     datamodule = data[name]
     spec = datamodule.spec
     for split in SPLITS:
@@ -198,7 +198,7 @@ def test_nothing_is_printed(name, users_files, capfd):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_trivial_answer_is_scored_by_metrics_of_the_task(name, data):
+def test_naive_baseline_has_metrics_of_the_task(name, data):
     facts = TASKS[data[name].task]
     found = data[name].baseline()
     assert found and {key.removeprefix("test/") for key in found} <= set(facts.metrics | facts.test_metrics)

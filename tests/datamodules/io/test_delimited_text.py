@@ -26,7 +26,7 @@ def test_every_form_gives_the_same_rows(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "message"),
     [
         ("a.csv", "", "this file is empty; it must begin with a header such as text,label"),
         ("a.csv", "text,label\n\n", "there are no rows in this file"),
@@ -46,10 +46,10 @@ def test_every_form_gives_the_same_rows(name, tmp_path):
         ("a.csv", b"text,label\n\xff,1\n", "this file is not UTF-8 text (byte 11)"),
     ],
 )
-def test_a_wrong_file_is_refused_with_row_and_column(name, content, says, tmp_path):
+def test_a_wrong_file_is_refused_with_row_and_column(name, content, message, tmp_path):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match="^" + re.escape(str(path)) + ".*" + re.escape(says)):
+    with pytest.raises(UserError, match="^" + re.escape(str(path)) + ".*" + re.escape(message)):
         read_columns(path, ("text", "label"))
 
 

@@ -45,7 +45,7 @@ def test_a_foreign_header_is_passed_over_aloud(csv_file, caplog):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("1,2,3\n\n4,x,6\n", r"data\.csv, row 3, column 2 \(width\): 'x' is not a number"),
         ("height,width,age\n1,2,3\n4,5\n", r"data\.csv, row 3: 2 columns where 3 are expected: height, width, age"),
@@ -58,13 +58,13 @@ def test_a_foreign_header_is_passed_over_aloud(csv_file, caplog):
         (b"1,2,3\n4,\xff,6\n", r"data\.csv: this file is not UTF-8 text \(byte 8\)"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(csv_file, text, says):
-    with pytest.raises(UserError, match=says):
+def test_what_is_wrong_in_a_file_is_named(csv_file, text, message):
+    with pytest.raises(UserError, match=message):
         read_rows([csv_file(text)], NAMES)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("1,2", "'1,2': 2 columns where 3 are expected"),
         ("1,2,three", r"column 3 \(age\): 'three' is not a number"),
@@ -74,8 +74,8 @@ def test_what_is_wrong_in_a_file_is_named(csv_file, text, says):
         ("9" * 5000, "neither a file nor a row"),
     ],
 )
-def test_what_is_wrong_in_a_row_is_named(text, says):
-    with pytest.raises(UserError, match=says):
+def test_what_is_wrong_in_a_row_is_named(text, message):
+    with pytest.raises(UserError, match=message):
         read_rows([text], NAMES)
 
 

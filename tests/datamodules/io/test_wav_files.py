@@ -52,7 +52,7 @@ def test_resampling_keeps_the_tone_and_the_time(rate, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"", "this is not a readable WAV file"),
         (b"ID3 this is an MP3", "this is not a readable WAV file.*ffmpeg -i IN OUT.wav"),
@@ -64,9 +64,9 @@ def test_resampling_keeps_the_tone_and_the_time(rate, tmp_path):
     ],
     ids=["empty", "mp3", "header", "cut", "silent", "nan", "huge"],
 )
-def test_a_file_that_cannot_be_used_is_named(content, says, tmp_path):
+def test_a_file_that_cannot_be_used_is_named(content, message, tmp_path):
     (tmp_path / "a.wav").write_bytes(content)
-    with pytest.raises(UserError, match=re.escape(str(tmp_path / "a.wav")) + f": ({says})"):
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "a.wav")) + f": ({message})"):
         read_wave(tmp_path / "a.wav")
 
 
@@ -76,7 +76,7 @@ def test_a_missing_file_or_a_folder_is_named(tmp_path):
             read_wave(path)
 
 
-def test_unknown_chunks_are_passed_over(tmp_path):
+def test_unknown_chunks_are_ignored(tmp_path):
     content = riff(integers(SINE, 16), 16)
     note = b"note" + struct.pack("<I", 4) + b"abcd"
     (tmp_path / "a.wav").write_bytes(content[:12] + note + content[12:])

@@ -61,7 +61,7 @@ def series(batch: Batch) -> Tensor:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_folds_share_the_data_out_and_leave_test_alone(name: str, users_files: Files) -> None:
+def test_folds_partition_the_data_and_do_not_change_test(name: str, users_files: Files) -> None:
     plain = make(name, users_files, **SHORT.get(name, {}))
     plain.setup()
     folds = [folded(name, users_files, number, plain) for number in range(1, FOLDS + 1)]
@@ -187,7 +187,7 @@ def test_a_validation_split_of_its_own_joins_the_folds() -> None:
     assert Counter(example[0] for example in parts["val"]) == {"a": 2, "b": 2}
 
 
-def test_named_tuples_and_arrays_are_recut() -> None:
+def test_folds_of_named_tuples_and_arrays() -> None:
     batch = LabelledBatch(torch.arange(10.0)[:, None], torch.arange(10))
     parts = recut({"train": batch, "val": LabelledBatch(*(t + 10 for t in batch)), "test": batch}, Fold(2, 4))
     assert isinstance(parts["val"], LabelledBatch) and len(parts["val"].y) == 5
@@ -222,19 +222,19 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
         build_data(check(compose([*words, "cross_validation.group=autor"]))).setup()
 
 
-def test_what_a_fold_lacks_is_said_with_the_fold(tmp_path: Path) -> None:
+def test_errors_of_a_fold_name_the_fold(tmp_path: Path) -> None:
     file = tmp_path / "table.csv"
     rows = [f"{i},{'rare' if i % 10 == 7 else 'ab'[i % 2]},{i % 10}\n" for i in range(40)]  # a class of one patient
     file.write_text("".join(["a,label,patient\n", *rows]))
-    said = []
+    message = []
     for number in (1, 2, 3):
         table = Table(file, "label", test_path=_test_rows(tmp_path))
         table.fold = Fold(number, 3, group="patient")
         try:
             table.setup()
         except UserError as error:
-            said.append(str(error))
-    assert len(said) == 1 and re.match(r"cross_validation, fold \d of 3: .* has the class 'rare'", said[0])
+            message.append(str(error))
+    assert len(message) == 1 and re.match(r"cross_validation, fold \d of 3: .* has the class 'rare'", message[0])
 
 
 def _test_rows(folder: Path) -> Path:
@@ -242,9 +242,7 @@ def _test_rows(folder: Path) -> Path:
     return folder / "test.csv"
 
 
-def test_a_row_that_is_alone_in_its_class_trains_in_every_fold(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_singleton_class_is_in_training_of_every_fold(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "table.csv"
     names = ["rare" if i == 7 else "few" if i in (11, 12) else "ab"[i % 2] for i in range(40)]
     file.write_text("a,label\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names)))
@@ -267,7 +265,7 @@ def test_a_row_that_is_alone_in_its_class_trains_in_every_fold(
     assert all(any(label == "few" for _, label in rows) for rows in trained)
 
 
-def test_what_is_alone_in_its_class_trains_with_its_group() -> None:
+def test_singleton_class_is_in_training_with_its_group() -> None:
     groups = np.arange(24) // 3
     classes = ["rare" if i == 4 else "ab"[i % 2] for i in range(24)]
     folds = [Fold(number, 3, group="patient").cut(24, classes, groups) for number in (1, 2, 3)]

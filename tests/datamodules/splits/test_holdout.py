@@ -13,7 +13,7 @@ from src.datamodules.standardizer import Standardizer
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("fractions", [(0.15, 0.15), (0.1, 0.3), (0.4, 0.5)])
 @pytest.mark.parametrize("stratified", [True, False])
-def test_parts_are_disjoint_complete_and_as_large_as_asked(seed, fractions, stratified):
+def test_splits_are_disjoint_complete_and_of_the_requested_size(seed, fractions, stratified):
     classes = np.random.default_rng(0).choice(3, size=211, p=[0.6, 0.3, 0.1])
     parts = split_indices(211, *fractions, seed, classes if stratified else None)
     assert sorted(np.concatenate(list(parts.values()))) == list(range(211))

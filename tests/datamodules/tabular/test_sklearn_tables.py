@@ -57,7 +57,7 @@ def test_classes_have_their_share_in_every_split():
             assert np.abs(y.bincount().numpy() / len(y) - whole).max() < 0.02
 
 
-def test_class_names_stand_in_the_order_of_the_targets():
+def test_class_names_are_in_the_order_of_the_targets():
     assert BreastCancer().spec.class_names == ("malignant", "benign")
     assert (load_breast_cancer().target == 1).sum() == 357  # benign, as the data set's paper counts
     assert Wine().spec.class_names == ("class_0", "class_1", "class_2")
@@ -66,8 +66,8 @@ def test_class_names_stand_in_the_order_of_the_targets():
 def test_predictions_of_diabetes_are_in_its_own_unit():
     datamodule = Diabetes()
     y = datamodule.split("test").y
-    answers = datamodule.answers([{"prediction": {"target": value}} for value in y.flatten().tolist()])
-    predicted = [answer["prediction"] for answer in answers]
+    predictions = datamodule.answers([{"prediction": {"target": value}} for value in y.flatten().tolist()])
+    predicted = [prediction["prediction"] for prediction in predictions]
     assert y.double().mean().abs() < 1 and min(predicted) >= 25 and max(predicted) <= 346  # the data set's range
     test = datamodule._parts()["test"]
     np.testing.assert_allclose(predicted, load_diabetes().target[test], rtol=1e-5)

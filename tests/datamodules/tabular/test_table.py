@@ -49,7 +49,7 @@ def test_features_are_those_of_scikit_learn(make):
         assert [data.spec.class_names[i] for i in data.split(name).y] == [r["bought"] for r in rows[name]]
 
 
-def test_a_missing_number_stands_at_the_mean_and_is_told(make):
+def test_missing_number_becomes_the_mean_and_has_an_indicator(make):
     rows = [(("NA" if i % 4 == 0 else i), ("?" if i % 6 == 0 else "x"), "ab"[i % 2]) for i in range(60)]
     data = make(table(rows, "n,c,bought"))
     data.setup()
@@ -63,7 +63,7 @@ def test_a_missing_number_stands_at_the_mean_and_is_told(make):
     assert torch.equal(data.encode(["na,x"]).x, data.encode([",x"]).x)
 
 
-def test_rows_without_a_target_are_left_out_and_counted(make, caplog):
+def test_rows_without_a_target_are_dropped_and_counted(make, caplog):
     data = make(table([*ROWS, (1, "Oslo", 1, 1, "?")]))
     with caplog.at_level(logging.WARNING):
         data.setup()
@@ -94,15 +94,15 @@ def test_groups_of_any_size_come_near_their_shares():
         split_groups(["a", "b"] * 9, 0.2, 0.2, seed=0)
 
 
-def test_several_numbers_are_told_in_their_own_units(make):
+def test_several_targets_are_predicted_in_original_units(make):
     data = make(table(), kind="regression", target_column=["age", "income"], ignore=["patient", "bought"])
     data.setup()
     assert data.spec.output_shape == (2,) and data.spec.target_names == ("age", "income")
     y = data.split("train").y
     torch.testing.assert_close(y.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
-    (answer,) = data.answers([{"prediction": dict(zip(data.targets, y[0].tolist(), strict=True))}])
+    (prediction,) = data.answers([{"prediction": dict(zip(data.targets, y[0].tolist(), strict=True))}])
     row = data.rows()["train"][0][1]
-    assert answer["prediction"] == pytest.approx(
+    assert prediction["prediction"] == pytest.approx(
         {"age": float(row["age"]), "income": float(row["income"])}, rel=1e-5, abs=1e-5
     )
 
@@ -163,7 +163,7 @@ def test_a_constant_column_is_one_in_spite_of_rounding(make):
     assert abs(data.encode(["100,3"]).x[0, 0]) < 1
 
 
-def test_every_row_that_is_typed_is_answered(make):
+def test_every_input_row_has_a_prediction(make):
     data = make(table(), ignore=["patient"])
     data.setup()
     assert torch.equal(data.encode(["30,Rome,4\n40,Oslo,5"]).x, data.encode(["30,Rome,4", "40,Oslo,5"]).x)
@@ -221,20 +221,20 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("content", "changes", "says"), BAD)
-def test_a_wrong_table_is_refused_by_name(make, content, changes, says):
-    with pytest.raises(UserError, match=says):
+@pytest.mark.parametrize(("content", "changes", "message"), BAD)
+def test_a_wrong_table_is_refused_by_name(make, content, changes, message):
+    with pytest.raises(UserError, match=message):
         make(content, **changes).setup()
 
 
 @pytest.mark.parametrize(
-    ("row", "says"),
+    ("row", "message"),
     [("1", "1 columns where 3 are expected: age, city, income"), ("old,Rome,1", "column 'age': 'old' is not a number")],
 )
-def test_a_wrong_input_is_refused(make, row, says):
+def test_a_wrong_input_is_refused(make, row, message):
     data = make(table(), ignore=["patient"])
     data.setup()
-    with pytest.raises(UserError, match=re.escape(says)):
+    with pytest.raises(UserError, match=re.escape(message)):
         data.encode([row])
 
 
@@ -244,6 +244,8 @@ def test_each_kind_trains_and_predicts(fast, make, tmp_path):
     for kind, target in (("binary_classification", "bought"), ("regression", "income"), ("classification", "city")):
         words = fast(*base, f"datamodule.kind={kind}", f"datamodule.target_column={target}")
         result = run(words, verbose=False)
-        (answer, *_) = predict(result.folder, [str(tmp_path / "t.csv")])
-        assert set(answer.get("probabilities", {})) == {"bought": {"no", "yes"}, "city": set(CITIES)}.get(target, set())
-        assert isinstance(answer["prediction"], float if kind == "regression" else str)
+        (prediction, *_) = predict(result.folder, [str(tmp_path / "t.csv")])
+        assert set(prediction.get("probabilities", {})) == {"bought": {"no", "yes"}, "city": set(CITIES)}.get(
+            target, set()
+        )
+        assert isinstance(prediction["prediction"], float if kind == "regression" else str)

@@ -44,7 +44,7 @@ def test_vocabulary_is_the_training_part_s(write):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         ("", "book.txt: 0 characters are too few"),
         ("short", "book.txt: 5 characters are too few.*context=10"),
@@ -52,8 +52,8 @@ def test_vocabulary_is_the_training_part_s(write):
         ("é".encode("latin-1") + BODY.encode(), r"UTF-8 \(byte 0\)"),
     ],
 )
-def test_a_text_that_cannot_be_used_is_named(write, content, says):
-    with pytest.raises(UserError, match=says):
+def test_a_text_that_cannot_be_used_is_named(write, content, message):
+    with pytest.raises(UserError, match=message):
         write(content).setup()
 
 
@@ -174,7 +174,7 @@ def test_tokens_on_disk_that_are_not_whole_are_written_anew(tmp_path, damage):
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
-def test_tokens_are_not_kept_behind_a_link(tmp_path):
+def test_tokens_are_not_written_through_a_link(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "tokens").symlink_to(tmp_path / "thesis")
     path = tmp_path / "book.txt"
@@ -218,7 +218,7 @@ def test_a_prompt_may_be_a_file(write, tmp_path):
 @pytest.mark.req("R3", "T6")
 @pytest.mark.parametrize("kind", ["characters", "byte_pairs"])
 @pytest.mark.parametrize("model", [LSTM, Transformer])
-def test_what_stands_for_no_text_is_not_generated(model, kind, tmp_path):
+def test_tokens_without_text_are_not_generated(model, kind, tmp_path):
     """With a network that thinks nothing else likely: a text has every token that was asked for, and no unknown one."""
     path = tmp_path / "book.txt"
     path.write_text(BODY)
@@ -230,8 +230,8 @@ def test_what_stands_for_no_text_is_not_generated(model, kind, tmp_path):
         made.output.bias[: data.spec.reserved_tokens] = 50.0
     tokens = made.generate(data.encode(["the fox"]).inputs[0], max_new_tokens=40, temperature=1.0)
     assert tokens.shape == (1, 40) and tokens.min() >= 4
-    (answer,) = data.answers([{"tokens": tokens[0].tolist()}])
+    (prediction,) = data.answers([{"tokens": tokens[0].tolist()}])
     if kind == "characters":  # bytes at random are no text
-        assert len(answer["prediction"]) == 40 and "\ufffd" not in answer["prediction"]
+        assert len(prediction["prediction"]) == 40 and "\ufffd" not in prediction["prediction"]
     names = data.vocabulary.names(range(data.spec.reserved_tokens + 1))
     assert all(name.startswith("<") for name in names[:-1]) and not names[-1].startswith("<")

@@ -33,7 +33,7 @@ def test_a_language_pair_is_read_in_its_direction(small):
     assert {name: len(part) for name, part in there.pairs().items()} == {"train": 60, "val": 8, "test": 8}
 
 
-def test_a_long_pair_is_left_out_of_training_alone(small, tmp_path):
+def test_long_pairs_are_dropped_from_training_only(small, tmp_path):
 
     def add_long(part: str) -> None:
         for language in ("en", "de"):
@@ -53,7 +53,7 @@ def test_a_long_pair_is_left_out_of_training_alone(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("contents", "says"),
+    ("contents", "message"),
     [
         (gzip.compress(b"one line\n"), "train.de.gz has 1 lines|has 60 lines"),
         (b"\x1f\x8b broken", "train.de.gz: this file is damaged"),
@@ -64,9 +64,9 @@ def test_a_long_pair_is_left_out_of_training_alone(small, tmp_path):
     # gzip writes the time into its bytes: as names they would differ from worker to worker.
     ids=["one line", "broken gzip", "no text", "an empty side", "empty"],
 )
-def test_a_wrong_file_is_named(small, tmp_path, contents, says):
+def test_a_wrong_file_is_named(small, tmp_path, contents, message):
     (tmp_path / "multi30k" / "train.de.gz").write_bytes(contents)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         small().setup()
 
 

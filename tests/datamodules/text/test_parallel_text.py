@@ -46,19 +46,19 @@ def test_both_forms_hold_the_same_pairs(tsv, two_files, tokens):
     assert len(read[0]) == 50
 
 
-def test_long_pairs_are_left_out_and_counted(tsv, caplog):
+def test_long_pairs_are_dropped_and_counted(tsv, caplog):
     with caplog.at_level(logging.WARNING):
         data = ParallelText(tsv, tokens="characters", max_length=16)
         data.setup()
-    kept = [pair for pair in PAIRS if all(len(text) <= 16 for text in pair)]
-    assert sum(len(data.split(name).source) for name in ("train", "val", "test")) == len(kept) < 50
-    assert f"{50 - len(kept)} of 50 pairs have more than 16 tokens and are dropped" in caplog.text
+    pairs = [pair for pair in PAIRS if all(len(text) <= 16 for text in pair)]
+    assert sum(len(data.split(name).source) for name in ("train", "val", "test")) == len(pairs) < 50
+    assert f"{50 - len(pairs)} of 50 pairs have more than 16 tokens and are dropped" in caplog.text
     with pytest.raises(UserError, match=r"every pair has more tokens than datamodule\.max_length=3"):
         ParallelText(tsv, tokens="characters", max_length=3).setup()
 
 
 @pytest.mark.parametrize(
-    ("content", "target", "says"),
+    ("content", "target", "message"),
     [
         ("", None, "there are no pairs"),
         ("a\tb\nc d\n", None, "row 2: 1 tab-separated columns where 2 are expected"),
@@ -69,11 +69,11 @@ def test_long_pairs_are_left_out_and_counted(tsv, caplog):
         ("a\nb\nc\n", "x\n\nz\n", "b.txt, row 2: one side"),
     ],
 )
-def test_a_wrong_file_is_refused_with_its_row(content, target, says, tmp_path):
+def test_a_wrong_file_is_refused_with_its_row(content, target, message, tmp_path):
     (tmp_path / "a.txt").write_text(content)
     if target is not None:
         (tmp_path / "b.txt").write_text(target)
-    with pytest.raises(UserError, match=re.escape(str(tmp_path)) + f".*{says}"):
+    with pytest.raises(UserError, match=re.escape(str(tmp_path)) + f".*{message}"):
         ParallelText(tmp_path / "a.txt", None if target is None else tmp_path / "b.txt").setup()
 
 

@@ -40,7 +40,7 @@ def test_one_column_needs_no_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "column", "says"),
+    ("text", "column", "message"),
     [
         ("a,b\n1,2\n", None, r"datamodule.column=null: Possible: a, b\."),
         ("price,b\n1,2\n", "prise", r"prices.csv: the header has no column 'prise'. Did you mean 'price'\?"),
@@ -57,8 +57,8 @@ def test_one_column_needs_no_name(tmp_path: Path) -> None:
         ("a\n1\n1_000\n", "a", r"row 3, column a: '1_000' is not a number"),
     ],
 )
-def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, column: str | None, says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, column: str | None, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         Series(write(tmp_path, text), column=column).setup()
 
 
@@ -82,14 +82,14 @@ def test_several_series_are_forecast_with_others_beside_them(tmp_path: Path) -> 
         assert [v for row in seen for v in row] == pytest.approx(
             [v for row in expected for v in row], rel=1e-4, abs=1e-4
         )
-        (answer,) = data.answers([{"prediction": y[window].tolist()}])
-        assert answer["prediction"][1] == pytest.approx({"sold": -(n + 5), "price": (n + 5) ** 2}, rel=1e-4)
+        (prediction,) = data.answers([{"prediction": y[window].tolist()}])
+        assert prediction["prediction"][1] == pytest.approx({"sold": -(n + 5), "price": (n + 5) ** 2}, rel=1e-4)
     assert torch.equal(data.encode([str(path)]).x, data.encode([data.example_inputs(1)[0] + "\n-79,6241,1"]).x)
     assert data.baseline()["test/mse"] == pytest.approx(float(((x[:, -1:, :2] - y) ** 2).mean()), rel=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"2026-01-03": "2026-01-02"}, "row 4, column day: '2026-01-02' is not later than in the previous row"),
         ({"2026-01-03": "third"}, "row 4, column day: 'third' is neither a date"),
@@ -98,9 +98,9 @@ def test_several_series_are_forecast_with_others_beside_them(tmp_path: Path) -> 
         ({",4,-2,2": ",4,-2,inf"}, "row 4, column rain: 'inf' is not a finite number"),
     ],
 )
-def test_wrong_times_and_covariates_are_named(tmp_path: Path, changes: dict[str, str], says: str) -> None:
+def test_wrong_times_and_covariates_are_named(tmp_path: Path, changes: dict[str, str], message: str) -> None:
     text = TABLE
     for old, new in changes.items():
         text = text.replace(old, new, 1)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         Series(write(tmp_path, text), "price", ["rain"], "day", window=4, horizon=2).setup()

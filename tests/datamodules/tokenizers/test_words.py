@@ -30,7 +30,7 @@ def test_rare_words_are_unknown_and_frequent_ones_come_first(caplog):
     assert Words.from_plain(words.to_plain()) == words
 
 
-def test_more_words_come_behind_and_change_no_id():
+def test_added_words_do_not_change_ids():
     words = Words.of(["b a"])
     more = words.extended(["motion picture", "a"])
     assert more.words == ("a", "b", "motion", "picture")

@@ -74,7 +74,7 @@ def test_an_image_file_and_its_bytes_are_read_alike(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "contents", "says"),
+    ("file", "contents", "message"),
     [
         ("train-labels-idx1", idx(np.zeros(199, np.uint8)), "200 images, and 199 labels"),
         ("train-labels-idx1", idx(np.full(200, 10, np.uint8)), "label 10, but there are 10 classes"),
@@ -82,10 +82,10 @@ def test_an_image_file_and_its_bytes_are_read_alike(tmp_path) -> None:
         ("t10k-images-idx3", b"<html>not found</html>", "this is not an IDX file"),
     ],
 )
-def test_wrong_files_are_named(tmp_path, file, contents, says) -> None:
+def test_wrong_files_are_named(tmp_path, file, contents, message) -> None:
     write_idx_set(tmp_path / "fashion_mnist")
     (tmp_path / "fashion_mnist" / f"{file}-ubyte.gz").write_bytes(gzip.compress(contents))
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         made(FashionMNIST, tmp_path).setup()
 
 
