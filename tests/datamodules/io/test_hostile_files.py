@@ -284,7 +284,7 @@ def test_halves_of_characters_in_json_lines_are_printable(tmp_path: Path) -> Non
 def test_images_of_other_formats_are_refused_whatever_their_name(tmp_path: Path, ending: str) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / f"a.{ending}")
     (tmp_path / f"a.{ending}").rename(tmp_path / "a.png")
-    with pytest.raises(UserError, match="no image"):
+    with pytest.raises(UserError, match="not a readable image"):
         open_image(str(tmp_path / "a.png"))
 
 
