@@ -34,7 +34,7 @@ def test_every_form_gives_the_same_rows(name, tmp_path):
         ("a.csv", "text,text,label\nx,y,1", "the header names 'text' more than once"),
         ("a.csv", "text,label\nx,1\n ,1\n", "row 3, column 'text': this is empty"),
         ("a.csv", "text,label\nx,1\ny\n", "row 3: 1 columns where the header has 2"),
-        ("a.csv", 'text,label\n"a\nb",1\nx, y,1\n', "row 4: 3 columns where the header has 2; a text that holds"),
+        ("a.csv", 'text,label\n"a\nb",1\nx, y,1\n', "row 4: 3 columns where the header has 2; a text that contains"),
         ("a.csv", 'text,label\nx,1\n"open,1\ny,2\n', "row 3: this is not valid CSV: unexpected end of data"),
         ("a.jsonl", '{"text": "x", "label": 1}\n{"text": 1', "row 2, column 11: this is not valid JSON"),
         ("a.jsonl", '{"text": "x"}', "row 1: there is no 'label'. Possible: text."),

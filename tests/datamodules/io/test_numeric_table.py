@@ -53,8 +53,8 @@ def test_a_foreign_header_is_passed_over_aloud(csv_file, caplog):
         ("1,x,3\n", r"row 1, column 2 \(width\): 'x' is not a number"),
         ("1,2,nan\n", r"row 1, column 3 \(age\): 'nan' is not a finite number"),
         ("1,inf,3\n", r"row 1, column 2 \(width\): 'inf' is not a finite number"),
-        ("", r"data\.csv: there is no row"),
-        ("height,width,age\n", r"data\.csv: there is no row"),
+        ("", r"data\.csv: this file has no row"),
+        ("height,width,age\n", r"data\.csv: this file has no row"),
         (b"1,2,3\n4,\xff,6\n", r"data\.csv: this file is not UTF-8 text \(byte 8\)"),
     ],
 )

@@ -80,7 +80,7 @@ def test_a_wrong_file_is_refused_with_its_row(content, target, message, tmp_path
 def test_predict_translates_and_refuses_what_is_too_long(fast, tsv):
     result = run(fast("model=transformer", "datamodule=parallel_text", f"datamodule.path={tsv}"), verbose=False)
     assert isinstance(predict(result.folder, ["Number 3 is 9."])[0]["prediction"], str)
-    with pytest.raises(UserError, match="12 tokens; the longest text of the data has 5"):
+    with pytest.raises(UserError, match="12 tokens; the longest text of training has 5"):
         predict(result.folder, ["a b c d e f g h i j k l"])
     with pytest.raises(UserError, match="the input is empty"):
         predict(result.folder, [" "])

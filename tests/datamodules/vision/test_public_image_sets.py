@@ -76,9 +76,9 @@ def test_an_image_file_and_its_bytes_are_read_alike(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("file", "contents", "message"),
     [
-        ("train-labels-idx1", idx(np.zeros(199, np.uint8)), "200 images, and 199 labels"),
+        ("train-labels-idx1", idx(np.zeros(199, np.uint8)), "200 images, but 199 labels"),
         ("train-labels-idx1", idx(np.full(200, 10, np.uint8)), "label 10, but there are 10 classes"),
-        ("t10k-images-idx3", idx(np.zeros((40, 27, 28), np.uint8)), r"shape \[40, 27, 28\], not images of 28×28"),
+        ("t10k-images-idx3", idx(np.zeros((40, 27, 28), np.uint8)), r"shape \[40, 27, 28\] instead of images of 28×28"),
         ("t10k-images-idx3", b"<html>not found</html>", "this is not an IDX file"),
     ],
 )
