@@ -17,7 +17,7 @@ from src.datamodules.synthetic.function import Function
 from src.datamodules.synthetic.mackey_glass import MackeyGlass
 from src.datamodules.synthetic.shapes import Shapes
 from src.datamodules.tokenizers.characters import pad
-from src.datamodules.vision.image_folder import read_all
+from src.datamodules.vision.image_folder import read_images
 from src.layers.positional_encoding import IN_ADVANCE, SinusoidalPositions
 
 HUGE: dict[str, Callable[[], DataModule]] = {
@@ -50,7 +50,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "texts": lambda: pad([[5]], 100),
     "sounds": lambda: stack_waves([np.zeros(1, np.float32)], 100),
     "spectra": lambda: LogMel(8000, 256, 100, 8)(torch.zeros(1, 1000)),
-    "images": lambda: read_all([], (3, 8, 8)).sum() or read_all(["a.png"], (3, 8, 8)),
+    "images": lambda: read_images([], (3, 8, 8)).sum() or read_images(["a.png"], (3, 8, 8)),
 }
 
 
