@@ -119,7 +119,9 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path, sounds):
             compose(["model=cnn", "datamodule=audio_folder", f"datamodule.path={sounds}", "datamodule.pattern='*.wav'"])
         )
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="none of the 0 files here is a WAV file in a folder that is named after its class"):
+    with pytest.raises(
+        UserError, match="none of the 0 files here is a WAV file in a folder that is named after its class"
+    ):
         AudioFolder(tmp_path / "empty").setup()
     with pytest.raises(UserError, match="one class only, 'sounds'"):
         AudioFolder(tmp_path).setup()
@@ -205,7 +207,7 @@ def test_recordings_are_downloaded_by_their_names_alone(recordings, tmp_path, mo
     with pytest.raises(UserError, match="differ from those of version 1"):
         digits(home, verify=True, val_fraction=0.5).files()
     monkeypatch.setattr(fsdd, "CHECKSUM", "0")
-    with pytest.raises(UserError, match=r"recordings is missing, and the .* bytes that were sent for it are not"):
+    with pytest.raises(UserError, match=r"recordings is missing, and the downloaded .* bytes are not"):
         digits(tmp_path / "third", verify=True).files()
 
 
