@@ -157,11 +157,11 @@ def test_a_loaded_preparation_is_used_in_place_of_a_fitted_one(name, data, users
 
 def shift(state: dict) -> None:
     """Put something before the first character or word of a vocabulary: every id is one more."""
-    for kept in (state, *(value for value in state.values() if isinstance(value, dict))):
-        if "characters" in kept:
-            kept["characters"] = "\u0000" + kept["characters"]
-        if "words" in kept:
-            kept["words"] = ["\u0000", *kept["words"]]
+    for part in (state, *(value for value in state.values() if isinstance(value, dict))):
+        if "characters" in part:
+            part["characters"] = "\u0000" + part["characters"]
+        if "words" in part:
+            part["words"] = ["\u0000", *part["words"]]
 
 
 @pytest.mark.parametrize("name", WITH_A_VOCABULARY)

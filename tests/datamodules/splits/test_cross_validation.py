@@ -255,8 +255,8 @@ def test_singleton_class_is_in_training_of_every_fold(tmp_path: Path, caplog: py
         parts = {name: [(row["a"], row["label"]) for _, row in rows] for name, rows in table.rows().items()}
         trained.append(parts["train"])
         validated += parts["val"]
-    told = [record.getMessage() for record in caplog.records if "the only one of its class" in record.getMessage()]
-    assert told == [
+    messages = [record.getMessage() for record in caplog.records if "the only one of its class" in record.getMessage()]
+    assert messages == [
         "cross_validation: an example that is the only one of its class is training data in every fold: rare"
     ], "once, not thrice"
     assert all(("7", "rare") in rows for rows in trained)
