@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.datamodules.text.multi30k import file_of
-from src.datamodules.text.parallel_text import lines_of
+from src.datamodules.text.parallel_text import split_text_lines
 
 OBJECTS = "street|water|beach|dog|ball|snow|bench|camera"
 OBJECT_WITH_ARTICLE = re.compile(rf"\b(?:an?|the) ({OBJECTS})\b", re.I)
@@ -43,7 +43,7 @@ def main(data: str = "data") -> None:
     """
     folder = Path(data)
     captions = {
-        part: lines_of(file_of(part, "en").read(folder).decode("utf-8"))
+        part: split_text_lines(file_of(part, "en").read(folder).decode("utf-8"))
         for part in ("train", "val", "2016_flickr", "2017_flickr")
     }
     from_training = masked_captions(captions.pop("train"))

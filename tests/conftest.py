@@ -186,7 +186,7 @@ USERS_FILES: dict[str, Callable[[Path], list[str]]] = {
     "image_folder": _images,
     "fsdd": _spoken_digits,
     "series": _series,
-    "csv": _people,
+    "table": _people,
     **{name: partial(_public, name) for name in PUBLIC},
 }
 """For each datamodule that needs files: the function that writes them to a folder and returns the overrides that name them."""

@@ -28,7 +28,7 @@ def trained(fast: Words, tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
     return train
 
 
-@pytest.mark.parametrize("kind", ["csv", "text_classification", "image_folder", "audio_folder"])
+@pytest.mark.parametrize("kind", ["table", "text_classification", "image_folder", "audio_folder"])
 def test_another_file_is_measured_whole_and_alone(trained, kind: str, capsys) -> None:
     folder, mine = trained(kind)
     shares = []
@@ -56,7 +56,7 @@ def test_data_in_their_own_order_are_measured_whole_too(trained, kind: str, coun
 
 
 def test_three_rows_are_enough(trained, tmp_path: Path) -> None:
-    folder, mine = trained("csv")
+    folder, mine = trained("table")
     few = tmp_path / "few.csv"
     few.write_text("".join(mine.read_text().splitlines(keepends=True)[:4]))
     evaluate(folder, overrides=[f"datamodule.path={few}"])

@@ -1,4 +1,4 @@
-"""Names of classes and their numbers."""
+"""Class names and class indices."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 from src.core.errors import UserError, nearest, short
 
-MOST_DIGITS = 300
-"""The most digits of a class that is a number."""
+MAX_DIGITS = 300
+"""Largest number of digits of a class name that is sorted as a number."""
 
 
 def classes_of(labels: Iterable[str], where: str) -> tuple[str, ...]:
-    """Return the names of the classes in order: as numbers if all of them are, else by the alphabet.
+    """Return the sorted class names: numerically if all are numbers, else alphabetically.
 
     Args:
-        labels: of the training examples.
-        where: the file or folder, for the error.
+        labels: labels of the training examples.
+        where: the file or folder, for error messages.
 
     Raises:
         UserError: if there are fewer than two.
@@ -25,16 +25,16 @@ def classes_of(labels: Iterable[str], where: str) -> tuple[str, ...]:
     if len(names) < 2:
         name = short(next(iter(names), ""))
         raise UserError(f"{where}: training has one class only, '{name}'; there must be two or more")
-    if all(name.isdecimal() and len(name) <= MOST_DIGITS for name in names):
+    if all(name.isdecimal() and len(name) <= MAX_DIGITS for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
 
 def class_numbers(labels: Sequence[str], classes: Sequence[str], where: str) -> Tensor:
-    """Return the number of each label [N] int64.
+    """Return the class index of each label [N] int64.
 
     Raises:
-        UserError: for a label that is no class of training.
+        UserError: if a label does not occur in training.
     """
     numbers = {name: number for number, name in enumerate(classes)}
     for label in labels:

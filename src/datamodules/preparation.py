@@ -1,7 +1,7 @@
-"""What a datamodule fitted on its training data, taken back from a checkpoint that may come from someone else.
+"""Restore the preparation (what a datamodule fitted on its training data) from a checkpoint, which may be untrusted.
 
-Each datamodule checks its own state in `load_state_dict`, by the functions below; `take_preparation` turns what is wrong into
-one error that names the checkpoint.
+Each datamodule validates its own state in `load_state_dict` with the functions below; `take_preparation` converts every
+failure to one error that names the checkpoint.
 """
 
 import math
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 class DamagedPreparation(UserError):
-    """A value of a recorded preparation is missing, or not what it must be."""
+    """A value of a recorded preparation is missing or invalid."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"the preparation in this checkpoint is damaged: {what}")
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the preparation in this checkpoint is damaged: {reason}")
 
 
 def take_preparation(datamodule: "DataModule", state: Any, path: object) -> None:
-    """Give a datamodule the preparation that a checkpoint holds.
+    """Restore the preparation of a datamodule from a checkpoint.
 
     Args:
-        datamodule: without data.
-        state: what its `state_dict` returned in training.
-        path: of the checkpoint, for the error.
+        datamodule: the datamodule, whose data are not loaded yet.
+        state: the result of its `state_dict` in training.
+        path: path of the checkpoint, for error messages.
 
     Raises:
         UserError: naming the checkpoint, if the preparation is damaged.
@@ -50,7 +50,7 @@ def part(state: Any, key: str) -> Any:
 
 
 def text(state: Any, key: str) -> str:
-    """Return a text of a preparation."""
+    """Return a string of a preparation."""
     value = part(state, key)
     if not isinstance(value, str):
         raise DamagedPreparation(f"'{key}' is not a string")
@@ -58,7 +58,7 @@ def text(state: Any, key: str) -> str:
 
 
 def texts(state: Any, key: str) -> tuple[str, ...]:
-    """Return the texts of a list of a preparation."""
+    """Return a list of strings of a preparation."""
     value = part(state, key)
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise DamagedPreparation(f"'{key}' is not a list of strings")
@@ -66,41 +66,41 @@ def texts(state: Any, key: str) -> tuple[str, ...]:
 
 
 def flag(state: Any, key: str) -> bool:
-    """Return a truth value of a preparation."""
+    """Return a boolean of a preparation."""
     value = part(state, key)
     if not isinstance(value, bool):
         raise DamagedPreparation(f"'{key}' is neither true nor false")
     return value
 
 
-def size(state: Any, key: str, most: int = 2**31) -> int:
+def size(state: Any, key: str, largest: int = 2**31) -> int:
     """Return a positive integer of a preparation."""
-    return _sizes([part(state, key)], key, most)[0]
+    return _sizes([part(state, key)], key, largest)[0]
 
 
-def sizes(state: Any, key: str, count: int | None = None, most: int = 2**31) -> tuple[int, ...]:
-    """Return the positive integers of a list of a preparation.
+def sizes(state: Any, key: str, count: int | None = None, largest: int = 2**31) -> tuple[int, ...]:
+    """Return a list of positive integers of a preparation.
 
     Args:
         state: the preparation.
-        key: the name of the list.
-        count: how many there are; None takes any number.
-        most: the largest product of them.
+        key: key of the list.
+        count: required length; None allows any.
+        largest: upper bound of their product.
     """
     value = part(state, key)
     if not isinstance(value, list | tuple) or (count is not None and len(value) != count):
         raise DamagedPreparation(f"'{key}' is not a list of {'' if count is None else f'{count} '}numbers")
-    return _sizes(value, key, most)
+    return _sizes(value, key, largest)
 
 
-def _sizes(values: Any, key: str, most: int) -> tuple[int, ...]:
-    if not all(type(value) is int and 0 < value <= most for value in values) or math.prod(values) > most:
+def _sizes(values: Any, key: str, largest: int) -> tuple[int, ...]:
+    if not all(type(value) is int and 0 < value <= largest for value in values) or math.prod(values) > largest:
         raise DamagedPreparation(f"'{key}' is not positive, not an integer, or too large")
     return tuple(values)
 
 
 def numbers(state: Any, key: str) -> tuple[float, ...]:
-    """Return the finite numbers of a list of a preparation."""
+    """Return a list of finite numbers of a preparation."""
     value = part(state, key)
     if not isinstance(value, list | tuple) or not all(map(is_finite, value)):
         raise DamagedPreparation(f"'{key}' is not a list of finite numbers")

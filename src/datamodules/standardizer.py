@@ -1,4 +1,4 @@
-"""Standardisation that is fitted on training data and travels in the checkpoint."""
+"""Standardisation that is fitted on training data and stored in the checkpoint."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,20 +9,20 @@ from torch import Tensor
 from src.datamodules.preparation import DamagedPreparation, numbers
 
 ROUNDING = 1e-13
-"""Share of the mean up to which a deviation comes of rounding alone: a column of 99.9 has 3e-16."""
+"""Ratio of deviation to mean up to which the deviation is rounding error only: a column of 99.9 has 3e-16."""
 
 
 def or_one(deviation: float, mean: float) -> float:
-    """Return the deviation of a column, or 1 where the column is constant."""
+    """Return the standard deviation of a column, or 1 if the column is constant."""
     return deviation if deviation > ROUNDING * abs(mean) else 1.0
 
 
 @dataclass(frozen=True)
 class Standardizer:
-    """Maps columns to mean 0 and deviation 1.
+    """Maps columns to mean 0 and standard deviation 1.
 
     Args:
-        mean, deviation: one number a column; a constant column has deviation 1 (`or_one`).
+        mean, deviation: one number per column; a constant column has deviation 1 (`or_one`).
     """
 
     mean: tuple[float, ...]
@@ -40,7 +40,7 @@ class Standardizer:
         return ((x.double() - mean) / deviation).float()
 
     def undo(self, column: int, value: float) -> float:
-        """Return a value of one column in its own units."""
+        """Convert a standardised value of one column back to its original units."""
         return value * self.deviation[column] + self.mean[column]
 
     def to_plain(self) -> dict[str, list[float]]:
@@ -48,10 +48,10 @@ class Standardizer:
 
     @classmethod
     def from_plain(cls, plain: Any) -> "Standardizer":
-        """Read back what `to_plain` wrote.
+        """Restore a standardizer from the result of `to_plain`.
 
         Raises:
-            UserError: if it has been damaged since.
+            UserError: if the state is damaged.
         """
         mean, deviation = numbers(plain, "mean"), numbers(plain, "deviation")
         if len(mean) != len(deviation) or not mean or not all(value > 0 for value in deviation):

@@ -295,7 +295,7 @@ def test_hosts_in_the_environment_are_case_insensitive(recorded, monkeypatch):
 
 def test_paths_of_the_command_line_are_not_reported_as_recorded(caplog, tmp_path):
     (tmp_path / "a.csv").write_text("x,y\n1,2\n")
-    config = check(compose(["datamodule=csv", f"datamodule.path={tmp_path}/a.csv", "datamodule.target_column=y"]))
+    config = check(compose(["datamodule=table", f"datamodule.path={tmp_path}/a.csv", "datamodule.target_column=y"]))
     trust.name_external_data(config, ["datamodule.path=x"])
     assert not caplog.messages
     trust.name_external_data(config)

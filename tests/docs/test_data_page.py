@@ -44,7 +44,7 @@ def write_files(folder: Path) -> None:
 def test_all_sections_of_the_page_are_found() -> None:
     assert len(FILES) == 7 and all(len(text.splitlines()) == 5 for text in FILES.values())
     assert WITH_COMMANDS == [
-        "csv",
+        "table",
         "series",
         "text_classification",
         "text",

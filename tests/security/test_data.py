@@ -16,7 +16,7 @@ from tests.security.harness import Case
 from tests.security.hostile import IN_PLACE_OF_A_FILE, STRINGS, put
 
 KINDS = {
-    "csv": ["model=mlp"],
+    "table": ["model=mlp"],
     "text": ["model=lstm"],
     "text_classification": ["model=lstm"],
     "parallel_text": ["model=transformer"],
@@ -55,7 +55,7 @@ def _wav(rate: int, channels: int, bits: int, size: int) -> bytes:
 
 
 CONTENTS: dict[str, dict[str, bytes]] = {
-    "csv": {
+    "table": {
         "one cell": b"x" * 1_000_000,
         "many columns": b",".join(b"c%d" % n for n in range(50_000)) + b"\n" + b",".join([b"1"] * 50_000) + b"\n",
         "quotes": b'age,bought\n"1,yes\n' * 50,
@@ -160,4 +160,4 @@ def test_packed_bombs(new_case: Callable[..., Case], packed: str) -> None:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
                 archive.writestr("../../../victim/zzhostile", b"0" * 100_000_000)
 
-    assert opened(new_case(None), "csv", bomb) == []
+    assert opened(new_case(None), "table", bomb) == []

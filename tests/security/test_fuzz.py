@@ -99,7 +99,7 @@ def test_mutated_folders(new_case: Callable[..., Case], request: pytest.FixtureR
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", ("csv", "text", "text_classification", "parallel_text", "image_folder", "audio_folder", "series")
+    "kind", ("table", "text", "text_classification", "parallel_text", "image_folder", "audio_folder", "series")
 )
 def test_mutated_data(new_case: Callable[..., Case], request: pytest.FixtureRequest, kind: str) -> None:
     from tests.security.test_data import opened

@@ -218,8 +218,8 @@ DECISIONS: dict[str, Callable[[dict[str, Any], Case], None]] = {
     "paths, outputs, environment": _update("paths", outputs="${oc.env:HOME}/../victim"),
     "datamodule.path": lambda config, case: config.update(
         datamodule={
-            "_target_": "src.datamodules.tabular.csv_table.CSVTable",
-            "name": "csv",
+            "_target_": "src.datamodules.tabular.table.Table",
+            "name": "table",
             "path": "/dev/zero",
             "target_column": "x",
         }

@@ -19,7 +19,13 @@ Make = Callable[..., Composer]
 BASES = (
     ("model=mlp", "datamodule=digits"),
     ("model=lstm", "optimizer=adamw", "scheduler=cosine", "regularization=[dropout,l2]"),
-    ("model=transformer", "datamodule=csv", "callbacks=quiet", "logger=none", "+callbacks.mine={_target_: a.B, at: 3}"),
+    (
+        "model=transformer",
+        "datamodule=table",
+        "callbacks=quiet",
+        "logger=none",
+        "+callbacks.mine={_target_: a.B, at: 3}",
+    ),
 )
 PLAIN = (
     "0",

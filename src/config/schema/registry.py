@@ -63,7 +63,7 @@ SCHEMAS: dict[str, dict[str, type[Option]]] = {
         "src.datamodules.synthetic.function.Function": Function,
         "src.datamodules.synthetic.mackey_glass.MackeyGlass": MackeyGlass,
         "src.datamodules.timeseries.series.Series": Series,
-        "src.datamodules.tabular.csv_table.CSV": CSV,
+        "src.datamodules.tabular.table.Table": CSV,
         "src.datamodules.synthetic.adding.Adding": Adding,
         "src.datamodules.synthetic.copy_task.Copy": Copy,
         "src.datamodules.synthetic.dates.Dates": Dates,

@@ -1,4 +1,4 @@
-"""A folder of sounds of the user's: WAV files in a folder a class, or with the class in their names."""
+"""A folder of WAV files of the user: one subfolder per class, or the class in the file names."""
 
 from operator import itemgetter
 from pathlib import Path
@@ -6,18 +6,18 @@ from typing import Any
 
 from src.datamodules.audio.base import ENDINGS, Audio
 from src.datamodules.io.labelled_folder import Labelled, labelled_files
-from src.datamodules.splits.holdout import completed, split_paths
+from src.datamodules.splits.holdout import draw_missing_splits, split_paths
 
 
 class AudioFolder(Audio):
-    """WAV files of a folder. Validation and test are folders of their own, or else drawn, each class in proportion.
+    """WAV files of a folder. Validation and test have their own folders, or are drawn, stratified by class.
 
     Args:
-        path: the folder; with `val_path` and `test_path` it is all training data.
-        pattern: where the class stands in a file's path below the folder, such as ``{label}_*.wav``; ``*`` is anything
-            within a name. None: a folder a class, with files at any depth.
+        path: the data folder; with `val_path` and `test_path`, all of it is training data.
+        pattern: position of the class in the path of a file below the folder, such as ``{label}_*.wav``; ``*`` matches
+            anything within a name. None: one subfolder per class, with files at any depth.
         val_path, test_path: folders of the other splits.
-        test_fraction: share of a test split that is drawn.
+        test_fraction: share of the test split, if it is drawn.
         common: arguments of `Audio`.
     """
 
@@ -36,5 +36,9 @@ class AudioFolder(Audio):
         self.paths = split_paths(path, val_path, test_path)
 
     def files(self) -> dict[str, list[Labelled]]:
-        given = {name: labelled_files(folder, self.pattern, ENDINGS, "WAV file") for name, folder in self.paths.items()}
-        return completed(given, self.val_fraction, self.test_fraction, self.split_seed, itemgetter(1), self.fold)
+        available = {
+            name: labelled_files(folder, self.pattern, ENDINGS, "a WAV file") for name, folder in self.paths.items()
+        }
+        return draw_missing_splits(
+            available, self.val_fraction, self.test_fraction, self.split_seed, itemgetter(1), self.fold
+        )

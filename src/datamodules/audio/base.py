@@ -1,4 +1,4 @@
-"""What every source of labelled sounds shares: reading, clips of one length, features, and augmentation before them."""
+"""Base class of datamodules of labelled sounds: reading, clips of equal length, features, and waveform augmentation."""
 
 import logging
 from abc import abstractmethod
@@ -20,40 +20,40 @@ from src.core.resources import fits
 from src.datamodules.audio.log_mel import Frames, LogMel
 from src.datamodules.base import DataModule
 from src.datamodules.class_labels import class_numbers, classes_of
-from src.datamodules.io.labelled_folder import Labelled, listed
-from src.datamodules.io.wav_files import fitted, read_wave
+from src.datamodules.io.labelled_folder import Labelled, expand_folders
+from src.datamodules.io.wav_files import read_wave, stack_waves
 from src.datamodules.preparation import part, size, texts
 from src.datamodules.standardizer import Standardizer
 
 log = logging.getLogger(__name__)
 
 ENDINGS = (".wav",)
-SAMPLED = 2000
-"""Training sounds that features are standardised by, where all of them are more than memory holds."""
-AUGMENTED, MARGIN = 2, 1.0
-"""The part of a file that is kept: so many times the length of a clip, which stretching may need, and so many seconds more,
-in which the filters of resampling and pitch shifting end."""
-AT_ONCE = 256
-"""Clips whose features are computed at once: few enough that their spectra do not fill the memory."""
+SCALE_SAMPLES = 2000
+"""Training sounds from which mean and deviation are computed if not all fit into memory."""
+STRETCH, MARGIN = 2, 1.0
+"""Part of a file that is read: this multiple of the clip length, which time stretching may need, plus this many seconds, in
+which the filters of resampling and pitch shifting decay."""
+BLOCK_CLIPS = 256
+"""Clips whose features are computed at once; limits the memory of their spectra."""
 
 
 class Audio(DataModule):
-    """Sounds with a class each. A clip is an image [1, frames, columns] whose rows are frames in the order of time, so
-    that convolutions read it as a picture, and recurrent networks and transformers frame by frame.
+    """Labelled sounds. A clip is an image [1, frames, columns] whose rows are frames in temporal order, so that
+    convolutional networks process it as an image, and recurrent networks and transformers frame by frame.
 
-    Sounds that together take more than `memory_share` of the free memory are read batch by batch.
+    If all sounds together need more than `memory_share` of the free memory, they are read batch by batch.
 
     Args:
-        sample_rate: in Hz; files of another one are resampled. None takes what all files share.
-        seconds: length of a clip: longer files are cut, shorter ones filled up with silence.
-        features: ``log_mel``, standardised band by band, or ``waveform``, standardised as a whole.
-        n_fft: samples of a window of the spectrogram.
-        hop: samples from one frame to the next, for both features.
-        n_mels: bands of the spectrogram.
-        memory_share: of the free memory; 0 reads from the files always.
-        workers: processes that read where memory is too small; None: all cores but one.
-        split_seed: draws the splits that are not given.
-        val_fraction: share of a validation split that is drawn.
+        sample_rate: in Hz; files of other rates are resampled. None: the common rate of all files.
+        seconds: length of a clip: longer files are truncated, shorter ones padded with silence.
+        features: ``log_mel``, standardised per band, or ``waveform``, standardised as a whole.
+        n_fft: window length of the spectrogram in samples.
+        hop: samples between frames, for both features.
+        n_mels: number of bands of the spectrogram.
+        memory_share: share of the free memory; 0 always reads from the files.
+        workers: reader processes if the data do not fit into memory; None: all cores but one.
+        split_seed: seed of the splits that are drawn.
+        val_fraction: share of the validation split, if it is drawn.
         common: arguments of `DataModule`.
     """
 
@@ -90,7 +90,7 @@ class Audio(DataModule):
 
     @abstractmethod
     def files(self) -> dict[str, list[Labelled]]:
-        """Return path and class of every file of each split."""
+        """Return path and class of each file of each split."""
 
     def load(self) -> dict[str, Batch]:
         files = self.files()
@@ -103,44 +103,46 @@ class Audio(DataModule):
             for name, part in files.items()
         }
         if not self._fits(files):
-            return self._streamed(files, labels)
+            return self._load_streamed(files, labels)
         self.readers = {}
         waves = {name: self._read(path for path, _ in part) for name, part in files.items()}
         if self.augmentation is not None:
             self._training = waves["train"]
         if self.scale is None:
-            self.scale = Standardizer.fit(self._computed(waves["train"]).flatten(0, -2))
+            self.scale = Standardizer.fit(self._features(waves["train"]).flatten(0, -2))
         return {name: LabelledBatch(self._inputs(waves[name]), y) for name, y in labels.items()}
 
     def _fits(self, files: dict[str, list[Labelled]]) -> bool:
-        """Tell whether waveforms and features of all files may be in memory at the same time."""
+        """Return whether waveforms and features of all files fit into memory at the same time."""
         count = sum(map(len, files.values()))
         needed = 4 * count * (self._length + prod(self.spec.input_shape))
         return fits(needed, self.memory_share, f"{next(iter(files.values()))[0][0].parent}: {count:,} sounds")
 
-    def _streamed(self, files: dict[str, list[Labelled]], labels: dict[str, Tensor]) -> dict[str, Batch]:
+    def _load_streamed(self, files: dict[str, list[Labelled]], labels: dict[str, Tensor]) -> dict[str, Batch]:
         paths = {name: tuple(path for path, _ in part) for name, part in files.items()}
         if self.scale is None:
-            count = min(SAMPLED, len(paths["train"]))
-            chosen = np.random.default_rng(self.split_seed).choice(len(paths["train"]), count, replace=False)
-            log.info("features are standardised by %s of %s training sounds", f"{count:,}", f"{len(paths['train']):,}")
-            self.scale = Standardizer.fit(self._computed(self._read(paths["train"][i] for i in chosen)).flatten(0, -2))
+            count = min(SCALE_SAMPLES, len(paths["train"]))
+            sample = np.random.default_rng(self.split_seed).choice(len(paths["train"]), count, replace=False)
+            log.info(
+                "features are standardised with %s of %s training sounds", f"{count:,}", f"{len(paths['train']):,}"
+            )
+            self.scale = Standardizer.fit(self._features(self._read(paths["train"][i] for i in sample)).flatten(0, -2))
         source = copy(self)
         source.trainer, source._splits, source.readers = None, None, {}
-        self.readers = {name: _Sounds(source, part) for name, part in paths.items()}
+        self.readers = {name: _SoundReader(source, part) for name, part in paths.items()}
         return {name: LabelledBatch(torch.arange(len(y)), y) for name, y in labels.items()}
 
     def _read(self, paths: Iterable[Path]) -> list[np.ndarray]:
         waves = []
         for path in paths:
-            most = AUGMENTED * self.seconds + MARGIN
-            wave, rate = read_wave(path, self.sample_rate if self.resamples else None, most)
+            max_seconds = STRETCH * self.seconds + MARGIN
+            wave, rate = read_wave(path, self.sample_rate if self.resamples else None, max_seconds)
             if self.sample_rate is None:
                 self.sample_rate = rate
             if rate != self.sample_rate:
                 raise UserError(
-                    f"{path}: {rate} Hz, and the files before it have {self.sample_rate} Hz; "
-                    f"datamodule.sample_rate={self.sample_rate} resamples what differs"
+                    f"{path}: {rate} Hz, but the previous files have {self.sample_rate} Hz; "
+                    f"datamodule.sample_rate={self.sample_rate} resamples the others"
                 )
             waves.append(wave)
         return waves
@@ -154,20 +156,20 @@ class Audio(DataModule):
 
     @property
     def _length(self) -> int:
-        """Return the samples of a clip."""
+        """Return the number of samples of a clip."""
         assert self.sample_rate is not None
         return max(round(self.seconds * self.sample_rate), 1)
 
-    def _computed(self, waves: Sequence[np.ndarray]) -> Tensor:
+    def _features(self, waves: Sequence[np.ndarray]) -> Tensor:
         """Return the features of clips: [B, frames, n_mels], or samples [B, frames, hop, 1] in one column."""
         transform: nn.Module = self._transform
-        parts = [transform(clips) for clips in fitted(list(waves), self._length).split(AT_ONCE)]
+        parts = [transform(clips) for clips in stack_waves(list(waves), self._length).split(BLOCK_CLIPS)]
         return torch.cat(parts).unsqueeze(-1) if self.features == "waveform" else torch.cat(parts)
 
     def _inputs(self, waves: Sequence[np.ndarray]) -> Tensor:
-        """Return what a model reads [B, 1, frames, columns]."""
+        """Return the inputs of a model [B, 1, frames, columns]."""
         assert self.scale is not None
-        standardized = self.scale.apply(self._computed(waves))
+        standardized = self.scale.apply(self._features(waves))
         return (standardized.squeeze(-1) if self.features == "waveform" else standardized).unsqueeze(1)
 
     def augmented(self, index: Tensor) -> Tensor:
@@ -186,7 +188,7 @@ class Audio(DataModule):
         return LabelledBatch(self._inputs(waves), torch.zeros(len(waves), dtype=torch.int64))
 
     def listed(self, inputs: Sequence[str]) -> list[str]:
-        return listed(inputs, ENDINGS)
+        return expand_folders(inputs, ENDINGS)
 
     def example_inputs(self, count: int = 3) -> list[str]:
         return [str(path) for path, _ in self.files()["test"][:count]]
@@ -204,12 +206,12 @@ class Audio(DataModule):
 
 
 @dataclass(frozen=True)
-class _Sounds:
-    """Reads the sounds of a split by their numbers.
+class _SoundReader:
+    """Reads sounds of a split by index.
 
     Args:
-        source: without data and trainer, so that a worker can be given it.
-        paths: of the split.
+        source: the datamodule, without data and trainer, so that it can be sent to a worker.
+        paths: files of the split.
     """
 
     source: Audio

@@ -1,4 +1,4 @@
-"""Log-mel spectrogram: what a sound is made of, frame by frame, on the ear's scale of pitch."""
+"""Log-mel spectrogram: energy per frame and frequency band, on the mel scale."""
 
 import math
 
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from src.core.errors import UserError
 from src.core.resources import refuse_too_much
 
-FLOOR = 1e-5
-"""The least energy of a band, so that silence has a logarithm."""
+MIN_ENERGY = 1e-5
+"""Smallest energy of a band, so that the logarithm of silence is finite."""
 
 
 def to_mel(hertz: Tensor) -> Tensor:
@@ -25,10 +25,11 @@ def to_hertz(mel: Tensor) -> Tensor:
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
     """Return triangular filters [n_fft // 2 + 1, n_mels] from 0 to half the sample rate, evenly spaced in mel.
 
-    Each rises from its lower neighbour's centre to 1 at its own and falls to its upper neighbour's.
+    Each filter rises from 0 at the centre of its lower neighbour to 1 at its own centre, and falls to 0 at the centre of its
+    upper neighbour.
 
     Raises:
-        UserError: if a filter is so narrow that no frequency of the transform lies in it.
+        UserError: if a filter is so narrow that it contains no frequency of the transform.
     """
     frequencies = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64).unsqueeze(1)
     highest = to_mel(torch.tensor(sample_rate / 2, dtype=torch.float64)).item()
@@ -38,8 +39,8 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
     filters = torch.minimum(rising, falling).clamp(min=0)
     if not filters.any(0).all():
         raise UserError(
-            f"datamodule.n_mels={n_mels}: with datamodule.n_fft={n_fft} at {sample_rate} Hz some bands hold no frequency; "
-            "fewer bands or a larger n_fft"
+            f"datamodule.n_mels={n_mels}: with datamodule.n_fft={n_fft} at {sample_rate} Hz some bands contain no frequency; "
+            "reduce n_mels or increase n_fft"
         )
     return filters.float()
 
@@ -48,9 +49,9 @@ class LogMel(nn.Module):
     """Logarithm of the energy in mel bands of overlapping Hann windows.
 
     Args:
-        sample_rate: of the waveforms, in Hz.
-        n_fft: samples of a window.
-        hop: samples from one window to the next; the windows are centred at multiples of it, beyond the ends is silence.
+        sample_rate: sample rate of the waveforms in Hz.
+        n_fft: window length in samples.
+        hop: samples between windows; windows are centred at multiples of it, with silence beyond the ends.
         n_mels: number of bands.
     """
 
@@ -70,21 +71,21 @@ class LogMel(nn.Module):
     def forward(self, waveforms: Tensor) -> Tensor:
         """Map waveforms [B, samples] to [B, frames, n_mels]."""
         count, frames = len(waveforms), self.frames(waveforms.size(1))
-        refuse_too_much(  # of complex numbers, and as many real ones
+        refuse_too_much(  # complex and real numbers
             12 * count * frames * (self.n_fft // 2 + 1),
             f"datamodule.n_fft={self.n_fft}, .hop={self.hop}: the spectra of {count:,} sounds",
         )
         spectrum = torch.stft(
             waveforms, self.n_fft, self.hop, window=self.window, pad_mode="constant", return_complex=True
         )
-        return (spectrum.abs().square().transpose(1, 2) @ self.filters).clamp(min=FLOOR).log()
+        return (spectrum.abs().square().transpose(1, 2) @ self.filters).clamp(min=MIN_ENERGY).log()
 
 
 class Frames(nn.Module):
-    """The waveform itself, cut into frames that do not overlap.
+    """The waveform, divided into frames that do not overlap.
 
     Args:
-        size: samples of a frame; the last one is filled up with zeros.
+        size: samples per frame; the last frame is padded with zeros.
     """
 
     def __init__(self, size: int) -> None:

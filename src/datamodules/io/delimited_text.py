@@ -1,4 +1,4 @@
-"""Tables of texts, as people keep them: CSV, TSV or JSON lines with named columns, refused with file, row and column."""
+"""Read CSV, TSV and JSON lines files with named columns; errors name the file, row and column."""
 
 import csv
 import json
@@ -13,15 +13,15 @@ from src.core.escape import printable
 from src.core.files import open_text_file
 
 MAX_TEXT_BYTES = 4 * 2**30
-"""The largest text that is read as a whole."""
+"""Largest text file that is read."""
 MAX_LINES = 50_000_000
-"""The most lines of a text, a line of which is an example."""
+"""Largest number of lines of a text file with one example per line."""
 MAX_COLUMNS = 100_000
-"""The most columns of a table."""
+"""Largest number of columns of a table."""
 MAX_CELLS = 100_000_000
-"""The most cells of a table."""
-PIECE = 1 << 20
-"""Bytes that are read at once."""
+"""Largest number of cells of a table."""
+CHUNK_BYTES = 1 << 20
+"""Bytes per read."""
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 
@@ -30,81 +30,80 @@ def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
 
     Args:
         path: the file.
-        limit: the most bytes that it may have.
+        limit: largest allowed size in bytes.
 
     Raises:
-        UserError: if it cannot be read, or is larger.
+        UserError: if the file cannot be read, or is larger.
     """
     try:
         with open_text_file(path) as file:
             if os.fstat(file.fileno()).st_size > limit:
                 raise UserError(f"{path}: this file has more than {limit / 2**20:,.0f} MiB")
-            parts = []
-            while part := file.read(PIECE):
-                if b"\0" in part:  # a sparse file of gigabytes holds nothing else
+            chunks = []
+            while chunk := file.read(CHUNK_BYTES):
+                if b"\0" in chunk:  # also stops early in a sparse file of gigabytes
                     raise UserError(f"{path}: this is not a text file: it contains NUL bytes")
-                parts.append(part)
-        text = b"".join(parts).decode("utf-8-sig")
+                chunks.append(chunk)
+        text = b"".join(chunks).decode("utf-8-sig")
         return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: this is no text in UTF-8 (byte {error.start})") from error
+        raise UserError(f"{path}: this file is not UTF-8 text (byte {error.start})") from error
     except OSError as error:
         raise UserError(f"{path}: this file cannot be read: {error.strerror}") from error
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file, without their ends; see `read_text`.
+    """Return the lines of a text file without line endings; see `read_text`.
 
     Raises:
-        UserError: if it cannot be read, or has more than `MAX_LINES`.
+        UserError: if the file cannot be read, or has more than `MAX_LINES` lines.
     """
     return split_lines(read_text(path), path)
 
 
 def split_lines(text: str, path: Path | str) -> list[str]:
-    """Return the lines of a text, without their ends.
+    """Return the lines of a text without line endings.
 
     Raises:
-        UserError: if there are more than `MAX_LINES`.
+        UserError: if there are more than `MAX_LINES` lines.
     """
     if text.count("\n") >= MAX_LINES:
         raise UserError(f"{path}: this file has more than {MAX_LINES:,} lines")
     return text.split("\n")
 
 
-def read_records(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the named columns of every row, as texts without white space around them.
+def read_columns(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the named columns of every row as stripped texts.
 
-    The ending of the file's name tells its kind: ``.jsonl``, ``.ndjson`` and ``.json`` hold an object a line, ``.tsv``
-    columns between tabs, and any other file columns between commas. Tables have a header; quotes may hold separators
-    and line ends.
+    The file extension determines the format: ``.jsonl``, ``.ndjson`` and ``.json`` have one object per line, ``.tsv`` is
+    separated by tabs, any other file by commas. Tables have a header; quoted cells may contain separators and line
+    endings.
 
     Raises:
-        UserError: naming the file, the row (as an editor counts lines, where a record begins) and the column of what
-            is missing or empty.
+        UserError: if a cell is missing or empty; names the file, the row (the number of its first line) and the column.
     """
-    found = []
-    for line, row in rows_of(path, columns):
+    records = []
+    for line, row in iterate_rows(path, columns):
         for column in columns:
             if column not in row:
                 raise UserError(f"{path}, row {line}: there is no '{column}'. {nearest(column, row)}")
             if not row[column].strip():
                 raise UserError(f"{path}, row {line}, column '{column}': this is empty")
-        found.append(tuple(row[column].strip() for column in columns))
-    if not found:
+        records.append(tuple(row[column].strip() for column in columns))
+    if not records:
         raise UserError(f"{path}: there are no rows in this file")
-    return found
+    return records
 
 
-def rows_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the line where a row begins, and its cells by the names of their columns.
+def iterate_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the number of the first line of each row, and its cells by column name.
 
     Args:
-        path: see `read_records`. Lists and objects in JSON lines are passed over.
-        columns: that a table's header must have.
+        path: see `read_columns`. Lists and objects in JSON lines are ignored.
+        columns: columns that the header of a table must have.
 
     Raises:
-        UserError: if it cannot be read, naming the file and the row, or if it has more than `MAX_COLUMNS` or `MAX_CELLS`.
+        UserError: if the file cannot be read (names the file and the row), or exceeds `MAX_COLUMNS` or `MAX_CELLS`.
     """
     cells = 0
     for line, row in _json_rows(path, columns) if path.suffix.lower() in JSON_LINES else _table_rows(path, columns):
@@ -121,14 +120,16 @@ def _table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[
     try:
         header = [name.strip() for name in next(reader, [])]
         if not header:
-            such = f" such as {delimiter.join(columns)}" if columns else ""
-            raise UserError(f"{path}: this file is empty; it begins with a header{such}")
+            example = f" such as {delimiter.join(columns)}" if columns else ""
+            raise UserError(f"{path}: this file is empty; it must begin with a header{example}")
         for column in columns:
             if column not in header:
-                parts = [nearest(column, header)] if not set(",;\t|") & set(header[0]) else []
+                hints = [nearest(column, header)] if not set(",;\t|") & set(header[0]) else []
                 if len(header) == 1:
-                    parts.append(f"Columns stand between {'tabs' if delimiter == chr(9) else 'commas'}; it has none.")
-                raise UserError(f"{path}: the header has no column '{column}'. {' '.join(parts)}")
+                    hints.append(
+                        f"Columns must be separated by {'tabs' if delimiter == chr(9) else 'commas'}; it has none."
+                    )
+                raise UserError(f"{path}: the header has no column '{column}'. {' '.join(hints)}")
         if len(header) > MAX_COLUMNS:
             raise UserError(f"{path}: the header has {len(header):,} columns; a table has at most {MAX_COLUMNS:,}")
         for column, count in Counter(header).items():
@@ -138,14 +139,14 @@ def _table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[
         for cells in reader:
             if any(cell.strip() for cell in cells):
                 if len(cells) != len(header):
-                    hint = "" if len(cells) < len(header) else "; a text that holds the separator is put in quotes"
+                    hint = "" if len(cells) < len(header) else "; a text that contains the separator must be quoted"
                     raise UserError(
                         f"{path}, row {line}: {len(cells)} columns where the header has {len(header)}{hint}"
                     )
                 yield line, dict(zip(header, cells, strict=True))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path}, row {line}: this is no CSV: {error}") from error
+        raise UserError(f"{path}, row {line}: this is not valid CSV: {error}") from error
 
 
 def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -156,17 +157,19 @@ def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
         try:
             row = json.loads(text)
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}, row {line}, column {error.colno}: this is no JSON: {error.msg}") from error
+            raise UserError(f"{path}, row {line}, column {error.colno}: this is not valid JSON: {error.msg}") from error
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, row {line}: this JSON cannot be read: {error}") from error
         if not isinstance(row, dict):
-            raise UserError(f'{path}, row {line}: a row is an object, such as {{"text": "…", "label": "…"}}')
+            raise UserError(f'{path}, row {line}: a row must be an object, such as {{"text": "…", "label": "…"}}')
         names.update(row)
         if len(names) > MAX_COLUMNS:
-            raise UserError(f"{path}, row {line}: more than {MAX_COLUMNS:,} columns up to here, the most of a table")
+            raise UserError(
+                f"{path}, row {line}: more than {MAX_COLUMNS:,} columns up to this row; a table has at most {MAX_COLUMNS:,}"
+            )
         nested = [key for key, value in row.items() if isinstance(value, dict | list)]
-        if wrong := [key for key in nested if key in columns]:
-            raise UserError(f"{path}, row {line}, column '{wrong[0]}': neither a text nor a number")
+        if nested_columns := [key for key in nested if key in columns]:
+            raise UserError(f"{path}, row {line}, column '{nested_columns[0]}': this is neither a text nor a number")
         yield (
             line,
             {printable(key): "" if row[key] is None else printable(str(row[key])) for key in row if key not in nested},

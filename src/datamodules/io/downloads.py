@@ -1,8 +1,7 @@
-"""Public files: found under paths.data, else downloaded, checked, and refused by name where they are wrong.
+"""Public files: searched under paths.data, else downloaded; their checksums are verified.
 
-A download is written beside its place and moved there when it is complete and right, by one process at a time; what an
-interrupted one left is continued. What is checked is the contents, so that a file that was recompressed is as good as
-the original.
+A download is written to a temporary file and moved to its path when it is complete and verified, by one process at a
+time; an interrupted download is continued. The uncompressed contents are verified, so a recompressed file is accepted.
 """
 
 import gzip
@@ -26,11 +25,11 @@ from src.core.files import UnsafeFileError, is_file_below, make_folder_below, re
 
 log = logging.getLogger(__name__)
 
-LARGEST_BYTES = 2**29
-"""Bytes that no public file has, packed or unpacked; CIFAR-10 unpacks to 186 MB."""
+MAX_BYTES = 2**29
+"""Largest size of a public file, compressed or not; CIFAR-10 has 186 MB."""
 _CHUNK = 1 << 16
 _TIMEOUT = 20.0
-"""Seconds without an answer after which a server counts as out of reach."""
+"""Seconds without a response after which a server counts as unreachable."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,13 @@ class PublicFile:
     """One file of a public data set.
 
     Args:
-        url: its public address.
-        path: where it belongs under ``paths.data``.
-        sha256: of the contents, decompressed where the name ends in ``.gz``.
-        packed: MD5 or SHA-256 of the file as it is published, for a compressed one of which only that is known.
-        lines: of the contents, which must do where no sum is known, or only that of a file that was unpacked since.
-        also: other places under ``paths.data`` where people keep it, with or without ``.gz``.
+        url: public URL.
+        path: path under ``paths.data``.
+        sha256: SHA-256 of the contents, decompressed if the name ends in ``.gz``.
+        packed: MD5 or SHA-256 of the published compressed file, if only that is known.
+        lines: number of lines of the contents: the check if no checksum is known, or if only that of the compressed
+            file is known and the file was decompressed.
+        also: other common paths under ``paths.data``, with or without ``.gz``.
     """
 
     url: str
@@ -54,118 +54,118 @@ class PublicFile:
     also: tuple[str, ...] = ()
 
     def read(self, data_dir: Path, verify: bool = True, write_dir: Path | None = None) -> bytes:
-        """Return the contents, after a download where the file is missing.
+        """Return the contents; download the file if it is missing.
 
         Args:
             data_dir: ``paths.data``.
-            verify: refuse contents with another checksum.
-            write_dir: where a download goes, and is found too; None writes to `data_dir`.
+            verify: reject contents with a different checksum.
+            write_dir: folder of downloads, which is searched too; None: `data_dir`.
 
         Raises:
-            UserError: if the file is missing and cannot be had, cannot be read, or is not the published one.
+            UserError: if the file cannot be downloaded, cannot be read, or is not the published one.
         """
-        found = self.find(data_dir, write_dir)
-        if found is None:
-            own = write_dir or data_dir
-            found = own / self.path
-            download(self.url, own, self.path, lambda partial: self._settled(partial, found, verify))
+        path = self.find(data_dir, write_dir)
+        if path is None:
+            folder = write_dir or data_dir
+            path = target = folder / self.path
+            download(self.url, folder, self.path, lambda partial: self._commit(partial, target, verify))
         try:
-            raw, contents = _unpacked(found)
+            raw, contents = _read_unpacked(path)
         except (OSError, EOFError, zlib.error) as error:
-            raise UserError(f"{found}: this file is damaged: {error}. Delete it, and it is fetched again") from error
-        if verify and not self._is_right(raw, contents):
+            raise UserError(f"{path}: this file is damaged: {error}. Delete it to download it again") from error
+        if verify and not self._is_published(raw, contents):
             raise UserError(
-                f"{found}: {len(contents):,} bytes of contents that are not those published at {self.url}. Delete the "
-                "file, and it is fetched again; datamodule.verify=false takes it as it is"
+                f"{path}: the contents ({len(contents):,} bytes) differ from those published at {self.url}. Delete the "
+                "file to download it again, or set datamodule.verify=false to use it unverified"
             )
         return contents
 
     def find(self, data_dir: Path, write_dir: Path | None = None) -> Path | None:
-        """Return where the file lies, if it does; see `read`."""
+        """Return the path of the file, or None if it is missing; see `read`."""
         names = [name for path in (self.path, *self.also) for name in (path, path.removesuffix(".gz"))]
-        places = [folder / name for folder in dict.fromkeys((data_dir, write_dir or data_dir)) for name in names]
-        return next((place for place in places if place.is_file()), None)
+        paths = [folder / name for folder in dict.fromkeys((data_dir, write_dir or data_dir)) for name in names]
+        return next((path for path in paths if path.is_file()), None)
 
-    def _is_right(self, raw: bytes, contents: bytes) -> bool:
+    def _is_published(self, raw: bytes, contents: bytes) -> bool:
         if self.sha256 is not None:
-            return has_sum(contents, self.sha256)
-        if self.packed is not None and has_sum(raw, self.packed):
+            return has_checksum(contents, self.sha256)
+        if self.packed is not None and has_checksum(raw, self.packed):
             return True
         if self.lines is not None:
             return contents.rstrip(b"\r\n").count(b"\n") + 1 == self.lines
         return self.packed is None
 
-    def _settled(self, partial: Path, target: Path, verify: bool) -> bool:
-        """Move a download to its place if it is the published file."""
+    def _commit(self, partial: Path, target: Path, verify: bool) -> bool:
+        """Move a download to its path if it is the published file; return whether it is."""
         try:
-            right = self._is_right(*_unpacked(partial)) or not verify
+            accepted = self._is_published(*_read_unpacked(partial)) or not verify
         except (OSError, EOFError, zlib.error, UnsafeFileError):
             return False
-        if right:
+        if accepted:
             os.replace(partial, target)
-        return right
+        return accepted
 
 
-def has_sum(contents: bytes, expected: str) -> bool:
-    """Tell whether contents have a checksum: MD5 where it has 32 digits, else SHA-256."""
+def has_checksum(contents: bytes, expected: str) -> bool:
+    """Return whether contents have a checksum: MD5 if it has 32 digits, else SHA-256."""
     return (
         hashlib.new("md5" if len(expected) == 32 else "sha256", contents, usedforsecurity=False).hexdigest() == expected
     )
 
 
-def _unpacked(path: Path) -> tuple[bytes, bytes]:
-    """Return a file as it is, and its contents.
+def _read_unpacked(path: Path) -> tuple[bytes, bytes]:
+    """Return the raw bytes of a file, and its decompressed contents.
 
     Raises:
-        OSError, EOFError, zlib.error: if it cannot be read, or is damaged.
-        UserError: if it is not a regular file, or larger than any public one.
+        OSError, EOFError, zlib.error: if the file cannot be read or is damaged.
+        UserError: if it is not a regular file, or exceeds `MAX_BYTES`.
     """
-    raw = read_data_file(path, LARGEST_BYTES)
+    raw = read_data_file(path, MAX_BYTES)
     if raw[:2] != b"\x1f\x8b":
         return raw, raw
     with gzip.GzipFile(fileobj=BytesIO(raw)) as packed:
-        contents = packed.read(LARGEST_BYTES + 1)
-    if len(contents) > LARGEST_BYTES:
-        raise UnsafeFileError(f"{path}: this file unpacks to more than {LARGEST_BYTES / 2**20:,.0f} MiB")
+        contents = packed.read(MAX_BYTES + 1)
+    if len(contents) > MAX_BYTES:
+        raise UnsafeFileError(f"{path}: this file unpacks to more than {MAX_BYTES / 2**20:,.0f} MiB")
     return raw, contents
 
 
-def download(url: str, root: Path, name: str, settled: Callable[[Path], bool]) -> None:
-    """Download what is missing; once, however many processes miss it.
+def download(url: str, root: Path, name: str, commit: Callable[[Path], bool]) -> None:
+    """Download a missing file or folder; once, even if several processes need it.
 
     Args:
-        url: where it is.
-        root: the folder of data, which is made if it is missing.
-        name: where it belongs below that; nothing is done if it is there, or another process has put it there meanwhile.
-        settled: given the downloaded file, puts it in its place and returns True, or False if it is a wrong one.
+        url: URL of the file.
+        root: the data folder, which is created if it is missing.
+        name: path below `root`; nothing is done if it exists, or if another process creates it meanwhile.
+        commit: moves the downloaded file to its path and returns True, or returns False if it is not the expected one.
 
     Raises:
-        UserError: if it cannot be had, or is wrong, or if a folder on the way to it is a link.
+        UserError: if the download fails or is rejected, or if a folder on the path is a link.
     """
     target = root / name
     if target.exists():
         return
     partial = target.with_name(f".{target.name}.partial")
-    by_hand = f"Its address: {url}\nPut it there, or set paths.data (or GRIDLIGHT_DATA) to where it lies"
+    by_hand = f"Its address: {url}\nPut it there, or set paths.data (or GRIDLIGHT_DATA) to its folder"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        make_folder_below(root, target.parent.relative_to(root))  # never through a link
+        make_folder_below(root, target.parent.relative_to(root))  # does not follow links
         lock = target.with_name(".download.lock")
-        for own in (lock, partial):  # neither is written through a link, and a pipe has no end
-            if os.path.lexists(own) and not is_file_below(target.parent, own.name):
-                own.unlink()
+        for path in (lock, partial):  # replace links and pipes
+            if os.path.lexists(path) and not is_file_below(target.parent, path.name):
+                path.unlink()
         with FileLock(lock):
             while not target.exists():
                 continued = partial.is_file()
                 fetch(url, partial)
-                if settled(partial):
+                if commit(partial):
                     return
                 size = partial.stat().st_size
                 partial.unlink()
-                if not continued:  # else the earlier part was wrong
+                if not continued:  # else the earlier part may be wrong: try again
                     raise UserError(
-                        f"{target} is missing, and the {size:,} bytes that were sent for it are not the "
-                        f"published file; a network that wants a login answers like this.\n{by_hand}"
+                        f"{target} is missing, and the downloaded {size:,} bytes are not the published file; "
+                        f"the cause may be the login page of a network.\n{by_hand}"
                     )
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
@@ -173,53 +173,53 @@ def download(url: str, root: Path, name: str, settled: Callable[[Path], bool]) -
 
 
 def fetch(url: str, partial: Path) -> None:
-    """Download a file, from where an earlier try ended, with a bar on a terminal.
+    """Download a file with a progress bar, continuing an earlier partial download.
 
     Raises:
-        OSError, HTTPException: if the server cannot be reached, refuses, or breaks off; what has come is kept.
+        OSError, HTTPException: if the server is unreachable, refuses, or disconnects; the partial file remains.
     """
-    have = partial.stat().st_size if partial.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    size = partial.stat().st_size if partial.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={size}-"} if size else {})
     log.info("downloading %s", url)
     try:
-        answer = urllib.request.urlopen(request, timeout=_TIMEOUT)
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code != 416 or not have:
+        if error.code != 416 or not size:
             raise
-        if error.headers.get("Content-Range") != f"bytes */{have}":  # else all of it is here
+        if error.headers.get("Content-Range") != f"bytes */{size}":  # else the file is complete
             partial.unlink()
             fetch(url, partial)
         return
-    with answer:
-        if answer.status != 206:  # the server sends the whole file
-            have = 0
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length else None
+    with response:
+        if response.status != 206:  # the server sends the whole file
+            size = 0
+        length = response.headers.get("Content-Length")
+        total = size + int(length) if length else None
         with (
-            open(partial, "ab" if have else "wb", opener=_without_links) as file,
-            _bar(partial.name.strip(".").removesuffix(".partial")) as bar,
+            open(partial, "ab" if size else "wb", opener=_open_without_links) as file,
+            _ProgressBar(partial.name.strip(".").removesuffix(".partial")) as bar,
         ):
-            while chunk := answer.read(_CHUNK):
+            while chunk := response.read(_CHUNK):
                 file.write(chunk)
-                have += len(chunk)
-                bar(have, total)
+                size += len(chunk)
+                bar(size, total)
             file.flush()
             os.fsync(file.fileno())
-    if total is not None and have < total:
-        raise OSError(f"the connection broke off after {have:,} of {total:,} bytes")
+    if total is not None and size < total:
+        raise OSError(f"the connection broke off after {size:,} of {total:,} bytes")
 
 
-def _without_links(path: str, flags: int) -> int:
+def _open_without_links(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
-class _bar:
-    """A progress bar of bytes on a terminal, nothing elsewhere; called with the bytes that are there."""
+class _ProgressBar:
+    """A progress bar of bytes, on a terminal only; called with the number of bytes so far."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __enter__(self) -> "_bar":
+    def __enter__(self) -> "_ProgressBar":
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
         from src.core.console import on_terminal
@@ -230,8 +230,8 @@ class _bar:
         self.progress.start()
         return self
 
-    def __call__(self, have: int, total: int | None) -> None:
-        self.progress.update(self.task, completed=have, total=total)
+    def __call__(self, size: int, total: int | None) -> None:
+        self.progress.update(self.task, completed=size, total=total)
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()

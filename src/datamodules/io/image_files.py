@@ -1,4 +1,4 @@
-"""Reading image files: any usual format, any size, brought to the size and channels that a model knows."""
+"""Read image files of common formats and any size, and convert them to the size and channels of a model."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,36 +14,36 @@ from src.datamodules.io.numeric_table import looks_like_file
 
 _GREY = ("1", "L", "LA", "F")
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
-"""The formats that are read, whatever a file is called: Pillow knows more, some of which run other programs."""
+"""Accepted formats, whatever the file extension: Pillow reads more, some of which run other programs."""
 MAX_PIXELS = 2**26
-"""The most pixels of an image that is decoded, and of all that are decoded at the same time: 8192 × 8192."""
+"""Largest number of pixels of an image, and of all images that are decoded at the same time: 8192 × 8192."""
 MAX_SCANNED = 2**31
-"""The most pixels that the scans of a progressive JPEG file go over; ten scans are usual."""
+"""Largest total number of pixels of the scans of a progressive JPEG file; ten scans are usual."""
 MAX_JPEG_BYTES = 2**29
-"""The largest progressive JPEG file."""
-STRIP = 1 << 20
+"""Largest progressive JPEG file."""
+STRIP_PIXELS = 1 << 20
 """Pixels that are converted at once."""
 _MODES = {1: "L", 3: "RGB"}
-_TURNED = range(5, 9)
-"""Orientations of a photograph (EXIF 274) whose rows are columns of the picture."""
+_TRANSPOSED = range(5, 9)
+"""EXIF orientations (tag 274) that exchange rows and columns."""
 
 
 def is_image(text: str) -> bool:
-    """Tell whether an input names a file that is not a table of numbers."""
+    """Return whether an input is a path of a file that is not a table of numbers."""
     return looks_like_file(text) and not text.lower().endswith((".csv", ".txt"))
 
 
-class _Budget:
-    """A number of pixels that all threads of this process together decode at a time."""
+class _PixelBudget:
+    """Limits the pixels that all threads of this process decode at the same time."""
 
     def __init__(self, pixels: int) -> None:
-        self._free = self._all = pixels
+        self._free = self._total = pixels
         self._changed = Condition()
 
     @contextmanager
-    def taken(self, pixels: int) -> Iterator[None]:
-        """Wait until an image can be decoded, and count its pixels meanwhile."""
-        pixels = min(pixels, self._all)
+    def reserve(self, pixels: int) -> Iterator[None]:
+        """Wait until the pixels are available, and reserve them within the context."""
+        pixels = min(pixels, self._total)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= pixels)
             self._free -= pixels
@@ -55,7 +55,7 @@ class _Budget:
                 self._changed.notify_all()
 
 
-_DECODING = _Budget(MAX_PIXELS)
+_DECODING = _PixelBudget(MAX_PIXELS)
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
     """Open an image file without decoding its pixels.
 
     Raises:
-        UserError: if it is no image that can be read, now or within the context, or has more than `MAX_PIXELS`.
+        UserError: if the file is not a readable image, now or within the context, or has more than `MAX_PIXELS`.
     """
     try:
         with open_data_file(path) as file, Image.open(file, formats=FORMATS) as image:
@@ -72,61 +72,63 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
             yield image
     except UserError:
         raise
-    except Image.DecompressionBombError as error:  # which Pillow raises too
-        raise UserError(f"{path}: this image has more than {MAX_PIXELS:,} pixels, the most that are decoded") from error
-    except Exception as error:  # decoders raise any of damaged files
-        raise UserError(f"{path}: this is no image that can be read") from error
+    except Image.DecompressionBombError as error:  # raised by Pillow too
+        raise UserError(
+            f"{path}: this image has more than {MAX_PIXELS:,} pixels, the largest allowed number"
+        ) from error
+    except Exception as error:  # decoders raise any exception for damaged files
+        raise UserError(f"{path}: this is not a readable image") from error
 
 
 @contextmanager
 def decoded_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image file and decode its pixels, which count as decoded within the context.
+    """Open an image file and decode its pixels, which count towards the limit within the context.
 
     Raises:
-        UserError: see `opened_image`; or if it is a progressive JPEG file that would take too long.
+        UserError: see `opened_image`; or if it is a progressive JPEG file with too many scans.
     """
     with opened_image(path) as image:
         pixels = image.width * image.height
         if image.format == "JPEG" and image.info.get("progressive"):
             scans = read_data_file(path, MAX_JPEG_BYTES).count(b"\xff\xda")
             if scans * pixels > MAX_SCANNED:
-                raise UserError(f"{path}: this image can be read, but its {scans:,} scans would take very long")
-        with _DECODING.taken(pixels):
+                raise UserError(f"{path}: this JPEG has {scans:,} scans, which would take too long to decode")
+        with _DECODING.reserve(pixels):
             image.load()
             yield image
 
 
 def open_image(path: str, finish: Callable[[Image.Image], Image.Image] = Image.Image.copy) -> Image.Image:
-    """Return an image of bytes, upright as its camera says, on white where it is transparent.
+    """Return an 8-bit image, rotated by its EXIF orientation, with transparency replaced by white.
 
     Args:
         path: the file.
-        finish: makes the result of the image, such as a smaller one.
+        finish: converts the image to the result, for example resizes it.
 
     Raises:
-        UserError: if there is no such file, if it is no image that can be read (see `decoded_image`), or if it holds
-            numbers of which nobody knows what is white.
+        UserError: if there is no such file, if it is not a readable image (see `decoded_image`), or if it has 32-bit
+            pixels, whose white level is undefined.
     """
     if not looks_like_file(path):
         raise UserError(f"'{path[:60]}': there is no such image file")
     with decoded_image(Path(path)) as image:
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # 16 bits
-            return finish(_in_bytes(image))
+            return finish(_to_8_bits(image))
         if image.mode not in ("I", "F"):
             return finish(_on_white(image) if image.has_transparency_data else image)
-    raise UserError(f"{path}: pixels of 32 bits have no agreed white; save it with 8 or 16 bits a channel")
+    raise UserError(f"{path}: 32-bit pixels have no defined white level; save the image with 8 or 16 bits per channel")
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """Yield the boxes of an image in which it is converted, as a copy of all of it may fill the memory."""
-    rows = max(STRIP // image.width, 1)
+    """Yield boxes in which an image is converted part by part, because a copy of all of it may fill the memory."""
+    rows = max(STRIP_PIXELS // image.width, 1)
     for top in range(0, image.height, rows):
         yield 0, top, image.width, min(top + rows, image.height)
 
 
-def _in_bytes(image: Image.Image) -> Image.Image:
-    """Return an image of 16 bits as one of 8, where Pillow would cut the values off at 255."""
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Convert a 16-bit image to 8 bits; Pillow would clip the values at 255."""
     result = Image.new("L", image.size)
     for box in _strips(image):
         values = np.asarray(image.crop(box), dtype=np.float64) / 257
@@ -143,13 +145,13 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def size_and_channels(path: str) -> tuple[tuple[int, int], int]:
-    """Return height, width, and 1 channel for grey or 3 for colours, from a file's header.
+    """Return (height, width) and the number of channels (1 for grey, 3 for colour) from the header of a file.
 
     Raises:
-        UserError: if it is no image, or has more than `MAX_PIXELS`.
+        UserError: if the file is not an image, or has more than `MAX_PIXELS`.
     """
     with opened_image(Path(path)) as image:
-        size = (image.width, image.height) if image.getexif().get(274) in _TURNED else (image.height, image.width)
+        size = (image.width, image.height) if image.getexif().get(274) in _TRANSPOSED else (image.height, image.width)
         return size, 1 if image.mode in _GREY or image.mode.startswith("I") else 3
 
 
@@ -162,9 +164,9 @@ def read_image(path: str, shape: tuple[int, ...]) -> np.ndarray:
     """
     channels, height, width = shape
 
-    def fitted(image: Image.Image) -> Image.Image:
+    def convert(image: Image.Image) -> Image.Image:
         image = image if image.mode == _MODES[channels] else image.convert(_MODES[channels])
         return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
 
-    image = open_image(path, fitted)
+    image = open_image(path, convert)
     return np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)

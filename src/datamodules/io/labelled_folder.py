@@ -1,4 +1,4 @@
-"""Folders of files with a class each: a folder a class, or the class in the files' names."""
+"""Folders of labelled files: one subfolder per class, or the class in the file names."""
 
 import os
 import re
@@ -10,13 +10,13 @@ from src.core.errors import UserError
 from src.core.escape import printable
 
 MAX_ENTRIES = 5_000_000
-"""The most files and folders below a folder of data."""
+"""Largest number of files and folders below a data folder."""
 MAX_LINKS = 50_000
-"""The most links to folders that are followed."""
+"""Largest number of links to folders that are followed."""
 MAX_DEPTH = 32
-"""The most folders of a folder of data that lie in each other."""
+"""Largest depth of nested folders in a data folder."""
 MAX_WILDCARDS = 3
-"""The most wildcards of a component of a pattern: the time to match a name grows with their power."""
+"""Largest number of wildcards per component of a pattern: the matching time is exponential in it."""
 Labelled = tuple[Path, str]
 """A file and its class."""
 SPLIT_NAMES = {
@@ -28,120 +28,126 @@ SPLIT_NAMES = {
     "test": "test_path",
     "testing": "test_path",
 }
-"""Names of folders that people give to splits, large or small, and the key that each belongs to."""
+"""Common folder names of splits, in any case, and the config key of each."""
 
 
-def labelled_files(folder: Path, pattern: str | None, endings: Sequence[str], what: str) -> list[Labelled]:
-    """Return the files of a folder with their classes, in the order of their names.
+def labelled_files(folder: Path, pattern: str | None, endings: Sequence[str], kind: str) -> list[Labelled]:
+    """Return the files of a folder with their classes, sorted by name.
 
     Args:
-        folder: where they lie.
-        pattern: where the class stands in a path below it, such as ``{label}_*.wav``; None: the first folder names it.
-        endings: of the files that count where there is no pattern, such as ``.wav``.
-        what: such files, for the error.
+        folder: the data folder.
+        pattern: position of the class in the path of a file below `folder`, such as ``{label}_*.wav``; None: the class is
+            the name of the first subfolder.
+        endings: accepted file extensions if there is no pattern, such as ``.wav``.
+        kind: such a file with its article, for error messages.
 
     Raises:
-        UserError: if there is no such folder, no file that fits, or if its folders are splits.
+        UserError: if there is no such folder, no file matches, or the subfolders are splits.
     """
     names = _names(folder)
     any_ending = "|".join(map(re.escape, endings))
-    fits = re.compile(rf"(?P<label>[^/]+)/.+({any_ending})" if pattern is None else _regular(pattern), re.IGNORECASE)
-    found = [(folder / name, printable(match["label"])) for name in names if (match := fits.fullmatch(name))]
-    if not found:
-        wanted = f"is a {what} in a folder that names its class"
+    expression = re.compile(
+        rf"(?P<label>[^/]+)/.+({any_ending})" if pattern is None else _regular(pattern), re.IGNORECASE
+    )
+    files = [(folder / name, printable(match["label"])) for name in names if (match := expression.fullmatch(name))]
+    if not files:
+        requirement = f"is {kind} in a folder that is named after its class"
         if pattern is not None:
-            wanted = f"fits datamodule.pattern={pattern}"
-        raise UserError(f"{folder}: none of the {len(names)} files here{_example(names)} {wanted}")
-    labels = {label for _, label in found}
+            requirement = f"matches datamodule.pattern={pattern}"
+        raise UserError(f"{folder}: none of the {len(names)} files here{_example(names)} {requirement}")
+    labels = {label for _, label in files}
     if pattern is None and {label.lower() for label in labels} <= set(SPLIT_NAMES):
         keys = ((SPLIT_NAMES[label.lower()], label) for label in sorted(labels, key=str.lower, reverse=True))
-        words = " ".join(f"datamodule.{key}={folder / label}" for key, label in keys)
-        raise UserError(f"{folder}: its folders are splits, not classes: {words}")
-    return found
+        overrides = " ".join(f"datamodule.{key}={folder / label}" for key, label in keys)
+        raise UserError(f"{folder}: its subfolders are splits, not classes. Set {overrides}")
+    return files
 
 
 def files_in(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """Return the files of a folder, at any depth, that end so, in the order of their names.
+    """Return the files of a folder with one of the extensions, at any depth, sorted by name.
 
     Raises:
         UserError: if there is none.
     """
     names = _names(folder)
-    found = [folder / name for name in names if name.lower().endswith(tuple(endings))]
-    if not found:
+    files = [folder / name for name in names if name.lower().endswith(tuple(endings))]
+    if not files:
         raise UserError(f"{folder}: none of the {len(names)} files here{_example(names)} ends in {', '.join(endings)}")
-    return found
+    return files
 
 
-def listed(inputs: Sequence[str], endings: Sequence[str]) -> list[str]:
-    """Return inputs with the files of a folder in its place."""
-    return [str(p) for given in inputs for p in (files_in(Path(given), endings) if os.path.isdir(given) else [given])]
+def expand_folders(inputs: Sequence[str], endings: Sequence[str]) -> list[str]:
+    """Return the inputs, with each folder replaced by its files."""
+    paths: list[str] = []
+    for text in inputs:
+        paths += map(str, files_in(Path(text), endings)) if os.path.isdir(text) else [text]
+    return paths
 
 
 def _names(folder: Path) -> list[str]:
-    """Return the paths of the files of a folder, relative to it.
+    """Return the sorted paths of all files below a folder, relative to it.
 
     Raises:
-        UserError: if there is no such folder, if it is the root of the file system, or if it holds more than `MAX_ENTRIES`
-            files and folders or `MAX_LINKS` links to folders, or folders in each other beyond `MAX_DEPTH`.
+        UserError: if there is no such folder, if it is the root of the file system, or if it exceeds `MAX_ENTRIES`,
+            `MAX_LINKS` or `MAX_DEPTH`.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
     if (real := folder.resolve()) == real.parent:
-        raise UserError(f"{folder}: this is the root of the file system, and a folder of data is expected")
-    found: list[str] = []
+        raise UserError(f"{folder}: this is the root of the file system; a data folder is expected")
+    files: list[str] = []
     entries = links = 0
-    waiting = [("", 0)]
-    while waiting:
-        place, depth = waiting.pop()
+    pending = [("", 0)]
+    while pending:
+        parent, depth = pending.pop()
         if depth > MAX_DEPTH:
-            raise UserError(f"{folder}: there are more than {MAX_DEPTH} folders in each other here: {place[:80]}…")
-        with suppress(OSError), os.scandir(folder / place) as inside:
+            raise UserError(f"{folder}: folders are nested more than {MAX_DEPTH} deep here: {parent[:80]}…")
+        with suppress(OSError), os.scandir(folder / parent) as inside:
             for entry in inside:
                 if entry.name.startswith("."):
                     continue
                 entries += 1
                 if entries > MAX_ENTRIES:
                     raise UserError(
-                        f"{folder}: there are more than {MAX_ENTRIES:,} files and folders here, the most that are searched"
+                        f"{folder}: there are more than {MAX_ENTRIES:,} files and folders here, which is the limit"
                     )
-                name = f"{place}{entry.name}"
+                name = f"{parent}{entry.name}"
                 kind = _kind(entry)
                 if kind == "file":
-                    found.append(name)
+                    files.append(name)
                 elif kind == "folder" and entry.is_symlink():
                     links += 1
                     if links > MAX_LINKS:
                         raise UserError(f"{folder}: there are more than {MAX_LINKS:,} links to folders here")
-                    if not _leads_back(folder / name):
-                        waiting.append((f"{name}/", depth + 1))
+                    if not _is_cyclic(folder / name):
+                        pending.append((f"{name}/", depth + 1))
                 elif kind == "folder":
-                    waiting.append((f"{name}/", depth + 1))
-    return sorted(found)
+                    pending.append((f"{name}/", depth + 1))
+    return sorted(files)
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """Return ``file``, ``folder``, or ``other``; a link is what it points to."""
+    """Return ``file``, ``folder``, or ``other``; links are resolved."""
     try:
         return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
-    except OSError:  # a link to itself, for one
+    except OSError:  # for example, a link to itself
         return "other"
 
 
-def _leads_back(folder: Path) -> bool:
-    """Return whether a link leads to a folder that it lies in."""
+def _is_cyclic(folder: Path) -> bool:
+    """Return whether a link points to a folder that contains it."""
     return folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _regular(pattern: str) -> str:
-    """Return the regular expression of a pattern; of several readings, the class is the shortest."""
+    """Return the regular expression of a pattern; if several classes match, the shortest is used."""
     pattern = re.sub(r"\*+", "*", pattern)
     if any(len(re.findall(r"\{label\}|\*", part)) > MAX_WILDCARDS for part in pattern.split("/")):
         raise UserError(
-            f"datamodule.pattern={pattern[:80]}: between slashes are at most {MAX_WILDCARDS} of {{label}} and *"
+            f"datamodule.pattern={pattern[:80]}: at most {MAX_WILDCARDS} of {{label}} and * are allowed between slashes"
         )
-    meanings = {"{label}": "(?P<label>[^/]+?)", "*": "[^/]*"}
-    return "".join(meanings.get(part, re.escape(part)) for part in re.split(r"(\{label\}|\*)", pattern))
+    expressions = {"{label}": "(?P<label>[^/]+?)", "*": "[^/]*"}
+    return "".join(expressions.get(part, re.escape(part)) for part in re.split(r"(\{label\}|\*)", pattern))
 
 
 def _example(names: list[str]) -> str:

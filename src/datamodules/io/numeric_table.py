@@ -1,4 +1,4 @@
-"""Rows of numbers, as a person types or stores them: read strictly, refused with file, row and column."""
+"""Read rows of numbers from the command line or from files; errors name the file, row and column."""
 
 import csv
 import logging
@@ -12,21 +12,21 @@ from src.datamodules.io.delimited_text import MAX_CELLS, read_text
 
 log = logging.getLogger(__name__)
 
-LARGEST = 1e30
-"""The largest number that data may hold: squares of larger ones are beyond 64 bits before long, and they beyond 32."""
+MAX_VALUE = 1e30
+"""Largest absolute value in data: larger numbers overflow float32, and sums of their squares overflow float64."""
 
 
 def read_rows(inputs: Sequence[str], columns: Sequence[str] | int) -> list[list[float]]:
-    """Read CSV rows, or files of them.
+    """Read CSV rows or CSV files.
 
     Args:
-        inputs: each a row such as ``5.1,3.5`` or the path of a CSV file, with a header or without. A header that names
-            every column may do so in another order; any other header is passed over, with a warning.
-        columns: the names of the expected columns, or their number.
+        inputs: rows such as ``5.1,3.5`` or paths of CSV files, with or without a header. A header with all expected
+            columns may have another order; any other header is ignored with a warning.
+        columns: names of the expected columns, or their number.
 
     Raises:
-        UserError: naming file, row (as an editor counts them, a header too) and column of what is no number, or a row
-            with too few or too many.
+        UserError: if a cell is not a number, or a row has too few or too many columns; names the file, row (counted from
+            the first line, with a header) and column.
     """
     names = [f"column {i + 1}" for i in range(columns)] if isinstance(columns, int) else list(columns)
     rows = []
@@ -43,8 +43,8 @@ def read_rows(inputs: Sequence[str], columns: Sequence[str] | int) -> list[list[
 
 
 def looks_like_file(text: str) -> bool:
-    """Tell whether an input names a file; one that does not exist is refused."""
-    if os.path.isfile(text):  # False, not an error, for a text that no file can be named by
+    """Return whether an input is the path of a file; raise `UserError` for a path without a file."""
+    if os.path.isfile(text):  # False, not an error, for a text that is not a valid path
         return True
     if Path(text).suffix.lower() in (
         ".csv",
@@ -62,8 +62,8 @@ def looks_like_file(text: str) -> bool:
     return False
 
 
-def names_a_file(text: str) -> bool:
-    """Tell whether an input, which may be a text, names a file; a text has white space, and no ending of a file."""
+def is_file_path(text: str) -> bool:
+    """Return whether an input is the path of a file; anything with white space that is not an existing file is a text."""
     return os.path.isfile(text) or (bool(text) and not any(map(str.isspace, text)) and looks_like_file(text))
 
 
@@ -75,11 +75,11 @@ def _read_file(path: Path, names: list[str]) -> list[list[float]]:
     numbered = [(n, cells) for n, cells in enumerate(lines, 1) if any(cell.strip() for cell in cells)]
     header = [] if not numbered or any(map(is_number, numbered[0][1])) else [c.strip() for c in numbered.pop(0)[1]]
     if not numbered:
-        raise UserError(f"{path}: there is no row of numbers in this file")
-    named = sorted(header) == sorted(names)
-    if header and not named:
-        log.warning(f"{path}: the header is passed over, columns are read in this order: {', '.join(names)}")
-    columns = header if named else names
+        raise UserError(f"{path}: this file has no row of numbers")
+    has_names = sorted(header) == sorted(names)
+    if header and not has_names:
+        log.warning(f"{path}: the header is ignored, columns are read in this order: {', '.join(names)}")
+    columns = header if has_names else names
     rows = [_numbers(cells, columns, f"{path}, row {n}") for n, cells in numbered]
     order = [columns.index(name) for name in names]
     return [[row[i] for i in order] for row in rows]
@@ -89,33 +89,33 @@ def _cells(lines: Sequence[str], where: str) -> list[list[str]]:
     try:
         return list(csv.reader(lines))
     except csv.Error as error:
-        raise UserError(f"{where}: this is no CSV: {str(error).partition(' - ')[0]}") from error
+        raise UserError(f"{where}: this is not valid CSV: {str(error).partition(' - ')[0]}") from error
 
 
 def _numbers(cells: list[str], names: list[str], where: str) -> list[float]:
     if len(cells) != len(names):
-        listed = "" if names[0] == "column 1" else f": {', '.join(names[:40])}"
-        raise UserError(f"{where}: {len(cells)} columns where {len(names)} are expected{listed}")
+        expected = "" if names[0] == "column 1" else f": {', '.join(names[:40])}"
+        raise UserError(f"{where}: {len(cells)} columns where {len(names)} are expected{expected}")
     for number, (cell, name) in enumerate(zip(cells, names, strict=True), 1):
         if not is_number(cell):
-            raise UserError(f"{where}, column {number} ({name}): '{_short(cell)}' {what_it_is(cell)}")
+            raise UserError(f"{where}, column {number} ({name}): '{_short(cell)}' {invalid_number_reason(cell)}")
     return [float(cell) for cell in cells]
 
 
 def is_number(cell: str) -> bool:
-    """Tell whether a cell holds a number as people write it, of at most `LARGEST`."""
+    """Return whether a cell is a decimal number of at most `MAX_VALUE`, without underscores."""
     try:
-        return abs(float(cell)) <= LARGEST and "_" not in cell
+        return abs(float(cell)) <= MAX_VALUE and "_" not in cell
     except ValueError:
         return False
 
 
-def what_it_is(cell: str) -> str:
-    """Return what to say of a cell that is no number."""
+def invalid_number_reason(cell: str) -> str:
+    """Return why a cell is invalid as a number, for error messages."""
     try:
-        return "is no finite number" if not isfinite(float(cell)) else f"is no number up to {LARGEST:g}"
+        return "is not a finite number" if not isfinite(float(cell)) else f"is not a number up to {MAX_VALUE:g}"
     except ValueError:
-        return "is no number"
+        return "is not a number"
 
 
 def _short(text: str) -> str:

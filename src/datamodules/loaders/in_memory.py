@@ -1,4 +1,4 @@
-"""BatchLoader: batches cut out of tensors by index, in an order that follows from seed and epoch alone."""
+"""BatchLoader: batches indexed out of tensors, in an order that depends on seed and epoch only."""
 
 from collections.abc import Callable, Iterator, Sequence
 from math import ceil
@@ -10,19 +10,19 @@ from src.core.errors import UserError
 
 
 class BatchLoader:
-    """Iterate over a split that is held in memory; no Python code runs per example.
+    """Iterate over a split in memory; no Python code runs per example.
 
     Args:
         split: all examples as one batch, every tensor [N, …].
-        batch_size: examples a batch; the last one may be smaller.
+        batch_size: examples per batch; the last one may be smaller.
         shuffle: draw a new order in every epoch.
-        seed: the order follows from it and the epoch, so that a resumed run sees the same batches.
-        training: no batch of one example, on which batch normalization cannot be trained: it joins the batch before.
-        rank, world_size: this process and the number of them. Each takes every world_size-th example, and all take
-            equally many steps, or they would wait for each other for ever: in a shuffled order, examples from its start
-            fill up the shares; otherwise, where no example may count twice, a last batch may be larger by one.
-        collate: finishes a batch, for example by cutting needless padding away.
-        arrangement: [N] the order of the examples where they are not shuffled; None takes them as they are.
+        seed: determines the order together with the epoch, so that a resumed run sees the same batches.
+        training: merge a last batch of one example, on which batch normalization cannot train, into the one before.
+        rank, world_size: index of this process and number of processes. Each takes every world_size-th example, and all
+            take equally many steps, because they would deadlock otherwise: a shuffled order is padded with examples
+            from its start; in an unshuffled one, where no example may count twice, a last batch may be larger by one.
+        collate: post-processes a batch, for example removes unneeded padding.
+        arrangement: [N] order of the examples if they are not shuffled; None: as stored.
 
     Raises:
         UserError: if an unshuffled split has fewer examples than there are processes.
@@ -53,14 +53,14 @@ class BatchLoader:
         self.collate = collate
         self.arrangement = arrangement
         self.epoch = 0
-        self._given = 0
-        self._given_before: tuple[int, int] | None = None
+        self._yielded = 0
+        self._resume_position: tuple[int, int] | None = None
 
     batch_sampler = None
 
     @property
     def sampler(self) -> "BatchLoader":
-        """Where Lightning looks for `set_epoch` at the start of every epoch."""
+        """Return the object on which Lightning calls `set_epoch` at the start of every epoch."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -68,46 +68,46 @@ class BatchLoader:
 
     def __len__(self) -> int:
         batches = ceil(self._share() / self.batch_size)
-        lonely = self.training and batches > 1 and self._share() % self.batch_size == 1 and self.batch_size > 1
-        return batches - lonely
+        single = self.training and batches > 1 and self._share() % self.batch_size == 1 and self.batch_size > 1
+        return batches - single
 
     def state_dict(self) -> dict[str, int]:
-        """Return how far the loader is: the epoch, and the batches that it has given in it."""
-        return {"epoch": self.epoch, "given": self._given}
+        """Return the position of the loader: the epoch, and the number of batches that it has yielded in it."""
+        return {"epoch": self.epoch, "given": self._yielded}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Leave out the batches that were given before, if the next epoch is the same one."""
-        epoch, given = state_dict["epoch"], state_dict["given"]
-        if not all(type(count) is int and count >= 0 for count in (epoch, given)):
+        """Skip the batches that were yielded before, if the next epoch is the recorded one."""
+        epoch, yielded = state_dict["epoch"], state_dict["given"]
+        if not all(type(count) is int and count >= 0 for count in (epoch, yielded)):
             raise ValueError("the position within an epoch is not a count")
-        self._given_before = epoch, given
+        self._resume_position = epoch, yielded
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.counted(self.indices()):
             yield self.collate(batch) if self.collate else batch
 
     def counted(self, indices: Sequence[torch.Tensor]) -> Iterator[Batch]:
-        """Yield what each index cuts out that was not given before, and count it."""
-        epoch, given = self._given_before or (self.epoch, 0)
-        start = given if epoch == self.epoch else 0
-        self._given_before = None
-        self._given = start
+        """Yield the batch of each index [B], except those yielded before the run was resumed, and count them."""
+        epoch, yielded = self._resume_position or (self.epoch, 0)
+        start = yielded if epoch == self.epoch else 0
+        self._resume_position = None
+        self._yielded = start
         for batch in self.cut(indices, start):
-            self._given += 1
+            self._yielded += 1
             yield batch
 
     def cut(self, indices: Sequence[torch.Tensor], start: int) -> Iterator[Batch]:
-        """Yield the examples of each index [B], from batch `start` on."""
+        """Yield the examples of each index [B], from batch `start`."""
         for index in indices[start:]:
             yield type(self.split)(*(tensor[index] for tensor in self.split))
 
     def _share(self) -> int:
-        """Return how many examples a process takes: all of them as many when shuffled, else some one more."""
+        """Return the number of examples per process; without shuffling, some processes take one more."""
         size = len(self.split[0])
         return -(-size // self.world_size) if self.shuffle else size // self.world_size
 
     def indices(self) -> list[torch.Tensor]:
-        """Return the examples [B] of each batch of this epoch."""
+        """Return the indices [B] of the examples of each batch of this epoch."""
         chunks = list(self._order().to(self.split[0].device).split(self.batch_size))
         if len(chunks) > len(self):
             chunks[-2:] = [torch.cat(chunks[-2:])]

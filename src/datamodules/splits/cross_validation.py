@@ -1,4 +1,4 @@
-"""k-fold cross-validation: training and validation data cut anew, each part of them the validation data of one fold."""
+"""k-fold cross-validation: training and validation data are pooled and divided into folds; each fold validates on one part."""
 
 import logging
 import warnings
@@ -14,8 +14,8 @@ from src.core.errors import UserError
 
 log = logging.getLogger(__name__)
 
-NAMED = 5
-"""Classes that a warning names; further ones are counted."""
+MAX_LISTED = 5
+"""Number of classes that a warning lists; further ones are counted."""
 
 Part = TypeVar("Part", bound=Any)
 """Examples: a list of them, or a (named) tuple of tensors or arrays [N, …]."""
@@ -23,13 +23,13 @@ Part = TypeVar("Part", bound=Any)
 
 @dataclass(frozen=True)
 class Fold:
-    """One of the folds. What it cuts are the examples that would be training and validation data; test stays as it is.
+    """One fold of a cross-validation. It divides the training and validation examples; the test split does not change.
 
     Args:
-        number: which one, from 1.
-        of: how many there are.
-        seed: draws the folds; it must be the same for all of them.
-        group: the column whose values are kept together; None: examples stand for themselves.
+        number: number of this fold, from 1.
+        of: number of folds.
+        seed: seed of the random division; it must be the same for all folds.
+        group: column by which examples are grouped, each group in one fold; None: no groups.
     """
 
     number: int
@@ -40,50 +40,55 @@ class Fold:
     def cut(
         self, size: int, classes: Sequence[Any] | None = None, groups: Sequence[Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices of training and of validation, drawn at random, in rising order.
+        """Return the sorted indices of training and of validation, drawn at random.
 
         Args:
             size: number of examples.
-            classes: [size], each as often in every fold as can be. An example that is alone in its class is trained on
-                in every fold, with its group, as a class that training lacks cannot be told.
-            groups: [size], each in one fold only.
+            classes: [size] classes for stratification. An example that is the only one of its class is training data in
+                every fold, with its group, because a model cannot predict a class that training lacks.
+            groups: [size] groups; each is in one fold only.
 
         Raises:
-            UserError: if there are fewer examples, or groups, to share out than folds, or if every class has fewer.
+            UserError: if there are fewer examples or groups to divide than folds, or if every class has fewer examples.
         """
         from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
-        names, labels = ([], None) if classes is None else numbered(classes)
-        kept = None if groups is None else numbered(groups)[1]
-        always = _alone(names, labels, kept) if labels is not None else np.zeros(size, bool)
-        shared = np.flatnonzero(~always)
-        labels, kept = (None if every is None else every[shared] for every in (labels, kept))
-        most, what = (len(shared), "examples") if kept is None else (len(set(kept)), f"values of {self.group}")
-        if most < self.of:
-            raise UserError(f"cross_validation.folds={self.of}: there are {most} {what} to share out")
-        numbers = None if labels is None else np.unique(labels, return_inverse=True)[1]
-        if numbers is not None and (largest := np.bincount(numbers).max()) < self.of:
+        names, labels = ([], None) if classes is None else factorize(classes)
+        group_index = None if groups is None else factorize(groups)[1]
+        always_training = _singletons(names, labels, group_index) if labels is not None else np.zeros(size, bool)
+        pool = np.flatnonzero(~always_training)
+        labels = None if labels is None else labels[pool]
+        group_index = None if group_index is None else group_index[pool]
+        if group_index is None:
+            count, unit = len(pool), "examples"
+        else:
+            count, unit = len(set(group_index)), f"values of {self.group}"
+        if count < self.of:
+            raise UserError(f"cross_validation.folds={self.of}: only {count} {unit} can be divided among the folds")
+        strata = None if labels is None else np.unique(labels, return_inverse=True)[1]
+        if strata is not None and (largest := np.bincount(strata).max()) < self.of:
             raise UserError(
-                f"cross_validation.folds={self.of}: the largest class has {largest} examples to share out; fewer folds"
+                f"cross_validation.folds={self.of}: the largest class has only {largest} examples that can be divided; "
+                "use fewer folds"
             )
-        kinds: dict[tuple[bool, bool], Any] = {
+        splitters: dict[tuple[bool, bool], Any] = {
             (False, False): KFold,
             (True, False): StratifiedKFold,
             (False, True): GroupKFold,
             (True, True): StratifiedGroupKFold,
         }
-        splitter = kinds[classes is not None, groups is not None](self.of, shuffle=True, random_state=self.seed)
-        with warnings.catch_warnings():  # of a class that is too rare to be in every fold
+        splitter = splitters[classes is not None, groups is not None](self.of, shuffle=True, random_state=self.seed)
+        with warnings.catch_warnings():  # about classes that are too rare to be in every fold
             warnings.simplefilter("ignore", UserWarning)
-            folds = list(splitter.split(shared, numbers, kept))
-        val = np.sort(shared[folds[self.number - 1][1]])
+            folds = list(splitter.split(pool, strata, group_index))
+        val = np.sort(pool[folds[self.number - 1][1]])
         return np.setdiff1d(np.arange(size), val), val
 
     def blocks(self, size: int) -> tuple[int, int]:
-        """Return where validation begins and ends in data that have an order of time; training is all that lies before.
+        """Return start and end of the validation data in a time series; training is everything before them.
 
-        The data are cut into one block more than there are folds, as each is validated on what comes after its training
-        data, never before.
+        The data are divided into one more block than there are folds, because each fold validates on data after its
+        training data, never before.
 
         Raises:
             UserError: if there are fewer examples than blocks.
@@ -91,41 +96,43 @@ class Fold:
         from sklearn.model_selection import TimeSeriesSplit
 
         if size <= self.of:
-            raise UserError(f"cross_validation.folds={self.of}: {size} examples are too few for as many blocks and one")
+            raise UserError(
+                f"cross_validation.folds={self.of}: {size} examples are too few; at least {self.of + 1} are needed"
+            )
         _, val = list(TimeSeriesSplit(self.of).split(np.zeros(size)))[self.number - 1]
         return int(val[0]), int(val[-1]) + 1
 
 
-def numbered(names: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
-    """Return the different names in order, and the number of each name [N] in that order.
+def factorize(names: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
+    """Return the sorted unique names, and the index of each name [N] among them.
 
-    An array of strings takes the memory of the longest for each of them, so that one long name of a file with many rows
-    would fill the memory.
+    `np.unique` is not used: an array of strings takes the memory of the longest string for every element, so one long
+    name in a file of many rows would fill the memory.
     """
     values = names.tolist() if isinstance(names, np.ndarray | torch.Tensor) else list(names)
-    order = sorted(set(values))
-    number = {name: index for index, name in enumerate(order)}
-    return order, np.array([number[value] for value in values], dtype=np.int64)
+    unique = sorted(set(values))
+    index = {name: i for i, name in enumerate(unique)}
+    return unique, np.array([index[value] for value in values], dtype=np.int64)
 
 
-def _alone(names: Sequence[Any], classes: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-    """Return [N] which examples are the only one of their class, or in the group of such a one; the log tells them."""
+def _singletons(names: Sequence[Any], classes: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """Return a mask [N] of examples that are the only one of their class, or in a group with such a one; log the classes."""
     counts = np.bincount(classes, minlength=len(names))
-    alone: np.ndarray = counts[classes] == 1
-    if alone.any():
+    singletons: np.ndarray = counts[classes] == 1
+    if singletons.any():
         rare = [str(names[index])[:80] for index in np.flatnonzero(counts == 1).tolist()]
-        more = f" and {len(rare) - NAMED} more" if len(rare) > NAMED else ""
-        whole = "" if groups is None else ", and so do those of its group"
+        more = f" and {len(rare) - MAX_LISTED} more" if len(rare) > MAX_LISTED else ""
+        grouped = "" if groups is None else ", and so are the examples of its group"
         _warn_once(
-            f"cross_validation: an example that is alone in its class always trains{whole}: "
-            f"{', '.join(rare[:NAMED])}{more}"
+            f"cross_validation: an example that is the only one of its class is training data in every fold{grouped}: "
+            f"{', '.join(rare[:MAX_LISTED])}{more}"
         )
-    return alone if groups is None else np.isin(groups, groups[alone])
+    return singletons if groups is None else np.isin(groups, groups[singletons])
 
 
 @cache
 def _warn_once(message: str) -> None:
-    """Warn, unless this process has: a sweep loads the same data to check them, to plan and to train."""
+    """Log a warning once per process: a sweep loads the same data to validate, to plan and to train."""
     log.warning(message)
 
 
@@ -135,32 +142,32 @@ def recut(
     classes: Callable[[Part], Sequence[Any]] | None = None,
     groups: Callable[[Part], Sequence[Any] | None] | None = None,
 ) -> dict[str, Part]:
-    """Return splits whose training and validation examples are those of a fold; without one, as they are.
+    """Redistribute training and validation examples by a fold; without a fold, return the splits unchanged.
 
     Args:
         parts: {"train": …, "val": …, "test": …} before anything was fitted on them.
-        fold: which one.
-        classes, groups: of each of the examples that they are given.
+        fold: the fold, or None.
+        classes, groups: functions that return the class or the group of each example of a list.
     """
     if fold is None:
         return parts
-    pool = _joined(parts["train"], parts["val"])
+    pool = _concatenate(parts["train"], parts["val"])
     size = len(pool) if isinstance(pool, list) else len(pool[0])
     train, val = fold.cut(size, classes(pool) if classes else None, groups(pool) if groups else None)
-    return parts | {"train": _taken(pool, train), "val": _taken(pool, val)}
+    return parts | {"train": _take(pool, train), "val": _take(pool, val)}
 
 
-def _joined(one: Any, other: Any) -> Any:
+def _concatenate(one: Any, other: Any) -> Any:
     if isinstance(one, tuple):
-        return _like(one, [_joined(*pair) for pair in zip(one, other, strict=True)])
+        return _like(one, [_concatenate(*pair) for pair in zip(one, other, strict=True)])
     if isinstance(one, torch.Tensor):
         return torch.cat((one, other))
     return np.concatenate((one, other)) if isinstance(one, np.ndarray) else [*one, *other]
 
 
-def _taken(pool: Any, index: np.ndarray) -> Any:
+def _take(pool: Any, index: np.ndarray) -> Any:
     if isinstance(pool, tuple):
-        return _like(pool, [_taken(column, index) for column in pool])
+        return _like(pool, [_take(column, index) for column in pool])
     return [pool[i] for i in index] if isinstance(pool, list) else pool[index]
 
 

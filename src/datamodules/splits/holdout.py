@@ -1,4 +1,4 @@
-"""Seeded, disjoint splits."""
+"""Seeded, disjoint splits into training, validation and test data."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import TypeVar
 import numpy as np
 
 from src.core.errors import UserError
-from src.datamodules.splits.cross_validation import Fold, numbered, recut
+from src.datamodules.splits.cross_validation import Fold, factorize, recut
 
 Example = TypeVar("Example")
 
 
 def split_paths(train: Path, val: Path | None, test: Path | None) -> dict[str, Path]:
-    """Return where the splits lie that a person named; the others are drawn out of ``train`` (`completed`)."""
-    named = {"train": train, "val": val, "test": test}
-    return {name: Path(path) for name, path in named.items() if path}
+    """Return the paths of the splits that the user gave; the others are drawn from ``train`` (`draw_missing_splits`)."""
+    paths = {"train": train, "val": val, "test": test}
+    return {name: Path(path) for name, path in paths.items() if path}
 
 
 def split_indices(
@@ -25,23 +25,23 @@ def split_indices(
     seed: int,
     classes: np.ndarray | None = None,
     fold: Fold | None = None,
-    kept_together: np.ndarray | None = None,
+    fold_groups: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Draw train, val and test, each class in the same proportion where classes are given.
+    """Draw train, val and test, stratified if classes are given.
 
     Args:
         size: number of examples.
-        val_fraction, test_fraction: shares in [0, 1), together below 1; 0 where a part comes from elsewhere.
+        val_fraction, test_fraction: shares in [0, 1), together below 1; 0 for a split from another source.
         seed: the same seed draws the same split.
         classes: [size] class of each example.
-        fold: of a cross-validation, which shares train and val out anew.
-        kept_together: [size] groups of which a fold has all examples or none.
+        fold: fold of a cross-validation, which redistributes train and val.
+        fold_groups: [size] group of each example; a fold has all examples of a group or none.
 
     Returns:
-        {"train": indices, "val": indices, "test": indices}, together every example once.
+        {"train": indices, "val": indices, "test": indices}; every example is in exactly one.
 
     Raises:
-        UserError: if a part that is asked for would be empty.
+        UserError: if a split with a positive share would be empty.
     """
     generator = np.random.default_rng(seed)
     groups = [np.arange(size)] if classes is None else [np.flatnonzero(classes == c) for c in np.unique(classes)]
@@ -55,15 +55,16 @@ def split_indices(
     drawn = {name: np.sort(np.concatenate(indices)) for name, indices in parts.items()}
     if fold is not None:
         pool = np.sort(np.concatenate((drawn["train"], drawn["val"])))
-        of_pool = [None if labels is None else labels[pool] for labels in (classes, kept_together)]
-        train, val = (pool[index] for index in fold.cut(len(pool), *of_pool))
-        drawn |= {"train": train, "val": val}
-    asked = {"train": 1.0, "val": val_fraction, "test": test_fraction}
+        pool_classes = None if classes is None else classes[pool]
+        pool_groups = None if fold_groups is None else fold_groups[pool]
+        train_index, val_index = fold.cut(len(pool), pool_classes, pool_groups)
+        drawn |= {"train": pool[train_index], "val": pool[val_index]}
+    shares = {"train": 1.0, "val": val_fraction, "test": test_fraction}
     for name, indices in drawn.items():
-        if asked[name] and not len(indices):
+        if shares[name] and not len(indices):
             raise UserError(
                 f"datamodule.val_fraction={val_fraction}, .test_fraction={test_fraction}: "
-                f"of {size} examples none is left for {name}; more examples or other shares"
+                f"of {size} examples none is left for {name}; add examples or change the shares"
             )
     return drawn
 
@@ -72,17 +73,17 @@ def split_groups(groups: Sequence[str], val_fraction: float, test_fraction: floa
     """Draw train, val and test so that all examples of a group are in one of them.
 
     Args:
-        groups: of each example.
-        val_fraction, test_fraction: shares of the examples, as near as whole groups come to them.
+        groups: group of each example.
+        val_fraction, test_fraction: shares of the examples, approximated by whole groups.
         seed: the same seed draws the same split.
 
     Raises:
-        UserError: if a part that is asked for would be empty.
+        UserError: if a split with a positive share would be empty.
     """
-    names, group = numbered(groups)
+    names, group = factorize(groups)
     sizes = np.bincount(group, minlength=len(names))
     order = np.random.default_rng(seed).permutation(len(names))
-    middles = np.empty(len(names))  # where the middle of a group lies when they stand one behind the other
+    middles = np.empty(len(names))  # relative position of the middle of each group in the concatenation of all groups
     middles[order] = (np.cumsum(sizes[order]) - sizes[order] / 2) / len(group)
     ends = {"val": val_fraction, "test": val_fraction + test_fraction, "train": 1.0}
     part = np.searchsorted(np.array([*ends.values()]), middles, side="right")
@@ -93,42 +94,42 @@ def split_groups(groups: Sequence[str], val_fraction: float, test_fraction: floa
     return drawn
 
 
-def completed(
-    given: dict[str, list[Example]],
+def draw_missing_splits(
+    available: dict[str, list[Example]],
     val_fraction: float,
     test_fraction: float,
     seed: int,
-    group: Callable[[Example], str],
+    stratum: Callable[[Example], str],
     fold: Fold | None = None,
-    kept_together: Callable[[Example], str] | None = None,
+    fold_groups: Callable[[Example], str] | None = None,
 ) -> dict[str, list[Example]]:
-    """Draw the splits that are not given out of the training examples.
+    """Draw the splits that the user did not provide from the training examples.
 
     Args:
-        given: the examples of ``train``, and of those other splits that have some of their own; without ``train``,
-            nothing is drawn.
-        val_fraction, test_fraction: shares of a split that is drawn.
+        available: the examples of ``train``, and of each other split that exists; without ``train``, nothing is drawn.
+        val_fraction, test_fraction: share of each drawn split.
         seed: the same seed draws the same split.
-        group: names the group of an example; each is drawn in the same proportion.
-        fold: of a cross-validation, which shares training and validation examples out anew.
-        kept_together: names what a fold keeps together, and every drawn split; its groups are not drawn in proportion.
+        stratum: returns the stratum of an example; each stratum is drawn in the same proportion.
+        fold: fold of a cross-validation, which redistributes training and validation examples.
+        fold_groups: returns the group of an example; all examples of a group are in one split and one fold, and
+            the draw is not stratified.
 
     Raises:
-        UserError: if a part would be empty.
+        UserError: if a split would be empty.
     """
-    if "train" not in given:
-        return given
-    whole = given["train"]
-    shares = {"val": val_fraction, "test": test_fraction}
-    drawn = {name: 0.0 if name in given else share for name, share in shares.items()}
-    if kept_together is None:
-        parts = split_indices(len(whole), drawn["val"], drawn["test"], seed, numbered([group(one) for one in whole])[1])
+    if "train" not in available:
+        return available
+    examples = available["train"]
+    val, test = 0.0 if "val" in available else val_fraction, 0.0 if "test" in available else test_fraction
+    if fold_groups is None:
+        strata = factorize([stratum(example) for example in examples])[1]
+        indices = split_indices(len(examples), val, test, seed, strata)
     else:
-        parts = split_groups([kept_together(one) for one in whole], drawn["val"], drawn["test"], seed)
-    found = {name: [whole[i] for i in index] for name, index in parts.items()}
-    splits = {name: found[name] if name == "train" or drawn[name] else given[name] for name in found}
-    return recut(splits, fold, _each(group), _each(kept_together) if kept_together else None)
+        indices = split_groups([fold_groups(example) for example in examples], val, test, seed)
+    drawn = {name: [examples[i] for i in index] for name, index in indices.items()}
+    splits = drawn | {name: split for name, split in available.items() if name != "train"}
+    return recut(splits, fold, _map_over(stratum), _map_over(fold_groups) if fold_groups else None)
 
 
-def _each(name: Callable[[Example], str]) -> Callable[[list[Example]], list[str]]:
-    return lambda examples: [name(example) for example in examples]
+def _map_over(function: Callable[[Example], str]) -> Callable[[list[Example]], list[str]]:
+    return lambda examples: [function(example) for example in examples]

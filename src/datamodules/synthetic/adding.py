@@ -1,4 +1,4 @@
-"""The adding problem (Hochreiter and Schmidhuber 1997): two of many numbers are marked, and their sum is asked at the end."""
+"""The adding problem (Hochreiter and Schmidhuber 1997): predict the sum of the two marked numbers of a sequence."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,19 +13,18 @@ from src.datamodules.base import DataModule
 from src.datamodules.io.numeric_table import read_rows
 from src.datamodules.splits.cross_validation import recut
 
-FIRST = 10
-"""Steps among which the first marked number stands."""
+FIRST_MARK_RANGE = 10
+"""The first marked number is among this many first steps."""
 
 
 class Adding(DataModule):
-    """Sequences of numbers uniform in [0, 1] with a mark on one of the first 10 and on one of the `lag` that follow.
+    """Sequences of numbers uniform in [0, 1], with one mark within the first 10 steps and one within the `lag` steps after.
 
-    The answer is the sum of the two; a network must keep the first one for at least `lag` steps. Always answering 1
-    has the error 1/6.
+    The target is the sum of the two marked numbers. The constant prediction 1 has a mean squared error of 1/6.
 
     Args:
-        lag: steps after the first 10.
-        train_size, val_size, test_size: sequences of each split.
+        lag: number of steps after the first 10.
+        train_size, val_size, test_size: number of sequences of each split.
         split_seed: the same seed draws the same sequences.
         common: arguments of `DataModule`.
     """
@@ -48,18 +47,18 @@ class Adding(DataModule):
 
     @property
     def length(self) -> int:
-        return FIRST + self.lag
+        return FIRST_MARK_RANGE + self.lag
 
     def load(self) -> dict[str, Batch]:
-        count = sum(self.sizes.values())  # of sequences, with a value and a mark of four bytes for each step, twice
+        count = sum(self.sizes.values())  # a value and a mark of 4 bytes per step, and a copy
         refuse_to_generate(16 * count * self.length, f"datamodule.lag={self.lag} with {count:,} sequences")
         generator = torch.Generator().manual_seed(self.split_seed)
-        return recut({name: self._drawn(size, generator) for name, size in self.sizes.items()}, self.fold)
+        return recut({name: self._draw(size, generator) for name, size in self.sizes.items()}, self.fold)
 
-    def _drawn(self, size: int, generator: torch.Generator) -> LabelledBatch:
+    def _draw(self, size: int, generator: torch.Generator) -> LabelledBatch:
         values = torch.rand(size, self.length, generator=generator)
-        first = torch.randint(FIRST, (size, 1), generator=generator)
-        second = FIRST + torch.randint(self.lag, (size, 1), generator=generator)
+        first = torch.randint(FIRST_MARK_RANGE, (size, 1), generator=generator)
+        second = FIRST_MARK_RANGE + torch.randint(self.lag, (size, 1), generator=generator)
         marks = torch.zeros_like(values).scatter(1, first, 1.0).scatter(1, second, 1.0)
         return LabelledBatch(torch.stack((values, marks), -1), (values * marks).sum(1, keepdim=True))
 
@@ -70,7 +69,7 @@ class Adding(DataModule):
         )
 
     def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is a row of numbers, a star behind the two that are to be added: ``0.2,0.5*,0.9,0.1*,…``."""
+        """Each input is a row of numbers with a star after the two marked ones: ``0.2,0.5*,0.9,0.1*,…``."""
         values, marks = [], []
         for text in inputs:
             cells = [cell.strip() for cell in text.split(",")]

@@ -1,4 +1,4 @@
-"""The copy task (Hochreiter and Schmidhuber 1997; Arjovsky, Shah and Bengio 2016): repeat symbols after a pause."""
+"""The copy task (Hochreiter and Schmidhuber 1997; Arjovsky, Shah and Bengio 2016): repeat symbols after a delay."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,17 +16,18 @@ from src.tasks.tagging import UNASKED
 
 SYMBOLS = 8
 BLANK, CALL = SYMBOLS, SYMBOLS + 1
+"""Tokens after those of the symbols."""
 
 
 class Copy(DataModule):
-    """Symbols, `lag` blanks, a call, and as many blanks as symbols, at which the symbols are asked in their order.
+    """Sequences of symbols, `lag` blanks, a call token, and one blank per symbol; the targets there are the symbols in order.
 
-    Nothing is asked before the call. Guessing is right once in 8 times.
+    Earlier positions have no target. Guessing has an accuracy of 1/8.
 
     Args:
-        lag: blanks between the last symbol and the call.
-        symbols: how many are to be remembered, each one of 8.
-        train_size, val_size, test_size: sequences of each split.
+        lag: number of blanks between the last symbol and the call token.
+        symbols: number of symbols to remember, each one of 8.
+        train_size, val_size, test_size: number of sequences of each split.
         split_seed: the same seed draws the same sequences.
         common: arguments of `DataModule`.
     """
@@ -49,25 +50,25 @@ class Copy(DataModule):
         self.sizes = {"train": train_size, "val": val_size, "test": test_size}
 
     def load(self) -> dict[str, Batch]:
-        count = sum(self.sizes.values())  # of sequences, with a token and a target of eight bytes for each step
+        count = sum(self.sizes.values())  # a token and a target of 8 bytes per step
         refuse_to_generate(
             16 * count * (self.lag + 2 * self.symbols + 1), f"datamodule.lag={self.lag} with {count:,} sequences"
         )
         generator = torch.Generator().manual_seed(self.split_seed)
         splits: dict[str, Batch] = {
-            name: self._drawn(torch.randint(SYMBOLS, (size, self.symbols), generator=generator))
+            name: self._make_batch(torch.randint(SYMBOLS, (size, self.symbols), generator=generator))
             for name, size in self.sizes.items()
         }
         return recut(splits, self.fold)
 
-    def _drawn(self, symbols: Tensor) -> LabelledBatch:
+    def _make_batch(self, symbols: Tensor) -> LabelledBatch:
         x = self._sequences(symbols)
         y = torch.full_like(x, UNASKED)
         y[:, -self.symbols :] = symbols
         return LabelledBatch(x, y)
 
     def _sequences(self, symbols: Tensor) -> Tensor:
-        """Return the sequences [N, 2 · symbols + lag + 1] that ask for symbols [N, symbols]."""
+        """Return the input sequences [N, 2 · symbols + lag + 1] of symbols [N, symbols]."""
         x = torch.full((len(symbols), self.spec.input_shape[0]), BLANK)
         x[:, : self.symbols] = symbols
         x[:, self.symbols + self.lag] = CALL
@@ -80,7 +81,7 @@ class Copy(DataModule):
         return DataSpec(self.task, self.inputs, (length,), (SYMBOLS,), vocabulary_size=SYMBOLS + 2, class_names=names)
 
     def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is the symbols as digits from 1 to 8: ``3141526782``."""
+        """Each input is the symbols, as digits from 1 to 8: ``3141526782``."""
         for text in inputs:
             if len(text) != self.symbols or set(text) - set("12345678"):
                 raise UserError(f"'{text[:60]}': {self.symbols} digits from 1 to {SYMBOLS} are expected")
@@ -91,5 +92,7 @@ class Copy(DataModule):
         rows = self.split("test")[0][:count, : self.symbols] + 1
         return ["".join(map(str, row)) for row in rows.tolist()]
 
-    def answers(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{"prediction": "".join(answer["prediction"].split()[-self.symbols :])} for answer in answers]
+    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {"prediction": "".join(prediction["prediction"].split()[-self.symbols :])} for prediction in predictions
+        ]

@@ -1,4 +1,4 @@
-"""Human-readable dates in many languages → ISO 8601, generated with Babel: a translation that is learned in minutes."""
+"""Human-readable dates in many languages → ISO 8601, generated with Babel: a translation task for small models."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -16,11 +16,11 @@ from src.core.errors import UserError, nearest
 from src.datamodules.base import DataModule
 from src.datamodules.preparation import size
 from src.datamodules.splits.cross_validation import recut
-from src.datamodules.tokenizers.characters import END, PADDING, START, Vocabulary, cut_padding, padded
+from src.datamodules.tokenizers.characters import END, PADDING, START, Vocabulary, pad, trim_padding
 
 FIRST, LAST = date(1900, 1, 1), date(2099, 12, 31)
 TARGET_LENGTH = len("<yyyy-mm-dd>")
-# Each names the month, or writes the year first: 03/04/2005 means different days in different countries.
+# Each contains the name of the month or starts with the year: 03/04/2005 is ambiguous.
 PATTERNS = (
     "d MMMM y",
     "d MMM y",
@@ -39,9 +39,9 @@ class Dates(DataModule):
     """Pairs such as "lundi 3 mars 1975" and "1975-03-03", split by date: no date of val or test is in training.
 
     Args:
-        train_size, val_size, test_size: pairs of each split; every one has a date of its own.
-        languages: locales of Babel.
-        split_seed: draws dates, languages and formats.
+        train_size, val_size, test_size: number of pairs of each split; all dates differ.
+        languages: Babel locales.
+        split_seed: seed of dates, languages and formats.
         common: arguments of `DataModule`.
     """
 
@@ -78,30 +78,32 @@ class Dates(DataModule):
         days = (LAST - FIRST).days + 1
         total = sum(self.sizes.values())
         if total > days:
-            raise UserError(f"datamodule: {total:,} dates are asked for, and there are {days:,} from {FIRST} to {LAST}")
+            raise UserError(
+                f"datamodule: the splits need {total:,} dates, but there are only {days:,} from {FIRST} to {LAST}"
+            )
         generator = np.random.default_rng(self.split_seed)
         order = generator.permutation(days)
         languages = generator.integers(len(self.languages), size=days)
         patterns = generator.integers(len(PATTERNS), size=days)
-        lower = generator.random(days) < 0.2
+        lowercase = generator.random(days) < 0.2
         pairs = []
-        for day, language, pattern, small in islice(zip(order, languages, patterns, lower, strict=True), total):
-            moment = FIRST + timedelta(days=int(day))
-            text = format_date(moment, PATTERNS[pattern], locale=self.languages[language])
-            pairs.append((text.lower() if small else text, moment.isoformat()))
-        rest = iter(pairs)  # test first: more training data do not change it
+        for day, language, pattern, lower in islice(zip(order, languages, patterns, lowercase, strict=True), total):
+            day_date = FIRST + timedelta(days=int(day))
+            text = format_date(day_date, PATTERNS[pattern], locale=self.languages[language])
+            pairs.append((text.lower() if lower else text, day_date.isoformat()))
+        rest = iter(pairs)  # test first, so that it does not depend on the other sizes
         return {name: list(islice(rest, self.sizes[name])) for name in ("test", "val", "train")}
 
     def _batch(self, pairs: list[tuple[str, str]], warn: bool = False) -> TranslationBatch:
         assert self.source_vocabulary is not None
         source = [[*self.source_vocabulary.encode(text, warn), END] for text, _ in pairs]
         target = [[START, *self.target_vocabulary.encode(iso), END] for _, iso in pairs]
-        return TranslationBatch(padded(source), padded(target))
+        return TranslationBatch(pad(source), pad(target))
 
     def collate(self, batch: Batch) -> Batch:
-        """Cut the padding that no source of this batch needs."""
+        """Remove the padding that no source of the batch needs."""
         assert isinstance(batch, TranslationBatch)
-        return batch._replace(source=cut_padding(batch.source))
+        return batch._replace(source=trim_padding(batch.source))
 
     @property
     def spec(self) -> DataSpec:
@@ -119,21 +121,23 @@ class Dates(DataModule):
         )
 
     def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is a date as a person writes it."""
+        """Each input is a date in any of the formats of training."""
         texts = [text.strip() for text in inputs]
         for text in texts:
             if not text:
-                raise UserError("an empty input is no date")
+                raise UserError("the input is empty; a date is expected")
             if len(text) >= self.source_length:
-                raise UserError(f"'{text[:60]}': {len(text)} characters; the longest date has {self.source_length - 1}")
+                raise UserError(
+                    f"'{text[:60]}': {len(text)} characters; the longest date of training has {self.source_length - 1}"
+                )
         source = self._batch([(text, "") for text in texts], warn=True).source
         return TranslationBatch(source, torch.zeros(len(source), TARGET_LENGTH, dtype=torch.int64))
 
     def example_inputs(self, count: int = 3) -> list[str]:
         return [text for text, _ in self._texts()["test"][:count]]
 
-    def answers(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{"prediction": self.target_vocabulary.decode(answer["tokens"])} for answer in answers]
+    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{"prediction": self.target_vocabulary.decode(prediction["tokens"])} for prediction in predictions]
 
     def token_names(self, tokens: Sequence[int], target: bool = False) -> list[str]:
         vocabulary = self.target_vocabulary if target else self.source_vocabulary
@@ -159,5 +163,5 @@ def _check_language(language: str) -> None:
     try:
         Locale.parse(language)
     except (UnknownLocaleError, ValueError) as error:
-        shown = nearest(language, (name for name in locale_identifiers() if "_" not in name))
-        raise UserError(f"datamodule.languages: Babel does not know '{language}'. {shown}") from error
+        hint = nearest(language, (name for name in locale_identifiers() if "_" not in name))
+        raise UserError(f"datamodule.languages: Babel does not know '{language}'. {hint}") from error

@@ -1,4 +1,4 @@
-"""A function of one variable by name, sampled with noise: what universal approximation is tried on (textbook M7)."""
+"""A function of one variable, sampled with noise: demonstrates universal approximation (textbook M7)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,25 +19,25 @@ from src.datamodules.standardizer import Standardizer
 
 FUNCTIONS: dict[str, Callable[[NDArray], NDArray]] = {
     "sine": lambda x: np.sin(2 * np.pi * x),
-    "chirp": lambda x: np.sin(2 * np.pi * x * np.abs(x)),  # faster with the distance from 0
+    "chirp": lambda x: np.sin(2 * np.pi * x * np.abs(x)),  # the frequency rises with the distance from 0
     "absolute": np.abs,
     "runge": lambda x: 1 / (1 + 25 * x**2),
     "step": lambda x: np.where(x < 0, -1.0, 1.0),  # not continuous, so beyond the theorem: fits overshoot or smear
     "square": lambda x: np.where(np.mod(x, 1) < 0.5, 1.0, -1.0),
     "sawtooth": lambda x: 2 * np.mod(x, 1) - 1,
 }
-"""The periodic ones have period 1."""
+"""The available functions; periodic ones have period 1."""
 
 
 class Function(DataModule):
-    """Pairs of x and y = f(x) + noise. The test split is the truth itself: evenly spaced x, and y without noise.
+    """Pairs of x and y = f(x) + noise. The test split is noise-free, with evenly spaced x.
 
     Args:
         function: a name from `FUNCTIONS`.
         range: the interval [low, high] of x.
         train_size, val_size, test_size: number of pairs; x of training and validation is drawn uniformly.
         noise: standard deviation of the Gaussian noise on y of training and validation.
-        split_seed: draws x and noise.
+        split_seed: seed of x and noise.
         common: arguments of `DataModule`.
     """
 
@@ -66,7 +66,7 @@ class Function(DataModule):
         self.scale: Standardizer | None = None
 
     def load(self) -> dict[str, Batch]:
-        count = sum(self.sizes)  # of pairs of float64, with noise and copies
+        count = sum(self.sizes)  # float64 pairs, noise and copies
         refuse_to_generate(64 * count, f"datamodule.train_size, .val_size, .test_size: {count:,} pairs")
         generator = np.random.default_rng(self.split_seed)
         train, val, test = self.sizes
@@ -85,13 +85,13 @@ class Function(DataModule):
         return DataSpec(self.task, self.inputs, (1,), (1,), feature_names=("x",), target_names=("y",))
 
     def points(self, name: str) -> tuple[NDArray, NDArray]:
-        """Return x [N] in its own unit and y [N] of a split."""
+        """Return x [N] in original units and y [N] of a split."""
         split = self.split(name)
         assert self.scale is not None
         return np.array([self.scale.undo(0, x) for x in split.inputs[0][:, 0].tolist()]), split.targets[:, 0].numpy()
 
     def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is a number x, or a CSV file of one column."""
+        """Each input is a number x, or a CSV file with one column."""
         assert self.scale is not None
         x = self.scale.apply(torch.tensor(read_rows(inputs, ("x",)), dtype=torch.float64))
         return LabelledBatch(x, torch.zeros(len(x), 1))
@@ -99,8 +99,8 @@ class Function(DataModule):
     def example_inputs(self, count: int = 3) -> list[str]:
         return [f"{x:.9g}" for x in np.linspace(*self.range, self.sizes[2])[:count]]
 
-    def answers(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{"prediction": answer["prediction"]["y"]} for answer in answers]
+    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{"prediction": prediction["prediction"]["y"]} for prediction in predictions]
 
     def state_dict(self) -> dict[str, Any]:
         return {"scale": self.scale.to_plain()} if self.scale else {}

@@ -1,4 +1,4 @@
-"""The Mackey-Glass series, a chaotic benchmark of forecasting that is generated."""
+"""The Mackey-Glass series: a generated, chaotic benchmark for forecasting."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from src.core.resources import refuse_to_generate
 from src.datamodules.timeseries.windows import Windows
 
-_STEPS_A_UNIT = 10
+_STEPS_PER_UNIT = 10
 _TRANSIENT = 300
 
 
@@ -17,17 +17,19 @@ def mackey_glass(length: int, tau: int = 17) -> np.ndarray:
     """Integrate dx/dt = 0.2 x(t - τ) / (1 + x(t - τ)^10) - 0.1 x(t) by Runge-Kutta (Mackey and Glass 1977).
 
     Args:
-        length: values to return, one a unit of time, after a transient of 300 units from x = 1.2.
-        tau: the delay in units of time; chaotic from 17 on.
+        length: number of values, one per unit of time, after a transient of 300 units from x = 1.2.
+        tau: delay in units of time; the series is chaotic for tau ≥ 17.
 
     Returns:
         [length] float64.
     """
-    h = 1 / _STEPS_A_UNIT
-    delay = tau * _STEPS_A_UNIT
-    steps = (length + _TRANSIENT) * _STEPS_A_UNIT
+    h = 1 / _STEPS_PER_UNIT
+    delay = tau * _STEPS_PER_UNIT
+    steps = (length + _TRANSIENT) * _STEPS_PER_UNIT
     x = [1.2] * (delay + 1)
-    middles = [1.2] * delay  # half a step after each x: a linear one would lower the order of the method to 2
+    middles = [
+        1.2
+    ] * delay  # values half a step after each x; linear interpolation would reduce the order of the method to 2
     for t in range(delay, delay + steps):
         births = (x[t - delay], middles[t - delay], x[t - delay + 1])
         birth, half, next_birth = (0.2 * past / (1 + past**10) for past in births)
@@ -38,26 +40,26 @@ def mackey_glass(length: int, tau: int = 17) -> np.ndarray:
         k4 = next_birth - 0.1 * (now + h * k3)
         x.append(now + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4))
         middles.append((now + x[-1]) / 2 + h / 8 * (k1 - (next_birth - 0.1 * x[-1])))
-    return np.array(x[delay + _TRANSIENT * _STEPS_A_UNIT :: _STEPS_A_UNIT][:length])
+    return np.array(x[delay + _TRANSIENT * _STEPS_PER_UNIT :: _STEPS_PER_UNIT][:length])
 
 
 class MackeyGlass(Windows):
     """Windows of the generated series.
 
     Args:
-        length: values of the series.
+        length: number of values of the series.
         tau: delay of the equation.
         rest: arguments of `Windows`.
     """
 
-    too_short = "a larger datamodule.length or smaller datamodule.window, .horizon"
+    too_short = "increase datamodule.length or reduce datamodule.window, .horizon"
 
     def __init__(self, length: int = 5000, tau: int = 17, **rest: Any) -> None:
         super().__init__(**rest)
         self.length, self.tau = length, tau
 
     def values(self) -> Tensor:
-        steps = _STEPS_A_UNIT * (self.length + self.tau + _TRANSIENT)  # of two Python numbers each
+        steps = _STEPS_PER_UNIT * (self.length + self.tau + _TRANSIENT)  # of two Python numbers each
         windows = 4 * self.length * (self.window + self.horizon)
         refuse_to_generate(
             64 * steps + windows,

@@ -1,4 +1,4 @@
-"""Shapes: generated images of ten geometric shapes, in colour or grey."""
+"""Generated images of ten geometric shapes, in colour or grey."""
 
 from collections.abc import Callable, Sequence
 from math import prod
@@ -21,7 +21,7 @@ from src.datamodules.preparation import part
 from src.datamodules.splits.cross_validation import recut
 from src.datamodules.standardizer import Standardizer
 
-_LUMINANCE = (0.299, 0.587, 0.114)  # of Pillow's grey (ITU-R 601)
+_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow
 
 
 def _polygon(angle: NDArray, corners: int) -> NDArray:
@@ -30,10 +30,10 @@ def _polygon(angle: NDArray, corners: int) -> NDArray:
 
 
 def _star(angle: NDArray, points: int, inner: float) -> NDArray:
-    """Straight lines between points at 1 and notches at `inner`."""
+    """Return the radius of a star: straight lines between points at radius 1 and notches at `inner`."""
     half = np.pi / points
-    turn = np.abs(np.mod(angle + half, 2 * half) - half)  # from the nearest point, up to half
-    return inner * np.sin(half) / (inner * np.sin(half - turn) + np.sin(turn))
+    offset = np.abs(np.mod(angle + half, 2 * half) - half)  # angle from the nearest point, at most half
+    return inner * np.sin(half) / (inner * np.sin(half - offset) + np.sin(offset))
 
 
 SHAPES: dict[str, Callable[[NDArray], NDArray]] = {
@@ -48,52 +48,52 @@ SHAPES: dict[str, Callable[[NDArray], NDArray]] = {
     "clover": lambda angle: 0.25 + 0.75 * np.abs(np.cos(1.5 * angle)),
     "flower": lambda angle: 0.75 + 0.25 * np.cos(8 * angle),
 }
-"""The radius of each shape's outline, at most 1, as a function of the angle from its middle."""
+"""Radius of the outline of each shape, at most 1, as a function of the angle."""
 
 
 def draw(shapes: NDArray, side: int, generator: np.random.Generator) -> NDArray:
-    """Draw images, each with a shape of random place, size, angle and colour on a ground of another colour.
+    """Draw images, each with a shape of random position, size, angle and colour on a background of another colour.
 
     Args:
-        shapes: [N] numbers of `SHAPES`.
-        side: in pixels.
-        generator: of everything random.
+        shapes: [N] indices into `SHAPES`.
+        side: side length in pixels.
+        generator: source of all randomness.
 
     Returns:
         [N, 3, side, side] from 0 to 255.
     """
 
-    def one_an_image(low: float | NDArray, high: float | NDArray) -> NDArray:
+    def draw_per_image(low: float | NDArray, high: float | NDArray) -> NDArray:
         return generator.uniform(low, high, (len(shapes), 1, 1))
 
-    radius = one_an_image(0.25, 0.45) * side
-    row, column = one_an_image(radius, side - radius), one_an_image(radius, side - radius)
+    radius = draw_per_image(0.25, 0.45) * side
+    row, column = draw_per_image(radius, side - radius), draw_per_image(radius, side - radius)
     rows, columns = np.mgrid[:side, :side] + 0.5
     distance = np.hypot(rows - row, columns - column)
-    angle = np.arctan2(rows - row, columns - column) + one_an_image(0, 2 * np.pi)
+    angle = np.arctan2(rows - row, columns - column) + draw_per_image(0, 2 * np.pi)
     outlines = list(SHAPES.values())
     outline = np.stack([outlines[shape](angles) for shape, angles in zip(shapes, angle, strict=True)])
-    covered = np.clip(radius * outline - distance + 0.5, 0, 1)[:, None]  # the border's pixels in part
+    coverage = np.clip(radius * outline - distance + 0.5, 0, 1)[:, None]  # anti-aliased border
     ink, ground = _colours(len(shapes), generator)
-    return covered * ink + (1 - covered) * ground
+    return coverage * ink + (1 - coverage) * ground
 
 
 def _colours(count: int, generator: np.random.Generator) -> tuple[NDArray, NDArray]:
-    """Draw two colours an image [N, 3, 1, 1], the one bright and the other dark, in either order."""
+    """Draw two colours per image [N, 3, 1, 1], one bright and one dark, in random order."""
     bright, dark = generator.uniform(130, 255, (count, 3, 1, 1)), generator.uniform(0, 100, (count, 3, 1, 1))
     swapped = generator.random((count, 1, 1, 1)) < 0.5
     return np.where(swapped, dark, bright), np.where(swapped, bright, dark)
 
 
 class Shapes(DataModule):
-    """Images of ten shapes, each class as often; place, size, angle and colours say nothing of the class.
+    """Images of ten shapes, all classes equally often; position, size, angle and colours are independent of the class.
 
     Args:
-        side: of an image, in pixels.
+        side: side length of an image in pixels.
         channels: 3 for RGB, 1 for grey.
         train_size, val_size, test_size: number of images.
         noise: standard deviation of the Gaussian noise on every pixel, as a share of the brightest value.
-        split_seed: draws the images.
+        split_seed: seed of the images.
         common: arguments of `DataModule`.
     """
 
@@ -120,7 +120,7 @@ class Shapes(DataModule):
         self.scale: Standardizer | None = None
 
     def load(self) -> dict[str, Batch]:
-        count = sum(self.sizes.values())  # of images, of which a pixel takes some 20 numbers of eight bytes
+        count = sum(self.sizes.values())  # about 20 numbers of 8 bytes per pixel
         needed = 160 * self.side**2 * count
         refuse_to_generate(needed, f"datamodule.side={self.side} with {count:,} images")
         parts = recut({name: self._draw(name) for name in SPLITS}, self.fold, classes=itemgetter(1))
@@ -133,7 +133,7 @@ class Shapes(DataModule):
         }
 
     def _draw(self, split: str) -> tuple[NDArray, NDArray]:
-        """Return images [N, C, H, W] of bytes, and labels [N]."""
+        """Return images [N, C, H, W] uint8, and labels [N]."""
         generator = np.random.default_rng([self.split_seed, SPLITS.index(split)])
         labels = generator.permutation(np.arange(self.sizes[split]) % len(SHAPES))
         images = draw(labels, self.side, generator)
@@ -152,7 +152,7 @@ class Shapes(DataModule):
         return DataSpec(self.task, self.inputs, shape, (len(SHAPES),), class_names=tuple(SHAPES))
 
     def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is an image file of any size, or its bytes (0 to 255), channel by channel, as CSV row or file."""
+        """Each input is an image file of any size, or its bytes (0 to 255), channel by channel, as a CSV row or file."""
         shape = (self.channels, self.side, self.side)
         images = [
             self._read_image(text)

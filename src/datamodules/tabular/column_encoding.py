@@ -1,4 +1,4 @@
-"""Columns of a table as numbers: what is fitted on training rows, and applied to any."""
+"""Encode columns of a table as numbers: fitted on training rows, applied to any rows."""
 
 import logging
 import math
@@ -12,30 +12,30 @@ from torch import Tensor
 
 from src.core.errors import UserError
 from src.core.resources import refuse_too_much
-from src.datamodules.io.numeric_table import is_number, what_it_is
+from src.datamodules.io.numeric_table import invalid_number_reason, is_number
 from src.datamodules.preparation import DamagedPreparation, flag, is_finite, part, text, texts
 from src.datamodules.standardizer import or_one
 
 log = logging.getLogger(__name__)
 
 Row = tuple[str, Mapping[str, str]]
-"""Where a row stands, such as ``my.csv, row 3``, and its cells by column."""
-MOST_VALUES = 1000
-"""Different values of a category, beyond which it is rather a name or a text."""
+"""Location of a row, such as ``my.csv, row 3``, and its cells by column."""
+MAX_CATEGORIES = 1000
+"""Largest number of values of a categorical column; a column with more is probably a name or a text."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table, as features.
+    """Encoding of one column.
 
-    A number is standardised with mean and deviation of training; a missing one stands at the mean, and where training
-    has missing ones, a feature of its own says so. A category has a feature for each value of training; a missing cell
-    is a value like another.
+    Numbers are standardised with the mean and standard deviation of training; a missing number becomes the mean, and if
+    training has missing cells, an additional feature indicates them. A categorical column is one-hot encoded over the
+    values of training; a missing cell is one of the values.
 
     Args:
-        name: in the header.
-        values: of a category, in order; None for numbers.
-        mean, deviation: of a number.
+        name: name of the column.
+        values: sorted values of a categorical column; None for numbers.
+        mean, deviation: statistics of a numeric column.
         missing: whether training has missing cells.
     """
 
@@ -47,64 +47,64 @@ class Column:
 
     @classmethod
     def fit(cls, name: str, rows: Sequence[Row], category: bool, absent: Collection[str]) -> "Column":
-        """Find out what a column of the training rows holds.
+        """Determine the encoding of a column from training rows.
 
         Args:
-            name: of the column.
-            rows: of training.
-            category: its numbers are names, such as post codes.
-            absent: texts that stand for a missing cell.
+            name: name of the column.
+            rows: training rows.
+            category: treat numbers as categories, for example post codes.
+            absent: texts of missing cells.
 
         Raises:
-            UserError: if it holds nothing, numbers with a few texts among them, or too many texts.
+            UserError: if all cells are missing, if numbers and texts are mixed, or if there are too many categories.
         """
         cells = [(where, row.get(name, "")) for where, row in rows]
         present = [(where, cell) for where, cell in cells if cell not in absent]
         if not present:
             raise UserError(
-                f"column '{name}': every cell of training is missing; datamodule.ignore=[{name}] leaves it out"
+                f"column '{name}': all training cells are missing; exclude it with datamodule.ignore=[{name}]"
             )
         missing = len(present) < len(cells)
         if category or not any(is_number(cell) for _, cell in present):
             counts = Counter(cell if cell not in absent else "" for _, cell in cells)
-            if len(counts) > MOST_VALUES:
+            if len(counts) > MAX_CATEGORIES:
                 raise UserError(
-                    f"column '{name}' has {len(counts):,} different texts, more than the {MOST_VALUES:,} of a category: "
-                    f"datamodule.ignore=[{name}] leaves it out"
+                    f"column '{name}' has {len(counts):,} different texts; a category has at most {MAX_CATEGORIES:,}. "
+                    f"Exclude it with datamodule.ignore=[{name}]"
                 )
             return cls(name, tuple(sorted(counts)), missing=missing)
-        numbers = [number_in(where, name, cell) for where, cell in present]
+        numbers = [parse_number(where, name, cell) for where, cell in present]
         mean = math.fsum(numbers) / len(numbers)
         deviation = math.sqrt(math.fsum((number - mean) ** 2 for number in numbers) / len(numbers))
         return cls(name, None, mean, or_one(deviation, mean), missing)
 
     @property
     def features(self) -> list[str]:
-        """Return the names of its features."""
+        """Names of the features of this column."""
         if self.values is not None:
             return [f"{self.name}={value or '(missing)'}" for value in self.values]
         return [self.name, f"{self.name} is missing"] if self.missing else [self.name]
 
     def apply(self, where: str, cell: str, absent: Collection[str]) -> list[float]:
-        """Return the features of a cell; a category's value that training lacks has none.
+        """Return the features of a cell; an unknown category becomes all zeros.
 
         Raises:
-            UserError: naming the row of what is no number.
+            UserError: if a cell of a numeric column is not a number; names the row.
         """
-        lost = cell in absent
+        is_missing = cell in absent
         if self.values is not None:
-            return [float(("" if lost else cell) == value) for value in self.values]
-        number = 0.0 if lost else (number_in(where, self.name, cell) - self.mean) / self.deviation
-        return [number, float(lost)] if self.missing else [number]
+            return [float(("" if is_missing else cell) == value) for value in self.values]
+        number = 0.0 if is_missing else (parse_number(where, self.name, cell) - self.mean) / self.deviation
+        return [number, float(is_missing)] if self.missing else [number]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Those columns of a table from which something is to be told.
+    """The feature columns of a table.
 
     Args:
         columns: in the order of their features.
-        absent: texts that stand for a missing cell.
+        absent: texts of missing cells.
     """
 
     columns: tuple[Column, ...]
@@ -133,9 +133,9 @@ class Columns:
                     unknown.setdefault(column.name, set()).add(cell)
             table.append(features)
         for name, cells in unknown.items():
-            shown = ", ".join(sorted(cells)[:5]) + (", …" if len(cells) > 5 else "")
+            listing = ", ".join(sorted(cells)[:5]) + (", …" if len(cells) > 5 else "")
             log.warning(
-                f"column '{name}': training lacks {shown or 'missing cells'}, which count as none of its values"
+                f"column '{name}': values that did not occur in training match no category: {listing or 'missing cells'}"
             )
         return torch.tensor(table, dtype=torch.float64).float()
 
@@ -145,7 +145,7 @@ class Columns:
 
     @classmethod
     def from_plain(cls, plain: Any) -> "Columns":
-        """Read back what `to_plain` wrote; `UserError` if it has been damaged since."""
+        """Restore the result of `to_plain`; raise `UserError` if it is damaged."""
         columns = part(plain, "columns")
         if not isinstance(columns, list):
             raise DamagedPreparation("'columns' is not a list")
@@ -160,15 +160,15 @@ def _column(plain: Any) -> Column:
     return Column(text(plain, "name"), values, mean, deviation, flag(plain, "missing"))
 
 
-def number_in(where: str, column: str, cell: str) -> float:
-    """Return the number in a cell.
+def parse_number(where: str, column: str, cell: str) -> float:
+    """Return the number of a cell.
 
     Raises:
-        UserError: if it is none.
+        UserError: if the cell is not a number.
     """
     if not is_number(cell):
         raise UserError(
-            f"{where}, column '{column}': '{cell[:60]}' {what_it_is(cell)}. If it stands for a missing one, add it to "
-            f"datamodule.missing; if this column is a category, datamodule.categories=[{column}]"
+            f"{where}, column '{column}': '{cell[:60]}' {invalid_number_reason(cell)}. If it means a missing value, add it to "
+            f"datamodule.missing; if this column is categorical, set datamodule.categories=[{column}]"
         )
     return float(cell)

@@ -1,4 +1,4 @@
-"""Tables of scikit-learn, no download: vectors of measured features with one target."""
+"""Tables that are shipped with scikit-learn: vectors of numeric features with one target."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,14 +16,14 @@ from src.datamodules.splits.holdout import split_indices
 from src.datamodules.standardizer import Standardizer
 
 
-class Table(DataModule):
-    """A table whose columns are standardised with mean and deviation of the training split.
+class SklearnTable(DataModule):
+    """A table whose columns are standardised with mean and standard deviation of the training split.
 
-    A regression target is standardised too, so that its loss does not depend on its unit: metrics are on that scale,
-    predictions in the target's own unit.
+    A regression target is standardised too, so that the loss does not depend on its unit. Metrics are on this scale;
+    predictions are in the original unit.
 
     Args:
-        split_seed: draws the split, each class in the same proportion.
+        split_seed: seed of the split, which is stratified by class.
         val_fraction, test_fraction: shares of the rows.
         common: arguments of `DataModule`.
     """
@@ -88,10 +88,12 @@ class Table(DataModule):
     def example_inputs(self, count: int = 3) -> list[str]:
         return [",".join(f"{v:g}" for v in self._bunch.data[i]) for i in self._parts()["test"][:count]]
 
-    def answers(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if self.target_scale is None:
-            return answers
-        return [{"prediction": self.target_scale.undo(0, answer["prediction"]["target"])} for answer in answers]
+            return predictions
+        return [
+            {"prediction": self.target_scale.undo(0, prediction["prediction"]["target"])} for prediction in predictions
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         scales = {"scale": self.scale, "target_scale": self.target_scale}
@@ -104,24 +106,24 @@ class Table(DataModule):
             self.target_scale = Standardizer.from_plain(part(state_dict, "target_scale"))
 
 
-class BreastCancer(Table):
+class BreastCancer(SklearnTable):
     """Malignant or benign, from 30 measurements of cell nuclei in each of 569 samples (UCI, Wisconsin diagnostic)."""
 
     task = "binary_classification"
     source = load_breast_cancer
 
 
-class Wine(Table):
+class Wine(SklearnTable):
     """Three cultivars, from 13 chemical measurements of 178 wines (UCI)."""
 
     task = "classification"
     source = load_wine
 
 
-class Diabetes(Table):
+class Diabetes(SklearnTable):
     """Progression of the disease after one year, from 10 features of 442 patients (Efron et al. 2004).
 
-    The features are in their own units; scikit-learn's default scales them with all rows, the test set's too.
+    The features are in original units; by default, scikit-learn scales them with statistics of all rows, test rows included.
     """
 
     task = "regression"

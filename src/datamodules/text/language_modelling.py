@@ -1,4 +1,4 @@
-"""A text file of the user's, for language modelling by characters or byte pairs."""
+"""A text file of the user, for language modelling with characters or byte pairs."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,38 +14,38 @@ from src.core.errors import UserError
 from src.core.resources import fits
 from src.datamodules.base import DataModule
 from src.datamodules.io.delimited_text import read_text
-from src.datamodules.io.numeric_table import names_a_file
+from src.datamodules.io.numeric_table import is_file_path
 from src.datamodules.loaders.in_memory import BatchLoader
-from src.datamodules.text.stateful_batches import stream_order
+from src.datamodules.text.stateful_batches import stateful_batch_order
 from src.datamodules.tokenizers.characters import SPECIAL
-from src.datamodules.tokenizers.factory import Tokens, from_plain, learned
-from src.datamodules.tokenizers.memory_mapped import between, cut, pieces, tokens_on_disk
+from src.datamodules.tokenizers.factory import Tokens, fit_tokenizer, from_plain
+from src.datamodules.tokenizers.memory_mapped import read_chunks, slice_chunks, split_chunks, tokens_on_disk
 from src.tasks.naive_baseline import trivial_scores
 
-BYTES_A_CHARACTER = {"characters": 15, "byte_pairs": 25}
-"""What a character may take in memory while tokens are made of a text; 11 and 22 were measured on 20 MB (2026-11-26)."""
+BYTES_PER_CHARACTER = {"characters": 15, "byte_pairs": 25}
+"""Memory per character while a text is tokenized; 11 and 22 were measured on 20 MB (2026-11-26)."""
 MAX_PROMPT_BYTES = 2**20
-"""The largest file of a prompt, all of which goes through the model at once."""
-COUNTED = 1 << 24
-"""Tokens of a text on disk from which the trivial answer is counted."""
+"""Largest prompt file; the model processes it as a whole."""
+BASELINE_TOKENS = 1 << 24
+"""Tokens of a text on disk from which the naive baseline is computed."""
 
 
 class Text(DataModule):
-    """Windows of a text, split in its own order: training first, then validation, then test.
+    """Windows of a text, split in text order: training first, then validation, then test.
 
-    With `carry_state`, every split is cut into as many streams as a batch has rows, and row b of each batch is the next
-    window of stream b: a recurrent network reads on where it was (truncated BPTT).
+    With `carry_state`, every split is divided into as many streams as a batch has rows, and row b of each batch is the next
+    window of stream b, so that a recurrent network continues with its previous state (truncated BPTT).
 
-    A text that takes more than `memory_share` of the free memory is read in pieces, and its tokens are kept on disk.
+    A text that needs more than `memory_share` of the free memory is read in chunks, and its tokens are stored on disk.
 
     Args:
         path: a text file in UTF-8.
         tokens: ``characters`` or ``byte_pairs``.
-        vocabulary_size: tokens, for byte pairs.
-        context: tokens that the model sees at once; gradients reach no further.
-        carry_state: batches in the order of the streams.
-        val_fraction, test_fraction: shares of the text's characters, its end.
-        memory_share: of the free memory; 0 keeps every text on disk.
+        vocabulary_size: number of tokens, for byte pairs.
+        context: number of input tokens; also the length of backpropagation.
+        carry_state: order the batches as streams.
+        val_fraction, test_fraction: shares of the characters, at the end of the text.
+        memory_share: share of the free memory; 0 always stores the tokens on disk.
         common: arguments of `DataModule`.
     """
 
@@ -91,11 +91,11 @@ class Text(DataModule):
         if not self.path.is_file():
             return False
         return not fits(
-            BYTES_A_CHARACTER[self.tokens] * self.path.stat().st_size, self.memory_share, f"{self.path}, as tokens"
+            BYTES_PER_CHARACTER[self.tokens] * self.path.stat().st_size, self.memory_share, f"{self.path}, as tokens"
         )
 
     def _parts(self, length: int) -> dict[str, tuple[int, int]]:
-        """Return the first character of each split and the one behind its last."""
+        """Return start and end of each split in characters."""
         if self.whole:
             return {"test": (0, length)}
         val, test = (round(length * fraction) for fraction in self.fractions)
@@ -104,60 +104,66 @@ class Text(DataModule):
                 f"{self.path}: {length:,} characters are too few: every split needs more than "
                 f"datamodule.context={self.context} (validation {val:,}, test {test:,})"
             )
-        begin, end = length - val - test, length - test
+        start, end = length - val - test, length - test
         if self.fold is not None:
-            begin, end = self.fold.blocks(length - test)
-        return {"train": (0, begin), "val": (begin, end), "test": (length - test, length)}
+            start, end = self.fold.blocks(length - test)
+        return {"train": (0, start), "val": (start, end), "test": (length - test, length)}
 
     def _in_memory(self) -> dict[str, Tensor]:
         text = self._read()
         parts = self._parts(len(text))
         if self.vocabulary is None:
-            self.vocabulary = self._learned(between(cut(text), *parts["train"]))
+            self.vocabulary = self._fit_tokenizer(slice_chunks(split_chunks(text), *parts["train"]))
         tokens = {
-            name: [np.array(self.vocabulary.encode(piece), dtype=np.int32) for piece in between(cut(text), *part)]
+            name: [
+                np.array(self.vocabulary.encode(chunk), dtype=np.int32)
+                for chunk in slice_chunks(split_chunks(text), *part)
+            ]
             for name, part in parts.items()
         }
-        none = np.zeros(0, dtype=np.int32)
-        return {name: torch.from_numpy(np.concatenate([none, *part])) for name, part in tokens.items()}
+        empty = np.zeros(0, dtype=np.int32)
+        return {name: torch.from_numpy(np.concatenate([empty, *part])) for name, part in tokens.items()}
 
     def _from_disk(self) -> dict[str, Tensor]:
-        parts = self._parts(sum(map(len, pieces(self.path))))
+        parts = self._parts(sum(map(len, read_chunks(self.path))))
         settings = {"vocabulary_size": self.vocabulary_size}
         cache = self.write_dir / "tokens"
         self.vocabulary, tokens = tokens_on_disk(
-            self.path, parts, self.tokens, settings, self.vocabulary, self._learned, cache
+            self.path, parts, self.tokens, settings, self.vocabulary, self._fit_tokenizer, cache
         )
         return tokens
 
-    def _learned(self, texts: Iterable[str]) -> Tokens:
-        return learned(self.tokens, texts, self.vocabulary_size, sentences=False)
+    def _fit_tokenizer(self, texts: Iterable[str]) -> Tokens:
+        return fit_tokenizer(self.tokens, texts, self.vocabulary_size, sentences=False)
 
     def _read(self) -> str:
         return read_text(self.path)
 
     def _windows(self, tokens: Tensor) -> Tensor:
-        """Cut into windows that share one token, so that every token but the first is predicted once."""
+        """Divide tokens into windows that overlap by one token, so that every token but the first is predicted once."""
         windows = tokens.unfold(0, self.context + 1, self.context)
         return windows if self.on_disk else windows.long().contiguous()
 
     def collate(self, batch: Batch) -> Batch:
-        """Widen tokens that are kept on disk."""
+        """Convert tokens from disk to int64."""
         return LanguageBatch(batch[0].long())
 
     def loader(self, name: str, shuffle: bool = False, augment: bool = False) -> BatchLoader:
         loader = super().loader(name, shuffle and not self.carry_state, augment)
         if self.carry_state:
-            loader.arrangement = stream_order(len(self.split(name)[0]), self.batch_size, loader.world_size)
-            loader.training = False  # a lone last row goes on in its own stream, and joins no other batch
+            loader.arrangement = stateful_batch_order(len(self.split(name)[0]), self.batch_size, loader.world_size)
+            loader.training = False  # never merge a last batch of one row: it continues its own stream
         return loader
 
     def baseline(self) -> dict[str, float]:
-        """Return the scores of the frequencies in training; of a text on disk, in the first part of it."""
+        """Return the metrics of the unigram frequencies of training; for a text on disk, of its first part."""
         if not self.on_disk:
             return super().baseline()
-        few = {name: LanguageBatch(self.split(name)[0][: COUNTED // self.context].long()) for name in ("train", "test")}
-        return trivial_scores(self.spec, few["train"], few["test"])
+        batches = {
+            name: LanguageBatch(self.split(name)[0][: BASELINE_TOKENS // self.context].long())
+            for name in ("train", "test")
+        }
+        return trivial_scores(self.spec, batches["train"], batches["test"])
 
     @property
     def spec(self) -> DataSpec:
@@ -174,25 +180,25 @@ class Text(DataModule):
         )
 
     def encode(self, inputs: Sequence[str]) -> Batch:
-        """The input is one prompt that the model continues, or a text file that holds it."""
+        """The input is one prompt that the model continues, or a text file with the prompt."""
         assert self.vocabulary is not None
         prompt = inputs[0] if len(inputs) == 1 else ""
-        if names_a_file(prompt):
+        if is_file_path(prompt):
             path = Path(prompt)
             prompt = read_text(path, MAX_PROMPT_BYTES)
             if not prompt:
-                raise UserError(f"{path}: this file is empty; it holds the prompt to continue")
+                raise UserError(f"{path}: this file is empty; it must contain the prompt")
         if not prompt:
-            raise UserError("a language model continues one prompt of at least one character at a time")
+            raise UserError("a language model needs exactly one prompt of at least one character")
         tokens = self.vocabulary.encode(prompt, warn=True)
         return LanguageBatch(torch.tensor([[*tokens, 0]], dtype=torch.int64))
 
     def example_inputs(self, count: int = 3) -> list[str]:
         return [self._read()[-20:]]
 
-    def answers(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         assert self.vocabulary is not None
-        return [{"prediction": self.vocabulary.decode(answer["tokens"])} for answer in answers]
+        return [{"prediction": self.vocabulary.decode(prediction["tokens"])} for prediction in predictions]
 
     def token_names(self, tokens: Sequence[int], target: bool = False) -> list[str]:
         assert self.vocabulary is not None

@@ -1,4 +1,4 @@
-"""Multi30k, task 1: captions of photographs in four languages, each a translation of the other (Elliott et al. 2016)."""
+"""Multi30k, task 1: parallel captions of photographs in four languages (Elliott et al. 2016)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from src.core.errors import UserError
 from src.datamodules.io.downloads import PublicFile
 from src.datamodules.splits.cross_validation import recut
-from src.datamodules.text.parallel_text import lines_of, matched, paired
+from src.datamodules.text.parallel_text import clean_pairs, split_text_lines, zip_lines
 from src.datamodules.text.translation import Pair, Row, Translating
 
 _BASE = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
@@ -34,8 +34,8 @@ _PACKED = {
     "test_2017_mscoco.fr": "4995d10954a804d3cdfd907b9fd093e8",
     "test_2018_flickr.en": "a152878809942757a55ce087073486b8",
 }
-"""MD5 of the compressed files, where that of the contents is not known here: an unpacked or recompressed one is checked by
-the number of its lines."""
+"""MD5 of compressed files whose contents have no known checksum: a decompressed or recompressed file is verified by its
+number of lines."""
 LINES = {
     "train": 29_000,
     "val": 1_014,
@@ -60,18 +60,18 @@ def file_of(part: str, language: str) -> PublicFile:
 
 
 class Multi30k(Translating):
-    """29,000 pairs of sentences for training, 1,014 for validation, and one of four test sets, as they are published.
+    """29,000 pairs of sentences for training, 1,014 for validation, and one of four test sets, as published.
 
-    No pair is left out of validation and test, so that their BLEU compares with that of others.
+    No pair is removed from validation and test, so that BLEU is comparable with published results.
 
     Args:
-        languages: from which and to which: two of ``en``, ``de``, ``fr`` and ``cs``.
+        languages: source and target language: two of ``en``, ``de``, ``fr`` and ``cs``.
         test: ``2016_flickr``, ``2017_flickr``, ``2017_mscoco`` or ``2018_flickr``.
-        verify: refuse a file whose contents are not the published ones.
+        verify: reject files that differ from the published ones.
         rest: arguments of `Translating`.
     """
 
-    shortened = ("train",)
+    filtered_splits = ("train",)
 
     def __init__(
         self,
@@ -93,21 +93,21 @@ class Multi30k(Translating):
         parts = {name: self._part(part) for name, part in (("train", "train"), ("val", "val"), ("test", self.test))}
         return recut(parts, self.fold)
 
-    def measured_lengths(self, rows: Sequence[Row]) -> tuple[int, int]:
-        """Return those that `max_length` asks for: another test set may have longer sentences."""
+    def max_lengths(self, rows: Sequence[Row]) -> tuple[int, int]:
+        """Return the lengths of `max_length`, because another test set may have longer sentences."""
         return self.max_length + 1, self.max_length + 2
 
     def _part(self, part: str) -> list[Pair]:
         files = [file_of(part, language) for language in self.languages]
         sides = [self._lines(file) for file in files]
         names = [str(file.find(self.data_dir, self.write_dir)) for file in files]
-        return paired(matched(sides[0], sides[1], *names), *names)
+        return clean_pairs(zip_lines(sides[0], sides[1], *names), *names)
 
     def _lines(self, file: PublicFile) -> list[str]:
         contents = file.read(self.data_dir, self.verify, self.write_dir)
         try:
-            return lines_of(self._cased(contents.decode("utf-8-sig")), file.path)
+            return split_text_lines(self._normalize_case(contents.decode("utf-8-sig")), file.path)
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{file.find(self.data_dir, self.write_dir)}: this is no text in UTF-8 (byte {error.start})"
+                f"{file.find(self.data_dir, self.write_dir)}: this file is not UTF-8 text (byte {error.start})"
             ) from error

@@ -1,4 +1,4 @@
-"""Pairs of texts of the user's, for translation: two files line by line, or one of two columns."""
+"""Parallel texts of the user, for translation: two files line by line, or one file with two columns."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +11,13 @@ from src.datamodules.text.translation import Pair, Translating
 
 
 class ParallelText(Translating):
-    """Texts and their translations, read by characters, words or byte pairs.
+    """Texts and their translations, tokenized as characters, words or byte pairs.
 
     Args:
-        path: the texts, one a line; without `target_path`, each line has its translation behind a tab.
-        target_path: the translations, line by line.
-        split_seed: draws the splits.
-        val_fraction, test_fraction: their shares.
+        path: source texts, one per line; without `target_path`, each line has its translation after a tab.
+        target_path: translations, one per line.
+        split_seed: seed of the splits.
+        val_fraction, test_fraction: shares of the splits.
         rest: arguments of `Translating`.
     """
 
@@ -42,23 +42,22 @@ class ParallelText(Translating):
     def pairs(self) -> dict[str, list[Pair]]:
         sources = self._lines(self.path)
         if self.target_path is None:
-            pairs = paired(_columns(sources, self.path), str(self.path), str(self.path))
+            pairs = clean_pairs(_columns(sources, self.path), str(self.path), str(self.path))
         else:
             targets = self._lines(self.target_path)
-            pairs = paired(
-                matched(sources, targets, str(self.path), str(self.target_path)), str(self.path), str(self.target_path)
-            )
+            names = (str(self.path), str(self.target_path))
+            pairs = clean_pairs(zip_lines(sources, targets, *names), *names)
         if self.whole:
             return {"test": pairs}
         parts = split_indices(len(pairs), *self.fractions, self.split_seed, fold=self.fold)
         return {name: [pairs[i] for i in index] for name, index in parts.items()}
 
     def _lines(self, path: Path) -> list[str]:
-        return lines_of(self._cased(read_text(path)), path)
+        return split_text_lines(self._normalize_case(read_text(path)), path)
 
 
-def lines_of(text: str, path: Path | str) -> list[str]:
-    """Return the lines of a text, without the empty ones at its end; see `split_lines`."""
+def split_text_lines(text: str, path: Path | str) -> list[str]:
+    """Return the lines of a text without trailing empty lines; see `split_lines`."""
     return [line.rstrip("\r") for line in split_lines(text.rstrip("\r\n"), path)]
 
 
@@ -68,32 +67,32 @@ def _columns(lines: Sequence[str], path: Path) -> list[Pair]:
         cells = line.split("\t")
         if line.strip() and len(cells) != 2:
             raise UserError(
-                f"{path}, row {number}: {len(cells)} columns between tabs where there are 2, a text and its "
-                "translation; a file of translations alone is datamodule.target_path"
+                f"{path}, row {number}: {len(cells)} tab-separated columns where 2 are expected, a text and its "
+                "translation; set datamodule.target_path for a separate file of translations"
             )
         rows.append((cells[0], cells[-1]))
     return rows
 
 
-def matched(sources: Sequence[str], targets: Sequence[str], source_file: str, target_file: str) -> list[Pair]:
-    """Return two files line by line.
+def zip_lines(sources: Sequence[str], targets: Sequence[str], source_file: str, target_file: str) -> list[Pair]:
+    """Return pairs of corresponding lines of two files.
 
     Raises:
-        UserError: if one has more lines.
+        UserError: if one file has more lines.
     """
     if len(sources) != len(targets):
         raise UserError(
             f"{source_file} has {len(sources):,} lines and {target_file} has {len(targets):,}: "
-            "line by line, each is the translation of the other"
+            "each line must be the translation of the same line of the other file"
         )
     return list(zip(sources, targets, strict=True))
 
 
-def paired(rows: Sequence[Pair], source_file: str, target_file: str) -> list[Pair]:
-    """Return the pairs without white space around the texts; rows that are empty on both sides are passed over.
+def clean_pairs(rows: Sequence[Pair], source_file: str, target_file: str) -> list[Pair]:
+    """Strip the texts of pairs and drop rows that are empty on both sides.
 
     Raises:
-        UserError: for a row with one side empty, or if there is no pair.
+        UserError: if one side of a row is empty, or if there is no pair.
     """
     pairs = []
     for number, (source, target) in enumerate(rows, 1):

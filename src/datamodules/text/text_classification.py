@@ -1,4 +1,4 @@
-"""A table of labelled texts of the user's: a class for each text, read word by word."""
+"""Labelled texts of the user, tokenized as words."""
 
 import os
 from collections import Counter
@@ -15,31 +15,31 @@ from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.datamodules.base import DataModule
 from src.datamodules.class_labels import class_numbers, classes_of
-from src.datamodules.io.delimited_text import JSON_LINES, read_lines, read_records
+from src.datamodules.io.delimited_text import JSON_LINES, read_columns, read_lines
 from src.datamodules.io.numeric_table import looks_like_file
 from src.datamodules.preparation import part, texts
-from src.datamodules.splits.holdout import completed, split_paths
-from src.datamodules.tokenizers.characters import PADDING, cut_padding, padded
+from src.datamodules.splits.holdout import draw_missing_splits, split_paths
+from src.datamodules.tokenizers.characters import PADDING, pad, trim_padding
 from src.datamodules.tokenizers.words import Words, tokenize
 
 TABLES = (".csv", ".tsv", *JSON_LINES)
 
 
 class TextClassification(DataModule):
-    """Texts with a class each, from a CSV, TSV or JSON lines file; two classes or more.
+    """Texts of two or more classes, from a CSV, TSV or JSON lines file.
 
-    Words that occur in training often enough are tokens, and so are punctuation marks. Validation and test are files
-    of their own, or else drawn from the first file, each class in the same proportion.
+    Tokens are the sufficiently frequent words and punctuation marks of training. Validation and test have their own
+    files, or are drawn from the first file, stratified by class.
 
     Args:
-        path: the file; with `val_path` and `test_path` it is all training data.
-        text_column, label_column: the names of its columns.
+        path: the file; with `val_path` and `test_path`, all of it is training data.
+        text_column, label_column: names of its columns.
         val_path, test_path: files of the other splits.
-        split_seed: draws the splits that have no file.
-        val_fraction, test_fraction: their shares.
-        min_frequency: a word that occurs more rarely in training is unknown.
-        max_length: words that are read of a text, its first ones.
-        lowercase: read every text in small letters.
+        split_seed: seed of the splits that are drawn.
+        val_fraction, test_fraction: shares of the splits that are drawn.
+        min_frequency: words that are less frequent in training are unknown.
+        max_length: number of words after which a text is truncated.
+        lowercase: convert texts to lower case.
         common: arguments of `DataModule`.
     """
 
@@ -72,42 +72,42 @@ class TextClassification(DataModule):
         self.lowercase = lowercase
         self.vocabulary: Words | None = None
         self.classes: tuple[str, ...] = ()
-        self._training: list[str] = []
+        self._training_texts: list[str] = []
 
     def load(self) -> dict[str, Batch]:
         rows = self._rows()
         if not self.classes:
             self.classes = classes_of((label for _, label in rows["train"]), str(self.paths["train"]))
         labels = {
-            name: class_numbers([label for _, label in part], self.classes, str(self.place_of(name)))
+            name: class_numbers([label for _, label in part], self.classes, str(self.source_path(name)))
             for name, part in rows.items()
         }
         texts = {name: [text for text, _ in part] for name, part in rows.items()}
-        self._training = texts.get("train", [])
+        self._training_texts = texts.get("train", [])
         if self.augmentation is not None:
-            self.augmentation.fit(self._training)
+            self.augmentation.fit(self._training_texts)
         if self.vocabulary is None:
-            self.vocabulary = self._vocabulary(self._training)
+            self.vocabulary = self._vocabulary(self._training_texts)
         return {name: LabelledBatch(self._tokens(texts[name]), labels[name]) for name in rows}
 
     def _rows(self) -> dict[str, list[tuple[str, ...]]]:
         """Return (text, label) of every example of each split."""
         column = self.fold.group if self.fold else None
         columns = self.columns if column is None else (*self.columns, column)
-        given = {
-            name: read_records(path, columns if name != "test" else self.columns) for name, path in self.paths.items()
+        available = {
+            name: read_columns(path, columns if name != "test" else self.columns) for name, path in self.paths.items()
         }
-        together = None if column is None else itemgetter(2)
-        parts = completed(given, *self.fractions, self.split_seed, itemgetter(1), self.fold, kept_together=together)
+        group = None if column is None else itemgetter(2)
+        parts = draw_missing_splits(available, *self.fractions, self.split_seed, itemgetter(1), self.fold, group)
         return {name: [row[:2] for row in rows] for name, rows in parts.items()}
 
     def groups(self, column: str) -> list[str]:
-        return [value for (value,) in read_records(self.paths["train"], (column,))]
+        return [value for (value,) in read_columns(self.paths["train"], (column,))]
 
     def _vocabulary(self, texts: Sequence[str]) -> Words:
-        """Take the words of training, and those that augmentation may put in their place.
+        """Return the vocabulary of the training texts, extended by all words that augmentation may insert.
 
-        A word that a text has in common with its paraphrase counts once, as training reads the one or the other.
+        A word that occurs in a text and in its paraphrase counts once, because training uses one of the two.
         """
         if self.augmentation is None:
             return Words.of(texts, self.min_frequency, self.lowercase)
@@ -122,18 +122,18 @@ class TextClassification(DataModule):
         """Return the tokens of texts [B, max_length], padded at the end."""
         assert self.vocabulary is not None
         rows = [self.vocabulary.encode(text, warn)[: self.max_length] for text in texts]
-        return padded(rows, self.max_length)
+        return pad(rows, self.max_length)
 
     def collate(self, batch: Batch) -> Batch:
-        """Cut the padding that no text of this batch needs."""
+        """Remove the padding that no text of the batch needs."""
         assert isinstance(batch, LabelledBatch)
-        return batch._replace(x=cut_padding(batch.x))
+        return batch._replace(x=trim_padding(batch.x))
 
     def training_texts(self) -> list[str]:
-        return self._training
+        return self._training_texts
 
     def augmented(self, index: Tensor) -> Tensor:
-        return self._tokens([self.augmentation(self._training[i]) for i in index.tolist()])
+        return self._tokens([self.augmentation(self._training_texts[i]) for i in index.tolist()])
 
     @property
     def spec(self) -> DataSpec:
@@ -149,25 +149,25 @@ class TextClassification(DataModule):
         )
 
     def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is a text, or a file of them: a table with the text column, or else one text a line."""
-        texts = [text for given in inputs for text in self._read(given)]
+        """Each input is a text or a file of texts: a table with the text column, or one text per line."""
+        texts = self.listed(inputs)
         return LabelledBatch(self._tokens(texts, warn=True), torch.zeros(len(texts), dtype=torch.int64))
 
     def listed(self, inputs: Sequence[str]) -> list[str]:
-        return [text for given in inputs for text in self._read(given)]
+        return [text for item in inputs for text in self._read(item)]
 
-    def _read(self, given: str) -> list[str]:
-        if os.path.isfile(given) or (not any(map(str.isspace, given)) and looks_like_file(given)):
-            path = Path(given)
+    def _read(self, item: str) -> list[str]:
+        if os.path.isfile(item) or (not any(map(str.isspace, item)) and looks_like_file(item)):
+            path = Path(item)
             if path.suffix.lower() in TABLES:
-                return [text for (text,) in read_records(path, self.columns[:1])]
+                return [text for (text,) in read_columns(path, self.columns[:1])]
             texts = [line.strip() for line in read_lines(path) if line.strip()]
             if not texts:
                 raise UserError(f"{path}: there is no text in this file")
             return texts
-        if not given.strip():
+        if not item.strip():
             raise UserError("an empty input is no text")
-        return [given]
+        return [item]
 
     def example_inputs(self, count: int = 3) -> list[str]:
         return [text for text, _ in self._rows()["test"][:count]]

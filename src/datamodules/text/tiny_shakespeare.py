@@ -1,4 +1,4 @@
-"""Tiny shakespeare: 1,115,394 characters of his plays, the usual first text of a language model (Karpathy 2015)."""
+"""Tiny shakespeare: 1,115,394 characters of plays, a standard introductory text for language models (Karpathy 2015)."""
 
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ FILE = PublicFile(
 
 
 class TinyShakespeare(Text):
-    """The text; the usual split is the first 90 % and the last 10 %, here halved into val and test.
+    """The Tiny Shakespeare text. The usual held-out part is the last 10 %; here it is halved into val and test.
 
     Args:
-        verify: refuse a file whose contents are not the published ones.
+        verify: reject a file that differs from the published one.
         tokens, vocabulary_size, context, carry_state, val_fraction, test_fraction, batch_size, seed, shuffle: as for
             `Text`.
     """
@@ -47,5 +47,5 @@ class TinyShakespeare(Text):
             return FILE.read(self.data_dir, self.verify, self.write_dir).decode("utf-8")
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{FILE.find(self.data_dir, self.write_dir)}: this is no text in UTF-8 (byte {error.start})"
+                f"{FILE.find(self.data_dir, self.write_dir)}: this file is not UTF-8 text (byte {error.start})"
             ) from error

@@ -1,4 +1,4 @@
-"""What every source of texts with translations shares: tokens of both languages, lengths, and the way back to text."""
+"""Base class of datamodules for translation: tokenizers of both languages, maximum lengths, and decoding."""
 
 import logging
 from abc import abstractmethod
@@ -14,34 +14,35 @@ from src.core.data_spec import SPLITS, DataSpec
 from src.core.errors import UserError
 from src.datamodules.base import DataModule
 from src.datamodules.io.delimited_text import read_lines
-from src.datamodules.io.numeric_table import names_a_file
+from src.datamodules.io.numeric_table import is_file_path
 from src.datamodules.preparation import part, sizes
-from src.datamodules.tokenizers.characters import END, PADDING, START, cut_padding, padded
-from src.datamodules.tokenizers.factory import Tokens, from_plain, learned
+from src.datamodules.tokenizers.characters import END, PADDING, START, pad, trim_padding
+from src.datamodules.tokenizers.factory import Tokens, fit_tokenizer, from_plain
 
 log = logging.getLogger(__name__)
 
 Pair = tuple[str, str]
 Row = tuple[list[int], list[int]]
-"""The tokens of a text and of its translation."""
+"""Tokens of a text and of its translation."""
 
 
 class Translating(DataModule):
-    """Texts and their translations. A subclass implements `pairs`, and `measured_lengths` where they are not the data's.
+    """Texts and their translations. A subclass implements `pairs`; it overrides `max_lengths` if they do not follow from the
+    data.
 
     Args:
         tokens: ``characters``, ``words`` or ``byte_pairs``.
-        vocabulary_size: tokens of each language, for byte pairs.
-        min_frequency: what occurs more rarely in training is unknown; a pair of bytes is not merged.
-        lowercase: read every text in small letters.
-        max_length: pairs with more tokens on one side are left out, and the log says how many.
+        vocabulary_size: number of tokens per language, for byte pairs.
+        min_frequency: tokens that are less frequent in training are unknown; less frequent byte pairs are not merged.
+        lowercase: convert texts to lower case.
+        max_length: pairs with more tokens on one side are dropped; the log reports how many.
         common: arguments of `DataModule`.
     """
 
     task = "translation"
     inputs = "tokens"
-    shortened: ClassVar[tuple[str, ...]] = SPLITS
-    """The splits out of which long pairs are left; a longer one in another split is refused."""
+    filtered_splits: ClassVar[tuple[str, ...]] = SPLITS
+    """Splits from which long pairs are dropped; in other splits, a long pair is an error."""
 
     def __init__(
         self,
@@ -63,68 +64,69 @@ class Translating(DataModule):
 
     @abstractmethod
     def pairs(self) -> dict[str, list[Pair]]:
-        """Return the pairs of each split, without white space around the texts."""
+        """Return the pairs of each split, with stripped texts."""
 
     @property
     @abstractmethod
     def where(self) -> str:
-        """Where the pairs come from, for messages."""
+        """Source of the pairs, for error messages."""
 
     def load(self) -> dict[str, Batch]:
         parts = self.pairs()
         if self.vocabularies is None:
-            source, target = (self._learned([pair[side] for pair in parts["train"]]) for side in (0, 1))
+            source, target = (self._fit_tokenizer([pair[side] for pair in parts["train"]]) for side in (0, 1))
             self.vocabularies = (source, target)
-        rows = self._short({name: list(map(self._row, part)) for name, part in parts.items()})
+        rows = self._drop_long({name: list(map(self._encode_pair, part)) for name, part in parts.items()})
         if self.lengths == (0, 0):
-            self.lengths = self.measured_lengths([row for part in rows.values() for row in part])
+            self.lengths = self.max_lengths([row for part in rows.values() for row in part])
         return {name: self._batch(part) for name, part in rows.items()}
 
-    def measured_lengths(self, rows: Sequence[Row]) -> tuple[int, int]:
-        """Return the most tokens of a source, with its end, and of a target, with its start and end."""
+    def max_lengths(self, rows: Sequence[Row]) -> tuple[int, int]:
+        """Return the largest length of a source, with its end token, and of a target, with its start and end tokens."""
         return max(len(source) for source, _ in rows) + 1, max(len(target) for _, target in rows) + 2
 
-    def _learned(self, texts: Sequence[str]) -> Tokens:
-        return learned(self.tokens, texts, self.vocabulary_size, self.min_frequency)
+    def _fit_tokenizer(self, texts: Sequence[str]) -> Tokens:
+        return fit_tokenizer(self.tokens, texts, self.vocabulary_size, self.min_frequency)
 
-    def _row(self, pair: Pair, warn: bool = False) -> Row:
+    def _encode_pair(self, pair: Pair, warn: bool = False) -> Row:
         assert self.vocabularies is not None
         source, target = self.vocabularies
         return source.encode(pair[0], warn), target.encode(pair[1])
 
-    def _short(self, parts: dict[str, list[Row]]) -> dict[str, list[Row]]:
-        """Leave out pairs that are longer than asked for, or than what the model was trained for."""
-        longest = (self.max_length, self.max_length)
+    def _drop_long(self, parts: dict[str, list[Row]]) -> dict[str, list[Row]]:
+        """Drop pairs that are longer than `max_length`, or than the lengths that the model was trained for."""
+        limits = (self.max_length, self.max_length)
         if self.lengths != (0, 0):
-            longest = (self.lengths[0] - 1, self.lengths[1] - 2)
-        most = " and ".join(map(str, dict.fromkeys(longest)))
-        fits = {name: [_within(row, longest) for row in part] for name, part in parts.items()}
-        for name in set(SPLITS) - set(self.shortened):
+            limits = (self.lengths[0] - 1, self.lengths[1] - 2)
+        limit = " and ".join(map(str, dict.fromkeys(limits)))
+        fits = {name: [_within(row, limits) for row in part] for name, part in parts.items()}
+        for name in set(SPLITS) - set(self.filtered_splits):
             if not all(fits[name]):
                 raise UserError(
-                    f"{self.where}: pair {fits[name].index(False) + 1} of the {name} split has more than {most} tokens, "
-                    "and none may be left out of it: a larger datamodule.max_length trains for it"
+                    f"{self.where}: pair {fits[name].index(False) + 1} of the {name} split has more than {limit} tokens, "
+                    "and this split must be complete: train with a larger datamodule.max_length"
                 )
-        kept = {name: [row for row, fit in zip(part, fits[name], strict=True) if fit] for name, part in parts.items()}
-        before, after = (sum(map(len, rows.values())) for rows in (parts, kept))
-        if not after:
+        short = {name: [row for row, fit in zip(part, fits[name], strict=True) if fit] for name, part in parts.items()}
+        total, remaining = (sum(map(len, rows.values())) for rows in (parts, short))
+        if not remaining:
             raise UserError(f"{self.where}: every pair has more tokens than datamodule.max_length={self.max_length}")
-        if after < before:
-            log.warning(f"{self.where}: {before - after:,} of {before:,} pairs are left out, longer than {most} tokens")
-        if empty := [name for name, rows in kept.items() if not rows]:
-            raise UserError(f"{self.where}: too few pairs of at most {most} tokens: none is left for {empty[0]}")
-        return kept
+        if remaining < total:
+            dropped = total - remaining
+            log.warning(f"{self.where}: {dropped:,} of {total:,} pairs have more than {limit} tokens and are dropped")
+        if empty := [name for name, rows in short.items() if not rows]:
+            raise UserError(f"{self.where}: too few pairs of at most {limit} tokens: none is left for {empty[0]}")
+        return short
 
     def _batch(self, rows: Sequence[Row]) -> TranslationBatch:
         return TranslationBatch(
-            padded([[*source, END] for source, _ in rows]),
-            padded([[START, *target, END] for _, target in rows], self.lengths[1]),
+            pad([[*source, END] for source, _ in rows]),
+            pad([[START, *target, END] for _, target in rows], self.lengths[1]),
         )
 
     def collate(self, batch: Batch) -> Batch:
-        """Cut the padding that no pair of this batch needs."""
+        """Remove the padding that no pair of the batch needs."""
         assert isinstance(batch, TranslationBatch)
-        return TranslationBatch(cut_padding(batch.source), cut_padding(batch.target))
+        return TranslationBatch(trim_padding(batch.source), trim_padding(batch.target))
 
     @property
     def spec(self) -> DataSpec:
@@ -143,22 +145,25 @@ class Translating(DataModule):
         )
 
     def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is a text to translate, or a file of them, one a line; what stands behind a tab is passed over."""
-        texts = [self._cased(text).strip() for text in self.listed(inputs)]
-        rows = [self._row((text, ""), warn=True) for text in texts]
+        """Each input is a text to translate, or a file with one text per line; anything after a tab is ignored."""
+        texts = [self._normalize_case(text).strip() for text in self.listed(inputs)]
+        rows = [self._encode_pair((text, ""), warn=True) for text in texts]
         for text, (source, _) in zip(texts, rows, strict=True):
             if not text:
-                raise UserError("an empty input cannot be translated")
+                raise UserError("the input is empty; a text to translate is expected")
             if len(source) >= self.lengths[0]:
                 longest = self.lengths[0] - 1
-                raise UserError(f"'{text[:60]}': {len(source)} tokens; the longest text of the data has {longest}")
+                raise UserError(f"'{text[:60]}': {len(source)} tokens; the longest text of training has {longest}")
         batch = self._batch(rows)
         return batch._replace(target=torch.zeros(len(texts), self.lengths[1], dtype=torch.int64))
 
     def listed(self, inputs: Sequence[str]) -> list[str]:
-        return [text for given in inputs for text in (_lines(Path(given)) if names_a_file(given) else [given])]
+        texts: list[str] = []
+        for item in inputs:
+            texts += _lines(Path(item)) if is_file_path(item) else [item]
+        return texts
 
-    def _cased(self, text: str) -> str:
+    def _normalize_case(self, text: str) -> str:
         return text.lower() if self.lowercase else text
 
     def example_inputs(self, count: int = 3) -> list[str]:
@@ -168,9 +173,9 @@ class Translating(DataModule):
         assert self.vocabularies is not None
         return [self.vocabularies[1].decode(row) for row in tokens.tolist()]
 
-    def answers(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         assert self.vocabularies is not None
-        return [{"prediction": self.vocabularies[1].decode(answer["tokens"])} for answer in answers]
+        return [{"prediction": self.vocabularies[1].decode(prediction["tokens"])} for prediction in predictions]
 
     def token_names(self, tokens: Sequence[int], target: bool = False) -> list[str]:
         assert self.vocabularies is not None
@@ -196,5 +201,5 @@ def _lines(path: Path) -> list[str]:
     return texts
 
 
-def _within(row: Row, longest: tuple[int, int]) -> bool:
-    return len(row[0]) <= longest[0] and len(row[1]) <= longest[1]
+def _within(row: Row, limits: tuple[int, int]) -> bool:
+    return len(row[0]) <= limits[0] and len(row[1]) <= limits[1]

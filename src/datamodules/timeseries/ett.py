@@ -1,4 +1,4 @@
-"""Electricity Transformer Temperature, the usual benchmark of long forecasts (Zhou et al. 2021)."""
+"""Electricity Transformer Temperature, a standard benchmark for long forecasts (Zhou et al. 2021)."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ from src.datamodules.standardizer import Standardizer
 from src.tasks.naive_baseline import scores
 
 SERIES = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
-ROWS_A_MONTH = {"h": 30 * 24, "m": 30 * 24 * 4}
+ROWS_PER_MONTH = {"h": 30 * 24, "m": 30 * 24 * 4}
 MONTHS = {"train": 12, "val": 4, "test": 4}
 
 _BASE = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small"
@@ -33,22 +33,23 @@ _SUMS = {
     "m2": "db973ca252c6410a30d0469b13d696cf919648d0f3fd588c60f03fdbdbadd1fd",
 }
 FILES = {
-    name: PublicFile(f"{_BASE}/ETT{name}.csv", f"ett/ETT{name}.csv", known, also=(f"ETT-small/ETT{name}.csv",))
-    for name, known in _SUMS.items()
+    name: PublicFile(f"{_BASE}/ETT{name}.csv", f"ett/ETT{name}.csv", checksum, also=(f"ETT-small/ETT{name}.csv",))
+    for name, checksum in _SUMS.items()
 }
 
 
 class ETT(DataModule):
     """Seven series, hourly (h1, h2) or every 15 minutes (m1, m2): the next `horizon` rows from `window` rows.
 
-    The usual split: 12, 4 and 4 months of 30 days; validation and test windows begin in the part before them, so that the
-    first forecast is of the first row. Standardised by the training part; metrics are on that scale, as in the papers.
+    The usual split: 12, 4 and 4 months of 30 days; the first validation and test windows start in the preceding split, so
+    that the first forecast begins at the first row of the split. Series are standardised with the training split; metrics
+    are on this scale, as in the literature.
 
     Args:
         variant: ``h1``, ``h2``, ``m1`` or ``m2``.
-        window: rows that a model sees.
-        horizon: rows that it forecasts, all seven series.
-        verify: refuse a file whose contents are not the published ones.
+        window: number of input rows.
+        horizon: number of rows to forecast, of all seven series.
+        verify: reject files that differ from the published ones.
         common: arguments of `DataModule`.
     """
 
@@ -64,24 +65,26 @@ class ETT(DataModule):
 
     def load(self) -> dict[str, Batch]:
         values = torch.from_numpy(self._read())
-        month = ROWS_A_MONTH[self.variant[0]]
+        month = ROWS_PER_MONTH[self.variant[0]]
         ends = np.cumsum([months * month for months in MONTHS.values()])
         if len(values) < ends[-1]:
-            raise UserError(f"{self._where()}: {len(values):,} rows, and the usual split needs {ends[-1]:,}")
+            raise UserError(f"{self._where()}: {len(values):,} rows, but the usual split needs {ends[-1]:,}")
         starts = [0, ends[0] - self.window, ends[1] - self.window]
         if self.fold is not None:
             starts[1], end = self.fold.blocks(ends[1])
             ends[:2] = starts[1], end
             if min(starts[1], end - starts[1]) < self.window + self.horizon:
                 raise UserError(
-                    f"cross_validation.folds={self.fold.of}: a block of {end - starts[1]} rows holds no window of "
+                    f"cross_validation.folds={self.fold.of}: a block of {end - starts[1]} rows is too short for a window of "
                     f"{self.window} + {self.horizon}"
                 )
         if self.scale is None:
             self.scale = Standardizer.fit(values[: ends[0]])
         values = self.scale.apply(values)
         if starts[1] < self.horizon or ends[1] - ends[0] < self.horizon:
-            raise UserError(f"datamodule: window={self.window} and horizon={self.horizon} do not fit into four months")
+            raise UserError(
+                f"datamodule: window={self.window} and horizon={self.horizon} do not fit into the four months of a split"
+            )
         return {
             name: self._windows(values[start:end])
             for name, start, end in zip(MONTHS, starts, ends.tolist(), strict=True)
@@ -106,14 +109,14 @@ class ETT(DataModule):
         return DataSpec(self.task, self.inputs, *shape, feature_names=SERIES, target_names=SERIES)
 
     def baseline(self) -> dict[str, float]:
-        """Return the scores of repeating the last row."""
+        """Return the metrics of repeating the last row."""
         test = self.split("test")
         assert isinstance(test, LabelledBatch)
         return scores(self.spec, test.x[:, -1:].expand_as(test.y), test.y)
 
     def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is a CSV file such as that of the data, or rows of the seven series without date, with line breaks
-        between them; the last rows are taken.
+        """Each input is a CSV file in the format of the data set, or rows of the seven series without date, separated by line
+        breaks; the last rows are used.
         """
         assert self.scale is not None
         windows = []
@@ -123,29 +126,29 @@ class ETT(DataModule):
             else:
                 rows = read_rows(text.splitlines() or [text], SERIES)
             if len(rows) < self.window:
-                raise UserError(f"'{text[:60]}': {len(rows)} rows, and the model sees {self.window}")
+                raise UserError(f"'{text[:60]}': {len(rows)} rows, but the model needs {self.window}")
             windows.append(rows[-self.window :])
         x = self.scale.apply(torch.tensor(windows, dtype=torch.float64))
         return LabelledBatch(x, torch.zeros(len(x), self.horizon, len(SERIES)))
 
     def example_inputs(self, count: int = 3) -> list[str]:
-        month = ROWS_A_MONTH[self.variant[0]]
+        month = ROWS_PER_MONTH[self.variant[0]]
         first = (MONTHS["train"] + MONTHS["val"]) * month - self.window
         values = self._read()
         windows = [values[first + i : first + i + self.window] for i in range(count)]
         return ["\n".join(",".join(f"{v:.9g}" for v in row) for row in window) for window in windows]
 
-    def answers(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         scale = self.scale
         assert scale is not None
         return [
             {
                 "prediction": [
                     {name: scale.undo(i, value) for i, (name, value) in enumerate(zip(SERIES, step, strict=True))}
-                    for step in answer["prediction"]
+                    for step in prediction["prediction"]
                 ]
             }
-            for answer in answers
+            for prediction in predictions
         ]
 
     def state_dict(self) -> dict[str, Any]:
@@ -157,10 +160,10 @@ class ETT(DataModule):
 
 
 def _rows(text: str, where: str) -> np.ndarray:
-    """Return the seven series [rows, 7] float64 of a file's contents.
+    """Return the seven series [rows, 7] float64 of the contents of a file.
 
     Raises:
-        UserError: if its columns are others, or naming the row of what is no number.
+        UserError: if the columns differ, or a cell is not a number (names the row).
     """
     lines = csv.reader(io.StringIO(text))
     try:
@@ -173,5 +176,5 @@ def _rows(text: str, where: str) -> np.ndarray:
                 raise UserError(f"{where}, row {number}: {len(SERIES)} numbers are expected after the date")
             rows.append([float(cell) for cell in cells[1:]])
     except csv.Error as error:
-        raise UserError(f"{where}: this is no CSV: {error}") from error
+        raise UserError(f"{where}: this is not valid CSV: {error}") from error
     return np.array(rows)

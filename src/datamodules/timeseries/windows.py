@@ -1,4 +1,4 @@
-"""Windows of one or several series of numbers, each with the values that follow it."""
+"""Windows of one or several time series, each with the values that follow it."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -20,24 +20,23 @@ from src.tasks.naive_baseline import scores
 
 
 class Windows(DataModule):
-    """Series in windows; split in order of time, without overlap, and standardised by their training part.
+    """Windows of series that are split in temporal order, without overlap, and standardised with the training split.
 
-    A subclass implements `values`; `targets` are the series that are forecast, `covariates` those that a model sees beside
-    them.
+    A subclass implements `values`; `targets` are the series to forecast, `covariates` additional input series.
 
     Args:
-        window: values that a model sees.
-        horizon: values that it forecasts.
-        val_fraction, test_fraction: shares of the series, its end.
+        window: number of input values.
+        horizon: number of values to forecast.
+        val_fraction, test_fraction: shares of the series, at its end.
         common: arguments of `DataModule`.
     """
 
     task = "forecasting"
     inputs = "sequence"
-    too_short = "datamodule.window, .horizon"
-    """The keys that help where the series is too short."""
+    too_short = "reduce datamodule.window, .horizon"
+    """What to do if the series is too short, for error messages."""
     where = "datamodule"
-    """Where the series comes from, for messages."""
+    """Source of the series, for error messages."""
 
     def __init__(
         self,
@@ -57,15 +56,15 @@ class Windows(DataModule):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All series that a model sees, the targets first."""
+        """Names of all input series, targets first."""
         return (*self.targets, *self.covariates)
 
     @abstractmethod
     def values(self) -> Tensor:
-        """Return all series [N, series] in float64."""
+        """Return all series [N, series] float64."""
 
     def values_in(self, path: Path) -> list[list[float]]:
-        """Return the rows of a file that is given to `predict`."""
+        """Return the rows of an input file of `predict`."""
         return read_rows([str(path)], self.names)
 
     def load(self) -> dict[str, Batch]:
@@ -77,8 +76,8 @@ class Windows(DataModule):
         val, test = (round(len(series) * fraction) for fraction in self.fractions)
         sizes = [len(series) - val - test, val, test]
         if self.fold is not None:
-            begin, end = self.fold.blocks(len(series) - test)
-            sizes = [begin, end - begin, test]
+            start, end = self.fold.blocks(len(series) - test)
+            sizes = [start, end - start, test]
             series = torch.cat((series[:end], series[len(series) - test :]))
         self._refuse_short(min(sizes))
         parts = dict(zip(("train", "val", "test"), series.split(sizes), strict=True))
@@ -89,32 +88,34 @@ class Windows(DataModule):
     def _refuse_short(self, size: int) -> None:
         if size < self.window + self.horizon:
             raise UserError(
-                f"{self.where}: a split of {size} values holds no window of {self.window} + {self.horizon}; "
-                f"give {self.too_short}"
+                f"{self.where}: a split of {size} values is too short for a window of {self.window} + {self.horizon}; "
+                f"{self.too_short}"
             )
 
     def _windows(self, part: Tensor) -> LabelledBatch:
         length, count = self.window + self.horizon, len(part)
         refuse_too_much(4 * count * length * part.size(1), f"{self.where}: {count:,} windows of {length:,} values")
         windows = part.unfold(0, self.window + self.horizon, 1).transpose(1, 2)  # [N, window + horizon, series]
-        asked = windows[:, self.window :, : len(self.targets)]
-        return LabelledBatch(windows[:, : self.window].contiguous(), asked.contiguous())
+        targets = windows[:, self.window :, : len(self.targets)]
+        return LabelledBatch(windows[:, : self.window].contiguous(), targets.contiguous())
 
     @property
     def spec(self) -> DataSpec:
-        seen, asked = (self.window, len(self.names)), (self.horizon, len(self.targets))
+        input_shape, target_shape = (self.window, len(self.names)), (self.horizon, len(self.targets))
         features = self.names if len(self.names) > 1 else ()
-        return DataSpec(self.task, self.inputs, seen, asked, feature_names=features, target_names=self.targets)
+        return DataSpec(
+            self.task, self.inputs, input_shape, target_shape, feature_names=features, target_names=self.targets
+        )
 
     def baseline(self) -> dict[str, float]:
-        """Return the scores of repeating the last values."""
+        """Return the metrics of repeating the last values."""
         test = self.split("test")
         assert isinstance(test, LabelledBatch)
         return scores(self.spec, test.x[:, -1:, : len(self.targets)].expand_as(test.y), test.y)
 
     def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is the past, of which the last values are taken: a CSV file, or comma-separated values; of several
-        series, rows of them with line breaks between.
+        """Each input is the past of the series, of which the last values are used: a CSV file, or comma-separated values; for
+        several series, such rows separated by line breaks.
         """
         assert self.scale is not None
         windows = []
@@ -126,7 +127,7 @@ class Windows(DataModule):
             else:
                 values = read_rows(text.splitlines(), self.names)
             if len(values) < self.window:
-                raise UserError(f"'{text[:60]}': {len(values)} values, and the model sees {self.window}")
+                raise UserError(f"'{text[:60]}': {len(values)} values, but the model needs {self.window}")
             windows.append(values[-self.window :])
         x = self.scale.apply(torch.tensor(windows, dtype=torch.float64))
         return LabelledBatch(x, torch.zeros(len(x), self.horizon, len(self.targets)))
@@ -134,23 +135,23 @@ class Windows(DataModule):
     def example_inputs(self, count: int = 3) -> list[str]:
         series = self.values().tolist()
         starts = range(len(series) - self.window - count, len(series) - self.window)
-        between = "," if len(self.names) == 1 else "\n"
+        separator = "," if len(self.names) == 1 else "\n"
         rows = [",".join(f"{value:.6f}" for value in row) for row in series]
-        return [between.join(rows[start : start + self.window]) for start in starts]
+        return [separator.join(rows[start : start + self.window]) for start in starts]
 
-    def answers(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         scale = self.scale
         assert scale is not None
         if len(self.targets) == 1:
-            return [{"prediction": [scale.undo(0, step[0]) for step in a["prediction"]]} for a in answers]
+            return [{"prediction": [scale.undo(0, step[0]) for step in p["prediction"]]} for p in predictions]
         return [
             {
                 "prediction": [
                     {name: scale.undo(i, value) for i, (name, value) in enumerate(zip(self.targets, step, strict=True))}
-                    for step in a["prediction"]
+                    for step in p["prediction"]
                 ]
             }
-            for a in answers
+            for p in predictions
         ]
 
     def state_dict(self) -> dict[str, Any]:

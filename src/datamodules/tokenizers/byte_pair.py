@@ -1,4 +1,4 @@
-"""Byte-pair tokens, learned from the training texts (Sennrich, Haddow and Birch 2016), by the package tokenizers."""
+"""Byte-pair encoding (Sennrich, Haddow and Birch 2016), trained with the package tokenizers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,10 +16,10 @@ BYTES = 256
 
 @dataclass(frozen=True)
 class BytePairs:
-    """Sequences of bytes that occur often, after four special tokens and the single bytes: no text is unknown.
+    """A byte-level vocabulary: four special tokens, the single bytes, and frequent byte sequences. No text is unknown.
 
     Args:
-        serialized: the learned tokenizer, as the package writes it in JSON.
+        serialized: the trained tokenizer, in the JSON format of the package.
     """
 
     serialized: str
@@ -29,19 +29,19 @@ class BytePairs:
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_str(self.serialized)
-        tokenizer.encode_special_tokens = True  # a text that holds "<end>" means these five characters
+        tokenizer.encode_special_tokens = True  # "<end>" in a text is five characters, not a token
         object.__setattr__(self, "_tokenizer", tokenizer)
 
     @classmethod
     def of(cls, texts: Iterable[str], size: int, min_frequency: int = 2, sentences: bool = True) -> "BytePairs":
-        """Merge the most frequent pair again and again.
+        """Train the vocabulary by repeatedly merging the most frequent pair.
 
         Args:
-            texts: of the training split.
-            size: tokens in all, with the 256 bytes and the special tokens; fewer where the texts have no more pairs.
-            min_frequency: a pair that occurs more rarely is not merged.
-            sentences: each text begins with a word, which is the same token there as behind a space; else texts are
-                pieces of one, and their beginnings are kept as they are.
+            texts: texts of the training split.
+            size: number of tokens, including the 256 bytes and the special tokens; fewer if no pairs are left.
+            min_frequency: less frequent pairs are not merged.
+            sentences: True: a space is added before each text, so that its first word has the same token as elsewhere;
+                False: the texts are chunks of one text and are not changed.
         """
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -62,21 +62,21 @@ class BytePairs:
         return self._tokenizer.get_vocab_size()
 
     def encode(self, text: str, warn: bool = False) -> list[int]:
-        """Return the tokens of a text; there is nothing to warn of."""
+        """Return the tokens of a text; `warn` has no effect, because no text is unknown."""
         return self._tokenizer.encode(text).ids
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Return the text of tokens, up to the first end or padding; bytes that are no character become �."""
-        kept = []
+        """Return the text of tokens, up to the first end or padding token; invalid UTF-8 becomes �."""
+        ids = []
         for token in tokens:
             if token in (END, PADDING):
                 break
-            kept.append(token)
-        text = self._tokenizer.decode(kept, skip_special_tokens=True)
+            ids.append(token)
+        text = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text.removeprefix(" ") if self._tokenizer.pre_tokenizer.add_prefix_space else text
 
     def names(self, tokens: Iterable[int]) -> list[str]:
-        """Return each token as it can be seen: a space as ␣, a line's end as ⏎, special tokens by their names."""
+        """Return the visible form of each token: ␣ for a space, ⏎ for a line end, the names of special tokens."""
         return [
             SPECIAL[token] if token < len(SPECIAL) else visible(self._tokenizer.decode([token])) for token in tokens
         ]
@@ -86,18 +86,18 @@ class BytePairs:
 
     @classmethod
     def from_plain(cls, plain: Any) -> "BytePairs":
-        """Read back what `to_plain` wrote; `UserError` if it has been damaged since."""
+        """Restore the result of `to_plain`; raise `UserError` if it is damaged."""
         serialized = text(plain, "tokenizer")
         parsed = parse_json(serialized, "the byte pairs in this checkpoint")
         if not isinstance(parsed, dict):
             raise DamagedPreparation("the byte pairs are not an object")
-        kinds = [part(part(parsed, key), "type") for key in ("model", "pre_tokenizer", "decoder")]
-        rest = [parsed.get(key) for key in ("normalizer", "post_processor", "truncation", "padding")]
-        if kinds != ["BPE", "ByteLevel", "ByteLevel"] or any(value is not None for value in rest):
-            raise DamagedPreparation("the byte pairs are of another kind")
+        types = [part(part(parsed, key), "type") for key in ("model", "pre_tokenizer", "decoder")]
+        others = [parsed.get(key) for key in ("normalizer", "post_processor", "truncation", "padding")]
+        if types != ["BPE", "ByteLevel", "ByteLevel"] or any(value is not None for value in others):
+            raise DamagedPreparation("the byte pairs have an unknown type")
         try:
             return cls(serialized)
-        except BaseException as error:  # also Rust's panics, which are no `Exception`
+        except BaseException as error:  # Rust panics are not subclasses of `Exception`
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             raise DamagedPreparation(f"the byte pairs cannot be read ({str(error)[:100]})") from error

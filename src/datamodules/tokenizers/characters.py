@@ -20,7 +20,7 @@ _VISIBLE = str.maketrans({" ": "␣", "\u00a0": "␣", "\u202f": "␣", "\n": "�
 
 
 def visible(text: str) -> str:
-    """Return a token as it can be seen: a space as ␣, a line's end as ⏎."""
+    """Return the visible form of a token: ␣ for a space, ⏎ for a line end."""
     return text.translate(_VISIBLE)
 
 
@@ -29,7 +29,7 @@ class Vocabulary:
     """The characters of the training data, after four special tokens.
 
     Args:
-        characters: in the order of their ids, which start at 4.
+        characters: the characters in the order of their ids, which start at 4.
     """
 
     characters: str
@@ -40,7 +40,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, texts: Iterable[str], min_frequency: int = 1) -> "Vocabulary":
-        """Take the characters that occur `min_frequency` times or more."""
+        """Return the vocabulary of the characters that occur at least `min_frequency` times."""
         counts = Counter(character for text in texts for character in text)
         return cls("".join(sorted(character for character, count in counts.items() if count >= min_frequency)))
 
@@ -48,20 +48,22 @@ class Vocabulary:
         return len(SPECIAL) + len(self.characters)
 
     def encode(self, text: str, warn: bool = False) -> list[int]:
-        """Return the tokens of a text; characters that training has not seen become <unknown>."""
+        """Return the tokens of a text; characters that did not occur in training become <unknown>."""
         tokens = [self._ids.get(character, UNKNOWN) for character in text]
         if warn and UNKNOWN in tokens:
-            strange = sorted({c for c, t in zip(text, tokens, strict=True) if t == UNKNOWN})
-            log.warning(f"characters that training has not seen are read as <unknown>: {' '.join(map(repr, strange))}")
+            unknown = sorted({c for c, t in zip(text, tokens, strict=True) if t == UNKNOWN})
+            log.warning(
+                f"characters that did not occur in training are read as <unknown>: {' '.join(map(repr, unknown))}"
+            )
         return tokens
 
     def names(self, tokens: Iterable[int]) -> list[str]:
-        """Return each token as it can be seen: a space as ␣, a line's end as ⏎, special tokens by their names."""
-        known = (*SPECIAL, *self.characters)
-        return [visible(known[token]) for token in tokens]
+        """Return the visible form of each token: ␣ for a space, ⏎ for a line end, the names of special tokens."""
+        names = (*SPECIAL, *self.characters)
+        return [visible(names[token]) for token in tokens]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Return the text of tokens, up to the first end or padding."""
+        """Return the text of tokens, up to the first end or padding token."""
         text = []
         for token in tokens:
             if token in (END, PADDING):
@@ -74,17 +76,17 @@ class Vocabulary:
 
     @classmethod
     def from_plain(cls, plain: Any) -> "Vocabulary":
-        """Read back what `to_plain` wrote; `UserError` if it has been damaged since."""
+        """Restore the result of `to_plain`; raise `UserError` if it is damaged."""
         return cls(text(plain, "characters"))
 
 
-def padded(rows: list[list[int]], length: int | None = None) -> Tensor:
-    """Return rows of tokens [B, T], filled up at their ends to `length` or to the longest of them."""
+def pad(rows: list[list[int]], length: int | None = None) -> Tensor:
+    """Return rows of tokens [B, T], padded at the end to `length`, or to the longest row."""
     longest = max(map(len, rows)) if length is None else length
     refuse_too_much(16 * len(rows) * longest, f"{len(rows):,} texts of {longest:,} tokens")
     return torch.tensor([row + [PADDING] * (longest - len(row)) for row in rows], dtype=torch.int64)
 
 
-def cut_padding(tokens: Tensor) -> Tensor:
-    """Cut the columns of [B, T] that are padding in every row."""
+def trim_padding(tokens: Tensor) -> Tensor:
+    """Remove the columns of [B, T] that are padding in every row."""
     return tokens[:, : int((tokens != PADDING).sum(1).max())]

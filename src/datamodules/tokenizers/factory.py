@@ -1,4 +1,4 @@
-"""The ways to cut a text into tokens: characters, words, or byte pairs; all are learned from training texts."""
+"""Create a tokenizer from training texts or from a recorded state: characters, words, or byte pairs."""
 
 from collections.abc import Iterable
 from typing import Any, TypeAlias
@@ -16,14 +16,14 @@ KINDS: dict[str, type[Vocabulary] | type[Words] | type[BytePairs]] = {
 }
 
 
-def learned(kind: str, texts: Iterable[str], size: int, min_frequency: int = 1, sentences: bool = True) -> Tokens:
-    """Learn the tokens of training texts.
+def fit_tokenizer(kind: str, texts: Iterable[str], size: int, min_frequency: int = 1, sentences: bool = True) -> Tokens:
+    """Fit a tokenizer to training texts.
 
     Args:
         kind: ``characters``, ``words`` or ``byte_pairs``.
-        texts: of the training split.
-        size: tokens of a byte-pair vocabulary; the others take all that are frequent enough.
-        min_frequency: what occurs more rarely is unknown; a pair of bytes is not merged.
+        texts: texts of the training split.
+        size: size of a byte-pair vocabulary; the others contain all sufficiently frequent tokens.
+        min_frequency: less frequent tokens are unknown; less frequent byte pairs are not merged.
         sentences: see `BytePairs.of`.
     """
     if kind == "byte_pairs":
@@ -32,5 +32,5 @@ def learned(kind: str, texts: Iterable[str], size: int, min_frequency: int = 1, 
 
 
 def from_plain(kind: str, plain: dict[str, Any]) -> Tokens:
-    """Read back what `to_plain` of that kind wrote."""
+    """Restore a tokenizer of a kind from the result of its `to_plain`."""
     return KINDS[kind].from_plain(plain)

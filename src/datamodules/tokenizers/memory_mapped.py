@@ -1,4 +1,4 @@
-"""A text that is larger than memory: read in pieces, its tokens kept on disk and mapped into memory page by page."""
+"""Tokenize a text that is larger than memory: read it in chunks, and store the tokens in memory-mapped files."""
 
 import hashlib
 import json
@@ -25,55 +25,57 @@ from src.datamodules.tokenizers.factory import Tokens, from_plain
 
 log = logging.getLogger(__name__)
 
-LARGEST_FACTS = 2**26
-"""Bytes of the largest file of facts."""
+MAX_METADATA_BYTES = 2**26
+"""Largest metadata file."""
 _FOLDER = re.compile(r"[0-9a-f]{16}")
-FACTS = "facts.json"
-"""The file beside the tokens that says how many there are, and holds their vocabulary."""
-PIECE = 1 << 20
-"""Characters that are read and cut into tokens at once; a piece ends with a line where lines are shorter."""
+METADATA = "metadata.json"
+"""File beside the tokens with their number and the vocabulary."""
+CHUNK_CHARACTERS = 1 << 20
+"""Characters that are read and tokenized at once; a chunk ends at a line end unless a line is longer."""
 
 
-def pieces(path: Path) -> Iterator[str]:
-    """Yield a text file in pieces.
+def read_chunks(path: Path) -> Iterator[str]:
+    """Yield the contents of a text file in chunks.
 
     Raises:
-        UserError: if it cannot be read, or is no text in UTF-8.
+        UserError: if the file cannot be read, or is not UTF-8 text.
     """
-    place = 0
+    position = 0
     try:
         with open_text_file(path) as contents, TextIOWrapper(contents, encoding="utf-8-sig") as file:
-            while piece := file.read(PIECE):
-                piece += file.readline(PIECE)
-                if "\0" in piece:  # a sparse file of terabytes holds nothing else
+            while chunk := file.read(CHUNK_CHARACTERS):
+                chunk += file.readline(CHUNK_CHARACTERS)
+                if "\0" in chunk:  # also stops early in a sparse file of terabytes
                     raise UserError(f"{path}: this is not a text file: it contains NUL characters")
-                yield piece
-                place += len(piece)
+                yield chunk
+                position += len(chunk)
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: this is no text in UTF-8 (behind character {place:,}: {error.reason})") from error
+        raise UserError(
+            f"{path}: this file is not UTF-8 text (after character {position:,}: {error.reason})"
+        ) from error
     except OSError as error:
         raise UserError(f"{path}: this file cannot be read: {error.strerror}") from error
 
 
-def cut(text: str) -> Iterator[str]:
-    """Yield a text in the pieces that `pieces` would read of its file."""
+def split_chunks(text: str) -> Iterator[str]:
+    """Yield a text in the same chunks as `read_chunks` reads them from a file."""
     start = 0
     while start < len(text):
-        line = text.find("\n", start + PIECE, start + 2 * PIECE)
-        end = line + 1 if line >= 0 else start + 2 * PIECE
+        line = text.find("\n", start + CHUNK_CHARACTERS, start + 2 * CHUNK_CHARACTERS)
+        end = line + 1 if line >= 0 else start + 2 * CHUNK_CHARACTERS
         yield text[start:end]
         start = end
 
 
-def between(texts: Iterable[str], start: int, stop: int) -> Iterator[str]:
-    """Yield the characters `start` to `stop` of a text in pieces."""
-    place = 0
-    for piece in texts:
-        if place >= stop:
+def slice_chunks(chunks: Iterable[str], start: int, stop: int) -> Iterator[str]:
+    """Yield the characters `start` to `stop` of a text in chunks."""
+    position = 0
+    for chunk in chunks:
+        if position >= stop:
             return
-        if wanted := piece[max(start - place, 0) : stop - place]:
-            yield wanted
-        place += len(piece)
+        if selected := chunk[max(start - position, 0) : stop - position]:
+            yield selected
+        position += len(chunk)
 
 
 def tokens_on_disk(
@@ -81,67 +83,67 @@ def tokens_on_disk(
     parts: Mapping[str, tuple[int, int]],
     kind: str,
     settings: Mapping[str, object],
-    known: Tokens | None,
-    learn: Callable[[Iterator[str]], Tokens],
+    vocabulary: Tokens | None,
+    fit: Callable[[Iterator[str]], Tokens],
     cache: Path,
 ) -> tuple[Tokens, dict[str, Tensor]]:
-    """Return the vocabulary of a text and the tokens of its parts [N] int32, mapped into memory.
+    """Return the vocabulary of a text and the memory-mapped tokens [N] int32 of its splits.
 
-    They are written once, and found again as long as the file and what is asked of it stay the same.
+    The tokens are written once and reused as long as the file and the arguments do not change.
 
     Args:
-        path: the text.
-        parts: the first character and the one behind the last, of ``train`` and the others.
-        kind: of the tokens, see `src.datamodules.tokenizers.factory`.
-        settings: everything else that the tokens follow from.
-        known: the vocabulary, where a checkpoint brought one; None learns it of the training part.
-        learn: learns it of pieces of text.
-        cache: the folder for such files.
+        path: the text file.
+        parts: start and end of each split in characters; ``train`` is required to fit a vocabulary.
+        kind: kind of tokens, see `src.datamodules.tokenizers.factory`.
+        settings: everything else that determines the tokens.
+        vocabulary: vocabulary of a checkpoint; None: fit one to the training split.
+        fit: fits a vocabulary to chunks of text.
+        cache: folder of the token files.
 
     Raises:
         UserError: if the text cannot be read, or the tokens cannot be written.
     """
     stat = path.stat()
-    state = [str(path.absolute()), stat.st_size, stat.st_mtime_ns]
-    facts = [*state, dict(parts), kind, dict(settings), known.to_plain() if known is not None else None]
-    folder = cache / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    source = [str(path.absolute()), stat.st_size, stat.st_mtime_ns]
+    key = [*source, dict(parts), kind, dict(settings), vocabulary.to_plain() if vocabulary is not None else None]
+    folder = cache / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     try:
-        if (found := _kept(folder, parts, kind, known)) is None:
+        if (cached := _read_cache(folder, parts, kind, vocabulary)) is None:
             cache.parent.mkdir(parents=True, exist_ok=True)
-            make_folder_below(cache.parent, cache.name)  # never through a link
+            make_folder_below(cache.parent, cache.name)  # does not follow links
             folder.unlink() if folder.is_symlink() else shutil.rmtree(folder, ignore_errors=True)
-            _write(folder, path, parts, known, learn, state)
-            _remove_older(cache, state)
-            found = _kept(folder, parts, kind, known)
-        if found is None:
-            raise UserError(f"{folder}: another process has changed these tokens; give the command again")
+            _write_cache(folder, path, parts, vocabulary, fit, source)
+            _remove_outdated(cache, source)
+            cached = _read_cache(folder, parts, kind, vocabulary)
+        if cached is None:
+            raise UserError(f"{folder}: another process has changed these tokens; run the command again")
     except OSError as error:
         raise UserError(
-            f"{folder}: the tokens of {path} cannot be kept there ({error.strerror}); paths.data names another folder"
+            f"{folder}: the tokens of {path} cannot be written there ({error.strerror}); set paths.data to another folder"
         ) from error
-    size = shown_bytes(4 * sum(map(len, found[1].values())))
+    size = shown_bytes(4 * sum(map(len, cached[1].values())))
     log.info("%s: tokens on disk, %s in %s, mapped into memory", path, size, folder)
-    return found
+    return cached
 
 
-def _kept(
-    folder: Path, parts: Iterable[str], kind: str, known: Tokens | None
+def _read_cache(
+    folder: Path, parts: Iterable[str], kind: str, vocabulary: Tokens | None
 ) -> tuple[Tokens, dict[str, Tensor]] | None:
-    """Return the vocabulary and the tokens that were kept, or None where something is missing, cut off, or damaged.
+    """Return the vocabulary and the tokens of a cache folder, or None if a file is missing, truncated, or damaged.
 
-    The folder of data may come from someone else with this cache in it.
+    The data folder may come from someone else, with the cache in it.
     """
     if folder.parent.is_symlink():
         return None
     try:
-        facts = _facts(folder)
+        metadata = _read_metadata(folder)
         files = {name: Path(folder.name, f"{name}.int32") for name in parts}
         if all(
-            is_file_below(folder.parent, file) and (folder.parent / file).stat().st_size == 4 * facts["tokens"][name]
+            is_file_below(folder.parent, file) and (folder.parent / file).stat().st_size == 4 * metadata["tokens"][name]
             for name, file in files.items()
         ):
-            vocabulary = known or from_plain(kind, facts["vocabulary"])
-            tokens = {name: _mapped(folder.parent / file) for name, file in files.items()}
+            vocabulary = vocabulary or from_plain(kind, metadata["vocabulary"])
+            tokens = {name: _memory_map(folder.parent / file) for name, file in files.items()}
             if all(part.min() >= 0 and part.max() < len(vocabulary) for part in tokens.values() if len(part)):
                 return vocabulary, tokens
     except (OSError, ValueError, KeyError, TypeError, UserError):
@@ -149,42 +151,44 @@ def _kept(
     return None
 
 
-def _facts(folder: Path) -> Any:
-    """Return what is recorded beside tokens; no link is followed."""
-    return read_json(folder.parent, Path(folder.name, FACTS), LARGEST_FACTS)
+def _read_metadata(folder: Path) -> Any:
+    """Return the metadata beside tokens; links are not followed."""
+    return read_json(folder.parent, Path(folder.name, METADATA), MAX_METADATA_BYTES)
 
 
-def _remove_older(cache: Path, state: list[Any]) -> None:
-    """Remove the tokens of a text as it was before it changed."""
+def _remove_outdated(cache: Path, source: list[Any]) -> None:
+    """Remove the tokens of earlier versions of a text."""
     for folder in cache.iterdir():
         if not _FOLDER.fullmatch(folder.name) or folder.is_symlink():
             continue
         with suppress(OSError, ValueError, KeyError, TypeError, UserError):
-            before = _facts(folder)["text"]
-            if before[0] == state[0] and before != state:
+            recorded = _read_metadata(folder)["text"]
+            if recorded[0] == source[0] and recorded != source:
                 shutil.rmtree(folder)
 
 
-def _write(
+def _write_cache(
     folder: Path,
     path: Path,
     parts: Mapping[str, tuple[int, int]],
-    known: Tokens | None,
-    learn: Callable[[Iterator[str]], Tokens],
-    state: list[Any],
+    vocabulary: Tokens | None,
+    fit: Callable[[Iterator[str]], Tokens],
+    source: list[Any],
 ) -> None:
-    """Fill a folder beside its place and move it there when it is complete."""
+    """Write the tokens and their metadata to a temporary folder, and rename it when it is complete."""
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
     partial.mkdir()
     try:
-        vocabulary = known or learn(between(pieces(path), *parts["train"]))
+        vocabulary = vocabulary or fit(slice_chunks(read_chunks(path), *parts["train"]))
         counts = {}
         for name, (start, stop) in parts.items():
             with (partial / f"{name}.int32").open("wb") as file:
-                for piece in between(pieces(path), start, stop):
-                    np.array(vocabulary.encode(piece), dtype=np.int32).tofile(file)
+                for chunk in slice_chunks(read_chunks(path), start, stop):
+                    np.array(vocabulary.encode(chunk), dtype=np.int32).tofile(file)
                 counts[name] = file.tell() // 4
-        (partial / FACTS).write_text(json.dumps({"text": state, "tokens": counts, "vocabulary": vocabulary.to_plain()}))
+        (partial / METADATA).write_text(
+            json.dumps({"text": source, "tokens": counts, "vocabulary": vocabulary.to_plain()})
+        )
         try:
             os.replace(partial, folder)
         except OSError:
@@ -194,6 +198,6 @@ def _write(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _mapped(file: Path) -> Tensor:
+def _memory_map(file: Path) -> Tensor:
     count = file.stat().st_size // 4
     return torch.from_file(str(file), shared=False, size=count, dtype=torch.int32)

@@ -17,17 +17,17 @@ _TOKEN = re.compile(rf"{WORD.pattern}|[^\w\s]")
 
 
 def tokenize(text: str, lowercase: bool = True) -> list[str]:
-    """Return the words of a text and its punctuation marks, each of them a token: "Don't!" is ``["don't", "!"]``."""
+    """Return the words and punctuation marks of a text: "Don't!" becomes ``["don't", "!"]``."""
     return _TOKEN.findall(text.lower() if lowercase else text)
 
 
 @dataclass(frozen=True)
 class Words:
-    """The words of the training data, after four special tokens; the frequent ones first.
+    """The words of the training data, after four special tokens, sorted by frequency.
 
     Args:
-        words: in the order of their ids, which start at 4.
-        lowercase: read every text in small letters.
+        words: the words in the order of their ids, which start at 4.
+        lowercase: convert texts to lower case.
     """
 
     words: tuple[str, ...]
@@ -39,31 +39,31 @@ class Words:
 
     @classmethod
     def of(cls, texts: Iterable[str], min_frequency: int = 1, lowercase: bool = True) -> "Words":
-        """Take the words that occur `min_frequency` times or more."""
+        """Return the vocabulary of the words that occur at least `min_frequency` times."""
         counts = Counter(token for text in texts for token in tokenize(text, lowercase))
         frequent = [(-count, word) for word, count in counts.items() if count >= min_frequency]
         return cls(tuple(word for _, word in sorted(frequent)), lowercase)
 
     def extended(self, texts: Iterable[str]) -> "Words":
-        """Return these words, and after them every other one of the texts."""
-        more = dict.fromkeys(token for text in texts for token in tokenize(text, self.lowercase))
-        return Words(tuple(dict.fromkeys((*self.words, *more))), self.lowercase)
+        """Return this vocabulary with the additional words of the texts appended."""
+        added = dict.fromkeys(token for text in texts for token in tokenize(text, self.lowercase))
+        return Words(tuple(dict.fromkeys((*self.words, *added))), self.lowercase)
 
     def __len__(self) -> int:
         return len(SPECIAL) + len(self.words)
 
     def encode(self, text: str, warn: bool = False) -> list[int]:
-        """Return the tokens of a text; words that training has not seen become <unknown>."""
+        """Return the tokens of a text; words that did not occur in training become <unknown>."""
         words = tokenize(text, self.lowercase)
         tokens = [self._ids.get(word, UNKNOWN) for word in words]
         if warn and UNKNOWN in tokens:
-            strange = sorted({word for word, token in zip(words, tokens, strict=True) if token == UNKNOWN})
-            shown = ", ".join(strange[:10]) + (", …" if len(strange) > 10 else "")
-            log.warning(f"words that training has not seen are read as <unknown>: {shown}")
+            unknown = sorted({word for word, token in zip(words, tokens, strict=True) if token == UNKNOWN})
+            listing = ", ".join(unknown[:10]) + (", …" if len(unknown) > 10 else "")
+            log.warning(f"words that did not occur in training are read as <unknown>: {listing}")
         return tokens
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Return the words of tokens with a space between them, up to the first end or padding."""
+        """Return the words of tokens, joined by spaces, up to the first end or padding token."""
         words = []
         for token in tokens:
             if token in (END, PADDING):
@@ -72,14 +72,14 @@ class Words:
         return " ".join(words)
 
     def names(self, tokens: Iterable[int]) -> list[str]:
-        """Return each token by its word; special tokens by their names."""
-        known = (*SPECIAL, *self.words)
-        return [known[token] for token in tokens]
+        """Return the word of each token, or the name of a special token."""
+        names = (*SPECIAL, *self.words)
+        return [names[token] for token in tokens]
 
     def to_plain(self) -> dict[str, Any]:
         return {"words": list(self.words), "lowercase": self.lowercase}
 
     @classmethod
     def from_plain(cls, plain: Any) -> "Words":
-        """Read back what `to_plain` wrote; `UserError` if it has been damaged since."""
+        """Restore the result of `to_plain`; raise `UserError` if it is damaged."""
         return cls(texts(plain, "words"), flag(plain, "lowercase"))

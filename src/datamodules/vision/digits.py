@@ -1,4 +1,4 @@
-"""Handwritten digits of scikit-learn, no download."""
+"""Handwritten digits that are shipped with scikit-learn."""
 
 import logging
 from collections.abc import Sequence
@@ -27,10 +27,10 @@ SIDE, BRIGHTEST = 8, 16.0
 
 
 class Digits(DataModule):
-    """1,797 images of digits, 8×8, ink bright on dark ground (0 to 16); standardised with one mean and deviation.
+    """1,797 images of digits, 8×8, bright ink on dark background (0 to 16); standardised with one mean and deviation.
 
     Args:
-        split_seed: draws the split, each class in the same proportion.
+        split_seed: seed of the split, which is stratified by class.
         val_fraction, test_fraction: shares of the 1,797 examples.
         common: arguments of `DataModule`.
     """
@@ -47,7 +47,7 @@ class Digits(DataModule):
         self.scale: Standardizer | None = None
 
     def load(self) -> dict[str, Batch]:
-        pixels, labels = _shipped()
+        pixels, labels = _read_data()
         parts = split_indices(len(labels), *self.fractions, self.split_seed, labels, self.fold)
         images = torch.tensor(pixels, dtype=torch.float32)
         if self.scale is None:
@@ -67,13 +67,13 @@ class Digits(DataModule):
         )
 
     def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is an image of any size (bright on dark ground), or 64 numbers (0 to 16) as CSV row or file."""
+        """Each input is an image of any size (bright on dark background), or 64 numbers (0 to 16) as a CSV row or file."""
         pixels = [_read_image(text) if is_image(text) else _read_pixels(text) for text in inputs]
         images = torch.tensor(np.concatenate(pixels), dtype=torch.float32)
         return LabelledBatch(self._standardize(images), torch.zeros(len(images), dtype=torch.int64))
 
     def example_inputs(self, count: int = 3) -> list[str]:
-        pixels, labels = _shipped()
+        pixels, labels = _read_data()
         test = split_indices(len(labels), *self.fractions, self.split_seed, labels)["test"][:count]
         return [",".join(f"{value:g}" for value in row) for row in pixels[test]]
 
@@ -85,8 +85,8 @@ class Digits(DataModule):
         self.scale = Standardizer.from_plain(part(state_dict, "scale"))
 
 
-def _shipped() -> tuple[np.ndarray, np.ndarray]:
-    """Return pixels [1797, 64] and labels [1797] from scikit-learn's file; to import it would take half a second."""
+def _read_data() -> tuple[np.ndarray, np.ndarray]:
+    """Return pixels [1797, 64] and labels [1797] from the data file of scikit-learn, whose import would take half a second."""
     package = find_spec("sklearn")
     assert package is not None and package.submodule_search_locations
     rows = np.loadtxt(Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz"), delimiter=",")
@@ -103,10 +103,12 @@ def _read_pixels(text: str) -> np.ndarray:
 
 
 def _read_image(path: str) -> np.ndarray:
-    """Average over the fields of an 8×8 grid, as the data set's makers did with 4×4 pixels a field."""
+    """Average the pixels of each field of an 8×8 grid, as in the creation of the data set with 4×4 pixels per field."""
     grey = open_image(path).convert("L").convert("F")
     small = grey.resize((SIDE, SIDE), Image.Resampling.BOX)
     pixels = np.asarray(small, dtype=np.float64).reshape(1, -1) * (BRIGHTEST / 255)
     if pixels.mean() > BRIGHTEST / 2:
-        log.warning(f"{path}: most of this image is bright; the model knows bright digits on dark ground: invert it")
+        log.warning(
+            f"{path}: most of this image is bright, but the model expects bright digits on dark background: invert it"
+        )
     return pixels

@@ -1,4 +1,4 @@
-"""A folder of images of the user's: a folder a class, or the class in their names."""
+"""A folder of images of the user: one subfolder per class, or the class in the file names."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -20,40 +20,40 @@ from src.core.resources import fits, refuse_too_much, usable_cores
 from src.datamodules.base import DataModule
 from src.datamodules.class_labels import class_numbers, classes_of
 from src.datamodules.io.image_files import read_image, size_and_channels
-from src.datamodules.io.labelled_folder import Labelled, labelled_files, listed
+from src.datamodules.io.labelled_folder import Labelled, expand_folders, labelled_files
 from src.datamodules.preparation import DamagedPreparation, part, sizes, texts
-from src.datamodules.splits.holdout import completed, split_paths
+from src.datamodules.splits.holdout import draw_missing_splits, split_paths
 from src.datamodules.standardizer import Standardizer
 from src.datamodules.vision.public_image_sets import pixel_scale
 
 log = logging.getLogger(__name__)
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-SAMPLED = 2000
-"""Training images whose pixels are standardised by, where all of them are more than memory holds."""
-NAMED = 5
+SCALE_SAMPLES = 2000
+"""Training images from which mean and deviation are computed if not all fit into memory."""
+MAX_LISTED = 5
 """Unreadable images that an error lists; further ones are counted."""
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 class ImageFolder(DataModule):
-    """Images with a class each. Validation and test are folders of their own, or else drawn, each class in proportion.
+    """Labelled images. Validation and test have their own folders, or are drawn, stratified by class.
 
-    Pixels are standardised by mean and deviation of each channel, over the training split. Images that together take
-    more than `memory_share` of the free memory are read batch by batch.
+    Pixels are standardised with mean and deviation per channel of the training split. If all images together need more
+    than `memory_share` of the free memory, they are read batch by batch.
 
     Args:
-        path: the folder; with `val_path` and `test_path` it is all training data.
-        pattern: where the class stands in a file's path below the folder, such as ``{label}_*.png``; None: a folder a
-            class, with files at any depth.
+        path: the data folder; with `val_path` and `test_path`, all of it is training data.
+        pattern: position of the class in the path of a file below the folder, such as ``{label}_*.png``; None: one
+            subfolder per class, with files at any depth.
         val_path, test_path: folders of the other splits.
-        size: height and width that every image is brought to; None takes what all files share.
-        channels: 1, grey, or 3, colours; None takes 1 if all training images are grey.
-        memory_share: of the free memory; 0 reads from the files always.
-        workers: processes that read where memory is too small; None: all cores but one.
-        split_seed: draws the splits that are not given.
-        val_fraction, test_fraction: their shares.
+        size: height and width to which images are resized; None: the common size of all files.
+        channels: 1 for grey, 3 for colour; None: 1 if all training images are grey.
+        memory_share: share of the free memory; 0 always reads from the files.
+        workers: reader processes if the data do not fit into memory; None: all cores but one.
+        split_seed: seed of the splits that are drawn.
+        val_fraction, test_fraction: shares of the splits that are drawn.
         common: arguments of `DataModule`.
     """
 
@@ -87,9 +87,11 @@ class ImageFolder(DataModule):
         self.scale: Standardizer | None = None
 
     def files(self) -> dict[str, list[Labelled]]:
-        """Return path and class of every image of each split."""
-        given = {name: labelled_files(folder, self.pattern, ENDINGS, "picture") for name, folder in self.paths.items()}
-        return completed(given, *self.fractions, self.split_seed, itemgetter(1), self.fold)
+        """Return path and class of each image of each split."""
+        available = {
+            name: labelled_files(folder, self.pattern, ENDINGS, "an image") for name, folder in self.paths.items()
+        }
+        return draw_missing_splits(available, *self.fractions, self.split_seed, itemgetter(1), self.fold)
 
     def load(self) -> dict[str, Batch]:
         parts = self.files()
@@ -97,7 +99,7 @@ class ImageFolder(DataModule):
         if not self.classes:
             self.classes = classes_of((label for _, label in parts["train"]), str(self.paths["train"]))
         labels = {
-            name: class_numbers([label for _, label in part], self.classes, str(self.place_of(name)))
+            name: class_numbers([label for _, label in part], self.classes, str(self.source_path(name)))
             for name, part in parts.items()
         }
         if not self.shape:
@@ -109,38 +111,38 @@ class ImageFolder(DataModule):
             return self._in_memory(files, labels)
         if self.scale is None:
             self.scale = self._sampled_scale(files["train"])
-        self.readers = {name: _Images(part, self.shape, self.scale) for name, part in files.items()}
+        self.readers = {name: _ImageReader(part, self.shape, self.scale) for name, part in files.items()}
         return {name: LabelledBatch(torch.arange(len(y)), y) for name, y in labels.items()}
 
     def _in_memory(self, files: dict[str, tuple[str, ...]], labels: dict[str, Tensor]) -> dict[str, Batch]:
-        pixels = {name: read_all(part, self.shape) for name, part in files.items()}
+        pixels = {name: read_images(part, self.shape) for name, part in files.items()}
         if self.scale is None:
             self.scale = pixel_scale(pixels["train"])
-        return {name: LabelledBatch(standardized(pixels.pop(name), self.scale), y) for name, y in labels.items()}
+        return {name: LabelledBatch(standardize(pixels.pop(name), self.scale), y) for name, y in labels.items()}
 
     def _sampled_scale(self, files: Sequence[str]) -> Standardizer:
-        count = min(SAMPLED, len(files))
-        chosen = np.random.default_rng(self.split_seed).choice(len(files), count, replace=False)
-        log.info("pixels are standardised by %s of %s training images", f"{count:,}", f"{len(files):,}")
-        return pixel_scale(read_all([files[i] for i in chosen], self.shape))
+        count = min(SCALE_SAMPLES, len(files))
+        sample = np.random.default_rng(self.split_seed).choice(len(files), count, replace=False)
+        log.info("pixels are standardised with %s of %s training images", f"{count:,}", f"{len(files):,}")
+        return pixel_scale(read_images([files[i] for i in sample], self.shape))
 
     def _shared_shape(self, files: dict[str, tuple[str, ...]]) -> tuple[int, ...]:
-        """Return [C, H, W], found in the files or asked for.
+        """Return the configured or common shape [C, H, W] of the images.
 
         Raises:
-            UserError: naming the files that are no images, or two of different sizes.
+            UserError: if files are not images, or if two have different sizes; names them.
         """
         names = [name for part in files.values() for name in part]
-        seen = each(size_and_channels, names)
-        sizes = {size: name for name, (size, _) in zip(names, seen, strict=True)}
+        shapes = map_parallel(size_and_channels, names)
+        sizes = {size: name for name, (size, _) in zip(names, shapes, strict=True)}
         if self.size is None and len(sizes) > 1:
-            (one, first), (other, second) = list(sizes.items())[:2]
+            (a, first), (b, second) = list(sizes.items())[:2]
             raise UserError(
-                f"{first} is {one[0]}×{one[1]}, and {second} {other[0]}×{other[1]} (height × width): "
-                f"datamodule.size=[{one[0]},{one[1]}] brings every image to one size"
+                f"{first} is {a[0]}×{a[1]}, but {second} is {b[0]}×{b[1]} (height × width). "
+                f"datamodule.size=[{a[0]},{a[1]}] resizes all images"
             )
         size = tuple(self.size) if self.size is not None else next(iter(sizes))
-        grey = all(channels == 1 for _, channels in seen[: len(files["train"])])
+        grey = all(channels == 1 for _, channels in shapes[: len(files["train"])])
         return (self.channels or (1 if grey else 3), *size)
 
     @property
@@ -150,11 +152,11 @@ class ImageFolder(DataModule):
     def encode(self, inputs: Sequence[str]) -> Batch:
         """Each input is an image file of any size, or a folder of them."""
         assert self.scale is not None
-        pixels = read_all(self.listed(inputs), self.shape)
-        return LabelledBatch(standardized(pixels, self.scale), torch.zeros(len(pixels), dtype=torch.int64))
+        pixels = read_images(self.listed(inputs), self.shape)
+        return LabelledBatch(standardize(pixels, self.scale), torch.zeros(len(pixels), dtype=torch.int64))
 
     def listed(self, inputs: Sequence[str]) -> list[str]:
-        return listed(inputs, ENDINGS)
+        return expand_folders(inputs, ENDINGS)
 
     def example_inputs(self, count: int = 3) -> list[str]:
         return [str(path) for path, _ in self.files()["test"][:count]]
@@ -174,8 +176,8 @@ class ImageFolder(DataModule):
 
 
 @dataclass(frozen=True)
-class _Images:
-    """Reads the images of a split by their numbers."""
+class _ImageReader:
+    """Reads images of a split by index."""
 
     files: tuple[str, ...]
     shape: tuple[int, ...]
@@ -184,48 +186,50 @@ class _Images:
     def __call__(self, index: Tensor, augment: bool = False) -> Tensor:
         refuse_too_much(5 * len(index) * prod(self.shape), f"a batch of {len(index):,} images of {self.shape[1:]}")
         pixels = np.stack([read_image(self.files[i], self.shape) for i in index.tolist()])
-        return standardized(pixels, self.scale)
+        return standardize(pixels, self.scale)
 
 
-def standardized(pixels: np.ndarray, scale: Standardizer) -> Tensor:
-    """Map bytes [N, C, H, W] to standardised float32."""
+def standardize(pixels: np.ndarray, scale: Standardizer) -> Tensor:
+    """Standardise images [N, C, H, W] uint8 to float32."""
     mean, deviation = (torch.tensor(row).view(1, -1, 1, 1) for row in (scale.mean, scale.deviation))
     return torch.from_numpy(pixels).float().sub_(mean).div_(deviation)
 
 
-def read_all(files: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
-    """Return images [N, C, H, W] as bytes.
+def read_images(files: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
+    """Return images [N, C, H, W] uint8.
 
     Raises:
-        UserError: naming those that cannot be read.
+        UserError: if images cannot be read; names them.
     """
-    refuse_too_much(5 * len(files) * prod(shape), f"{len(files):,} images of {shape[1]} × {shape[2]}")  # and as floats
+    refuse_too_much(
+        5 * len(files) * prod(shape), f"{len(files):,} images of {shape[1]} × {shape[2]}"
+    )  # uint8 and float32
     pixels = np.empty((len(files), *shape), dtype=np.uint8)
 
-    def read(number: int) -> None:
-        pixels[number] = read_image(files[number], shape)
+    def read(index: int) -> None:
+        pixels[index] = read_image(files[index], shape)
 
-    each(read, range(len(files)))
+    map_parallel(read, range(len(files)))
     return pixels
 
 
-def each(do: Callable[[Any], Found], things: Sequence[Any]) -> list[Found]:
-    """Do something with every image, on all cores, as decoding leaves Python's lock alone.
+def map_parallel(function: Callable[[Any], Result], items: Sequence[Any]) -> list[Result]:
+    """Apply a function to every item in threads on all cores; image decoding releases the GIL.
 
     Raises:
-        UserError: with what was wrong with the first few of them, and how many there were.
+        UserError: with the first errors, and the number of the others.
     """
 
-    def attempt(thing: Any) -> Found | UserError:
+    def attempt(item: Any) -> Result | UserError:
         try:
-            return do(thing)
+            return function(item)
         except UserError as error:
             return error
 
     with ThreadPoolExecutor(usable_cores()) as pool:
-        found = list(pool.map(attempt, things))
-    errors = [str(result) for result in found if isinstance(result, UserError)]
+        results = list(pool.map(attempt, items))
+    errors = [str(result) for result in results if isinstance(result, UserError)]
     if errors:
-        more = [f"… and {len(errors) - NAMED} more"] if len(errors) > NAMED else []
-        raise UserError("\n".join([*errors[:NAMED], *more]))
-    return found  # type: ignore[return-value]
+        more = [f"… and {len(errors) - MAX_LISTED} more"] if len(errors) > MAX_LISTED else []
+        raise UserError("\n".join([*errors[:MAX_LISTED], *more]))
+    return results  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""The public image sets: Fashion-MNIST, MNIST and CIFAR-10, with their own split of training and test."""
+"""Public image sets: Fashion-MNIST, MNIST and CIFAR-10, with their published training and test splits."""
 
 import io
 import logging
@@ -17,7 +17,7 @@ from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.core.files import read_data_file
 from src.datamodules.base import DataModule
-from src.datamodules.io.downloads import PublicFile, has_sum
+from src.datamodules.io.downloads import PublicFile, has_checksum
 from src.datamodules.io.image_files import is_image, read_image
 from src.datamodules.io.numeric_table import read_rows
 from src.datamodules.preparation import part
@@ -31,14 +31,14 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 
 class ImageSet(DataModule):
-    """Images of one size with classes; validation is drawn from the training images, each class in proportion.
+    """Labelled images of one size; validation is drawn from the training images, stratified by class.
 
-    Pixels are standardised by mean and deviation of each channel, over the training split.
+    Pixels are standardised with mean and deviation per channel of the training split.
 
     Args:
         val_fraction: share of the training images.
-        split_seed: draws the validation split.
-        verify: refuse files whose contents are not the published ones.
+        split_seed: seed of the validation split.
+        verify: reject files that differ from the published ones.
         common: arguments of `DataModule`.
     """
 
@@ -69,7 +69,7 @@ class ImageSet(DataModule):
         }
 
     def _standardize(self, pixels: np.ndarray) -> Tensor:
-        """Map [N, C, H, W] bytes to standardised float32, without a second copy: some sets fill a gigabyte."""
+        """Standardise images [N, C, H, W] uint8 to float32 in place: some sets need a gigabyte."""
         assert self.scale is not None
         x = torch.tensor(pixels).float()
         mean, deviation = (torch.tensor(row).view(1, -1, 1, 1) for row in (self.scale.mean, self.scale.deviation))
@@ -80,8 +80,8 @@ class ImageSet(DataModule):
         return DataSpec(self.task, self.inputs, self.shape, (len(self.classes),), class_names=self.classes)
 
     def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is an image file of any size, which is converted and resized, or a CSV row or file of bytes, channel
-        by channel and row by row.
+        """Each input is an image file of any size, which is converted and resized, or a CSV row or file of bytes,
+        channel by channel and row by row.
         """
         pixels = np.concatenate([self._pixels(text) for text in inputs])
         return LabelledBatch(self._standardize(pixels), torch.zeros(len(pixels), dtype=torch.int64))
@@ -108,7 +108,7 @@ class ImageSet(DataModule):
 
 
 def pixel_scale(pixels: np.ndarray) -> Standardizer:
-    """Return mean and deviation of each channel, exactly, from how often each of the 256 values occurs.
+    """Return the exact mean and deviation of each channel, computed from the histogram of the 256 values.
 
     Args:
         pixels: [N, C, H, W] uint8.
@@ -128,15 +128,15 @@ def read_idx(contents: bytes, where: str) -> np.ndarray:
     """Read an IDX file of bytes (LeCun): two zeros, the type 8, the number of dimensions, their sizes, the values.
 
     Raises:
-        UserError: if it is none, or if values are missing or too many.
+        UserError: if the file is invalid, or has too few or too many values.
     """
     if len(contents) < 4 or contents[:3] != b"\x00\x00\x08":
-        raise UserError(f"{where}: this is no IDX file of bytes")
+        raise UserError(f"{where}: this is not an IDX file of bytes")
     dimensions = contents[3]
     start = 4 + 4 * dimensions
     shape = tuple(int(n) for n in np.frombuffer(contents[4:start], ">u4"))
     if len(shape) < dimensions or len(contents) - start != int(np.prod(shape, dtype=np.int64)):
-        raise UserError(f"{where}: {len(contents):,} bytes do not hold an array of shape {list(shape)}")
+        raise UserError(f"{where}: {len(contents):,} bytes do not fit an array of shape {list(shape)}")
     return np.frombuffer(contents, np.uint8, offset=start).reshape(shape)
 
 
@@ -160,12 +160,12 @@ class IdxImages(ImageSet):
         )
         where = self._where(f"{part}-images-idx3")
         if images.ndim != 3 or images.shape[1:] != self.shape[1:]:
-            raise UserError(f"{where}: holds an array of shape {list(images.shape)}, not images of 28×28")
+            raise UserError(f"{where}: has an array of shape {list(images.shape)} instead of images of 28×28")
         if labels.shape != images.shape[:1]:
-            raise UserError(f"{where}: {len(images):,} images, and {len(labels):,} labels beside them")
+            raise UserError(f"{where}: {len(images):,} images, but {len(labels):,} labels")
         if labels.size and labels.max() >= len(self.classes):
             raise UserError(
-                f"{self._where(f'{part}-labels-idx1')}: label {labels.max()} of {len(self.classes)} classes"
+                f"{self._where(f'{part}-labels-idx1')}: label {labels.max()}, but there are {len(self.classes)} classes"
             )
         return images[:, None], labels
 
@@ -216,26 +216,26 @@ class MNIST(IdxImages):
 # ---- CIFAR-10 --------------------------------------------------------------------------------------------------------
 
 
-LARGEST_BATCH = 2**26
-"""Bytes of the largest file of CIFAR-10; each has 31 MB."""
-MOST_MEMBERS = 1000
-"""Files of an archive that are looked at; CIFAR-10 has 9."""
+MAX_BATCH_BYTES = 2**26
+"""Largest size of a file of CIFAR-10; each has 31 MB."""
+MAX_MEMBERS = 1000
+"""Number of archive members that are searched; CIFAR-10 has 9."""
 
 
-class _Array:
-    """What a pickle says of an array: NumPy's own classes would trust the description."""
+class _PickledArray:
+    """Description of an array in a pickle; NumPy's own classes would trust it."""
 
     state: Any = None
 
-    def __init__(self, *_described: Any) -> None:
+    def __init__(self, *_arguments: Any) -> None:
         pass
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
 
-class _Type:
-    """What a pickle says of the type of an array's elements."""
+class _PickledDtype:
+    """Description of the dtype of an array in a pickle."""
 
     order: Any = b"|"
 
@@ -246,35 +246,36 @@ class _Type:
         self.order = state[1]
 
 
-class _ArraysOnly(pickle._Unpickler):  # type: ignore[name-defined]  # C's allocates what a file asks for
-    """Reads pickles of dictionaries of NumPy arrays, and refuses every other class: such a file is data, not code."""
+class _ArrayUnpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the C version allocates whatever size a file states
+    """Reads pickles of dictionaries of NumPy arrays and rejects all other classes, because a file must not run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name in ("_reconstruct", "ndarray", "dtype") and module.partition(".")[0] == "numpy":
-            return _Type if name == "dtype" else _Array
-        raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
+            return _PickledDtype if name == "dtype" else _PickledArray
+        raise pickle.UnpicklingError(f"it contains {module}.{name}, which is not an array")
 
 
-def _array(found: Any) -> np.ndarray:
-    """Return the integers of an array, or of a list, that `_ArraysOnly` read.
+def _to_array(value: Any) -> np.ndarray:
+    """Convert an array or list that `_ArrayUnpickler` read to an array of integers.
 
     Raises:
-        ValueError, TypeError: if it holds anything else.
+        ValueError, TypeError: if it contains anything but integers.
     """
-    if isinstance(found, list):
-        if not all(type(value) is int for value in found):
-            raise TypeError("a list holds something else than integers")
-        return np.array(found, dtype=np.int64)
-    _, shape, kind, columns_first, contents = found.state
-    code, order = (text.decode() if isinstance(text, bytes) else text for text in (kind.code, kind.order))
+    if isinstance(value, list):
+        if not all(type(item) is int for item in value):
+            raise TypeError("a list contains something else than integers")
+        return np.array(value, dtype=np.int64)
+    _, shape, dtype_state, fortran_order, contents = value.state
+    fields = (dtype_state.code, dtype_state.order)
+    code, order = (text.decode() if isinstance(text, bytes) else text for text in fields)
     if code not in ("u1", "i1", "i2", "i4", "i8", "u2", "u4", "u8") or order not in ("|", "<", ">", "="):
         raise TypeError("its arrays are not of integers")
     dtype = np.dtype(code).newbyteorder(order)  # type: ignore[arg-type]
-    return np.frombuffer(contents, dtype).reshape(shape, order="F" if columns_first else "C")
+    return np.frombuffer(contents, dtype).reshape(shape, order="F" if fortran_order else "C")
 
 
 class CIFAR10(ImageSet):
-    """60,000 colour images 32×32 of 10 classes (Krizhevsky 2009), from the archive "python version" or its folder."""
+    """60,000 colour images 32×32 of 10 classes (Krizhevsky 2009), from the "python version" archive or its extracted folder."""
 
     shape = (3, 32, 32)
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -300,16 +301,16 @@ class CIFAR10(ImageSet):
         return (images, labels), self._batch("test_batch")
 
     def _batch(self, name: str) -> Arrays:
-        """Return one file of the archive; nothing is unpacked onto the disk."""
-        for place in (self.data_dir / "cifar10" / self.folder / name, self.data_dir / self.folder / name):
-            if place.is_file():
-                contents = read_data_file(place, LARGEST_BATCH)
-                if self.verify and not has_sum(contents, self.sums[name]):
+        """Return the arrays of one file of the archive, which is not extracted to disk."""
+        for path in (self.data_dir / "cifar10" / self.folder / name, self.data_dir / self.folder / name):
+            if path.is_file():
+                contents = read_data_file(path, MAX_BATCH_BYTES)
+                if self.verify and not has_checksum(contents, self.sums[name]):
                     raise UserError(
-                        f"{place}: {len(contents):,} bytes that are not those published in {self.archive.url}; "
-                        "datamodule.verify=false takes them as they are"
+                        f"{path}: {len(contents):,} bytes that differ from those published in {self.archive.url}; "
+                        "set datamodule.verify=false to use them unverified"
                     )
-                return self._arrays(contents, str(place))
+                return self._arrays(contents, str(path))
         where = f"{self.archive.find(self.data_dir, self.write_dir) or self.write_dir / self.archive.path}, {self.folder}/{name}"
         try:
             contents = self._member(f"{self.folder}/{name}")
@@ -320,12 +321,12 @@ class CIFAR10(ImageSet):
     def _member(self, name: str) -> bytes:
         archive = self._archive()
         member = next(
-            (member for member, _ in zip(archive, range(MOST_MEMBERS), strict=False) if member.name == name), None
+            (member for member, _ in zip(archive, range(MAX_MEMBERS), strict=False) if member.name == name), None
         )
         if member is None:
             raise KeyError(f"there is no {name}")
-        if not member.isreg() or member.issparse() or member.size > LARGEST_BATCH:
-            raise ValueError(f"{name} is not a regular file of at most {LARGEST_BATCH / 2**20:,.0f} MiB")
+        if not member.isreg() or member.issparse() or member.size > MAX_BATCH_BYTES:
+            raise ValueError(f"{name} is not a regular file of at most {MAX_BATCH_BYTES / 2**20:,.0f} MiB")
         file = archive.extractfile(member)
         return file.read() if file else b""
 
@@ -337,11 +338,11 @@ class CIFAR10(ImageSet):
 
     def _arrays(self, contents: bytes, where: str) -> Arrays:
         try:
-            found = _ArraysOnly(io.BytesIO(contents), encoding="bytes").load()
-            images = _array(found[b"data"]).astype(np.uint8, copy=False).reshape(-1, *self.shape)
-            labels = _array(found[b"labels"]).astype(np.int64, copy=False)
-        except Exception as error:  # a damaged pickle can raise any
-            raise UserError(f"{where}: this is no batch of CIFAR-10: {error}") from error
+            batch = _ArrayUnpickler(io.BytesIO(contents), encoding="bytes").load()
+            images = _to_array(batch[b"data"]).astype(np.uint8, copy=False).reshape(-1, *self.shape)
+            labels = _to_array(batch[b"labels"]).astype(np.int64, copy=False)
+        except Exception as error:  # a damaged pickle can raise any exception
+            raise UserError(f"{where}: this is not a batch of CIFAR-10: {error}") from error
         if len(images) != len(labels) or (len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes)):
             raise UserError(f"{where}: {len(images):,} images with {len(labels):,} labels, which must be 0 to 9")
         return images, labels

@@ -60,7 +60,7 @@ def test_a_file_s_name_may_hold_its_class(tmp_path, tone):
         data = AudioFolder(tmp_path, pattern, val_path=tmp_path, test_path=tmp_path, **share, **SMALL)
         assert sorted(label for _, label in data.files()["train"]) == labels
     with pytest.raises(
-        UserError, match=r"none of the 5 files here, such as deep/no_2.wav, fits datamodule.pattern=x\{label\}"
+        UserError, match=r"none of the 5 files here, such as deep/no_2.wav, matches datamodule.pattern=x\{label\}"
     ):
         AudioFolder(tmp_path, "x{label}", **SMALL).files()
 
@@ -100,7 +100,7 @@ def test_another_sample_rate_is_resampled_or_refused(sounds, tone):
     path = before.files()["val"][0][0]
     tone(path, 300 if path.parent.name == "low" else 1500, 0.2, rate=16000)
     with pytest.raises(
-        UserError, match=re.escape(str(path)) + r": 16000 Hz, and .* 8000 Hz; datamodule.sample_rate=8000"
+        UserError, match=re.escape(str(path)) + r": 16000 Hz, but .* 8000 Hz; datamodule.sample_rate=8000"
     ):
         AudioFolder(sounds, **SMALL | {"sample_rate": None}).setup()
     with pytest.raises(UserError, match="16000 Hz"):
@@ -119,12 +119,14 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path, sounds):
             compose(["model=cnn", "datamodule=audio_folder", f"datamodule.path={sounds}", "datamodule.pattern='*.wav'"])
         )
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="none of the 0 files here is a WAV file in a folder that names its class"):
+    with pytest.raises(
+        UserError, match="none of the 0 files here is a WAV file in a folder that is named after its class"
+    ):
         AudioFolder(tmp_path / "empty").setup()
     with pytest.raises(UserError, match="one class only, 'sounds'"):
         AudioFolder(tmp_path).setup()
     (sounds / "low" / "take 3.WAV").write_bytes(b"RIFF")
-    with pytest.raises(UserError, match=r"low/take 3\.WAV: this is no WAV file"):
+    with pytest.raises(UserError, match=r"low/take 3\.WAV: this is not a readable WAV file"):
         AudioFolder(sounds, **SMALL).setup()
 
 
@@ -192,9 +194,9 @@ def test_recordings_are_downloaded_by_their_names_alone(recordings, tmp_path, mo
         for name in ("../../evil.wav", "dataset-1.0/recordings/../../evil.wav", "dataset-1.0/other/9_eve_9.wav"):
             tar.add(folder / "0_ann_0.wav", name)
     contents = b"".join(path.name.encode() + path.read_bytes() for path in sorted(folder.iterdir()))
-    monkeypatch.setattr(fsdd, "SUM", hashlib.sha256(contents).hexdigest())
+    monkeypatch.setattr(fsdd, "CHECKSUM", hashlib.sha256(contents).hexdigest())
     monkeypatch.setattr(fsdd, "SPEAKERS", ("ann", "bob"))
-    monkeypatch.setattr(fsdd, "RECORDED", 7)
+    monkeypatch.setattr(fsdd, "REPETITIONS", 7)
     monkeypatch.setattr(downloads, "fetch", lambda url, partial: copy(archive, partial))
     home = tmp_path / "home"
     found = digits(home, verify=True, val_fraction=0.5).files()
@@ -202,10 +204,10 @@ def test_recordings_are_downloaded_by_their_names_alone(recordings, tmp_path, mo
     assert {path.name for path in (home / "fsdd").iterdir()} == {".download.lock", "recordings"}
     assert not list(tmp_path.rglob("evil.wav")) and len(list(home.rglob("*.wav"))) == 140
     (home / "fsdd" / "recordings" / "3_ann_2.wav").write_bytes(b"other")
-    with pytest.raises(UserError, match="not the published ones of version 1"):
+    with pytest.raises(UserError, match="differ from those of version 1"):
         digits(home, verify=True, val_fraction=0.5).files()
-    monkeypatch.setattr(fsdd, "SUM", "0")
-    with pytest.raises(UserError, match=r"recordings is missing, and the .* bytes that were sent for it are not"):
+    monkeypatch.setattr(fsdd, "CHECKSUM", "0")
+    with pytest.raises(UserError, match=r"recordings is missing, and the downloaded .* bytes are not"):
         digits(tmp_path / "third", verify=True).files()
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from src.core.errors import UserError
-from src.datamodules.audio.log_mel import FLOOR, Frames, LogMel, mel_filters, to_hertz, to_mel
+from src.datamodules.audio.log_mel import MIN_ENERGY, Frames, LogMel, mel_filters, to_hertz, to_mel
 
 SIZES = [(8000, 256, 80, 40), (16000, 512, 160, 64), (22050, 1024, 256, 80)]
 
@@ -20,7 +20,7 @@ def test_it_is_librosa_s(rate, n_fft, hop, n_mels):
     layer = LogMel(rate, n_fft, hop, n_mels)
     found = layer(torch.from_numpy(wave)[None])[0]
     assert found.shape == expected.shape == (layer.frames(len(wave)), n_mels)
-    np.testing.assert_allclose(found.numpy(), np.log(np.maximum(expected, FLOOR)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.numpy(), np.log(np.maximum(expected, MIN_ENERGY)), rtol=1e-4, atol=1e-4)
 
 
 def test_mel_is_linear_below_and_logarithmic_above():
@@ -51,7 +51,7 @@ def test_a_tone_is_loudest_in_its_band_and_louder_by_its_energy(hertz):
 
 
 def test_silence_is_the_floor():
-    assert (LogMel(8000, 256, 80, 40)(torch.zeros(1, 800)) == float(np.log(np.float32(FLOOR)))).all()
+    assert (LogMel(8000, 256, 80, 40)(torch.zeros(1, 800)) == float(np.log(np.float32(MIN_ENERGY)))).all()
 
 
 def test_bands_without_a_frequency_are_refused():

@@ -26,8 +26,8 @@ class Server:
         self.breaks_after: int | None = None
         self.ranges = True
         self.contents = CONTENTS
-        self.says_its_length = True
-        self.pause = 0.0
+        self.sends_length = True
+        self.chunk_delay = 0.0
         self.asked: list[str | None] = []
         server = self
 
@@ -49,12 +49,12 @@ class Server:
                     return
                 body = server.contents[start:]
                 self.send_response(206 if start else 200)
-                if server.says_its_length:
+                if server.sends_length:
                     self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 for first in range(0, len(body[: server.breaks_after]), 1 << 16):
                     self.wfile.write(body[: server.breaks_after][first : first + (1 << 16)])
-                    time.sleep(server.pause)
+                    time.sleep(server.chunk_delay)
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
@@ -80,8 +80,8 @@ def test_a_missing_file_is_downloaded_once(server: Server, tmp_path: Path) -> No
     assert sorted(path.name for path in (tmp_path / "set").iterdir()) == [".download.lock", "file.bin"]
 
 
-def test_several_that_miss_the_same_file_download_it_once(server: Server, tmp_path: Path) -> None:
-    server.pause = 0.01  # long enough for all of them to be there at once
+def test_concurrent_processes_download_a_file_once(server: Server, tmp_path: Path) -> None:
+    server.chunk_delay = 0.01  # long enough for all of them to be there at once
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: public(server.url).read(tmp_path), range(4)))
     assert found == [CONTENTS] * 4
@@ -89,7 +89,7 @@ def test_several_that_miss_the_same_file_download_it_once(server: Server, tmp_pa
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_broken_download_goes_on_where_it_ended(server: Server, tmp_path: Path, ranges: bool) -> None:
+def test_interrupted_download_is_continued(server: Server, tmp_path: Path, ranges: bool) -> None:
     server.breaks_after, server.ranges = 100_000, ranges
     with pytest.raises(UserError, match="broke off after 100,000 of 512,000 bytes"):
         public(server.url).read(tmp_path)
@@ -107,7 +107,7 @@ def test_a_download_that_was_complete_but_not_moved(server: Server, tmp_path: Pa
 
 
 @pytest.mark.parametrize("left", [b"rubbish", CONTENTS + b"more", b"x" * len(CONTENTS)], ids=["less", "more", "equal"])
-def test_what_an_earlier_try_left_is_thrown_away_where_it_is_wrong(server: Server, tmp_path: Path, left: bytes) -> None:
+def test_wrong_partial_download_is_discarded(server: Server, tmp_path: Path, left: bytes) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / ".file.bin.partial").write_bytes(left)
     assert public(server.url).read(tmp_path) == CONTENTS
@@ -115,17 +115,17 @@ def test_what_an_earlier_try_left_is_thrown_away_where_it_is_wrong(server: Serve
 
 
 @pytest.mark.parametrize("sent", [b"<html>Please log in</html>", CONTENTS[:-5]], ids=["a page", "broken off"])
-def test_what_is_not_the_published_file_never_comes_to_its_place(server: Server, tmp_path: Path, sent: bytes) -> None:
-    server.contents, server.says_its_length = sent, False
-    with pytest.raises(UserError, match=rf"the {len(sent):,} bytes that were sent for it are not the published file"):
+def test_file_that_differs_from_the_published_one_is_not_stored(server: Server, tmp_path: Path, sent: bytes) -> None:
+    server.contents, server.sends_length = sent, False
+    with pytest.raises(UserError, match=rf"the downloaded {len(sent):,} bytes are not the published file"):
         public(server.url).read(tmp_path)
     assert [path.name for path in (tmp_path / "set").iterdir()] == [".download.lock"]
     server.contents = CONTENTS
     assert public(server.url).read(tmp_path) == CONTENTS
 
 
-def test_a_file_of_no_known_sum_is_measured_by_its_lines(server: Server, tmp_path: Path) -> None:
-    server.contents, server.says_its_length = b"one\ntwo\nthr", False
+def test_file_without_checksum_is_verified_by_its_number_of_lines(server: Server, tmp_path: Path) -> None:
+    server.contents, server.sends_length = b"one\ntwo\nthr", False
     with pytest.raises(UserError, match="not the published file"):
         public(server.url, None, lines=4).read(tmp_path)
     server.contents = b"one\ntwo\nthree\nfour\n"
@@ -133,28 +133,28 @@ def test_a_file_of_no_known_sum_is_measured_by_its_lines(server: Server, tmp_pat
 
 
 @pytest.mark.parametrize("place", ["set/file.bin", "other/file.bin.gz", "other/file.bin"])
-def test_a_file_is_taken_where_people_keep_it(tmp_path: Path, place: str) -> None:
+def test_common_alternative_paths_are_found(tmp_path: Path, place: str) -> None:
     path = tmp_path / place
     path.parent.mkdir()
     path.write_bytes(gzip.compress(CONTENTS) if place.endswith(".gz") else CONTENTS)
     assert public("http://127.0.0.1:9", also=("other/file.bin.gz",)).read(tmp_path) == CONTENTS
 
 
-def test_recompressed_contents_are_as_good(tmp_path: Path) -> None:
+def test_recompressed_file_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     for level in (1, 9):
         (tmp_path / "set" / "file.bin").write_bytes(gzip.compress(CONTENTS, level))
         assert public("").read(tmp_path) == CONTENTS
 
 
-def test_without_a_network_it_says_which_file_which_address_which_folder(tmp_path: Path) -> None:
+def test_download_error_names_file_url_and_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         public("http://127.0.0.1:9").read(tmp_path)
-    said = str(error.value)
-    assert f"{tmp_path}/set/file.bin" in said and "http://127.0.0.1:9/file" in said and "paths.data" in said
+    message = str(error.value)
+    assert f"{tmp_path}/set/file.bin" in message and "http://127.0.0.1:9/file" in message and "paths.data" in message
 
 
-def test_an_address_that_is_gone_is_said(server: Server, tmp_path: Path) -> None:
+def test_missing_url_is_reported(server: Server, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Not Found"):
         PublicFile(f"{server.url}/gone", "set/file.bin").read(tmp_path)
 
@@ -162,7 +162,7 @@ def test_an_address_that_is_gone_is_said(server: Server, tmp_path: Path) -> None
 def test_wrong_contents_are_refused_unless_asked_for(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "file.bin").write_bytes(CONTENTS[:-1])
-    with pytest.raises(UserError, match=r"file\.bin: 511,999 bytes of contents that are not those published at"):
+    with pytest.raises(UserError, match=r"file\.bin: the contents \(511,999 bytes\) differ from those published at"):
         public("http://x").read(tmp_path)
     assert public("http://x").read(tmp_path, verify=False) == CONTENTS[:-1]
 
@@ -174,18 +174,18 @@ def test_a_truncated_archive_is_named(tmp_path: Path) -> None:
         public("http://x").read(tmp_path)
 
 
-def test_the_sum_of_the_packed_file_is_checked_where_only_that_is_known(tmp_path: Path) -> None:
+def test_checksum_of_the_compressed_file_is_verified(tmp_path: Path) -> None:
     packed = gzip.compress(CONTENTS, mtime=0)
     file = public("http://x", None, packed=hashlib.sha256(packed).hexdigest())
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "file.bin").write_bytes(packed)
     assert file.read(tmp_path) == CONTENTS
     (tmp_path / "set" / "file.bin").write_bytes(gzip.compress(CONTENTS[:-1], mtime=0))
-    with pytest.raises(UserError, match="not those published"):
+    with pytest.raises(UserError, match="differ from those published"):
         file.read(tmp_path)
 
 
-def test_md5_is_as_good_a_sum_of_the_packed_file_and_lines_serve_for_the_unpacked_one(tmp_path: Path) -> None:
+def test_md5_verifies_the_compressed_file_and_lines_the_decompressed_one(tmp_path: Path) -> None:
     packed = gzip.compress(b"one\ntwo\n", mtime=0)
     file = public("http://x", None, packed=hashlib.md5(packed).hexdigest(), lines=2)
     (tmp_path / "set").mkdir()
@@ -195,5 +195,5 @@ def test_md5_is_as_good_a_sum_of_the_packed_file_and_lines_serve_for_the_unpacke
         assert file.read(tmp_path) == b"one\ntwo\n"
     for contents in (b"one\n", gzip.compress(b"one\ntwo\nthree\n")):
         place.write_bytes(contents)
-        with pytest.raises(UserError, match="not those published"):
+        with pytest.raises(UserError, match="differ from those published"):
             file.read(tmp_path)

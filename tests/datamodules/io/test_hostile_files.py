@@ -19,20 +19,20 @@ from scipy.io import wavfile
 from src.core.errors import UserError
 from src.datamodules.class_labels import classes_of
 from src.datamodules.io import image_files
-from src.datamodules.io.delimited_text import read_lines, read_records, read_text, rows_of
+from src.datamodules.io.delimited_text import iterate_rows, read_columns, read_lines, read_text
 from src.datamodules.io.downloads import PublicFile, download
-from src.datamodules.io.image_files import _Budget, open_image, read_image, size_and_channels
+from src.datamodules.io.image_files import _PixelBudget, open_image, read_image, size_and_channels
 from src.datamodules.io.labelled_folder import labelled_files
 from src.datamodules.io.wav_files import read_wave
 from src.datamodules.synthetic.shapes import Shapes
 from src.datamodules.tokenizers.characters import Vocabulary
-from src.datamodules.tokenizers.memory_mapped import pieces
+from src.datamodules.tokenizers.memory_mapped import read_chunks
 from src.datamodules.vision.public_image_sets import CIFAR10
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "text": read_text,
-    "table": lambda path: read_records(path, ("a",)),
-    "pieces": lambda path: list(pieces(path)),
+    "table": lambda path: read_columns(path, ("a",)),
+    "chunks": lambda path: list(read_chunks(path)),
     "image": lambda path: open_image(str(path)),
     "size of an image": lambda path: size_and_channels(str(path)),
     "sound": read_wave,
@@ -73,14 +73,14 @@ def test_an_image_of_the_most_pixels_is_read(tmp_path: Path, monkeypatch: pytest
     assert open_image(str(tmp_path / "a.png")).size == (200, 100)
 
 
-@pytest.mark.parametrize(("rate", "most", "says"), [(None, 999, "1,000 samples"), (16_000, 1_999, "2,000 samples")])
+@pytest.mark.parametrize(("rate", "most", "message"), [(None, 999, "1,000 samples"), (16_000, 1_999, "2,000 samples")])
 def test_a_sound_has_a_limited_length(
-    tmp_path: Path, rate: int | None, most: int, says: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, rate: int | None, most: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wavfile.write(tmp_path / "a.wav", 8_000, np.zeros((500, 2) if rate is None else 1000, np.int16))
     read_wave(tmp_path / "a.wav", rate)
     monkeypatch.setattr("src.datamodules.io.wav_files.MAX_SAMPLES", most)
-    with pytest.raises(UserError, match=rf"a\.wav: {says}; a sound has at most {most:,}"):
+    with pytest.raises(UserError, match=rf"a\.wav: {message}; a sound has at most {most:,}"):
         read_wave(tmp_path / "a.wav", rate)
 
 
@@ -88,7 +88,7 @@ TEXT = "src.datamodules.io.delimited_text."
 
 
 @pytest.mark.parametrize(
-    ("limit", "name", "content", "says"),
+    ("limit", "name", "content", "message"),
     [
         ("MAX_LINES", "a.txt", "a\nb\nc", "more than 2 lines"),
         ("MAX_LINES", "a.jsonl", '{"a": 1}\n' * 3, "more than 2 lines"),
@@ -99,13 +99,13 @@ TEXT = "src.datamodules.io.delimited_text."
     ],
 )
 def test_tables_and_lines_are_bounded(
-    limit: str, name: str, content: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limit: str, name: str, content: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / name).write_text(content)
     read: Callable[[Path], Any] = read_lines if name == "a.txt" else READERS["table"]
     read(tmp_path / name)
     monkeypatch.setattr(TEXT + limit, 2)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         read(tmp_path / name)
 
 
@@ -113,7 +113,7 @@ def test_a_header_of_many_columns_is_read_in_linear_time(tmp_path: Path) -> None
     (tmp_path / "a.csv").write_text(",".join(f"c{i}" for i in range(100_000)) + "\n")
     start = time.process_time()
     with pytest.raises(UserError, match="no rows"):
-        read_records(tmp_path / "a.csv", ("c1",))
+        read_columns(tmp_path / "a.csv", ("c1",))
     assert time.process_time() - start < 5, "in quadratic time it takes minutes"
 
 
@@ -145,15 +145,15 @@ def test_a_link_that_leads_nowhere_hides_no_file(data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "says"),
+    ("limit", "message"),
     [
         ("MAX_ENTRIES", "more than 2 files and folders"),
-        ("MAX_DEPTH", "more than 2 folders in each"),
+        ("MAX_DEPTH", "folders are nested more than 2 deep"),
         ("MAX_LINKS", "more than 2 links"),
     ],
 )
 def test_a_folder_of_data_is_searched_within_bounds(
-    limit: str, says: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limit: str, message: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (data / "a" / "c" / "d" / "e").mkdir(parents=True)
     for name in "123":
@@ -161,14 +161,14 @@ def test_a_folder_of_data_is_searched_within_bounds(
         (data / "b" / name).symlink_to(tmp_path / name)
     assert found(data) == ["a/1.wav", "b/1.wav"]
     monkeypatch.setattr(f"src.datamodules.io.labelled_folder.{limit}", 2)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         found(data)
 
 
 def test_a_pattern_has_few_wildcards(data: Path) -> None:
     assert found(data, "{label}/*.wav") == ["a/1.wav", "b/1.wav"]
     assert found(data, "{label}/****************.wav") == ["a/1.wav", "b/1.wav"]
-    with pytest.raises(UserError, match="between slashes are at most 3"):
+    with pytest.raises(UserError, match="at most 3 of"):
         found(data, "{label}/*x*x*x*.wav")
 
 
@@ -177,7 +177,7 @@ def test_classes_with_too_many_digits_are_names() -> None:
     assert classes_of(["9", "10"], "x") == ("9", "10")
 
 
-@pytest.mark.parametrize("kind", ["text", "table", "pieces"])
+@pytest.mark.parametrize("kind", ["text", "table", "chunks"])
 def test_a_text_that_ends_in_gigabytes_of_nothing_is_refused(tmp_path: Path, kind: str) -> None:
     with (tmp_path / "a.csv").open("wb") as file:
         file.write(b"a,b\n" + b"1,2\n" * 50_000)
@@ -228,14 +228,14 @@ def test_a_jpeg_of_countless_scans_is_refused(tmp_path: Path) -> None:
 
 
 def test_images_that_are_decoded_at_the_same_time_share_a_budget() -> None:
-    budget = _Budget(10)
+    budget = _PixelBudget(10)
     entered = threading.Event()
 
     def wait_and_enter() -> None:
-        with budget.taken(100):  # more than all of it counts as all
+        with budget.reserve(100):  # more than all of it counts as all
             entered.set()
 
-    with budget.taken(1):
+    with budget.reserve(1):
         thread = threading.Thread(target=wait_and_enter)
         thread.start()
         assert not entered.wait(0.1)
@@ -253,7 +253,7 @@ def test_images_that_are_converted_in_strips_are_the_same(
         image.putalpha(Image.fromarray((noise & 255).astype(np.uint8)))
     image.save(tmp_path / "a.png", **({"transparency": 3} if mode == "P" else {}))
     whole = np.asarray(open_image(str(tmp_path / "a.png")))
-    monkeypatch.setattr(image_files, "STRIP", 20)
+    monkeypatch.setattr(image_files, "STRIP_PIXELS", 20)
     assert np.array_equal(np.asarray(open_image(str(tmp_path / "a.png"))), whole)
 
 
@@ -263,8 +263,8 @@ def test_folders_with_links_to_each_other_are_refused(tmp_path: Path) -> None:
         (tmp_path / label / "x.png").touch()
         for number in range(3):
             (tmp_path / label / f"link{number}").symlink_to(f"../{other}")
-    with pytest.raises(UserError, match="folders in each other"):
-        labelled_files(tmp_path, None, (".png",), "picture")
+    with pytest.raises(UserError, match="folders are nested more than"):
+        labelled_files(tmp_path, None, (".png",), "an image")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
@@ -272,19 +272,19 @@ def test_a_class_that_is_named_in_another_encoding_has_a_printable_name(tmp_path
     for label in (b"caf\xe9", b"tea"):
         os.mkdir(os.fsencode(tmp_path) + b"/" + label)
         open(os.fsencode(tmp_path) + b"/" + label + b"/x.png", "wb").close()
-    assert [label for _, label in labelled_files(tmp_path, None, (".png",), "picture")] == ["caf\\udce9", "tea"]
+    assert [label for _, label in labelled_files(tmp_path, None, (".png",), "an image")] == ["caf\\udce9", "tea"]
 
 
 def test_halves_of_characters_in_json_lines_are_printable(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a\\ud800", "\\udfff": 1}\n')
-    assert list(rows_of(tmp_path / "a.jsonl", ("text",))) == [(1, {"text": "a\\ud800", "\\udfff": "1"})]
+    assert list(iterate_rows(tmp_path / "a.jsonl", ("text",))) == [(1, {"text": "a\\ud800", "\\udfff": "1"})]
 
 
 @pytest.mark.parametrize("ending", ["eps", "pcx", "tga", "ico"])
 def test_images_of_other_formats_are_refused_whatever_their_name(tmp_path: Path, ending: str) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / f"a.{ending}")
     (tmp_path / f"a.{ending}").rename(tmp_path / "a.png")
-    with pytest.raises(UserError, match="no image"):
+    with pytest.raises(UserError, match="not a readable image"):
         open_image(str(tmp_path / "a.png"))
 
 
@@ -359,7 +359,7 @@ class Runs:
     ],
 )
 def test_pickles_of_cifar_hold_integers_only(capfd: pytest.CaptureFixture[str], batch: Any) -> None:
-    with pytest.raises(UserError, match="no batch of CIFAR-10"):
+    with pytest.raises(UserError, match="not a batch of CIFAR-10"):
         CIFAR10(verify=False)._arrays(pickle.dumps(batch, 2), "here")
     assert "code ran" not in capfd.readouterr().out
 

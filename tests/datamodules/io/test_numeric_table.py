@@ -45,43 +45,43 @@ def test_a_foreign_header_is_passed_over_aloud(csv_file, caplog):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
-        ("1,2,3\n\n4,x,6\n", r"data\.csv, row 3, column 2 \(width\): 'x' is no number"),
+        ("1,2,3\n\n4,x,6\n", r"data\.csv, row 3, column 2 \(width\): 'x' is not a number"),
         ("height,width,age\n1,2,3\n4,5\n", r"data\.csv, row 3: 2 columns where 3 are expected: height, width, age"),
-        ("age,height,width\n1,,3\n", r"row 2, column 2 \(height\): '' is no number"),
-        ("1,x,3\n", r"row 1, column 2 \(width\): 'x' is no number"),
-        ("1,2,nan\n", r"row 1, column 3 \(age\): 'nan' is no finite number"),
-        ("1,inf,3\n", r"row 1, column 2 \(width\): 'inf' is no finite number"),
-        ("", r"data\.csv: there is no row"),
-        ("height,width,age\n", r"data\.csv: there is no row"),
-        (b"1,2,3\n4,\xff,6\n", r"data\.csv: this is no text in UTF-8 \(byte 8\)"),
+        ("age,height,width\n1,,3\n", r"row 2, column 2 \(height\): '' is not a number"),
+        ("1,x,3\n", r"row 1, column 2 \(width\): 'x' is not a number"),
+        ("1,2,nan\n", r"row 1, column 3 \(age\): 'nan' is not a finite number"),
+        ("1,inf,3\n", r"row 1, column 2 \(width\): 'inf' is not a finite number"),
+        ("", r"data\.csv: this file has no row"),
+        ("height,width,age\n", r"data\.csv: this file has no row"),
+        (b"1,2,3\n4,\xff,6\n", r"data\.csv: this file is not UTF-8 text \(byte 8\)"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(csv_file, text, says):
-    with pytest.raises(UserError, match=says):
+def test_what_is_wrong_in_a_file_is_named(csv_file, text, message):
+    with pytest.raises(UserError, match=message):
         read_rows([csv_file(text)], NAMES)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("1,2", "'1,2': 2 columns where 3 are expected"),
-        ("1,2,three", r"column 3 \(age\): 'three' is no number"),
+        ("1,2,three", r"column 3 \(age\): 'three' is not a number"),
         ("missing.csv", "missing.csv: there is no such file"),
         ("missing", "'missing' is neither a file nor a row of 3 numbers"),
         ("", "neither a file nor a row"),
         ("9" * 5000, "neither a file nor a row"),
     ],
 )
-def test_what_is_wrong_in_a_row_is_named(text, says):
-    with pytest.raises(UserError, match=says):
+def test_what_is_wrong_in_a_row_is_named(text, message):
+    with pytest.raises(UserError, match=message):
         read_rows([text], NAMES)
 
 
 def test_what_is_no_csv_is_refused(csv_file):
-    with pytest.raises(UserError, match=r"input '1,2,3\\n4,5,6': this is no CSV"):
+    with pytest.raises(UserError, match=r"input '1,2,3\\n4,5,6': this is not valid CSV"):
         read_rows(["1,2,3\n4,5,6"], NAMES)
     path = csv_file("1,2," + "3" * 200_000)  # longer than a field may be
-    with pytest.raises(UserError, match=r"data\.csv: this is no CSV"):
+    with pytest.raises(UserError, match=r"data\.csv: this is not valid CSV"):
         read_rows([path], NAMES)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from src.core.errors import UserError
-from src.datamodules.io.wav_files import fitted, read_wave
+from src.datamodules.io.wav_files import read_wave, stack_waves
 
 SINE = np.sin(2 * np.pi * 440 * np.arange(1600) / 8000)
 
@@ -52,21 +52,21 @@ def test_resampling_keeps_the_tone_and_the_time(rate, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
-        (b"", "this is no WAV file that can be read"),
-        (b"ID3 this is an MP3", "this is no WAV file.*ffmpeg -i IN OUT.wav"),
-        (riff(integers(SINE, 16), 16)[:30], "this is no WAV file"),
-        (riff(integers(SINE, 16), 16)[:1000], "this WAV file is cut off"),
-        (riff(b"", 16), "there is no sound|no WAV file"),
-        (riff(np.array([0.0, np.nan], np.float32).tobytes(), 32, kind=3), "a sample of this WAV file is no number"),
-        (riff(np.array([0.0, 1e300]).tobytes(), 64, kind=3), "a sample of this WAV file is no number"),
+        (b"", "this is not a readable WAV file"),
+        (b"ID3 this is an MP3", "this is not a readable WAV file.*ffmpeg -i IN OUT.wav"),
+        (riff(integers(SINE, 16), 16)[:30], "this is not a readable WAV file"),
+        (riff(integers(SINE, 16), 16)[:1000], "this WAV file is truncated"),
+        (riff(b"", 16), "this WAV file has no samples|not a readable WAV file"),
+        (riff(np.array([0.0, np.nan], np.float32).tobytes(), 32, kind=3), "a sample of this WAV file is not a number"),
+        (riff(np.array([0.0, 1e300]).tobytes(), 64, kind=3), "a sample of this WAV file is not a number"),
     ],
     ids=["empty", "mp3", "header", "cut", "silent", "nan", "huge"],
 )
-def test_a_file_that_cannot_be_used_is_named(content, says, tmp_path):
+def test_a_file_that_cannot_be_used_is_named(content, message, tmp_path):
     (tmp_path / "a.wav").write_bytes(content)
-    with pytest.raises(UserError, match=re.escape(str(tmp_path / "a.wav")) + f": ({says})"):
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "a.wav")) + f": ({message})"):
         read_wave(tmp_path / "a.wav")
 
 
@@ -76,7 +76,7 @@ def test_a_missing_file_or_a_folder_is_named(tmp_path):
             read_wave(path)
 
 
-def test_unknown_chunks_are_passed_over(tmp_path):
+def test_unknown_chunks_are_ignored(tmp_path):
     content = riff(integers(SINE, 16), 16)
     note = b"note" + struct.pack("<I", 4) + b"abcd"
     (tmp_path / "a.wav").write_bytes(content[:12] + note + content[12:])
@@ -85,13 +85,13 @@ def test_unknown_chunks_are_passed_over(tmp_path):
 
 def test_clips_are_cut_or_filled_up_at_their_end():
     waves = [np.arange(1, 4, dtype=np.float32), np.arange(1, 8, dtype=np.float32)]
-    assert torch.equal(fitted(waves, 5), torch.tensor([[1.0, 2, 3, 0, 0], [1, 2, 3, 4, 5]]))
+    assert torch.equal(stack_waves(waves, 5), torch.tensor([[1.0, 2, 3, 0, 0], [1, 2, 3, 4, 5]]))
 
 
 @pytest.mark.parametrize("rate", [10, 999, 3_999_999, 2_000_000_011])
 def test_a_rate_that_no_sound_has_is_refused(rate, tmp_path):
     (tmp_path / "a.wav").write_bytes(riff(integers(SINE, 16), 16, rate=rate))
-    with pytest.raises(UserError, match=rf"{rate:,} samples a second; 1,000 to 768,000 can be read"):
+    with pytest.raises(UserError, match=rf"{rate:,} samples per second; the rate must be 1,000 to 768,000"):
         read_wave(tmp_path / "a.wav", 16_000)
 
 

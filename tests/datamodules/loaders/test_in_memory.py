@@ -34,7 +34,7 @@ def test_order_follows_from_seed_and_epoch_alone():
     )
 
 
-def test_an_epoch_shows_every_example_once_with_its_own_answer():
+def test_an_epoch_contains_every_example_once_with_its_target():
     loader = BatchLoader(numbered(50), 8, shuffle=True)
     assert sorted(order(loader)) == list(range(50))
     assert order(loader) != list(range(50))
@@ -43,7 +43,7 @@ def test_an_epoch_shows_every_example_once_with_its_own_answer():
     assert len(loader) == 7
 
 
-def test_unshuffled_order_is_the_split_s_own():
+def test_unshuffled_order_is_that_of_the_split():
     assert order(BatchLoader(numbered(11), 4)) == list(range(11))
 
 
@@ -124,7 +124,7 @@ class Recorder(L.LightningModule):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("settings", [{}, {"overfit_batches": 2}])
-def test_lightning_tells_the_loader_its_epoch(settings, caplog):
+def test_lightning_sets_the_epoch_of_the_loader(settings, caplog):
     model, loader = Recorder(), BatchLoader(numbered(10), 4, shuffle=True, seed=1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     trainer = L.Trainer(

@@ -41,12 +41,12 @@ def killed(index: torch.Tensor, augment: bool) -> torch.Tensor:
     raise AssertionError
 
 
-def test_a_worker_that_was_killed_is_said():
-    with pytest.raises(UserError, match=r"a process that reads files was killed.*datamodule\.workers=0"):
+def test_killed_worker_is_reported():
+    with pytest.raises(UserError, match=r"a data-loading worker was killed.*datamodule\.workers=0"):
         list(StreamLoader(LabelledBatch(torch.arange(8), torch.arange(8)), 4, killed, False, 1))
 
 
-def test_every_batch_epoch_and_process_draws_its_own():
+def test_random_numbers_differ_by_batch_epoch_and_process():
     seen = set()
     for epoch in (0, 1):
         for rank in (0, 1):
@@ -57,7 +57,7 @@ def test_every_batch_epoch_and_process_draws_its_own():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_process_s_own_generators_are_left_alone(workers):
+def test_global_random_state_does_not_change(workers):
     def draws() -> list[float]:
         return [float(torch.rand(())), float(np.random.rand()), random.random()]
 

@@ -15,8 +15,8 @@ from src.core.data_spec import SPLITS
 from src.core.errors import UserError
 from src.datamodules.base import DataModule
 from src.datamodules.splits.cross_validation import Fold, _warn_once, recut
-from src.datamodules.splits.holdout import completed, split_indices
-from src.datamodules.tabular.csv_table import CSV
+from src.datamodules.splits.holdout import draw_missing_splits, split_indices
+from src.datamodules.tabular.table import Table
 from src.datamodules.text.language_modelling import Text
 from src.datamodules.timeseries.ett import ETT
 from src.datamodules.timeseries.windows import Windows
@@ -61,7 +61,7 @@ def series(batch: Batch) -> Tensor:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_folds_share_the_data_out_and_leave_test_alone(name: str, users_files: Files) -> None:
+def test_folds_partition_the_data_and_do_not_change_test(name: str, users_files: Files) -> None:
     plain = make(name, users_files, **SHORT.get(name, {}))
     plain.setup()
     folds = [folded(name, users_files, number, plain) for number in range(1, FOLDS + 1)]
@@ -104,7 +104,7 @@ def test_the_preparation_is_fitted_on_the_training_folds_alone(name: str, users_
         known = set(range(4, one.spec.vocabulary_size))
         lost = 40 if isinstance(one, Text) else 0  # characters at the end, too few for a window
         assert len(known - set(x.unique().tolist())) <= lost
-    elif isinstance(one, CSV):
+    elif isinstance(one, Table):
         number = torch.tensor(
             ["=" not in feature and " is missing" not in feature for feature in one.spec.feature_names]
         )
@@ -160,12 +160,12 @@ def test_blocks_follow_their_training_data() -> None:
 
 
 def test_too_many_folds_are_refused() -> None:
-    with pytest.raises(UserError, match=r"folds=5: there are 4 examples"):
+    with pytest.raises(UserError, match=r"folds=5: only 4 examples"):
         Fold(1, 5).cut(4)
     with pytest.raises(UserError, match=r"folds=3: there are 2 values of patient"):
         Fold(1, 3, group="patient").cut(9, groups=["a"] * 5 + ["b"] * 4)
     for groups in (None, np.arange(9)):
-        with pytest.raises(UserError, match=r"folds=5: the largest class has 4 examples to share out"):
+        with pytest.raises(UserError, match=r"folds=5: the largest class has only 4 examples"):
             Fold(1, 5).cut(9, [*"aaaabbbcc"], groups)
     with pytest.raises(UserError, match=r"folds=5: 5 examples are too few"):
         Fold(1, 5).blocks(5)
@@ -182,12 +182,12 @@ def test_the_test_split_is_that_without_folds() -> None:
 
 def test_a_validation_split_of_its_own_joins_the_folds() -> None:
     given = {"train": [f"a{i}" for i in range(6)], "val": [f"b{i}" for i in range(6)], "test": ["c"]}
-    parts = completed(given, 0.1, 0.1, 0, group=lambda example: example[0], fold=Fold(1, 3))
+    parts = draw_missing_splits(given, 0.1, 0.1, 0, stratum=lambda example: example[0], fold=Fold(1, 3))
     assert sorted(parts["train"] + parts["val"]) == sorted(given["train"] + given["val"]) and parts["test"] == ["c"]
     assert Counter(example[0] for example in parts["val"]) == {"a": 2, "b": 2}
 
 
-def test_named_tuples_and_arrays_are_recut() -> None:
+def test_folds_of_named_tuples_and_arrays() -> None:
     batch = LabelledBatch(torch.arange(10.0)[:, None], torch.arange(10))
     parts = recut({"train": batch, "val": LabelledBatch(*(t + 10 for t in batch)), "test": batch}, Fold(2, 4))
     assert isinstance(parts["val"], LabelledBatch) and len(parts["val"].y) == 5
@@ -209,12 +209,12 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
     datamodule = build_data(check(compose([*words, "cross_validation.group=author"])))
     authors = [{text.split()[1] for text, _ in rows} for rows in datamodule._rows().values()]
     assert sum(map(len, authors)) == 6 == len(set.union(*authors)), "each author is in one split, test among them"
-    table = CSV(file, "label")
+    table = Table(file, "label")
     table.fold = Fold(2, 3, group="author")
     authors = [{row["author"] for _, row in rows} for rows in table.rows().values()]
     assert sum(map(len, authors)) == 6 == len(set.union(*authors))
     (tmp_path / "val.csv").write_text("text,label\nx,good\n")
-    table = CSV(file, "label", val_path=tmp_path / "val.csv")
+    table = Table(file, "label", val_path=tmp_path / "val.csv")
     table.fold = Fold(2, 3, group="author")
     with pytest.raises(UserError, match=r"val.csv: the header has no column 'author'"):
         table.rows()
@@ -222,19 +222,19 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
         build_data(check(compose([*words, "cross_validation.group=autor"]))).setup()
 
 
-def test_what_a_fold_lacks_is_said_with_the_fold(tmp_path: Path) -> None:
+def test_errors_of_a_fold_name_the_fold(tmp_path: Path) -> None:
     file = tmp_path / "table.csv"
     rows = [f"{i},{'rare' if i % 10 == 7 else 'ab'[i % 2]},{i % 10}\n" for i in range(40)]  # a class of one patient
     file.write_text("".join(["a,label,patient\n", *rows]))
-    said = []
+    message = []
     for number in (1, 2, 3):
-        table = CSV(file, "label", test_path=_test_rows(tmp_path))
+        table = Table(file, "label", test_path=_test_rows(tmp_path))
         table.fold = Fold(number, 3, group="patient")
         try:
             table.setup()
         except UserError as error:
-            said.append(str(error))
-    assert len(said) == 1 and re.match(r"cross_validation, fold \d of 3: .* has the class 'rare'", said[0])
+            message.append(str(error))
+    assert len(message) == 1 and re.match(r"cross_validation, fold \d of 3: .* has the class 'rare'", message[0])
 
 
 def _test_rows(folder: Path) -> Path:
@@ -242,36 +242,36 @@ def _test_rows(folder: Path) -> Path:
     return folder / "test.csv"
 
 
-def test_a_row_that_is_alone_in_its_class_trains_in_every_fold(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_singleton_class_is_in_training_of_every_fold(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "table.csv"
     names = ["rare" if i == 7 else "few" if i in (11, 12) else "ab"[i % 2] for i in range(40)]
     file.write_text("a,label\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names)))
     _warn_once.cache_clear()
     trained, validated = [], []
     for number in (1, 2, 3):
-        table = CSV(file, "label", test_fraction=0.1)
+        table = Table(file, "label", test_fraction=0.1)
         table.fold = Fold(number, 3)
         table.setup()
         parts = {name: [(row["a"], row["label"]) for _, row in rows] for name, rows in table.rows().items()}
         trained.append(parts["train"])
         validated += parts["val"]
-    told = [record.getMessage() for record in caplog.records if "alone in its class" in record.getMessage()]
-    assert told == ["cross_validation: an example that is alone in its class always trains: rare"], "once, not thrice"
+    messages = [record.getMessage() for record in caplog.records if "the only one of its class" in record.getMessage()]
+    assert messages == [
+        "cross_validation: an example that is the only one of its class is training data in every fold: rare"
+    ], "once, not thrice"
     assert all(("7", "rare") in rows for rows in trained)
     pool = {*trained[0], *trained[1]}
     assert sorted(validated) == sorted(pool - {("7", "rare")}), "every other row is validated on once, few ones too"
     assert all(any(label == "few" for _, label in rows) for rows in trained)
 
 
-def test_what_is_alone_in_its_class_trains_with_its_group() -> None:
+def test_singleton_class_is_in_training_with_its_group() -> None:
     groups = np.arange(24) // 3
     classes = ["rare" if i == 4 else "ab"[i % 2] for i in range(24)]
     folds = [Fold(number, 3, group="patient").cut(24, classes, groups) for number in (1, 2, 3)]
     assert all({3, 4, 5} <= set(train) and not set(groups[train]) & set(groups[val]) for train, val in folds)
     assert sorted(np.concatenate([val for _, val in folds])) == sorted({*range(24)} - {3, 4, 5})
-    with pytest.raises(UserError, match=r"folds=3: there are 2 examples to share out"):
+    with pytest.raises(UserError, match=r"folds=3: only 2 examples can be divided"):
         Fold(1, 3).cut(6, [*"abcd", "e", "e"])
 
 
@@ -294,5 +294,5 @@ def test_a_datamodule_that_knows_no_folds_is_refused() -> None:
     datamodule.setup()
     datamodule = Plain()
     datamodule.fold = Fold(1, 2)
-    with pytest.raises(UserError, match=r"Plain cannot be cut into folds"):
+    with pytest.raises(UserError, match=r"Plain does not support folds"):
         datamodule.setup()

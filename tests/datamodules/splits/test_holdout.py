@@ -6,14 +6,14 @@ import torch
 
 from src.core.errors import UserError
 from src.datamodules.splits.cross_validation import Fold
-from src.datamodules.splits.holdout import completed, split_indices
+from src.datamodules.splits.holdout import draw_missing_splits, split_indices
 from src.datamodules.standardizer import Standardizer
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("fractions", [(0.15, 0.15), (0.1, 0.3), (0.4, 0.5)])
 @pytest.mark.parametrize("stratified", [True, False])
-def test_parts_are_disjoint_complete_and_as_large_as_asked(seed, fractions, stratified):
+def test_splits_are_disjoint_complete_and_of_the_requested_size(seed, fractions, stratified):
     classes = np.random.default_rng(0).choice(3, size=211, p=[0.6, 0.3, 0.1])
     parts = split_indices(211, *fractions, seed, classes if stratified else None)
     assert sorted(np.concatenate(list(parts.values()))) == list(range(211))
@@ -25,11 +25,11 @@ def test_parts_are_disjoint_complete_and_as_large_as_asked(seed, fractions, stra
             assert abs(len(parts[name]) - fraction * 211) <= 0.5
 
 
-@pytest.mark.parametrize("kept_together", [None, itemgetter(0)])
+@pytest.mark.parametrize("fold_groups", [None, itemgetter(0)])
 @pytest.mark.parametrize("fold", [None, Fold(1, 2), Fold(1, 2, group="name")])
-def test_one_long_name_does_not_fill_the_memory(fold, kept_together):
+def test_one_long_name_does_not_fill_the_memory(fold, fold_groups):
     names = ["z" * 10**7, *("pqrs"[number % 4] for number in range(10_000))]  # 400 GB as an array of strings
-    parts = completed({"train": [(name,) for name in names]}, 0.2, 0.2, 0, itemgetter(0), fold, kept_together)
+    parts = draw_missing_splits({"train": [(name,) for name in names]}, 0.2, 0.2, 0, itemgetter(0), fold, fold_groups)
     assert sum(map(len, parts.values())) == len(names)
 
 
@@ -69,8 +69,8 @@ def test_standardizer_comes_back_exactly_from_plain_lists():
 
 def test_splits_that_are_not_given_are_drawn_out_of_training():
     examples = [f"{group}{i}" for group in "ab" for i in range(10)]
-    one = completed({"train": examples, "test": ["x"]}, 0.3, 0.5, seed=0, group=lambda example: example[0])
+    one = draw_missing_splits({"train": examples, "test": ["x"]}, 0.3, 0.5, seed=0, stratum=lambda example: example[0])
     assert one["test"] == ["x"] and sorted(one["train"] + one["val"]) == sorted(examples)
     assert [example[0] for example in one["val"]] == ["a"] * 3 + ["b"] * 3
     all_given = {"train": examples, "val": ["y"], "test": ["x"]}
-    assert completed(all_given, 0.3, 0.5, seed=0, group=str) == all_given
+    assert draw_missing_splits(all_given, 0.3, 0.5, seed=0, stratum=str) == all_given

@@ -10,14 +10,14 @@ import torch
 from src.core.errors import UserError
 from src.datamodules.audio.log_mel import LogMel
 from src.datamodules.base import DataModule
-from src.datamodules.io.wav_files import fitted
+from src.datamodules.io.wav_files import stack_waves
 from src.datamodules.synthetic.adding import Adding
 from src.datamodules.synthetic.copy_task import Copy
 from src.datamodules.synthetic.function import Function
 from src.datamodules.synthetic.mackey_glass import MackeyGlass
 from src.datamodules.synthetic.shapes import Shapes
-from src.datamodules.tokenizers.characters import padded
-from src.datamodules.vision.image_folder import read_all
+from src.datamodules.tokenizers.characters import pad
+from src.datamodules.vision.image_folder import read_images
 from src.layers.positional_encoding import IN_ADVANCE, SinusoidalPositions
 
 HUGE: dict[str, Callable[[], DataModule]] = {
@@ -47,10 +47,10 @@ def test_the_environment_sets_the_limit(cls: type[DataModule], monkeypatch: pyte
 
 MADE: dict[str, Callable[[], Any]] = {
     "windows": lambda: MackeyGlass(length=1000)._windows(torch.zeros(1000, 1)),
-    "texts": lambda: padded([[5]], 100),
-    "sounds": lambda: fitted([np.zeros(1, np.float32)], 100),
+    "texts": lambda: pad([[5]], 100),
+    "sounds": lambda: stack_waves([np.zeros(1, np.float32)], 100),
     "spectra": lambda: LogMel(8000, 256, 100, 8)(torch.zeros(1, 1000)),
-    "images": lambda: read_all([], (3, 8, 8)).sum() or read_all(["a.png"], (3, 8, 8)),
+    "images": lambda: read_images([], (3, 8, 8)).sum() or read_images(["a.png"], (3, 8, 8)),
 }
 
 

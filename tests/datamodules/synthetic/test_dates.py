@@ -56,7 +56,7 @@ def test_no_date_is_in_two_splits(dates):
     assert min(years) >= 1900 and max(years) <= 2099 and len(set(years)) == 200
 
 
-def test_english_texts_say_the_date_that_is_asked_for():
+def test_english_texts_match_their_target_dates():
     english = Dates(train_size=200, val_size=10, test_size=10, languages=["en"])
     formats = [
         "%d %B %Y",
@@ -155,27 +155,27 @@ def test_a_date_is_read_as_training_read_it(dates, caplog):
     assert "<unknown>" in caplog.text and "м" in caplog.text
 
 
-def test_answers_are_texts_up_to_the_end(dates):
+def test_decoded_predictions_stop_at_the_end_token(dates):
     tokens = [*dates.target_vocabulary.encode("1999-05-12"), 2, 0, 0]
     assert dates.answers([{"tokens": tokens}]) == [{"prediction": "1999-05-12"}]
 
 
-@pytest.mark.parametrize(("text", "says"), [("", "empty"), ("   ", "empty"), ("1" * 60, "60 characters")])
-def test_what_cannot_be_a_date_is_refused(dates, text, says):
-    with pytest.raises(UserError, match=says):
+@pytest.mark.parametrize(("text", "message"), [("", "empty"), ("   ", "empty"), ("1" * 60, "60 characters")])
+def test_what_cannot_be_a_date_is_refused(dates, text, message):
+    with pytest.raises(UserError, match=message):
         dates.encode(["1 May 2000", text])
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "message"),
     [
         ({"languages": ["en", "frr_XX"]}, "languages: Babel does not know 'frr_XX'"),
         ({"languages": ["engl"]}, r"Possible: aa, .*, …, \d+ more"),
-        ({"train_size": 80_000}, "82,000 dates are asked for, and there are 73,049"),
+        ({"train_size": 80_000}, "the splits need 82,000 dates, but there are only 73,049"),
     ],
 )
-def test_impossible_settings_are_refused(settings, says):
-    with pytest.raises(UserError, match=says):
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
         Dates(**settings).setup()
 
 

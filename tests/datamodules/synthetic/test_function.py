@@ -37,7 +37,7 @@ def test_function_has_its_values(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_test_is_the_truth_and_training_is_noisy(name: str) -> None:
+def test_test_split_is_noise_free_and_training_is_noisy(name: str) -> None:
     data = Function(name, range=(-2, 3), train_size=4000, noise=0.2)
     x, y = data.points("test")
     np.testing.assert_allclose(x, np.linspace(-2, 3, 500), atol=1e-5)
@@ -70,19 +70,19 @@ def test_the_error_falls_with_the_width(fast: Words) -> None:
         errors.append(result.metrics["test/rmse"])
     assert errors[0] > 2 * errors[1] and errors[1] > 1.5 * errors[2] and errors[2] < 0.1
     x = np.array([-0.6, 0.2])
-    answers = predict(result.folder, [str(value) for value in x])
-    np.testing.assert_allclose([a["prediction"] for a in answers], np.sin(2 * np.pi * x), atol=0.2)
+    predictions = predict(result.folder, [str(value) for value in x])
+    np.testing.assert_allclose([a["prediction"] for a in predictions], np.sin(2 * np.pi * x), atol=0.2)
 
 
 @pytest.mark.req("M7")
-def test_a_run_leaves_the_picture_of_its_fit(fast: Words) -> None:
+def test_run_writes_the_plot_of_its_fit(fast: Words) -> None:
     result = run(fast("experiment=universal_approximation"), verbose=False)
     with Image.open(result.folder / "plots" / "fit.png") as image:
         assert image.format == "PNG" and image.size[0] > 500
 
 
 @pytest.mark.req("M7")
-def test_the_picture_shows_points_truth_and_prediction() -> None:
+def test_plot_contains_points_function_and_prediction() -> None:
     x = np.linspace(-1, 1, 9)
     figure = fit_figure((x[::2], x[::2] + 0.1), (x, x), x + 0.5)
     points, truth, prediction = figure.axes[0].lines
@@ -93,7 +93,7 @@ def test_the_picture_shows_points_truth_and_prediction() -> None:
     assert "0.5" in figure.axes[0].get_title()
 
 
-def test_the_picture_is_for_functions_only(fast: Words, tmp_path: Path) -> None:
+def test_plot_requires_a_function_datamodule(fast: Words, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs datamodule=function"):
         run(fast("callbacks=fit", "datamodule=digits"), verbose=False)
     assert not list(tmp_path.glob("outputs/runs/*/*")), "a refused run leaves no folder"

@@ -97,32 +97,32 @@ def test_examples_come_from_the_test_part(data):
 
 def test_forecasts_are_in_the_series_own_unit(data):
     y = data.split("test").y[:2]
-    answers = data.answers([{"prediction": steps} for steps in y.tolist()])
-    for i, answer in enumerate(answers):
-        np.testing.assert_allclose(answer["prediction"], mackey_glass(1000)[850 + i + 48 : 850 + i + 60], rtol=1e-5)
+    predictions = data.answers([{"prediction": steps} for steps in y.tolist()])
+    for i, prediction in enumerate(predictions):
+        np.testing.assert_allclose(prediction["prediction"], mackey_glass(1000)[850 + i + 48 : 850 + i + 60], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
-        ("1\n2\n3\n", "3 values, and the model sees 48"),
+        ("1\n2\n3\n", "3 values, but the model needs 48"),
         ("1,2\n" * 50, r"past.csv, row 1: 2 columns where 1 are expected: x"),
-        ("1\n" * 47 + "one\n", r"past.csv, row 48, column 1 \(x\): 'one' is no number"),
+        ("1\n" * 47 + "one\n", r"past.csv, row 48, column 1 \(x\): 'one' is not a number"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(data, tmp_path, content, says):
+def test_what_is_wrong_in_a_file_is_named(data, tmp_path, content, message):
     (tmp_path / "past.csv").write_text(content)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         data.encode([str(tmp_path / "past.csv")])
 
 
 @pytest.mark.parametrize("text", ["1,2,3", "5"])
 def test_a_short_row_is_refused(data, text):
-    with pytest.raises(UserError, match="and the model sees 48"):
+    with pytest.raises(UserError, match="but the model needs 48"):
         data.encode([text])
 
 
 @pytest.mark.parametrize("settings", [{"length": 200}, {"val_fraction": 0.01}, {"window": 500}, {"horizon": 300}])
 def test_a_split_too_short_for_a_window_is_refused(settings):
-    with pytest.raises(UserError, match="holds no window"):
+    with pytest.raises(UserError, match="is too short for a window"):
         MackeyGlass(**({"length": 1000} | settings)).setup()

@@ -9,7 +9,7 @@ from src.datamodules.synthetic.copy_task import Copy
 
 
 @pytest.mark.req("R7")
-def test_the_sum_of_two_marked_numbers_is_asked() -> None:
+def test_target_is_the_sum_of_the_two_marked_numbers() -> None:
     data = Adding(lag=7, train_size=500, val_size=50, test_size=60)
     for name, size in {"train": 500, "val": 50, "test": 60}.items():
         x, y = data.split(name)
@@ -29,15 +29,15 @@ def test_sequences_follow_from_their_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("0.1*,0.2*", "2 numbers where 12 are expected"),
         (",".join(["0.5*"] * 3 + ["0.5"] * 9), "3 numbers are marked"),
-        (",".join(["0.5*", "x*"] + ["0.5"] * 10), "'x' is no number"),
+        (",".join(["0.5*", "x*"] + ["0.5"] * 10), "'x' is not a number"),
     ],
 )
-def test_rows_that_are_no_adding_problem_are_named(text: str, says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_rows_that_are_no_adding_problem_are_named(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         Adding(lag=2).encode([text])
 
 
@@ -56,7 +56,7 @@ def test_too_much_generated_data_is_refused(data: Adding | Copy) -> None:
 
 
 @pytest.mark.req("R3", "R7")
-def test_symbols_are_asked_after_the_call_and_nowhere_else() -> None:
+def test_targets_are_only_after_the_call() -> None:
     data = Copy(lag=4, symbols=3, train_size=200)
     x, y = data.split("train")
     assert x.shape == y.shape == (200, 11)

@@ -49,7 +49,7 @@ def test_images_have_the_area_and_lie_within() -> None:
     assert np.array_equal(images[:, :, 0, 0], images[:, :, -1, -1]), "no shape fills a corner"
 
 
-def test_colours_tell_nothing_of_the_class() -> None:
+def test_colours_are_independent_of_the_class() -> None:
     data = Shapes(side=16, train_size=4000, noise=0.0)
     x, labels = data.split("train")
     means = torch.stack([x[labels == number].mean((0, 2, 3)) for number in range(len(SHAPES))])
@@ -57,7 +57,7 @@ def test_colours_tell_nothing_of_the_class() -> None:
     assert torch.equal(torch.bincount(labels), torch.full((10,), 400))
 
 
-def test_grey_and_size_are_as_asked() -> None:
+def test_channels_and_size_follow_the_config() -> None:
     data = Shapes(side=20, channels=1, train_size=20, val_size=10, test_size=10)
     assert data.split("train").inputs[0].shape == (20, 1, 20, 20) and data.spec.input_shape == (1, 20, 20)
 
@@ -72,7 +72,7 @@ def test_an_image_file_is_read_as_its_pixels(tmp_path: Path, channels: int) -> N
     Image.new("RGB", (100, 50)).save(tmp_path / "large.png")
     assert data.encode([str(tmp_path / "large.png")]).x.shape == (1, channels, 32, 32)
     (tmp_path / "torn.png").write_bytes(b"\x89PNG")
-    with pytest.raises(UserError, match="no image that can be read"):
+    with pytest.raises(UserError, match="not a readable image"):
         data.encode([str(tmp_path / "torn.png")])
     with pytest.raises(UserError, match="neither a file nor a row"):
         data.encode(["7"])

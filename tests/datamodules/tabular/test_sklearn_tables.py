@@ -4,13 +4,13 @@ import torch
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
 from src.core.errors import UserError
-from src.datamodules.tabular.sklearn_tables import BreastCancer, Diabetes, Table, Wine
+from src.datamodules.tabular.sklearn_tables import BreastCancer, Diabetes, SklearnTable, Wine
 
 SOURCES = {BreastCancer: load_breast_cancer, Wine: load_wine, Diabetes: lambda: load_diabetes(scaled=False)}
 
 
 @pytest.fixture(scope="module", params=SOURCES, ids=lambda cls: cls.__name__)
-def table(request) -> Table:
+def table(request) -> SklearnTable:
     datamodule = request.param()
     datamodule.setup()
     return datamodule
@@ -57,7 +57,7 @@ def test_classes_have_their_share_in_every_split():
             assert np.abs(y.bincount().numpy() / len(y) - whole).max() < 0.02
 
 
-def test_class_names_stand_in_the_order_of_the_targets():
+def test_class_names_are_in_the_order_of_the_targets():
     assert BreastCancer().spec.class_names == ("malignant", "benign")
     assert (load_breast_cancer().target == 1).sum() == 357  # benign, as the data set's paper counts
     assert Wine().spec.class_names == ("class_0", "class_1", "class_2")
@@ -66,8 +66,8 @@ def test_class_names_stand_in_the_order_of_the_targets():
 def test_predictions_of_diabetes_are_in_its_own_unit():
     datamodule = Diabetes()
     y = datamodule.split("test").y
-    answers = datamodule.answers([{"prediction": {"target": value}} for value in y.flatten().tolist()])
-    predicted = [answer["prediction"] for answer in answers]
+    predictions = datamodule.answers([{"prediction": {"target": value}} for value in y.flatten().tolist()])
+    predicted = [prediction["prediction"] for prediction in predictions]
     assert y.double().mean().abs() < 1 and min(predicted) >= 25 and max(predicted) <= 346  # the data set's range
     test = datamodule._parts()["test"]
     np.testing.assert_allclose(predicted, load_diabetes().target[test], rtol=1e-5)
@@ -89,6 +89,6 @@ def test_a_bad_cell_is_named_with_its_column(table, tmp_path):
     (tmp_path / "data.csv").write_text(",".join(["1"] * len(names)) + "\n" + ",".join(cells))
     with pytest.raises(UserError) as caught:
         table.encode([str(tmp_path / "data.csv")])
-    assert str(caught.value).endswith(f"data.csv, row 2, column 5 ({names[4]}): '1..5' is no number")
+    assert str(caught.value).endswith(f"data.csv, row 2, column 5 ({names[4]}): '1..5' is not a number")
     with pytest.raises(UserError, match=f"2 columns where {len(names)} are expected"):
         table.encode(["1,2"])

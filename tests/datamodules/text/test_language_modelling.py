@@ -44,16 +44,16 @@ def test_vocabulary_is_the_training_part_s(write):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         ("", "book.txt: 0 characters are too few"),
         ("short", "book.txt: 5 characters are too few.*context=10"),
-        (BODY.encode() + b"\xc3(", r"book.txt: this is no text in UTF-8 \(byte 1760\)"),
+        (BODY.encode() + b"\xc3(", r"book.txt: this file is not UTF-8 text \(byte 1760\)"),
         ("é".encode("latin-1") + BODY.encode(), r"UTF-8 \(byte 0\)"),
     ],
 )
-def test_a_text_that_cannot_be_used_is_named(write, content, says):
-    with pytest.raises(UserError, match=says):
+def test_a_text_that_cannot_be_used_is_named(write, content, message):
+    with pytest.raises(UserError, match=message):
         write(content).setup()
 
 
@@ -78,7 +78,7 @@ def test_a_prompt_is_read_whole_and_continued(write, caplog):
 def test_prompts_come_one_at_a_time(write, prompts):
     data = write(BODY)
     data.setup()
-    with pytest.raises(UserError, match="one prompt"):
+    with pytest.raises(UserError, match="exactly one prompt"):
         data.encode(prompts)
 
 
@@ -96,7 +96,7 @@ def test_frequencies_alone_have_the_perplexity_of_their_entropy(write):
 @pytest.mark.parametrize("kind", ["characters", "byte_pairs"])
 @pytest.mark.parametrize("text", [BODY, "word " * 500, "a\n\nb\r\nc é\n" * 200], ids=["lines", "one line", "mixed"])
 def test_a_text_on_disk_has_the_tokens_of_one_in_memory(kind, text, tmp_path, monkeypatch):
-    monkeypatch.setattr("src.datamodules.tokenizers.memory_mapped.PIECE", 64)
+    monkeypatch.setattr("src.datamodules.tokenizers.memory_mapped.CHUNK_CHARACTERS", 64)
     path = tmp_path / "book.txt"
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
     made = [
@@ -137,13 +137,13 @@ def test_tokens_on_disk_are_written_once_and_anew_for_another_file(tmp_path, cap
     "damage",
     [
         lambda folder: (folder / "train.int32").write_bytes((folder / "train.int32").read_bytes()[:400]),
-        lambda folder: (folder / "facts.json").write_text('{"tokens": {"tr'),
-        lambda folder: (folder / "facts.json").unlink(),
+        lambda folder: (folder / "metadata.json").write_text('{"tokens": {"tr'),
+        lambda folder: (folder / "metadata.json").unlink(),
         lambda folder: (folder / "val.int32").unlink(),
         lambda folder: (folder / "val.int32").write_bytes(b"\xff" * (folder / "val.int32").stat().st_size),
         lambda folder: (folder / "val.int32").write_bytes(b"\x7f" * (folder / "val.int32").stat().st_size),
-        lambda folder: (folder / "facts.json").write_text(
-            (folder / "facts.json").read_text().replace('"characters": "', '"characters": 1, "x": "')
+        lambda folder: (folder / "metadata.json").write_text(
+            (folder / "metadata.json").read_text().replace('"characters": "', '"characters": 1, "x": "')
         ),
         lambda folder: folder.symlink_to(folder.rename(folder.parent.parent / "elsewhere")),
     ],
@@ -174,7 +174,7 @@ def test_tokens_on_disk_that_are_not_whole_are_written_anew(tmp_path, damage):
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
-def test_tokens_are_not_kept_behind_a_link(tmp_path):
+def test_tokens_are_not_written_through_a_link(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "tokens").symlink_to(tmp_path / "thesis")
     path = tmp_path / "book.txt"
@@ -191,7 +191,7 @@ def test_a_large_text_that_cannot_be_used_is_named(tmp_path):
     path.write_bytes(BODY.encode() + b"\xc3(")
     data = Text(path, context=10, memory_share=0)
     data.data_dir = tmp_path
-    with pytest.raises(UserError, match=r"book.txt: this is no text in UTF-8"):
+    with pytest.raises(UserError, match=r"book.txt: this file is not UTF-8 text"):
         data.setup()
     path.write_text(BODY)
     data.data_dir = path  # a file, where a folder should be
@@ -218,7 +218,7 @@ def test_a_prompt_may_be_a_file(write, tmp_path):
 @pytest.mark.req("R3", "T6")
 @pytest.mark.parametrize("kind", ["characters", "byte_pairs"])
 @pytest.mark.parametrize("model", [LSTM, Transformer])
-def test_what_stands_for_no_text_is_not_generated(model, kind, tmp_path):
+def test_tokens_without_text_are_not_generated(model, kind, tmp_path):
     """With a network that thinks nothing else likely: a text has every token that was asked for, and no unknown one."""
     path = tmp_path / "book.txt"
     path.write_text(BODY)
@@ -230,8 +230,8 @@ def test_what_stands_for_no_text_is_not_generated(model, kind, tmp_path):
         made.output.bias[: data.spec.reserved_tokens] = 50.0
     tokens = made.generate(data.encode(["the fox"]).inputs[0], max_new_tokens=40, temperature=1.0)
     assert tokens.shape == (1, 40) and tokens.min() >= 4
-    (answer,) = data.answers([{"tokens": tokens[0].tolist()}])
+    (prediction,) = data.answers([{"tokens": tokens[0].tolist()}])
     if kind == "characters":  # bytes at random are no text
-        assert len(answer["prediction"]) == 40 and "\ufffd" not in answer["prediction"]
+        assert len(prediction["prediction"]) == 40 and "\ufffd" not in prediction["prediction"]
     names = data.vocabulary.names(range(data.spec.reserved_tokens + 1))
     assert all(name.startswith("<") for name in names[:-1]) and not names[-1].startswith("<")

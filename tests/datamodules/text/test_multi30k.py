@@ -33,7 +33,7 @@ def test_a_language_pair_is_read_in_its_direction(small):
     assert {name: len(part) for name, part in there.pairs().items()} == {"train": 60, "val": 8, "test": 8}
 
 
-def test_a_long_pair_is_left_out_of_training_alone(small, tmp_path):
+def test_long_pairs_are_dropped_from_training_only(small, tmp_path):
 
     def add_long(part: str) -> None:
         for language in ("en", "de"):
@@ -53,29 +53,29 @@ def test_a_long_pair_is_left_out_of_training_alone(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("contents", "says"),
+    ("contents", "message"),
     [
         (gzip.compress(b"one line\n"), "train.de.gz has 1 lines|has 60 lines"),
         (b"\x1f\x8b broken", "train.de.gz: this file is damaged"),
-        (gzip.compress(b"\xff\xfe" * 60), r"train.de.gz: this is no text in UTF-8 \(byte 0\)"),
+        (gzip.compress(b"\xff\xfe" * 60), r"train.de.gz: this file is not UTF-8 text \(byte 0\)"),
         (gzip.compress(b"x\n\n" + b"x\n" * 58), "train.de.gz, row 2: one side of this pair is empty"),
         (b"", "has 60 lines and .*train.de.gz has 1"),
     ],
     # gzip writes the time into its bytes: as names they would differ from worker to worker.
     ids=["one line", "broken gzip", "no text", "an empty side", "empty"],
 )
-def test_a_wrong_file_is_named(small, tmp_path, contents, says):
+def test_a_wrong_file_is_named(small, tmp_path, contents, message):
     (tmp_path / "multi30k" / "train.de.gz").write_bytes(contents)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         small().setup()
 
 
 def test_a_file_of_another_length_or_contents_is_refused(small, tmp_path):
-    with pytest.raises(UserError, match=r"train.en.gz: .*not those published"):
+    with pytest.raises(UserError, match=r"train.en.gz: .*differ from those published"):
         small(verify=True).setup()
     for language in ("fr", "cs"):  # of which the sum of the unpacked contents is not known
         (tmp_path / "multi30k" / f"train.{language}").write_text("un\n" * 100)
-    with pytest.raises(UserError, match=r"train.fr: .* not those published"):
+    with pytest.raises(UserError, match=r"train.fr: .* differ from those published"):
         small(verify=True, languages=["fr", "cs"]).setup()
 
 

@@ -46,43 +46,43 @@ def test_both_forms_hold_the_same_pairs(tsv, two_files, tokens):
     assert len(read[0]) == 50
 
 
-def test_long_pairs_are_left_out_and_counted(tsv, caplog):
+def test_long_pairs_are_dropped_and_counted(tsv, caplog):
     with caplog.at_level(logging.WARNING):
         data = ParallelText(tsv, tokens="characters", max_length=16)
         data.setup()
-    kept = [pair for pair in PAIRS if all(len(text) <= 16 for text in pair)]
-    assert sum(len(data.split(name).source) for name in ("train", "val", "test")) == len(kept) < 50
-    assert f"{50 - len(kept)} of 50 pairs are left out, longer than 16 tokens" in caplog.text
+    pairs = [pair for pair in PAIRS if all(len(text) <= 16 for text in pair)]
+    assert sum(len(data.split(name).source) for name in ("train", "val", "test")) == len(pairs) < 50
+    assert f"{50 - len(pairs)} of 50 pairs have more than 16 tokens and are dropped" in caplog.text
     with pytest.raises(UserError, match=r"every pair has more tokens than datamodule\.max_length=3"):
         ParallelText(tsv, tokens="characters", max_length=3).setup()
 
 
 @pytest.mark.parametrize(
-    ("content", "target", "says"),
+    ("content", "target", "message"),
     [
         ("", None, "there are no pairs"),
-        ("a\tb\nc d\n", None, "row 2: 1 columns between tabs where there are 2"),
+        ("a\tb\nc d\n", None, "row 2: 1 tab-separated columns where 2 are expected"),
         ("a\tb\nc\t \n", None, "row 2: one side of this pair is empty"),
-        ("a\nb\n", "x\n", "has 2 lines and .*b.txt has 1: line by line"),
+        ("a\nb\n", "x\n", "has 2 lines and .*b.txt has 1: each line must be"),
         ("a\nb\n", "x\n\n\ny\n", "has 2 lines and .*b.txt has 4"),
         ("a\n\nb\n", "x\ny\nz\n", "a.txt, row 2: one side"),
         ("a\nb\nc\n", "x\n\nz\n", "b.txt, row 2: one side"),
     ],
 )
-def test_a_wrong_file_is_refused_with_its_row(content, target, says, tmp_path):
+def test_a_wrong_file_is_refused_with_its_row(content, target, message, tmp_path):
     (tmp_path / "a.txt").write_text(content)
     if target is not None:
         (tmp_path / "b.txt").write_text(target)
-    with pytest.raises(UserError, match=re.escape(str(tmp_path)) + f".*{says}"):
+    with pytest.raises(UserError, match=re.escape(str(tmp_path)) + f".*{message}"):
         ParallelText(tmp_path / "a.txt", None if target is None else tmp_path / "b.txt").setup()
 
 
 def test_predict_translates_and_refuses_what_is_too_long(fast, tsv):
     result = run(fast("model=transformer", "datamodule=parallel_text", f"datamodule.path={tsv}"), verbose=False)
     assert isinstance(predict(result.folder, ["Number 3 is 9."])[0]["prediction"], str)
-    with pytest.raises(UserError, match="12 tokens; the longest text of the data has 5"):
+    with pytest.raises(UserError, match="12 tokens; the longest text of training has 5"):
         predict(result.folder, ["a b c d e f g h i j k l"])
-    with pytest.raises(UserError, match="an empty input"):
+    with pytest.raises(UserError, match="the input is empty"):
         predict(result.folder, [" "])
     assert len(predict(result.folder, [str(tsv), "Number 4 is 16."])) == 51  # a file, its first column
 
@@ -95,4 +95,4 @@ def test_other_data_keep_within_what_the_model_was_trained_for(tsv, tmp_path, ca
     other.load_state_dict(trained.state_dict())
     with caplog.at_level(logging.WARNING):
         other.setup()
-    assert "1 of 10 pairs are left out, longer than 5 tokens" in caplog.text and other.spec == trained.spec
+    assert "1 of 10 pairs have more than 5 tokens and are dropped" in caplog.text and other.spec == trained.spec

@@ -9,7 +9,7 @@ import torch
 from src.core.batches import LanguageBatch
 from src.datamodules.loaders.in_memory import BatchLoader
 from src.datamodules.text.language_modelling import Text
-from src.datamodules.text.stateful_batches import stream_order
+from src.datamodules.text.stateful_batches import stateful_batch_order
 
 
 @pytest.mark.req("R3")
@@ -17,7 +17,7 @@ from src.datamodules.text.stateful_batches import stream_order
 @pytest.mark.parametrize("count", [1, 3, 12, 13, 23])
 def test_each_row_goes_on_where_it_was(count: int, batch_size: int) -> None:
     windows = torch.arange(count).unsqueeze(1)
-    order = stream_order(count, batch_size)
+    order = stateful_batch_order(count, batch_size)
     batches = [b.tokens[:, 0] for b in BatchLoader(LanguageBatch(windows), batch_size, arrangement=order)]
     assert sorted(torch.cat(batches).tolist()) == list(range(count))
     for before, after in pairwise(batches):
@@ -29,7 +29,7 @@ def test_each_row_goes_on_where_it_was(count: int, batch_size: int) -> None:
 @pytest.mark.parametrize("count", [8, 17, 24, 31])
 def test_each_process_keeps_its_streams(count: int) -> None:
     windows = torch.arange(count).unsqueeze(1)
-    order, seen = stream_order(count, 2, 3), []
+    order, seen = stateful_batch_order(count, 2, 3), []
     for rank in range(3):
         loader = BatchLoader(LanguageBatch(windows), 2, rank=rank, world_size=3, arrangement=order)
         batches = [b.tokens[:, 0] for b in loader]

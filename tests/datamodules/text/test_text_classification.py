@@ -83,7 +83,7 @@ def test_a_missing_file_is_refused_before_anything_starts(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["gru", "transformer"])
-def test_padding_changes_no_answer(model, fast):
+def test_padding_does_not_change_predictions(model, fast):
     """The same text alone and beside a longer one, from a checkpoint, in a file and on the command line."""
     result = run(fast(f"model={model}", "datamodule=text_classification"), verbose=False)
     short, long = "a good film", "a plain , plain film no . 3 that goes on and on"
@@ -102,8 +102,12 @@ def test_predict_takes_texts_and_files_of_them(tmp_path):
     batch = data.encode([str(tmp_path / "texts.txt"), str(tmp_path / "more.csv"), "text"])
     assert [data.vocabulary.decode(row) for row in batch.x.tolist()] == expected and not batch.y.any()
     assert len(data.encode(["see notes.txt"]).x) == 1, "a text may end like a file"
-    for given, says in (("no.csv", "no such file"), (" ", "an empty input"), (str(tmp_path / "b.txt"), "no such file")):
-        with pytest.raises(UserError, match=says):
+    for given, message in (
+        ("no.csv", "no such file"),
+        (" ", "an empty input"),
+        (str(tmp_path / "b.txt"), "no such file"),
+    ):
+        with pytest.raises(UserError, match=message):
             data.encode([given])
     (tmp_path / "b.txt").write_text("\n")
     with pytest.raises(UserError, match="there is no text in this file"):
@@ -122,7 +126,7 @@ def test_negation_is_learned(model, tmp_path):
         tmp_path / "a.jsonl",
         [
             (
-                f"the {('film', 'book', 'play')[i % 3]} was {'not ' * no}{word} , they said",
+                f"the {('film', 'book', 'play')[i % 3]} was {'not ' * no}{word} , they message",
                 ("bad", "good")[words[word] ^ no],
             )
             for i, (word, no) in enumerate(zip(chosen, negated, strict=True))

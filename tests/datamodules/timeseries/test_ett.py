@@ -36,14 +36,14 @@ def test_windows_are_those_of_the_papers(tmp_path) -> None:
     )
 
 
-def test_forecasts_are_answered_in_their_own_units(tmp_path) -> None:
+def test_forecasts_are_in_original_units(tmp_path) -> None:
     values = write_ett(tmp_path / "ett" / "ETTh1.csv")
     data = made(tmp_path, window=8, horizon=2)
     target = data.split("test").y[:1]
-    (answer,) = data.answers([{"prediction": target[0].tolist()}])
-    found = np.array([list(step.values()) for step in answer["prediction"]])
+    (prediction,) = data.answers([{"prediction": target[0].tolist()}])
+    found = np.array([list(step.values()) for step in prediction["prediction"]])
     np.testing.assert_allclose(found, values[11520:11522], atol=1e-4)
-    assert list(answer["prediction"][0]) == ["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"]
+    assert list(prediction["prediction"][0]) == ["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"]
 
 
 def test_predict_takes_the_last_rows_of_a_file(tmp_path) -> None:
@@ -53,25 +53,25 @@ def test_predict_takes_the_last_rows_of_a_file(tmp_path) -> None:
     file = tmp_path / "past.csv"
     file.write_text("HUFL,HULL,MUFL,MULL,LUFL,LULL,OT\n" + "\n".join(",".join(map(str, row)) for row in values[:11520]))
     torch.testing.assert_close(data.encode([str(file)]).x, data.split("test").x[:1], rtol=0, atol=1e-5)
-    with pytest.raises(UserError, match="1 rows, and the model sees 8"):
+    with pytest.raises(UserError, match="1 rows, but the model needs 8"):
         data.encode(["1,2,3,4,5,6,7"])
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (lambda lines: ["date,a,b", *lines[1:]], "the columns must be date,HUFL"),
         (lambda lines: [*lines[:5], "x,1,2,3,4,5,6", *lines[6:]], r"row 6: 7 numbers are expected"),
         (lambda lines: [*lines[:5], "x,1,2,3,4,5,6,oops", *lines[6:]], r"row 6: 7 numbers are expected"),
         (lambda lines: [*lines[:5], "x,1,2,3,4,5,6,nan", *lines[6:]], r"row 6: 7 numbers are expected"),
-        (lambda lines: lines[:5000], "4,999 rows, and the usual split needs 14,400"),
+        (lambda lines: lines[:5000], "4,999 rows, but the usual split needs 14,400"),
     ],
 )
-def test_a_wrong_file_is_named_with_its_row(tmp_path, change, says) -> None:
+def test_a_wrong_file_is_named_with_its_row(tmp_path, change, message) -> None:
     path = tmp_path / "ett" / "ETTh1.csv"
     write_ett(path)
     path.write_text("\n".join(change(path.read_text().splitlines())))
-    with pytest.raises(UserError, match=rf"ETTh1\.csv.*{says}"):
+    with pytest.raises(UserError, match=rf"ETTh1\.csv.*{message}"):
         made(tmp_path).setup()
 
 
@@ -88,5 +88,5 @@ def test_a_file_of_the_data_s_own_form_is_predicted_from(tmp_path):
 @pytest.mark.parametrize("variant", ["h1", "h2", "m1", "m2"])
 def test_every_variant_is_known_by_its_contents(tmp_path, variant) -> None:
     write_ett(tmp_path / "ett" / f"ETT{variant}.csv")  # as another variant's file would be, of the same form
-    with pytest.raises(UserError, match=rf"ETT{variant}.csv: .* not those published"):
+    with pytest.raises(UserError, match=rf"ETT{variant}.csv: .* differ from those published"):
         FILES[variant].read(tmp_path)

@@ -40,25 +40,25 @@ def test_one_column_needs_no_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "column", "says"),
+    ("text", "column", "message"),
     [
         ("a,b\n1,2\n", None, r"datamodule.column=null: Possible: a, b\."),
         ("price,b\n1,2\n", "prise", r"prices.csv: the header has no column 'prise'. Did you mean 'price'\?"),
-        ("a,b\n1,2\n3,\n", "b", r"prices.csv, row 3, column b: '' is no number"),
-        ("a\n1\nnan\n", "a", r"row 3, column a: 'nan' is no finite number"),
-        ("a\n1\n2\n", "a", r"a longer series or smaller datamodule.window"),
-        ("", "a", r"prices.csv: this file is empty; it begins with a header such as a$"),
+        ("a,b\n1,2\n3,\n", "b", r"prices.csv, row 3, column b: '' is not a number"),
+        ("a\n1\nnan\n", "a", r"row 3, column a: 'nan' is not a finite number"),
+        ("a\n1\n2\n", "a", r"use a longer series or reduce datamodule.window"),
+        ("", "a", r"prices.csv: this file is empty; it must begin with a header such as a$"),
         ("day,sold,price\n1,12,2,5\n", "price", r"prices.csv, row 2: 4 columns where the header has 3"),
         ("a,a\n1,2\n", "a", r"the header names 'a' more than once"),
-        ('a,b\n1,"2\n3,4\n', "a", r"row 2: this is no CSV: unexpected end of data"),
-        ("a\n" + "1" * 200_000 + "\n", "a", r"row 2: this is no CSV: field larger"),
-        ("day\tprice\n1\t2\n", "price", r"has no column 'price'\. Columns stand between commas; it has none"),
-        ("a\n1\n2e306\n", "a", r"row 3, column a: '2e306' is no number up to 1e\+30"),
-        ("a\n1\n1_000\n", "a", r"row 3, column a: '1_000' is no number"),
+        ('a,b\n1,"2\n3,4\n', "a", r"row 2: this is not valid CSV: unexpected end of data"),
+        ("a\n" + "1" * 200_000 + "\n", "a", r"row 2: this is not valid CSV: field larger"),
+        ("day\tprice\n1\t2\n", "price", r"has no column 'price'\. Columns must be separated by commas; it has none"),
+        ("a\n1\n2e306\n", "a", r"row 3, column a: '2e306' is not a number up to 1e\+30"),
+        ("a\n1\n1_000\n", "a", r"row 3, column a: '1_000' is not a number"),
     ],
 )
-def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, column: str | None, says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, column: str | None, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         Series(write(tmp_path, text), column=column).setup()
 
 
@@ -82,25 +82,25 @@ def test_several_series_are_forecast_with_others_beside_them(tmp_path: Path) -> 
         assert [v for row in seen for v in row] == pytest.approx(
             [v for row in expected for v in row], rel=1e-4, abs=1e-4
         )
-        (answer,) = data.answers([{"prediction": y[window].tolist()}])
-        assert answer["prediction"][1] == pytest.approx({"sold": -(n + 5), "price": (n + 5) ** 2}, rel=1e-4)
+        (prediction,) = data.answers([{"prediction": y[window].tolist()}])
+        assert prediction["prediction"][1] == pytest.approx({"sold": -(n + 5), "price": (n + 5) ** 2}, rel=1e-4)
     assert torch.equal(data.encode([str(path)]).x, data.encode([data.example_inputs(1)[0] + "\n-79,6241,1"]).x)
     assert data.baseline()["test/mse"] == pytest.approx(float(((x[:, -1:, :2] - y) ** 2).mean()), rel=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
-        ({"2026-01-03": "2026-01-02"}, "row 4, column day: '2026-01-02' is not later than the row before"),
+        ({"2026-01-03": "2026-01-02"}, "row 4, column day: '2026-01-02' is not later than in the previous row"),
         ({"2026-01-03": "third"}, "row 4, column day: 'third' is neither a date"),
         ({"day,": "dag,"}, r"datamodule.time_column=day: Did you mean 'dag'"),
         ({"rain": "rein"}, r"datamodule.covariates=rain: Did you mean 'rein'"),
-        ({",4,-2,2": ",4,-2,inf"}, "row 4, column rain: 'inf' is no finite number"),
+        ({",4,-2,2": ",4,-2,inf"}, "row 4, column rain: 'inf' is not a finite number"),
     ],
 )
-def test_wrong_times_and_covariates_are_named(tmp_path: Path, changes: dict[str, str], says: str) -> None:
+def test_wrong_times_and_covariates_are_named(tmp_path: Path, changes: dict[str, str], message: str) -> None:
     text = TABLE
     for old, new in changes.items():
         text = text.replace(old, new, 1)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         Series(write(tmp_path, text), "price", ["rain"], "day", window=4, horizon=2).setup()

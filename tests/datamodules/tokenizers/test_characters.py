@@ -12,7 +12,7 @@ def test_characters_come_back_in_a_stable_order():
     assert ids == set(range(4, len(vocabulary))) and not ids & {PADDING, START, END, UNKNOWN}
 
 
-def test_what_training_has_not_seen_is_unknown_and_said(caplog):
+def test_unknown_characters_are_reported(caplog):
     vocabulary = Vocabulary("ab")
     with caplog.at_level(logging.WARNING):
         assert vocabulary.encode("a?b", warn=True) == [4, UNKNOWN, 5]

@@ -25,12 +25,12 @@ def test_rare_words_are_unknown_and_frequent_ones_come_first(caplog):
     assert words.words == ("a", "b") and len(words) == 6
     with caplog.at_level(logging.WARNING):
         assert words.encode("B c a", warn=True) == [5, UNKNOWN, 4]
-    assert caplog.messages == ["words that training has not seen are read as <unknown>: c"]
+    assert caplog.messages == ["words that did not occur in training are read as <unknown>: c"]
     assert words.decode([5, 4, END, 4]) == words.decode([5, 4, PADDING]) == "b a"
     assert Words.from_plain(words.to_plain()) == words
 
 
-def test_more_words_come_behind_and_change_no_id():
+def test_added_words_do_not_change_ids():
     words = Words.of(["b a"])
     more = words.extended(["motion picture", "a"])
     assert more.words == ("a", "b", "motion", "picture")

@@ -18,10 +18,10 @@ def digits() -> Digits:
 
 
 def bitmap(digit: np.ndarray, scale: int = 1) -> np.ndarray:
-    """The 32×32 black-and-white picture that a digit was counted from, up to where in its field each bit lies."""
+    """The 32×32 black-and-white bitmap that a digit was counted from, up to where in its field each bit lies."""
     fields = (np.arange(16) < digit.reshape(8, 8, 1)).reshape(8, 8, 4, 4)
-    picture = fields.transpose(0, 2, 1, 3).reshape(32, 32)
-    return np.kron(picture, np.ones((scale, scale))).astype(bool)
+    bitmap = fields.transpose(0, 2, 1, 3).reshape(32, 32)
+    return np.kron(bitmap, np.ones((scale, scale))).astype(bool)
 
 
 def row(digit: np.ndarray) -> str:
@@ -71,8 +71,8 @@ def test_a_rectangular_photograph_is_resized(digits, tmp_path):
 
 def test_dark_on_bright_is_pointed_out(digits, tmp_path, caplog):
     lit = bitmap(load_digits().data[0])
-    for name, picture in (("ink.png", ~lit), ("light.png", lit)):
-        Image.fromarray(picture).save(tmp_path / name)
+    for name, pixels in (("ink.png", ~lit), ("light.png", lit)):
+        Image.fromarray(pixels).save(tmp_path / name)
         with caplog.at_level(logging.WARNING):
             digits.encode([str(tmp_path / name)])
     assert len(caplog.records) == 1 and "ink.png" in caplog.text and "invert" in caplog.text
@@ -87,17 +87,17 @@ def test_files_of_rows_and_single_rows_and_images_can_be_mixed(digits, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("missing.png", "missing.png: there is no such file"),
         ("missing", "'missing' is neither a file nor a row of 64 numbers"),
         (row(np.zeros(63)), "63 columns where 64 are expected"),
-        (row(np.zeros(63)) + ",x", r"column 64 \(column 64\): 'x' is no number"),
+        (row(np.zeros(63)) + ",x", r"column 64 \(column 64\): 'x' is not a number"),
         ("255," + row(np.zeros(63)), "column 1: 255 is outside 0 to 16"),
     ],
 )
-def test_what_cannot_be_read_is_named(digits, text, says):
-    with pytest.raises(UserError, match=says):
+def test_what_cannot_be_read_is_named(digits, text, message):
+    with pytest.raises(UserError, match=message):
         digits.encode([text])
 
 
@@ -108,5 +108,5 @@ def test_a_file_that_is_no_image_is_named(digits, tmp_path, content):
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90), dtype=np.uint8)).save(path)
         content = path.read_bytes()[:2000]
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"broken\.png: this is no image"):
+    with pytest.raises(UserError, match=r"broken\.png: this is not a readable image"):
         digits.encode([str(path)])

@@ -18,8 +18,8 @@ from tests.conftest import write_image
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "pictures"
+def image_folder(tmp_path):
+    folder = tmp_path / "image_folder"
     for number, name in enumerate(("cat", "dog")):
         for i in range(10):
             write_image(folder / name / f"{i}.png", 100 * number + i, 20 + 100 * number, size=(6, 8))
@@ -30,8 +30,8 @@ def make(folder: Path, **changes) -> ImageFolder:
     return ImageFolder(folder, **{"batch_size": 4, "val_fraction": 0.2, "test_fraction": 0.2, "workers": 0, **changes})
 
 
-def test_pixels_are_standardised_by_those_of_training(pictures):
-    data = make(pictures)
+def test_pixels_are_standardised_by_those_of_training(image_folder):
+    data = make(image_folder)
     data.setup()
     assert data.spec.input_shape == (3, 6, 8) and data.spec.class_names == ("cat", "dog")
     read = {path: np.asarray(Image.open(path), dtype=np.float64) for part in data.files().values() for path, _ in part}
@@ -44,8 +44,8 @@ def test_pixels_are_standardised_by_those_of_training(pictures):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_read_batch_by_batch_is_as_in_memory(pictures, workers, caplog):
-    held, streamed = make(pictures), make(pictures, memory_share=0.0, workers=workers)
+def test_read_batch_by_batch_is_as_in_memory(image_folder, workers, caplog):
+    held, streamed = make(image_folder), make(image_folder, memory_share=0.0, workers=workers)
     with caplog.at_level(logging.INFO):
         streamed.setup()
     assert "20 images: 12 kB in memory would be above 0 %" in caplog.text
@@ -93,7 +93,7 @@ def test_splits_may_be_folders_and_names_may_hold_the_class(tmp_path):
 
 
 def spoil(path: Path) -> Path:
-    path.write_bytes(b"no picture")
+    path.write_bytes(b"no image")
     return path
 
 
@@ -103,27 +103,27 @@ def cut_off(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("damage", [spoil, cut_off], ids=["no image", "cut off"])
-def test_unreadable_images_are_named(pictures, damage):
-    bad = [damage(pictures / "cat" / f"{i}.png") for i in range(7)]
-    with pytest.raises(UserError, match="this is no image that can be read") as refused:
-        make(pictures).setup()
+def test_unreadable_images_are_named(image_folder, damage):
+    bad = [damage(image_folder / "cat" / f"{i}.png") for i in range(7)]
+    with pytest.raises(UserError, match="this is not a readable image") as refused:
+        make(image_folder).setup()
     lines = str(refused.value).splitlines()
     assert len(lines) <= 6 and sum(str(path) in lines[i] for i, path in enumerate(bad[:5]) if i < len(lines)) >= 1
     assert lines[-1].startswith("… and") or len(lines) <= 5
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_image_that_is_cut_off_is_named_when_its_turn_comes(pictures, workers, monkeypatch):
-    data = make(pictures, memory_share=0.0, workers=workers)
+def test_an_image_that_is_cut_off_is_named_when_its_turn_comes(image_folder, workers, monkeypatch):
+    data = make(image_folder, memory_share=0.0, workers=workers)
     data.setup()
     path, _ = data.files()["val"][0]
     cut_off(path)
     with pytest.raises(UserError) as refused:
         list(data.val_dataloader())
-    assert str(refused.value) == f"{path}: this is no image that can be read"
+    assert str(refused.value) == f"{path}: this is not a readable image"
 
 
-def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
+def test_image_is_rotated_by_its_exif_orientation(tmp_path):
     pixels = np.zeros((6, 8, 3), dtype=np.uint8)
     pixels[0] = 255  # bright above
     turned = Image.fromarray(np.ascontiguousarray(np.rot90(pixels)))  # as a camera held on its side sees it
@@ -146,56 +146,61 @@ def test_what_is_transparent_is_white(tmp_path, mode):
 def test_numbers_without_a_known_white_are_refused(tmp_path):
     for values in (np.linspace(0, 1, 12, dtype=np.float32), np.arange(12, dtype=np.int32)):
         Image.fromarray(values.reshape(3, 4)).save(tmp_path / "a.tiff")
-        with pytest.raises(UserError, match=r"a\.tiff: pixels of 32 bits have no agreed white"):
+        with pytest.raises(UserError, match=r"a\.tiff: 32-bit pixels have no defined white level"):
             read_image(str(tmp_path / "a.tiff"), (1, 3, 4))
     Image.fromarray(np.full((3, 4), 65535 // 3, dtype=np.uint16)).save(tmp_path / "a.png")
     assert (read_image(str(tmp_path / "a.png"), (1, 3, 4)) == 85).all()
 
 
-def test_folders_may_be_links(pictures, tmp_path):
+def test_folders_may_be_links(image_folder, tmp_path):
     linked = tmp_path / "linked"
     linked.mkdir()
     for name in ("cat", "dog"):
-        (linked / name).symlink_to(pictures / name)
-    (pictures / "cat" / "back").symlink_to(pictures)  # for ever, if it were followed
+        (linked / name).symlink_to(image_folder / name)
+    (image_folder / "cat" / "back").symlink_to(image_folder)  # for ever, if it were followed
     found = {(path.name, label) for part in make(linked).files().values() for path, label in part}
     assert found == {(f"{i}.png", label) for i in range(10) for label in ("cat", "dog")}
 
 
-def test_a_folder_that_cannot_be_used_is_refused(tmp_path, pictures):
-    def says(text: str, folder: Path = tmp_path, **changes) -> None:
+def test_a_folder_that_cannot_be_used_is_refused(tmp_path, image_folder):
+    def check_error(text: str, folder: Path = tmp_path, **changes) -> None:
         with pytest.raises(UserError, match=text):
             make(folder, **changes).setup()
 
-    says("missing: there is no such folder", tmp_path / "missing")
+    check_error("missing: there is no such folder", tmp_path / "missing")
     (tmp_path / "empty").mkdir()
-    says("none of the 0 files here is a picture in a folder", tmp_path / "empty")
+    check_error("none of the 0 files here is an image in a folder", tmp_path / "empty")
     write_image(tmp_path / "flat" / "a.png", 0)
-    says(r"none of the 1 files here, such as a\.png, is a picture in a folder", tmp_path / "flat")
+    check_error(r"none of the 1 files here, such as a\.png, is an image in a folder", tmp_path / "flat")
     for part in ("Training", "testing"):
         write_image(tmp_path / "capital" / part / "cat" / "a.png", 0)
-    says(r"are splits, not classes: datamodule\.path=.*Training datamodule\.test_path=", tmp_path / "capital")
+    check_error(
+        r"are splits, not classes. Set datamodule\.path=.*Training datamodule\.test_path=", tmp_path / "capital"
+    )
     for part in ("train", "val"):
         write_image(tmp_path / "split" / part / "cat" / "a.png", 0)
-    says(r"its folders are splits, not classes: datamodule\.val_path=.*split/val datamodule\.path=", tmp_path / "split")
-    write_image(pictures / "cat" / "wide.png", 0, size=(6, 9))
-    says(r"is 6×8, and .*cat/wide\.png 6×9 \(height × width\): datamodule\.size=\[6,8\]", pictures)
-    (pictures / "cat" / "wide.png").unlink()
+    check_error(
+        r"its subfolders are splits, not classes. Set datamodule\.val_path=.*split/val datamodule\.path=",
+        tmp_path / "split",
+    )
+    write_image(image_folder / "cat" / "wide.png", 0, size=(6, 9))
+    check_error(r"is 6×8, but .*cat/wide\.png is 6×9 \(height × width\)\. datamodule\.size=\[6,8\]", image_folder)
+    (image_folder / "cat" / "wide.png").unlink()
     write_image(tmp_path / "other" / "bird" / "a.png", 0, size=(6, 8))
-    says("other has the class 'bird', which training lacks", pictures, test_path=tmp_path / "other")
+    check_error("other has the class 'bird', which training lacks", image_folder, test_path=tmp_path / "other")
 
 
-def test_the_preparation_travels_and_a_folder_is_predicted(fast, pictures):
-    result = run(fast("model=cnn", "datamodule=image_folder", f"datamodule.path={pictures}"), verbose=False)
-    answers = predict(result.folder, [str(pictures / "dog"), str(pictures / "cat" / "3.png")])
-    assert len(answers) == 11 and set(answers[0]["probabilities"]) == {"cat", "dog"}
-    data, other = make(pictures), make(Path("elsewhere"))
+def test_the_preparation_travels_and_a_folder_is_predicted(fast, image_folder):
+    result = run(fast("model=cnn", "datamodule=image_folder", f"datamodule.path={image_folder}"), verbose=False)
+    predictions = predict(result.folder, [str(image_folder / "dog"), str(image_folder / "cat" / "3.png")])
+    assert len(predictions) == 11 and set(predictions[0]["probabilities"]) == {"cat", "dog"}
+    data, other = make(image_folder), make(Path("elsewhere"))
     data.setup()
     file = io.BytesIO()
     torch.save(data.state_dict(), file)
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=True))
-    one = str(pictures / "cat" / "3.png")
+    one = str(image_folder / "cat" / "3.png")
     assert torch.equal(other.encode([one]).x, data.encode([one]).x) and other.spec == data.spec
-    write_image(pictures / "large.png", 0, size=(60, 80))
-    assert other.encode([str(pictures / "large.png")]).x.shape == (1, 3, 6, 8)
+    write_image(image_folder / "large.png", 0, size=(60, 80))
+    assert other.encode([str(image_folder / "large.png")]).x.shape == (1, 3, 6, 8)

@@ -74,18 +74,18 @@ def test_an_image_file_and_its_bytes_are_read_alike(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "contents", "says"),
+    ("file", "contents", "message"),
     [
-        ("train-labels-idx1", idx(np.zeros(199, np.uint8)), "200 images, and 199 labels"),
-        ("train-labels-idx1", idx(np.full(200, 10, np.uint8)), "label 10 of 10 classes"),
-        ("t10k-images-idx3", idx(np.zeros((40, 27, 28), np.uint8)), r"shape \[40, 27, 28\], not images of 28×28"),
-        ("t10k-images-idx3", b"<html>not found</html>", "this is no IDX file"),
+        ("train-labels-idx1", idx(np.zeros(199, np.uint8)), "200 images, but 199 labels"),
+        ("train-labels-idx1", idx(np.full(200, 10, np.uint8)), "label 10, but there are 10 classes"),
+        ("t10k-images-idx3", idx(np.zeros((40, 27, 28), np.uint8)), r"shape \[40, 27, 28\] instead of images of 28×28"),
+        ("t10k-images-idx3", b"<html>not found</html>", "this is not an IDX file"),
     ],
 )
-def test_wrong_files_are_named(tmp_path, file, contents, says) -> None:
+def test_wrong_files_are_named(tmp_path, file, contents, message) -> None:
     write_idx_set(tmp_path / "fashion_mnist")
     (tmp_path / "fashion_mnist" / f"{file}-ubyte.gz").write_bytes(gzip.compress(contents))
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         made(FashionMNIST, tmp_path).setup()
 
 
@@ -98,7 +98,9 @@ def test_the_unpacked_folder_of_cifar_serves_too(tmp_path) -> None:
     packed, unpacked = made(CIFAR10, tmp_path / "packed"), made(CIFAR10, tmp_path / "unpacked")
     assert torch.equal(packed.split("test").x, unpacked.split("test").x)
     unpacked.verify = True
-    with pytest.raises(UserError, match=r"data_batch_1: 123,\d+ bytes that are not those published in https://.*cifar"):
+    with pytest.raises(
+        UserError, match=r"data_batch_1: 123,\d+ bytes that differ from those published in https://.*cifar"
+    ):
         unpacked.read()
 
 
@@ -110,7 +112,7 @@ def test_another_set_is_refused_in_the_place_of_mnist(tmp_path) -> None:
     data = made(MNIST, tmp_path)
     data.read()
     data.verify = True
-    with pytest.raises(UserError, match=r"train-images-idx3-ubyte: .* not those published"):
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte: .* differ from those published"):
         data.read()
 
 
@@ -127,7 +129,7 @@ class Touch:
 def test_a_batch_of_cifar_runs_no_code(tmp_path) -> None:
     evil = pickle.dumps({b"data": Touch(str(tmp_path / "touched")), b"labels": []})
     write_cifar10(tmp_path / "cifar10", {"data_batch_3": evil})
-    with pytest.raises(UserError, match=r"data_batch_3: this is no batch of CIFAR-10: it holds \w*pathlib"):
+    with pytest.raises(UserError, match=r"data_batch_3: this is not a batch of CIFAR-10: it contains \w*pathlib"):
         made(CIFAR10, tmp_path).setup()
     assert not (tmp_path / "touched").exists()
 

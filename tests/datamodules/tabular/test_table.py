@@ -13,7 +13,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from src.cli.predict import predict
 from src.core.errors import UserError
 from src.datamodules.splits.holdout import split_groups
-from src.datamodules.tabular.csv_table import CSV
+from src.datamodules.tabular.table import Table
 from src.training.run import run
 
 CITIES = ("Oslo", "Rome", "Lima")
@@ -26,10 +26,10 @@ def table(rows=ROWS, names="age,city,income,patient,bought", delimiter=","):
 
 @pytest.fixture
 def make(tmp_path):
-    def with_content(content: str | bytes, name: str = "t.csv", **changes) -> CSV:
+    def with_content(content: str | bytes, name: str = "t.csv", **changes) -> Table:
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return CSV(path, **{"target_column": "bought", "missing": ["", "NA", "?"], **changes})
+        return Table(path, **{"target_column": "bought", "missing": ["", "NA", "?"], **changes})
 
     return with_content
 
@@ -49,7 +49,7 @@ def test_features_are_those_of_scikit_learn(make):
         assert [data.spec.class_names[i] for i in data.split(name).y] == [r["bought"] for r in rows[name]]
 
 
-def test_a_missing_number_stands_at_the_mean_and_is_told(make):
+def test_missing_number_becomes_the_mean_and_has_an_indicator(make):
     rows = [(("NA" if i % 4 == 0 else i), ("?" if i % 6 == 0 else "x"), "ab"[i % 2]) for i in range(60)]
     data = make(table(rows, "n,c,bought"))
     data.setup()
@@ -63,12 +63,12 @@ def test_a_missing_number_stands_at_the_mean_and_is_told(make):
     assert torch.equal(data.encode(["na,x"]).x, data.encode([",x"]).x)
 
 
-def test_rows_without_a_target_are_left_out_and_counted(make, caplog):
+def test_rows_without_a_target_are_dropped_and_counted(make, caplog):
     data = make(table([*ROWS, (1, "Oslo", 1, 1, "?")]))
     with caplog.at_level(logging.WARNING):
         data.setup()
     assert sum(len(data.split(name).x) for name in ("train", "val", "test")) == 90
-    assert "1 of 91 rows are left out, without a target" in caplog.text
+    assert "1 of 91 rows have no target and are dropped" in caplog.text
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -94,15 +94,15 @@ def test_groups_of_any_size_come_near_their_shares():
         split_groups(["a", "b"] * 9, 0.2, 0.2, seed=0)
 
 
-def test_several_numbers_are_told_in_their_own_units(make):
+def test_several_targets_are_predicted_in_original_units(make):
     data = make(table(), kind="regression", target_column=["age", "income"], ignore=["patient", "bought"])
     data.setup()
     assert data.spec.output_shape == (2,) and data.spec.target_names == ("age", "income")
     y = data.split("train").y
     torch.testing.assert_close(y.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
-    (answer,) = data.answers([{"prediction": dict(zip(data.targets, y[0].tolist(), strict=True))}])
+    (prediction,) = data.answers([{"prediction": dict(zip(data.targets, y[0].tolist(), strict=True))}])
     row = data.rows()["train"][0][1]
-    assert answer["prediction"] == pytest.approx(
+    assert prediction["prediction"] == pytest.approx(
         {"age": float(row["age"]), "income": float(row["income"])}, rel=1e-5, abs=1e-5
     )
 
@@ -129,7 +129,7 @@ def test_a_value_that_training_lacks_is_none_of_its_values(make, caplog):
     data.setup()
     with caplog.at_level(logging.WARNING):
         assert not data.encode(["Bonn"]).x.any()
-    assert "column 'city': training lacks Bonn" in caplog.text
+    assert "column 'city': values that did not occur in training match no category: Bonn" in caplog.text
 
 
 def test_a_key_that_is_mistyped_in_json_lines_is_not_a_missing_cell(make, tmp_path, caplog):
@@ -141,19 +141,19 @@ def test_a_key_that_is_mistyped_in_json_lines_is_not_a_missing_cell(make, tmp_pa
         data.encode([str(other)])
     other.write_text('{"agee": 30, "city": "Oslo"}\n{"age": 30, "city": "Oslo", "shoe": 9}\n')
     data.encode([str(other)])
-    assert "agee is passed over in rows that lack a column of training" in caplog.text
+    assert "agee is ignored in rows that lack a column of training" in caplog.text
 
 
 @pytest.mark.parametrize("cell", ["1e200", "1e308", "1_000"])
 def test_what_32_bits_cannot_hold_is_no_number(make, cell):
     rows = [f"{n},{'no' if n % 2 else 'yes'}" for n in range(40)]
-    with pytest.raises(UserError, match=rf"column 'a': '{cell}' is no number"):
+    with pytest.raises(UserError, match=rf"column 'a': '{cell}' is not a number"):
         make("a,bought\n" + "\n".join([*rows, f"{cell},no"])).setup()
-    with pytest.raises(UserError, match=rf"column 'a': '{cell}' is no number"):
+    with pytest.raises(UserError, match=rf"column 'a': '{cell}' is not a number"):
         make("a,bought\n" + "\n".join([*rows, f"{cell},no"]), target_column="a", kind="regression").setup()
     data = make("a,bought\n" + "\n".join(rows))
     data.setup()
-    with pytest.raises(UserError, match=rf"'{cell}' is no number"):
+    with pytest.raises(UserError, match=rf"'{cell}' is not a number"):
         data.encode([cell])
 
 
@@ -163,11 +163,11 @@ def test_a_constant_column_is_one_in_spite_of_rounding(make):
     assert abs(data.encode(["100,3"]).x[0, 0]) < 1
 
 
-def test_every_row_that_is_typed_is_answered(make):
+def test_every_input_row_has_a_prediction(make):
     data = make(table(), ignore=["patient"])
     data.setup()
     assert torch.equal(data.encode(["30,Rome,4\n40,Oslo,5"]).x, data.encode(["30,Rome,4", "40,Oslo,5"]).x)
-    with pytest.raises(UserError, match="this is no CSV: field larger"):
+    with pytest.raises(UserError, match="this is not valid CSV: field larger"):
         data.encode(["1" * 140_000])
 
 
@@ -186,60 +186,66 @@ def test_the_preparation_travels(make):
 BAD = [
     ("", {}, "t.csv: this file is empty"),
     ("age,bought\n", {}, "t.csv: there are no rows"),
-    ("age\n1\n2\n", {}, "t.csv: the header has no column 'bought'.*between commas"),
-    ("age;bought\n1;yes\n", {}, "the header has no column 'bought'.*between commas"),
-    (b"\xff\xfea", {}, r"t.csv: this is no text in UTF-8 \(byte 0\)"),
+    ("age\n1\n2\n", {}, "t.csv: the header has no column 'bought'.*separated by commas"),
+    ("age;bought\n1;yes\n", {}, "the header has no column 'bought'.*separated by commas"),
+    (b"\xff\xfea", {}, r"t.csv: this file is not UTF-8 text \(byte 0\)"),
     (table() + "\n1,2\n", {}, "t.csv, row 92: 2 columns where the header has 5"),
-    (table() + '\n1,"Oslo', {}, "t.csv, row 92: this is no CSV"),
-    (table().replace("\n25,", "\nyoung,"), {}, "t.csv, row 7, column 'age': 'young' is no number.*datamodule.missing"),
-    (table(), {"kind": "regression"}, "row 2, column 'bought': 'no' is no number; for classes"),
+    (table() + '\n1,"Oslo', {}, "t.csv, row 92: this is not valid CSV"),
+    (
+        table().replace("\n25,", "\nyoung,"),
+        {},
+        "t.csv, row 7, column 'age': 'young' is not a number.*datamodule.missing",
+    ),
+    (table(), {"kind": "regression"}, "row 2, column 'bought': 'no' is not a number; for classes"),
     (
         table(),
         {"target_column": "city", "kind": "binary_classification"},
-        "'city' has 3 classes, and yes or no has two",
+        "'city' has 3 classes; binary classification has two",
     ),
     (table([(i, i * 1.5) for i in range(300)], "n,bought"), {}, "300 different numbers.*kind=regression"),
     (table([(i, i * 1.5) for i in range(90)], "n,bought"), {}, "90 different numbers.*kind=regression"),
-    (table(ROWS[:3]), {}, r"t.csv: datamodule.val_fraction=.* none is left for (val|train); more examples or"),
+    (table(ROWS[:3]), {}, r"t.csv: datamodule.val_fraction=.* none is left for (val|train); add examples or"),
     (
         table([(f"n{i}", i % 2) for i in range(2000)], "n,bought"),
         {},
         r"column 'n' has 1,\d\d\d different texts.*ignore",
     ),
-    (table([("", i % 2) for i in range(20)], "n,bought"), {}, "column 'n': every cell of training is missing"),
+    (table([("", i % 2) for i in range(20)], "n,bought"), {}, "column 'n': all training cells are missing"),
     (table([(i, "a") for i in range(20)], "n,bought"), {}, "training has one class only, 'a'"),
     (table([(i, "?") for i in range(20)], "n,bought"), {}, "no row has a value in column 'bought'"),
     (table(names="age,age,income,patient,bought"), {}, "the header names 'age' more than once"),
     (table(), {"columns": ["agee"]}, "the header has no column 'agee'. Did you mean 'age'"),
     (table(), {"ignore": ["agee"]}, "datamodule.ignore: .*has no column 'agee'. Did you mean 'age'"),
     (table([(1, "", "a")], "n,g,bought"), {"group_column": "g"}, "row 2, column 'g': this is empty"),
-    (table(), {"columns": ["bought"]}, "no column is left to tell bought from"),
+    (table(), {"columns": ["bought"]}, "no column is left to predict bought from"),
 ]
 
 
-@pytest.mark.parametrize(("content", "changes", "says"), BAD)
-def test_a_wrong_table_is_refused_by_name(make, content, changes, says):
-    with pytest.raises(UserError, match=says):
+@pytest.mark.parametrize(("content", "changes", "message"), BAD)
+def test_a_wrong_table_is_refused_by_name(make, content, changes, message):
+    with pytest.raises(UserError, match=message):
         make(content, **changes).setup()
 
 
 @pytest.mark.parametrize(
-    ("row", "says"),
-    [("1", "1 columns where 3 are expected: age, city, income"), ("old,Rome,1", "column 'age': 'old' is no number")],
+    ("row", "message"),
+    [("1", "1 columns where 3 are expected: age, city, income"), ("old,Rome,1", "column 'age': 'old' is not a number")],
 )
-def test_a_wrong_input_is_refused(make, row, says):
+def test_a_wrong_input_is_refused(make, row, message):
     data = make(table(), ignore=["patient"])
     data.setup()
-    with pytest.raises(UserError, match=re.escape(says)):
+    with pytest.raises(UserError, match=re.escape(message)):
         data.encode([row])
 
 
 def test_each_kind_trains_and_predicts(fast, make, tmp_path):
     make(table())
-    base = ["datamodule=csv", f"datamodule.path={tmp_path / 't.csv'}", "datamodule.ignore=[patient]"]
+    base = ["datamodule=table", f"datamodule.path={tmp_path / 't.csv'}", "datamodule.ignore=[patient]"]
     for kind, target in (("binary_classification", "bought"), ("regression", "income"), ("classification", "city")):
         words = fast(*base, f"datamodule.kind={kind}", f"datamodule.target_column={target}")
         result = run(words, verbose=False)
-        (answer, *_) = predict(result.folder, [str(tmp_path / "t.csv")])
-        assert set(answer.get("probabilities", {})) == {"bought": {"no", "yes"}, "city": set(CITIES)}.get(target, set())
-        assert isinstance(answer["prediction"], float if kind == "regression" else str)
+        (prediction, *_) = predict(result.folder, [str(tmp_path / "t.csv")])
+        assert set(prediction.get("probabilities", {})) == {"bought": {"no", "yes"}, "city": set(CITIES)}.get(
+            target, set()
+        )
+        assert isinstance(prediction["prediction"], float if kind == "regression" else str)
