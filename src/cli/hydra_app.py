@@ -193,7 +193,7 @@ def _refuse_unknown_flags(argv: Sequence[str]) -> None:
     explanation = str(explain(UserError(), corrected))
     overrides = [argument for argument in corrected if argument not in argv]
     if not overrides:
-        raise UserError(f"{unknown[0]}: overrides must be together, either all before or all after the flags")
+        raise UserError(f"{unknown[0]}: overrides must be together, all before or all after the flags")
     message = f"{unknown[0]}: overrides have no dashes: {' '.join(overrides)}"
     raise UserError(f"{message}\n{explanation}" if explanation else message)
 
