@@ -10,7 +10,7 @@ The overrides are those of src.train; an experiment may be given by its name: py
 
 import sys
 
-from src.cli.doctor import findings, prove_resume, run_overrides
+from src.cli.doctor import findings, print_resume_check, run_overrides
 from src.cli.hydra_app import errors_for_people
 from src.core.console import echo
 from src.core.errors import UserError, nearest
@@ -27,7 +27,7 @@ def main() -> None:
     if argv:
         with errors_for_people():
             if argv[0] == "resume":
-                raise SystemExit(0 if prove_resume(run_overrides(argv[1:])) else 1)
+                raise SystemExit(0 if print_resume_check(run_overrides(argv[1:])) else 1)
             raise UserError(
                 f"{argv[0]}: {nearest(argv[0], ['resume'])} Without an argument, doctor checks the installation."
             )

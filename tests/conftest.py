@@ -1,4 +1,4 @@
-"""What every test stands on: one thread, nothing sent anywhere, all files under the test's own folder."""
+"""Fixtures of all tests: one thread, no network, all files in the test's own folder."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Leave the process as it was: its environment (runs and Hydra change it) and Hydra's global state."""
+    """Restore the environment, which runs and Hydra change, and Hydra's global state."""
     before = dict(os.environ)
     monkeypatch.chdir(ROOT)
     for name in ("HYDRA_FULL_ERROR", "GRIDLIGHT_RUN_FOLDER", "LOCAL_RANK", "WANDB_API_KEY", "WANDB_PROJECT"):
@@ -35,7 +35,7 @@ def isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     os.environ.update(before)
 
 
-# What a choice needs beside itself, to make sense.
+# Overrides that a choice needs.
 COMPANIONS = {
     "regularization=spatial_dropout": ["model=cnn"],
     "regularization=stochastic_depth": ["model=resnet"],
@@ -57,7 +57,7 @@ COMPANIONS = {
     "callbacks=gradient_through_time": ["model=rnn"],
 }
 
-# What makes the slower data sources small.
+# Keys that make the slower data sources small.
 SMALL = {
     "dates": ["train_size=96", "val_size=16", "test_size=16", "languages=[en,de]"],
     "mackey_glass": ["length=400"],
@@ -73,12 +73,12 @@ SMALL = {
 }
 
 
-# The paper's depth and heads, narrow enough for a test.
+# The depth and heads of the paper with a small width.
 _NARROW = ["model.d_model=32", "model.d_ff=48"]
 SMALL_CHOICES = {"model=transformer_base": _NARROW, "experiment=transformer_paper": _NARROW}
 
 
-# ---- tiny files of the kinds of data that a user brings ------------------------------------------------------------
+# ---- small files of the kinds of data that users have -- ------------------------------------------------------------
 
 
 def write_tone(path: Path, hertz: float, seconds: float, rate: int = 8000, seed: int = 0) -> None:
@@ -99,9 +99,12 @@ def _book(folder: Path) -> list[str]:
 
 
 def _reviews(folder: Path) -> list[str]:
-    words = {"good": ("good", "great", "splendid"), "bad": ("bad", "awful", "dreary"), "so-so": ("usual", "plain")}
+    adjectives = {"good": ("good", "great", "splendid"), "bad": ("bad", "awful", "dreary"), "so-so": ("usual", "plain")}
     rows = [
-        f'"A {w}, {w} film, no. {i}",{label}' for label, choices in words.items() for w in choices for i in range(10)
+        f'"A {w}, {w} film, no. {i}",{label}'
+        for label, choices in adjectives.items()
+        for w in choices
+        for i in range(10)
     ]
     file = folder / "reviews.csv"
     file.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
@@ -125,7 +128,7 @@ def _pairs(folder: Path) -> list[str]:
 def write_image(
     path: Path, seed: int, brightness: int = 100, size: tuple[int, int] = (12, 10), mode: str = "RGB"
 ) -> None:
-    """Write a noisy picture of so many rows and columns."""
+    """Write a noisy image of a size of rows and columns."""
     import numpy as np
     from PIL import Image
 
@@ -135,11 +138,11 @@ def write_image(
     Image.fromarray(pixels).save(path)
 
 
-def _pictures(folder: Path) -> list[str]:
+def _images(folder: Path) -> list[str]:
     for number, name in enumerate(("bright", "dark", "grey")):
         for i in range(12):
-            write_image(folder / "pictures" / name / f"{i}.png", 100 * number + i, (180, 0, 90)[number])
-    return [f"datamodule.path={folder / 'pictures'}"]
+            write_image(folder / "images" / name / f"{i}.png", 100 * number + i, (180, 0, 90)[number])
+    return [f"datamodule.path={folder / 'images'}"]
 
 
 def _sounds(folder: Path) -> list[str]:
@@ -172,18 +175,18 @@ USERS_FILES: dict[str, Callable[[Path], list[str]]] = {
     "text_classification": _reviews,
     "parallel_text": _pairs,
     "audio_folder": _sounds,
-    "image_folder": _pictures,
+    "image_folder": _images,
     "fsdd": _spoken_digits,
     "series": _series,
     "csv": _people,
     **{name: partial(_public, name) for name in PUBLIC},
 }
-"""For each datamodule that needs files: what writes some into a folder and returns the words that name them."""
+"""For each datamodule that needs files: a function that writes some into a folder and returns overrides that name them."""
 
 
 @pytest.fixture(scope="session")
 def users_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
-    """Return a function that gives the words which a datamodule needs beside its name, with files that it writes once."""
+    """Return a function that writes the files of a datamodule, once, and returns overrides that name them."""
     return cache(lambda name: USERS_FILES[name](tmp_path_factory.mktemp(name)) if name in USERS_FILES else [])
 
 
@@ -198,7 +201,7 @@ WORDNET = {"good": ["good", "great", "fine"], "film": ["film", "movie", "moving 
 
 @pytest.fixture(scope="session")
 def wordnet(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Install a tiny WordNet, where no other test and no person looks for one, and return its name."""
+    """Install a tiny WordNet in a temporary folder, and return its name."""
     import wn
 
     folder = tmp_path_factory.mktemp("wordnet")
@@ -223,46 +226,46 @@ def wordnet(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def complete(users_files: Callable[[str], list[str]], request: pytest.FixtureRequest) -> Callable[..., list[str]]:
-    """Return a function that adds to some words of a command line what makes them a whole one that works."""
+    """Return a function that completes some overrides to those of a run that works."""
     from src.config.compose import compose
 
-    def words(*choices: str) -> list[str]:
-        added = [word for choice in choices for word in COMPANIONS.get(choice, [])]
-        groups = {word.partition("=")[0] for word in choices}
-        result = [*choices, *(word for word in added if word.partition("=")[0] not in groups)]
+    def overrides(*choices: str) -> list[str]:
+        added = [override for choice in choices for override in COMPANIONS.get(choice, [])]
+        groups = {override.partition("=")[0] for override in choices}
+        result = [*choices, *(override for override in added if override.partition("=")[0] not in groups)]
         config = compose(result)
         if config.regularization.synonyms.probability:
             result.append(f"regularization.synonyms.lexicon={request.getfixturevalue('wordnet')}")
-        keys = {word.partition("=")[0] for word in result}
+        keys = {override.partition("=")[0] for override in result}
         return [*result, *(w for w in users_files(config.datamodule.name) if w.partition("=")[0] not in keys)]
 
-    return words
+    return overrides
 
 
 @pytest.fixture
 def fast(tmp_path: Path, complete: Callable[..., list[str]]) -> Callable[..., list[str]]:
-    """Return a function that makes a run of a few steps on little data of some words of a command line; it writes under
-    the test's own folder, and the words themselves come last.
+    """Return a function that completes some overrides to those of a run of a few steps on little data in the test's own
+    folder; the given overrides come last.
     """
     from src.config.compose import compose
 
-    def words(*choices: str) -> list[str]:
+    def overrides(*choices: str) -> list[str]:
         result = complete(*choices)
-        groups = {word.partition("=")[0] for word in result}
+        groups = {override.partition("=")[0] for override in result}
         data = str(compose(result).datamodule.name)
         small = [
-            *(word for word in ("trainer=smoke", "logger=none") if word.partition("=")[0] not in groups),
-            *(f"datamodule.{word}" for word in SMALL.get(data, [])),
-            *(word for choice in result for word in SMALL_CHOICES.get(choice, [])),
+            *(override for override in ("trainer=smoke", "logger=none") if override.partition("=")[0] not in groups),
+            *(f"datamodule.{override}" for override in SMALL.get(data, [])),
+            *(override for choice in result for override in SMALL_CHOICES.get(choice, [])),
             "trainer.max_epochs=1",
             "trainer.limit_train_batches=2",
             "trainer.limit_val_batches=2",
             "trainer.limit_test_batches=2",
             f"paths.outputs={tmp_path}/outputs",
         ]
-        return [*(word for word in small if word.partition("=")[0] not in groups), *result]
+        return [*(override for override in small if override.partition("=")[0] not in groups), *result]
 
-    return words
+    return overrides
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -271,11 +274,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """Return a function that runs ``python -m <words>`` from the repository's root, as a person would."""
+    """Return a function that runs ``python -m`` with some arguments in the root of the repository."""
 
-    def run(*words: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    def run(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", *words], cwd=ROOT, env=os.environ | env, text=True, capture_output=True, timeout=300
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env=os.environ | env,
+            text=True,
+            capture_output=True,
+            timeout=300,
         )
 
     return run

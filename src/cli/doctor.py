@@ -105,7 +105,7 @@ def _wandb_state(key: bool) -> str:
         return f"Weights & Biases: a key is configured, {address.hostname} cannot be reached ({error}); runs continue offline"
 
 
-def prove_resume(overrides: list[str]) -> bool:
+def print_resume_check(overrides: list[str]) -> bool:
     """Print and return whether a run that is interrupted and resumed equals an uninterrupted one."""
     from src.diagnostics.resume_check import prove
 

@@ -81,8 +81,8 @@ def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None)
         argv: command line; by default that of the process.
     """
     with errors_for_people():
-        arguments = consume_trust_flags(sys.argv[1:] if argv is None else argv)
-    return parser.parse_args(arguments)
+        rest = consume_trust_flags(sys.argv[1:] if argv is None else argv)
+    return parser.parse_args(rest)
 
 
 def add_trust_options(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from src.comparison.config_keys import MISSING, differing, shown
 from src.comparison.statistics import number
-from src.comparison.view import COLUMNS, Row, View, measured
+from src.comparison.view import COLUMNS, Row, View, measurement
 from src.core.console import duration
 from src.core.errors import UserError, nearest
 from src.core.tables import new_table, show
@@ -57,7 +57,7 @@ def print_diff(one: RecordedRun, other: RecordedRun) -> None:
     table = new_table("metric", "A", "B", "B - A", numbers=("A", "B", "B - A"))
     names = dict.fromkeys([*one.summary, *other.summary, *(c for c in COLUMNS if c in ("gap", "time", "parameters"))])
     for name in names:
-        a, b = measured(one, name), measured(other, name)
+        a, b = measurement(one, name), measurement(other, name)
         show_value = duration if name == "time" else "{:,.0f}".format if name == "parameters" else number
         difference = "" if a is None or b is None or a == b else show_value(b - a)
         table.add_row(name, *("-" if value is None else show_value(value) for value in (a, b)), difference)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from src.comparison.config_keys import informative_keys, resolve_name
-from src.comparison.view import COLUMNS, measured, names_of
+from src.comparison.view import COLUMNS, measurement, names_of
 from src.core.errors import UserError
 from src.run_store.filters import Condition, parse
 from src.run_store.recorded_run import RecordedRun
@@ -79,6 +79,6 @@ def matching_runs(runs: Sequence[RecordedRun], filters: Sequence[RunFilter]) -> 
 
 def _values_by_name(run: RecordedRun) -> dict[str, Any]:
     """Return everything that a condition may test, by name."""
-    measures = {name: measured(run, name) for name in (*COLUMNS, run.metric, *run.summary)}
+    measures = {name: measurement(run, name) for name in (*COLUMNS, run.metric, *run.summary)}
     numbers = {name: value for name, value in measures.items() if value is not None}
     return {**run.config, **numbers, "status": run.status, "run": run.name, "runs": 1}

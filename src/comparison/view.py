@@ -64,7 +64,7 @@ class Row:
             return self.best.name
         if column in self.best.config and not is_measure(column):
             return self.best.config[column]
-        values = [value for run in self.counted if (value := measured(run, column)) is not None]
+        values = [value for run in self.counted if (value := measurement(run, column)) is not None]
         return sample(values) if values else None
 
     def text(self, column: str) -> str:
@@ -84,7 +84,7 @@ def is_measure(column: str) -> bool:
     return column in COLUMNS or "/" in column
 
 
-def measured(run: RecordedRun, column: str) -> float | None:
+def measurement(run: RecordedRun, column: str) -> float | None:
     """Return a number of a run: a metric of its best epoch or of its test, or one of `COLUMNS`.
 
     ``gap`` is the validation loss minus the training loss in the best epoch, a measure of overfitting.
@@ -181,7 +181,7 @@ def views(runs: Sequence[RecordedRun], metric: str | None = None, sort: str | No
     """
     if metric is not None:
         metric = resolve_name(metric, metrics_of(runs))
-        with_value = [run for run in runs if measured(run, metric) is not None]
+        with_value = [run for run in runs if measurement(run, metric) is not None]
         if not with_value:
             raise UserError(f"{metric}: no run has a value of it yet")
         data = {run.config.get("datamodule.name") for run in with_value}
@@ -218,7 +218,7 @@ def _view(runs: Sequence[RecordedRun], metric: str, sort: str | None) -> View:
 
 
 def _row(group: Sequence[RecordedRun], metric: str, sign: int, share: float, repetition_keys: Sequence[str]) -> Row:
-    values = {run.place: value for run in group if (value := measured(run, metric)) is not None}
+    values = {run.place: value for run in group if (value := measurement(run, metric)) is not None}
     with_value = [run for run in group if run.status != "failed" and run.place in values]
     counted = _latest([run for run in with_value if run.status == "finished"] or with_value, repetition_keys)
     ordered = sorted(group, key=lambda run: (run not in counted, sign * values.get(run.place, inf * sign)))
@@ -277,7 +277,9 @@ def _tests(
 
 def _by_repetition(row: Row, metric: str, repetition_keys: Sequence[str]) -> dict[tuple[Any, ...], float]:
     return {
-        _repetition(run, repetition_keys): value for run in row.counted if (value := measured(run, metric)) is not None
+        _repetition(run, repetition_keys): value
+        for run in row.counted
+        if (value := measurement(run, metric)) is not None
     }
 
 

@@ -125,8 +125,8 @@ def test_attention_maps_of_a_run_are_bounded(
     folder = write_run("a")
     (folder / "plots").mkdir()
     for number, size in enumerate((60, 50, 40)):
-        (folder / "plots" / f"attention-{number}.png").write_bytes(bytes(size))
-    monkeypatch.setattr("src.run_store.reader.MAX_PICTURE_BYTES", 100)
+        (folder / "plots" / f"attention-{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n".ljust(size))
+    monkeypatch.setattr("src.run_store.reader.MAX_PICTURES_BYTES", 100)
     (run,) = read_runs(tmp_path)
     assert list(run.read_attention()) == ["attention-0", "attention-2"]
 
