@@ -175,10 +175,10 @@ def test_a_link_or_a_pipe_is_rejected_by_name(
 
 def test_a_target_within_the_run_or_on_a_link_is_rejected(revision: str, tmp_path: Path, monkeypatch: Any) -> None:
     run = make_run(tmp_path, monkeypatch, revision=revision)
-    with pytest.raises(UserError, match="this is within the run"):
+    with pytest.raises(UserError, match="this is within the exported run"):
         run_package.pack(run, run.path / "packed")
     (tmp_path / "alias").symlink_to(run.path)
-    with pytest.raises(UserError, match="this is within the run"):
+    with pytest.raises(UserError, match="this is within the exported run"):
         run_package.pack(run, tmp_path / "alias" / "packed")
     (tmp_path / "dangling").symlink_to(tmp_path / "none")
     with pytest.raises(UserError, match="it already exists"):
