@@ -5,8 +5,8 @@
     result = api.run(["model=mlp", "optimizer.lr=0.01"])
     print(result.metrics["test/accuracy"], api.predict(result.folder, ["0.5,-0.25"]))
 
-Overrides are texts such as ``optimizer.lr=0.01``, as on the command line: a sequence of them, or one text, which is split like a
-command line. Paths are `str` or `pathlib.Path`. Invalid input raises `UserError` with the message of the command line.
+Overrides are texts such as ``optimizer.lr=0.01``, as on the command line: a sequence of them, or one text that is split like a
+command line. Paths are `str` or `pathlib.Path`. Invalid input raises `UserError` with the same message as the command line.
 """
 
 import os
@@ -42,21 +42,21 @@ def run(
     """Train, test and record one run.
 
     Args:
-        overrides: such as ``["model=mlp", "optimizer.lr=0.01"]``.
+        overrides: overrides of the config, such as ``["model=mlp", "optimizer.lr=0.01"]``.
         folder: run folder to create; by default a new one below ``paths.outputs``.
         verbose: print the model, the progress and the results.
-        callbacks: of Lightning, beside those of the config.
+        callbacks: Lightning callbacks in addition to those of the config.
 
     Returns:
         The run folder, the status and the metrics.
 
     Raises:
-        UserError: if the config or the data are invalid; no run folder is left then.
+        UserError: if the config or the data are invalid; no run folder remains.
     """
-    from src.training.run import run as train
+    from src.training import run as training_run
 
     path = None if folder is None else _path(folder, "folder")
-    return train(_overrides(overrides), path, verbose, callbacks)
+    return training_run.run(_overrides(overrides), path, verbose, callbacks)
 
 
 def resume(path: PathLike, overrides: Overrides = (), verbose: bool = True) -> "RunResult":
@@ -70,10 +70,11 @@ def resume(path: PathLike, overrides: Overrides = (), verbose: bool = True) -> "
     Raises:
         UserError: if the run cannot be resumed, or if a key may not change.
     """
+    from src.training import run as training_run
     from src.training.resume import resumed
-    from src.training.run import resume as train_on
 
-    return train_on(*resumed(str(_path(path, "path")), _overrides(overrides)), verbose)
+    config, folder = resumed(str(_path(path, "path")), _overrides(overrides))
+    return training_run.resume(config, folder, verbose)
 
 
 def load(path: PathLike, overrides: Overrides = ()) -> "Loaded":
@@ -89,18 +90,18 @@ def load(path: PathLike, overrides: Overrides = ()) -> "Loaded":
     Raises:
         UserError: if there is no such run, or if the file is no checkpoint of Gridlight.
     """
-    from src.training.inference import load as rebuild
+    from src.training import inference
 
-    return rebuild(_path(path, "path"), _overrides(overrides))
+    return inference.load(_path(path, "path"), _overrides(overrides))
 
 
 def predict(model: "PathLike | Loaded", inputs: Any, **generation: Any) -> list[dict[str, Any]]:
     """Return the predictions of a trained model.
 
     Args:
-        model: run folder, checkpoint, or what `load` returned.
-        inputs: what ``python -m src.predict`` accepts (a text, a path, or a sequence of them), or numbers: an array or nested
-            lists [N, F] of N examples with F columns, or [F] of one example.
+        model: run folder, checkpoint, or the result of `load`.
+        inputs: raw inputs as for ``python -m src.predict`` (a text, a path, or a sequence of them), or numbers: an array or
+            nested lists [N, F] of N examples with F columns, or [F] of one example.
         generation: ``length``, ``temperature``, ``top_k``, ``top_p``, ``seed``, ``beams`` and ``length_penalty``, for models that
             generate sequences.
 
@@ -124,23 +125,24 @@ def evaluate(path: PathLike, split: str = "test", overrides: Overrides = ()) -> 
     Args:
         path: run folder or checkpoint.
         split: ``train``, ``val`` or ``test``.
-        overrides: keys of the recorded config to change; ``datamodule.path=other.txt`` measures that file as a whole.
+        overrides: keys of the recorded config to change; with ``datamodule.path=other.txt`` that file is
+            evaluated as a whole.
 
     Raises:
         UserError: if there is no such run, split or key.
     """
-    from src.evaluate import evaluate as measure
+    from src import evaluate as verb
 
-    return measure(_path(path, "path"), split, _overrides(overrides))
+    return verb.evaluate(_path(path, "path"), split, _overrides(overrides))
 
 
 def compare(*folders: PathLike, metric: str | None = None, sort: str | None = None, filter: str = "") -> "list[View]":
-    """Return the ranked runs of some folders.
+    """Rank the runs of some folders.
 
     Args:
-        folders: sweeps, runs, or folders that contain them.
-        metric: rank by this metric, such as ``val/accuracy``; by default the one that each run monitors.
-        sort: column, metric or key, with ``:asc`` or ``:desc``.
+        folders: sweeps, runs, or folders that contain some.
+        metric: metric to rank by, such as ``val/accuracy``; by default the one that each run monitors.
+        sort: column, metric or key to sort by, with ``:asc`` or ``:desc``.
         filter: conditions such as ``optimizer.name=adam val/loss<0.3``.
 
     Returns:
@@ -149,39 +151,41 @@ def compare(*folders: PathLike, metric: str | None = None, sort: str | None = No
     Raises:
         UserError: if there are no runs, or no such metric or key.
     """
-    from src.comparison.filters import conditions, kept
+    from src.comparison.filters import matching_runs, parse_filters
     from src.comparison.view import views
     from src.run_store.reader import read_runs
 
     if not folders:
         raise UserError("compare: expected at least one folder, such as compare('outputs/sweeps/lr')")
     runs = read_runs(*(_path(folder, "folder") for folder in folders))
-    return views(kept(runs, conditions(filter, runs)) if filter else runs, metric, sort)
+    if filter:
+        runs = matching_runs(runs, parse_filters(filter, runs))
+    return views(runs, metric, sort)
 
 
 def sweep(overrides: Overrides, name: str) -> "list[View]":
-    """Run a sweep in a process of its own and return its ranked runs; continue it where it exists.
+    """Run a sweep in a subprocess, or continue it, and return its ranked runs.
 
     Args:
-        overrides: with ranges, such as ``["model=mlp,cnn", "optimizer.lr=1e-3,1e-2"]``.
-        name: of the sweep, whose folder is ``<paths.outputs>/sweeps/<name>``.
+        overrides: overrides with ranges, such as ``["model=mlp,cnn", "optimizer.lr=1e-3,1e-2"]``.
+        name: name of the sweep, whose folder is ``<paths.outputs>/sweeps/<name>``.
 
     Raises:
-        UserError: if any job is invalid; nothing was started then. The message is on the standard error of this process.
-        JobsFailed: if a job failed, when all have ended.
+        UserError: if any job is invalid; no job is started. The message is printed to standard error.
+        JobsFailed: if a job failed; the others are finished first.
     """
-    given = _overrides(overrides)
-    command = [sys.executable, "-m", "src.train", "-m", *given, f"sweep.name={name}"]
+    texts = _overrides(overrides)
+    command = [sys.executable, "-m", "src.train", "-m", *texts, f"sweep.name={name}"]
     folders = [ROOT.as_posix(), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, folders))}
-    done = subprocess.run(command, env=environment, check=False)
-    if done.returncode == 130:
+    process = subprocess.run(command, env=environment, check=False)
+    if process.returncode == 130:
         raise KeyboardInterrupt
-    if done.returncode == 1:
+    if process.returncode == 1:
         raise JobsFailed(f"{shlex.join(command[1:])}: some jobs failed; the errors are in the run folders")
-    if done.returncode:
-        raise UserError(f"{shlex.join(command[1:])}: ended with exit code {done.returncode}")
-    outputs = [text.partition("=")[2] for text in given if text.startswith("paths.outputs=")]
+    if process.returncode:
+        raise UserError(f"{shlex.join(command[1:])}: ended with exit code {process.returncode}")
+    outputs = [text.partition("=")[2] for text in texts if text.startswith("paths.outputs=")]
     return compare(Path(outputs[-1] if outputs else "outputs") / "sweeps" / name)
 
 
@@ -209,7 +213,7 @@ def _overrides(overrides: object) -> list[str]:
 
 
 def _inputs(inputs: Any) -> list[str]:
-    """Return inputs as the texts of a command line; numbers become rows such as ``0.5,-0.25``."""
+    """Return inputs as arguments of a command line; numbers become rows such as ``0.5,-0.25``."""
     if isinstance(inputs, str | os.PathLike):
         return [os.fspath(inputs)]
     values = inputs.tolist() if hasattr(inputs, "tolist") else inputs
@@ -219,9 +223,7 @@ def _inputs(inputs: Any) -> list[str]:
         return [os.fspath(value) for value in values]
     rows = [values] if all(_is_number(value) for value in values) else values
     if not all(isinstance(row, list | tuple) and row and all(map(_is_number, row)) for row in rows):
-        raise UserError(
-            "inputs: expected texts, paths, or numbers [N, F]; images and sounds are given as paths of files"
-        )
+        raise UserError("inputs: expected texts, paths, or numbers [N, F]; pass images and sounds as paths of files")
     return [",".join(repr(number) for number in row) for row in rows]
 
 

@@ -1,6 +1,7 @@
 """Evaluate: python -m src.evaluate <run folder or checkpoint> [split=test] [datamodule.path=other.txt …]
 
-Rebuilds model, data and preparation from the checkpoint alone and measures them again; another file is measured whole.
+Rebuilds the model, the data and their preparation from the checkpoint alone and computes the metrics again. Another file is
+evaluated as a whole.
 """
 
 import json
@@ -8,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.cli.hydra_app import errors_for_people, parsed, parser_of_a_run
+from src.cli.hydra_app import errors_for_people, parse_arguments, run_parser
 from src.core.console import echo
 from src.core.data_spec import SPLITS
 from src.core.errors import UserError, nearest
@@ -19,27 +20,27 @@ def evaluate(path: Path, split: str = "test", overrides: Sequence[str] = ()) -> 
     """Return the metrics of a trained model on one split.
 
     Args:
-        path: a run folder or a checkpoint.
+        path: run folder or checkpoint.
         split: ``train``, ``val`` or ``test``.
-        overrides: keys of the recorded config to change, such as ``datamodule.path=other.txt``; that file is measured
-            as a whole, as test.
+        overrides: keys of the recorded config to change, such as ``datamodule.path=other.txt``; that file is evaluated as a
+            whole, as test.
 
     Raises:
         UserError: if there is no such run, split or key.
     """
-    return _measured(path, split, overrides)[0]
+    return _evaluate(path, split, overrides)[0]
 
 
-def _measured(path: Path, split: str, overrides: Sequence[str]) -> tuple[dict[str, float], int]:
-    """Return the metrics, and of how many examples."""
+def _evaluate(path: Path, split: str, overrides: Sequence[str]) -> tuple[dict[str, float], int]:
+    """Return the metrics and the number of examples."""
     if split not in SPLITS:
         raise UserError(f"split={split}: {nearest(split, SPLITS)}")
     if not path.is_file():
-        RunFolder.open(path)  # a wrong path is answered before torch is loaded
-    changed = {change.partition("=")[0] for change in overrides}
-    whole = "datamodule.path" in changed and "datamodule.test_path" not in changed
+        RunFolder.open(path)  # report a wrong path before torch is loaded
+    keys = {override.partition("=")[0] for override in overrides}
+    whole = "datamodule.path" in keys and "datamodule.test_path" not in keys
     if whole and split != "test":
-        raise UserError(f"split={split}: the file that datamodule.path names is measured as a whole, as test")
+        raise UserError(f"split={split}: the file that datamodule.path names is evaluated as a whole, as test")
     from src.training.inference import load, measure
 
     loaded = load(path, overrides)
@@ -49,14 +50,16 @@ def _measured(path: Path, split: str, overrides: Sequence[str]) -> tuple[dict[st
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = parser_of_a_run("python -m src.evaluate", __doc__)
-    parser.add_argument("changes", nargs="*", default=[], help="split=train|val|test, and keys of the recorded config")
-    words = parsed(parser, argv)
+    parser = run_parser("python -m src.evaluate", __doc__)
+    parser.add_argument(
+        "overrides", nargs="*", default=[], help="split=train|val|test, and keys of the recorded config"
+    )
+    options = parse_arguments(parser, argv)
     with errors_for_people():
-        changes = [change for change in words.changes if not change.startswith("split=")]
-        split = next((change[6:] for change in words.changes if change.startswith("split=")), "test")
-        metrics, count = _measured(words.run, split, changes)
-        if words.json:
+        overrides = [override for override in options.overrides if not override.startswith("split=")]
+        splits = [override[6:] for override in options.overrides if override.startswith("split=")]
+        metrics, count = _evaluate(options.run, splits[0] if splits else "test", overrides)
+        if options.json:
             echo(json.dumps(metrics))
         else:
             width = max(map(len, metrics))

@@ -1,7 +1,8 @@
 """Export: python -m src.export RUN [--format torch onnx] [--to FOLDER]
 
 Writes the trained model as programs that run without Gridlight, model.pt2 (torch.export) and model.onnx (extra [onnx]), and a
-model card, README.md, into export/ of the run. The outputs of each are compared with the model's on examples of the test split.
+model card, README.md, into export/ of the run. The outputs of each program are compared with the model's on examples of the
+test split.
 """
 
 import json
@@ -9,33 +10,31 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.cli.hydra_app import errors_for_people, parsed, parser_of_a_run
+from src.cli.hydra_app import errors_for_people, parse_arguments, run_parser
 from src.core.console import echo
 from src.exporters.export import export
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = parser_of_a_run("python -m src.export", __doc__)
-    parser.add_argument(
-        "--format", nargs="+", choices=("torch", "onnx"), help="both, as far as their packages are there"
-    )
-    parser.add_argument("--to", type=Path, help="the folder for the files; export/ of the run")
-    words = parsed(parser, argv)
+    parser = run_parser("python -m src.export", __doc__)
+    parser.add_argument("--format", nargs="+", choices=("torch", "onnx"), help="default: both, if their packages exist")
+    parser.add_argument("--to", type=Path, help="folder for the files (export/ of the run)")
+    options = parse_arguments(parser, argv)
     with errors_for_people():
         from src.core.console import shown
 
-        made = export(words.run, words.format, words.to)
-        for program in made:
-            if words.json:
+        programs = export(options.run, options.format, options.to)
+        for program in programs:
+            if options.json:
                 echo(json.dumps({"file": str(program.file), "difference": program.difference}))
             else:
                 echo(
                     f"{shown(program.file.absolute())}: {program.file.stat().st_size / 1e6:.2f} MB, largest difference "
                     f"{program.difference:.1e} on {program.examples} examples"
                 )
-        if not words.json:
-            echo(f"{shown((made[0].file.parent / 'README.md').absolute())}: the model card")
+        if not options.json:
+            echo(f"{shown((programs[0].file.parent / 'README.md').absolute())}: the model card")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Preview: python -m src.preview <what> [words of a run …], such as: schedule scheduler=cosine optimizer.lr=0.1
+"""Preview: python -m src.preview <subject> [override …], such as: schedule scheduler=cosine optimizer.lr=0.1
 
-Draws what a run would do, before it trains: the words are those of python -m src.train.
+Draws what a run would do, before it trains. The overrides are those of python -m src.train.
 """
 
 import argparse
@@ -34,26 +34,26 @@ PICTURES = {
         "training images, sounds or texts, augmented and mixed",
     ),
 }
-"""What can be drawn: the module and the function that draws it from a checked config, and what it shows."""
+"""Subjects: the module and the function that draws it from a validated config, and a description."""
 
 
-def preview(what: str, words: Sequence[str]) -> "tuple[Figure | tables.Rows, Path]":
-    """Draw a picture of a run before it trains, and return it with its file, preview/plots/<what>.png of the outputs.
-    What are texts is printed as a table, and written into preview/<what>.md.
+def preview(subject: str, overrides: Sequence[str]) -> "tuple[Figure | tables.Rows, Path]":
+    """Draw a plot of a run before it trains, write it to preview/plots/<subject>.png of the outputs, and return both.
+    Texts are printed as a table instead, and written to preview/<subject>.md.
 
     Args:
-        what: a name in `PICTURES`.
-        words: as after ``python -m src.train``.
+        subject: a key of `PICTURES`.
+        overrides: as for ``python -m src.train``.
 
     Raises:
-        UserError: if there is no such picture, or if the words make no run.
+        UserError: if there is no such subject, or if the overrides are invalid.
     """
-    if what not in PICTURES:
-        raise UserError(f"{what}: there is no such picture. {nearest(what, PICTURES)}")
+    if subject not in PICTURES:
+        raise UserError(f"{subject}: there is no such preview. {nearest(subject, PICTURES)}")
     from src.config.validate import check
 
-    config = check(compose(words))
-    module, name, _ = PICTURES[what]
+    config = check(compose(overrides))
+    module, name, _ = PICTURES[subject]
     draw: Callable[[Config], Any] = getattr(import_module(module), name)
     from src.core.files import make_folder_below
     from src.core.tables import Rows
@@ -62,23 +62,23 @@ def preview(what: str, words: Sequence[str]) -> "tuple[Figure | tables.Rows, Pat
 
     config.paths.outputs.mkdir(parents=True, exist_ok=True)
     folder = make_folder_below(config.paths.outputs, "preview")
-    drawn = draw(config)
-    if isinstance(drawn, Rows):
-        return drawn, show_table(folder, what, *drawn)
-    return drawn, save_picture(folder, what, drawn)
+    result = draw(config)
+    if isinstance(result, Rows):
+        return result, show_table(folder, subject, *result)
+    return result, save_picture(folder, subject, result)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = Parser("python -m src.preview", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shown = ", ".join(f"{name} ({text})" for name, (_, _, text) in PICTURES.items())
-    parser.add_argument("what", help=f"the picture: {shown}")
-    parser.add_argument("words", nargs="*", metavar="group=option", help="the run, as for python -m src.train")
-    arguments = parser.parse_args(argv)
+    subjects = ", ".join(f"{name} ({text})" for name, (_, _, text) in PICTURES.items())
+    parser.add_argument("subject", help=f"what to draw: {subjects}")
+    parser.add_argument("overrides", nargs="*", metavar="group=option", help="the run, as for python -m src.train")
+    options = parser.parse_args(argv)
     with errors_for_people():
-        drawn, path = preview(arguments.what, arguments.words)
-        if not isinstance(drawn, tuple):  # a table has its title
-            echo(drawn.get_suptitle())
+        result, path = preview(options.subject, options.overrides)
+        if not isinstance(result, tuple):  # show_table has printed a table with its title
+            echo(result.get_suptitle())
         echo(path)
 
 

@@ -1,9 +1,9 @@
-"""Sync: python -m src.sync [folder …] uploads the runs in these folders that Weights & Biases kept on disk (all of outputs/)
+"""Sync: python -m src.sync [folder …] uploads the runs in these folders that Weights & Biases recorded on disk (all of outputs/)
 
-Runs that were recorded offline, those whose server died on the way, and, of those that were killed, what their folders have
-and the server has not. Each is uploaded once; after an interruption the same command goes on. A run that is running, or that
-another process uploads, is left alone. Runs go to your own entity and projects: those of conf/logger/wandb.yaml, of your W&B
-settings, WANDB_ENTITY and WANDB_PROJECT.
+These are runs that were recorded offline, runs whose connection to the server was lost, and, of killed runs, what their
+folders have and the server does not. Each is uploaded once; after an interruption the same command continues. A run that is
+running, or that another process is uploading, is skipped. Runs go to your own entity and projects: those of
+conf/logger/wandb.yaml, of your W&B settings, WANDB_ENTITY and WANDB_PROJECT.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from src.core.console import Parser
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = Parser("python -m src.sync", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", type=Path, default=[Path("outputs")], help="outputs by default")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be uploaded, and stop")
-    words = parser.parse_args(argv)
+    parser.add_argument("folders", nargs="*", type=Path, default=[Path("outputs")], help="folders with runs (outputs)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be uploaded, and stop")
+    options = parser.parse_args(argv)
     with errors_for_people():
-        if not sync(words.folders, words.dry_run):
+        if not sync(options.folders, options.dry_run):
             raise SystemExit(1)
 
 

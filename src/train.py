@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from src.cli.hydra_app import errors_for_people, help_text, run_to_resume, run_with_hydra, without_trust_flags
-from src.cli.train import _resume, job
+from src.cli.hydra_app import consume_trust_flags, errors_for_people, help_text, run_to_resume, run_with_hydra
+from src.cli.train import job, resume
 from src.core.console import echo
 from src.core.process import end_with_parent
 
@@ -17,20 +17,19 @@ def main(argv: Sequence[str] = ()) -> None:
     """Run the command line."""
     if {"GRIDLIGHT_LIFELINE", "LOCAL_RANK"} & set(os.environ):  # started by another process of the same job
         end_with_parent()
-    words = list(argv) or sys.argv[1:]
     with errors_for_people():
-        words = without_trust_flags(words)
-        if {"-h", "--help"} & set(words):
-            echo(help_text(words))
-        elif path := run_to_resume(words):
-            sys.argv[1:] = words  # the command that is recorded
-            _resume(path, words)
+        arguments = consume_trust_flags(list(argv) or sys.argv[1:])
+        if {"-h", "--help"} & set(arguments):
+            echo(help_text(arguments))
+        elif path := run_to_resume(arguments):
+            sys.argv[1:] = arguments  # the command that is recorded
+            resume(path, arguments)
         else:
-            if {"-m", "--multirun"} & set(words):
+            if {"-m", "--multirun"} & set(arguments):
                 from src.sweeping.launchers.fork_server import begin_early
 
-                begin_early(words)
-            run_with_hydra(job, words)
+                begin_early(arguments)
+            run_with_hydra(job, arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Strings that do something where an output does not escape them."""
+"""Strings that have an effect if an output does not escape them."""
 
 HOSTILE = (
     "\x1b]0;title\x07",

@@ -1,4 +1,4 @@
-"""Small files in the formats of the public data sets, for tests that must not need the real ones."""
+"""Small files in the formats of the public data sets, so that tests need no downloads."""
 
 import gzip
 import io
@@ -13,7 +13,7 @@ PUBLIC = ("fashion_mnist", "mnist", "cifar10", "tiny_shakespeare", "ett", "multi
 
 
 def write_public(name: str, folder: Path) -> None:
-    """Write a data set's files under a folder that serves as paths.data."""
+    """Write the files of a data set into a folder for paths.data."""
     if name in ("fashion_mnist", "mnist"):
         write_idx_set(folder / name)
     elif name == "cifar10":
@@ -48,7 +48,7 @@ def write_idx_set(folder: Path, sizes: tuple[int, int] = (200, 40), side: int = 
 
 
 def cifar_batch(size: int, seed: int) -> bytes:
-    """A batch as its makers pickled it: byte strings as keys, and NumPy's module under its old name."""
+    """Return a batch as the authors pickled it: byte strings as keys, and the old name of NumPy's module."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size, 3072), dtype=np.uint8)
     batch = {b"data": pixels, b"labels": [i % 10 for i in range(size)]}
     return pickle.dumps(batch, protocol=3).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
@@ -70,8 +70,8 @@ def write_cifar10(folder: Path, batches: dict[str, bytes] | None = None) -> Path
 
 def write_multi30k(folder: Path) -> None:
     for part, numbers in (("train", range(60)), ("val", range(60, 68)), ("test_2016_flickr", range(68, 76))):
-        for language, words in (("en", "A man, {} dogs and a ball."), ("de", "Ein Mann, {} Hunde und ein Ball.")):
-            lines = "".join(words.format(n + 2) + "\n" for n in numbers)
+        for language, sentence in (("en", "A man, {} dogs and a ball."), ("de", "Ein Mann, {} Hunde und ein Ball.")):
+            lines = "".join(sentence.format(n + 2) + "\n" for n in numbers)
             _write(folder / f"{part}.{language}.gz", gzip.compress(lines.encode()))
 
 

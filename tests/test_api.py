@@ -51,8 +51,8 @@ def test_a_text_of_overrides_is_split_like_a_command_line(tmp_path: Path) -> Non
     result = api.run(text, str(tmp_path / "run"), verbose=False)
     assert json.loads((result.folder / "run.json").read_text())["status"] == "finished"
     assert "two words" in (result.folder / "config.yaml").read_text()
-    more = api.resume(str(result.folder), "trainer.max_epochs=2", verbose=False)
-    assert more.folder == result.folder and more.status == "finished"
+    resumed = api.resume(str(result.folder), "trainer.max_epochs=2", verbose=False)
+    assert resumed.folder == result.folder and resumed.status == "finished"
 
 
 WRONG: list[tuple[str, Callable[[], object], str]] = [

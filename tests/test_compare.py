@@ -56,12 +56,12 @@ def test_the_runs_of_a_sweep_are_ranked(sweep: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.req("T8")
-def test_the_law_of_a_sweep_is_found_and_drawn(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_scaling_law_is_fitted_and_drawn(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(sweep), "--scaling", "parameters"])
     out = capsys.readouterr().out
     assert "val/loss of 5 runs against parameters" in out and "x^-0.250" in out
-    with Image.open(sweep / "plots" / "scaling-parameters.png") as picture:
-        assert picture.format == "PNG" and min(picture.size) > 300
+    with Image.open(sweep / "plots" / "scaling-parameters.png") as image:
+        assert image.format == "PNG" and min(image.size) > 300
     plain, _ = scaling(sweep, read_runs(sweep), "parameters")
     assert (plain.exponent, plain.factor) == (pytest.approx(0.25), pytest.approx(4))
     assert scaling(sweep, read_runs(sweep), "datamodule.train_size")[0].exponent == pytest.approx(0.5)
@@ -69,7 +69,7 @@ def test_the_law_of_a_sweep_is_found_and_drawn(sweep: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("size", "said"),
+    ("size", "message"),
     [
         ("parametres", "parametres: unknown size. Did you mean 'parameters'"),
         ("datamodule.trainsize", "Did you mean 'datamodule.train_size'"),
@@ -78,13 +78,13 @@ def test_the_law_of_a_sweep_is_found_and_drawn(sweep: Path, capsys: pytest.Captu
         ("seed", "at least 3 different sizes, and there are 1|above 0"),
     ],
 )
-def test_a_wrong_size_is_answered(sweep: Path, capsys: pytest.CaptureFixture[str], size: str, said: str) -> None:
+def test_an_invalid_size_is_reported(sweep: Path, capsys: pytest.CaptureFixture[str], size: str, message: str) -> None:
     with pytest.raises(SystemExit) as stop:
         main([str(sweep), "--scaling", size])
-    assert stop.value.code == 2 and re.search(said, capsys.readouterr().err)
+    assert stop.value.code == 2 and re.search(message, capsys.readouterr().err)
 
 
-def test_a_wrong_folder_is_answered(sweep: Path, tmp_path: Path) -> None:
+def test_an_invalid_folder_is_reported(sweep: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no such folder\. Did you mean 'law'"):
         read_runs(tmp_path / "lawl")
     (tmp_path / "empty").mkdir()
@@ -92,10 +92,10 @@ def test_a_wrong_folder_is_answered(sweep: Path, tmp_path: Path) -> None:
         read_runs(tmp_path / "empty")
 
 
-def test_losses_alone_have_a_law(tmp_path: Path) -> None:
+def test_scaling_laws_need_a_loss(tmp_path: Path) -> None:
     for width in (8, 16, 32):
         recorded(tmp_path / f"{width}", width, 0.5, metric="val/accuracy")
-    with pytest.raises(UserError, match="fits one loss; these runs are measured by val/accuracy"):
+    with pytest.raises(UserError, match="fits one loss; the metric of these runs is val/accuracy"):
         scaling(tmp_path, read_runs(tmp_path), "parameters")
 
 
@@ -104,7 +104,7 @@ def test_losses_alone_have_a_law(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tuned(tmp_path: Path) -> Path:
-    """Three widths with two seeds each, as a sweep leaves them; the wider, the better."""
+    """A finished sweep over three widths with two seeds each; the wider, the better."""
     for width in (8, 16, 32):
         for seed in (0, 1):
             folder = tmp_path / "tuned" / f"width-{width}_seed-{seed}"
@@ -116,10 +116,10 @@ def tuned(tmp_path: Path) -> Path:
     return tmp_path / "tuned"
 
 
-def test_conditions_may_stand_among_the_folders(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_conditions_may_be_among_the_folders(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(tuned), "d_model=16,32", "--limit", "1", "val/loss<0.04", "--columns", "d_model"])
     out = capsys.readouterr().out
-    assert "2 runs: 2 finished" in out, "the others fulfil one condition alone"
+    assert "2 runs: 2 finished" in out, "the other runs match only one condition"
     assert re.findall(r"^ *1 +(\S+ ± \S+) +\[.*\] +(\d+)$", out, re.M) == [("0.03175 ± 0.00071", "32")]
 
 
@@ -132,9 +132,9 @@ def test_two_runs_side_by_side(tuned: Path, capsys: pytest.CaptureFixture[str]) 
     assert "model.name" not in out
 
 
-def test_an_export_is_all_that_is_printed(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_export_prints_nothing_else(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tuned / "width-8_seed-0" / "run.json").write_text("{")
-    main([str(tuned), "--export", "json", "--html", "--pictures"])
+    main([str(tuned), "--export", "json", "--html", "--plots"])
     printed = capsys.readouterr()
     (view,) = json.loads(printed.out)
     assert [row["model.d_model"] for row in view["rows"]] == [32, 16, 8]
@@ -143,17 +143,17 @@ def test_an_export_is_all_that_is_printed(tuned: Path, capsys: pytest.CaptureFix
     assert (tuned / "report.html").is_file() and (tuned / "plots" / "response.png").is_file()
 
 
-def test_a_torn_line_is_said_when_curves_are_drawn(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_torn_line_is_reported_when_curves_are_drawn(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with (tuned / "width-8_seed-1" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 39, "epo')
     main([str(tuned)])
     assert "torn" not in capsys.readouterr().err, "a table of finished runs needs no curve"
-    main([str(tuned), "--html", "--pictures", "--diff", "1", "3"])
+    main([str(tuned), "--html", "--plots", "--diff", "1", "3"])
     assert capsys.readouterr().err.count("lines of metrics.jsonl are torn and left out") == 1
     assert "torn and left out" in (tuned / "report.html").read_text()
 
 
-def test_several_sweeps_write_where_both_are(tuned: Path, sweep: Path) -> None:
+def test_several_sweeps_write_to_their_common_folder(tuned: Path, sweep: Path) -> None:
     main([str(tuned), str(sweep), "--html"])
     text = (tuned.parent / "report.html").read_text()
     assert "tuned/width-16_seed-" in text and "law/d_model-64" in text
@@ -163,15 +163,15 @@ def test_several_sweeps_write_where_both_are(tuned: Path, sweep: Path) -> None:
 
 def test_a_watch_ends_with_the_last_run(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = tuned / "width-8_seed-0" / "run.json"
-    before = record.read_text()
-    record.write_text(before.replace("finished", "running"))
-    held = RunFolder.open(record.parent)
-    held._acquire()
+    text = record.read_text()
+    record.write_text(text.replace("finished", "running"))
+    run_folder = RunFolder.open(record.parent)
+    run_folder._acquire()
 
     def finish() -> None:
         with replaced(record) as file:
-            file.write(before.encode())
-        held._release()
+            file.write(text.encode())
+        run_folder._release()
 
     timer = threading.Timer(1.0, finish)
     timer.start()
@@ -182,7 +182,7 @@ def test_a_watch_ends_with_the_last_run(tuned: Path, capsys: pytest.CaptureFixtu
     assert '"reload":null' in (tuned / "report.html").read_text()
 
 
-def test_a_watch_waits_for_the_first_run_and_ends_with_the_driver(
+def test_a_watch_waits_for_the_first_run_and_ends_without_a_driver(
     tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     later = tmp_path / "later"
@@ -196,17 +196,17 @@ def test_a_watch_waits_for_the_first_run_and_ends_with_the_driver(
     ledger.add(["seed=7"], ["seed=7"], {"seed": 7})
     ledger.save()
     main([str(later), "--watch", "--every", "0.2"])
-    assert "does not run any more, and 1 of its jobs" in capsys.readouterr().err
+    assert "is not running any more, and 1 of its jobs" in capsys.readouterr().err
 
 
-def test_head_is_no_failed_writing(tuned: Path) -> None:
-    words = f"{sys.executable} -m src.compare {tuned} --html --watch | head -n 1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, cwd=ROOT)
-    assert done.stderr == "" and done.returncode in (0, 141)
+def test_a_closed_pipe_is_no_write_error(tuned: Path) -> None:
+    argv = f"{sys.executable} -m src.compare {tuned} --html --watch | head -n 1; exit ${{PIPESTATUS[0]}}"
+    process = subprocess.run(["bash", "-c", argv], capture_output=True, text=True, cwd=ROOT)
+    assert process.stderr == "" and process.returncode in (0, 141)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "message"),
     [
         (["--exprt", "csv"], "--exprt: there is no such option. Did you mean '--export'"),
         (["--export", "cvs"], "--export cvs: Did you mean 'csv'"),
@@ -218,66 +218,64 @@ def test_head_is_no_failed_writing(tuned: Path) -> None:
         (["--diff", "1", "width-8"], "which run? width-8_seed-0, width-8_seed-1"),
         (["--watch", "--every", "0"], "must be above 0"),
         (["--html", "--into", "/dev/null/x"], "/dev/null/x: cannot be written"),
-        (["--limit", "-1"], "--limit -1: rows to show"),
+        (["--limit", "-1"], "--limit -1: must be 0 (all rows) or more"),
         (["--limit", "few"], "invalid int value: 'few'"),
     ],
 )
-def test_a_mistake_is_answered_in_one_screen(
-    tuned: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+def test_invalid_input_is_reported_in_one_screen(
+    tuned: Path, capsys: pytest.CaptureFixture[str], argv: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        main([str(tuned), *words])
+        main([str(tuned), *argv])
     err = capsys.readouterr().err
-    assert stop.value.code == 2 and said in err and err.startswith("error: ") and err.count("\n") < 25
+    assert stop.value.code == 2 and message in err and err.startswith("error: ") and err.count("\n") < 25
 
 
-def test_without_a_folder_it_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_folder_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["lr=0.1"])
     err = capsys.readouterr().err
-    assert "which runs? python -m src.compare outputs/sweeps/<name>" in err and "lr=0.1: taken for a condition" in err
+    assert "which runs? python -m src.compare outputs/sweeps/<name>" in err and "lr=0.1: read as a condition" in err
 
 
-def test_a_reader_may_have_enough(tuned: Path) -> None:
-    words = [sys.executable, "-m", "src.compare", str(tuned), "--export", "json"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_a_closed_pipe_ends_an_export(tuned: Path) -> None:
+    argv = [sys.executable, "-m", "src.compare", str(tuned), "--export", "json"]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait() == 141
 
 
 def test_a_comparison_does_not_load_torch(tuned: Path, command: Command) -> None:
-    """Two thousand runs are compared before torch alone would be there."""
-    words = (
-        f"import sys; from src.compare import main; main([{str(tuned)!r}, '--html', '--pictures', '--diff', '1', '2']);"
-    )
-    done = command("timeit", "-n1", "-r1", words + "assert not {'torch', 'lightning', 'pandas'} & set(sys.modules)")
-    assert done.returncode == 0, done.stderr
+    """Two thousand runs are compared in less time than it takes to import torch."""
+    argv = f"import sys; from src.compare import main; main([{str(tuned)!r}, '--html', '--plots', '--diff', '1', '2']);"
+    process = command("timeit", "-n1", "-r1", argv + "assert not {'torch', 'lightning', 'pandas'} & set(sys.modules)")
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.slow
 def test_a_real_sweep_is_watched_while_it_runs(tmp_path: Path, command: Command) -> None:
     sweep = tmp_path / "sweeps" / "lr"
-    words = ["-m", "sweep.name=lr", "optimizer.lr=1e-3,1e-2", "seed=range(10)", "trainer.max_epochs=3", "logger=none"]
+    argv = ["-m", "sweep.name=lr", "optimizer.lr=1e-3,1e-2", "seed=range(10)", "trainer.max_epochs=3", "logger=none"]
     training = threading.Thread(
-        target=lambda: command("src.train", *words, f"paths.outputs={tmp_path}", "callbacks=quiet")
+        target=lambda: command("src.train", *argv, f"paths.outputs={tmp_path}", "callbacks=quiet")
     )
     training.start()
     while not list(sweep.glob("*/config.yaml")):
         time.sleep(0.2)
-    done = command("src.compare", str(sweep), "--watch", "--every", "0.5", "--html", "--pictures")
+    process = command("src.compare", str(sweep), "--watch", "--every", "0.5", "--html", "--plots")
     training.join()
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"\d pending", done.stdout) and "20 runs: 20 finished\n" in done.stdout
-    pictures = {file.stem for file in (sweep / "plots").iterdir()}
-    assert {"curves-loss", "curves-accuracy", "schedules", "response", "confusion"} <= pictures
+    assert process.returncode == 0, process.stderr
+    assert re.search(r"\d pending", process.stdout) and "20 runs: 20 finished\n" in process.stdout
+    plots = {file.stem for file in (sweep / "plots").iterdir()}
+    assert {"curves-loss", "curves-accuracy", "schedules", "response", "confusion"} <= plots
 
 
 @pytest.mark.parametrize("key", ["seed", "datamodule.fold", "model.name", "optimizer.lr", "monitor"])
 @pytest.mark.parametrize(
     "value", [[[1]], {"a": [1]}, 10**400, float("nan"), True, "", "\x1b[0m", [], {}], ids=lambda v: repr(v)[:12]
 )
-def test_values_of_other_types_stop_no_comparison(
+def test_values_of_any_type_can_be_compared(
     key: str, value: object, tuned: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = next(tuned.glob("*/config.yaml"))
@@ -288,6 +286,6 @@ def test_values_of_other_types_stop_no_comparison(
         node = node.setdefault(parent, {})
     node[last] = value
     config.write_text(json.dumps(entries))
-    for words in ([], ["--export", "csv"], ["--export", "json"], ["--html"], ["--columns", "all"]):
-        main([str(tuned), *words])
+    for argv in ([], ["--export", "csv"], ["--export", "json"], ["--html"], ["--columns", "all"]):
+        main([str(tuned), *argv])
     assert "\x1b" not in capsys.readouterr().out

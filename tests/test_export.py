@@ -1,4 +1,4 @@
-"""python -m src.export: programs that give the model's outputs without Gridlight, and refusals with a reason."""
+"""`src.export` writes programs whose outputs equal the model's, or reports why it cannot."""
 
 import subprocess
 import sys
@@ -24,9 +24,9 @@ MODELS = list(groups([CONF])["model"])
 ONNX = ("mlp", "cnn", "gru", "transformer")
 
 
-def loaded(words: list[str]) -> Loaded:
-    """Return a model of some words of a command line, with random weights."""
-    config = check(compose(words))
+def loaded(overrides: list[str]) -> Loaded:
+    """Return the model of some overrides, with random weights."""
+    config = check(compose(overrides))
     torch.manual_seed(0)
     datamodule = build_data(config)
     datamodule.setup()
@@ -35,12 +35,12 @@ def loaded(words: list[str]) -> Loaded:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_every_model_is_exported_or_refused_with_a_reason(
+def test_every_model_is_exported_or_rejected_with_a_reason(
     name: str, fast: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     model = loaded(fast(f"model={name}"))
-    (made,) = programs.export(model, tmp_path, ["torch"])
-    program = torch.export.load(made.file).module()
+    (exported,) = programs.export(model, tmp_path, ["torch"])
+    program = torch.export.load(exported.file).module()
     batch = model.datamodule.collate(type(w := model.datamodule.split("val"))(*(tensor[:5] for tensor in w)))
     with torch.no_grad():
         torch.testing.assert_close(program(*batch.inputs), model.model(*batch.inputs), atol=1e-4, rtol=1e-4)
@@ -48,22 +48,22 @@ def test_every_model_is_exported_or_refused_with_a_reason(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ONNX)
-def test_onnx_gives_the_same_outputs(name: str, fast: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_onnx_outputs_equal_those_of_the_model(name: str, fast: Callable[..., list[str]], tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     model = loaded(fast(f"model={name}"))
-    (made,) = programs.export(model, tmp_path, ["onnx"])
+    (exported,) = programs.export(model, tmp_path, ["onnx"])
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"], "one file, with the weights in it"
-    session = onnxruntime.InferenceSession(str(made.file))
+    session = onnxruntime.InferenceSession(str(exported.file))
     split = model.datamodule.split("val")
     batch = model.datamodule.collate(type(split)(*(tensor[:5] for tensor in split)))
     inputs = {entry.name: tensor.numpy() for entry, tensor in zip(session.get_inputs(), batch.inputs, strict=True)}
-    assert list(inputs) == list(made.inputs)
+    assert list(inputs) == list(exported.inputs)
     with torch.no_grad():
         expected = model.model(*batch.inputs)
     torch.testing.assert_close(torch.from_numpy(session.run(None, inputs)[0]), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_outputs_that_differ_are_refused(
+def test_different_outputs_are_rejected(
     fast: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(program: object, names: object, file: Path) -> Callable[..., torch.Tensor]:
@@ -76,7 +76,9 @@ def test_outputs_that_differ_are_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_exported_is_refused_with_the_reason(fast: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_exported_is_rejected_with_the_reason(
+    fast: Callable[..., list[str]], tmp_path: Path
+) -> None:
     model = loaded(fast("model=mlp"))
     forward = model.model.forward
     model.model.forward = lambda x: forward(x) if float(x.sum()) > 0 else forward(-x)  # type: ignore[method-assign]
@@ -85,14 +87,14 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(fast: Callable[..., 
 
 
 @pytest.mark.slow
-def test_a_recurrent_network_on_padded_texts_is_refused(fast: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_a_recurrent_network_on_padded_texts_is_rejected(fast: Callable[..., list[str]], tmp_path: Path) -> None:
     model = loaded(fast("model=lstm", "datamodule=text_classification"))
-    with pytest.raises(UserError, match=r"LSTM cannot be exported: .*packed by their lengths"):
+    with pytest.raises(UserError, match=r"LSTM cannot be exported: .*packs padded sequences by their lengths"):
         programs.export(model, tmp_path, ["torch"])
 
 
 @pytest.mark.slow
-def test_a_run_is_exported_with_its_card(
+def test_a_run_is_exported_with_a_model_card(
     fast: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = run(fast("model=mlp"), verbose=False)
@@ -108,10 +110,10 @@ def test_a_run_is_exported_with_its_card(
     ):
         assert part in card
     code = card.partition("```python\n")[2].partition("```")[0].replace("model(x)", "model(torch.zeros(3, 1, 8, 8))")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code + "print(outputs.shape)"], cwd=tmp_path / "there", capture_output=True
     )
-    assert done.stdout.decode().strip() == "torch.Size([3, 10])", done.stderr
+    assert process.stdout.decode().strip() == "torch.Size([3, 10])", process.stderr
 
 
 @pytest.mark.parametrize("name", ["model.pt2", "README.md", "folder"])
@@ -120,7 +122,7 @@ def test_links_in_the_folder_of_the_run_are_not_followed(
 ) -> None:
     model = loaded(fast("model=mlp"))
     monkeypatch.setattr("src.training.inference.load", lambda path: model)
-    monkeypatch.setattr("src.exporters.model_card.model_card", lambda *given: "card")
+    monkeypatch.setattr("src.exporters.model_card.model_card", lambda *arguments: "card")
     run_folder = RunFolder.create(tmp_path / "run", model.config.plain(), [])
     run_folder._release()
     outside = tmp_path / "outside"
@@ -133,9 +135,9 @@ def test_links_in_the_folder_of_the_run_are_not_followed(
     else:
         (run_folder.path / "export").mkdir()
         (run_folder.path / "export" / name).symlink_to(outside / "mine")
-        (made,) = export(run_folder.path, ["torch"])
+        (exported,) = export(run_folder.path, ["torch"])
         assert not (run_folder.path / "export" / name).is_symlink()
-        assert made.file == run_folder.path / "export/model.pt2" and made.file.stat().st_size > 1000
+        assert exported.file == run_folder.path / "export/model.pt2" and exported.file.stat().st_size > 1000
     assert [file.read_text() for file in outside.iterdir()] == ["mine"]
 
 
@@ -150,9 +152,9 @@ def test_a_folder_that_cannot_be_written_is_named(
         export(run_folder.path, ["torch"])
 
 
-def test_mistakes_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_input_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="there is no such run folder"):
         export(tmp_path / "nothing")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"pip install -c constraints.txt -e .\[onnx\]"):
-        programs._needs_onnx()
+        programs._check_onnx()

@@ -16,16 +16,16 @@ PATH = re.compile(r"(?<![\w./])(?:src|tests|docs|benchmarks)/[\w/]+\.(?:py|md)\b
 FILES = [
     ROOT / name
     for name in subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
-    if not name.startswith("tests/security/")  # it makes names up
+    if not name.startswith("tests/security/")  # it invents names
     and re.search(r"(\.(py|md|yaml|toml|js|sh)|Makefile)$", name)
 ]
 INVENTED = {"src.models.mlp.MPL", "src.test", "src/model.py"}
-"""Names that tests make up."""
+"""Names that tests invent."""
 
 
 @cache
 def exists(name: str) -> bool:
-    """Tell whether a name is a module, a folder of modules, or something that a module defines, without importing it."""
+    """Return whether a name is a module, a folder of modules, or defined by a module, without importing it."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         path = ROOT.joinpath(*parts[:length])
@@ -41,10 +41,10 @@ def exists(name: str) -> bool:
 def defines(file: Path, names: list[str]) -> bool:
     body: list[ast.stmt] = ast.parse(file.read_text(encoding="utf-8")).body
     for name in names:
-        found = next((node for node in body if name in defined_by(node)), None)
-        if found is None:
+        definition = next((node for node in body if name in defined_by(node)), None)
+        if definition is None:
             return False
-        body = getattr(found, "body", [])
+        body = getattr(definition, "body", [])
     return True
 
 

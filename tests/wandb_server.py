@@ -1,7 +1,7 @@
-"""A Weights & Biases server on the loopback device: as much of it as wandb 0.31 uses to record runs, to sync and read them
-back, and to drive the agents of a sweep. It can be slow, answer 500, and die and come back.
+"""A Weights & Biases server on the loopback device: the part that wandb 0.31 uses to record, sync and read runs, and to drive the
+agents of a sweep. It can be slow, return status 500, and stop and restart.
 
-What it does not know it answers with an error, as a null would make the client's core panic.
+Unknown requests get an error, as a null would make the client's core panic.
 """
 
 import base64
@@ -24,7 +24,7 @@ ENTITY = "local"
 
 @dataclass
 class StoredRun:
-    """What arrived of one W&B run."""
+    """The received data of one W&B run."""
 
     name: str
     project: str = ""
@@ -42,8 +42,8 @@ class StoredRun:
     sweep: str | None = None
 
     def add(self, row: dict[str, Any]) -> None:
-        """Keep a row of the history. The step is its key: W&B's server replaces a row that comes again
-        (github.com/wandb/wandb/pull/12668 says what follows from that).
+        """Store a row of the history. The step is its key: the W&B server replaces a row that is sent again
+        (the consequences are in github.com/wandb/wandb/pull/12668).
         """
         self.history[row["_step"]] = row
         self.received += 1
@@ -58,7 +58,7 @@ class StoredRun:
 
 @dataclass
 class StoredSweep:
-    """A grid sweep: what is left of it, and which run each agent has."""
+    """A grid sweep: the remaining points, and the number of started ones."""
 
     name: str
     config: str
@@ -69,14 +69,14 @@ class StoredSweep:
     def of(cls, name: str, config: str) -> "StoredSweep":
         parameters = yaml.safe_load(config)["parameters"]
         choices = [entry["values"] if "values" in entry else [entry["value"]] for entry in parameters.values()]
-        return cls(name, config, [dict(zip(parameters, words, strict=True)) for words in product(*choices)])
+        return cls(name, config, [dict(zip(parameters, values, strict=True)) for values in product(*choices)])
 
 
 class WandbServer:
-    """The server; what arrived is in `runs`, `artifacts` and `sweeps`.
+    """The server; received data are in `runs`, `artifacts` and `sweeps`.
 
-    `broken` makes every answer a 500, `fails` decides so for each request by its number and path, `delay` are the
-    seconds before an answer. `die` closes the port, `revive` opens it again, with everything that had arrived.
+    With `broken` every response has status 500, with `fails` those of the requests that it selects by number and path; `delay`
+    is the time before a response in seconds. `die` closes the port, `revive` opens it again without loss of data.
     """
 
     def __init__(self) -> None:
@@ -109,26 +109,26 @@ class WandbServer:
             def log_message(self, *_: Any) -> None:
                 pass
 
-            def answer(self) -> None:
+            def respond(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
                 time.sleep(server.delay)
-                if server.http is None:  # it died while this was under way
+                if server.http is None:  # the server was stopped during the request
                     self.close_connection = True
                     return
                 with server.lock:
                     server.requests += 1
                     failed = server.broken or server.fails(server.requests, self.path)
-                    found = {} if failed else server.handle(self.command, self.path, body)
-                text = found if isinstance(found, bytes) else json.dumps(found).encode()
+                    result = {} if failed else server.handle(self.command, self.path, body)
+                text = result if isinstance(result, bytes) else json.dumps(result).encode()
                 self.send_response(500 if failed else 200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
                 self.wfile.write(text)
 
-            do_GET = do_PUT = do_POST = answer
+            do_GET = do_PUT = do_POST = respond
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
@@ -181,17 +181,18 @@ class WandbServer:
     # ---- GraphQL ---------------------------------------------------------------------------------------------------
 
     def graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any] | None:
-        found = re.search(r"(?:query|mutation)\s+(\w+)", query)
-        operation = found[1] if found else "anonymous"
-        answers = self._operations()
-        named = [answers[operation]] if operation in answers else []
-        for answer in named + [answers[mark] for mark in answers if mark[0].islower() and mark in query]:
-            return answer(variables.get("input", variables))
+        result = re.search(r"(?:query|mutation)\s+(\w+)", query)
+        operation = result[1] if result else "anonymous"
+        handlers = self._operations()
+        names = [operation] if operation in handlers else []
+        names += [name for name in handlers if name[0].islower() and name in query]
+        if names:
+            return handlers[names[0]](variables.get("input", variables))
         self.unknown.append(f"{operation} {variables}\n{query}")
         return None
 
     def _operations(self) -> dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]]:
-        """Return what answers an operation, by its name, which has a capital, or else by a field that it asks for."""
+        """Return the handlers by the name of an operation, which starts with a capital, or by a field of the query."""
         return {
             "upsertBucket": self._upsert,
             "createRunFiles": self._run_files,
@@ -359,7 +360,7 @@ class WandbServer:
         }
 
     def _list(self, variables: dict[str, Any]) -> dict[str, Any]:
-        """One run a page: the client must turn pages."""
+        """Return one run per page, to test paging."""
         runs = [run for run in self.runs.values() if run.project == variables["project"]]
         if not runs:
             return {"project": None}
@@ -378,8 +379,8 @@ class WandbServer:
             }
         }
 
-    def _one(self, variables: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-        return {"project": {"run": found}}
+    def _one(self, variables: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"run": result}}
 
     def _files(self, variables: dict[str, Any]) -> dict[str, Any]:
         name = variables["name"]
@@ -424,7 +425,7 @@ class WandbServer:
         return {"agentHeartbeat": {"agent": {"id": agent}, "commands": json.dumps(self._commands(agent, working))}}
 
     def _commands(self, agent: str, working: dict[str, Any]) -> list[dict[str, Any]]:
-        """One run at a time for an agent; the run before must have ended, and then the agent."""
+        """Return the next run for an agent once its last run has ended; after the last run, end the agent."""
         name, last = self.agents[agent]
         sweep = self.sweeps[name]
         if last is not None and (last in working or not self.run(last).complete):

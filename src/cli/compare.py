@@ -1,7 +1,7 @@
 """Compare: python -m src.compare <folders…> [conditions…], such as: outputs/sweeps/lr optimizer.name=adam 'val/loss<0.3'
 
-Ranks the runs of sweeps, or single ones, by the metric of their task; seeds and folds are repetitions of one row. Any key,
-metric or column can be named by its last part, where that is enough: --columns lr,val/accuracy.
+Ranks runs of sweeps and single runs by the metric of their task; seeds and folds are repetitions of one row. A key, metric or
+column can be named by its last part if that is unique: --columns lr,val/accuracy.
 """
 
 import argparse
@@ -27,188 +27,198 @@ if TYPE_CHECKING:
 FORMATS = ("csv", "json", "markdown", "latex")
 
 
-def add_options(made: argparse.ArgumentParser) -> None:
-    """Add the options that say what is shown, wherever the runs were read."""
-    made.add_argument("--metric", help="rank by this one, such as val/accuracy, in each run's best epoch or on test")
-    made.add_argument("--sort", metavar="COLUMN", help="a column, metric or key; COLUMN:desc from the highest")
-    made.add_argument(
+def _add_view_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that select what is shown."""
+    parser.add_argument(
+        "--metric", help="rank by this metric, such as val/accuracy, of each run's best epoch or of the test"
+    )
+    parser.add_argument("--sort", metavar="COLUMN", help="sort by a column, metric or key; COLUMN:desc: highest first")
+    parser.add_argument(
         "--filter", metavar="CONDITIONS", action="append", default=[], help="such as 'optimizer.name=adam val/loss<0.3'"
     )
-    made.add_argument("--columns", metavar="A,B", help="columns, metrics or keys to show; all: every key that differs")
-    made.add_argument("--limit", type=int, default=LIMIT, help=f"the most rows ({LIMIT}); 0: all")
-    made.add_argument("--diff", nargs=2, metavar=("A", "B"), help="two runs, by rank or name: configs, metrics, curves")
-    exported = "print the table in this form; in CSV, text like =1+1 gets an apostrophe in front"
-    made.add_argument("--export", metavar="|".join(FORMATS), help=exported)
-    made.add_argument("--pictures", action="store_true", help="write curves, responses, importance, … into plots/")
-    made.add_argument("--html", action="store_true", help="write all of it as one page, report.html")
-    made.add_argument("--open", action="store_true", help="write the page and open it")
-    made.add_argument("--watch", action="store_true", help="show it, and write the page, again while jobs run")
-    made.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="between two looks of --watch (5)")
-    made.add_argument("--into", type=Path, metavar="FOLDER", help="for pictures and page; by default what is compared")
+    parser.add_argument(
+        "--columns", metavar="A,B", help="columns, metrics or keys to show; all: every key that differs"
+    )
+    parser.add_argument("--limit", type=int, default=LIMIT, help=f"largest number of rows ({LIMIT}); 0: all")
+    parser.add_argument(
+        "--diff", nargs=2, metavar=("A", "B"), help="two runs, by rank or name: configs, metrics, curves"
+    )
+    export_help = "print the table in this format; in CSV, text like =1+1 gets an apostrophe in front"
+    parser.add_argument("--export", metavar="|".join(FORMATS), help=export_help)
+    parser.add_argument("--plots", action="store_true", help="write curves, responses, importance, … to plots/")
+    parser.add_argument("--html", action="store_true", help="write everything as one page, report.html")
+    parser.add_argument("--open", action="store_true", help="write the page and open it")
+    parser.add_argument("--watch", action="store_true", help="repeat while jobs run")
+    parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="interval of --watch (5)")
+    parser.add_argument("--into", type=Path, metavar="FOLDER", help="folder for plots and page (the compared folder)")
 
 
 @dataclass(frozen=True)
-class Found:
-    """Runs that were read, from folders or from a server.
+class LoadedRuns:
+    """Runs that were read from folders or from a server.
 
     Args:
-        runs: all of them.
-        places: the folders or projects that were asked for.
-        into: the folder that gets pictures and page.
-        pending: jobs of their sweeps that have not started.
-        driven: whether a process is there to start them.
-        remarks: whose text says what had to be left out, a line each; it grows while curves are read.
+        runs: all runs.
+        places: folders or projects that were read.
+        folder: folder for plots and page.
+        pending: number of jobs of their sweeps that have not started.
+        driven: whether the process that starts these jobs is running.
+        remarks: object whose text lists what was left out, one line each; it grows while curves are read.
     """
 
     runs: "Sequence[RecordedRun]"
     places: Sequence[str]
-    into: Path
+    folder: Path
     pending: int = 0
     driven: bool = False
     remarks: object = ""
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will change any more."""
+        """Whether the runs will not change any more."""
         return not (self.pending and self.driven) and all(run.status != "running" for run in self.runs)
 
 
-def compare(found: Found, words: argparse.Namespace, reload: float | None = None) -> "list[View]":
-    """Show some runs as the command line asks, and return the views.
+def compare(loaded: LoadedRuns, options: argparse.Namespace, reload: float | None = None) -> "list[View]":
+    """Print and write what the command line selects, and return the views.
 
     Args:
-        found: the runs.
-        words: the options of `add_options`.
-        reload: seconds after which the page looks for a newer one.
+        loaded: runs to compare.
+        options: parsed by `parser`.
+        reload: seconds after which the page reloads itself; None for never.
 
     Raises:
-        UserError: if the command line names what is not there.
+        UserError: if an option names a run, key, metric or column that does not exist.
     """
     from src.comparison.console_table import columns_of, headline, print_view
-    from src.comparison.filters import conditions, kept
+    from src.comparison.filters import matching_runs, parse_filters
     from src.comparison.view import views
 
-    runs = found.runs
-    if wanted := [condition for text in words.filter for condition in conditions(text, runs)]:
-        runs = kept(runs, wanted)
-    shown = views(runs, words.metric, words.sort)
-    asked = words.columns.split(",") if words.columns else None
-    tables = [(view, columns_of(view, asked)) for view in shown]
-    if words.export:
+    runs = loaded.runs
+    if filters := [run_filter for text in options.filter for run_filter in parse_filters(text, runs)]:
+        runs = matching_runs(runs, filters)
+    selected_views = views(runs, options.metric, options.sort)
+    names = options.columns.split(",") if options.columns else None
+    tables = [(view, columns_of(view, names)) for view in selected_views]
+    if options.export:
         from src.comparison.table_formats import WRITERS
 
-        echo(WRITERS[words.export](tables), end="")
-    elif words.diff:
-        from src.comparison.diff import chosen, print_diff, rows_of
+        echo(WRITERS[options.export](tables), end="")
+    elif options.diff:
+        from src.comparison.diff import print_diff, ranked_rows, resolve_run
 
-        one, other = (chosen(word, runs, rows_of(shown)) for word in words.diff)
+        one, other = (resolve_run(name, runs, ranked_rows(selected_views)) for name in options.diff)
         print_diff(one, other)
     else:
-        echo(line(headline(runs, found.pending)))
+        echo(line(headline(runs, loaded.pending)))
         for view, columns in tables:
-            print_view(view, columns, words.limit, whole=asked is not None)
-    beside = sys.stderr if words.export else sys.stdout
+            print_view(view, columns, options.limit, whole=names is not None)
+    stream = sys.stderr if options.export else sys.stdout
     try:
-        if words.pictures:
-            from src.comparison.charts import save_pictures
+        if options.plots:
+            from src.comparison.charts import save_figures
 
-            echo(f"\npictures in {save_pictures(found.into, shown)}", file=beside)
-        if words.html:
+            echo(f"\nplots in {save_figures(loaded.folder, selected_views)}", file=stream)
+        if options.html:
             from src.comparison.page import write_report
 
-            page = write_report(found.into / "report.html", tables, found.places, found.pending, found.remarks, reload)
-            echo(f"\npage: {page}", file=beside)
+            file = loaded.folder / "report.html"
+            write_report(file, tables, loaded.places, loaded.pending, loaded.remarks, reload)
+            echo(f"\npage: {file}", file=stream)
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise UserError(f"{error.filename or found.into}: cannot be written: {error.strerror}") from error
-    if text := str(found.remarks):
-        echo(text, file=sys.stderr)
-    return shown
+        raise UserError(f"{error.filename or loaded.folder}: cannot be written: {error.strerror}") from error
+    if remarks := str(loaded.remarks):
+        echo(remarks, file=sys.stderr)
+    return selected_views
 
 
-def watch(read: Callable[[], Found], words: argparse.Namespace) -> "list[View]":
-    """Show runs again and again, until all have ended or Ctrl-C, and return the last views.
+def watch(read: Callable[[], LoadedRuns], options: argparse.Namespace) -> "list[View]":
+    """Compare runs repeatedly until all have ended or Ctrl-C, and return the last views.
 
     Args:
-        read: gives the runs as they are now.
-        words: the options of `add_options`.
+        read: returns the current state of the runs.
+        options: parsed by `parser`.
     """
     from src.core.console import on_terminal
     from src.run_store.reader import NoRuns
 
     views: list[View] = []
-    said = ""
+    last_error = ""
     try:
         while True:
             started = time.monotonic()
             try:
-                found = read()
+                loaded = read()
             except NoRuns as error:
-                if str(error) != said:
+                if str(error) != last_error:
                     echo(f"{error}\nwaiting for one; Ctrl-C ends", file=sys.stderr, flush=True)
-                    said = str(error)
-                time.sleep(words.every)
+                    last_error = str(error)
+                time.sleep(options.every)
                 continue
             if on_terminal():
                 print("\033[H\033[2J", end="")
-            views = compare(found, words, None if found.ended else words.every)
-            _open(found, words)
-            if found.ended:
-                if found.pending:
+            views = compare(loaded, options, None if loaded.ended else options.every)
+            _open(loaded, options)
+            if loaded.ended:
+                if loaded.pending:
                     echo(
-                        f"\nthe sweep does not run any more, and {found.pending} of its jobs have not started: "
-                        "its command goes on with them",
+                        f"\nthe sweep is not running any more, and {loaded.pending} of its jobs have not started: "
+                        "run its command again to continue",
                         file=sys.stderr,
                     )
                 return views
-            echo(f"\nagain every {words.every:g} s; Ctrl-C ends", file=sys.stderr, flush=True)
-            time.sleep(max(0.0, words.every - (time.monotonic() - started)))
+            echo(f"\nagain every {options.every:g} s; Ctrl-C ends", file=sys.stderr, flush=True)
+            time.sleep(max(0.0, options.every - (time.monotonic() - started)))
     except KeyboardInterrupt:
         echo(file=sys.stderr)
         return views
 
 
-def _open(found: Found, words: argparse.Namespace) -> None:
-    """Open the page, once, in the browser that the system has."""
-    if words.open:
+def _open(loaded: LoadedRuns, options: argparse.Namespace) -> None:
+    """Open the page in the default browser, the first time only."""
+    if options.open:
         import webbrowser
 
-        words.open = False
-        if not webbrowser.open((found.into / "report.html").absolute().as_uri()):
-            echo("there is no browser here to open it with", file=sys.stderr)
+        options.open = False
+        if not webbrowser.open((loaded.folder / "report.html").absolute().as_uri()):
+            echo("no browser was found to open the page", file=sys.stderr)
 
 
-def show(read: Callable[[], Found], words: argparse.Namespace) -> "list[View]":
-    """Show runs once, or, with ``--watch``, as long as they run; return the views.
+def show(read: Callable[[], LoadedRuns], options: argparse.Namespace) -> "list[View]":
+    """Compare runs once or, with ``--watch``, as long as they run; return the views.
 
     Args:
-        read: gives the runs.
-        words: the options of `add_options`.
+        read: returns the current state of the runs.
+        options: parsed by `parser`.
     """
-    words.html = words.html or words.open
-    if words.export is not None and words.export not in FORMATS:
-        raise UserError(f"--export {words.export}: {nearest(words.export, FORMATS)}")
-    if words.limit < 0:
-        raise UserError(f"--limit {words.limit}: rows to show, 0 for all")
-    if words.watch:
-        if not words.every > 0:
-            raise UserError(f"--every {words.every:g}: the seconds between two looks must be above 0")
-        return watch(read, words)
-    found = read()
-    views = compare(found, words)
-    _open(found, words)
+    options.html = options.html or options.open
+    if options.export is not None and options.export not in FORMATS:
+        raise UserError(f"--export {options.export}: {nearest(options.export, FORMATS)}")
+    if options.limit < 0:
+        raise UserError(f"--limit {options.limit}: must be 0 (all rows) or more")
+    if options.watch:
+        if not options.every > 0:
+            raise UserError(f"--every {options.every:g}: the interval in seconds must be above 0")
+        return watch(read, options)
+    loaded = read()
+    views = compare(loaded, options)
+    _open(loaded, options)
     return views
 
 
 def scaling(path: Path, runs: "Sequence[RecordedRun]", size: str) -> "list[PowerLaw]":
-    """Fit a power law to the finished runs of a folder, draw it, and return it; a second one with a constant, where
-    there are sizes enough.
+    """Fit a power law to the finished runs of a folder, and with at least five sizes a second one with a constant; print and
+    draw both.
 
     Args:
-        path: the folder, which gets the picture.
-        runs: the runs in it.
-        size: what grows; everything else should be the same.
+        path: folder for the plot.
+        runs: runs of the folder.
+        size: ``parameters``, ``multiply_adds`` or the key that grows; everything else should be the same.
+
+    Returns:
+        The laws.
 
     Raises:
         UserError: if no law can be fitted.
@@ -216,36 +226,36 @@ def scaling(path: Path, runs: "Sequence[RecordedRun]", size: str) -> "list[Power
     from src.diagnostics.scaling_law import draw, fit, fit_with_constant
     from src.run_store.plots import save_picture
 
-    done = [run for run in runs if run.status == "finished" and run.value is not None]
-    metrics = {run.metric for run in done}
+    finished = [run for run in runs if run.status == "finished" and run.value is not None]
+    metrics = {run.metric for run in finished}
     if len(metrics) != 1 or not next(iter(metrics)).endswith("/loss"):
         raise UserError(
-            f"--scaling fits one loss; these runs are measured by {', '.join(sorted(metrics)) or 'nothing'}"
+            f"--scaling fits one loss; the metric of these runs is {', '.join(sorted(metrics)) or 'nothing'}"
         )
-    x, loss = [run.size(size) for run in done], [float(run.value or 0.0) for run in done]
+    x, loss = [run.size(size) for run in finished], [float(run.value or 0.0) for run in finished]
     laws = [fit(x, loss)]
     if len(set(x)) >= 5:
         laws.append(fit_with_constant(x, loss))
     (metric,) = metrics
-    echo(f"\n{metric} of {len(done)} runs against {size}:")
+    echo(f"\n{metric} of {len(finished)} runs against {size}:")
     echo("\n".join(f"  {law}" for law in laws))
-    known = [law for law in laws if law.has_constant or law is laws[0]]
-    if len(known) < len(laws):
-        echo("  (these points do not pin the constant down: the first law is what they show)")
-    echo(f"drawn in {save_picture(path, f'scaling-{size}', draw(x, loss, known, size, metric))}")
+    determined = [law for law in laws if law.has_constant or law is laws[0]]
+    if len(determined) < len(laws):
+        echo("  (these runs do not determine the constant: use the first law)")
+    echo(f"drawn in {save_picture(path, f'scaling-{size}', draw(x, loss, determined, size, metric))}")
     return laws
 
 
 def report(project: str, views: "Sequence[View]", filtered: bool = False) -> str:
-    """Make a report of the largest view of a project in Weights & Biases, print where it is, and return that.
+    """Make a W&B report of the largest view of a project, and print and return its address.
 
     Args:
         project: ``entity/project``.
-        views: of its runs, the largest first.
-        filtered: whether they are not all runs of the project.
+        views: views of its runs, the largest first.
+        filtered: whether the views lack some runs of the project.
 
     Raises:
-        UserError: without wandb-workspaces, or if W&B does not take it.
+        UserError: without wandb-workspaces, or if W&B rejects the report.
     """
     from src.comparison.table_formats import to_markdown
     from src.loggers.wandb.report import build_report, save_report
@@ -255,49 +265,91 @@ def report(project: str, views: "Sequence[View]", filtered: bool = False) -> str
     table = to_markdown([(view, [*view.keys, "run"])])
     ids = [run.record["wandb"]["id"] for run in view.runs] if filtered or rest else []
     address = save_report(build_report(entity, name, view.metric, view.mode, view.keys, table=table, runs=ids))
-    left = f" of {view.title}; --metric or a condition chooses another" if rest else ""
-    echo(f"report: {address}{left}")
+    note = f" of {view.title}; --metric or a condition selects another" if rest else ""
+    echo(f"report: {address}{note}")
     return address
 
 
 class _Parser(Parser):
-    """Answers a mistyped option with the nearest one."""
+    """Report a mistyped option with the nearest valid one."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
-        wrong = message.removeprefix("unrecognized arguments: ").split()
-        if message.startswith("unrecognized") and wrong[0].startswith("-"):
-            message = f"{wrong[0]}: there is no such option. {nearest(wrong[0].partition('=')[0], known)}"
+        options = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        argument = message.removeprefix("unrecognized arguments: ").partition(" ")[0]
+        if message.startswith("unrecognized") and argument.startswith("-"):
+            message = f"{argument}: there is no such option. {nearest(argument.partition('=')[0], options)}"
         echo(f"error: {message}", file=sys.stderr)
         raise SystemExit(2)
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    made = _Parser(
+    parser = _Parser(
         "python -m src.compare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument(
-        "words",
+    parser.add_argument(
+        "arguments",
         nargs="*",
-        metavar="word",
-        help="a sweep, a run, a folder that holds such, or a condition as for --filter",
+        metavar="folder or condition",
+        help="a sweep, a run, a folder that contains some, or a condition as for --filter",
     )
-    add_options(made)
-    made.add_argument("--wandb", metavar="ENTITY/PROJECT", help="the runs of this project, read from the server")
-    made.add_argument("--report", action="store_true", help="with --wandb, make a report of them there")
-    made.add_argument("--scaling", metavar="SIZE", help="fit loss = A · size^-α: parameters, multiply_adds, or a key")
-    return made
+    _add_view_options(parser)
+    parser.add_argument(
+        "--wandb", metavar="ENTITY/PROJECT", help="compare the runs of this project, read from the server"
+    )
+    parser.add_argument("--report", action="store_true", help="with --wandb, make a report of them on the server")
+    parser.add_argument("--scaling", metavar="SIZE", help="fit loss = A · size^-α: parameters, multiply_adds, or a key")
+    return parser
 
 
-def read(folders: Sequence[Path], into: Path | None) -> Found:
-    """Read the runs of some folders.
+def run(options: argparse.Namespace) -> None:
+    """Run the command line.
+
+    Args:
+        options: parsed by `parser`.
 
     Raises:
-        UserError: if there are none.
+        UserError: if there are no runs, or if an option is invalid.
+    """
+    from src.comparison.filters import is_condition
+
+    folders = []
+    for argument in options.arguments:
+        if not Path(argument).exists() and is_condition(argument):
+            options.filter.append(argument)
+        else:
+            folders.append(Path(argument))
+    if bool(folders) == bool(options.wandb):
+        note = f" ({', '.join(options.filter)}: read as a condition)" if options.filter else ""
+        raise UserError(
+            "which runs? python -m src.compare outputs/sweeps/<name>, any folder that contains runs, or "
+            f"--wandb entity/project{note}"
+        )
+    if (options.report and not options.wandb) or (options.scaling and options.wandb):
+        raise UserError("--report needs --wandb, and --scaling needs folders")
+    if options.wandb:
+        views = show(lambda: read_wandb(options.wandb, options.into), options)
+        if options.report:
+            report(options.wandb, views, filtered=bool(options.filter))
+        return
+    show(lambda: read(folders, options.into), options)
+    if options.scaling:
+        loaded = read(folders, options.into)
+        scaling(loaded.folder, loaded.runs, options.scaling)
+
+
+def read(folders: Sequence[Path], target: Path | None) -> LoadedRuns:
+    """Read the runs of some folders.
+
+    Args:
+        folders: sweeps, runs, or folders that contain some.
+        target: folder for plots and page; None for the common parent of the folders.
+
+    Raises:
+        UserError: if there are no runs.
     """
     from src.run_store.reader import Remarks, read_runs
     from src.sweeping.pending_jobs import pending
@@ -305,12 +357,16 @@ def read(folders: Sequence[Path], into: Path | None) -> Found:
     remarks = Remarks()
     runs = read_runs(*folders, remarks=remarks)
     common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
-    waiting, driven = pending(folders)
-    return Found(runs, [str(folder) for folder in folders], into or common, waiting, driven, remarks)
+    count, driven = pending(folders)
+    return LoadedRuns(runs, [str(folder) for folder in folders], target or common, count, driven, remarks)
 
 
-def read_wandb(project: str, into: Path | None) -> Found:
+def read_wandb(project: str, target: Path | None) -> LoadedRuns:
     """Read the runs of a Weights & Biases project.
+
+    Args:
+        project: ``entity/project``.
+        target: folder for plots and page; None for outputs/wandb/<entity>/<project>.
 
     Raises:
         UserError: if it cannot be read.
@@ -331,4 +387,4 @@ def read_wandb(project: str, into: Path | None) -> Found:
         )
         for run in read_project(project)
     ]
-    return Found(runs, [project], into or Path("outputs", "wandb", *project.split("/")))
+    return LoadedRuns(runs, [project], target or Path("outputs", "wandb", *project.split("/")))

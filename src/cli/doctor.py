@@ -1,4 +1,4 @@
-"""Command line of `python -m src.doctor`: what is installed, and the check that a resumed run equals an uninterrupted one."""
+"""Command line of `python -m src.doctor`: check the installation, and check that a resumed run equals an uninterrupted one."""
 
 import os
 import platform
@@ -16,11 +16,11 @@ from src.core.errors import UserError, nearest
 
 
 def findings() -> Iterator[tuple[bool | None, str]]:
-    """Yield (whether it is as it should be, None for what is missing and can be done without; one line)."""
+    """Yield pairs of a state (True: good, False: missing, None: missing but optional) and a line about it."""
     recent = sys.version_info >= (3, 11)
     yield recent, f"Python {platform.python_version()} (3.11 or newer is needed)"
     if not recent:
-        return  # what follows needs it
+        return  # the other checks need it
     yield from _packages()
     yield from _devices()
     yield from _folders()
@@ -33,7 +33,7 @@ def findings() -> Iterator[tuple[bool | None, str]]:
 
 
 def _packages() -> Iterator[tuple[bool | None, str]]:
-    """Look for everything that pyproject.toml asks for, without importing it."""
+    """Check for every package of pyproject.toml without importing it."""
     import tomllib
 
     from src.run_store.provenance import version
@@ -44,9 +44,9 @@ def _packages() -> Iterator[tuple[bool | None, str]]:
         for requirement in requirements:
             package = re.match(r"[\w.-]+", requirement)[0]  # type: ignore[index]
             if package == project["name"]:
-                continue  # an extra that brings others
-            if found := version(package):
-                yield True, f"{package} {found}"
+                continue  # an extra that includes others
+            if installed := version(package):
+                yield True, f"{package} {installed}"
             else:
                 yield None if extra else False, f"{package} is not installed: {install}"
 
@@ -60,9 +60,9 @@ def _devices() -> Iterator[tuple[bool, str]]:
         yield False, f"torch does not import: {error}"
         return
     if torch.cuda.is_available():
-        for number in range(torch.cuda.device_count()):
-            properties = torch.cuda.get_device_properties(number)
-            yield True, f"GPU {number}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            yield True, f"GPU {index}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     elif torch.backends.mps.is_available():
         yield True, "Apple GPU (trainer.accelerator=mps)"
     else:
@@ -74,8 +74,8 @@ def _folders() -> Iterator[tuple[bool, str]]:
         ("paths.outputs", Path("outputs")),
         ("paths.data", Path(os.environ.get("GRIDLIGHT_DATA", "data"))),
     ):
-        nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-        writable = os.access(nearest, os.W_OK)
+        existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+        writable = os.access(existing, os.W_OK)
         state = "writable" if writable else "NOT writable"
         yield writable or name == "paths.data", f"{name}: {path.absolute()} ({state})"
 
@@ -86,7 +86,7 @@ def _wandb() -> tuple[bool | None, str]:
 
         return True, _wandb_state(key_is_configured())
     except ImportError as error:
-        return None, f"Weights & Biases cannot be asked: {error}"
+        return None, f"Weights & Biases cannot be checked: {error}"
     except UserError as error:
         return False, str(error)
 
@@ -95,42 +95,44 @@ def _wandb_state(key: bool) -> str:
     if os.environ.get("WANDB_MODE"):
         return f"Weights & Biases: WANDB_MODE={os.environ['WANDB_MODE']}"
     if not key:
-        return "Weights & Biases: no key, so runs are kept offline (wandb login makes them go online)"
+        return "Weights & Biases: no key, so runs are recorded offline (wandb login sends them to the server)"
     address = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
     port = address.port or (443 if address.scheme == "https" else 80)
     try:
         with socket.create_connection((address.hostname or "", port), timeout=3):
-            return f"Weights & Biases: a key is configured, {address.hostname} answers"
+            return f"Weights & Biases: a key is configured, {address.hostname} responds"
     except OSError as error:
-        return (
-            f"Weights & Biases: a key is configured, {address.hostname} is not reachable ({error}); runs go on offline"
-        )
+        return f"Weights & Biases: a key is configured, {address.hostname} cannot be reached ({error}); runs continue offline"
 
 
-def prove_resume(words: list[str]) -> bool:
-    """Print whether a run of these words that is interrupted and resumed equals one that is not."""
+def print_resume_check(overrides: list[str]) -> bool:
+    """Print and return whether a run that is interrupted and resumed equals an uninterrupted one."""
     from src.diagnostics.resume_check import prove
 
-    findings = prove(words)
-    different = sum(not finding.equal for finding in findings)
-    echo(f"{different} of {len(findings)} differ" if different else f"resumed exactly: all {len(findings)} are equal")
+    comparisons = prove(overrides)
+    different = sum(not comparison.equal for comparison in comparisons)
+    count = len(comparisons)
+    echo(f"{different} of {count} differ" if different else f"resumed exactly: all {count} are equal")
     return not different
 
 
-def words_of_a_run(words: Sequence[str]) -> list[str]:
-    """Return the words of a run, where the bare name of an experiment means ``experiment=name``.
+def run_overrides(argv: Sequence[str]) -> list[str]:
+    """Return the overrides of a run, in which the bare name of an experiment means ``experiment=name``.
 
     Raises:
-        UserError: for a flag, and for a bare word that names no experiment.
+        UserError: for a flag, and for a bare name that is no experiment.
     """
-    experiments = groups(search_roots(words))["experiment"]
-    for word in words:
-        if word.startswith("-"):
-            raise UserError(f"{word}: the proof takes the words of one run, such as model=mlp, and no flags but --help")
-        if _is_bare(word) and word not in experiments:
-            raise UserError(f"{word}: there is no such experiment. {nearest(word, experiments)}")
-    return [f"experiment={word}" if _is_bare(word) else word for word in words]
-
-
-def _is_bare(word: str) -> bool:
-    return "=" not in word and not word.startswith("~")
+    experiments = groups(search_roots(argv))["experiment"]
+    overrides = []
+    for argument in argv:
+        if argument.startswith("-"):
+            raise UserError(
+                f"{argument}: the check takes the overrides of one run, such as model=mlp, and no flags but --help"
+            )
+        if "=" in argument or argument.startswith("~"):
+            overrides.append(argument)
+        elif argument in experiments:
+            overrides.append(f"experiment={argument}")
+        else:
+            raise UserError(f"{argument}: there is no such experiment. {nearest(argument, experiments)}")
+    return overrides

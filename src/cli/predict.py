@@ -1,10 +1,15 @@
 """Command line of `python -m src.predict`: read inputs, generate or predict, and print or write the results."""
 
+import argparse
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src.cli.hydra_app import run_parser
+from src.cli.prediction_file import PredictionWriter
+from src.core.console import echo
 from src.core.errors import UserError, nearest
 from src.core.escape import line
 from src.tasks.registry import TASKS
@@ -16,20 +21,19 @@ if TYPE_CHECKING:
     from src.models.base import Model
     from src.training.inference import Loaded
 
-AT_ONCE = 256
-"""Inputs that are answered in one batch."""
+BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
 class Generation:
-    """How a model that generates chooses its tokens; None leaves it to the task.
+    """How a generating model chooses its tokens; None is the default of the task.
 
     Args:
-        length: the most tokens to generate; 200 for language models, the longest known target for translation.
-        temperature: of sampling; 0, the likeliest token, for translation, 0.8 for text.
+        length: largest number of tokens; by default 200 for language models, the longest training target for translation.
+        temperature: temperature of sampling; by default 0 (the likeliest token) for translation, 0.8 for text.
         top_k, top_p: sample from the likeliest tokens only.
-        seed: of the sampling.
-        beams, length_penalty: of a beam search for the likeliest sequence; by default those of the model.
+        seed: seed of sampling.
+        beams, length_penalty: options of a beam search for the likeliest sequence; by default those of the model.
 
     Raises:
         UserError: for a value out of range.
@@ -44,7 +48,7 @@ class Generation:
     length_penalty: float | None = None
 
     def __post_init__(self) -> None:
-        for name, fits, must in (
+        for name, is_valid, rule in (
             ("length", lambda n: n >= 1, "be 1 or more"),
             ("temperature", lambda t: 0 <= t < float("inf"), "be 0 or more"),
             ("top_k", lambda k: k >= 1, "be 1 or more"),
@@ -53,31 +57,32 @@ class Generation:
             ("beams", lambda k: k >= 1, "be 1 or more"),
             ("length_penalty", lambda a: 0 <= a < float("inf"), "be 0 or more"),
         ):
-            if (value := getattr(self, name)) is not None and not fits(value):
-                raise UserError(f"{_flag(name)} {value}: must {must}")
+            if (value := getattr(self, name)) is not None and not is_valid(value):
+                raise UserError(f"{_flag(name)} {value}: must {rule}")
 
     def arguments(self, model: "Model") -> dict[str, Any]:
         """Return the arguments of a model's `generate`.
 
         Raises:
-            UserError: if something is given that the model, its task or a temperature of 0 would ignore.
+            UserError: for an option that the model, its task or a temperature of 0 would ignore.
         """
         task = model.spec.task
-        facts = TASKS[task]
-        given = [_flag(key) for key, value in asdict(self).items() if value is not None]
-        if not facts.generates:
-            if given:
-                raise UserError(f"{', '.join(given)}: for models that generate; this one does {task}")
+        info = TASKS[task]
+        flags = [_flag(key) for key, value in asdict(self).items() if value is not None]
+        if not info.generates:
+            if flags:
+                raise UserError(f"{', '.join(flags)}: only for models that generate; the task of this one is {task}")
             return {}
-        searching = self.beams is not None or self.length_penalty is not None
-        temperature = (0.0 if searching else facts.temperature) if self.temperature is None else self.temperature
-        if temperature == 0 and (idle := [flag for flag in given if flag in ("--top-k", "--top-p", "--seed")]):
-            if searching:
-                raise UserError(
-                    f"{', '.join(idle)}: for sampling, and --beams searches the likeliest sequence: give one"
-                )
+        beam_search = self.beams is not None or self.length_penalty is not None
+        temperature = self.temperature
+        if temperature is None:
+            temperature = 0.0 if beam_search else info.temperature
+        ignored = ", ".join(flag for flag in flags if flag in ("--top-k", "--top-p", "--seed"))
+        if temperature == 0 and ignored:
+            if beam_search:
+                raise UserError(f"{ignored}: for sampling, and --beams searches the likeliest sequence: give one")
             raise UserError(
-                f"{', '.join(idle)}: the temperature is 0, which takes the likeliest token; to sample: --temperature 1"
+                f"{ignored}: the temperature is 0, which takes the likeliest token; to sample: --temperature 1"
             )
         sampling = {
             "max_new_tokens": self.length,
@@ -88,17 +93,18 @@ class Generation:
         return sampling | self._search(model, temperature)
 
     def _search(self, model: "Model", temperature: float) -> dict[str, Any]:
-        """Return the arguments of a beam search, where one is asked for and makes sense."""
+        """Return the arguments of a beam search; empty without one."""
         if self.beams is None and self.length_penalty is None:
             return {}
         if not model.searches:
             raise UserError(f"--beams and --length-penalty: {type(model).__name__} has no beam search; Transformer has")
         if temperature:
-            raise UserError("--beams searches the likeliest sequence, --temperature draws one: give one of them")
+            raise UserError("--beams searches the likeliest sequence, --temperature samples one: give one of them")
         if self.length_penalty is not None and (self.beams or getattr(model, "beams", 1)) == 1:
-            raise UserError("--length-penalty weighs the sequences of a beam search: add --beams 4")
-        if self.beams is not None and self.beams > (most := model.spec.output_size):
-            raise UserError(f"--beams {self.beams}: at most {most}, as many as one step has tokens to choose from")
+            raise UserError("--length-penalty ranks the sequences of a beam search: add --beams 4")
+        tokens = model.spec.output_size
+        if self.beams is not None and self.beams > tokens:
+            raise UserError(f"--beams {self.beams}: at most {tokens}, the number of tokens that each step chooses from")
         return {"beams": self.beams, "length_penalty": self.length_penalty}
 
 
@@ -107,104 +113,181 @@ def _flag(name: str) -> str:
 
 
 def predict(path: Path, inputs: Sequence[str], attention: bool = False, **generation: Any) -> list[dict[str, Any]]:
-    """Return a trained model's answers, one dictionary each with ``prediction`` and, for classes, ``probabilities``.
+    """Return the predictions of a trained model, each a dictionary with ``prediction`` and, for classes, ``probabilities``.
 
     Args:
-        path: a run folder or a checkpoint.
-        inputs: in the form that the datamodule's `encode` takes.
-        attention: draw where the model looked; each answer then lists the pictures under ``attention``.
+        path: run folder or checkpoint.
+        inputs: raw inputs, as the datamodule's `encode` accepts them.
+        attention: draw attention maps; each prediction then lists their files under ``attention``.
         generation: arguments of `Generation`, for models that generate.
 
     Raises:
         UserError: if there is no such run, or if an input cannot be read.
     """
-    from src.training.inference import answer
-
-    loaded, arguments = _ready(path, Generation(**generation))
+    loaded, arguments = _load(path, Generation(**generation))
     if attention:
-        return answer(loaded, loaded.datamodule.encode(inputs), _draw_attention, **arguments)
-    return [found for _, found in answers_to(loaded, inputs, **arguments)]
+        return [output for _, output in _predict_with_attention(loaded, inputs, **arguments)]
+    return [output for _, output in predict_inputs(loaded, inputs, **arguments)]
 
 
 def predict_loaded(loaded: "Loaded", inputs: Sequence[str], **generation: Any) -> list[dict[str, Any]]:
-    """Return the predictions of a model that is loaded. See `predict`."""
-    import torch
-
-    unknown = sorted(generation.keys() - {field.name for field in fields(Generation)})
-    if unknown:
-        raise UserError(f"{unknown[0]}: {nearest(unknown[0], [field.name for field in fields(Generation)])}")
-    chosen = Generation(**generation)
-    arguments = chosen.arguments(loaded.model)
-    if chosen.seed is not None:
-        torch.manual_seed(chosen.seed)
-    return [found for _, found in answers_to(loaded, inputs, **arguments)]
+    """Return the predictions of a loaded model. See `predict`."""
+    options = [field.name for field in fields(Generation)]
+    for name in sorted(generation.keys() - set(options)):
+        raise UserError(f"{name}: {nearest(name, options)}")
+    arguments = _generation_arguments(loaded, Generation(**generation))
+    return [output for _, output in predict_inputs(loaded, inputs, **arguments)]
 
 
-def answers_to(loaded: "Loaded", inputs: Sequence[str], **arguments: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield inputs with their answers, a few hundred at a time, so that a folder of any size can be answered.
+def predict_inputs(loaded: "Loaded", inputs: Sequence[str], **arguments: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield inputs with their predictions, a batch at a time, so that a folder may have any size.
 
     Args:
-        loaded: the model with its data preparation.
-        inputs: in the form that the datamodule's `encode` takes; those of a folder, and rows of a file, come one by one.
-        arguments: of the model's `generate`.
+        loaded: model with its data preparation.
+        inputs: raw inputs, as the datamodule's `encode` accepts them; files of a folder and rows of a file become one input each.
+        arguments: keyword arguments of the model's `generate`.
     """
-    from src.training.inference import answer
+    from src.training import inference
 
     datamodule = loaded.datamodule
-    listed = datamodule.listed(inputs)
-    for start in range(0, len(listed), AT_ONCE):
-        some = listed[start : start + AT_ONCE]
-        batch = datamodule.encode(some)
+    single_inputs = datamodule.listed(inputs)
+    for start in range(0, len(single_inputs), BATCH_SIZE):
+        chunk = single_inputs[start : start + BATCH_SIZE]
+        batch = datamodule.encode(chunk)
         size = len(batch[0])
-        if size != len(some) > 1:  # files of several rows among them: one after the other, to name the rows
-            for one in some:
-                yield from answers_to(loaded, [one], **arguments)
+        if size != len(chunk) > 1:  # some inputs are files with several rows: encode each alone, to number its rows
+            for name in chunk:
+                yield from predict_inputs(loaded, [name], **arguments)
             continue
-        names = some if size == len(some) else [f"{some[0]}, example {number}" for number in range(1, size + 1)]
-        for first in range(0, size, AT_ONCE):
-            part = type(batch)(*(tensor[first : first + AT_ONCE] for tensor in batch))
-            yield from zip(names[first : first + AT_ONCE], answer(loaded, part, **arguments), strict=True)
+        names = chunk if size == len(chunk) else [f"{chunk[0]}, example {number}" for number in range(1, size + 1)]
+        for first in range(0, size, BATCH_SIZE):
+            part = type(batch)(*(tensor[first : first + BATCH_SIZE] for tensor in batch))
+            yield from zip(names[first : first + BATCH_SIZE], inference.answer(loaded, part, **arguments), strict=True)
 
 
-def _ready(path: Path, generation: Generation) -> tuple["Loaded", dict[str, Any]]:
-    import torch
+def _predict_with_attention(
+    loaded: "Loaded", inputs: Sequence[str], **arguments: Any
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield inputs with their predictions, whose ``attention`` lists the attention maps drawn into plots/ of the run."""
+    from src.training import inference
 
+    names: Sequence[str] = loaded.datamodule.listed(inputs)
+    outputs = inference.answer(loaded, loaded.datamodule.encode(names), _draw_attention, **arguments)
+    if len(names) != len(outputs):
+        names = [str(number) for number in range(1, len(outputs) + 1)]
+    yield from zip(names, outputs, strict=True)
+
+
+def _load(path: Path, generation: Generation) -> tuple["Loaded", dict[str, Any]]:
+    """Load a model, and return it with the arguments of its `generate`."""
     from src.training.inference import load
 
     loaded = load(path)
+    return loaded, _generation_arguments(loaded, generation)
+
+
+def _generation_arguments(loaded: "Loaded", generation: Generation) -> dict[str, Any]:
+    """Return the arguments of the model's `generate`, and seed the sampling."""
+    import torch
+
     arguments = generation.arguments(loaded.model)
     if generation.seed is not None:
         torch.manual_seed(generation.seed)
-    return loaded, arguments
+    return arguments
 
 
 def _draw_attention(loaded: "Loaded", batch: "Batch", outputs: "Tensor") -> list[list[Path]]:
-    from src.diagnostics.attention_maps import answered, draw_attention
+    """Draw the attention maps of a batch into plots/ of the run, or of the checkpoint's folder."""
+    from src.diagnostics import attention_maps
 
     model = loaded.model
-    shown = answered(batch, outputs, model.spec.start_id) if TASKS[model.spec.task].generates else batch
-    return draw_attention(model, loaded.datamodule, shown, _pictures(loaded), "attention")
+    if TASKS[model.spec.task].generates:
+        batch = attention_maps.answered(batch, outputs, model.spec.start_id)
+    parent = loaded.checkpoint.parent
+    folder = parent.parent if parent.name == "checkpoints" else parent
+    return attention_maps.draw_attention(model, loaded.datamodule, batch, folder, "attention")
 
 
-def _pictures(loaded: "Loaded") -> Path:
-    """Return the folder of the run that a checkpoint belongs to, else the one where it lies."""
-    place = loaded.checkpoint.parent
-    return place.parent if place.name == "checkpoints" else place
+# ---- command line ------------------------------------------------------------------------------------------------
 
 
-def _line(shown: str, found: dict[str, Any]) -> str:
-    shown = shown.encode(errors="backslashreplace").decode().strip().replace("\n", "; ")
-    shown = shown if len(shown) <= 40 else shown[:37] + "..."
-    probabilities = found.get("probabilities", {})
-    likely = sorted(probabilities.items(), key=lambda pair: -pair[1])[:3]
-    shares = ", ".join(f"{line(name)} {100 * share:.1f} %" for name, share in likely)
-    pictures = "".join(f"\n  {line(path)}" for path in found.get("attention", []))
-    text = _text(found["prediction"])
-    return f"{shown} → {line(text) if probabilities else text}" + (f"  ({shares})" if shares else "") + pictures
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = run_parser("python -m src.predict", description)
+    parser.add_argument("inputs", nargs="+", metavar="input")
+    parser.add_argument("--attention", action="store_true", help="draw a transformer's attention maps into RUN/plots")
+    output_help = (
+        "write the predictions to this file: .csv or .jsonl; in CSV, text like =1+1 gets an apostrophe in front"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help=output_help)
+    group = parser.add_argument_group("models that generate")
+    group.add_argument("--length", type=int, help="largest number of tokens to generate")
+    group.add_argument("--temperature", type=float, help="temperature of sampling; 0 takes the likeliest token")
+    group.add_argument("--top-k", type=int, help="sample from the k likeliest tokens only")
+    group.add_argument("--top-p", type=float, help="sample from the likeliest tokens with this total probability")
+    group.add_argument("--seed", type=int, help="seed of sampling: another seed gives another text")
+    group.add_argument("--beams", type=int, help="width of a beam search for the likeliest sequence; 1 is greedy")
+    group.add_argument("--length-penalty", type=float, help="of the beam search; 0 favours short sequences")
+    return parser
+
+
+def print_predictions(options: argparse.Namespace) -> None:
+    """Predict the inputs of a command line, and print the predictions or write them to a file.
+
+    Args:
+        options: parsed by `parser`.
+
+    Raises:
+        UserError: if there is no such run, or if an input or an option is invalid.
+    """
+    generation = Generation(**{field.name: getattr(options, field.name) for field in fields(Generation)})
+    writer = PredictionWriter(options.output, options.inputs) if options.output else None
+    loaded, arguments = _load(options.run, generation)
+    beams = arguments.get("beams") or getattr(loaded.model, "beams", None) or 1
+    beam_search = beams > 1 and not arguments.get("temperature")
+    as_text = not (options.json or options.attention or options.output)
+    if loaded.model.spec.task == "language_modelling" and not beam_search and as_text:
+        _print_continuation(loaded, options.inputs, arguments)
+        return
+    function = _predict_with_attention if options.attention else predict_inputs
+    predictions = function(loaded, options.inputs, **arguments)
+    if writer is None:
+        for name, output in predictions:
+            echo(json.dumps(output, ensure_ascii=False) if options.json else prediction_line(name, output))
+        return
+    with writer:
+        for name, output in predictions:
+            writer.write(name, output)
+    echo(f"{writer.count:,} predictions in {writer.path}")
+
+
+def _print_continuation(loaded: "Loaded", inputs: Sequence[str], arguments: dict[str, Any]) -> None:
+    """Print a prompt and, token by token, its continuation by a language model."""
+    from src.training.inference import continuation
+
+    batch = loaded.datamodule.encode(inputs)
+    echo(inputs[0], end="", flush=True)
+    for piece in continuation(loaded, batch, **arguments):
+        echo(piece, end="", flush=True)
+    echo()
+
+
+def prediction_line(name: str, output: dict[str, Any]) -> str:
+    """Return an input and its prediction as one line, with the three likeliest classes and the files of attention maps."""
+    name = name.encode(errors="backslashreplace").decode().strip().replace("\n", "; ")
+    name = name if len(name) <= 40 else name[:37] + "..."
+    probabilities = output.get("probabilities", {})
+    likeliest = sorted(probabilities.items(), key=lambda pair: -pair[1])[:3]
+    percentages = ", ".join(f"{line(label)} {100 * probability:.1f} %" for label, probability in likeliest)
+    text = _text(output["prediction"])
+    if probabilities:
+        text = line(text)
+    plots = "".join(f"\n  {line(path)}" for path in output.get("attention", []))
+    return f"{name} → {text}" + (f"  ({percentages})" if percentages else "") + plots
 
 
 def _text(value: Any) -> str:
-    """Return numbers with four digits, a series on a line, and steps of several series one a line."""
+    """Return numbers with four digits, a series on one line, and several series with one line for each step."""
     if isinstance(value, dict):
         return "  ".join(f"{name} {_text(part)}" for name, part in value.items())
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""A model's answers as a file: CSV for spreadsheets, or JSON lines."""
+"""Predictions of a model as a file: CSV for spreadsheets, or JSON lines."""
 
 import csv
 import json
@@ -13,55 +13,62 @@ from src.core.errors import UserError
 from src.core.escape import csv_cell
 from src.core.files import replace_below
 
-ENDINGS = (".csv", ".jsonl")
+SUFFIXES = (".csv", ".jsonl")
 
 
-class AnswerFile:
-    """Writes answers as they come, and is in its place only when all have come.
+class PredictionWriter:
+    """Write predictions one by one into a file that exists only once all are written.
 
-    A line is an object with ``input``, ``prediction`` and, for classes, ``probabilities``; a CSV row has a column for
+    A JSON line is an object with ``input``, ``prediction`` and, for classes, ``probabilities``; a CSV row has a column for
     each number of them, named after the class, target or step. In CSV, text that begins like a formula of a spreadsheet
     gets an apostrophe in front, and control characters are written as ``\\u000d``; JSON lines hold all text as it is.
 
     Args:
-        path: ends in ``.csv`` or ``.jsonl``.
-        inputs: of the command line; a file among them is not written over.
+        path: file to write, with the suffix ``.csv`` or ``.jsonl``.
+        inputs: inputs of the command line; a file among them is not overwritten.
 
     Raises:
-        UserError: for another ending, for an input, or if nothing can be written there.
+        UserError: for another suffix, for an input file, or if the file cannot be written.
     """
 
     def __init__(self, path: Path, inputs: Sequence[str] = ()) -> None:
-        if path.suffix.lower() not in ENDINGS:
-            raise UserError(f"--output {path}: must end in {' or '.join(ENDINGS)}")
+        if path.suffix.lower() not in SUFFIXES:
+            raise UserError(f"--output {path}: must end in {' or '.join(SUFFIXES)}")
         if path.is_dir():
-            raise UserError(f"--output {path}: this is a folder; the answers go into a file")
-        if path.exists() and any(os.path.isfile(given) and path.samefile(given) for given in inputs):
-            raise UserError(f"--output {path}: this is an input, and the answers would take its place")
+            raise UserError(f"--output {path}: this is a folder; name a file")
+        if path.exists() and any(os.path.isfile(name) and path.samefile(name) for name in inputs):
+            raise UserError(f"--output {path}: this is an input file, which the predictions would overwrite")
         self.path = path
-        self._replacing = replace_below(path.parent, path.name)
+        self._replacement = replace_below(path.parent, path.name)
         self._file: TextIOWrapper | None = None
         self._columns: list[str] = []
         self.count = 0
 
-    def __enter__(self) -> "AnswerFile":
+    def __enter__(self) -> "PredictionWriter":
         try:
-            binary = self._replacing.__enter__()
+            binary = self._replacement.__enter__()
         except OSError as error:
             raise UserError(f"--output {self.path}: cannot be written: {error.strerror}") from error
         self._file = TextIOWrapper(binary, encoding="utf-8", errors="backslashreplace", newline="")
         return self
 
-    def write(self, shown: str, found: dict[str, Any]) -> None:
-        """Add the answer to an input."""
+    def write(self, name: str, output: dict[str, Any]) -> None:
+        """Add the prediction for one input.
+
+        Args:
+            name: the input as text, or its file.
+            output: ``prediction`` and, for some models, ``probabilities`` and ``attention``.
+        """
         assert self._file is not None
         self.count += 1
         if self.path.suffix.lower() == ".jsonl":
-            self._file.write(json.dumps({"input": shown, **found}, ensure_ascii=False) + "\n")
+            self._file.write(json.dumps({"input": name, **output}, ensure_ascii=False) + "\n")
             return
-        row = {"input": shown, **dict(_flat("prediction", found["prediction"]))}
-        row |= {f"probability {name}": share for name, share in found.get("probabilities", {}).items()}
-        row |= {"attention": " ".join(found["attention"])} if "attention" in found else {}
+        row = {"input": name, **dict(_flatten("prediction", output["prediction"]))}
+        for label, probability in output.get("probabilities", {}).items():
+            row[f"probability {label}"] = probability
+        if "attention" in output:
+            row["attention"] = " ".join(output["attention"])
         writer = csv.writer(self._file, lineterminator="\n")
         if not self._columns:
             self._columns = list(row)
@@ -69,18 +76,18 @@ class AnswerFile:
         writer.writerow([csv_cell(row[column]) for column in self._columns])
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._file is not None
-        self._file.detach()  # which flushes; the binary file is closed when it takes its place
-        self._replacing.__exit__(kind, error, frames)
+        self._file.detach()  # flushes; the binary file is closed when it replaces the target
+        self._replacement.__exit__(kind, error, traceback)
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the numbers of an answer by their names, such as ``prediction 3 OT`` for the third step of a series."""
+def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the numbers of a prediction by name, such as ``prediction 3 OT`` for the third step of a series."""
     if isinstance(value, dict | list):
-        named = value.items() if isinstance(value, dict) else enumerate(value, 1)
-        for key, part in named:
-            yield from _flat(f"{name} {key}", part)
+        items = value.items() if isinstance(value, dict) else enumerate(value, 1)
+        for key, part in items:
+            yield from _flatten(f"{name} {key}", part)
     else:
         yield name, value

@@ -1,20 +1,21 @@
 """Runs: python -m src.runs list | show | tag | note | archive | restore | delete | rerun | export
 
-  python -m src.runs list optimizer=adam "val/loss<0.3"       find runs by what they were made of and reached
-  python -m src.runs show a1b2c3                              one run: result, settings, where it comes from
-  python -m src.runs tag a1b2c3 baseline                      --remove takes a tag away
+  python -m src.runs list optimizer=adam "val/loss<0.3"       find runs by config and metrics
+  python -m src.runs show a1b2c3                              one run: result, settings, provenance
+  python -m src.runs tag a1b2c3 baseline                      add tags; --remove removes them
   python -m src.runs note a1b2c3 "diverges without warm-up"
-  python -m src.runs archive my_sweep                         lists leave it out; restore brings it back
-  python -m src.runs delete status=failed                     asks before it deletes; --yes does not
-  python -m src.runs rerun a1b2c3 seed=1                      trains it again from its frozen config
-  python -m src.runs export a1b2c3 for_ann                    a folder that holds all that is needed to use it
+  python -m src.runs archive my_sweep                         hide from lists; restore shows again
+  python -m src.runs delete status=failed                     delete after confirmation, or with --yes
+  python -m src.runs rerun a1b2c3 seed=1                      train again from the recorded config
+  python -m src.runs export a1b2c3 for_ann                    make a folder with all that is needed to use it
 
 A run is named by its folder, the end of its folder's name, its W&B id or the hash of its config; a sweep by its folder or
-name; and several by a condition on keys of the config, metrics of the best epoch and of the test, status, tag, seconds.
+name; several runs by a condition on keys of the config, metrics of the best epoch and of the test, status, tag or seconds.
 """
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def show_list(runs: "Sequence[KeptRun]", as_json: bool = False) -> None:
-    """Print runs, one a line."""
+    """Print runs, one for each line."""
     from src.core.console import duration, number, shown
     from src.core.tables import new_table, show
 
@@ -69,19 +70,19 @@ def show_list(runs: "Sequence[KeptRun]", as_json: bool = False) -> None:
 
 
 def show_one(run: "KeptRun") -> None:
-    """Print everything about one run that a person asks for first."""
+    """Print the main facts about one run."""
     from src.core.console import duration, number, shown
     from src.run_store.archive import size
     from src.run_store.filters import flat, measured
 
     record = run.record
     wandb = record.get("wandb") or {}
-    best, last = record.get("best_epoch"), (record.get("error") or "").strip().rpartition("\n")[2]
+    best = record.get("best_epoch")
     facts = {
         "id": f"{run.id}, config {record.get('config_hash')}" + (f", W&B {wandb['id']}" if wandb.get("id") else ""),
         "sweep": run.sweep,
         "status": run.status + (", archived" if run.archived else ""),
-        "error": last,
+        "error": (record.get("error") or "").strip().rpartition("\n")[2],
         "started": record.get("started"),
         "time": duration(record["seconds"]) if record.get("seconds") else None,
         "best": None if best is None else f"{record.get('monitor')} {number(record.get('value'))} in epoch {best + 1}",
@@ -102,14 +103,18 @@ def show_one(run: "KeptRun") -> None:
     echo("config:")
     for key, value in flat({key: run.config.get(key) for key in ("model", "datamodule", "optimizer", "scheduler")}):
         echo(f"  {line(key):<24} {'null' if value is None else line(value)}")
-    echo(f"  …, all of it in {shown(run.path / 'config.yaml')}")
+    echo(f"  …, complete in {shown(run.path / 'config.yaml')}")
 
 
 def delete(runs: "Sequence[KeptRun]", yes: bool) -> None:
-    """Delete runs, after a question.
+    """Delete runs after confirmation.
+
+    Args:
+        runs: to delete.
+        yes: do not ask for confirmation.
 
     Raises:
-        UserError: without an answer.
+        UserError: if nobody can confirm, as standard input is no terminal.
     """
     from src.core.console import shown
     from src.run_store.archive import SWEEP_FILES, emptied_sweeps, size
@@ -118,85 +123,144 @@ def delete(runs: "Sequence[KeptRun]", yes: bool) -> None:
     for run in runs:
         echo(f"  {line(run.status)}  {shown(run.path)}")
     for sweep in emptied_sweeps(runs):
-        echo(f"  and, as no run is left in it, {', '.join(SWEEP_FILES)} of {shown(sweep)}")
-    what = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {sum(size(run.path) for run in runs) / 1e6:.1f} MB"
+        echo(f"  and {', '.join(SWEEP_FILES)} of {shown(sweep)}, which then holds no run")
+    summary = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {sum(size(run.path) for run in runs) / 1e6:.1f} MB"
     if not yes:
         if not sys.stdin.isatty():
-            raise UserError(f"nothing is deleted without an answer: add --yes to delete {what}")
-        if input(f"delete {what}, here and for good (not in W&B)? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise UserError(
+                f"nothing was deleted, as there is no terminal to confirm on: add --yes to delete {summary}"
+            )
+        if input(f"permanently delete {summary} (not in W&B)? [y/N] ").strip().lower() not in ("y", "yes"):
             echo("nothing was deleted")
             return
     delete_all(runs)
-    echo(f"deleted {what}")
+    echo(f"deleted {summary}")
 
 
-def rerun(run: "KeptRun", changes: Sequence[str], outputs: Path) -> None:
-    """Train a run again, from its frozen config, in a new folder.
+def rerun(run: "KeptRun", overrides: Sequence[str], outputs: Path) -> None:
+    """Train a run again, from its recorded config, in a new folder.
 
     Args:
-        run: the run.
-        changes: single keys to change, such as ``seed=1``.
-        outputs: where the new folder is made, unless ``paths.outputs`` is among the changes.
+        run: run to repeat.
+        overrides: single keys to change, such as ``seed=1``.
+        outputs: folder for the new run, unless ``paths.outputs`` is among the overrides.
 
     Raises:
-        UserError: for a key that does not exist, or if the data are no longer there.
+        UserError: for a key that does not exist, or if the data no longer exist.
     """
     from src.config.compose import update
     from src.config.trust import literal_config, name_external_data
     from src.config.validate import check
     from src.training.run import run as train
 
-    recorded = literal_config(run.folder.config(), run.path / "config.yaml", changes=changes)
+    recorded = literal_config(run.folder.config(), run.path / "config.yaml", changes=overrides)
     paths = recorded.get("paths")
     recorded["paths"] = {**(paths if isinstance(paths, dict) else {}), "outputs": str(outputs)}
-    config = check(update(recorded, changes))
-    name_external_data(config, changes)
+    config = check(update(recorded, overrides))
+    name_external_data(config, overrides)
     train(config)
 
 
-def _one(words: Sequence[str], outputs: Path) -> "KeptRun":
+def tag(runs: "Sequence[KeptRun]", tags: Sequence[str], remove: bool) -> None:
+    """Add tags to runs, or remove them.
+
+    Raises:
+        UserError: if a tag to add is invalid.
+    """
+    from src.run_store.archive import change
+
+    for name in () if remove else tags:
+        if not re.fullmatch(r"\w[\w.:+@/-]{0,63}", name):
+            raise UserError(
+                f"{name!r}: a tag consists of letters, digits and . : + @ / - _, at most 64, without spaces"
+            )
+    for run in runs:
+        others = [name for name in run.tags if name not in tags]
+        change(run, tags=others if remove else [*others, *dict.fromkeys(tags)])
+        echo(line(f"{run.id}: {' '.join(run.tags) or 'no tags'}"))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run a verb of the command line.
+
+    Args:
+        options: parsed by `parser`.
+
+    Raises:
+        UserError: if there is no such run, or if an argument is invalid.
+    """
+    from src.run_store.archive import archive, change, named, runs_in, select
+
+    match options.verb:
+        case "list":
+            runs = [run for run in runs_in(options.outputs) if options.archived or not run.archived]
+            show_list(select(runs, options.conditions), options.json)
+        case "show":
+            show_one(_single_run(options.run, options.outputs))
+        case "tag":
+            tag(named([options.run], options.outputs), options.tags, options.remove)
+        case "note":
+            for run in named([options.run], options.outputs):
+                change(run, notes=options.text or None)
+        case "archive" | "restore":
+            runs = named(options.run, options.outputs)
+            for run in runs:
+                archive(run, back=options.verb == "restore")
+            echo(f"{options.verb}d {len(runs)} {'run' if len(runs) == 1 else 'runs'}")
+        case "delete":
+            delete(named(options.run, options.outputs), options.yes)
+        case "rerun":
+            rerun(_single_run(options.run, options.outputs), options.overrides, options.outputs)
+        case "export":
+            from src.exporters.run_package import pack
+
+            pack(_single_run(options.run, options.outputs), options.target, options.apply_changes)
+
+
+def _single_run(name: str, outputs: Path) -> "KeptRun":
     from src.run_store.archive import named
 
-    runs = named(words, outputs)
+    runs = named([name], outputs)
     if len(runs) > 1:
-        raise UserError(f"{' '.join(words)}: these are {len(runs)} runs, and one is needed")
+        raise UserError(f"{name}: matches {len(runs)} runs, and one is needed")
     return runs[0]
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     form = argparse.RawDescriptionHelpFormatter
     parser = Parser("python -m src.runs", description=__doc__, formatter_class=form)
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where runs are kept; outputs")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder of the runs (outputs)")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
 
     def verb(name: str, help: str, several: bool = False) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, help=help, description=help)
-        made.add_argument("run", nargs="+" if several else None, help="folder, id, sweep or condition")
-        return made
+        verb_parser = verbs.add_parser(name, help=help, description=help)
+        verb_parser.add_argument("run", nargs="+" if several else None, help="folder, id, sweep or condition")
+        return verb_parser
 
-    listing = verbs.add_parser("list", help="list runs", description="list runs")
-    listing.add_argument("conditions", nargs="*", help='such as optimizer=adam "val/loss<0.3" tag=baseline')
-    listing.add_argument("--archived", action="store_true", help="those that were archived, too")
-    listing.add_argument("--json", action="store_true", help="JSON, one line a run")
+    list_parser = verbs.add_parser("list", help="list runs", description="list runs")
+    list_parser.add_argument("conditions", nargs="*", help='such as optimizer=adam "val/loss<0.3" tag=baseline')
+    list_parser.add_argument("--archived", action="store_true", help="include archived runs")
+    list_parser.add_argument("--json", action="store_true", help="print JSON, one line for each run")
     verb("show", "show a run")
-    tag = verb("tag", "tag a run or a sweep")
-    tag.add_argument("tags", nargs="+", help="words without spaces")
-    tag.add_argument("--remove", action="store_true", help="take the tags away")
-    verb("note", "write a note about a run or a sweep; an empty one takes it away").add_argument("text")
+    tag_parser = verb("tag", "tag a run or a sweep")
+    tag_parser.add_argument("tags", nargs="+", help="tags without spaces")
+    tag_parser.add_argument("--remove", action="store_true", help="remove the tags")
+    verb("note", "write a note about a run or a sweep; an empty text removes it").add_argument("text")
     verb("archive", "hide runs from lists; their files stay", several=True)
     verb("restore", "show archived runs in lists again", several=True)
     verb("delete", "delete runs from this disk", several=True).add_argument(
-        "--yes", action="store_true", help="do not ask"
+        "--yes", action="store_true", help="do not ask for confirmation"
     )
-    rerunning = verb("rerun", "train a run again from its frozen config")
-    rerunning.add_argument("changes", nargs="*", help="single keys to change, such as seed=1")
-    add_trust_options(rerunning)
-    export = verb("export", "make a folder that holds all that is needed to use a run")
-    export.add_argument("target", type=Path, help="the new folder")
-    add_trust_options(export)
-    export.add_argument(
+    rerun_parser = verb("rerun", "train a run again from its recorded config")
+    rerun_parser.add_argument("overrides", nargs="*", help="single keys to change, such as seed=1")
+    add_trust_options(rerun_parser)
+    export_parser = verb("export", "make a folder with all that is needed to use a run")
+    export_parser.add_argument("target", type=Path, help="the new folder")
+    add_trust_options(export_parser)
+    export_parser.add_argument(
         "--apply-changes",
         action="store_true",
-        help="apply the changes of the code that the run recorded: it then does what whoever wrote the run folder wanted",
+        help="apply the changes of the code that the run recorded: the author of the run folder decides what that code does",
     )
     return parser

@@ -9,14 +9,14 @@ from src.core.errors import UserError
 
 
 def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
-    """Upload what waits in some folders, and tell whether everything has arrived.
+    """Upload the pending runs of some folders, and return whether all were uploaded.
 
     Args:
-        paths: folders with runs in them, at any depth; or runs.
-        dry_run: only say what would be uploaded.
+        paths: run folders, or folders with runs at any depth.
+        dry_run: only print what would be uploaded.
 
     Raises:
-        UserError: if there is no such folder, no key, or no server.
+        UserError: if there is no such folder, if no key is configured, or if the server cannot be reached.
     """
     from src.config.wandb_account import own_account
     from src.core.console import shown
@@ -41,37 +41,38 @@ def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
         echo("\n".join(f"would upload {shown(run.folder)}" for run in runs))
         echo(f"{_runs(len(runs))}, {_megabytes(size)}")
         return True
-    _needs_server(paths)
+    _check_server(paths)
     with _Bar(len(runs), size) as bar:
-        left = upload(runs, own_account(), done=bar.advance)
-    failed = [(run, reason) for run, reason in left if reason != BUSY]
-    for run, reason in left:
+        remaining = upload(runs, own_account(), done=bar.add_run)
+    failed = [(run, reason) for run, reason in remaining if reason != BUSY]
+    for run, reason in remaining:
         if reason == BUSY:
             echo(f"left alone, {BUSY}: {shown(run.folder)}")
         else:
             echo(f"not uploaded: {shown(run.folder)}: {reason}", file=sys.stderr)
-    echo(f"{_runs(len(runs) - len(left))} uploaded, {_megabytes(size - sum(run.size for run, _ in left))}")
+    uploaded = size - sum(run.size for run, _ in remaining)
+    echo(f"{_runs(len(runs) - len(remaining))} uploaded, {_megabytes(uploaded)}")
     if failed:
-        echo("the same command goes on", file=sys.stderr)
+        echo("the same command continues", file=sys.stderr)
     return not failed
 
 
-def _needs_server(paths: Sequence[Path]) -> None:
+def _check_server(paths: Sequence[Path]) -> None:
     from src.loggers.wandb.connection import key_is_configured, refuse_foreign_settings, why_unreachable
 
     refuse_foreign_settings(paths)
     if not key_is_configured():
         raise UserError("Weights & Biases: no key is configured; wandb login, or set WANDB_API_KEY")
     if reason := why_unreachable():
-        raise UserError(f"Weights & Biases: {reason}; nothing was uploaded, and nothing is lost")
+        raise UserError(f"Weights & Biases: {reason}; nothing was uploaded; the runs remain on disk")
 
 
 class _Bar:
-    """A progress bar on a terminal, a line a run elsewhere.
+    """A progress bar on a terminal; elsewhere, a line for each run.
 
     Args:
-        runs: how many there are.
-        size: of all of them in bytes.
+        runs: number of runs.
+        size: of all runs, in bytes.
     """
 
     def __init__(self, runs: int, size: int) -> None:
@@ -87,8 +88,8 @@ class _Bar:
     def _text(self) -> str:
         return f"{self._done} of {_runs(self._runs)} uploaded"
 
-    def advance(self, run: object) -> None:
-        """Show that one more run has arrived."""
+    def add_run(self, run: object) -> None:
+        """Count one more uploaded run."""
         from src.core.console import shown
         from src.loggers.wandb.pending import Waiting
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def job(cfg: "DictConfig") -> float | None:
-    """Check a composed config and run it; the best value of the monitored metric goes back to Hydra."""
+    """Validate a composed config and run it; return the best value of the monitored metric to Hydra."""
     from src.config.trust import trust_own_config
     from src.config.validate import check
 
@@ -20,7 +20,7 @@ def job(cfg: "DictConfig") -> float | None:
     if cfg.search.name != "grid":
         raise UserError(f"search={cfg.search.name} is for sweeps, which begin with -m")
     if cfg.resume is not None:
-        return _resume(cfg.resume, sys.argv[1:])
+        return resume(cfg.resume, sys.argv[1:])
     config = check(cfg)
     trust_own_config(cfg)
     from src.training.run import run
@@ -28,10 +28,16 @@ def job(cfg: "DictConfig") -> float | None:
     return run(config).value
 
 
-def _resume(path: str, words: Sequence[str]) -> float | None:
+def resume(path: str, argv: Sequence[str]) -> float | None:
+    """Resume a run; return the best value of the monitored metric.
+
+    Args:
+        path: run folder.
+        argv: command line, with the keys to change.
+    """
     from src.training.resume import resumed
 
-    config, folder = resumed(path, words)
-    from src.training.run import resume
+    config, folder = resumed(path, argv)
+    from src.training import run
 
-    return resume(config, folder).value
+    return run.resume(config, folder).value

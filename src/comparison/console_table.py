@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.cells import cell_len
 from rich.console import Console
 
-from src.comparison.config_keys import meant, short, shown
+from src.comparison.config_keys import resolve_name, short, shown
 from src.comparison.statistics import CONFIDENCE, mark
 from src.comparison.view import Row, View, names_of, statuses
 from src.core.console import LOG_WIDTH, echo, on_terminal
@@ -15,53 +15,59 @@ from src.core.escape import line
 from src.core.tables import new_table, show
 from src.run_store.recorded_run import RecordedRun
 
-NAMED = 5
-"""Failed runs that are named; further ones are counted."""
+MAX_FAILED = 5
+"""Failed runs that are listed; the others are only counted."""
 
 
 def headline(runs: Sequence[RecordedRun], pending: int = 0) -> str:
-    """Return how many runs there are, by status.
+    """Return the number of runs by status, as a line.
 
     Args:
-        runs: that were read.
-        pending: jobs of their sweeps that have not started.
+        runs: runs that were read.
+        pending: number of jobs of their sweeps that have not started.
     """
-    counts = statuses_of(runs, pending)
-    every = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-    return f"{every}: {', '.join(f'{count} {status}' for status, count in counts.items())}"
+    counts = count_statuses(runs, pending)
+    total = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    return f"{total}: {', '.join(f'{count} {status}' for status, count in counts.items())}"
 
 
-def statuses_of(runs: Sequence[RecordedRun], pending: int) -> dict[str, int]:
-    """Count runs by status, and with them the jobs that have not started."""
+def count_statuses(runs: Sequence[RecordedRun], pending: int) -> dict[str, int]:
+    """Count runs by status, including jobs that have not started."""
     return statuses(runs) | ({"pending": pending} if pending else {})
 
 
-def columns_of(view: View, asked: Sequence[str] | None) -> list[str]:
-    """Return the columns beside rank and metric.
+def columns_of(view: View, names: Sequence[str] | None) -> list[str]:
+    """Return the columns after rank and metric.
 
     Args:
-        view: what is shown.
-        asked: what a person wants to see; None for the view's own, ``all`` for those and every other key that differs.
+        view: view to show.
+        names: columns, possibly abbreviated; ``all`` for those of the view and every other key that differs; None for those of
+            the view.
 
     Raises:
         UserError: if there is no such column.
     """
-    if asked is None:
+    if names is None:
         return view.columns
-    names = names_of(view.runs)
-    every = [*view.keys, *view.following, *(column for column in view.columns if column not in view.keys)]
-    found = [name for word in asked for name in (every if word == "all" else [meant(word, names, view.keys)])]
-    return list(dict.fromkeys(found))
+    choices = names_of(view.runs)
+    columns: list[str] = []
+    for name in names:
+        if name == "all":
+            others = [column for column in view.columns if column not in view.keys]
+            columns += [*view.keys, *view.dependent_keys, *others]
+        else:
+            columns.append(resolve_name(name, choices, view.keys))
+    return list(dict.fromkeys(columns))
 
 
 def print_view(view: View, columns: Sequence[str], limit: int = 0, whole: bool = False) -> None:
-    """Print one ranked table, and what its marks mean.
+    """Print one ranked table and a legend.
 
     Args:
-        view: what to show.
-        columns: beside rank and metric.
-        limit: the most rows; 0 for all.
-        whole: show every column, also where they do not fit side by side.
+        view: view to show.
+        columns: columns after rank and metric.
+        limit: largest number of rows; 0 for all.
+        whole: show every column, even if they do not fit side by side.
     """
     rows = view.rows[:limit] if limit else view.rows
     head, *body = texts(view, columns, rows)
@@ -78,21 +84,21 @@ def print_view(view: View, columns: Sequence[str], limit: int = 0, whole: bool =
     echo(f"\n{line(view.title)}")
     show(table)
     hidden = [column for place, column in enumerate(columns, start=first) if place not in places]
-    for note in (*_hidden(view, len(rows), hidden), *legend(view, columns), *_places(view)):
+    for note in (*_hidden_lines(view, len(rows), hidden), *legend(view, columns), *_folder_lines(view)):
         echo(line(note))
 
 
 def texts(view: View, columns: Sequence[str], rows: Sequence[Row]) -> list[list[str]]:
-    """Return the heading and some rows of a view, as people read them.
+    """Return the heading and some rows of a view as texts.
 
     Args:
-        view: what is shown.
-        columns: beside rank and metric.
-        rows: of the view.
+        view: view to show.
+        columns: columns after rank and metric.
+        rows: rows of the view.
     """
     repeated, tested = view.repeated, bool(view.test)
-    own = ["rank", view.metric, *(["95 % interval"] if repeated else []), *(["vs best"] if tested else [])]
-    lines = [[shown(name) for name in (*own, *columns)]]
+    leading = ["rank", view.metric, *(["95 % interval"] if repeated else []), *(["vs best"] if tested else [])]
+    lines = [[shown(name) for name in (*leading, *columns)]]
     for row in rows:
         cells = [str(row.rank or "-"), str(row.score or "-")]
         cells += [row.score.shown_interval() if row.score else ""] if repeated else []
@@ -102,74 +108,74 @@ def texts(view: View, columns: Sequence[str], rows: Sequence[Row]) -> list[list[
 
 
 def _fitting(lines: Sequence[Sequence[str]], first: int) -> list[int]:
-    """Return the columns that stand side by side, from the left; `first` of them whatever their width."""
+    """Return the indices of the columns that fit side by side, from the left; the first `first` are always included."""
     gap, width = (3, Console(markup=False).width) if on_terminal() else (2, LOG_WIDTH)
-    left = width + gap
-    places = []
-    for place, cells in enumerate(zip(*lines, strict=True)):
-        left -= max(map(cell_len, cells)) + gap
-        if place < first or left >= 0:
-            places.append(place)
-        if left < 0:
+    free = width + gap
+    indices = []
+    for index, cells in enumerate(zip(*lines, strict=True)):
+        free -= max(map(cell_len, cells)) + gap
+        if index < first or free >= 0:
+            indices.append(index)
+        if free < 0:
             break
-    return places
+    return indices
 
 
 def _is_number(row: Row, column: str) -> bool:
     return not isinstance(row.value(column), str | list | bool)
 
 
-def _hidden(view: View, shown_rows: int, columns: Sequence[str]) -> list[str]:
+def _hidden_lines(view: View, shown_rows: int, columns: Sequence[str]) -> list[str]:
     more = len(view.rows) - shown_rows
     lines = [f"… {more} more rows: --limit 0 shows all"] if more else []
     if columns:
         names = ", ".join(columns[:SHOWN]) + (f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else "")
-        lines.append(f"no room for {names}: a wider window, or --columns, shows them")
+        lines.append(f"no room for {names}: widen the window, or use --columns")
     return lines
 
 
 def legend(view: View, columns: Sequence[str]) -> list[str]:
-    """Return what the marks and names of a table mean, a sentence a line."""
+    """Return the explanations of the marks and names of a table, one for each line."""
     lines = []
     if view.repeated:
         wider = ", wider as folds share training data" if view.folded else ""
         over = "folds" if view.folded else "seeds"
         lines.append(f"± standard deviation over {over}; interval of the mean by Student's t, {CONFIDENCE:.0%}{wider}")
     if view.test:
-        lines.append(f"vs best: {view.test}, Holm's correction; ≈ not told apart from rank 1, * p < 0.05, ** p < 0.01")
+        lines.append(f"vs best: {view.test}, Holm's correction; ≈ no significant difference, * p < 0.05, ** p < 0.01")
     if "gap" in columns:
         lines.append("gap: val/loss - train/loss in the best epoch")
-    if view.following and not set(view.following) & set(columns):
-        names = ", ".join(view.following[:3]) + (", …" if len(view.following) > 3 else "")
+    if view.dependent_keys and not set(view.dependent_keys) & set(columns):
+        names = ", ".join(view.dependent_keys[:3]) + (", …" if len(view.dependent_keys) > 3 else "")
         lines.append(f"also different, as a consequence: {names} (--columns all)")
     return lines
 
 
-def _places(view: View) -> list[str]:
-    """Return where the best run is, and the failed ones with their errors."""
+def _folder_lines(view: View) -> list[str]:
+    """Return the folder of the best run, and those of failed runs with their errors."""
     lines = [f"best: {shown(view.rows[0].best.place)}"] if view.rows[0].rank == 1 else []
     failed = [run for run in view.runs if run.status == "failed"]
-    for run in failed[:NAMED]:
+    for run in failed[:MAX_FAILED]:
         error = str(run.record.get("error") or "").strip().splitlines()
         lines.append(f"failed: {shown(run.place)}  {shown(error[-1]) if error else ''}".rstrip())
-    more = len(failed) - NAMED
-    return [*lines, *([f"failed: {more} more (status=failed shows them)"] if more > 0 else [])]
+    more = len(failed) - MAX_FAILED
+    return [*lines, *([f"failed: {more} more (status=failed lists them)"] if more > 0 else [])]
 
 
 LIMIT = 30
-"""Rows of a table that are printed, unless more are asked for."""
+"""Default of the largest number of printed rows."""
 
 
 def print_ranking(folders: Sequence[Path]) -> None:
-    """Print the tables of the runs of a sweep, at its end.
+    """Print the ranked tables of a sweep, at its end.
 
     Args:
-        folders: of its jobs; those that hold no run yet are left out.
+        folders: folders of its jobs; those that hold no run yet are ignored.
     """
-    from src.comparison.console_table import print_view
     from src.comparison.view import views
     from src.run_store.reader import read_runs
 
-    if started := [folder for folder in folders if (folder / "run.json").is_file()]:
+    started = [folder for folder in folders if (folder / "run.json").is_file()]
+    if started:
         for view in views(read_runs(*started)):
             print_view(view, view.columns, LIMIT)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from src.comparison.config_keys import MISSING, differing, shown
 from src.comparison.statistics import number
-from src.comparison.view import COLUMNS, Row, View, measured
+from src.comparison.view import COLUMNS, Row, View, measurement
 from src.core.console import duration
 from src.core.errors import UserError, nearest
 from src.core.tables import new_table, show
@@ -14,31 +14,37 @@ from src.run_store.recorded_run import Curve, RecordedRun
 
 _BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 32
-"""Characters of a curve."""
+"""Largest number of characters of a curve."""
 
 
-def chosen(word: str, runs: Sequence[RecordedRun], rows: Sequence[Row]) -> RecordedRun:
-    """Return the run that a person names: by its rank, its name, the beginning of it, or its folder.
+def resolve_run(name: str, runs: Sequence[RecordedRun], rows: Sequence[Row]) -> RecordedRun:
+    """Return the run with a rank, a name, a part of a name, or a folder.
+
+    Args:
+        name: rank, name, part of a name, or folder.
+        runs: runs to search.
+        rows: ranked rows; a rank means the best run of its row.
 
     Raises:
-        UserError: if there is none, or if the beginning is of several.
+        UserError: if no run or several runs match.
     """
-    if word.isdecimal():
+    if name.isdecimal():
         ranked = {row.rank: row.best for row in rows if row.rank}
-        if int(word) in ranked:
-            return ranked[int(word)]
-    path = Path(word).absolute()
-    exact = [run for run in runs if word in (run.name, run.place) or run.folder == path]
-    found = exact or [run for run in runs if word in run.name]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"{word}: which run? {', '.join(run.name for run in found[:5])}")
-    raise UserError(f"{word}: there is no such run, and no such rank. {nearest(word, (run.name for run in runs))}")
+        if int(name) in ranked:
+            return ranked[int(name)]
+    path = Path(name).absolute()
+    matches = [run for run in runs if name in (run.name, run.place) or run.folder == path]
+    if not matches:
+        matches = [run for run in runs if name in run.name]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UserError(f"{name}: which run? {', '.join(run.name for run in matches[:5])}")
+    raise UserError(f"{name}: there is no such run or rank. {nearest(name, (run.name for run in runs))}")
 
 
 def print_diff(one: RecordedRun, other: RecordedRun) -> None:
-    """Print how two configs differ, and what came of each."""
+    """Print the differences of two runs: configs, metrics and curves."""
     show(f"\nA  {shown(one.place)}  ({one.status})\nB  {shown(other.place)}  ({other.status})\n")
     keys = differing([one.config, other.config])
     if keys:
@@ -51,7 +57,7 @@ def print_diff(one: RecordedRun, other: RecordedRun) -> None:
     table = new_table("metric", "A", "B", "B - A", numbers=("A", "B", "B - A"))
     names = dict.fromkeys([*one.summary, *other.summary, *(c for c in COLUMNS if c in ("gap", "time", "parameters"))])
     for name in names:
-        a, b = measured(one, name), measured(other, name)
+        a, b = measurement(one, name), measurement(other, name)
         show_value = duration if name == "time" else "{:,.0f}".format if name == "parameters" else number
         difference = "" if a is None or b is None or a == b else show_value(b - a)
         table.add_row(name, *("-" if value is None else show_value(value) for value in (a, b)), difference)
@@ -74,21 +80,21 @@ def sparkline(curve: Curve, scale: Sequence[float], longest: int) -> str:
     """Return a curve as a line of bars.
 
     Args:
-        curve: to draw.
-        scale: numbers whose extremes are the lowest and the highest bar.
-        longest: epochs that the whole width stands for.
+        curve: curve to draw.
+        scale: numbers whose minimum and maximum are the lowest and the highest bar.
+        longest: number of epochs of the whole width.
     """
     low, high = min(scale), max(scale)
     values = list(curve.values)
     width = min(WIDTH, longest)
     columns = max(1, round(width * len(values) / longest))
-    picked = [values[min(len(values) - 1, (2 * i + 1) * len(values) // (2 * columns))] for i in range(columns)]
+    sampled = [values[min(len(values) - 1, (2 * i + 1) * len(values) // (2 * columns))] for i in range(columns)]
     steps = len(_BARS) - 1
     return "".join(
-        _BARS[round(steps * (value - low) / (high - low or 1))] if isfinite(value) else "·" for value in picked
+        _BARS[round(steps * (value - low) / (high - low or 1))] if isfinite(value) else "·" for value in sampled
     )
 
 
-def rows_of(views: Sequence[View]) -> list[Row]:
-    """Return the rows whose ranks name runs: those of the one view there is."""
+def ranked_rows(views: Sequence[View]) -> list[Row]:
+    """Return the rows whose ranks identify runs: those of the only view; none if there are several views."""
     return list(views[0].rows) if len(views) == 1 else []

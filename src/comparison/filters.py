@@ -1,6 +1,6 @@
-"""Conditions on the runs of a comparison: those of `src.run_store.filters`, with names and columns as the comparison has them.
+"""Conditions on the runs of a comparison: those of `src.run_store.filters`, with the names and columns of the comparison.
 
-``optimizer=adam,sgd`` asks for one of several, ``lr`` is enough for ``optimizer.lr`` where that is plain.
+``optimizer=adam,sgd`` matches either value; ``lr`` is enough for ``optimizer.lr`` if it is unambiguous.
 """
 
 from collections.abc import Sequence
@@ -8,74 +8,77 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from src.comparison.config_keys import meant, telling
-from src.comparison.view import COLUMNS, measured, names_of
+from src.comparison.config_keys import informative_keys, resolve_name
+from src.comparison.view import COLUMNS, measurement, names_of
 from src.core.errors import UserError
 from src.run_store.filters import Condition, parse
 from src.run_store.recorded_run import RecordedRun
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a run must be.
+class RunFilter:
+    """A condition that a run must meet.
 
     Args:
-        text: as it was typed.
-        conditions: one of them must hold; all, where they say what a run must not be.
+        text: as typed.
+        conditions: alternatives, one of which must hold; with ``!=`` all of them must hold.
     """
 
     text: str
     conditions: tuple[Condition, ...]
 
-    def holds(self, run: RecordedRun) -> bool:
-        """Tell whether a run is so; one without a value is not."""
-        known = _known(run)
-        every = all if self.conditions[0].operator == "!=" else any
-        return every(condition.holds(known) for condition in self.conditions)
+    def matches(self, run: RecordedRun) -> bool:
+        """Return whether a run meets the condition; a run without such a value does not."""
+        values = _values_by_name(run)
+        combine = all if self.conditions[0].operator == "!=" else any
+        return combine(condition.holds(values) for condition in self.conditions)
 
 
-def is_condition(word: str) -> bool:
-    """Whether a word of the command line is a condition, and no folder."""
+def is_condition(argument: str) -> bool:
+    """Return whether an argument of the command line is a condition."""
     with suppress(UserError):
-        return bool(parse([word]))
+        return bool(parse([argument]))
     return False
 
 
-def conditions(text: str, runs: Sequence[RecordedRun]) -> list[Wanted]:
-    """Read conditions.
+def parse_filters(text: str, runs: Sequence[RecordedRun]) -> list[RunFilter]:
+    """Parse conditions.
 
     Args:
-        text: conditions with spaces between them.
-        runs: whose keys, metrics and columns may be named.
+        text: conditions, separated by spaces.
+        runs: runs whose keys, metrics and columns may be named.
 
     Raises:
-        UserError: if one is none, or names what no run has.
+        UserError: if a condition is invalid, or names what no run has.
     """
-    names, keys = names_of(runs), telling(runs)[0]
-    found = []
+    names, keys = names_of(runs), informative_keys(runs)[0]
+    filters = []
     for condition in parse(text):
-        named = replace(condition, key=meant(condition.key, names, keys))
-        parts = named.value.split(",") if isinstance(named.value, str) and named.operator in ("=", "!=") else []
-        several = [one for part in parts if part for one in parse([f"{named.key}{named.operator}{part}"])]
-        found.append(Wanted(str(condition), tuple(several) or (named,)))
-    return found
+        resolved = replace(condition, key=resolve_name(condition.key, names, keys))
+        alternatives = [resolved]
+        if isinstance(resolved.value, str) and resolved.operator in ("=", "!="):
+            prefix = f"{resolved.key}{resolved.operator}"
+            parts = [part for part in resolved.value.split(",") if part]
+            alternatives = [each for part in parts for each in parse([f"{prefix}{part}"])] or [resolved]
+        filters.append(RunFilter(str(condition), tuple(alternatives)))
+    return filters
 
 
-def kept(runs: Sequence[RecordedRun], wanted: Sequence[Wanted]) -> list[RecordedRun]:
-    """Return the runs that are all that is wanted.
+def matching_runs(runs: Sequence[RecordedRun], filters: Sequence[RunFilter]) -> list[RecordedRun]:
+    """Return the runs that match all filters.
 
     Raises:
-        UserError: if none is, with how many each condition alone leaves.
+        UserError: if there are none; the message has the number of runs that match each filter.
     """
-    found = [run for run in runs if all(each.holds(run) for each in wanted)]
-    if not found:
-        counts = (f"{each.text}: {sum(map(each.holds, runs))}" for each in wanted)
-        raise UserError(f"no run is left of {len(runs)}; each condition alone leaves\n" + "\n".join(counts))
-    return found
+    matching = [run for run in runs if all(each.matches(run) for each in filters)]
+    if not matching:
+        counts = (f"{each.text}: {sum(map(each.matches, runs))}" for each in filters)
+        raise UserError(f"none of {len(runs)} runs matches; each condition alone matches\n" + "\n".join(counts))
+    return matching
 
 
-def _known(run: RecordedRun) -> dict[str, Any]:
-    """Return everything that a condition may ask of a run, by name."""
-    numbers = {name: measured(run, name) for name in (*COLUMNS, run.metric, *run.summary)}
-    facts = {name: value for name, value in numbers.items() if value is not None}
-    return {**run.config, **facts, "status": run.status, "run": run.name, "runs": 1}
+def _values_by_name(run: RecordedRun) -> dict[str, Any]:
+    """Return everything that a condition may test, by name."""
+    measures = {name: measurement(run, name) for name in (*COLUMNS, run.metric, *run.summary)}
+    numbers = {name: value for name, value in measures.items() if value is not None}
+    return {**run.config, **numbers, "status": run.status, "run": run.name, "runs": 1}

@@ -1,8 +1,7 @@
-"""Which hyperparameters matter: permutation importance of a random forest (Breiman, 2001), measured on rows that it has
-not seen.
+"""Importance of hyperparameters: permutation importance of a random forest (Breiman, 2001), measured on held-out rows.
 
-The forest predicts the place of a row in the ranking, not its metric, so that one diverged run does not outweigh all
-others. The importance of a key is what its R² loses when the key's values are shuffled among the rows.
+The forest predicts the rank of a row, not its metric, so that one diverged run does not outweigh all others. The importance of
+a key is the loss of R² when the values of the key are shuffled among the rows.
 """
 
 from collections.abc import Sequence
@@ -12,20 +11,20 @@ from statistics import fmean, stdev
 from src.comparison.chart_data import axis, best_rows
 from src.comparison.view import View
 
-FEWEST = 10
-"""Rows below which nothing is said."""
+MIN_ROWS = 10
+"""Smallest number of rows for which importance is estimated."""
 _TREES, _REPEATS, _FOLDS = 50, 5, 5
 
 
 @dataclass(frozen=True)
 class Importance:
-    """How much each key matters.
+    """Importance of each key.
 
     Args:
-        keys: the most important first.
-        loss: of R² when a key is shuffled, the mean over folds.
-        deviation: of it over folds.
-        explained: R² on rows that the forest has not seen; below 0.2 nothing follows from the losses.
+        keys: keys, the most important first.
+        loss: loss of R² when a key is shuffled, mean over folds.
+        deviation: standard deviation of it over folds.
+        explained: R² on held-out rows; below 0.2 the losses are not reliable.
     """
 
     keys: tuple[str, ...]
@@ -34,14 +33,15 @@ class Importance:
     explained: float
 
     @property
-    def tells(self) -> bool:
+    def is_reliable(self) -> bool:
+        """Whether the forest explains the ranks well enough."""
         return self.explained >= 0.2
 
 
 def importance(view: View) -> Importance | None:
-    """Return the importance of the keys that differ; None with one key or too few rows."""
+    """Return the importance of the keys that differ; None with fewer than two keys or `MIN_ROWS` rows."""
     rows = best_rows(view, len(view.rows))
-    if len(rows) < FEWEST or len(view.keys) < 2:
+    if len(rows) < MIN_ROWS or len(view.keys) < 2:
         return None
     import numpy as np
     from sklearn.ensemble import RandomForestRegressor
@@ -56,8 +56,8 @@ def importance(view: View) -> Importance | None:
     for train, test in KFold(min(_FOLDS, len(rows) // 2), shuffle=True, random_state=0).split(x):
         forest = RandomForestRegressor(_TREES, random_state=0).fit(x[train], y[train])
         predicted[test] = forest.predict(x[test])
-        found = permutation_importance(forest, x[test], y[test], n_repeats=_REPEATS, random_state=0)
-        losses.append(found.importances_mean.tolist())
+        permuted = permutation_importance(forest, x[test], y[test], n_repeats=_REPEATS, random_state=0)
+        losses.append(permuted.importances_mean.tolist())
     by_key = list(zip(*losses, strict=True))
     order = sorted(range(len(view.keys)), key=lambda place: -fmean(by_key[place]))
     return Importance(

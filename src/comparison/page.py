@@ -1,8 +1,7 @@
 """report.html: a comparison as one page that needs no network and no other file.
 
-The page is hand-written (page/): its script draws SVG and is a twentieth of what a plotting library would add. Data go
-in as JSON, and reach the page as text alone. The page's Content-Security-Policy allows its own script, by its hash, and no
-network.
+The page is hand-written (page/): its script draws SVG and has a twentieth of the size of a plotting library. Data are embedded
+as JSON, and are shown as text only. The page's Content-Security-Policy allows its own script, by its hash, and no network.
 """
 
 import base64
@@ -13,9 +12,18 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from src.comparison.chart_data import Axis, answers, axis, band, best_rows, far_apart, label, metrics_drawn
+from src.comparison.chart_data import (
+    Axis,
+    axis,
+    best_rows,
+    label,
+    mean_curve,
+    metrics_drawn,
+    needs_log_scale,
+    recorded_predictions,
+)
 from src.comparison.config_keys import short, shown
-from src.comparison.console_table import legend, statuses_of
+from src.comparison.console_table import count_statuses, legend
 from src.comparison.importance import importance
 from src.comparison.statistics import Sample, mark, number
 from src.comparison.view import Row, View
@@ -25,16 +33,16 @@ from src.run_store.config_file import plain
 from src.run_store.recorded_run import is_number
 
 PAGE = Path(__file__).parent / "page"
-MOST_CURVES = 100
-"""Best rows whose curves are in the page; nobody compares more by eye."""
-MOST_POINTS = 200
-"""Points of a curve; longer ones keep points at equal distances, and the last."""
-MOST_ANSWERS = 10
-"""Best rows whose answers are in the page."""
-MOST_CHARACTERS = 500
-"""Characters of a name or a value of a config."""
-MOST_PICTURE_BYTES = 4_000_000
-"""Bytes of the attention maps that are put into a page, the best rows' of the first view first."""
+MAX_CURVES = 100
+"""Best rows whose curves are in the page; more cannot be compared by eye."""
+MAX_POINTS = 200
+"""Points of a curve; longer curves are sampled at equal distances, and include the last point."""
+MAX_PREDICTIONS = 10
+"""Best rows whose predictions are in the page."""
+MAX_CHARACTERS = 500
+"""Largest number of characters of a name or a value of a config."""
+MAX_IMAGE_BYTES = 4_000_000
+"""Largest total size of the attention maps in a page; those of the best rows of the first view come first."""
 
 
 def write_report(
@@ -45,69 +53,68 @@ def write_report(
     remarks: object = "",
     reload: float | None = None,
 ) -> Path:
-    """Write the page, replacing an earlier one as a whole, and return its file.
+    """Write the page, atomically replacing an earlier one, and return its file.
 
     Args:
-        path: of the file.
-        views: to show, each with the columns beside rank and metric.
-        places: the folders or projects that are compared.
-        pending: jobs that have not started.
-        remarks: whose text says what was left out, a line each.
-        reload: seconds after which the page looks for a newer one; None for never.
+        path: file to write.
+        views: views to show, each with the columns after rank and metric.
+        places: compared folders or projects.
+        pending: number of jobs that have not started.
+        remarks: object whose text lists what was left out, one line each.
+        reload: seconds after which the page reloads itself; None for never.
     """
     runs = [run for view, _ in views for run in view.runs]
-    pictures = _Pictures()
-    shown_views = [
-        _view(view, columns, pictures) for view, columns in views
-    ]  # which reads curves, and may add to the remarks
+    images = _ImageBudget()
+    view_data = [_view(view, columns, images) for view, columns in views]  # reads curves, which may add to the remarks
     data = {
         "title": f"Comparison of {', '.join(shown(Path(place).name or place) for place in places)}",
         "places": [shown(place) for place in places],
-        "counts": statuses_of(runs, pending),
+        "counts": count_statuses(runs, pending),
         "remarks": str(remarks).splitlines(),
         "written": f"{datetime.now():%Y-%m-%d %H:%M}",
         "reload": reload,
-        "views": shown_views,
+        "views": view_data,
     }
     script = (PAGE / "page.js").read_text(encoding="utf-8")
     page = (PAGE / "page.html").read_text(encoding="utf-8")
-    for mark_, part in (
+    for placeholder, part in (
         ("SCRIPT_HASH", base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
         ("/*STYLE*/", (PAGE / "page.css").read_text(encoding="utf-8")),
         ("/*SCRIPT*/", script),
-        ("/*DATA*/", json_in_html(plain(data))),  # last, so that no mark in it is replaced
+        ("/*DATA*/", json_in_html(plain(data))),  # last, so that no placeholder in the data is replaced
     ):
-        page = page.replace(mark_, part, 1)
+        page = page.replace(placeholder, part, 1)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_below(path.parent, path.name, page)
     return path
 
 
 def _cut(text: str) -> str:
-    """Return a text, shortened if no cell could show it."""
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}…"
+    """Return a text, shortened to `MAX_CHARACTERS`."""
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
 
 
-class _Pictures:
-    """The attention maps of a page, up to `MOST_PICTURE_BYTES`."""
+class _ImageBudget:
+    """Limits the attention maps of a page to `MAX_IMAGE_BYTES`."""
 
     def __init__(self) -> None:
-        self._room = MOST_PICTURE_BYTES
+        self._remaining = MAX_IMAGE_BYTES
 
-    def taken(self, found: Mapping[str, bytes]) -> list[dict[str, str]]:
-        """Return those of a run's attention maps that there is room for."""
-        taken = []
-        for name, png in found.items():
-            if len(png) <= self._room:
-                self._room -= len(png)
-                taken.append(_picture(name, png))
-        return taken
+    def select(self, maps: Mapping[str, bytes]) -> list[dict[str, str]]:
+        """Return those attention maps of a run that the limit allows."""
+        images = []
+        for name, png in maps.items():
+            if len(png) <= self._remaining:
+                self._remaining -= len(png)
+                data = base64.b64encode(png).decode()
+                images.append({"name": _cut(shown(name.replace("-", " "))), "data": f"data:image/png;base64,{data}"})
+        return images
 
 
-def _view(view: View, columns: Sequence[str], pictures: _Pictures) -> dict[str, Any]:
+def _view(view: View, columns: Sequence[str], images: _ImageBudget) -> dict[str, Any]:
     ranked = best_rows(view, len(view.rows))
-    drawn = {id(row) for row in ranked[:MOST_CURVES]}
-    metrics = metrics_drawn(view, ranked[:MOST_CURVES])
+    with_curves = {id(row) for row in ranked[:MAX_CURVES]}
+    metrics = metrics_drawn(view, ranked[:MAX_CURVES])
     rows = []
     for row in view.rows:
         entry: dict[str, Any] = {
@@ -116,15 +123,14 @@ def _view(view: View, columns: Sequence[str], pictures: _Pictures) -> dict[str, 
             "place": _cut(shown(row.best.place)),
             "value": row.score.mean if row.score else None,
             "cells": _cells(view, row, columns),
-            "curves": _curves(row, metrics) if id(row) in drawn else None,
+            "curves": _curves(row, metrics) if id(row) in with_curves else None,
         }
-        if row.rank and row.rank <= MOST_ANSWERS:
-            entry["answers"] = answers(row.best)
-            entry["pictures"] = pictures.taken(row.best.read_attention())
+        if row.rank and row.rank <= MAX_PREDICTIONS:
+            entry["predictions"] = recorded_predictions(row.best)
+            entry["images"] = images.select(row.best.read_attention())
         rows.append(entry)
     values = [row.score.mean for row in ranked if row.score]
-    several = view.repeated
-    left_out = f" The best {MOST_CURVES} of {len(ranked)} rows have curves here." if len(ranked) > MOST_CURVES else ""
+    omitted = f" The best {MAX_CURVES} of {len(ranked)} rows have curves here." if len(ranked) > MAX_CURVES else ""
     return {
         "title": _cut(view.title),
         "metric": view.metric,
@@ -134,30 +140,30 @@ def _view(view: View, columns: Sequence[str], pictures: _Pictures) -> dict[str, 
         "notes": legend(view, columns),
         "metrics": metrics,
         "curveNote": (
-            "Mean of the repetitions, and the range that they span; one that stopped early keeps its last value."
-            if several
-            else "A line a run."
+            "Mean and range of the repetitions; a run that stopped early keeps its last value."
+            if view.repeated
+            else "One line for each run."
         )
-        + left_out,
+        + omitted,
         "axes": [_axis(axis(key, view.rows)) for key in view.keys],
-        "logMetric": far_apart(values),
+        "logMetric": needs_log_scale(values),
         "importance": _importance(view),
         "best": {"score": str(ranked[0].score), "label": _cut(label(ranked[0], view.keys))} if ranked else None,
     }
 
 
 def _heads(view: View, columns: Sequence[str]) -> list[dict[str, Any]]:
-    own = [("rank", True), (view.metric, True)]
-    own += [("95 % interval", False)] if view.repeated else []
-    own += [("vs best", False)] if view.test else []
-    beside = [
+    leading = [("rank", True), (view.metric, True)]
+    leading += [("95 % interval", False)] if view.repeated else []
+    leading += [("vs best", False)] if view.test else []
+    others = [
         (name, not isinstance(view.rows[0].value(column), str | list | bool))
         for name, column in zip(short(columns), columns, strict=True)
     ]
-    keys = [*(name for name, _ in own), *columns]
+    keys = [*(name for name, _ in leading), *columns]
     return [
         {"name": _cut(shown(name)), "number": numeric, "key": _cut(key), "title": _cut(shown(key))}
-        for (name, numeric), key in zip([*own, *beside], keys, strict=True)
+        for (name, numeric), key in zip([*leading, *others], keys, strict=True)
     ]
 
 
@@ -185,18 +191,22 @@ def _cells(view: View, row: Row, columns: Sequence[str]) -> list[dict[str, Any]]
 
 
 def _curves(row: Row, metrics: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    curves: dict[str, Any] = {}
     for name in metrics:
-        drawn = band(row.counted, name)
-        if drawn is None:
+        curve = mean_curve(row.counted, name)
+        if curve is None:
             continue
-        step = -(-len(drawn.epochs) // MOST_POINTS)
-        kept = sorted({*range(0, len(drawn.epochs), step), len(drawn.epochs) - 1})
-        found[name] = {"epochs": [drawn.epochs[i] for i in kept], "mean": [_rounded(drawn.mean[i]) for i in kept]}
+        last = len(curve.epochs) - 1
+        step = -(-len(curve.epochs) // MAX_POINTS)
+        indices = sorted({*range(0, last + 1, step), last})
+        curves[name] = {
+            "epochs": [curve.epochs[i] for i in indices],
+            "mean": [_rounded(curve.mean[i]) for i in indices],
+        }
         if len(row.counted) > 1:
-            found[name]["low"] = [_rounded(drawn.low[i]) for i in kept]
-            found[name]["high"] = [_rounded(drawn.high[i]) for i in kept]
-    return found
+            curves[name]["low"] = [_rounded(curve.low[i]) for i in indices]
+            curves[name]["high"] = [_rounded(curve.high[i]) for i in indices]
+    return curves
 
 
 def _rounded(value: float) -> float | None:
@@ -204,26 +214,17 @@ def _rounded(value: float) -> float | None:
     return float(f"{value:.4g}") if isfinite(value) else None
 
 
-def _axis(found: Axis) -> dict[str, Any]:
-    names = [_cut(name) for name in found.names]
-    return {"key": _cut(found.key), "values": found.values, "names": names, "log": found.logarithmic}
+def _axis(axis: Axis) -> dict[str, Any]:
+    names = [_cut(name) for name in axis.names]
+    return {"key": _cut(axis.key), "values": axis.values, "names": names, "log": axis.logarithmic}
 
 
 def _importance(view: View) -> dict[str, Any] | None:
-    found = importance(view)
-    if found is None:
+    result = importance(view)
+    if result is None:
         return None
-    note = (
-        f"What a random forest's R² of the rank loses when a key is shuffled; it explains {100 * found.explained:.0f} % "
-        f"of rows that it has not seen, {number(len(view.rows))} rows in all."
-    )
-    if not found.tells:
-        note = f"These rows do not tell what matters: a forest explains {100 * found.explained:.0f} % of unseen ones."
-    return {"keys": list(map(_cut, found.keys)), "loss": found.loss, "deviation": found.deviation, "note": note}
-
-
-def _picture(name: str, png: bytes) -> dict[str, str]:
-    return {
-        "name": _cut(shown(name.replace("-", " "))),
-        "data": f"data:image/png;base64,{base64.b64encode(png).decode()}",
-    }
+    explained = f"a random forest explains {100 * result.explained:.0f} % of held-out rows"
+    note = f"Loss of R² of the rank when a key is shuffled; {explained}, of {number(len(view.rows))} rows."
+    if not result.is_reliable:
+        note = f"These rows are too few to estimate importance: {explained}."
+    return {"keys": list(map(_cut, result.keys)), "loss": result.loss, "deviation": result.deviation, "note": note}

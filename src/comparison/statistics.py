@@ -1,8 +1,8 @@
-"""Repeated runs in numbers: mean, deviation, confidence interval, and whether two sets of runs differ.
+"""Statistics of repeated runs: mean, standard deviation, confidence interval, and tests of whether two sets of runs differ.
 
-Seeds are compared by Welch's t-test (Welch, 1947). Runs on the same folds are compared fold by fold, with the variance
-of Nadeau and Bengio (2003), since training sets that overlap make folds depend on each other. Where several candidates
-are compared with the best, their p-values are Holm's (1979).
+Seeds are compared by Welch's t-test (Welch, 1947). Runs on the same folds are compared fold by fold, with the variance of Nadeau
+and Bengio (2003), as folds with overlapping training sets are not independent. If several candidates are compared with the best,
+their p-values are corrected by Holm's method (1979).
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -15,13 +15,13 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Sample:
-    """One number of several runs.
+    """A number of several runs.
 
     Args:
-        values: of the runs.
-        mean: of them.
-        deviation: standard deviation with n - 1; None of a single one.
-        interval: of the mean, with 95 % confidence by Student's t; None of a single one.
+        values: values of the runs.
+        mean: their mean.
+        deviation: standard deviation with n - 1; None for a single run.
+        interval: 95 % confidence interval of the mean by Student's t; None for a single run.
     """
 
     values: tuple[float, ...]
@@ -38,7 +38,7 @@ class Sample:
         return f"{self.mean:.{places}f} ± {self.deviation:.{places}f}"
 
     def shown_interval(self) -> str:
-        """Return the interval as text, with the digits of the deviation; nothing for a single run."""
+        """Return the interval as text, with the digits of the deviation; empty for a single run."""
         if self.interval is None or self.deviation is None:
             return ""
         places = _places(self.deviation)
@@ -52,7 +52,7 @@ def number(value: float) -> str:
 
 
 def _places(deviation: float) -> int | None:
-    """Return the decimal places that show two digits of a deviation; None where scientific notation is shorter."""
+    """Return the decimal places that show two digits of a standard deviation; None if scientific notation is shorter."""
     if not isfinite(deviation) or deviation <= 0:
         return None
     places = 1 - floor(log10(deviation))
@@ -77,7 +77,7 @@ def sample(values: Sequence[float], share: float = 0.0) -> Sample:
 
 
 def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Return the two-sided p-value of equal means; None where a set has one run, or nothing varies.
+    """Return the two-sided p-value of equal means; None if a set has one run, or if nothing varies.
 
     Args:
         one, other: independent measurements [n], [m].
@@ -89,12 +89,12 @@ def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
     errors = a.deviation**2 / len(one), b.deviation**2 / len(other)
     if not (total := sum(errors)):
         return None
-    free = total**2 / (errors[0] ** 2 / (len(one) - 1) + errors[1] ** 2 / (len(other) - 1))
-    return _two_sided((a.mean - b.mean) / sqrt(total), free)
+    degrees = total**2 / (errors[0] ** 2 / (len(one) - 1) + errors[1] ** 2 / (len(other) - 1))
+    return _two_sided((a.mean - b.mean) / sqrt(total), degrees)
 
 
 def paired(one: Sequence[float], other: Sequence[float], share: float = 0.0) -> float | None:
-    """Return the two-sided p-value of equal means of pairs; None where there is one pair, or all differ by the same.
+    """Return the two-sided p-value of equal means of pairs; None for one pair, or if all pairs differ by the same.
 
     Args:
         one, other: measurements of the same folds [n].
@@ -103,23 +103,24 @@ def paired(one: Sequence[float], other: Sequence[float], share: float = 0.0) -> 
     differences = [a - b for a, b in zip(one, other, strict=True)]
     if len(differences) < 2:
         return None
-    found = sample(differences)
-    if not found.deviation:
+    difference = sample(differences)
+    if not difference.deviation:
         return None
-    return _two_sided(found.mean / (found.deviation * sqrt(1 / len(differences) + share)), len(differences) - 1)
+    error = difference.deviation * sqrt(1 / len(differences) + share)
+    return _two_sided(difference.mean / error, len(differences) - 1)
 
 
-def _two_sided(t: float, free: float) -> float:
+def _two_sided(t: float, degrees: float) -> float:
     from scipy.special import stdtr
 
-    return 2 * float(stdtr(free, -abs(t)))
+    return 2 * float(stdtr(degrees, -abs(t)))
 
 
 def holm(p_values: Mapping[Hashable, float]) -> dict[Hashable, float]:
-    """Return p-values that hold for all comparisons together.
+    """Return p-values corrected for multiple comparisons by Holm's method.
 
     Args:
-        p_values: of single comparisons.
+        p_values: p-values of single comparisons.
     """
     adjusted: dict[Hashable, float] = {}
     highest = 0.0
@@ -130,7 +131,7 @@ def holm(p_values: Mapping[Hashable, float]) -> dict[Hashable, float]:
 
 
 def mark(p: float | None) -> str:
-    """Return how sure it is that a candidate differs from the best: ``≈`` not, ``*`` p < 0.05, ``**`` p < 0.01."""
+    """Return the mark of a p-value: ``≈`` not significant, ``*`` p < 0.05, ``**`` p < 0.01."""
     if p is None:
         return ""
     return "**" if p < ALPHA / 5 else "*" if p < ALPHA else "≈"

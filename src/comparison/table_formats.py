@@ -1,4 +1,4 @@
-"""A comparison as a file: CSV, JSON, Markdown, LaTeX. Names and values of runs are text there, whatever they contain."""
+"""A comparison as CSV, JSON, Markdown or LaTeX. Names and values of runs are escaped as text."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ Tables = Sequence[tuple[View, Sequence[str]]]
 
 
 def to_csv(tables: Tables) -> str:
-    """Return one table, a line a config, with full precision.
+    """Return one table with a line for each config, in full precision.
 
     Text that begins like a formula of a spreadsheet gets an apostrophe in front.
     """
@@ -34,7 +34,7 @@ def to_csv(tables: Tables) -> str:
 
 def to_json(tables: Tables) -> str:
     """Return each view with its rows, and the runs of each row."""
-    found = [
+    entries = [
         {
             "metric": view.metric,
             "mode": view.mode,
@@ -45,7 +45,7 @@ def to_json(tables: Tables) -> str:
         }
         for view, columns in tables
     ]
-    return json.dumps(plain(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(plain(entries), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_markdown(tables: Tables) -> str:
@@ -60,7 +60,7 @@ def to_markdown(tables: Tables) -> str:
 
 
 def to_latex(tables: Tables) -> str:
-    """Return a table for each view, with booktabs' rules; the best row is bold."""
+    """Return a table for each view, in the style of booktabs; the best row is bold."""
     parts = []
     for view, columns in tables:
         head, *body = texts(view, columns, view.rows)
@@ -97,10 +97,10 @@ WRITERS: dict[str, Callable[[Tables], str]] = {
 
 
 def _numbers(view: View, row: Row, columns: Sequence[str]) -> dict[str, Any]:
-    """Return a row with full precision."""
+    """Return a row in full precision."""
     score = row.score
     low, high = score.interval if score and score.interval else (None, None)
-    found: dict[str, Any] = {
+    cells: dict[str, Any] = {
         "rank": row.rank,
         "metric": view.metric,
         "mean": score.mean if score else None,
@@ -111,8 +111,8 @@ def _numbers(view: View, row: Row, columns: Sequence[str]) -> dict[str, Any]:
     }
     for column in columns:
         value = row.value(column)
-        found[column] = value.mean if isinstance(value, Sample) else value
-    return found
+        cells[column] = value.mean if isinstance(value, Sample) else value
+    return cells
 
 
 def _run(run: Any) -> dict[str, Any]:
@@ -120,5 +120,5 @@ def _run(run: Any) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> Any:
-    """Return a number as it is, and everything else as text that a spreadsheet does not take for a formula."""
+    """Return a number unchanged, and any other value as text that a spreadsheet does not read as a formula."""
     return value if value is None or is_number(value) else csv_cell(shown(value))

@@ -1,7 +1,7 @@
-"""The view of some runs: ranked rows, one for each config, with seeds and folds as repetitions of it.
+"""View of some runs: ranked rows, one for each config, with seeds and folds as repetitions of it.
 
-Everything that shows a comparison (terminal, exports, pictures, page, Weights & Biases) is made from a `View`, and a view
-from `RecordedRun`s alone, wherever they were read.
+All output of a comparison (terminal, exports, plots, page, Weights & Biases) is made from a `View`, and a view from
+`RecordedRun`s alone, whatever they were read from.
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ from functools import cached_property
 from math import inf, isfinite
 from typing import Any
 
-from src.comparison.config_keys import MISSING, comparable, meant, repeats, shown, telling
+from src.comparison.config_keys import MISSING, comparable, informative_keys, is_repetition_key, resolve_name, shown
 from src.comparison.statistics import Sample, holm, number, paired, sample, welch
 from src.core.console import duration
 from src.core.errors import UserError
@@ -19,7 +19,7 @@ from src.run_store.recorded_run import RecordedRun, is_number
 from src.tasks.registry import direction_of
 
 COLUMNS = ("runs", "gap", "time", "parameters", "epoch", "status", "run")
-"""What a row has beside metrics and config keys."""
+"""Columns of a row that are neither metrics nor config keys."""
 _WHOLE = ("parameters", "epoch", "runs")
 _ENDED = ("finished", "failed", "pruned", "interrupted", "running", "unknown")
 
@@ -30,11 +30,11 @@ class Row:
 
     Args:
         runs: its repetitions, best first.
-        rank: from 1; None where nothing was measured.
-        score: the metric over those of the runs that count.
-        p: whether the best row has another mean; None for the best itself and where it cannot be tested.
-        counted: the runs that the numbers are of: the finished ones, or, as long as there is none, all that have a value;
+        counted: the runs that the numbers are computed from: the finished ones or, if there are none, all that have a value;
             of runs with the same seed and fold, the latest.
+        score: the metric over the counted runs.
+        rank: from 1; None without a score.
+        p: p-value of the same mean as the best row; None for the best row and if it cannot be tested.
     """
 
     runs: tuple[RecordedRun, ...]
@@ -45,18 +45,17 @@ class Row:
 
     @property
     def best(self) -> RecordedRun:
+        """The best run."""
         return self.runs[0]
 
     @cached_property
     def status(self) -> str:
-        """The status of its runs, with their number where they differ."""
+        """The status of its runs, with their numbers if they differ."""
         counts = statuses(self.runs)
         return ", ".join(f"{n} {name}" for name, n in counts.items()) if len(counts) > 1 else next(iter(counts))
 
     def value(self, column: str) -> Any:
-        """Return what stands in a column: a `Sample` of numbers, a plain value of the config, or text; None where there
-        is nothing.
-        """
+        """Return the value of a column: a `Sample` of numbers, a value of the config, or text; None without a value."""
         if column == "runs":
             return len(self.counted) or len(self.runs)
         if column == "status":
@@ -65,11 +64,11 @@ class Row:
             return self.best.name
         if column in self.best.config and not is_measure(column):
             return self.best.config[column]
-        values = [value for run in self.counted if (value := measured(run, column)) is not None]
+        values = [value for run in self.counted if (value := measurement(run, column)) is not None]
         return sample(values) if values else None
 
     def text(self, column: str) -> str:
-        """Return what stands in a column, as it is shown."""
+        """Return the value of a column as text."""
         value = self.value(column)
         if value is None and column not in self.best.config:
             return MISSING
@@ -81,14 +80,14 @@ class Row:
 
 
 def is_measure(column: str) -> bool:
-    """Whether a column is measured, and no key of a config."""
+    """Return whether a column is a measurement, not a key of a config."""
     return column in COLUMNS or "/" in column
 
 
-def measured(run: RecordedRun, column: str) -> float | None:
+def measurement(run: RecordedRun, column: str) -> float | None:
     """Return a number of a run: a metric of its best epoch or of its test, or one of `COLUMNS`.
 
-    ``gap`` is the validation loss less the training loss in the best epoch: how far it overfits.
+    ``gap`` is the validation loss minus the training loss in the best epoch, a measure of overfitting.
     """
     if column == "time":
         return run.seconds
@@ -110,27 +109,27 @@ class View:
     """Runs that are compared by one metric.
 
     Args:
-        runs: all of them.
-        metric, mode: what they are ranked by, and whether ``min`` or ``max`` is best.
-        keys: the keys of their configs that are shown.
-        following: the keys that differ too, but follow from those.
-        rows: in the order in which they are shown.
-        test: the test behind the marks.
-        folded: whether repetitions are folds, so that intervals and tests allow for the training data that they share.
+        runs: all runs.
+        metric, mode: metric of the ranking, and whether ``min`` or ``max`` is best.
+        keys: config keys that are shown.
+        dependent_keys: keys that differ too, but are determined by those.
+        rows: rows, in the order of display.
+        test: name of the significance test.
+        folded: whether repetitions are folds, so that intervals and tests account for shared training data.
     """
 
     runs: tuple[RecordedRun, ...]
     metric: str
     mode: str
     keys: tuple[str, ...]
-    following: tuple[str, ...]
+    dependent_keys: tuple[str, ...]
     rows: tuple[Row, ...]
     test: str = ""
     folded: bool = False
 
     @property
     def title(self) -> str:
-        """What is compared, in words."""
+        """Metric, data and direction, as text."""
         data = dict.fromkeys(
             shown(run.config["datamodule.name"]) for run in self.runs if "datamodule.name" in run.config
         )
@@ -139,15 +138,16 @@ class View:
 
     @property
     def repeated(self) -> bool:
+        """Whether a row has several runs."""
         return any(len(row.runs) > 1 for row in self.rows)
 
     @property
     def columns(self) -> list[str]:
-        """The columns between the metric and the run's name, unless others are asked for."""
-        more = ["gap"] if any(row.value("gap") is not None for row in self.rows) else []
-        several = ["runs"] if self.repeated else []
+        """The default columns after rank and metric."""
+        gap = ["gap"] if any(row.value("gap") is not None for row in self.rows) else []
+        runs = ["runs"] if self.repeated else []
         status = ["status"] if any(row.status != "finished" for row in self.rows) else []
-        return [*self.keys, *several, *more, "time", "parameters", *status, "run"]
+        return [*self.keys, *runs, *gap, "time", "parameters", *status, "run"]
 
 
 def metrics_of(runs: Iterable[RecordedRun]) -> list[str]:
@@ -156,7 +156,7 @@ def metrics_of(runs: Iterable[RecordedRun]) -> list[str]:
 
 
 def names_of(runs: Sequence[RecordedRun]) -> list[str]:
-    """Return every name that a person can say of some runs: columns, metrics, config keys."""
+    """Return every name that a user can give for some runs: columns, metrics, config keys."""
     return [*COLUMNS, *metrics_of(runs), *dict.fromkeys(key for run in runs for key in run.config)]
 
 
@@ -168,122 +168,136 @@ def statuses(runs: Iterable[RecordedRun]) -> dict[str, int]:
 
 
 def views(runs: Sequence[RecordedRun], metric: str | None = None, sort: str | None = None) -> list[View]:
-    """Return a view for each metric that selects best epochs and each data set, since losses of different tasks do not
-    compare; with a metric given, one view of all whose data have it.
+    """Return a view for each pair of monitored metric and data set, as losses of different tasks are not comparable; with a
+    metric given, one view of all runs whose data sets have it.
 
     Args:
-        runs: to compare.
-        metric: any that they have; its value is that of each run's best epoch, or of the test.
-        sort: a column, metric or key to sort by, with ``:asc`` or ``:desc`` where its own order is not meant.
+        runs: runs to compare.
+        metric: metric to rank by, of each run's best epoch or of the test.
+        sort: column, metric or key to sort by, with ``:asc`` or ``:desc`` for another than its default order.
 
     Raises:
         UserError: if there is no such metric or column.
     """
     if metric is not None:
-        metric = meant(metric, metrics_of(runs))
-        have = [run for run in runs if measured(run, metric) is not None]
-        if not have:
+        metric = resolve_name(metric, metrics_of(runs))
+        with_value = [run for run in runs if measurement(run, metric) is not None]
+        if not with_value:
             raise UserError(f"{metric}: no run has a value of it yet")
-        data = {run.config.get("datamodule.name") for run in have}
+        data = {run.config.get("datamodule.name") for run in with_value}
         return [_view([run for run in runs if run.config.get("datamodule.name") in data], metric, sort)]
     groups: dict[tuple[str, str], list[RecordedRun]] = {}
     for run in runs:
         groups.setdefault((run.metric, str(run.config.get("datamodule.name", ""))), []).append(run)
-    largest = sorted(groups.items(), key=lambda group: -len(group[1]))
-    return [_view(same, name, sort) for (name, _), same in largest]
+    largest = sorted(groups.items(), key=lambda item: -len(item[1]))
+    return [_view(group, name, sort) for (name, _), group in largest]
 
 
 def _view(runs: Sequence[RecordedRun], metric: str, sort: str | None) -> View:
     mode = next((run.mode for run in runs if run.metric == metric), direction_of(metric))
     sign = 1 if mode == "min" else -1
-    keys, following = telling(runs)
+    keys, dependent_keys = informative_keys(runs)
     groups: dict[tuple[Any, ...], list[RecordedRun]] = {}
     for run in runs:
-        values = tuple(comparable(run.config.get(key, MISSING)) for key in (*keys, *following))
+        values = tuple(comparable(run.config.get(key, MISSING)) for key in (*keys, *dependent_keys))
         groups.setdefault(values, []).append(run)
-    again = [key for key in dict.fromkeys(key for run in runs for key in run.config) if repeats(key)]
-    share = _share(runs, again)
-    rows = [_row(group, metric, sign, share, again) for group in groups.values()]
+    repetition_keys = [
+        key for key in dict.fromkeys(key for run in runs for key in run.config) if is_repetition_key(key)
+    ]
+    share = _share(runs, repetition_keys)
+    rows = [_row(group, metric, sign, share, repetition_keys) for group in groups.values()]
     rows.sort(key=lambda row: sign * row.score.mean if row.score else inf)
     ranks = [place if row.score else None for place, row in enumerate(rows, start=1)]
-    p_values, test = _tests(rows, metric, share, again)
+    p_values, test = _tests(rows, metric, share, repetition_keys)
     rows = [
         replace(row, rank=rank, p=p_values.get(place))
         for place, (row, rank) in enumerate(zip(rows, ranks, strict=True))
     ]
-    view = View(tuple(runs), metric, mode, tuple(keys), tuple(following), tuple(rows), test, share > 0)
+    view = View(tuple(runs), metric, mode, tuple(keys), tuple(dependent_keys), tuple(rows), test, share > 0)
     return view if sort is None else _sorted(view, sort)
 
 
-def _row(group: Sequence[RecordedRun], metric: str, sign: int, share: float, again: Sequence[str]) -> Row:
-    values = {run.place: value for run in group if (value := measured(run, metric)) is not None}
-    have = [run for run in group if run.status != "failed" and run.place in values]
-    counted = _latest([run for run in have if run.status == "finished"] or have, again)
+def _row(group: Sequence[RecordedRun], metric: str, sign: int, share: float, repetition_keys: Sequence[str]) -> Row:
+    values = {run.place: value for run in group if (value := measurement(run, metric)) is not None}
+    with_value = [run for run in group if run.status != "failed" and run.place in values]
+    counted = _latest([run for run in with_value if run.status == "finished"] or with_value, repetition_keys)
     ordered = sorted(group, key=lambda run: (run not in counted, sign * values.get(run.place, inf * sign)))
     score = sample([values[run.place] for run in counted], share) if counted else None
     return Row(tuple(ordered), tuple(counted), score)
 
 
-def _latest(runs: Iterable[RecordedRun], again: Sequence[str]) -> list[RecordedRun]:
-    """Return the runs without those that another one has repeated with the same seed and fold: they are no second sample."""
-    found: dict[Any, RecordedRun] = {}
+def _latest(runs: Iterable[RecordedRun], repetition_keys: Sequence[str]) -> list[RecordedRun]:
+    """Return the latest run of each combination of seed and fold: runs with the same ones are not independent."""
+    latest: dict[Any, RecordedRun] = {}
     for run in sorted(runs, key=lambda run: str(run.record.get("started"))):
-        repetition = _repetition(run, again)
-        found[repetition if any(value is not None for value in repetition) else run.place] = run
-    return list(found.values())
+        repetition = _repetition(run, repetition_keys)
+        latest[repetition if any(value is not None for value in repetition) else run.place] = run
+    return list(latest.values())
 
 
-def _repetition(run: RecordedRun, again: Sequence[str]) -> tuple[Any, ...]:
-    """Return which repetition a run is: its seeds and folds."""
-    return tuple(comparable(run.config.get(key)) for key in again)
+def _repetition(run: RecordedRun, repetition_keys: Sequence[str]) -> tuple[Any, ...]:
+    """Return the seeds and folds of a run."""
+    return tuple(comparable(run.config.get(key)) for key in repetition_keys)
 
 
-def _share(runs: Sequence[RecordedRun], again: Sequence[str]) -> float:
-    """Return test examples for each training example in k folds, 1/(k - 1); 0 where there are no folds."""
-    folds = {comparable(run.config.get(key)) for run in runs for key in again if key.endswith("fold")} - {None}
+def _share(runs: Sequence[RecordedRun], repetition_keys: Sequence[str]) -> float:
+    """Return the number of test examples for each training example in k folds, 1/(k - 1); 0 without folds."""
+    folds = {comparable(run.config.get(key)) for run in runs for key in repetition_keys if key.endswith("fold")} - {
+        None
+    }
     return 1 / (len(folds) - 1) if len(folds) > 1 else 0.0
 
 
-def _tests(rows: Sequence[Row], metric: str, share: float, again: Sequence[str]) -> tuple[dict[Any, float], str]:
-    """Compare every row with the first, and return Holm's p-values by place, with the name of the test.
+def _tests(
+    rows: Sequence[Row], metric: str, share: float, repetition_keys: Sequence[str]
+) -> tuple[dict[Any, float], str]:
+    """Compare every row with the first, and return Holm's p-values by index, with the name of the test.
 
-    Where there are folds, only rows with the same ones are compared.
+    With folds, only rows that have the same ones are compared.
     """
     if not rows or rows[0].score is None:
         return {}, ""
-    found: dict[Any, float] = {}
-    best = _by_repetition(rows[0], metric, again)
+    p_values: dict[Any, float] = {}
+    best = _by_repetition(rows[0], metric, repetition_keys)
     for place, row in enumerate(rows[1:], start=1):
         if row.score is None:
             continue
         if share:
-            own = _by_repetition(row, metric, again)
-            p = paired([own[fold] for fold in best], list(best.values()), share) if own.keys() == best.keys() else None
+            values = _by_repetition(row, metric, repetition_keys)
+            if values.keys() != best.keys():
+                continue
+            p = paired([values[fold] for fold in best], list(best.values()), share)
         else:
             p = welch(row.score.values, rows[0].score.values)
         if p is not None:
-            found[place] = p
+            p_values[place] = p
     name = "t-test over folds (Nadeau and Bengio)" if share else "Welch's t-test"
-    return holm(found), name if found else ""
+    return holm(p_values), name if p_values else ""
 
 
-def _by_repetition(row: Row, metric: str, again: Sequence[str]) -> dict[tuple[Any, ...], float]:
-    return {_repetition(run, again): value for run in row.counted if (value := measured(run, metric)) is not None}
+def _by_repetition(row: Row, metric: str, repetition_keys: Sequence[str]) -> dict[tuple[Any, ...], float]:
+    return {
+        _repetition(run, repetition_keys): value
+        for run in row.counted
+        if (value := measurement(run, metric)) is not None
+    }
 
 
 def _sorted(view: View, sort: str) -> View:
-    word, _, order = sort.partition(":")
+    name, _, order = sort.partition(":")
     if order not in ("", "asc", "desc"):
-        raise UserError(f"--sort {sort}: after the colon stands asc or desc")
-    column = meant(word, ["rank", view.metric, *names_of(view.runs)], view.keys)
-    down = order == "desc" or (not order and "/" in column and direction_of(column) == "max")
+        raise UserError(f"--sort {sort}: the order after the colon must be asc or desc")
+    column = resolve_name(name, ["rank", view.metric, *names_of(view.runs)], view.keys)
+    descending = order == "desc" or (not order and "/" in column and direction_of(column) == "max")
 
     def value(row: Row) -> Any:
-        found: Any = row.rank if column == "rank" else row.score if column == view.metric else row.value(column)
-        return found.mean if isinstance(found, Sample) else found
+        if column == "rank":
+            return row.rank
+        cell = row.score if column == view.metric else row.value(column)
+        return cell.mean if isinstance(cell, Sample) else cell
 
-    have = [row for row in view.rows if value(row) is not None]
-    numbers = all(is_number(value(row)) for row in have)
-    have.sort(key=lambda row: value(row) if numbers else shown(value(row)), reverse=down)
+    with_value = [row for row in view.rows if value(row) is not None]
+    numbers = all(is_number(value(row)) for row in with_value)
+    with_value.sort(key=lambda row: value(row) if numbers else shown(value(row)), reverse=descending)
     rest = [row for row in view.rows if value(row) is None]
-    return replace(view, rows=(*have, *rest))
+    return replace(view, rows=(*with_value, *rest))

@@ -1,6 +1,6 @@
-"""The model card: what a trained model is, what it is for, how good it is and how it is loaded, as Markdown.
+"""Model card: description, intended use, results and usage of a trained model, as Markdown.
 
-The headings are those of Mitchell and others, Model Cards for Model Reporting (2019), as far as a run knows them.
+The headings are those of Mitchell et al., Model Cards for Model Reporting (2019), as far as a run records their content.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,29 +15,29 @@ from src.tasks.registry import TASKS
 
 
 def model_card(folder: RunFolder, config: Mapping[str, Any], spec: DataSpec, use: str, files: Mapping[str, str]) -> str:
-    """Return the card of a run. Names and values of the run are shown literally, whatever they contain.
+    """Return the model card of a run. Names and values of the run are escaped as text.
 
     Args:
-        folder: the run's.
-        config: of the model that was loaded, checked, as plain containers.
-        spec: what its data are.
-        use: how the model is loaded, a part of the card, as Markdown.
-        files: what lies beside the card, each with a line about it.
+        folder: run folder.
+        config: validated config of the loaded model, as plain containers.
+        spec: description of its data.
+        use: instructions for loading the model, as Markdown.
+        files: names of the files beside the card, each with a description.
     """
     record = folder.record
-    model, data, facts = config["model"]["name"], config["datamodule"]["name"], TASKS[spec.task]
+    model, data, info = config["model"]["name"], config["datamodule"]["name"], TASKS[spec.task]
     title = f"{markdown(model)} on {markdown(data)}"
     task = spec.task.replace("_", " ")
     sections = {
-        "": f"# {title}\n\nThe model {markdown_code(model)} for {task} ({facts.summary}), trained with Gridlight.",
+        "": f"# {title}\n\nThe model {markdown_code(model)} for {task} ({info.summary}), trained with Gridlight.",
         "Intended use": _intended(spec, data),
         "Results": _results(record),
         "Data": _settings(config["datamodule"]) + _names(spec),
         "Model": _model(config["model"], record),
-        "Training": _settings(_training(config), used=True) + _length(config, record),
+        "Training": _settings(_training(config), only_active=True) + _length(config, record),
         "How to use it": use,
         "Files": "\n".join(f"- {markdown_code(name)}: {markdown(text)}" for name, text in files.items()),
-        "Where it comes from": _provenance(folder),
+        "Provenance": _provenance(folder),
     }
     return "\n\n".join(f"## {name}\n\n{text}" if name else text for name, text in sections.items() if text) + "\n"
 
@@ -46,9 +46,8 @@ def _intended(spec: DataSpec, data: str) -> str:
     shape = " × ".join(map(str, spec.input_shape))
     return (
         f"Inputs of the kind that it was trained on: {markdown(data)}, {markdown(spec.inputs)} of shape [{markdown(shape)}], "
-        "prepared as in training (the checkpoint holds the preparation). It was measured on the test split of these data and on "
-        "nothing else: what it does on other data, and whether its errors fall on some groups more than on others, is not "
-        "known."
+        "prepared as in training (the checkpoint holds the preparation). It was evaluated only on the test split of these data: "
+        "its performance on other data, and whether its errors are more frequent for some groups than for others, is unknown."
     )
 
 
@@ -60,28 +59,28 @@ def _results(record: Mapping[str, Any]) -> str:
         cells = [{**best, **final}.get(f"{split}/{name}") for split in ("train", "val", "test")]
         rows.append([markdown(name), *("" if cell is None else markdown(number(cell)) for cell in cells)])
     epoch = record.get("best_epoch")
-    chosen = f"\n\nOf the best epoch ({epoch + 1}) by {markdown(record.get('monitor'))}." if epoch is not None else ""
-    return (
-        _table(["metric", "train", "val", "test"], rows) + chosen if rows else "Not measured: the run did not finish."
-    )
+    note = f"\n\nOf the best epoch ({epoch + 1}) by {markdown(record.get('monitor'))}." if epoch is not None else ""
+    if not rows:
+        return "Not evaluated: the run did not finish."
+    return _table(["metric", "train", "val", "test"], rows) + note
 
 
 def _model(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     size = f"{record['parameters']:,} parameters" if record.get("parameters") else ""
-    work = f", {record['multiply_adds']:,} multiply-adds an example" if record.get("multiply_adds") else ""
+    work = f", {record['multiply_adds']:,} multiply-adds per example" if record.get("multiply_adds") else ""
     return f"{size}{work}.\n\n{_settings(config)}" if size else _settings(config)
 
 
 def _training(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return optimizer, schedule and regularization, without kinds of augmentation that are off."""
-    switch = {"audio": ("time_stretch", "pitch_shift", "noise_snr"), "synonyms": ("probability",)}
-    switch["back_translation"] = ("forward",)
-    knobs = {
+    """Return optimizer, schedule and regularization, without augmentations that are off."""
+    switches = {"audio": ("time_stretch", "pitch_shift", "noise_snr"), "synonyms": ("probability",)}
+    switches["back_translation"] = ("forward",)
+    regularization = {
         key: value
         for key, value in config["regularization"].items()
-        if key not in switch or any(value.get(name) for name in switch[key])
+        if key not in switches or any(value.get(name) for name in switches[key])
     }
-    return {"optimizer": config["optimizer"], "scheduler": config["scheduler"], "regularization": knobs}
+    return {"optimizer": config["optimizer"], "scheduler": config["scheduler"], "regularization": regularization}
 
 
 def _length(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
@@ -90,22 +89,22 @@ def _length(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     return f"\n\nAt most {epochs} epochs, seed {seed}{seconds}."
 
 
-def _settings(section: Mapping[str, Any], used: bool = False) -> str:
-    """Return the settings of a part of the config; of the used ones only those that are on."""
+def _settings(section: Mapping[str, Any], only_active: bool = False) -> str:
+    """Return the table of a part of the config, with `only_active` without settings that are off."""
     rows = [
         [markdown_code(key), markdown_code(value)]
         for key, value in flat(section)
-        if key.rpartition(".")[2] != "_target_" and (not used or value not in (None, 0, False))
+        if key.rpartition(".")[2] != "_target_" and (not only_active or value not in (None, 0, False))
     ]
     return _table(["setting", "value"], rows)
 
 
 def _names(spec: DataSpec) -> str:
     lines = []
-    for what in ("class_names", "feature_names", "target_names"):
-        if names := getattr(spec, what):
+    for kind in ("class_names", "feature_names", "target_names"):
+        if names := getattr(spec, kind):
             shown = ", ".join(map(markdown, names[:20])) + (f", … ({len(names)})" if len(names) > 20 else "")
-            lines.append(f"\n\n{what.replace('_', ' ').capitalize()}: {shown}.")
+            lines.append(f"\n\n{kind.replace('_', ' ').capitalize()}: {shown}.")
     return "".join(lines)
 
 
@@ -126,6 +125,6 @@ def _provenance(folder: RunFolder) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table of cells that are Markdown already."""
+    """Return a table of cells that are already Markdown."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

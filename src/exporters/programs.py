@@ -1,4 +1,4 @@
-"""A trained model as a program that runs without Gridlight: torch.export's and ONNX, checked against the model itself."""
+"""Trained models as programs that run without Gridlight: torch.export and ONNX, checked against the model."""
 
 import contextlib
 import io
@@ -25,22 +25,22 @@ FORMATS = ("torch", "onnx")
 FILES = {"torch": "model.pt2", "onnx": "model.onnx"}
 
 EXAMPLES = 64
-"""Examples of the test split on which outputs are compared."""
+"""Largest number of examples of the test split on which outputs are compared."""
 
 TOLERANCE = 1e-4
-"""Largest difference of an output, in units of the largest output: float32 sums in another order."""
+"""Largest difference of an output, relative to the largest output: the order of float32 sums differs."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """One file that was written and checked.
+    """An exported program that was compared with the model.
 
     Args:
         format: ``torch`` or ``onnx``.
-        file: the program.
-        inputs: name of each input with its shape; what may vary has a name.
-        difference: the largest difference to the model's outputs.
-        examples: on how many examples of the test split.
+        file: file of the program.
+        inputs: shape of each input; dimensions of variable size are names.
+        difference: largest difference from the model's outputs.
+        examples: number of compared examples of the test split.
     """
 
     format: str
@@ -53,18 +53,18 @@ class Exported:
 def export(loaded: "Loaded", folder: Path, formats: Sequence[str] = FORMATS) -> list[Exported]:
     """Write a trained model as programs, and compare their outputs with the model's on examples of the test split.
 
-    Batches may have any size; so may texts and translations.
+    Batches may have any size; texts and translations may have any length.
 
     Args:
-        loaded: the model, with its data.
-        folder: where the files go; a link that lies in the place of a file is replaced.
-        formats: of `FORMATS`.
+        loaded: model with its data.
+        folder: folder for the files; a link at the path of a file is replaced.
+        formats: formats of `FORMATS`.
 
     Raises:
-        UserError: if the model cannot be exported, with the reason; if a package is missing; if outputs differ.
+        UserError: if the model cannot be exported, if a package is missing, or if outputs differ.
     """
     if "onnx" in formats:
-        _needs_onnx()
+        _check_onnx()
     model = loaded.model.eval()
     model.training_config = None
     name = type(model).__name__
@@ -74,15 +74,15 @@ def export(loaded: "Loaded", folder: Path, formats: Sequence[str] = FORMATS) -> 
     with _quiet():
         try:
             program = torch.export.export(
-                _FORWARD[len(inputs)](model), inputs, dynamic_shapes=_varying(batches[0]), strict=False
+                _FORWARD[len(inputs)](model), inputs, dynamic_shapes=_dynamic_shapes(batches[0]), strict=False
             )
         except Exception as error:
             padded = loaded.model.spec.inputs == "tokens" and loaded.model.spec.padding_id is not None
-            hint = ". Padded sequences are perhaps packed by their lengths, which depends on the data" if padded else ""
+            hint = ". Perhaps it packs padded sequences by their lengths, which depends on the data" if padded else ""
             raise UserError(f"{name} cannot be exported: {_reason(error)}{hint}") from error
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
-    # The libraries write to a path, and follow what lies there: they get an empty folder, and the files are copied from it.
+    exported = []
+    # The libraries follow links at the path they write to: they write into an empty folder, and the files are copied from it.
     with TemporaryDirectory() as scratch:
         for format in formats:
             file = Path(scratch) / FILES[format]
@@ -95,31 +95,31 @@ def export(loaded: "Loaded", folder: Path, formats: Sequence[str] = FORMATS) -> 
             with file.open("rb") as source, replace_below(folder, file.name) as target:
                 shutil.copyfileobj(source, target)
             examples = sum(len(batch[0]) for batch in batches)
-            made.append(Exported(format, folder / file.name, _shapes(program, names), difference, examples))
-    return made
+            exported.append(Exported(format, folder / file.name, _shapes(program, names), difference, examples))
+    return exported
 
 
 def _examples(loaded: "Loaded") -> list[Batch]:
-    """Return two batches of different sizes of real examples; not of one in the first, which would be taken for fixed."""
+    """Return two batches of different sizes; the first has more than one example, as export treats a size of 1 as fixed."""
     loaded.datamodule.prepare_data()
     loaded.datamodule.setup()
-    whole = loaded.datamodule.split("test")
-    count = min(EXAMPLES, len(whole[0]))
+    split = loaded.datamodule.split("test")
+    count = min(EXAMPLES, len(split[0]))
     batches = []
     for rows in (torch.arange(max(2, count - 3)) % count, torch.arange(max(0, count - 3), count)):
-        batch = loaded.datamodule.collate(type(whole)(*(tensor[rows] for tensor in whole)))
-        moved = (tensor.to(loaded.model.dtype) if tensor.is_floating_point() else tensor for tensor in batch)
-        batches.append(type(batch)(*moved))
+        batch = loaded.datamodule.collate(type(split)(*(tensor[rows] for tensor in split)))
+        converted = (tensor.to(loaded.model.dtype) if tensor.is_floating_point() else tensor for tensor in batch)
+        batches.append(type(batch)(*converted))
     return batches
 
 
 def _names(batch: Batch) -> list[str]:
-    """Return the names of the inputs: those of the batch's fields that the model reads."""
+    """Return the names of the inputs: the fields of the batch that the model reads."""
     return list(batch._fields[: len(batch.inputs)])
 
 
-def _varying(batch: Batch) -> tuple[dict[int, Any], ...]:
-    """Return which dimensions may have another size: the batch, and the time where the data have times of their own."""
+def _dynamic_shapes(batch: Batch) -> tuple[dict[int, Any], ...]:
+    """Return the dimensions of variable size: the batch and, for sequences, time."""
     size = torch.export.Dim("batch", min=1)
     shapes: list[dict[int, Any]] = []
     for tensor in batch.inputs:
@@ -131,28 +131,35 @@ def _varying(batch: Batch) -> tuple[dict[int, Any], ...]:
 
 
 def _shapes(program: Any, names: Sequence[str]) -> dict[str, list[str]]:
-    """Return the shape of each input, with a name for a size that may vary."""
-    given = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
-    shapes = (node.meta["val"].shape for node in given)
-    varying = ("batch", "length", "size")
+    """Return the shape of each input, with a name for each variable size."""
+    placeholders = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    shapes = (node.meta["val"].shape for node in placeholders)
+    size_names = ("batch", "length", "size")
     return {
-        name: [str(size) if isinstance(size, int) else varying[min(place, 2)] for place, size in enumerate(shape)]
+        name: [str(size) if isinstance(size, int) else size_names[min(dim, 2)] for dim, size in enumerate(shape)]
         for name, shape in zip(names, shapes, strict=True)
     }
 
 
 @torch.no_grad()
-def _difference(model: nn.Module, run: Callable[..., Tensor], batch: Batch, what: str) -> float:
-    expected, found = model(*batch.inputs), run(*batch.inputs)
+def _difference(model: nn.Module, run: Callable[..., Tensor], batch: Batch, description: str) -> float:
+    """Return the largest difference between the outputs of a model and of its program.
+
+    Raises:
+        UserError: if they differ by more than `TOLERANCE`.
+    """
+    expected, outputs = model(*batch.inputs), run(*batch.inputs)
     scale = float(expected.abs().max().clamp(min=1.0))
-    difference = float((expected - found).abs().max())
-    if found.shape != expected.shape or not difference <= TOLERANCE * scale:
-        raise UserError(f"{what}: its outputs differ from the model's by {difference:.2g}, so nothing was written")
+    difference = float((expected - outputs).abs().max())
+    if outputs.shape != expected.shape or not difference <= TOLERANCE * scale:
+        raise UserError(
+            f"{description}: its outputs differ from the model's by {difference:.2g}, so nothing was written"
+        )
     return difference
 
 
 class _OneInput(nn.Module):
-    """A model's `forward` with as many arguments as its data have: ONNX knows no others."""
+    """A model whose `forward` has exactly as many arguments as its data, as ONNX requires."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -181,7 +188,7 @@ def _write_torch(program: Any, names: Sequence[str], file: Path) -> Callable[...
 def _write_onnx(program: Any, names: Sequence[str], file: Path) -> Callable[..., Tensor]:
     import onnxruntime
 
-    # torch 2.13 would put a check of the inputs' sizes into the program, and then cannot translate it
+    # with example inputs, torch 2.13 adds a check of the input sizes, which it cannot translate to ONNX
     program.example_inputs = None
     torch.onnx.export(
         program, (), str(file), dynamo=True, input_names=list(names), output_names=["outputs"], external_data=False
@@ -189,11 +196,11 @@ def _write_onnx(program: Any, names: Sequence[str], file: Path) -> Callable[...,
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    given = [entry.name for entry in session.get_inputs()]
+    input_names = [entry.name for entry in session.get_inputs()]
 
     def run(*inputs: Tensor) -> Tensor:
-        known = dict(zip(names, inputs, strict=True))
-        return torch.from_numpy(session.run(None, {name: known[name].numpy() for name in given})[0])
+        by_name = dict(zip(names, inputs, strict=True))
+        return torch.from_numpy(session.run(None, {name: by_name[name].numpy() for name in input_names})[0])
 
     return run
 
@@ -204,19 +211,19 @@ _WRITERS: dict[str, Callable[[Any, Sequence[str], Path], Callable[..., Tensor]]]
 }
 
 
-def _needs_onnx() -> None:
+def _check_onnx() -> None:
     try:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"ONNX needs {error.name}: pip install -c constraints.txt -e .[onnx]; --format torch needs nothing"
+            f"ONNX needs {error.name}: pip install -c constraints.txt -e .[onnx]; --format torch needs no further package"
         ) from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' progress and advice about packages that we do not use from the terminal."""
+    """Suppress progress and warnings of the exporters."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -228,6 +235,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
+    """Return the first line of the root cause of an error."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__

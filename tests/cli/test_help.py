@@ -1,4 +1,4 @@
-"""--help and --cfg job: everything that can be chosen, quickly."""
+"""--help and --cfg job list all options and load no torch."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def test_help_lists_every_option_with_its_summary(group: str, name: str, text: s
     assert text and any(line.split(maxsplit=1) == [name, text] for line in section)
 
 
-def test_every_group_of_the_design_is_there() -> None:
+def test_the_required_groups_exist() -> None:
     expected = {
         "model",
         "optimizer",
@@ -36,11 +36,11 @@ def test_every_group_of_the_design_is_there() -> None:
     assert expected <= set(groups([CONF]))
 
 
-def without_torch(words: list[str]) -> str:
+def without_torch(argv: list[str]) -> str:
     """Run a command line in a fresh interpreter that fails if it loads torch, and return what it prints."""
     script = f"""
 import sys
-sys.argv = ["src.train", *{words!r}]
+sys.argv = ["src.train", *{argv!r}]
 from src.train import main
 try:
     main()
@@ -58,13 +58,13 @@ def test_help_loads_no_torch() -> None:
     assert "Groups and their options" in out and "transformer" in out
 
 
-def test_the_config_of_a_job_is_shown_without_loading_torch(tmp_path) -> None:
+def test_cfg_job_loads_no_torch(tmp_path) -> None:
     out = without_torch(["--cfg", "job", "model=lstm", "optimizer.lr=0.5", f"paths.outputs={tmp_path}/outputs"])
     shown = yaml.safe_load(out)
     assert shown["model"]["name"] == "lstm" and shown["optimizer"]["lr"] == 0.5
     assert list(tmp_path.iterdir()) == []
 
 
-def test_resolved_config_and_package_of_a_job_are_shown() -> None:
+def test_cfg_job_resolves_and_selects_a_package() -> None:
     out = without_torch(["--cfg", "job", "--resolve", "--package", "model", "regularization.dropout=0.25"])
     assert yaml.safe_load(out.partition("\n")[2] if out.startswith("#") else out)["dropout"] == 0.25

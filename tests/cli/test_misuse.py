@@ -1,4 +1,4 @@
-"""Command lines that mean something else than they say are answered before Hydra takes them at their word."""
+"""Command lines that Hydra would misinterpret are rejected before Hydra reads them."""
 
 import os
 import re
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from src import ROOT
-from src.cli.hydra_app import parsed, parser_of_a_run, run_with_hydra
-from src.cli.runs import _parser
+from src.cli.hydra_app import parse_arguments, run_parser, run_with_hydra
+from src.cli.runs import parser as runs_parser
 from src.config.compose import compose
 from src.config.trust import TRUST
 from src.config.validate import check
@@ -19,25 +19,25 @@ from src.training.resume import resumed
 from src.training.run import run
 
 
-def ask(*words: str, **more: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "src.train", *words]
+def train(*argv: str, **more: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "src.train", *argv]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **more)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(
-    "words", [["--trust", "mine", "a", "b"], ["a", "--trust=mine", "b"], ["a", "b", "--trust", "mine"]]
+    "argv", [["--trust", "mine", "a", "b"], ["a", "--trust=mine", "b"], ["a", "b", "--trust", "mine"]]
 )
-def test_trust_may_be_given_anywhere(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trust_flags_may_be_anywhere(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TRUST, "")
-    verb = parser_of_a_run("verb", None)
+    verb = run_parser("verb", None)
     verb.add_argument("changes", nargs="*")
-    assert parsed(verb, ["RUN", *words]).changes == ["a", "b"]
-    assert parsed(_parser(), ["rerun", "RUN", *words]).changes == ["a", "b"]
+    assert parse_arguments(verb, ["RUN", *argv]).changes == ["a", "b"]
+    assert parse_arguments(runs_parser(), ["rerun", "RUN", *argv]).overrides == ["a", "b"]
     assert os.environ[TRUST] == "mine"
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("argv", "message"),
     [
         (["datamodule=[digits,wine]"], "a run has one datamodule. To compare them: -m datamodule=digits,wine"),
         (["-m", "model=mlp,cnn", "--cfg", "job"], "leave out -m"),
@@ -49,13 +49,18 @@ def test_trust_may_be_given_anywhere(words: list[str], monkeypatch: pytest.Monke
         (["--cfg", "job", "modl=mlp"], "error: modl=mlp: unknown key or group 'modl'. Did you mean 'model'?"),
     ],
 )
-def test_misuse_is_answered_in_one_screen(words: list[str], says: str) -> None:
-    done = ask(*words)
-    assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr and not done.stdout
+def test_misuse_is_reported_in_one_screen(argv: list[str], message: str) -> None:
+    process = train(*argv)
+    assert (
+        process.returncode == 2
+        and message in process.stderr
+        and "Traceback" not in process.stderr
+        and not process.stdout
+    )
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("argv", "message"),
     [
         (["--optimizer.lr=0.1"], r"--optimizer.lr=0.1: overrides have no dashes: optimizer.lr=0.1"),
         (["model=mlp", "--seed", "3"], r"--seed: overrides have no dashes: seed=3"),
@@ -68,25 +73,28 @@ def test_misuse_is_answered_in_one_screen(words: list[str], says: str) -> None:
         (["--cfg", "foo"], r"argument --cfg/-c: invalid choice: 'foo'.*"),
         (["--cfg"], r"argument --cfg/-c: expected one argument"),
         (["--c", "job"], r"ambiguous option: --c could match --cfg, .*"),
-        (["model=mlp", "--cfg", "job", "seed=1"], r"seed=1: overrides stand together, all before or all behind flags"),
+        (
+            ["model=mlp", "--cfg", "job", "seed=1"],
+            r"seed=1: overrides must be together, all before or all after the flags",
+        ),
     ],
 )
-def test_flags_that_are_none_are_told_what_is_meant(words: list[str], says: str) -> None:
-    with pytest.raises(UserError) as told:
-        run_with_hydra(lambda cfg: None, words)
-    assert re.fullmatch(says, str(told.value)), str(told.value)
+def test_unknown_flags_are_reported_with_a_correction(argv: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        run_with_hydra(lambda cfg: None, argv)
+    assert re.fullmatch(message, str(error.value)), str(error.value)
 
 
-def test_a_dry_run_may_be_asked_for_with_a_flag(tmp_path: Path) -> None:
-    words = ["-m", "model=mlp", "datamodule=wine", "seed=1,2", f"paths.outputs={tmp_path}"]
-    done = ask(*words, "--dry-run")
-    assert "2 of 2 jobs would run; this was a dry run, nothing was started" in done.stdout, done.stderr
+def test_dry_run_is_a_flag(tmp_path: Path) -> None:
+    argv = ["-m", "model=mlp", "datamodule=wine", "seed=1,2", f"paths.outputs={tmp_path}"]
+    process = train(*argv, "--dry-run")
+    assert "2 of 2 jobs would run; this was a dry run, nothing was started" in process.stdout, process.stderr
     assert not list(tmp_path.iterdir())
-    assert "begin with -m" in ask("--dry-run").stderr
+    assert "begin with -m" in train("--dry-run").stderr
 
 
 @pytest.mark.parametrize(
-    ("word", "says"),
+    ("override", "message"),
     [
         ("sweep.name=../../x", "it names one folder under sweeps/"),
         ("sweep.name=.hidden", "it names one folder"),
@@ -94,16 +102,16 @@ def test_a_dry_run_may_be_asked_for_with_a_flag(tmp_path: Path) -> None:
         ("paths.data=", "a path must be given"),
     ],
 )
-def test_paths_that_lead_astray_are_refused(word: str, says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        check(compose([word]))
+def test_invalid_paths_are_rejected(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(compose([override]))
 
 
 def test_resume_must_name_a_folder(tmp_path) -> None:
     file = tmp_path / "file"
     file.touch()
-    for path, says in (("", "must name a run folder"), (str(file), "this is a file")):
-        with pytest.raises(UserError, match=says):
+    for path, message in (("", "must name a run folder"), (str(file), "this is a file")):
+        with pytest.raises(UserError, match=message):
             resumed(path, [])
 
 
@@ -113,19 +121,23 @@ def test_a_run_without_checkpoints_is_not_resumed(fast) -> None:
         resumed(str(result.folder), ["trainer.max_epochs=4"])
 
 
-def test_an_input_may_begin_with_a_negative_number() -> None:
-    parser = parser_of_a_run("predict", None)
+def test_an_input_may_start_with_a_negative_number() -> None:
+    parser = run_parser("predict", None)
     parser.add_argument("inputs", nargs="+")
     assert parser.parse_args(["RUN", "-1,0.5", "-.5,2", "--json"]).inputs == ["-1,0.5", "-.5,2"]
 
 
-def test_the_wrong_python_is_told_what_it_lacks(tmp_path) -> None:
+def test_a_missing_package_is_named(tmp_path) -> None:
     (tmp_path / "hydra.py").write_text("raise ModuleNotFoundError('no hydra', name='hydra')")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from src.train import main; main(['model=mlp'])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and "source .venv/bin/activate" in done.stderr and "Traceback" not in done.stderr
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (
+        process.returncode == 2 and "source .venv/bin/activate" in process.stderr and "Traceback" not in process.stderr
+    )
 
 
-def test_what_is_optional_is_not_called_required() -> None:
-    done = subprocess.run([sys.executable, "-m", "src.evaluate"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and done.stderr.endswith("required: run\n")
+def test_only_required_arguments_are_called_required() -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "src.evaluate"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert process.returncode == 2 and process.stderr.endswith("required: run\n")

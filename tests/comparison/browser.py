@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over WebDriver (https://www.w3.org/TR/webdriver2) with the standard library alone."""
+"""A headless Chromium, driven over WebDriver (https://www.w3.org/TR/webdriver2) with the standard library."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ class Browser:
     """One window.
 
     Args:
-        url: of the driver's session.
+        url: address of the driver's session.
     """
 
     def __init__(self, url: str) -> None:
@@ -45,8 +45,8 @@ class Browser:
         data = None if method == "GET" else json.dumps(body).encode()
         request = urllib.request.Request(self._url + path, data, {"Content-Type": "application/json"}, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
-                return json.load(answer)["value"]
+            with urllib.request.urlopen(request, timeout=120) as response:
+                return json.load(response)["value"]
         except urllib.error.HTTPError as error:
             raise AssertionError(json.load(error)["value"]["message"]) from None
 
@@ -81,13 +81,13 @@ class Browser:
         self.call("POST", "/actions", actions=[{"type": "pointer", "id": "mouse", "actions": [action]}])
 
     def log(self) -> list[str]:
-        """Return what the page complained about since the last time."""
+        """Return the messages of the browser console since the last call."""
         return [entry["message"] for entry in self.call("POST", "/se/log", type="browser")]
 
     def screenshot(self, file: Path) -> None:
         """Write the whole page as a PNG."""
-        found = self.emulate("Page.captureScreenshot", captureBeyondViewport=True)
-        file.write_bytes(base64.b64decode(found["data"]))
+        result = self.emulate("Page.captureScreenshot", captureBeyondViewport=True)
+        file.write_bytes(base64.b64decode(result["data"]))
 
 
 @contextmanager
@@ -110,9 +110,9 @@ def browser(flags: Sequence[str] = ()) -> Iterator[Browser]:
             except OSError:
                 time.sleep(0.1)
         options = {"binary": CHROMIUM, "args": [*_FLAGS, *flags]}
-        wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-        made = root.call("POST", "/session", capabilities={"alwaysMatch": wanted})
-        session = Browser(f"http://127.0.0.1:{port}/session/{made['sessionId']}")
+        capabilities = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        response = root.call("POST", "/session", capabilities={"alwaysMatch": capabilities})
+        session = Browser(f"http://127.0.0.1:{port}/session/{response['sessionId']}")
         yield session
     finally:
         if session is not None:

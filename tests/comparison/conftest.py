@@ -1,4 +1,4 @@
-"""Runs to compare, made without training."""
+"""Runs to compare, created without training."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ WriteRun = Callable[..., Path]
 
 
 def nested(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config of dotted keys."""
+    """Return the nested config of dotted keys."""
     config: dict[str, Any] = {}
     for key, value in keys.items():
         *parents, last = key.split(".")
@@ -30,8 +30,8 @@ def nested(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def run() -> MakeRun:
-    """Return a function that makes a run in memory: a value of val/loss, and the keys of its config."""
-    made = iter(range(10**6))
+    """Return a function that creates a run in memory from a value of val/loss and the keys of its config."""
+    numbers = iter(range(10**6))
 
     def make(
         value: float | None,
@@ -45,9 +45,9 @@ def run() -> MakeRun:
         name: str = "",
         **record: Any,
     ) -> RecordedRun:
-        number = next(made)
+        number = next(numbers)
         measured = {} if value is None else {metric: value}
-        drawn = {key: Curve(range(1, len(values) + 1), list(values)) for key, values in (curves or {}).items()}
+        recorded = {key: Curve(range(1, len(values) + 1), list(values)) for key, values in (curves or {}).items()}
         return RecordedRun(
             name=name or f"run-{number}",
             place=f"outputs/runs/{name or number}",
@@ -59,7 +59,7 @@ def run() -> MakeRun:
             seconds=2.0,
             summary=measured | dict(summary or {}),
             record={"command": command, "parameters": 100, "best_epoch": 4, **record},
-            read_curves=lambda: drawn,
+            read_curves=lambda: recorded,
         )
 
     return make
@@ -67,7 +67,7 @@ def run() -> MakeRun:
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> WriteRun:
-    """Return a function that writes a run folder, and returns it."""
+    """Return a function that writes a run folder and returns its path."""
 
     def write(
         name: str,
@@ -88,12 +88,18 @@ def write_run(tmp_path: Path) -> WriteRun:
             lines.append(step | {"train/loss": loss / 2, "lr": 0.1, "time": 1.0})
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + tail)
         best = min(range(len(losses)), key=losses.__getitem__) if losses else None
-        told: dict[str, Any] = {"status": status, "seconds": 3.0, "parameters": 1000, "error": None}
+        entries: dict[str, Any] = {"status": status, "seconds": 3.0, "parameters": 1000, "error": None}
         if status == "finished" and best is not None:
-            numbers = {"val/loss": losses[best], "val/accuracy": 1 - losses[best] / 2, "train/loss": losses[best] / 2}
-            told |= {"monitor": "val/loss", "mode": "min", "value": losses[best], "best_epoch": best, "best": numbers}
-            told["final"] = {"test/loss": losses[best] + 0.01}
-        (folder / "run.json").write_text(json.dumps(told | record))
+            metrics = {"val/loss": losses[best], "val/accuracy": 1 - losses[best] / 2, "train/loss": losses[best] / 2}
+            entries |= {
+                "monitor": "val/loss",
+                "mode": "min",
+                "value": losses[best],
+                "best_epoch": best,
+                "best": metrics,
+            }
+            entries["final"] = {"test/loss": losses[best] + 0.01}
+        (folder / "run.json").write_text(json.dumps(entries | record))
         return folder
 
     return write
@@ -104,14 +110,14 @@ def write_run(tmp_path: Path) -> WriteRun:
 NASTY = '</script><img src=x onerror="document.title=1"><b>&amp;$'
 
 
-def written(runs: list[RecordedRun], folder: Path, **more: Any) -> Path:
+def write_page(runs: list[RecordedRun], folder: Path, **more: Any) -> Path:
     tables = [(view, view.columns) for view in views(runs)]
     return write_report(folder / "report.html", tables, ["outputs/sweeps/lr"], **more)
 
 
 @pytest.fixture
 def many(run: MakeRun) -> list[RecordedRun]:
-    made = [
+    runs = [
         run(
             0.1 * lr + 0.01 * seed + (0.5 if name == NASTY else 0.0),
             {"optimizer.lr": lr, "notes.name": name, "seed": seed},
@@ -127,4 +133,4 @@ def many(run: MakeRun) -> list[RecordedRun]:
         for name in ("plain", NASTY)
         for seed in (0, 1)
     ]
-    return [*made, run(None, {"optimizer.lr": 100.0}, status="failed", error="Error: <b>diverged</b>")]
+    return [*runs, run(None, {"optimizer.lr": 100.0}, status="failed", error="Error: <b>diverged</b>")]

@@ -24,8 +24,8 @@ def test_command_runs(
     for name in ("lr", "models"):
         (tmp_path / "outputs" / "sweeps" / name).symlink_to(tmp_path / "sweep")
     monkeypatch.chdir(tmp_path)
-    module, *words = shlex.split(line.removeprefix("python -m "))
+    module, *argv = shlex.split(line.removeprefix("python -m "))
     assert module == "src.compare"
-    main(words)
+    main(argv)
     out = capsys.readouterr().out
     assert "0.301" in out or "0.899" in out

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.comparison.filters import conditions, is_condition, kept
+from src.comparison.filters import is_condition, matching_runs, parse_filters
 from src.core.errors import UserError
 from src.run_store.recorded_run import RecordedRun
 from tests.comparison.conftest import MakeRun
@@ -18,7 +18,7 @@ def runs(run: MakeRun) -> list[RecordedRun]:
 
 
 @pytest.mark.parametrize(
-    ("text", "left"),
+    ("text", "names"),
     [
         ("optimizer.name=adam", "ac"),
         ("optimizer=adam val/loss<0.3", "a"),
@@ -42,28 +42,28 @@ def runs(run: MakeRun) -> list[RecordedRun]:
         ("parameters>99", "abc"),
     ],
 )
-def test_what_is_left(runs: list[RecordedRun], text: str, left: str) -> None:
-    assert "".join(r.name for r in kept(runs, conditions(text, runs))) == left
+def test_filters_select_runs(runs: list[RecordedRun], text: str, names: str) -> None:
+    assert "".join(r.name for r in matching_runs(runs, parse_filters(text, runs))) == names
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("optimizer.nme=adam", r"Did you mean 'optimizer\.name'"),
         ("val/los<1", "Did you mean 'val/loss'"),
         ("val/loss<small", "compares numbers, and 'small' is none"),
-        ("optimizer.name<3", r"no run is left of 3(.|\n)*optimizer\.name<3"),
+        ("optimizer.name<3", r"none of 3 runs matches(.|\n)*optimizer\.name<3"),
         ("lr=", "a condition is key=value"),
         ("adam", "a condition is key=value"),
         ("'lr=1", "no closing quotation"),
-        ("lr=7 optimizer=adam", r"no run is left of 3(.|\n)*lr=7\.0: 0(.|\n)*optimizer.name=adam: 2"),
+        ("lr=7 optimizer=adam", r"none of 3 runs matches(.|\n)*lr=7\.0: 0(.|\n)*optimizer.name=adam: 2"),
     ],
 )
-def test_a_mistake_is_answered(runs: list[RecordedRun], text: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        kept(runs, conditions(text, runs))
+def test_invalid_filters_are_reported(runs: list[RecordedRun], text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        matching_runs(runs, parse_filters(text, runs))
 
 
-def test_folders_are_no_conditions() -> None:
+def test_folders_are_not_conditions() -> None:
     assert all(map(is_condition, ["a.b=1", "val/loss<0.3", "x>=2", "status!=failed"]))
     assert not any(map(is_condition, ["outputs/sweeps/lr", "."]))

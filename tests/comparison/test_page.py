@@ -1,4 +1,4 @@
-"""The page: one file that needs nothing else and holds the numbers."""
+"""The page is one self-contained file with the numbers of the runs."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from src.run_store.recorded_run import RecordedRun
-from tests.comparison.conftest import MakeRun, written
+from tests.comparison.conftest import MakeRun, write_page
 from tests.core.test_console import acts
 from tests.hostile import HOSTILE
 
@@ -23,14 +23,14 @@ def data_of(page: Path) -> dict[str, Any]:
 
 
 def test_a_page_needs_no_other_file(many: list[RecordedRun], tmp_path: Path) -> None:
-    text = written(many, tmp_path).read_text()
+    text = write_page(many, tmp_path).read_text()
     without = text.replace("http://www.w3.org/2000/svg", "")
     assert not re.search(r"https?://|@import|url\(|<link(?! rel=\"icon\" href=\"data:,\")|src=\"(?!x)", without)
     assert "default-src 'none'" in text and text.count("<script") == 2 and len(text) < 200_000
 
 
 def test_a_page_has_the_numbers(many: list[RecordedRun], tmp_path: Path) -> None:
-    page = written(many, tmp_path, pending=3, remarks="left out: x\nleft out too: y")
+    page = write_page(many, tmp_path, pending=3, remarks="left out: x\nleft out too: y")
     data = data_of(page)
     (view,) = data["views"]
     assert data["counts"] == {"finished": 24, "failed": 1, "pending": 3} and len(data["remarks"]) == 2
@@ -49,9 +49,9 @@ def test_a_page_has_the_numbers(many: list[RecordedRun], tmp_path: Path) -> None
     assert view["importance"]["keys"][0] in ("optimizer.lr", "notes.name")
 
 
-def test_long_curves_are_thinned_and_many_are_left_out(run: MakeRun, tmp_path: Path) -> None:
+def test_long_curves_are_sampled_and_many_curves_are_omitted(run: MakeRun, tmp_path: Path) -> None:
     runs = [run(float(i), {"a": i}, curves={"val/loss": [float(e) for e in range(5000)]}) for i in range(120)]
-    (view,) = data_of(written(runs, tmp_path))["views"]
+    (view,) = data_of(write_page(runs, tmp_path))["views"]
     assert sum(bool(row["curves"]) for row in view["rows"]) == 100 and "best 100 of 120" in view["curveNote"]
     epochs = view["rows"][0]["curves"]["val/loss"]["epochs"]
     assert len(epochs) <= 201 and (epochs[0], epochs[-1]) == (1, 5000)
@@ -63,13 +63,13 @@ def test_attention_maps_of_all_runs_and_views_are_bounded(run: MakeRun, tmp_path
         replace(run(float(i), {"a": i, "datamodule.name": f"data-{i % 2}"}), read_attention=lambda: maps)
         for i in range(6)
     ]
-    page = written(runs, tmp_path)
-    assert sum(len(row["pictures"]) for view in data_of(page)["views"] for row in view["rows"]) == 4
+    page = write_page(runs, tmp_path)
+    assert sum(len(row["images"]) for view in data_of(page)["views"] for row in view["rows"]) == 4
     assert page.stat().st_size < 6_000_000
 
 
 @pytest.mark.parametrize(
-    ("answers", "kept"),
+    ("predictions", "is_shown"),
     [
         ({"classes": ["c"] * 200, "confusion": [[0] * 200] * 200}, True),
         ({"classes": ["c"] * 201, "confusion": [[0] * 201] * 201}, False),
@@ -78,21 +78,21 @@ def test_attention_maps_of_all_runs_and_views_are_bounded(run: MakeRun, tmp_path
         ({"true": [[0.5] * 10_001], "predicted": [[0.5] * 10_001]}, False),
     ],
 )
-def test_predictions_are_bounded(answers: dict[str, Any], kept: bool, run: MakeRun, tmp_path: Path) -> None:
-    (view,) = data_of(written([replace(run(1.0), read_answers=lambda: answers)], tmp_path))["views"]
-    assert (view["rows"][0]["answers"] is not None) == kept
+def test_predictions_are_bounded(predictions: dict[str, Any], is_shown: bool, run: MakeRun, tmp_path: Path) -> None:
+    (view,) = data_of(write_page([replace(run(1.0), read_answers=lambda: predictions)], tmp_path))["views"]
+    assert (view["rows"][0]["predictions"] is not None) == is_shown
 
 
 def test_long_names_and_values_are_cut(run: MakeRun, tmp_path: Path) -> None:
-    long = "x" * 1_000_000
-    runs = [run(float(i), {long: long + str(i), "datamodule.name": long, "a": i}, name=long) for i in range(3)]
-    assert written(runs, tmp_path).stat().st_size < 200_000
+    text = "x" * 1_000_000
+    runs = [run(float(i), {text: text + str(i), "datamodule.name": text, "a": i}, name=text) for i in range(3)]
+    assert write_page(runs, tmp_path).stat().st_size < 200_000
 
 
 def hostile_runs(run: MakeRun, text: str) -> list[RecordedRun]:
     """Return runs with a text in every place that the page shows."""
     confusion = {"classes": [text, "b"], "confusion": [[1, 2], [3, 4]]}
-    made = [
+    runs = [
         run(
             0.1 * (place + 1),
             {text: f"{text}{place}", "b": place % 2},
@@ -102,20 +102,20 @@ def hostile_runs(run: MakeRun, text: str) -> list[RecordedRun]:
         )
         for place in range(4)
     ]
-    return [replace(one, read_answers=lambda: confusion) for one in made]
+    return [replace(single_run, read_answers=lambda: confusion) for single_run in runs]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
-def test_hostile_names_are_data_of_the_page(text: str, run: MakeRun, tmp_path: Path) -> None:
-    file = written(hostile_runs(run, text), tmp_path, remarks=text)
+def test_hostile_names_are_escaped_in_the_page(text: str, run: MakeRun, tmp_path: Path) -> None:
+    file = write_page(hostile_runs(run, text), tmp_path, remarks=text)
     page = file.read_text(encoding="utf-8")
     assert page.count("<script") == 2 and page.count("</script") == 2 and not acts(page) and "<img" not in page
     (view,) = data_of(file)["views"]
     assert view["metric"] == f"val/{text}" and len(view["rows"]) == 4
 
 
-def test_the_policy_allows_the_script_of_the_page_alone(many: list[RecordedRun], tmp_path: Path) -> None:
-    page = written(many, tmp_path).read_text(encoding="utf-8")
+def test_the_policy_allows_only_the_script_of_the_page(many: list[RecordedRun], tmp_path: Path) -> None:
+    page = write_page(many, tmp_path).read_text(encoding="utf-8")
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
     (script,) = re.findall(r"<script>(.*?)</script>", page, re.S)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -125,9 +125,9 @@ def test_the_policy_allows_the_script_of_the_page_alone(many: list[RecordedRun],
 
 
 @pytest.mark.parametrize("name", ["report.html", ".report.html.partial"])
-def test_a_link_in_the_place_of_the_page_is_not_followed(name: str, many: list[RecordedRun], tmp_path: Path) -> None:
+def test_a_link_at_the_path_of_the_page_is_not_followed(name: str, many: list[RecordedRun], tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "into").mkdir()
     (tmp_path / "into" / name).symlink_to(tmp_path / "mine")
-    assert not written(many, tmp_path / "into").is_symlink()
+    assert not write_page(many, tmp_path / "into").is_symlink()
     assert (tmp_path / "mine").read_text() == "mine"

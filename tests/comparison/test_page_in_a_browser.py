@@ -1,4 +1,4 @@
-"""The page in a real headless Chromium: what it shows, and that keyboard, mouse, phone and dark mode work."""
+"""The page in a headless Chromium: content, keyboard, mouse, phone and dark mode."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from PIL import Image
 from src.run_store.reader import read_runs
 from src.run_store.recorded_run import RecordedRun
 from tests.comparison.browser import CHROMIUM, DRIVER, Browser, browser
-from tests.comparison.conftest import NASTY, MakeRun, WriteRun, written
+from tests.comparison.conftest import NASTY, MakeRun, WriteRun, write_page
 from tests.comparison.test_page import hostile_runs
 from tests.hostile import HOSTILE
 
@@ -30,12 +30,12 @@ def window() -> Iterator[Browser]:
 def page(many: list[RecordedRun], tmp_path: Path, window: Browser) -> Browser:
     window.size(1280, 900)
     window.dark(False)
-    window.open(written(many, tmp_path, pending=2))
+    window.open(write_page(many, tmp_path, pending=2))
     return window
 
 
 def test_it_shows_text_as_text(page: Browser) -> None:
-    assert page.log() == [], "no error, and nothing was asked of a network"
+    assert page.log() == [], "no error and no network request"
     assert page.run("return document.title") == "Comparison of lr"
     assert page.run("return document.querySelectorAll('main img, main b').length") == 0
     assert NASTY in page.run("return document.querySelector('tbody').textContent")
@@ -45,7 +45,7 @@ def test_it_shows_text_as_text(page: Browser) -> None:
 
 def test_hostile_names_are_text_and_nothing_runs(run: MakeRun, tmp_path: Path, window: Browser) -> None:
     for place, text in enumerate(HOSTILE):
-        window.open(written(hostile_runs(run, text), tmp_path / str(place), remarks=text))
+        window.open(write_page(hostile_runs(run, text), tmp_path / str(place), remarks=text))
         assert window.log() == [], text
         assert window.run("return document.querySelectorAll('#table tbody tr').length") == 4
         assert window.run("return document.querySelectorAll('script').length") == 2
@@ -77,7 +77,7 @@ def test_it_sorts_and_filters_with_the_keyboard(page: Browser) -> None:
     )
 
 
-def test_it_reaches_everything_by_tab(page: Browser) -> None:
+def test_every_control_is_reached_by_tab(page: Browser) -> None:
     seen = []
     for _ in range(80):
         page.press("tab")
@@ -100,8 +100,8 @@ def test_it_shows_a_curve_under_the_mouse_and_by_arrows(page: Browser) -> None:
         "return new Promise(f => setTimeout(() => f([r.left, r.top, r.width, r.height]), 200))"  # a scroll hides the tip
     )
     page.move(frame[0] + frame[2] - 12, frame[1] + frame[3] / 2)
-    said = page.run("const t = document.getElementById('tip'); return [t.hidden, t.textContent]")
-    assert said[0] is False and said[1].startswith("epoch 5: val/loss 0.")
+    tip = page.run("const t = document.getElementById('tip'); return [t.hidden, t.textContent]")
+    assert tip[0] is False and tip[1].startswith("epoch 5: val/loss 0.")
     page.run("document.querySelector('.chart').focus()")
     page.press("escape", "left", "left")
     assert page.run("return document.getElementById('tip').textContent").startswith("epoch 4: val/loss")
@@ -124,28 +124,28 @@ def test_it_toggles_runs(page: Browser) -> None:
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_has_contrast(page: Browser, dark: bool) -> None:
-    """Every text stands out from what is behind it by 4.5 to 1 (WCAG 2.2, 1.4.3)."""
+    """The contrast of every text is at least 4.5 to 1 (WCAG 2.2, 1.4.3)."""
     page.dark(dark)
     page.run("return new Promise(r => setTimeout(r, 100))")
-    weak = page.run(CONTRAST)
-    assert weak == []
+    weak_texts = page.run(CONTRAST)
+    assert weak_texts == []
     light = page.run("return getComputedStyle(document.body).backgroundColor")
     assert (light == "rgb(15, 19, 24)") == dark
 
 
 def test_it_fits_a_phone(page: Browser, many: list[RecordedRun], tmp_path: Path) -> None:
     page.size(375, 700, phone=True)
-    page.open(written(many, tmp_path))
+    page.open(write_page(many, tmp_path))
     assert page.run("return [innerWidth, document.documentElement.scrollWidth]") == [375, 375]
-    small = page.run(SMALL)
-    assert small == []
+    small_texts = page.run(SMALL)
+    assert small_texts == []
     page.screenshot(tmp_path / "phone.png")
-    with Image.open(tmp_path / "phone.png") as picture:
-        assert picture.width == 375 and len(picture.convert("L").getcolors()) > 50
+    with Image.open(tmp_path / "phone.png") as image:
+        assert image.width == 375 and len(image.convert("L").getcolors()) > 50
 
 
-def test_it_keeps_choices_over_a_reload(many: list[RecordedRun], tmp_path: Path, window: Browser) -> None:
-    window.open(written(many, tmp_path, reload=0.5))
+def test_it_restores_its_state_after_a_reload(many: list[RecordedRun], tmp_path: Path, window: Browser) -> None:
+    window.open(write_page(many, tmp_path, reload=0.5))
     window.run("document.querySelector('tbody input').click()")
     window.run("document.querySelectorAll('#table thead button')[2].click(); window.old = true")
     for _ in range(100):
@@ -153,24 +153,24 @@ def test_it_keeps_choices_over_a_reload(many: list[RecordedRun], tmp_path: Path,
         if window.run("return window.old !== true"):
             break
     else:
-        pytest.fail("the page was not looked up again")
+        pytest.fail("the page was not reloaded")
     assert window.run("return document.querySelectorAll('.chart .curve').length") == 7
     assert window.run("return document.querySelectorAll('th[aria-sort]').length") == 1
-    window.open(written(many, tmp_path))
+    window.open(write_page(many, tmp_path))
 
 
-def test_it_shows_answers_and_pictures(write_run: WriteRun, window: Browser, tmp_path: Path) -> None:
+def test_it_shows_predictions_and_attention_maps(write_run: WriteRun, window: Browser, tmp_path: Path) -> None:
     folder = write_run("a")
     matrix = {"classes": [NASTY, "b"], "confusion": [[5, 2], [0, 7]]}
     (folder / "answers.json").write_text(json.dumps(matrix))
     (folder / "plots").mkdir()
     Image.new("RGB", (40, 30), "red").save(folder / "plots" / "attention-val-1-encoder.png")
-    window.open(written(read_runs(folder), tmp_path))
-    cells = window.run("return [...document.querySelectorAll('#answers td')].map(c => c.textContent)")
+    window.open(write_page(read_runs(folder), tmp_path))
+    cells = window.run("return [...document.querySelectorAll('#predictions td')].map(c => c.textContent)")
     assert cells[1:] == ["5", "2", "", "7"] and NASTY in window.run(
-        "return document.querySelector('#answers').textContent"
+        "return document.querySelector('#predictions').textContent"
     )
-    assert window.run("return document.querySelector('#answers img').naturalWidth") == 40
+    assert window.run("return document.querySelector('#predictions img').naturalWidth") == 40
     assert window.log() == []
     for dark in (False, True):
         window.dark(dark)

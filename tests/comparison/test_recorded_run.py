@@ -1,4 +1,4 @@
-"""Runs read back from their folders, also from damaged ones."""
+"""Runs are read from their folders, including damaged ones."""
 
 import json
 import math
@@ -22,37 +22,44 @@ from src.sweeping.pending_jobs import pending
 from tests.comparison.conftest import WriteRun
 
 
-def test_a_run_says_what_its_folder_says(write_run: WriteRun) -> None:
+def test_a_run_equals_the_record_of_its_folder(write_run: WriteRun) -> None:
     folder = write_run("a", {"optimizer.lr": 0.1}, losses=[0.9, 0.4, 0.6])
-    (found,) = read_runs(folder)
-    assert (found.status, found.value, found.metric, found.mode, found.seconds) == (
+    (recorded,) = read_runs(folder)
+    assert (recorded.status, recorded.value, recorded.metric, recorded.mode, recorded.seconds) == (
         "finished",
         0.4,
         "val/loss",
         "min",
         3.0,
     )
-    assert found.config["optimizer.lr"] == 0.1 and found.record["best_epoch"] == 1
-    assert found.summary == {"val/loss": 0.4, "val/accuracy": 0.8, "train/loss": 0.2, "test/loss": pytest.approx(0.41)}
-    assert list(found.curves["val/loss"].epochs) == [1, 2, 3] and list(found.curves["val/loss"].values) == [
+    assert recorded.config["optimizer.lr"] == 0.1 and recorded.record["best_epoch"] == 1
+    assert recorded.summary == {
+        "val/loss": 0.4,
+        "val/accuracy": 0.8,
+        "train/loss": 0.2,
+        "test/loss": pytest.approx(0.41),
+    }
+    assert list(recorded.curves["val/loss"].epochs) == [1, 2, 3] and list(recorded.curves["val/loss"].values) == [
         0.9,
         0.4,
         0.6,
     ]
-    assert list(found.curves["lr"].values) == [0.1] * 3
+    assert list(recorded.curves["lr"].values) == [0.1] * 3
 
 
 def test_a_running_run_has_its_best_so_far(write_run: WriteRun) -> None:
     folder = write_run("a", losses=[0.9, 0.4, 0.6], status="running")
-    (found,) = read_runs(folder)
-    assert (found.status, found.value, found.record["best_epoch"]) == ("interrupted", 0.4, 1), "nobody holds its lock"
-    held = RunFolder.open(folder)
-    held._acquire()
-    (found,) = read_runs(folder)
-    assert (found.status, found.summary["val/accuracy"]) == ("running", 0.8)
+    (recorded,) = read_runs(folder)
+    assert (recorded.status, recorded.value, recorded.record["best_epoch"]) == ("interrupted", 0.4, 1), (
+        "its lock is free"
+    )
+    run_folder = RunFolder.open(folder)
+    run_folder._acquire()
+    (recorded,) = read_runs(folder)
+    assert (recorded.status, recorded.summary["val/accuracy"]) == ("running", 0.8)
 
 
-def test_what_is_damaged_is_said_once_and_left_out(write_run: WriteRun, tmp_path: Path) -> None:
+def test_damaged_files_are_reported_once_and_omitted(write_run: WriteRun, tmp_path: Path) -> None:
     write_run("good")
     torn = write_run("torn", tail='{"step": 29, "epoch": 2, "val/lo')
     for name, file, text in (
@@ -73,18 +80,18 @@ def test_what_is_damaged_is_said_once_and_left_out(write_run: WriteRun, tmp_path
     assert set(runs) == {"good", "torn", "no-record", "list", "missing"}
     assert list(runs["torn"].curves["val/loss"].values) == [1.0, 0.5]
     assert runs["missing"].status == runs["list"].status == "unknown" and runs["list"].value == 0.5
-    said = str(remarks).splitlines()
-    assert [line.partition(":")[0] for line in said] == [
+    lines = str(remarks).splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
         "left out, as config.yaml cannot be read",
         "left out, as there is neither run.json nor metrics.jsonl",
         "run.json is damaged, so the status is unknown",
         "run.json is missing, so the status is unknown",
         "lines of metrics.jsonl are torn and left out",
     ]
-    assert all(name in said[0] for name in ("binary", "bytes", "no-config")) and str(torn) in said[4]
+    assert all(name in lines[0] for name in ("binary", "bytes", "no-config")) and str(torn) in lines[4]
 
 
-def test_a_record_of_the_wrong_types_is_no_crash(write_run: WriteRun, tmp_path: Path) -> None:
+def test_a_record_of_wrong_types_is_accepted(write_run: WriteRun, tmp_path: Path) -> None:
     wrong = {
         "status": 7,
         "value": "low",
@@ -98,7 +105,7 @@ def test_a_record_of_the_wrong_types_is_no_crash(write_run: WriteRun, tmp_path: 
     (write_run("b") / "config.yaml").write_text("seed: 1\nwhen: 2026-11-25\nwhat: !!set {a, b}\n1: 2\nmodel: mlp\n")
     main([str(tmp_path), "--export", "csv"])
     main([str(tmp_path), "--diff", "a", "b"])
-    main([str(tmp_path), "--html", "--pictures", "--columns", "all"])
+    main([str(tmp_path), "--html", "--plots", "--columns", "all"])
 
 
 def test_a_config_of_too_many_keys_is_left_out(
@@ -118,20 +125,20 @@ def test_attention_maps_of_a_run_are_bounded(
     folder = write_run("a")
     (folder / "plots").mkdir()
     for number, size in enumerate((60, 50, 40)):
-        (folder / "plots" / f"attention-{number}.png").write_bytes(bytes(size))
-    monkeypatch.setattr("src.run_store.reader.MAX_PICTURE_BYTES", 100)
+        (folder / "plots" / f"attention-{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n".ljust(size))
+    monkeypatch.setattr("src.run_store.reader.MAX_PICTURES_BYTES", 100)
     (run,) = read_runs(tmp_path)
     assert list(run.read_attention()) == ["attention-0", "attention-2"]
 
 
-def test_many_remarks_stay_one_line(tmp_path: Path) -> None:
+def test_many_remarks_fit_on_one_line(tmp_path: Path) -> None:
     remarks = Remarks()
     for number in range(100):
         remarks.add("left out", tmp_path / str(number))
     assert str(remarks).count("\n") == 0 and str(remarks).endswith(" and 97 more")
 
 
-def test_folders_may_hold_sweeps_and_overlap(write_run: WriteRun, tmp_path: Path) -> None:
+def test_folders_may_contain_sweeps_and_overlap(write_run: WriteRun, tmp_path: Path) -> None:
     one = write_run("a")
     write_run("b/plots/../c")
     assert len(read_runs(tmp_path)) == 2
@@ -143,10 +150,10 @@ def test_folders_may_hold_sweeps_and_overlap(write_run: WriteRun, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "words", [["model=transformer"], ["model=cnn", "regularization=[dropout,l2,mixup]", "tags=[a,b]"]]
+    "overrides", [["model=transformer"], ["model=cnn", "regularization=[dropout,l2,mixup]", "tags=[a,b]"]]
 )
-def test_a_config_is_read_as_omegaconf_reads_it(words: list[str], tmp_path: Path) -> None:
-    config = check(compose(words)).plain()
+def test_a_config_is_read_as_omegaconf_reads_it(overrides: list[str], tmp_path: Path) -> None:
+    config = check(compose(overrides)).plain()
     folder = RunFolder.create(tmp_path / "run", config, [])
     text = (folder.path / "config.yaml").read_text()
     assert read_config(text.encode()) == dict(flat(folder.config()))
@@ -182,7 +189,7 @@ def test_sections_are_read_as_the_whole() -> None:
         }
 
     for _ in range(200):
-        config = json.loads(json.dumps(tree(3)))  # nothing that is shared, which would be an anchor
+        config = json.loads(json.dumps(tree(3)))  # no shared object, which would become an anchor
         for width in (20, 200):
             text = yaml.safe_dump(config, sort_keys=False, width=width, allow_unicode=random.random() < 0.5)
             assert read_config(text.encode()) == dict(flat(config))
@@ -197,12 +204,11 @@ def test_sections_are_read_as_the_whole() -> None:
         'a: "one\n\n  two: 2"\nb: null\n',
     ],
 )
-def test_other_ways_to_write_yaml_are_read_too(text: str) -> None:
-    whole = yaml.safe_load(text)
-    found = read_config(text.encode())
-    assert found == {
+def test_other_yaml_styles_are_read(text: str) -> None:
+    document = yaml.safe_load(text)
+    assert read_config(text.encode()) == {
         f"{key}.{inner}" if inner else key: value
-        for key, node in whole.items()
+        for key, node in document.items()
         for inner, value in (node.items() if isinstance(node, dict) and node else [("", node)])
     }
 
@@ -210,7 +216,7 @@ def test_other_ways_to_write_yaml_are_read_too(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["a: &x {b: 1}\nc: *x\n", "a: !!python/name:os.system\n", "- 1", "a: " + "[" * 100_000]
 )
-def test_yaml_that_is_more_than_data_is_refused(text: str) -> None:
+def test_yaml_with_anchors_or_tags_is_rejected(text: str) -> None:
     with pytest.raises(UserError):
         read_config(text.encode())
 
@@ -241,12 +247,12 @@ def test_jobs_that_have_not_started_are_counted(tmp_path: Path, write_run: Write
     write_run(jobs[1].slug)
     assert pending([folder]) == pending([tmp_path]) == pending([folder, tmp_path]) == (2, False)
     with locked(folder):
-        assert pending([folder]) == (2, True), "a driver is there"
+        assert pending([folder]) == (2, True), "a driver is running"
     (folder / "ledger.jsonl").write_text(json.dumps({"version": 99}))
     assert pending([folder]) == (0, False)
 
 
-def test_attention_maps_are_pictures_of_a_bounded_size(write_run: WriteRun) -> None:
+def test_attention_maps_are_png_files_of_a_bounded_size(write_run: WriteRun) -> None:
     folder = write_run("a")
     (folder / "plots").mkdir(exist_ok=True)
     for number in range(9):
@@ -254,5 +260,5 @@ def test_attention_maps_are_pictures_of_a_bounded_size(write_run: WriteRun) -> N
             file.write(b"\x89PNG\r\n\x1a\n" if number else b"")
             file.truncate(5 * 2**20)
     (run,) = read_runs(folder)
-    found = run.read_attention()
-    assert "attention-0" not in found and len(found) == 6
+    maps = run.read_attention()
+    assert "attention-0" not in maps and len(maps) == 6

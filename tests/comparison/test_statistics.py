@@ -1,4 +1,4 @@
-"""The numbers of repeated runs against scipy and the papers' formulas."""
+"""Statistics of repeated runs equal those of scipy and the formulas of the papers."""
 
 import numpy as np
 import pytest
@@ -10,27 +10,27 @@ RANDOM = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize("n", [2, 3, 10])
-def test_mean_deviation_and_interval_are_those_of_scipy(n: int) -> None:
+def test_mean_deviation_and_interval_equal_scipy(n: int) -> None:
     values = RANDOM.normal(3, 2, n)
-    found = sample(values.tolist())
-    assert (found.mean, found.deviation) == (pytest.approx(values.mean()), pytest.approx(values.std(ddof=1)))
-    assert found.interval == pytest.approx(stats.t.interval(0.95, n - 1, values.mean(), stats.sem(values)))
+    result = sample(values.tolist())
+    assert (result.mean, result.deviation) == (pytest.approx(values.mean()), pytest.approx(values.std(ddof=1)))
+    assert result.interval == pytest.approx(stats.t.interval(0.95, n - 1, values.mean(), stats.sem(values)))
 
 
 def test_the_interval_of_folds_is_wider() -> None:
     values, folds = RANDOM.normal(3, 2, 5), 5
-    found = sample(values.tolist(), share=1 / (folds - 1))
+    result = sample(values.tolist(), share=1 / (folds - 1))
     error = np.sqrt((1 / folds + 1 / (folds - 1)) * values.var(ddof=1))  # Nadeau and Bengio, 2003
-    assert found.interval == pytest.approx(stats.t.interval(0.95, folds - 1, values.mean(), error))
+    assert result.interval == pytest.approx(stats.t.interval(0.95, folds - 1, values.mean(), error))
 
 
 def test_a_single_run_has_no_deviation() -> None:
-    found = sample([0.5])
-    assert (found.mean, found.deviation, found.interval, str(found)) == (0.5, None, None, "0.5")
+    result = sample([0.5])
+    assert (result.mean, result.deviation, result.interval, str(result)) == (0.5, None, None, "0.5")
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 2), (3, 5), (20, 4)])
-def test_welch_is_that_of_scipy(n: int, m: int) -> None:
+def test_welch_equals_scipy(n: int, m: int) -> None:
     one, other = RANDOM.normal(0, 1, n), RANDOM.normal(1, 3, m)
     expected = stats.ttest_ind(one, other, equal_var=False).pvalue
     assert welch(one.tolist(), other.tolist()) == pytest.approx(expected, rel=1e-10)
@@ -43,7 +43,7 @@ def test_a_test_needs_two_runs_that_vary() -> None:
     assert paired([1.0, 2.0], [2.0, 3.0]) is None
 
 
-def test_pairs_without_overlap_are_students() -> None:
+def test_paired_without_overlap_is_the_t_test() -> None:
     one, other = RANDOM.normal(0, 1, 6), RANDOM.normal(0.5, 1, 6)
     assert paired(one.tolist(), other.tolist()) == pytest.approx(stats.ttest_rel(one, other).pvalue, rel=1e-10)
 
@@ -53,12 +53,12 @@ def test_folds_are_compared_as_nadeau_and_bengio_do() -> None:
     d = one - other
     variance = (1 / folds + (1 / folds) / (1 - 1 / folds)) * d.var(ddof=1)  # of their corrected resampled t-test
     expected = 2 * stats.t.sf(abs(d.mean() / np.sqrt(variance)), folds - 1)
-    found = paired(one.tolist(), other.tolist(), share=1 / (folds - 1))
-    assert found == pytest.approx(expected, rel=1e-10)
-    assert found is not None and found > stats.ttest_rel(one, other).pvalue, "folds that overlap say less"
+    result = paired(one.tolist(), other.tolist(), share=1 / (folds - 1))
+    assert result == pytest.approx(expected, rel=1e-10)
+    assert result is not None and result > stats.ttest_rel(one, other).pvalue, "overlapping folds are weaker evidence"
 
 
-def test_holm_on_his_own_terms() -> None:
+def test_holm_corrects_p_values() -> None:
     """The smallest of m p-values is multiplied by m, the next by m - 1, …; none falls below one that is smaller."""
     assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == pytest.approx(
         {"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06}
@@ -67,8 +67,8 @@ def test_holm_on_his_own_terms() -> None:
     assert holm({}) == {}
 
 
-def test_holm_keeps_the_family_wise_error() -> None:
-    """Of sets that do not differ, at most one in twenty families has a mark (Holm, 1979), here within 3 deviations."""
+def test_holm_bounds_the_family_wise_error() -> None:
+    """Of equal sets, at most one in twenty families has a mark (Holm, 1979), within three standard deviations."""
     wrong = 0
     for _ in range(400):
         sets = RANDOM.normal(0, 1, (6, 4))
@@ -90,6 +90,6 @@ def test_marks() -> None:
         ((1e-9, 3e-9), "2e-09 ± 1.414e-09", "[-1.071e-08, 1.471e-08]"),
     ],
 )
-def test_digits_are_those_that_the_deviation_bears(values: tuple[float, ...], shown: str, interval: str) -> None:
-    found = sample(values)
-    assert (str(found), found.shown_interval()) == (shown, interval)
+def test_digits_are_those_of_the_standard_deviation(values: tuple[float, ...], shown: str, interval: str) -> None:
+    result = sample(values)
+    assert (str(result), result.shown_interval()) == (shown, interval)

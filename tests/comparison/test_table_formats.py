@@ -1,4 +1,4 @@
-"""Exports hold the numbers, and text stays text whatever it contains."""
+"""Exports have the numbers, and escape any text."""
 
 import csv
 import io
@@ -52,18 +52,18 @@ def test_csv_has_full_precision_and_no_formula(table: list[tuple[View, list[str]
     assert all(float(row["optimizer.lr"]) == 0.1 / 3 and row["runs"] == "2" for row in rows)
 
 
-def test_a_negative_number_stays_a_number(run: MakeRun) -> None:
+def test_a_negative_number_is_not_escaped(run: MakeRun) -> None:
     (view,) = views([run(-0.25), run(-0.5, {"a": -3})])
     rows = list(csv.DictReader(io.StringIO(to_csv([(view, ["a"])]))))
     assert [(row["mean"], row["a"]) for row in rows] == [("-0.5", "-3"), ("-0.25", "")]
 
 
 def test_json_has_every_run(table: list[tuple[View, list[str]]]) -> None:
-    (found,) = json.loads(to_json(table))
-    assert found["metric"] == "val/loss" and found["mode"] == "min"
-    assert [row["notes"] for row in found["rows"]] == NASTY
-    assert all(len(row["repetitions"]) == 2 for row in found["rows"])
-    assert found["rows"][0]["p"] is None and found["rows"][0]["rank"] == 1
+    (entry,) = json.loads(to_json(table))
+    assert entry["metric"] == "val/loss" and entry["mode"] == "min"
+    assert [row["notes"] for row in entry["rows"]] == NASTY
+    assert all(len(row["repetitions"]) == 2 for row in entry["rows"])
+    assert entry["rows"][0]["p"] is None and entry["rows"][0]["rank"] == 1
 
 
 def test_markdown_keeps_its_columns(table: list[tuple[View, list[str]]]) -> None:
@@ -76,7 +76,7 @@ def test_markdown_keeps_its_columns(table: list[tuple[View, list[str]]]) -> None
 
 def test_latex_has_no_command_of_a_value(table: list[tuple[View, list[str]]]) -> None:
     text = to_latex(table)
-    known = {
+    commands = {
         "begin",
         "end",
         "toprule",
@@ -87,8 +87,8 @@ def test_latex_has_no_command_of_a_value(table: list[tuple[View, list[str]]]) ->
         "textasciitilde",
         "usepackage",
     }
-    known |= {"textasciicircum", "textless", "textgreater", "pm", "approx", "dots"}
-    assert set(re.findall(r"\\([a-z]+)", text)) <= known
+    commands |= {"textasciicircum", "textless", "textgreater", "pm", "approx", "dots"}
+    assert set(re.findall(r"\\([a-z]+)", text)) <= commands
     body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
     rows = [line for line in body.splitlines() if line.endswith(r"\\")]
     columns = {len(re.findall(r"(?<!\\)&", row)) for row in rows}
@@ -97,10 +97,10 @@ def test_latex_has_no_command_of_a_value(table: list[tuple[View, list[str]]]) ->
     assert body.count(r"\textbf{") == columns.pop() + 1, "the best row alone is bold"
 
 
-def test_every_form_takes_runs_without_a_value(run: MakeRun) -> None:
-    found = views([run(None, status="failed"), run(None, {"a": 1}, status="running")])
-    for form in WRITERS.values():
-        assert "failed" in form([(view, view.columns) for view in found])
+def test_every_format_accepts_runs_without_a_value(run: MakeRun) -> None:
+    failed_views = views([run(None, status="failed"), run(None, {"a": 1}, status="running")])
+    for writer in WRITERS.values():
+        assert "failed" in writer([(view, view.columns) for view in failed_views])
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
@@ -116,9 +116,9 @@ def test_hostile_names_are_text_in_every_format(text: str, run: MakeRun, capsys:
             cells = [cell for row in rows for cell in row]
             assert not any(cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
         elif name == "json":
-            found = json.loads(exported)[0]["rows"][0]
-            assert found[text] == (None if "/" in text else text), "a name with a slash is that of a metric"
-            assert found["run"] == text
+            entry = json.loads(exported)[0]["rows"][0]
+            assert entry[text] == (None if "/" in text else text), "a name with a slash is a metric"
+            assert entry["run"] == text
         elif name == "markdown":
             tokens = tokens_of(exported)
             kinds = {token.type for token in tokens}

@@ -1,18 +1,18 @@
-"""Which runs belong together, what is shown of them, and in which order."""
+"""Grouping of runs into rows, statistics, sorting, and the keys that are shown."""
 
 import time
 
 import pytest
 from scipy import stats
 
-from src.comparison.config_keys import meant, repeats, short, shown, telling
+from src.comparison.config_keys import informative_keys, is_repetition_key, resolve_name, short, shown
 from src.comparison.view import View, views
 from src.core.errors import UserError
 from tests.comparison.conftest import MakeRun
 
 
-def only(found: list[View]) -> View:
-    (view,) = found
+def only(views: list[View]) -> View:
+    (view,) = views
     return view
 
 
@@ -67,13 +67,13 @@ def test_runs_of_unknown_seeds_are_compared(run: MakeRun) -> None:
     assert p == pytest.approx(stats.ttest_ind(*values.values(), equal_var=False).pvalue)
 
 
-def test_keys_that_repeat() -> None:
+def test_seeds_and_folds_are_repetition_keys() -> None:
     names = ["seed", "datamodule.seed", "datamodule.split_seed", "cross_validation.fold", "fold"]
-    assert all(map(repeats, names))
-    assert not any(map(repeats, ["cross_validation.folds", "seeds", "model.unfolded", "optimizer.lr"]))
+    assert all(map(is_repetition_key, names))
+    assert not any(map(is_repetition_key, ["cross_validation.folds", "seeds", "model.unfolded", "optimizer.lr"]))
 
 
-def test_a_mean_is_of_finished_runs_while_there_are_any(run: MakeRun) -> None:
+def test_a_mean_is_of_finished_runs_if_there_are_any(run: MakeRun) -> None:
     runs = [
         run(0.3, {"seed": 0}),
         run(0.9, {"seed": 1}, status="running"),
@@ -87,7 +87,7 @@ def test_a_mean_is_of_finished_runs_while_there_are_any(run: MakeRun) -> None:
     assert unfinished.score is not None and unfinished.score.values == (0.9,), "a failed run does not count"
 
 
-def test_the_same_seed_again_is_no_second_sample(run: MakeRun) -> None:
+def test_a_repeated_seed_counts_once(run: MakeRun) -> None:
     runs = [
         run(0.3, {"seed": 0}, started="2026-11-25T10:00:00"),
         run(0.5, {"seed": 0}, started="2026-11-25T09:00:00"),
@@ -96,7 +96,7 @@ def test_the_same_seed_again_is_no_second_sample(run: MakeRun) -> None:
     row = only(views(runs)).rows[0]
     assert row.score is not None and sorted(row.score.values) == [0.3, 0.4] and len(row.runs) == 3
     unknown = only(views([run(0.3), run(0.5)])).rows[0]
-    assert unknown.score is not None and len(unknown.score.values) == 2, "runs that tell no seed are taken as different"
+    assert unknown.score is not None and len(unknown.score.values) == 2, "runs without a seed are independent"
 
 
 def test_runs_without_a_value_come_last_without_a_rank(run: MakeRun) -> None:
@@ -106,7 +106,7 @@ def test_runs_without_a_value_come_last_without_a_rank(run: MakeRun) -> None:
     assert view.rows[0].runs[0] is runs[2]
 
 
-def test_any_metric_in_its_own_direction(run: MakeRun) -> None:
+def test_each_metric_is_ranked_in_its_direction(run: MakeRun) -> None:
     runs = [run(0.1, {"a": 1}, summary={"val/accuracy": 0.7}), run(0.2, {"a": 2}, summary={"val/accuracy": 0.9})]
     assert [row.value("a") for row in only(views(runs)).rows] == [1, 2]
     by_accuracy = only(views(runs, "accuracy"))
@@ -122,7 +122,7 @@ def test_losses_of_different_data_are_not_compared(run: MakeRun) -> None:
         ("val/loss on wine, lower is better", 2),
         ("val/loss on digits, lower is better", 1),
     ]
-    assert len(only(views(runs, "val/loss")).rows) == 3, "unless that is asked for"
+    assert len(only(views(runs, "val/loss")).rows) == 3, "unless the metric is given"
 
 
 def test_gap_time_and_sizes(run: MakeRun) -> None:
@@ -138,10 +138,10 @@ def test_gap_time_and_sizes(run: MakeRun) -> None:
         ("val/accuracy", [0.001, 0.1, 0.01]),
         ("accuracy:asc", [0.01, 0.1, 0.001]),
         ("rank", [0.01, 0.1, 0.001]),
-        ("time", [0.01, 0.1, 0.001]),  # all the same: as they were
+        ("time", [0.01, 0.1, 0.001]),  # all equal: the order is kept
     ],
 )
-def test_sorting_leaves_the_ranks(run: MakeRun, sort: str, order: list[float]) -> None:
+def test_sorting_does_not_change_the_ranks(run: MakeRun, sort: str, order: list[float]) -> None:
     accuracies = {0.1: 0.5, 0.01: 0.4, 0.001: 0.6}
     losses = {0.1: 0.2, 0.01: 0.1, 0.001: 0.3}
     runs = [
@@ -153,7 +153,7 @@ def test_sorting_leaves_the_ranks(run: MakeRun, sort: str, order: list[float]) -
 
 
 @pytest.mark.parametrize("sort", ["lrr", "lr:down"])
-def test_a_wrong_order_is_refused(run: MakeRun, sort: str) -> None:
+def test_an_invalid_order_is_rejected(run: MakeRun, sort: str) -> None:
     with pytest.raises(UserError, match=r"Did you mean 'optimizer\.lr'|asc or desc"):
         views([run(0.1, {"optimizer.lr": 0.1})], sort=sort)
 
@@ -161,25 +161,25 @@ def test_a_wrong_order_is_refused(run: MakeRun, sort: str) -> None:
 # ---- keys --------------------------------------------------------------------------------------------------------
 
 
-def test_keys_that_follow_are_not_shown(run: MakeRun) -> None:
+def test_dependent_keys_are_not_shown(run: MakeRun) -> None:
     command = "python -m src.train -m model=mlp,cnn regularization.dropout=0,0.5"
     runs = []
     for name, channels in (("mlp", None), ("cnn", [16, 32])):
         for p in (0.0, 0.5):
             keys = {"model.name": name, "model.channels": channels, "model.dropout": p, "regularization.dropout": p}
             runs.append(run(0.1, keys, command=command))
-    needed, following = telling(runs)
+    needed, dependent = informative_keys(runs)
     assert set(needed) == {"model.name", "regularization.dropout"}
-    assert set(following) == {"model.channels", "model.dropout"}
+    assert set(dependent) == {"model.channels", "model.dropout"}
 
 
-def test_what_was_given_on_the_command_line_is_shown(run: MakeRun) -> None:
-    """Of two runs, each key follows from any other: those that a person set are shown all the same."""
+def test_keys_set_on_the_command_line_are_shown(run: MakeRun) -> None:
+    """Of two runs, each key determines any other; those that the user set are shown nevertheless."""
     runs = []
     for name, lr, epochs in (("mlp", 0.1, 5), ("cnn", 0.2, 9)):
         keys = {"optimizer.lr": lr, "model.name": name, "trainer.max_epochs": epochs}
         runs.append(run(0.1, keys, command=f"python -m src.train model={name} optimizer.lr={lr}"))
-    assert telling(runs) == (["model.name", "optimizer.lr"], ["trainer.max_epochs"])
+    assert informative_keys(runs) == (["model.name", "optimizer.lr"], ["trainer.max_epochs"])
 
 
 def test_a_key_may_be_missing_or_null(run: MakeRun) -> None:
@@ -188,30 +188,30 @@ def test_a_key_may_be_missing_or_null(run: MakeRun) -> None:
     assert [row.text("a") for row in view.rows] == ["null", "-", "1"]
 
 
-def test_values_read_as_on_the_command_line() -> None:
+def test_values_are_shown_as_on_the_command_line() -> None:
     values = [None, True, 0.001, 1e-8, 1 / 3, 3, [128, 64], {"layers.*": 0.1}, "adam"]
     assert list(map(shown, values)) == [
         "null", "true", "0.001", "1e-08", "0.3333333333333333", "3", "[128,64]", '{"layers.*":0.1}', "adam",
     ]  # fmt: skip
-    assert shown("red\x1b[31m") == '"red\\u001b[31m"', "control characters reach no terminal"
+    assert shown("red\x1b[31m") == '"red\\u001b[31m"', "control characters are escaped"
 
 
 def test_many_keys_are_compared_in_linear_time(run: MakeRun) -> None:
     command = " ".join(f"k{i}=0" for i in range(20_000))
     runs = [run(0.5, {f"k{i}": f"{i} {number}" for i in range(20_000)}, command=command) for number in range(2)]
     start = time.process_time()
-    needed, following = telling(runs)
-    assert len(short(needed)) == 20_000 and not following
+    needed, dependent = informative_keys(runs)
+    assert len(short(needed)) == 20_000 and not dependent
     assert time.process_time() - start < 5, "in quadratic time it takes minutes"
 
 
-def test_names_are_short_where_that_is_plain() -> None:
+def test_unambiguous_names_are_short() -> None:
     keys = ["model.name", "optimizer.lr", "model.dropout", "regularization.dropout", "val/loss", "time"]
     assert short(keys) == ["model", "lr", "model.dropout", "regularization.dropout", "val/loss", "time"]
 
 
-def test_what_a_person_means() -> None:
-    known = [
+def test_abbreviated_names_are_resolved() -> None:
+    names = [
         "time",
         "val/loss",
         "val/accuracy",
@@ -221,24 +221,24 @@ def test_what_a_person_means() -> None:
         "model.dropout",
         "r.dropout",
     ]
-    assert [meant(word, known) for word in ("lr", "optimizer", "accuracy", "time")] == [
+    assert [resolve_name(name, names) for name in ("lr", "optimizer", "accuracy", "time")] == [
         "optimizer.lr", "optimizer.name", "val/accuracy", "time",
     ]  # fmt: skip
-    assert meant("dropout", known, shown=["r.dropout"]) == "r.dropout"
+    assert resolve_name("dropout", names, shown=["r.dropout"]) == "r.dropout"
     with pytest.raises(UserError, match=r"which one\? model.dropout, r.dropout"):
-        meant("dropout", known)
+        resolve_name("dropout", names)
     with pytest.raises(UserError, match=r"Did you mean 'optimizer\.lr'"):
-        meant("lrr", known)
+        resolve_name("lrr", names)
 
 
 def test_a_name_with_a_quote_is_suggested() -> None:
     with pytest.raises(UserError, match=r"Did you mean 'x\.it's_lr'\?"):
-        meant("it's_lrr", ["x.it's_lr", "y.zzzzzzzzz"])
+        resolve_name("it's_lrr", ["x.it's_lr", "y.zzzzzzzzz"])
 
 
 def test_many_differing_keys_are_shown_in_linear_time(run: MakeRun) -> None:
     runs = [run(0.1, {f"model.k{number}": f"{name}{number}" for number in range(30_000)}) for name in "ab"]
     started = time.process_time()
-    needed, _ = telling(runs)
+    needed, _ = informative_keys(runs)
     assert len(short(needed)) == 30_000
     assert time.process_time() - started < 10  # in quadratic time it takes minutes

@@ -65,7 +65,10 @@ def names_of_this_repository() -> set[str]:
 @pytest.mark.parametrize("file", [file for file in FILES if not file.startswith("src/compat/")])
 def test_no_private_name_of_a_library_is_used_outside_compat(file: str) -> None:
     tree = ast.parse((ROOT / file).read_text())
-    own_names, stdlib = names_of_this_repository(), {"_Unpickler", "_run_exitfuncs", "_actions", "_negative_number_matcher"}
+    own_names, stdlib = (
+        names_of_this_repository(),
+        {"_Unpickler", "_run_exitfuncs", "_actions", "_negative_number_matcher"},
+    )
     private_uses = list(private_imports(tree))
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr):

@@ -1,4 +1,4 @@
-"""A model card shows every name and value of a run literally."""
+"""A model card escapes every name and value of a run."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def config(text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("text", ("plain", *HOSTILE), ids=ascii)
-def test_nothing_in_a_card_acts(text: str, tmp_path: Path) -> None:
+def test_a_card_escapes_every_text(text: str, tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", config("plain"), [])
     folder.config = lambda: config(text)  # type: ignore[method-assign]
     folder.record = folder.record | {
@@ -45,10 +45,10 @@ def test_nothing_in_a_card_acts(text: str, tmp_path: Path) -> None:
     names = (text, "b")
     spec = DataSpec("classification", text, (4, text), (2,), class_names=names, feature_names=names, target_names=names)  # type: ignore[arg-type]
     card = model_card(folder, folder.config(), spec, "Use it.", {text: text})
-    found = tokens_of(card)
-    kinds = {token.type for token in found}
+    tokens = tokens_of(card)
+    kinds = {token.type for token in tokens}
     assert not kinds & {"html_inline", "html_block", "link_open", "image", "em_open", "s_open", "fence", "code_block"}
     assert not acts(card) and "](" not in card.replace("\\](", "")
-    assert [token.tag for token in found if token.type == "heading_open"] == ["h1", *["h2"] * 8]
-    assert sum(token.type == "table_open" for token in found) == 5
+    assert [token.tag for token in tokens if token.type == "heading_open"] == ["h1", *["h2"] * 8]
+    assert sum(token.type == "table_open" for token in tokens) == 5
     folder._release()

@@ -1,4 +1,4 @@
-"""An exported run: values of its record never reach git as options, and what it links to is not packed."""
+"""An exported run: values of its record never reach git as options, and links are not followed."""
 
 import json
 import os
@@ -55,9 +55,9 @@ def revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (root / "secret.txt").write_text("secret\n")
     monkeypatch.setattr(run_package, "ROOT", root)
 
-    def git(*words: str) -> str:
-        names = [part for who in ("user", "committer") for part in ("-c", f"{who}.name=x", "-c", f"{who}.email=x@x")]
-        return subprocess.run(["git", *names, *words], cwd=root, check=True, capture_output=True, text=True).stdout
+    def git(*arguments: str) -> str:
+        names = [part for role in ("user", "committer") for part in ("-c", f"{role}.name=x", "-c", f"{role}.email=x@x")]
+        return subprocess.run(["git", *names, *arguments], cwd=root, check=True, capture_output=True, text=True).stdout
 
     git("init", "-q")
     git("add", ".")
@@ -68,7 +68,7 @@ def revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return first
 
 
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **git: Any) -> KeptRun:
+def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **git: Any) -> KeptRun:
     """Return a run with a checkpoint and the record of its code."""
     loaded = SimpleNamespace(model=SimpleNamespace(spec=SPEC), config=SimpleNamespace(plain=lambda: CONFIG))
     monkeypatch.setattr("src.training.inference.load", lambda path: loaded)
@@ -84,7 +84,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **git: Any) -> KeptRun
 
 
 def test_the_code_of_the_revision_is_exported(revision: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    run_package.pack(made(tmp_path, monkeypatch, revision=revision), tmp_path / "packed")
+    run_package.pack(make_run(tmp_path, monkeypatch, revision=revision), tmp_path / "packed")
     assert (tmp_path / "packed/code/src/model.py").read_text() == "old\n"
     assert (tmp_path / "packed/run/checkpoints/best.ckpt").read_bytes() == b"weights"
     assert f"the code of the run, revision {revision[:12]}" in (tmp_path / "packed/README.md").read_text()
@@ -99,18 +99,18 @@ def test_the_code_of_the_revision_is_exported(revision: str, tmp_path: Path, mon
     ],
     ids=ascii,
 )
-def test_what_is_no_revision_is_not_given_to_git(
+def test_an_invalid_revision_is_not_passed_to_git(
     value: Any, revision: str, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
-    keep = tmp_path / "repository" / "keep"
-    keep.write_text("keep")
-    run_package.pack(made(tmp_path, monkeypatch, revision=value), tmp_path / "packed")
-    assert keep.read_text() == "keep" and (tmp_path / "packed/code/src/model.py").read_text() == "today\n"
-    assert "the code of the day of this export" in capsys.readouterr().out
+    file = tmp_path / "repository" / "keep"
+    file.write_text("keep")
+    run_package.pack(make_run(tmp_path, monkeypatch, revision=value), tmp_path / "packed")
+    assert file.read_text() == "keep" and (tmp_path / "packed/code/src/model.py").read_text() == "today\n"
+    assert "the code at the time of this export" in capsys.readouterr().out
 
 
-def test_changes_are_applied_only_when_asked_for(revision: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    run = made(tmp_path, monkeypatch, revision=revision, diff=CHANGE)
+def test_changes_are_applied_only_with_the_flag(revision: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    run = make_run(tmp_path, monkeypatch, revision=revision, diff=CHANGE)
     run_package.pack(run, tmp_path / "without")
     assert (tmp_path / "without/code/src/model.py").read_text() == "old\n"
     assert "without its changes" in capsys.readouterr().out
@@ -131,8 +131,8 @@ def test_changes_are_applied_only_when_asked_for(revision: str, tmp_path: Path, 
     ],
     ids=lambda diff: ascii(str(diff)[-60:]),
 )
-def test_other_changes_than_of_text_are_refused(diff: Any, revision: str, tmp_path: Path, monkeypatch: Any) -> None:
-    run = made(tmp_path, monkeypatch, revision=revision, diff=diff)
+def test_changes_other_than_text_are_rejected(diff: Any, revision: str, tmp_path: Path, monkeypatch: Any) -> None:
+    run = make_run(tmp_path, monkeypatch, revision=revision, diff=diff)
     with pytest.raises(UserError, match="not only text changes of regular files"):
         run_package.pack(run, tmp_path / "packed", apply_changes=True)
     assert not (tmp_path / "packed").exists()
@@ -144,49 +144,49 @@ def test_other_changes_than_of_text_are_refused(diff: Any, revision: str, tmp_pa
 def test_changes_stay_within_the_code(path: str, revision: str, tmp_path: Path, monkeypatch: Any) -> None:
     diff = LINK.format(mode="100755").replace("src/link", path)
     before = sorted(file for file in tmp_path.rglob("*") if "packed" not in file.parts)
-    run = made(tmp_path, monkeypatch, revision=revision, diff=CHANGE + diff)
+    run = make_run(tmp_path, monkeypatch, revision=revision, diff=CHANGE + diff)
     run_package.pack(run, tmp_path / "packed", apply_changes=True)
     code = tmp_path / "packed/code"
-    found = {file.relative_to(code).as_posix() for file in code.rglob("*") if file.is_file()}
-    assert found == {"src/model.py", *(f"{name}/file" for name in run_package.CODE)}
+    files = {file.relative_to(code).as_posix() for file in code.rglob("*") if file.is_file()}
+    assert files == {"src/model.py", *(f"{name}/file" for name in run_package.CODE)}
     after = sorted(file for file in tmp_path.rglob("*") if not {"packed", "runs"} & set(file.parts))
     assert after == before and not Path("/tmp/outside").exists()
 
 
 @pytest.mark.parametrize("name", ["train.log", "checkpoints/last.ckpt", "plots", "a/b/c.txt"])
 @pytest.mark.parametrize("kind", ["file", "folder", "missing", "inside", "pipe"])
-def test_a_link_or_a_pipe_is_refused_by_name(
+def test_a_link_or_a_pipe_is_rejected_by_name(
     name: str, kind: str, revision: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    run = made(tmp_path, monkeypatch, revision=revision)
+    run = make_run(tmp_path, monkeypatch, revision=revision)
     (tmp_path / "private").mkdir()
     (tmp_path / "private/key").write_text("secret")
-    place = run.path / name
-    place.parent.mkdir(parents=True, exist_ok=True)
+    path = run.path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
     targets = {"file": "private/key", "folder": "private", "missing": "none", "inside": run.path / "config.yaml"}
     if kind == "pipe":
-        os.mkfifo(place)
+        os.mkfifo(path)
     else:
-        place.symlink_to(tmp_path / targets[kind])
+        path.symlink_to(tmp_path / targets[kind])
     with pytest.raises(UnsafeFileError, match=Path(name).name):
         run_package.pack(run, tmp_path / "packed")
     assert not (tmp_path / "packed").exists()
 
 
-def test_a_target_within_the_run_or_on_a_link_is_refused(revision: str, tmp_path: Path, monkeypatch: Any) -> None:
-    run = made(tmp_path, monkeypatch, revision=revision)
-    with pytest.raises(UserError, match="this is within the run"):
+def test_a_target_within_the_run_or_on_a_link_is_rejected(revision: str, tmp_path: Path, monkeypatch: Any) -> None:
+    run = make_run(tmp_path, monkeypatch, revision=revision)
+    with pytest.raises(UserError, match="this is within the exported run"):
         run_package.pack(run, run.path / "packed")
     (tmp_path / "alias").symlink_to(run.path)
-    with pytest.raises(UserError, match="this is within the run"):
+    with pytest.raises(UserError, match="this is within the exported run"):
         run_package.pack(run, tmp_path / "alias" / "packed")
     (tmp_path / "dangling").symlink_to(tmp_path / "none")
-    with pytest.raises(UserError, match="there is something already"):
+    with pytest.raises(UserError, match="it already exists"):
         run_package.pack(run, tmp_path / "dangling")
 
 
-def test_a_run_that_is_larger_than_the_disk_is_refused(revision: str, tmp_path: Path, monkeypatch: Any) -> None:
-    run = made(tmp_path, monkeypatch, revision=revision)
+def test_a_run_larger_than_the_disk_is_rejected(revision: str, tmp_path: Path, monkeypatch: Any) -> None:
+    run = make_run(tmp_path, monkeypatch, revision=revision)
     with (run.path / "sparse").open("wb") as file:
         file.truncate(10**9)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**6))

@@ -1,12 +1,12 @@
 "use strict";
-// The page of a comparison. All text comes in through textContent: names of runs and classes are data, never markup.
+// Page of a comparison. All text is set by textContent: names of runs and classes are data, never markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 for (const view of data.views) for (const row of view.rows) if (row.curves) Object.setPrototypeOf(row.curves, null); // a metric may be called "constructor"
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const LIGHT = ["#0b62b5", "#c2410c", "#0f7a4d", "#a21caf", "#a16207", "#0e7490", "#be123c", "#6d28d9", "#4d7c0f", "#475569"];
 const DARK = ["#6cb2ff", "#ff9d5c", "#4fd19a", "#e58bf2", "#e6c04a", "#55cfe6", "#ff8aa5", "#b79bff", "#a8d64a", "#b4c0d0"];
 const DASHES = ["", "7 4", "2 3", "10 3 2 3"];
-const FIRST = 8; // rows whose curves are shown at first
+const FIRST = 8; // rows whose curves are shown initially
 
 // ---- small helpers ----
 
@@ -40,7 +40,7 @@ function showTip(text, x, y) {
 }
 const hideTip = () => { tip.hidden = true; };
 
-function scale(low, high, from, to, log) { // upright where it runs from a larger coordinate to a smaller one
+function scale(low, high, from, to, log) { // vertical if `from` is the larger coordinate
   if (low === high) { low = log ? low / 2 : low - (Math.abs(low) || 1) * 0.1; high = log ? high * 2 : high + (Math.abs(high) || 1) * 0.1; }
   const f = log ? Math.log10 : (x) => x;
   const a = f(low), b = f(high);
@@ -49,31 +49,31 @@ function scale(low, high, from, to, log) { // upright where it runs from a large
   return at;
 }
 
-function ticks(low, high, log, room) {
-  const most = Math.max(2, Math.floor(room));
+function ticks(low, high, log, available) {
+  const maxTicks = Math.max(2, Math.floor(available));
   if (log) {
     const first = Math.floor(Math.log10(low)), last = Math.ceil(Math.log10(high)), decades = Math.log10(high / low);
-    const every = Math.max(1, Math.ceil((last - first) / most));
-    const digits = every > 1 || decades > 2.5 ? [1] : decades > 1.3 ? [1, 2, 5] : [1, 1.5, 2, 3, 5, 7];
-    const found = [];
-    for (let power = first; power <= last; power += every)
+    const step = Math.max(1, Math.ceil((last - first) / maxTicks));
+    const digits = step > 1 || decades > 2.5 ? [1] : decades > 1.3 ? [1, 2, 5] : [1, 1.5, 2, 3, 5, 7];
+    const result = [];
+    for (let power = first; power <= last; power += step)
       for (const digit of digits) {
         const tick = +(digit * 10 ** power).toPrecision(3);
-        if (tick >= low * 0.999 && tick <= high * 1.001) found.push(tick);
+        if (tick >= low * 0.999 && tick <= high * 1.001) result.push(tick);
       }
-    return found.length ? found : [low, high];
+    return result.length ? result : [low, high];
   }
-  const raw = (high - low) / most, power = 10 ** Math.floor(Math.log10(raw));
+  const raw = (high - low) / maxTicks, power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((x) => x * power).find((x) => x >= raw);
-  const found = [];
+  const result = [];
   for (let tick = Math.ceil(low / step - 1e-9) * step; tick <= high + step * 1e-9; tick += step) {
-    if (found.length > 2 * most || tick + step === tick) return [low, high]; // a step changes no number of this size
-    found.push(+tick.toPrecision(10));
+    if (result.length > 2 * maxTicks || tick + step === tick) return [low, high]; // a step changes no number of this size
+    result.push(+tick.toPrecision(10));
   }
-  return found;
+  return result;
 }
 
-/** Where there are few values, they are the ticks. */
+/** Use the values as ticks if there are few of them. */
 function fewTicks(at, values) {
   const unique = [...new Set(values)].sort((a, b) => a - b);
   if (unique.length > 1 && unique.length <= 6) at.ticks = unique;
@@ -98,7 +98,7 @@ function axes(svg, box, x, y, names) {
   if (names.x) svg.append(el("text", { x: (box.left + box.right) / 2, y: box.bottom + 36, "text-anchor": "middle" }, names.x));
 }
 
-// from dark blue over green to yellow, by lightness, so that it also reads without colours (Viridis)
+// Viridis: from dark blue over green to yellow, readable by lightness alone
 const STOPS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 function heat(share) {
   const at = Math.max(0, Math.min(1, share)) * (STOPS.length - 1), low = Math.min(Math.floor(at), STOPS.length - 2), rest = at - low;
@@ -108,17 +108,17 @@ function heat(share) {
   return { fill: `rgb(${rgb})`, text: luminance > 0.18 ? "#000" : "#fff" };
 }
 
-/** The share of the way from the worst to the best, by rank: one diverged run does not flatten all others. */
+/** Return a function from a row to its quality by rank, from 0 (worst) to 1 (best): a diverged run does not flatten the others. */
 function goodness(view) {
   const ranked = view.rows.filter((row) => row.rank).length;
   return (row) => (ranked > 1 ? 1 - (row.rank - 1) / (ranked - 1) : 1);
 }
 
-// ---- what a person chose, kept over reloads of a watched page ----
+// ---- state of the controls, saved for reloads of a watched page ----
 
 const KEY = "gridlight:" + location.pathname;
 let saved = {};
-try { saved = JSON.parse(sessionStorage.getItem(KEY)) || {}; } catch { /* a browser that keeps nothing for files */ }
+try { saved = JSON.parse(sessionStorage.getItem(KEY)) || {}; } catch { /* browsers may refuse storage for files */ }
 function save(changes) {
   Object.assign(saved, changes);
   try { sessionStorage.setItem(KEY, JSON.stringify(saved)); } catch { /* as above */ }
@@ -172,20 +172,20 @@ function table(view, state) {
     save({ sort: [heads[place].key, down] });
   }
   function filter() {
-    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let left = 0;
+    const terms = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let visible = 0;
     for (const entry of lines) {
-      const keep = words.every((word) => entry.text.includes(word));
-      entry.line.hidden = !keep;
-      left += keep;
+      const matches = terms.every((term) => entry.text.includes(term));
+      entry.line.hidden = !matches;
+      visible += matches;
     }
-    count.textContent = `${words.length ? `${left} of ` : ""}${lines.length} ${lines.length === 1 ? "row" : "rows"}`;
+    count.textContent = `${terms.length ? `${visible} of ` : ""}${lines.length} ${lines.length === 1 ? "row" : "rows"}`;
     save({ search: search.value });
   }
   search.addEventListener("input", filter);
   filter();
-  const before = saved.sort ? heads.findIndex((head) => head.key === saved.sort[0]) : -1;
-  if (before >= 0) sort(before, saved.sort[1]);
+  const sortColumn = saved.sort ? heads.findIndex((head) => head.key === saved.sort[0]) : -1;
+  if (sortColumn >= 0) sort(sortColumn, saved.sort[1]);
   state.lines = Object.fromEntries(lines.map((entry) => [entry.number, entry.line]));
   return section;
 }
@@ -225,12 +225,12 @@ function curves(view, state) {
     const svg = el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${name} by epoch of ${drawn.length} rows` });
     chart.replaceChildren(svg);
     if (!values.length) {
-      svg.append(el("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, drawn.length ? "no finite value" : "no curve is chosen"));
+      svg.append(el("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, drawn.length ? "no finite value" : "no curve is selected"));
       legend.replaceChildren();
       x = null;
       return;
     }
-    // a diverged run must not flatten the others: the axis ends at what nineteen of twenty values reach, if the rest is far off
+    // a diverged run must not flatten the others: the axis ends at the 95th percentile if the remaining values are far above
     const sorted = [...values].sort((a, b) => a - b);
     let low = sorted[0], high = sorted.at(-1);
     const reach = sorted[Math.floor(0.95 * (sorted.length - 1))];
@@ -240,7 +240,7 @@ function curves(view, state) {
     y = scale(low, high, box.bottom, box.top, log.checked);
     x.ticks = x.ticks.filter(Number.isInteger);
     axes(svg, box, x, y, { x: "epoch", y: name + (log.checked ? " (log)" : "") });
-    if (cut) svg.append(el("text", { x: box.right, y: box.top + 10, "text-anchor": "end" }, "higher values lie above"));
+    if (cut) svg.append(el("text", { x: box.right, y: box.top + 10, "text-anchor": "end" }, "higher values are cut off"));
     const inside = (v) => (log.checked && v <= 0 ? null : Math.max(box.top - 4, y(v)));
     const path = (xs, ys) => xs.map((e, i) => (finite(ys[i]) && inside(ys[i]) !== null ? `${i && finite(ys[i - 1]) ? "L" : "M"}${x(e).toFixed(1)},${inside(ys[i]).toFixed(1)}` : "")).join("");
     for (const d of drawn) {
@@ -339,17 +339,17 @@ function response(view, axis, state) {
 }
 
 function bars(view) {
-  const found = view.importance;
-  const width = 360, line = 30, height = found.keys.length * line + 40;
-  const svg = el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Importance: " + found.keys.map((key, i) => `${key} ${short(found.loss[i])}`).join(", ") });
-  const most = Math.max(...found.loss.map((v, i) => v + found.deviation[i]), 1e-9), left = 8, right = width - 60;
-  found.keys.forEach((key, i) => {
-    const top = i * line + 6, value = Math.max(0, found.loss[i]);
+  const importance = view.importance;
+  const width = 360, line = 30, height = importance.keys.length * line + 40;
+  const svg = el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Importance: " + importance.keys.map((key, i) => `${key} ${short(importance.loss[i])}`).join(", ") });
+  const longest = Math.max(...importance.loss.map((v, i) => v + importance.deviation[i]), 1e-9), left = 8, right = width - 60;
+  importance.keys.forEach((key, i) => {
+    const top = i * line + 6, value = Math.max(0, importance.loss[i]);
     svg.append(el("text", { x: left, y: top + 9 }, key));
-    svg.append(el("rect", { x: left, y: top + 13, width: Math.max(1, (value / most) * (right - left)), height: 9, rx: 2, fill: colour(0) }));
-    svg.append(el("text", { x: left + (value / most) * (right - left) + 6, y: top + 22 }, `${short(+value.toPrecision(2))} ± ${short(+found.deviation[i].toPrecision(2))}`));
+    svg.append(el("rect", { x: left, y: top + 13, width: Math.max(1, (value / longest) * (right - left)), height: 9, rx: 2, fill: colour(0) }));
+    svg.append(el("text", { x: left + (value / longest) * (right - left) + 6, y: top + 22 }, `${short(+value.toPrecision(2))} ± ${short(+importance.deviation[i].toPrecision(2))}`));
   });
-  return el("div", {}, el("h3", {}, "Importance"), svg, el("p", { class: "soft" }, found.note));
+  return el("div", {}, el("h3", {}, "Importance"), svg, el("p", { class: "soft" }, importance.note));
 }
 
 function parallel(view, state) {
@@ -389,7 +389,7 @@ function parallel(view, state) {
     }
     svg.append(g);
   });
-  return el("div", {}, el("h3", {}, "Parallel coordinates"), el("div", { class: "scroll", style: "border:0;max-height:none", tabindex: 0, role: "region", "aria-label": "Parallel coordinates, scroll sideways" }, svg), el("p", { class: "soft" }, "A line a row; the bluer, the better its rank."));
+  return el("div", {}, el("h3", {}, "Parallel coordinates"), el("div", { class: "scroll", style: "border:0;max-height:none", tabindex: 0, role: "region", "aria-label": "Parallel coordinates, scroll sideways" }, svg), el("p", { class: "soft" }, "One line for each row; bluer is better."));
 }
 
 function heatmap(view) {
@@ -443,13 +443,13 @@ function hyperparameters(view, state) {
   return section;
 }
 
-// ---- answers ----
+// ---- predictions ----
 
-function confusion(found) {
-  const totals = found.confusion.map((row) => row.reduce((s, v) => s + v, 0));
-  const head = el("tr", {}, el("td", { class: "soft corner" }, "true ↓ predicted →"), ...found.classes.map((name) => el("th", { scope: "col" }, name)));
-  const body = found.confusion.map((row, i) => el("tr", {}, el("th", { scope: "row" }, found.classes[i]), ...row.map((count, j) => {
-    const share = totals[i] ? count / totals[i] : 0, cell = el("td", { title: `${found.classes[i]} taken for ${found.classes[j]}: ${count} of ${totals[i]}` }, count ? String(count) : "");
+function confusionMatrix(record) {
+  const totals = record.confusion.map((row) => row.reduce((s, v) => s + v, 0));
+  const head = el("tr", {}, el("td", { class: "soft corner" }, "true ↓ predicted →"), ...record.classes.map((name) => el("th", { scope: "col" }, name)));
+  const body = record.confusion.map((row, i) => el("tr", {}, el("th", { scope: "row" }, record.classes[i]), ...row.map((count, j) => {
+    const share = totals[i] ? count / totals[i] : 0, cell = el("td", { title: `${record.classes[i]} predicted as ${record.classes[j]}: ${count} of ${totals[i]}` }, count ? String(count) : "");
     if (count) {
       const base = i === j ? "var(--accent)" : "var(--bad)";
       cell.style.background = `color-mix(in srgb, ${base} ${Math.round(12 + 33 * Math.sqrt(share))}%, var(--card))`;
@@ -457,38 +457,38 @@ function confusion(found) {
     }
     return cell;
   })));
-  const right = found.confusion.reduce((s, row, i) => s + row[i], 0), all = totals.reduce((s, v) => s + v, 0);
-  return el("div", {}, el("h3", {}, "Confusion matrix of the test split"), el("p", { class: "soft" }, `${right} of ${all} right`), el("div", { class: "scroll", style: "border:0", tabindex: 0, role: "region", "aria-label": "Confusion matrix" }, el("table", { class: "heat" }, el("thead", {}, head), el("tbody", {}, ...body))));
+  const correct = record.confusion.reduce((s, row, i) => s + row[i], 0), all = totals.reduce((s, v) => s + v, 0);
+  return el("div", {}, el("h3", {}, "Confusion matrix of the test split"), el("p", { class: "soft" }, `${correct} of ${all} correct`), el("div", { class: "scroll", style: "border:0", tabindex: 0, role: "region", "aria-label": "Confusion matrix" }, el("table", { class: "heat" }, el("thead", {}, head), el("tbody", {}, ...body))));
 }
 
-function predictions(found) {
+function predictionPlot(record) {
   const width = 480, height = 414, box = { left: 58, right: width - 10, top: 24, bottom: height - 46 };
-  const pairs = found.true.flatMap((row, i) => row.map((value, j) => [value, found.predicted[i][j]])).filter(([a, b]) => finite(a) && finite(b));
+  const pairs = record.true.flatMap((row, i) => row.map((value, j) => [value, record.predicted[i][j]])).filter(([a, b]) => finite(a) && finite(b));
   const all = pairs.flat(), low = Math.min(...all), high = Math.max(...all);
   const x = scale(low, high, box.left, box.right, false), y = scale(low, high, box.bottom, box.top, false);
-  const svg = el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Predictions against truth, ${pairs.length} numbers` });
-  axes(svg, box, x, y, { x: "truth", y: "prediction" });
+  const svg = el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Predictions against target, ${pairs.length} numbers` });
+  axes(svg, box, x, y, { x: "target", y: "prediction" });
   svg.append(el("line", { class: "cursor", x1: x(low), y1: y(low), x2: x(high), y2: y(high) }));
   for (const [a, b] of pairs) svg.append(el("circle", { cx: x(a).toFixed(1), cy: y(b).toFixed(1), r: 3, fill: colour(0), "fill-opacity": 0.55 }));
-  return el("div", {}, el("h3", {}, "Predictions against truth, test split"), svg);
+  return el("div", {}, el("h3", {}, "Predictions against target, test split"), svg);
 }
 
-function answers(view) {
-  const have = view.rows.filter((row) => row.answers || (row.pictures && row.pictures.length));
-  if (!have.length) return null;
-  const section = el("section", { id: "answers", "aria-labelledby": "h-answers" });
-  const which = el("select", { "aria-label": "Row" }, ...have.map((row, i) => el("option", { value: i }, `${row.rank ? row.rank + ". " : ""}${row.label}`)));
+function predictions(view) {
+  const rows = view.rows.filter((row) => row.predictions || (row.images && row.images.length));
+  if (!rows.length) return null;
+  const section = el("section", { id: "predictions", "aria-labelledby": "h-predictions" });
+  const choice = el("select", { "aria-label": "Row" }, ...rows.map((row, i) => el("option", { value: i }, `${row.rank ? row.rank + ". " : ""}${row.label}`)));
   const grid = el("div", { class: "grid2 wide" });
-  section.append(el("div", { class: "bar" }, el("h2", { id: "h-answers" }, "Answers"), el("label", {}, "row", which)), grid);
+  section.append(el("div", { class: "bar" }, el("h2", { id: "h-predictions" }, "Predictions"), el("label", {}, "row", choice)), grid);
   function draw() {
-    const row = have[which.value];
+    const row = rows[choice.value];
     const parts = [];
-    if (row.answers && row.answers.confusion) parts.push(confusion(row.answers));
-    if (row.answers && row.answers.true) parts.push(predictions(row.answers));
-    for (const picture of row.pictures || []) parts.push(el("figure", { class: "whole" }, el("h3", {}, picture.name), el("img", { src: picture.data, alt: picture.name, loading: "lazy" })));
+    if (row.predictions && row.predictions.confusion) parts.push(confusionMatrix(row.predictions));
+    if (row.predictions && row.predictions.true) parts.push(predictionPlot(row.predictions));
+    for (const image of row.images || []) parts.push(el("figure", { class: "whole" }, el("h3", {}, image.name), el("img", { src: image.data, alt: image.name, loading: "lazy" })));
     grid.replaceChildren(...parts);
   }
-  which.addEventListener("change", draw);
+  choice.addEventListener("change", draw);
   draw();
   return section;
 }
@@ -496,19 +496,19 @@ function answers(view) {
 // ---- the whole page ----
 
 function show(view) {
-  const able = view.rows.map((row, n) => (row.curves ? n : -1)).filter((n) => n >= 0);
+  const drawable = view.rows.map((row, n) => (row.curves ? n : -1)).filter((n) => n >= 0);
   const state = {
-    shown: new Set(saved.shown ? able.filter((n) => saved.shown.includes(view.rows[n].label)) : able.slice(0, FIRST)),
+    shown: new Set(saved.shown ? drawable.filter((n) => saved.shown.includes(view.rows[n].label)) : drawable.slice(0, FIRST)),
     boxes: {}, lines: {}, onlight: [], redraw: [],
     toggle(number, on) { on ? state.shown.add(number) : state.shown.delete(number); state.boxes[number].checked = on; state.changed(); },
-    choose(most) { state.shown = new Set(able.slice(0, most)); for (const n of able) state.boxes[n].checked = state.shown.has(n); state.changed(); },
+    choose(count) { state.shown = new Set(drawable.slice(0, count)); for (const n of drawable) state.boxes[n].checked = state.shown.has(n); state.changed(); },
     changed() { save({ shown: [...state.shown].map((n) => view.rows[n].label) }); state.redraw.forEach((draw) => draw()); },
     light(number) { for (const [n, line] of Object.entries(state.lines)) line.classList.toggle("lit", Number(n) === number); state.onlight.forEach((act) => act(number)); },
   };
-  const parts = [table(view, state), able.length ? curves(view, state) : null, hyperparameters(view, state), answers(view)].filter(Boolean);
-  const names = { table: "Ranking", curves: "Learning curves", hyperparameters: "Hyperparameters", answers: "Answers" };
+  const parts = [table(view, state), drawable.length ? curves(view, state) : null, hyperparameters(view, state), predictions(view)].filter(Boolean);
+  const names = { table: "Ranking", curves: "Learning curves", hyperparameters: "Hyperparameters", predictions: "Predictions" };
   document.getElementById("nav").replaceChildren(...parts.map((part) => el("a", { href: "#" + part.id }, names[part.id])));
-  document.getElementById("best").replaceChildren(...(view.best ? ["Best: ", el("strong", {}, `${view.metric} ${view.best.score}`), ` with ${view.best.label}`] : ["Nothing is measured yet."]));
+  document.getElementById("best").replaceChildren(...(view.best ? ["Best: ", el("strong", {}, `${view.metric} ${view.best.score}`), ` with ${view.best.label}`] : ["No run has a value yet."]));
   const footer = el("footer", { class: "soft" }, `Written ${data.written} by python -m src.compare. Colours follow the system's light or dark setting.`);
   document.getElementById("main").replaceChildren(...parts, footer);
   state.redraw.forEach((draw) => draw());
@@ -540,7 +540,7 @@ function start() {
   dark.addEventListener("change", () => show(data.views[saved.view || 0]));
   addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
   addEventListener("scroll", hideTip, { passive: true });
-  if (data.reload) { // a sweep is running: look again, but never under somebody's hands
+  if (data.reload) { // a sweep is running: reload, but not while the page is in use
     let touched = 0;
     for (const kind of ["pointermove", "keydown", "scroll", "touchstart"]) addEventListener(kind, () => { touched = Date.now(); }, { passive: true });
     setInterval(() => { if (Date.now() - touched > 3000 && !document.hidden) location.reload(); }, data.reload * 1000);
