@@ -15,12 +15,12 @@ PRUNED = (
     *("search=optuna", "search.trials=4", "search.seed=1"),  # which takes the first of a list first
     *("search.pruner=median", "search.startup_jobs=1", "search.warmup_epochs=3"),
 )
-"""Words of a search that ends jobs early."""
+"""MakeOverrides of a search that ends jobs early."""
 
 
-def start(words: list[str], **environment: str) -> "subprocess.Popen[str]":
+def start(overrides: list[str], **environment: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "src.train", *words],
+        [sys.executable, "-m", "src.train", *overrides],
         cwd=ROOT,
         env=os.environ | environment,
         stdout=subprocess.PIPE,

@@ -13,30 +13,30 @@ from src.config.validate import check
 from src.core.errors import UserError
 from src.sweeping.cross_validation import with_folds
 
-Words = Callable[..., list[str]]
+MakeOverrides = Callable[..., list[str]]
 
 pytestmark = pytest.mark.req("H4")
 
 
 def test_a_sweep_over_folds_has_all_of_them() -> None:
-    words = ["cross_validation.folds=3", "optimizer.lr=1e-3,1e-2"]
-    assert with_folds(words, compose(words[:1])) == [*words, "cross_validation.fold=1,2,3"]
+    overrides = ["cross_validation.folds=3", "optimizer.lr=1e-3,1e-2"]
+    assert with_folds(overrides, compose(overrides[:1])) == [*overrides, "cross_validation.fold=1,2,3"]
     assert with_folds([], compose([])) == []
-    some = [*words, "cross_validation.fold=2,3"]
-    assert with_folds(some, compose(words[:1])) == some, "the folds that were asked for"
+    some = [*overrides, "cross_validation.fold=2,3"]
+    assert with_folds(some, compose(overrides[:1])) == some, "the folds that were asked for"
 
 
 @pytest.mark.parametrize("number", ["2,3", "range(2,4)", "choice(2,3)"])
 def test_a_sweep_over_numbers_of_folds_says_what_is_right(number: str) -> None:
-    words = [f"cross_validation.folds={number}"]
+    overrides = [f"cross_validation.folds={number}"]
     with pytest.raises(UserError, match=r"a sweep trains all folds of one number of them, such as -m .*folds=5"):
-        with_folds(words, compose([]))
-    named = [*words, "cross_validation.fold=1,2"]
+        with_folds(overrides, compose([]))
+    named = [*overrides, "cross_validation.fold=1,2"]
     assert with_folds(named, compose([])) == named, "folds that every number has"
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("overrides", "told"),
     [
         (["cross_validation.folds=5"], "-m cross_validation.folds=5 trains them all"),
         (["cross_validation.folds=5", "cross_validation.fold=6"], "there are 5, from 1"),
@@ -45,15 +45,15 @@ def test_a_sweep_over_numbers_of_folds_says_what_is_right(number: str) -> None:
         (["cross_validation.folds=1"], "greater than or equal to 2"),
     ],
 )
-def test_folds_that_make_no_sense_are_refused(words: list[str], told: str) -> None:
+def test_folds_that_make_no_sense_are_refused(overrides: list[str], told: str) -> None:
     with pytest.raises(UserError, match=re.escape(told)):
-        check(compose(words))
+        check(compose(overrides))
 
 
 @pytest.mark.slow
-def test_a_cross_validation_of_two_rates(command, fast: Words, tmp_path: Path) -> None:
-    words = ["src.train", "-m", *fast("datamodule=wine"), "cross_validation.folds=3", "optimizer.lr=1e-3,1e-2"]
-    done = command(*words, "sweep.name=folds")
+def test_a_cross_validation_of_two_rates(command, fast: MakeOverrides, tmp_path: Path) -> None:
+    overrides = ["src.train", "-m", *fast("datamodule=wine"), "cross_validation.folds=3", "optimizer.lr=1e-3,1e-2"]
+    done = command(*overrides, "sweep.name=folds")
     assert done.returncode == 0, done.stderr
     records = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/sweeps/folds/*/run.json")]
     assert len(records) == 6

@@ -19,7 +19,7 @@ from src.sweeping.messages import Assignment, Ended, Progress
 from src.sweeping.pending_jobs import pending
 from src.sweeping.search.objectives import Objective
 from src.sweeping.search.optuna_study import FILE, begun_study, stored_study
-from src.sweeping.search.request import Asked, refuse_unknown_options
+from src.sweeping.search.request import SearchRequest, reject_unknown_options
 from src.sweeping.search.space import Interval, Space, Values
 from src.sweeping.worker import Orders, begun, carry_out
 
@@ -96,7 +96,7 @@ FOLDERS += ["ledger.jsonl", "states.jsonl", "thesis", "\x1b]0;x\x07", "a\nb", "$
 BAD = [*(("folder", value) for value in [*FOLDERS, None, 3, [], {}])]
 BAD += [("number", value) for value in (0, -1, 3, 10**30, None, "x", [], 1.5)]
 BAD += [("hash", value) for value in ("", "A" * 12, "0" * 13, "0" * 12, None, 3, {})]
-BAD += [("words", value) for value in (None, 3, "seed=1", [3], [None], {})]
+BAD += [("overrides", value) for value in (None, 3, "seed=1", [3], [None], {})]
 BAD += [("label", value) for value in (None, 3, "seed=1", [3])] + [("changes", value) for value in (None, [], "x", 3)]
 
 
@@ -123,8 +123,8 @@ def test_a_bad_job_is_refused_and_where_only_listed_left_out(sweep: Path, key: s
         ("code", 3),
         ("code", {}),
         ("search", []),
-        ("search", {"settings": 3, "words": []}),
-        ("search", {"settings": {}, "words": [3]}),
+        ("search", {"settings": 3, "overrides": []}),
+        ("search", {"settings": {}, "overrides": [3]}),
     ],
 )
 def test_a_bad_head_is_refused(sweep: Path, key: str, value: object) -> None:
@@ -315,10 +315,10 @@ def test_a_mailbox_follows_no_link(
     box = Mailbox(tmp_path / "cluster", "job", 3)
     box.clear()
     kind(tmp_path / "cluster" / name, outside)
-    assert box.collect() == [] and box.order() is None
+    assert box.collect() == [] and box.control_message() is None
     if kind is not folder:
-        box.give("stop")
-        assert name != "job.order" or box.order() == "stop"
+        box.send_control("stop")
+        assert name != "job.order" or box.control_message() == "stop"
         box.clear()
     else:
         with pytest.raises(UserError, match="this is a folder"):
@@ -331,7 +331,7 @@ def test_an_order_is_one_of_three(tmp_path: Path, order: str) -> None:
     box = Mailbox(tmp_path / "cluster", "job", 3)
     box.clear()
     (tmp_path / "cluster" / "job.order").write_text(order)
-    assert box.order() is None
+    assert box.control_message() is None
 
 
 @pytest.mark.parametrize("content", ["junk", "{}", "[3]", '["../x"]', '["a/b"]', "null"])
@@ -422,7 +422,7 @@ def test_a_value_of_a_study_is_one_of_the_search(value: object) -> None:
         if isinstance(axis, Interval) and value == 1.5:
             continue
         with pytest.raises(UserError):
-            axis.word(value)
+            axis.override(value)
 
 
 REFUSED = ["hydra.searchpath=[file:///tmp]", "+hydra.run.dir=/tmp", "hydra/launcher=local", "--config-dir=/tmp"]
@@ -442,16 +442,16 @@ REFUSED += [
 ]
 
 
-@pytest.mark.parametrize("word", REFUSED)
-def test_recorded_overrides_choose_no_code_and_no_folder(sweep: Path, word: str) -> None:
-    search = {"settings": {"name": "random"}, "words": [["seed=0", word]]}
+@pytest.mark.parametrize("override", REFUSED)
+def test_recorded_overrides_choose_no_code_and_no_folder(sweep: Path, override: str) -> None:
+    search = {"settings": {"name": "random"}, "overrides": [["seed=0", override]]}
     changed(sweep, 0, lambda head: head.update(search=search))
     with pytest.raises(UserError):
         ledger = Ledger.open(sweep).trusted()
         with own_hydra():
             from hydra.core.global_hydra import GlobalHydra
 
-            refuse_unknown_options(["seed=0", word], GlobalHydra.instance().config_loader(), ledger.folder)
+            reject_unknown_options(["seed=0", override], GlobalHydra.instance().config_loader(), ledger.folder)
 
 
 def test_recorded_overrides_of_the_users_own_options_are_read() -> None:
@@ -459,17 +459,19 @@ def test_recorded_overrides_of_the_users_own_options_are_read() -> None:
 
     with own_hydra():
         loader = GlobalHydra.instance().config_loader()
-        words = ["model=mlp,cnn", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "seed=range(3)", "logger=none"]
-        refuse_unknown_options([*words, "model=glob(*)", "trainer.max_epochs=3", "+model.x=[1,2]"], loader, "ledger")
+        overrides = ["model=mlp,cnn", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "seed=range(3)", "logger=none"]
+        reject_unknown_options(
+            [*overrides, "model=glob(*)", "trainer.max_epochs=3", "+model.x=[1,2]"], loader, "ledger"
+        )
 
 
 @pytest.mark.parametrize(
     "settings", [{}, {"name": "evil"}, {"name": []}, {"name": "optuna"}, {"name": "random", "x": 1}]
 )
 def test_the_settings_of_a_recorded_search_are_checked(sweep: Path, settings: dict[str, Any]) -> None:
-    changed(sweep, 0, lambda head: head.update(search={"settings": settings, "words": [["seed=0,1"]]}))
+    changed(sweep, 0, lambda head: head.update(search={"settings": settings, "overrides": [["seed=0,1"]]}))
     with pytest.raises(UserError):
-        Asked.recorded(Ledger.open(sweep), None)
+        SearchRequest.recorded(Ledger.open(sweep), None)
 
 
 def test_a_single_surrogate_is_written_as_it_was_read(sweep: Path) -> None:

@@ -31,7 +31,7 @@ class Scheduler(RemoteExecutor):
     """Notes what it is given, and says of jobs what the test tells it to."""
 
     def __init__(self, folder: Path, jobs: int = 10) -> None:
-        super().__init__(folder, jobs, cores=1, gpus=0, asks_every=0.0)
+        super().__init__(folder, jobs, cores=1, gpus=0, status_seconds=0.0)
         self.submitted: list[list[int]] = []
         self.dead: dict[int, str] = {}
         self.cancelled: list[tuple[list[int], bool]] = []
@@ -64,10 +64,10 @@ def test_events_arrive_once_in_order_and_torn_ones_not_at_all(tmp_path: Path) ->
     assert ours.collect() == []
     theirs.post(second)
     assert ours.collect() == [second]
-    ours.give(STOP)
-    assert theirs.order() == STOP
+    ours.send_control(STOP)
+    assert theirs.control_message() == STOP
     ours.clear()
-    assert theirs.order() is None and ours.collect() == []
+    assert theirs.control_message() is None and ours.collect() == []
 
 
 def test_jobs_that_start_together_are_submitted_together(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_jobs_that_start_together_are_submitted_together(tmp_path: Path) -> None
     assert scheduler.submitted == [[1, 2, 3], [4]]
 
 
-def test_a_dead_job_has_its_last_words_or_the_scheduler_s(tmp_path: Path) -> None:
+def test_a_job_that_is_gone_ends_with_its_own_event_or_the_scheduler_s_reason(tmp_path: Path) -> None:
     scheduler = Scheduler(tmp_path)
     for number in (1, 2, 3):
         scheduler.start(job(tmp_path, number))

@@ -1,4 +1,4 @@
-"""What the words of a sweep vary: lists, ranges, intervals, and points drawn from them."""
+"""What the overrides of a sweep vary: lists, ranges, intervals, and points drawn from them."""
 
 import math
 
@@ -14,8 +14,8 @@ from src.sweeping.search.space import Interval, Space, Values
 from src.sweeping.wandb_sweep_files import master_config, values
 
 
-def drawn(word: str, count: int, seed: int = 0) -> list[float]:
-    return [float(point[0].partition("=")[2]) for point in Space.of([word]).draw(count, seed)]
+def drawn(override: str, count: int, seed: int = 0) -> list[float]:
+    return [float(point[0].partition("=")[2]) for point in Space.of([override]).draw(count, seed)]
 
 
 @pytest.mark.req("H3")
@@ -28,8 +28,8 @@ def test_draws_from_a_log_interval_are_log_uniform() -> None:
 
 @pytest.mark.req("H3")
 def test_draws_from_an_interval_and_a_list_are_uniform_and_independent() -> None:
-    words = ["regularization.dropout=interval(0.1,0.7)", "model=mlp,cnn,lstm", "seed=int(interval(1,1000000))"]
-    points = [[word.partition("=")[2] for word in point] for point in Space.of(words).draw(3000, seed=1)]
+    overrides = ["regularization.dropout=interval(0.1,0.7)", "model=mlp,cnn,lstm", "seed=int(interval(1,1000000))"]
+    points = [[override.partition("=")[2] for override in point] for point in Space.of(overrides).draw(3000, seed=1)]
     dropouts = np.array([float(point[0]) for point in points])
     assert stats.kstest(dropouts, stats.uniform(0.1, 0.6).cdf).pvalue > 0.01
     counts = [sum(point[1] == name for point in points) for name in ("mlp", "cnn", "lstm")]
@@ -59,13 +59,13 @@ def test_words_are_taken_apart_in_their_order() -> None:
 
 def test_numbers_are_written_short_and_within_the_ends() -> None:
     axis = Interval("lr", 0.00012345, 0.1, log=True)
-    assert axis.word(0.0123456789) == "0.01235"
-    assert 0.00012345 <= float(axis.word(0.00012345)) <= 0.1
+    assert axis.format_value(0.0123456789) == "0.01235"
+    assert 0.00012345 <= float(axis.format_value(0.00012345)) <= 0.1
     assert {Interval("n", 1, 3).at(q) for q in np.linspace(0, 0.999, 50)} == {"1", "2", "3"}
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("override", "told"),
     [
         ("lr=interval(1,0.1)", "the first number must be the smaller"),
         ("lr=tag(log,interval(0,1))", "only positive numbers"),
@@ -73,9 +73,9 @@ def test_numbers_are_written_short_and_within_the_ends() -> None:
         ("n=range(5,5)", "nothing in this range"),
     ],
 )
-def test_ranges_without_sense_are_refused(word: str, told: str) -> None:
+def test_ranges_without_sense_are_refused(override: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        Space.of([word])
+        Space.of([override])
 
 
 def test_a_grid_refuses_an_interval_and_names_what_does_not() -> None:
@@ -94,7 +94,7 @@ def test_what_a_search_draws_from_has_the_ends_of_the_grid(name: str) -> None:
     for key, text in ranges.items():
         (axis,) = Space.of([f"{key}={text}"]).axes
         assert isinstance(axis, Interval)
-        numbers = [float(OverridesParser.create().parse_override(f"x={word}").value()) for word in grid[key]]  # type: ignore[arg-type]
+        numbers = [float(OverridesParser.create().parse_override(f"x={override}").value()) for override in grid[key]]  # type: ignore[arg-type]
         ends = min(number for number in numbers if number > 0 or not axis.log), max(numbers)
         if name != "stage_4_regularization":  # its decays are the grid of a stage, and the interval the documented one
             assert (axis.low, axis.high) == ends
