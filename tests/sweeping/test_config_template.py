@@ -45,7 +45,7 @@ OTHERS = (
 
 
 def by_hydra(composer: JobComposer, overrides: Sequence[str]) -> dict[str, Any]:
-    found = OmegaConf.to_container(composer._composed(overrides), resolve=True, throw_on_missing=True)
+    found = OmegaConf.to_container(composer._compose(overrides), resolve=True, throw_on_missing=True)
     assert isinstance(found, dict)
     return {str(key): value for key, value in found.items()}
 
@@ -87,7 +87,7 @@ def keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 def random_points(composer: JobComposer, count: int, seed: int) -> Iterator[list[str]]:
     dice = random.Random(seed)
-    known = {base: list(keys(OmegaConf.to_container(composer._composed(base), resolve=False))) for base in BASES}
+    known = {base: list(keys(OmegaConf.to_container(composer._compose(base), resolve=False))) for base in BASES}
     for _ in range(count):
         base = dice.choice(BASES)
         overrides = []
@@ -102,16 +102,16 @@ def random_points(composer: JobComposer, count: int, seed: int) -> Iterator[list
         yield [*base[:place], *overrides, *base[place:]]
 
 
-def test_keys_may_stand_before_the_options_that_have_them(composer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_may_come_before_the_options_that_define_them(composer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made, composed = composer(), []
-    by_hydra = made._composed
-    monkeypatch.setattr(made, "_composed", lambda overrides: composed.append(overrides) or by_hydra(overrides))
+    by_hydra = made._compose
+    monkeypatch.setattr(made, "_compose", lambda overrides: composed.append(overrides) or by_hydra(overrides))
     rates = [made.resolved([f"optimizer.lr={lr}", "optimizer=adamw"])["optimizer"]["lr"] for lr in (0.1, 0.2, 0.3)]
     assert rates == [0.1, 0.2, 0.3] and composed == [("optimizer=adamw",)]
 
 
 @pytest.mark.parametrize("count", [15, pytest.param(300, marks=pytest.mark.slow)])
-def test_random_words_are_composed_as_hydra_would(composer: Make, count: int) -> None:
+def test_random_overrides_are_composed_as_by_hydra(composer: Make, count: int) -> None:
     made = composer(*BASES[1], "seed=3", "optimizer.lr=1,2", "sweep.name=other")
     outcomes = [same(made, point) for point in random_points(made, count, seed=count)]
     assert same(made, [*BASES[1], "seed=3", "optimizer.lr=2"]) == "plain"  # that of the whole sweep

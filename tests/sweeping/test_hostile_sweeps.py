@@ -101,7 +101,7 @@ BAD += [("label", value) for value in (None, 3, "seed=1", [3])] + [("changes", v
 
 
 @pytest.mark.parametrize(("key", "value"), BAD)
-def test_a_bad_job_is_refused_and_where_only_listed_left_out(sweep: Path, key: str, value: object) -> None:
+def test_a_damaged_job_is_rejected_but_skipped_when_only_listed(sweep: Path, key: str, value: object) -> None:
     changed(sweep, 2, lambda job: job.update({key: value}))
     with pytest.raises(UserError, match="line 3"):
         Ledger.open(sweep)
@@ -127,7 +127,7 @@ def test_a_bad_job_is_refused_and_where_only_listed_left_out(sweep: Path, key: s
         ("search", {"settings": {}, "overrides": [3]}),
     ],
 )
-def test_a_bad_head_is_refused(sweep: Path, key: str, value: object) -> None:
+def test_a_damaged_first_line_is_rejected(sweep: Path, key: str, value: object) -> None:
     changed(sweep, 0, lambda head: head.update({key: value}))
     with pytest.raises(UserError):
         Ledger.open(sweep)
@@ -143,7 +143,9 @@ def test_two_jobs_share_nothing(sweep: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_ledger_is_told_at_once(sweep: Path, outside: Path, kind: Callable[[Path, Path], None]) -> None:
+def test_a_file_that_is_not_a_ledger_is_rejected(
+    sweep: Path, outside: Path, kind: Callable[[Path, Path], None]
+) -> None:
     (sweep / "ledger.jsonl").unlink()
     kind(sweep / "ledger.jsonl", outside)
     assert Ledger.exists(sweep), "it is not written over"
@@ -309,7 +311,7 @@ def test_what_is_no_event_of_the_job_is_ignored(tmp_path: Path, caplog: pytest.L
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["job.events", "job.order"])
-def test_a_mailbox_follows_no_link(
+def test_a_file_channel_does_not_follow_links(
     tmp_path: Path, outside: Path, name: str, kind: Callable[[Path, Path], None]
 ) -> None:
     box = Mailbox(tmp_path / "cluster", "job", 3)
@@ -362,14 +364,16 @@ def test_a_submission_that_was_changed_is_ignored(
     monkeypatch.setattr(submitit_slurm.subprocess, "run", lambda *_, **__: done)
     executor = object.__new__(SlurmExecutor)
     executor.folder = cluster
-    assert executor._look() and {slug: job.id for slug, job in executor._queue.items()} == {"job": "7"}
+    assert executor._refresh_queue() and {slug: job.id for slug, job in executor._queue.items()} == {"job": "7"}
 
 
 # ---- searches ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [*KINDS, junk])
-def test_a_study_that_is_no_file_is_told(tmp_path: Path, outside: Path, kind: Callable[[Path, Path], None]) -> None:
+def test_a_study_that_is_not_a_regular_file_is_rejected(
+    tmp_path: Path, outside: Path, kind: Callable[[Path, Path], None]
+) -> None:
     kind(tmp_path / FILE, outside)
     if kind is not junk:  # which has no whole line
         with pytest.raises(UserError):
@@ -496,7 +500,7 @@ def test_a_worker_prints_and_tells_an_error_of_any_text(
     def fail(*_: object) -> Ended:
         raise UserError(text)
 
-    monkeypatch.setattr("src.sweeping.worker._alone", fail)
+    monkeypatch.setattr("src.sweeping.worker._run_here", fail)
     ended = carry_out(Assignment(1, {}, tmp_path / "job", ("x",)), Orders(lambda event: None))
     assert ended.status == "failed" and text in ended.error
     printed = capfd.readouterr().err

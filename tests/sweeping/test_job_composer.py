@@ -45,7 +45,7 @@ def test_points_do_not_touch_each_other(composer: Make) -> None:
     assert made.config(["seed=0"]).optimizer.lr == 1e-3  # type: ignore[attr-defined]
 
 
-def test_all_that_is_wrong_is_told_at_once(composer: Make, tmp_path: Path) -> None:
+def test_all_problems_are_reported_together(composer: Make, tmp_path: Path) -> None:
     ledger = Ledger.create(tmp_path, "test", [])
     points = [
         ["model=mlp", "datamodule=wine"],
@@ -55,9 +55,9 @@ def test_all_that_is_wrong_is_told_at_once(composer: Make, tmp_path: Path) -> No
         ["model=mlp", "datamodule=wine", "optimizer.lr=0.001"],
         ["model=mlp", "datamodule=wine", "seed=7"],
     ]
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as message:
         add_to_ledger(ledger, composer(), points)
-    text = str(told.value)
+    text = str(message.value)
     assert "4 of 6 jobs cannot run, so none was started" in text
     assert "transformer reads image, sequence, tokens" in text and "optimizer.lr=fast" in text
     assert "Did you mean 'lr'?" in text and "the same experiment as job model=mlp datamodule=wine" in text
@@ -66,39 +66,39 @@ def test_all_that_is_wrong_is_told_at_once(composer: Make, tmp_path: Path) -> No
 
 def test_no_more_than_ten_problems_are_looked_for(composer: Make, tmp_path: Path) -> None:
     points = [[f"optimizer.lr=-{number}"] for number in range(1, 40)]
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as message:
         add_to_ledger(Ledger.create(tmp_path, "test", []), composer(), [["optimizer.lr=1"], *points])
-    assert str(told.value).startswith("10 of the first 11 of 40 jobs cannot run, so none was started:")
-    assert str(told.value).count("must be") == 10
+    assert str(message.value).startswith("10 of the first 11 of 40 jobs cannot run, so none was started:")
+    assert str(message.value).count("must be") == 10
 
 
-def test_what_hydra_cannot_read_is_told_of_its_job(composer: Make, tmp_path: Path) -> None:
+def test_overrides_that_hydra_cannot_parse_are_reported_with_their_job(composer: Make, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"(?s)2 of 3 jobs.*model must be chosen.*no such option"):
         add_to_ledger(Ledger.create(tmp_path, "test", []), composer(), [["model=mlp"], ["model=null"], ["model=mlpp"]])
 
 
-def test_more_folds_than_examples_are_told_before_the_first_job(composer: Make, tmp_path: Path) -> None:
+def test_more_folds_than_examples_are_rejected_before_the_first_job(composer: Make, tmp_path: Path) -> None:
     folds = [["datamodule=wine", "cross_validation.folds=500", f"cross_validation.fold={n}"] for n in range(1, 501)]
     with pytest.raises(UserError, match=r"10 of the first 10 of 500 jobs(?s:.*)there are \d+ examples to share out"):
         add_to_ledger(Ledger.create(tmp_path, "test", []), composer(), folds)
 
 
-def test_what_several_jobs_are_refused_for_is_told_once(composer: Make, tmp_path: Path) -> None:
+def test_an_error_of_several_jobs_is_reported_once(composer: Make, tmp_path: Path) -> None:
     overrides = ["datamodule=wine", "cross_validation.folds=150"]
     points = [[*overrides, f"seed={seed}", f"cross_validation.fold={n}"] for seed in (1, 2) for n in (1, 2, 3)]
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as message:
         add_to_ledger(
             Ledger.create(tmp_path, "test", []), composer(), [*points, ["datamodule=wine", "optimizer.lr=-1"]]
         )
-    first, same, other = str(told.value).splitlines()
+    first, same, other = str(message.value).splitlines()
     assert first == "7 of 7 jobs cannot run, so none was started:"
     assert same.startswith("6 jobs, such as cross_validation.folds=150 seed=1 cross_validation.fold=1: ")
     assert other.startswith("job ") and "optimizer.lr=-1" in other
 
 
-def test_more_jobs_than_anybody_means_are_refused() -> None:
+def test_too_many_jobs_are_rejected() -> None:
     for overrides in (["seed=range(0,1000000000)"], ["seed=range(0,1000)", "model.x=range(0,1000)"]):
-        with pytest.raises(UserError, match="jobs, and a sweep has 100,000 at most"):
+        with pytest.raises(UserError, match="jobs, but a sweep has at most 100,000"):
             list(Space.of(overrides).grid())
 
 

@@ -43,7 +43,7 @@ def test_the_same_config_is_the_same_job(tmp_path: Path) -> None:
     assert made.config(job)["logger"] == {}, "what has no influence is as it was said last"
 
 
-def test_a_torn_last_line_is_left_out_and_damage_is_told(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_skipped_and_damage_is_an_error(tmp_path: Path) -> None:
     ledger(tmp_path, 3)
     file = tmp_path / "ledger.jsonl"
     text = file.read_text()
@@ -92,7 +92,7 @@ def test_two_drivers_cannot_run_one_sweep(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists(), "a sweep that was refused leaves nothing"
 
 
-def test_changed_code_is_told_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_code_is_reported_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from src.sweeping import ledger as module
 
     made = ledger(tmp_path, 1)
@@ -135,7 +135,7 @@ def test_line_ends_of_other_alphabets_end_no_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe", b"[1]\n"])
-def test_a_file_that_is_no_ledger_is_told(tmp_path: Path, damage: bytes) -> None:
+def test_a_file_that_is_not_a_ledger_is_an_error(tmp_path: Path, damage: bytes) -> None:
     ledger(tmp_path, 1)
     file = tmp_path / "ledger.jsonl"
     file.write_bytes(damage + file.read_bytes())

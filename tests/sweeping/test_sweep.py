@@ -51,7 +51,7 @@ def test_a_failing_job_costs_only_itself(command, fast: MakeOverrides, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_sweep_over_choices_names_every_folder_apart(command, fast: MakeOverrides, tmp_path: Path) -> None:
+def test_a_sweep_over_options_gives_every_job_its_own_folder(command, fast: MakeOverrides, tmp_path: Path) -> None:
     overrides = [override for override in fast("model=mlp") if not override.startswith("model=")]
     done = command("src.train", "-m", *overrides, "model=mlp,cnn", "regularization=[dropout],[dropout,l2]", "seed=0,1")
     assert done.returncode == 0, done.stderr

@@ -211,7 +211,7 @@ def test_settings_of_a_launcher_are_checked() -> None:
     assert "hydra.launcher.partitions=gpu: unknown key" in str(raised.value)
 
 
-def test_a_machine_without_slurm_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_machine_without_slurm_is_rejected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="there is no sbatch here"):

@@ -101,7 +101,11 @@ def test_ctrl_c_lets_the_jobs_save_a_checkpoint(sweep: MakeOverrides, tmp_path: 
     wait_for(lambda: not processes("stopped"), LONG)
 
 
-def test_what_ray_lacks_is_told(sweep: MakeOverrides) -> None:
+def test_missing_resources_of_ray_are_an_error(sweep: MakeOverrides) -> None:
     asked = start(sweep("refused", "hydra/launcher=ray", "hydra.launcher.gpus_per_job=1"), CUDA_VISIBLE_DEVICES="")
     output, _ = asked.communicate(timeout=LONG)
-    assert asked.returncode == 2 and "a node of Ray has 0 GPUs at most" in output and "Traceback" not in output
+    assert (
+        asked.returncode == 2
+        and "the largest node of the Ray cluster has 0 GPUs" in output
+        and "Traceback" not in output
+    )

@@ -45,7 +45,7 @@ def test_more_draws_begin_with_the_same_and_none_comes_twice() -> None:
     assert sorted(few.draw(100, seed=0)) == sorted(few.grid()), "a small space is drawn to its end"
 
 
-def test_words_are_taken_apart_in_their_order() -> None:
+def test_overrides_are_parsed_in_their_order() -> None:
     space = Space.of(["a=1", "b=1,2", "c=interval(0.5,1)", "d=range(1,8,3)", "e=int(interval(2,9))", "a=[1,2]"])
     assert space.fixed == ("a=[1,2]",) and [axis.key for axis in space.axes] == ["b", "c", "d", "e"]
     assert space.axes == (
@@ -65,21 +65,21 @@ def test_numbers_are_written_short_and_within_the_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
-        ("lr=interval(1,0.1)", "the first number must be the smaller"),
-        ("lr=tag(log,interval(0,1))", "only positive numbers"),
+        ("lr=interval(1,0.1)", "the first number must be less than the second"),
+        ("lr=tag(log,interval(0,1))", "needs positive numbers"),
         ("lr=tag(lgo,interval(1,2))", "Possible: log"),
-        ("n=range(5,5)", "nothing in this range"),
+        ("n=range(5,5)", "this range is empty"),
     ],
 )
-def test_ranges_without_sense_are_refused(override: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_an_invalid_range_is_rejected(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         Space.of([override])
 
 
 def test_a_grid_refuses_an_interval_and_names_what_does_not() -> None:
-    with pytest.raises(UserError, match=r"search=random and search=optuna draw from it.*optimizer.lr=0.0001,0.0031"):
+    with pytest.raises(UserError, match=r"search=random and search=optuna sample from it.*optimizer.lr=0.0001,0.0031"):
         list(Space.of(["optimizer.lr=tag(log,interval(1e-4,1e-1))"]).grid())
 
 
