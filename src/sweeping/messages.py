@@ -65,7 +65,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Declined:
-    """A job that was to be trained with others as one model must run on its own.
+    """A job of a group that must run on its own instead of being trained with the others.
 
     Args:
         number: of the job.

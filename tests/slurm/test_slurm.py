@@ -26,13 +26,16 @@ class Slow(Callback):
 """
 
 
-def _answers() -> bool:
+def _is_available() -> bool:
     return (
         shutil.which("sinfo") is not None and not subprocess.run(["sinfo"], capture_output=True, timeout=30).returncode
     )
 
 
-pytestmark = [pytest.mark.slurm, pytest.mark.skipif(not _answers(), reason="no SLURM answers here; make test-slurm")]
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(not _is_available(), reason="SLURM is not available; make test-slurm"),
+]
 
 
 @pytest.fixture
@@ -81,7 +84,7 @@ def equal(one: Path, other: Path) -> None:
 
 
 def test_requeued_jobs_equal_undisturbed_ones_and_a_new_driver_finds_them(sweep: MakeOverrides, tmp_path: Path) -> None:
-    """One job is told that its time is up, the other is requeued under it, and their driver is killed meanwhile."""
+    """One job gets the signal of its time limit, the other is requeued by SLURM, and their driver is killed meanwhile."""
     folders = {name: tmp_path / "outputs" / "sweeps" / name for name in ("whole", "requeued")}
     overrides = [*sweep("requeued", "callbacks.checkpoints.every_n_steps=7"), *ON_SLURM]
     driver = start(overrides)
@@ -159,7 +162,7 @@ def test_ranks_of_a_job_have_its_config(sweep: MakeOverrides, tmp_path: Path) ->
 
 
 def test_a_search_prunes_and_outlives_its_driver(sweep: MakeOverrides, tmp_path: Path) -> None:
-    """The first of the four learns, the others hardly: the median of those before says so."""
+    """The first of the four learns, the others hardly; the median pruner detects that."""
     overrides = [*sweep("search", "optimizer.lr=3e-3,1e-6,2e-6,3e-6", *PRUNED), *ON_SLURM, "hydra.launcher.jobs=1"]
     folder = tmp_path / "outputs" / "sweeps" / "search"
     driver = start(overrides)

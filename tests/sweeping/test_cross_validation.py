@@ -1,4 +1,4 @@
-"""Folds and seeds of a sweep: every fold is a job, and the ranking tells repeated jobs as mean ± deviation."""
+"""Folds and seeds of a sweep: every fold is a job, and the ranking reports repeated jobs as mean ± deviation."""
 
 import json
 import re

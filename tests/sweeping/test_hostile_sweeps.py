@@ -105,9 +105,9 @@ def test_a_damaged_job_is_rejected_but_skipped_when_only_listed(sweep: Path, key
     changed(sweep, 2, lambda job: job.update({key: value}))
     with pytest.raises(UserError, match="line 3"):
         Ledger.open(sweep)
-    said: list[str] = []
-    assert [job.number for job in Ledger.open(sweep, said.append).jobs] == [1, 3]
-    assert len(said) == 1 and "line 3" in said[0]
+    warnings: list[str] = []
+    assert [job.number for job in Ledger.open(sweep, warnings.append).jobs] == [1, 3]
+    assert len(warnings) == 1 and "line 3" in warnings[0]
     assert pending([sweep])[0] == 2
 
 

@@ -40,7 +40,7 @@ def test_the_same_config_is_the_same_job(tmp_path: Path) -> None:
     job = made.add(["optimizer.lr=1.0", "logger=none"], ["optimizer.lr=1.0"], {**config(1), "logger": {}})
     assert len(made.jobs) == 2 and made.jobs[1] == job
     assert job.slug == Ledger.open(tmp_path).jobs[1].slug, "its folder stays"
-    assert made.config(job)["logger"] == {}, "what has no influence is as it was said last"
+    assert made.config(job)["logger"] == {}, "keys without influence have their latest values"
 
 
 def test_an_incomplete_last_line_is_skipped_and_damage_is_an_error(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_changed_code_is_reported_each_time(tmp_path: Path, monkeypatch: pytest.
     from src.sweeping import ledger as module
 
     made = ledger(tmp_path, 1)
-    for revision, changed, told in (
+    for revision, changed, expected in (
         ("a" * 40, "", None),
         ("a" * 40, "x", "files were changed"),
         ("a" * 40, "x", "files were changed"),
@@ -104,8 +104,8 @@ def test_changed_code_is_reported_each_time(tmp_path: Path, monkeypatch: pytest.
         ("a" * 40, "", None),
     ):
         monkeypatch.setattr(module, "code_state", lambda r=revision, c=changed: {"revision": r, "changed": c})
-        said = made.code_changed()
-        assert (said is None) if told is None else (said is not None and told in said)
+        message = made.code_changed()
+        assert (message is None) if expected is None else (message is not None and expected in message)
         made.save()
         made = Ledger.open(tmp_path)
 

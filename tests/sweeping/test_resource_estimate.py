@@ -15,15 +15,15 @@ MakeOverrides = Callable[..., list[str]]
 
 
 def held(overrides: list[str]) -> tuple[int, int, int]:
-    """Train one step, and return parameters, bytes of weights with all that belongs to them, and bytes kept of a batch."""
+    """Train one step, and return parameters, bytes of weights with gradients and optimizer state, and bytes saved for a batch."""
     experiment = build(check(compose(overrides)))
     model, batch = experiment.model, next(iter(experiment.datamodule.loader("train")))
     own = {id(tensor) for tensor in [*model.parameters(), *model.buffers()]}
-    kept: dict[int, Tensor] = {}
+    saved: dict[int, Tensor] = {}
 
     def save(tensor: Tensor) -> Tensor:
         if id(tensor) not in own and id(tensor._base) not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
+            saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
@@ -40,7 +40,7 @@ def held(overrides: list[str]) -> tuple[int, int, int]:
     return (
         sum(parameter.numel() for parameter in model.parameters()),
         size,
-        sum(tensor.untyped_storage().nbytes() for tensor in kept.values()),
+        sum(tensor.untyped_storage().nbytes() for tensor in saved.values()),
     )
 
 

@@ -220,25 +220,25 @@ def ddp_overrides(fast: MakeOverrides, name: str, *more: str) -> list[str]:
 
 def test_every_rank_has_the_config_of_its_job(fast: MakeOverrides, tmp_path: Path) -> None:
     """Rank 1 with another learning rate would give other weights than the average of both ranks' gradients does."""
-    callback = tmp_path / "told.py"
+    callback = tmp_path / "probe.py"
     callback.write_text(
         "import os\n"
         "from lightning.pytorch.callbacks import Callback\n"
-        "class Told(Callback):\n"
+        "class Probe(Callback):\n"
         "    def on_train_start(self, trainer, pl_module):\n"
         "        path = os.environ['GRIDLIGHT_RUN_FOLDER'] + f'/rank{trainer.global_rank}.txt'\n"
         "        config = pl_module.training_config\n"
         "        open(path, 'w').write(f'{config.optimizer.lr} {trainer.world_size} {os.environ[\"MASTER_PORT\"]}')\n"
     )
-    overrides = ddp_overrides(fast, "ddp", "+callbacks.told._target_=told.Told")
+    overrides = ddp_overrides(fast, "ddp", "+callbacks.probe._target_=probe.Probe")
     sweep = start(overrides, PYTHONPATH=str(tmp_path), MARKER="ddp")
     output, _ = sweep.communicate(timeout=900)
     assert sweep.returncode == 0, output
     folder = tmp_path / "outputs" / "sweeps" / "ddp"
-    told = {path.parent.name.split("_")[0]: path.parent for path in folder.glob("*/rank0.txt")}
-    assert set(told) == {"lr-0.01", "lr-0.02"}
+    run_of_job = {path.parent.name.split("_")[0]: path.parent for path in folder.glob("*/rank0.txt")}
+    assert set(run_of_job) == {"lr-0.01", "lr-0.02"}
     ports = set()
-    for name, run in told.items():
+    for name, run in run_of_job.items():
         ranks = [(run / f"rank{rank}.txt").read_text().split() for rank in range(2)]
         assert ranks[0] == ranks[1] and ranks[0][0] == name.removeprefix("lr-") and ranks[0][1] == "2"
         ports.add(ranks[0][2])
@@ -266,7 +266,7 @@ def test_a_dead_rank_fails_its_job_within_a_minute(fast: MakeOverrides, tmp_path
     wait_for(lambda: any(record["status"] == "failed" for record in records(folder).values()), 60)
     assert time.monotonic() - died < 60
     wait_for(lambda: not set(ranks) & set(processes(marker)), 30)  # nothing of the job is left
-    wait_for(running(folder, 1))  # the other job goes on with ranks of its own
+    wait_for(running(folder, 1))  # the other job continues with its own ranks
     os.kill(sweep.pid, signal.SIGINT)
     time.sleep(1)
     os.kill(sweep.pid, signal.SIGINT)

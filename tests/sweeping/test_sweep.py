@@ -15,7 +15,7 @@ def records(tmp_path: Path) -> dict[Path, dict]:
 
 
 def test_a_sweep_runs_each_job_once(command, fast: MakeOverrides, tmp_path: Path) -> None:
-    overrides = ["src.train", *fast("model=mlp"), "-m", "optimizer.lr=1e-3,1e-2"]  # -m may stand anywhere
+    overrides = ["src.train", *fast("model=mlp"), "-m", "optimizer.lr=1e-3,1e-2"]  # -m may be anywhere
     done = command(*overrides)
     assert done.returncode == 0, done.stderr
     first = records(tmp_path)

@@ -51,9 +51,9 @@ def test_an_agent_runs_each_job_once(
     sweep["parameters"] |= {key: {"value": value} for key, _, value in (override.partition("=") for override in small)}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
 
-    said = wandb("sweep", "--project", "tests", str(tmp_path / "sweep.yaml"))
-    id = re.search(r"wandb agent (\S+)", said)
-    assert id is not None, said
+    output = wandb("sweep", "--project", "tests", str(tmp_path / "sweep.yaml"))
+    id = re.search(r"wandb agent (\S+)", output)
+    assert id is not None, output
     wandb("agent", id[1])
 
     folders = {file.parent for file in tmp_path.rglob("run.json")}

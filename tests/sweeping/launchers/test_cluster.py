@@ -1,4 +1,4 @@
-"""Jobs on other machines: what is said by mail arrives once and whole, and no job is submitted twice or forgotten."""
+"""Jobs on other machines: events arrive once and complete, and no job is submitted twice or lost."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def job(folder: Path, number: int) -> Assignment:
 
 
 class Scheduler(RemoteExecutor):
-    """Notes what it is given, and says of jobs what the test tells it to."""
+    """Records its calls, and reports the jobs that the test marks as dead."""
 
     def __init__(self, folder: Path, jobs: int = 10) -> None:
         super().__init__(folder, jobs, cores=1, gpus=0, status_seconds=0.0)
@@ -118,7 +118,7 @@ def test_a_job_that_is_gone_ends_with_its_own_event_or_the_scheduler_s_reason(tm
 
 @pytest.fixture
 def squeue(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the lines that squeue answers with; none is an error."""
+    """Return the lines that squeue prints; without any it fails."""
     lines: list[str] = []
 
     def run(command: Sequence[str], **_: object) -> "subprocess.CompletedProcess[str]":
@@ -161,10 +161,10 @@ def test_a_new_driver_takes_over_what_is_in_the_queue(
     Mailbox(mail, "job3").post(Ended(3, "failed", "too large"))  # it is over, though SLURM still clears up
     submitted: list[int] = []
     monkeypatch.setattr(SlurmExecutor, "submit", lambda self, due: submitted.extend(one.number for one in due))
-    taken = executor(sweep)
+    adopting = executor(sweep)
     for number in (1, 2, 3, 4):
-        taken.start(job(sweep, number))
-    taken.wait(0.0)
+        adopting.start(job(sweep, number))
+    adopting.wait(0.0)
     assert submitted == [2, 3]
 
 
@@ -177,18 +177,18 @@ def test_a_job_is_given_up_when_squeue_lacks_it_twice(
     (mail / "sweep-aaaaaaaa.array").write_text('["job1", "job2"]')
     squeue += ["7_0|RUNNING|sweep-aaaaaaaa", "7_1|RUNNING|sweep-aaaaaaaa"]
     monkeypatch.setattr(SlurmExecutor, "submit", lambda self, due: None)
-    taken = executor(sweep)
+    adopting = executor(sweep)
     for number in (1, 2):
-        taken.start(job(sweep, number))
+        adopting.start(job(sweep, number))
     squeue[:] = []
-    assert taken.wait(0.0) == [] and taken.wait(0.0) == [], "SLURM did not answer"
+    assert adopting.wait(0.0) == [] and adopting.wait(0.0) == [], "squeue failed"
     squeue[:] = ["7_1|RUNNING|sweep-aaaaaaaa"]
-    assert taken.wait(0.0) == []
+    assert adopting.wait(0.0) == []
     squeue[:] = ["7_0|PENDING|sweep-aaaaaaaa", "7_1|RUNNING|sweep-aaaaaaaa"]
-    assert taken.wait(0.0) == [], "it was requeued"
+    assert adopting.wait(0.0) == [], "it was requeued"
     squeue[:] = ["7_0|TIMEOUT|sweep-aaaaaaaa", "7_1|RUNNING|sweep-aaaaaaaa"]
-    assert taken.wait(0.0) == []
-    (ended,) = taken.wait(0.0)
+    assert adopting.wait(0.0) == []
+    (ended,) = adopting.wait(0.0)
     assert isinstance(ended, Ended) and ended.number == 1 and "7_0 ended: TIMEOUT" in ended.error
 
 

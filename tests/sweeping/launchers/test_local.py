@@ -54,11 +54,11 @@ def test_what_all_jobs_share_is_imported_and_no_more(overrides: list[str], expec
 def test_the_server_is_started_early_where_it_will_be_needed(
     overrides: list[str], cores: int, early: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun: list[bool] = []
+    started: list[bool] = []
     monkeypatch.setattr("src.core.resources.usable_cores", lambda: cores)
-    monkeypatch.setattr(fork_server, "start", lambda: begun.append(True))
+    monkeypatch.setattr(fork_server, "start", lambda: started.append(True))
     fork_server.begin_early(overrides)
-    assert bool(begun) is early
+    assert bool(started) is early
 
 
 def test_the_list_of_modules_is_there_as_a_whole_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ class Formulas(Executor):
 
     Args:
         curve: val/loss of each epoch.
-        width: jobs at a time, which go on in turns.
+        width: jobs at a time, which advance in turn.
         killed_at: the epoch, of all jobs together, at which the driver dies.
     """
 
@@ -194,7 +194,7 @@ def test_a_killed_search_continues_as_it_would_have(search: Search, tmp_path: Pa
     ran: list[str] = []
     for killed_at in (0, 3, 14, 3, None):
         now = search(overrides, curve, killed_at=killed_at).ran
-        assert now[0] == ran[-1] if ran else True, "the job that was killed goes on"
+        assert now[0] == ran[-1] if ran else True, "the job that was killed is resumed"
         ran += now[bool(ran) :]
     assert ran == undisturbed.ran
     check_equals_the_ledger(tmp_path)
@@ -273,7 +273,7 @@ def test_the_median_rule(search: Search, tmp_path: Path) -> None:
         record = json.loads((tmp_path / "sweeps" / "s" / job.slug / "run.json").read_text())
         curve = CURVES[int(job.label[0].partition("=")[2])][: found[int(job.label[0].partition("=")[2])]]
         assert record["status"] == states[job.number].status in ("finished", "pruned")
-        assert record["value"] == record["best"]["val/loss"] == min(curve), "its best value so far is kept"
+        assert record["value"] == record["best"]["val/loss"] == min(curve), "it has the best value so far"
 
 
 @pytest.mark.req("H3")
