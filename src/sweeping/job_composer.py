@@ -150,13 +150,13 @@ def add_to_ledger(ledger: Ledger, composer: JobComposer, points: Iterable[Sequen
         UserError: if any point is impossible, if there are more folds than examples, or if two are the same experiment.
     """
     check_folds = FoldCheck()
-    points = [tuple(point) for point in points]
+    all_points = [tuple(point) for point in points]
     jobs_by_error: dict[str, list[str]] = {}
     repeated: list[str] = []
     jobs: list[Job] = []
     first: dict[str, tuple[str, ...]] = {}
     checked, printed_at = 0, time.monotonic()
-    for point, label in zip(points, varied(points), strict=True):
+    for point, label in zip(all_points, varied(all_points), strict=True):
         checked += 1
         try:
             if (job := ledger.find(point)) is None:
@@ -176,9 +176,9 @@ def add_to_ledger(ledger: Ledger, composer: JobComposer, points: Iterable[Sequen
             break
         if time.monotonic() - printed_at > PROGRESS_SECONDS:
             printed_at = time.monotonic()
-            echo(f"checked {checked:,} of {len(points):,} jobs", flush=True)
+            echo(f"checked {checked:,} of {len(all_points):,} jobs", flush=True)
     if jobs_by_error or repeated:
-        scope = f"{checked}" if checked == len(points) else f"the first {checked:,} of {len(points):,}"
+        scope = f"{checked}" if checked == len(all_points) else f"the first {checked:,} of {len(all_points):,}"
         lines = [f"{_describe(names)}: {error}".replace("\n", "\n  ") for error, names in jobs_by_error.items()]
         raise UserError("\n".join([f"{count} of {scope} jobs cannot run, so none was started:", *lines, *repeated]))
     return jobs

@@ -102,10 +102,10 @@ def test_too_many_jobs_are_rejected() -> None:
             list(Space.of(overrides).grid())
 
 
-def test_checking_tells_how_far_it_is(
+def test_a_long_check_prints_its_progress(
     composer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("src.sweeping.job_composer.SPEAKS_EVERY", 0.0)
+    monkeypatch.setattr("src.sweeping.job_composer.PROGRESS_SECONDS", 0.0)
     add_to_ledger(Ledger.create(tmp_path, "test", []), composer(), [["seed=1"], ["seed=2"]])
     assert capsys.readouterr().out.splitlines() == ["checked 1 of 2 jobs", "checked 2 of 2 jobs"]
 
