@@ -426,7 +426,7 @@ def test_a_value_of_a_study_is_one_of_the_search(value: object) -> None:
         if isinstance(axis, Interval) and value == 1.5:
             continue
         with pytest.raises(UserError):
-            axis.override(value)
+            axis.format_value(value)
 
 
 REFUSED = ["hydra.searchpath=[file:///tmp]", "+hydra.run.dir=/tmp", "hydra/launcher=local", "--config-dir=/tmp"]
@@ -475,7 +475,7 @@ def test_recorded_overrides_of_the_users_own_options_are_read() -> None:
 def test_the_settings_of_a_recorded_search_are_checked(sweep: Path, settings: dict[str, Any]) -> None:
     changed(sweep, 0, lambda head: head.update(search={"settings": settings, "overrides": [["seed=0,1"]]}))
     with pytest.raises(UserError):
-        SearchRequest.recorded(Ledger.open(sweep), None)
+        SearchRequest.from_ledger(Ledger.open(sweep), None)
 
 
 def test_a_single_surrogate_is_written_as_it_was_read(sweep: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from src import ROOT
 from src.diagnostics.resume_check import compare
 from src.run_store.run_folder import RunFolder
-from src.sweeping.launchers.fork_server import LIST
+from src.sweeping.launchers.fork_server import MODULES_VARIABLE
 from src.sweeping.launchers.local import every_module
 from src.sweeping.ledger import Ledger
 from tests.sweeping.commands import processes, records, running, start, wait_for
@@ -281,7 +281,7 @@ def test_the_server_has_one_thread_and_no_gpu(tmp_path: Path) -> None:
         "print(len(os.listdir('/proc/self/task')), torch.cuda.is_initialized())"
     )
     (tmp_path / "modules").write_text(" ".join(every_module()))
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", LIST: f"{os.getpid()}:{tmp_path / 'modules'}"}
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", MODULES_VARIABLE: f"{os.getpid()}:{tmp_path / 'modules'}"}
     environment.pop("OMP_NUM_THREADS", None)
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["1", "False"], done.stdout + done.stderr
