@@ -1,4 +1,4 @@
-"""Jobs of a sweep that repeat one experiment: the folds of a cross-validation."""
+"""Expand the cross-validation of a sweep into one job per fold."""
 
 from collections.abc import Sequence
 
@@ -6,31 +6,31 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from src.core.errors import UserError
-from src.sweeping.search.space import refuse_too_many
+from src.sweeping.search.space import check_count
 
 FOLD, FOLDS = "cross_validation.fold", "cross_validation.folds"
 
 
-def with_folds(words: Sequence[str], config: DictConfig) -> list[str]:
-    """Return the words of a sweep; where they ask for a cross-validation and name no fold, with all of its folds.
+def with_folds(overrides: Sequence[str], config: DictConfig) -> list[str]:
+    """Return the overrides of a sweep; if they enable cross-validation and select no fold, with all folds added.
 
     Raises:
-        UserError: if they vary the number of folds and name none.
+        UserError: if they vary the number of folds without selecting a fold.
     """
     folds = config.cross_validation.folds
-    if config.cross_validation.fold is not None or any(_key(word) == FOLD for word in words):
-        return list(words)
-    for word in words:
-        if _key(word) == FOLDS and OverridesParser.create().parse_override(word).is_sweep_override():
+    if config.cross_validation.fold is not None or any(_key(override) == FOLD for override in overrides):
+        return list(overrides)
+    for override in overrides:
+        if _key(override) == FOLDS and OverridesParser.create().parse_override(override).is_sweep_override():
             raise UserError(
-                f"{word}: a sweep trains all folds of one number of them, such as -m {FOLDS}=5; for another number, a "
-                f"sweep of its own, or name the folds: {FOLD}=1"
+                f"{override}: one sweep trains all folds of a single {FOLDS} value, such as -m {FOLDS}=5; run a separate "
+                f"sweep for each other value, or select the folds: {FOLD}=1"
             )
     if not isinstance(folds, int):
-        return list(words)
-    refuse_too_many(folds, f"{FOLDS}={folds}")
-    return [*words, f"{FOLD}={','.join(str(number) for number in range(1, folds + 1))}"]
+        return list(overrides)
+    check_count(folds, f"{FOLDS}={folds}")
+    return [*overrides, f"{FOLD}={','.join(str(number) for number in range(1, folds + 1))}"]
 
 
-def _key(word: str) -> str:
-    return word.lstrip("+").partition("=")[0]
+def _key(override: str) -> str:
+    return override.lstrip("+").partition("=")[0]

@@ -1,4 +1,4 @@
-"""Whether data can be cut into the folds that a sweep asks for: known only when they are loaded, and the same for all folds."""
+"""Check, by loading the data, that they can be split into the requested folds."""
 
 import json
 
@@ -7,29 +7,29 @@ from src.core.errors import UserError
 
 
 class FoldCheck:
-    """Loads the data of each kind of cross-validation once."""
+    """Checks each kind of cross-validation once."""
 
     def __init__(self) -> None:
-        self._known: dict[str, UserError | None] = {}
+        self._errors: dict[str, UserError | None] = {}
 
     def __call__(self, config: Config) -> None:
-        """Look at the data of a job, unless that is known from a job before.
+        """Load the data of a job, unless those of an equal cross-validation were checked before.
 
         Raises:
-            UserError: if they cannot be cut so.
+            UserError: if they cannot be split into these folds.
         """
-        asked = config.cross_validation
-        if asked.folds is None:
+        settings = config.cross_validation
+        if settings.folds is None:
             return
         plain = config.plain()
-        kind = json.dumps([plain["datamodule"], asked.folds, asked.group, asked.seed], sort_keys=True)
-        if kind not in self._known:
-            self._known[kind] = _fault(config)
-        if (fault := self._known[kind]) is not None:
-            raise fault
+        kind = json.dumps([plain["datamodule"], settings.folds, settings.group, settings.seed], sort_keys=True)
+        if kind not in self._errors:
+            self._errors[kind] = _load_error(config)
+        if (error := self._errors[kind]) is not None:
+            raise error
 
 
-def _fault(config: Config) -> UserError | None:
+def _load_error(config: Config) -> UserError | None:
     from src.training.build import build_data
 
     try:

@@ -1,12 +1,12 @@
-"""The ledger: what a sweep consists of, written down before its first job starts.
+"""The ledger: the jobs of a sweep, written to disk before the first one starts.
 
     outputs/sweeps/<name>/
-      ledger.jsonl     the sweep (name, command, code), then a line a job: words, config hash, folder, frozen config
-      states.jsonl     what each job's run.json says, so that thousands of them are listed without opening them
-      <job>/           the run folder of each job, named by its values and the hash of its config
+      ledger.jsonl     the sweep (name, command, code), then one line per job: overrides, config hash, folder, frozen config
+      states.jsonl     a cache of the states in the jobs' run.json files, to list thousands of jobs without opening each
+      <job>/           the run folder of each job, named after its values and the hash of its config
 
-A job is its frozen config: what conf/ says later changes only jobs that are not in the ledger yet. What became of a job
-is told by its run.json alone; states.jsonl is a copy of that, and is not believed where run.json is newer.
+A job is defined by its frozen config: later changes of conf/ affect only jobs that are not in the ledger yet. The state of a job
+is in its run.json; an entry of states.jsonl is ignored if run.json is newer.
 """
 
 import hashlib
@@ -37,17 +37,17 @@ from src.sweeping.naming import job_name
 log = logging.getLogger(__name__)
 LEDGER, STATES, LOCK = "ledger.jsonl", "states.jsonl", ".lock"
 MAX_LEDGER_BYTES = 512 * 2**20
-"""The largest ledger that is read."""
+"""Maximum size of a ledger."""
 MAX_JOBS = 300_000
-"""The most jobs of a sweep."""
+"""Maximum number of jobs in a sweep."""
 LARGEST_VALUE = 1e300
-"""The largest value of a metric; the difference of two larger ones may be no float, which plots need."""
-MOST_REMARKS = 20
-"""Damaged lines of a ledger that are named, after which the rest of it is left out."""
+"""Largest value of a metric; the difference of two larger ones may overflow, and plots need it."""
+MAX_WARNINGS = 20
+"""Maximum number of damaged lines that are reported; the rest of the ledger is then skipped."""
 OWN_FOLDERS = ("output", "cluster", "plots")
-"""Folders of a sweep beside those of its jobs."""
+"""Folders of a sweep other than those of its jobs."""
 OWN_NAMES = (*OWN_FOLDERS, LEDGER, STATES, "report.html", "study.journal", "wandb")
-"""Names of a sweep's own files and folders, which no job may have."""
+"""Names of a sweep's own files and folders, which a job folder must not have."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,16 @@ class Job:
     """One point of a sweep.
 
     Args:
-        number: its place in the ledger, from 1.
-        words: all words of its command line that choose something.
-        label: those of them that differ between the jobs of the sweep.
+        number: its position in the ledger, from 1.
+        overrides: all overrides of its config.
+        label: the overrides that differ between the jobs of the sweep.
         digest: hash of its config.
         slug: name of its folder.
         changes: the sections of its config that differ from the sweep's base.
     """
 
     number: int
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     label: tuple[str, ...]
     digest: str
     slug: str
@@ -76,12 +76,12 @@ class Job:
 
 @dataclass(frozen=True)
 class State:
-    """What became of a job.
+    """The state of a job.
 
     Args:
         status: ``pending`` (never started), ``running``, ``interrupted``, ``failed``, ``pruned`` or ``finished``.
-        metric, mode, value: its monitored metric, the direction of it, and the best value.
-        seconds: that it has taken.
+        metric, mode, value: its monitored metric, the direction, and the best value.
+        seconds: training time.
         error: the last line of its traceback.
     """
 
@@ -93,8 +93,8 @@ class State:
     error: str = ""
 
 
-def _own_folder(name: str) -> str:
-    """Return the name of a job's folder, which is one plain component and none of a sweep's own files.
+def _job_folder(name: str) -> str:
+    """Return the name of a job's folder, which must be one plain path component and no name of a sweep's own files.
 
     Raises:
         ValueError: for any other name.
@@ -105,12 +105,12 @@ def _own_folder(name: str) -> str:
 
 
 class Ledger:
-    """The jobs of a sweep on disk. `create` begins one, `open` reads one back; `add` and `save` extend it.
+    """The jobs of a sweep on disk. `create` makes a new ledger, `open` reads one; `add` and `save` extend it.
 
     Args:
         folder: of the sweep.
         head: name, command, code and the base of all configs.
-        jobs: in order.
+        jobs: in their order.
     """
 
     def __init__(self, folder: Path, head: dict[str, Any], jobs: Iterable[Job] = ()) -> None:
@@ -118,30 +118,30 @@ class Ledger:
         self.head = head
         self.jobs: list[Job] = list(jobs)
         self._by_digest = {job.digest: job for job in self.jobs}
-        self._by_words = {job.words: job for job in self.jobs}
+        self._by_overrides = {job.overrides: job for job in self.jobs}
         self._states: dict[str, tuple[int, State]] | None = None
-        self._states_are_whole = True
+        self._states_intact = True
 
     # ---- on disk -------------------------------------------------------------------------------------------------
 
     @classmethod
     def create(cls, folder: Path, name: str, command: Sequence[str]) -> "Ledger":
-        """Begin a ledger; nothing is written before `save`."""
+        """Create a ledger; nothing is written before `save`."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(
             folder, {"version": FORMAT_VERSION, "name": name, "command": list(command), "created": now, "base": {}}
         )
 
     @classmethod
-    def open(cls, folder: Path, remarks: Callable[[str], object] | None = None) -> "Ledger":
-        """Read a ledger; a last line that a crash tore is left out.
+    def open(cls, folder: Path, on_damage: Callable[[str], object] | None = None) -> "Ledger":
+        """Read a ledger; an incomplete last line, as a crash leaves it, is skipped.
 
         Args:
             folder: of the sweep.
-            remarks: called with each line that is damaged, which is then left out; without it, a damaged line is an error.
+            on_damage: called with a message for each damaged line, which is then skipped; None raises an error instead.
 
         Raises:
-            UserError: if there is none, or if it is damaged or of another version.
+            UserError: if there is none, or if it is damaged or has another version.
         """
         file = folder / LEDGER
         try:
@@ -151,7 +151,7 @@ class Ledger:
                     raise UserError(f"{file}: this ledger has more than {MAX_LEDGER_BYTES / 2**20:,.0f} MiB")
                 lines = lines_of(opened, file, most_lines=MAX_JOBS + 1)
                 head = _head(next(lines, b""), file)
-                return cls(folder, head, _jobs(lines, file, remarks))
+                return cls(folder, head, _jobs(lines, file, on_damage))
         except OSError as error:
             raise UserError(f"{folder}: there is no ledger of a sweep here ({error.strerror})") from error
         except RecordError as error:
@@ -164,19 +164,19 @@ class Ledger:
             overrides: of the command line, whose values do not come from the ledger.
 
         Raises:
-            UserError: if a recorded config names a class that is not trusted, or decides what is written or contacted, or if
+            UserError: if a recorded config names a class that is not trusted, or controls what is written or contacted, or if
                 a job's folder is a link.
         """
         from src.config.trust import (
             literal_config,
             refuse_overrides,
-        )  # whose table of classes no reader of a ledger needs
+        )  # imports a table of classes that readers of a ledger do not need
 
         file = self.folder / LEDGER
         for name in OWN_FOLDERS:
-            place = self.folder / name
-            if os.path.lexists(place) and (place.is_symlink() or not place.is_dir()):
-                raise UserError(f"{place}: this is a link or a file, and a folder of the sweep is expected")
+            path = self.folder / name
+            if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
+                raise UserError(f"{path}: this is a link or a file, and a folder of the sweep is expected")
         if self.head["base"]:
             self.head["base"] = literal_config(self.head["base"], file, changes=overrides)
         for job in self.jobs:
@@ -185,16 +185,16 @@ class Ledger:
                 literal_config(job.changes, Path(name), changes=overrides)
             config = self.config(job)
             _check_frozen(config, name)
-            if config_hash(config) != job.digest and not _has_absolute_paths(config):  # of a project that was moved
+            if config_hash(config) != job.digest and not _has_absolute_paths(config):  # the project may have been moved
                 raise RecordError(f"{name}: its hash is not that of its config")
             self.path(job)
-        for overrides_of_jobs in (self.head.get("search") or {}).get("words", ()):
+        for overrides_of_jobs in (self.head.get("search") or {}).get("overrides", ()):
             refuse_overrides(overrides_of_jobs, file)
         return self
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
-        """Return whether there is an entry with the name of a ledger, which `open` then reads or refuses."""
+        """Return whether the folder has a ledger file, which `open` then reads or rejects."""
         return os.path.lexists(folder / LEDGER)
 
     def save(self) -> None:
@@ -205,7 +205,7 @@ class Ledger:
             file.writelines(_encoded(_job_line(job)) for job in self.jobs)
 
     def append(self, job: Job) -> None:
-        """Write one more job down, as a search asks for it."""
+        """Append one job, as a search proposes it."""
         with append_below(self.folder, LEDGER) as file:
             file.write(_encoded(_job_line(job)))
             file.flush()
@@ -213,21 +213,21 @@ class Ledger:
 
     # ---- jobs ----------------------------------------------------------------------------------------------------
 
-    def find(self, words: Sequence[str]) -> Job | None:
-        """Return the job of a command line, if it is in the ledger."""
-        return self._by_words.get(tuple(words))
+    def find(self, overrides: Sequence[str]) -> Job | None:
+        """Return the job with these overrides, if it is in the ledger."""
+        return self._by_overrides.get(tuple(overrides))
 
     def with_digest(self, digest: str) -> Job | None:
-        """Return the job of a config, if it is in the ledger."""
+        """Return the job with this config hash, if it is in the ledger."""
         return self._by_digest.get(digest)
 
-    def add(self, words: Sequence[str], label: Sequence[str], config: Mapping[str, Any]) -> Job:
-        """Enter a job, or give the one with the same config hash these words and this config (which then differ only in
-        what has no influence on its result).
+    def add(self, overrides: Sequence[str], label: Sequence[str], config: Mapping[str, Any]) -> Job:
+        """Add a job. If there is one with the same config hash, update its overrides and config instead (they then differ only
+        in what has no influence on the result).
 
         Args:
-            words: of its command line.
-            label: those that are shown.
+            overrides: all overrides of its config.
+            label: the overrides to display.
             config: resolved and checked.
 
         Raises:
@@ -238,23 +238,23 @@ class Ledger:
         base = self.head["base"]
         changes = {key: value for key, value in config.items() if key not in base or value != base[key]}
         digest = config_hash(config)
-        known = self._by_digest.get(digest)
-        if known is None and len(self.jobs) >= MAX_JOBS:
+        existing = self._by_digest.get(digest)
+        if existing is None and len(self.jobs) >= MAX_JOBS:
             raise UserError(f"{self.folder}: a sweep has at most {MAX_JOBS:,} jobs; give the others another sweep.name")
         job = Job(
-            number=known.number if known else len(self.jobs) + 1,
-            words=tuple(words),
+            number=existing.number if existing else len(self.jobs) + 1,
+            overrides=tuple(overrides),
             label=tuple(label),
             digest=digest,
-            slug=known.slug if known else job_name(label, digest),
+            slug=existing.slug if existing else job_name(label, digest),
             changes=changes,
         )
-        if known:
-            self.jobs[known.number - 1] = job
-            self._by_words.pop(known.words, None)
+        if existing:
+            self.jobs[existing.number - 1] = job
+            self._by_overrides.pop(existing.overrides, None)
         else:
             self.jobs.append(job)
-        self._by_digest[digest] = self._by_words[job.words] = job
+        self._by_digest[digest] = self._by_overrides[job.overrides] = job
         return job
 
     def config(self, job: Job) -> dict[str, Any]:
@@ -265,48 +265,48 @@ class Ledger:
         """Return the run folder of a job.
 
         Raises:
-            UserError: if a link stands in its place.
+            UserError: if it is a link.
         """
         path = self.folder / job.slug
         if path.is_symlink():
-            raise UserError(f"{path}: this is a link; the folder of a job lies within its sweep")
+            raise UserError(f"{path}: this is a link; the folder of a job is within its sweep")
         return path
 
     # ---- states --------------------------------------------------------------------------------------------------
 
     def states(self) -> dict[int, State]:
-        """Return what became of each job, by number. Only what changed since the last time is read."""
-        known = self._known_states()
+        """Return the state of each job, by number. Only records that changed since the last call are read."""
+        cached = self._cached_states()
         try:
             present = {entry.name for entry in os.scandir(self.folder) if entry.is_dir(follow_symlinks=False)}
         except OSError:
             present = set()
-        found, fresh = {}, []
+        states, new_lines = {}, []
         for job in self.jobs:
-            state, line = self._state(job, known) if job.slug in present else (State(), None)
-            found[job.number] = state
+            state, line = self._state(job, cached) if job.slug in present else (State(), None)
+            states[job.number] = state
             if line is not None:
-                fresh.append(line)
-        if fresh:
-            self._note(fresh)
-        return found
+                new_lines.append(line)
+        if new_lines:
+            self._write_states(new_lines)
+        return states
 
     def refresh(self, job: Job) -> State:
-        """Return what became of one job, and note it."""
-        state, line = self._state(job, self._known_states())
+        """Return the state of one job, and write it to states.jsonl."""
+        state, line = self._state(job, self._cached_states())
         if line is not None:
-            self._note([line])
+            self._write_states([line])
         return state
 
-    def _state(self, job: Job, known: dict[str, tuple[int, State]]) -> tuple[State, str | None]:
-        """Return a job's state, and a line for states.jsonl where that does not have it yet."""
+    def _state(self, job: Job, cached: dict[str, tuple[int, State]]) -> tuple[State, str | None]:
+        """Return a job's state, and a line for states.jsonl unless the cache has it already."""
         path = self.path(job)
         try:
             written = os.lstat(path / "run.json").st_mtime_ns
         except OSError:
             return State(), None
-        if job.slug in known and known[job.slug][0] == written:
-            return known[job.slug][1], None
+        if job.slug in cached and cached[job.slug][0] == written:
+            return cached[job.slug][1], None
         try:
             folder = RunFolder.open(path)
         except UserError as error:
@@ -314,11 +314,11 @@ class Ledger:
         state = _state_of(folder.record)
         if state.status == "running":
             return (state if folder.alive else _state_of(folder.record | {"status": "interrupted"})), None
-        known[job.slug] = written, state
-        return state, _state_line(job.slug, known[job.slug])
+        cached[job.slug] = written, state
+        return state, _state_line(job.slug, cached[job.slug])
 
-    def _known_states(self) -> dict[str, tuple[int, State]]:
-        """Return what states.jsonl records. It is a cache: if it is damaged, `_note` writes it anew."""
+    def _cached_states(self) -> dict[str, tuple[int, State]]:
+        """Return the content of states.jsonl. It is a cache: if it is damaged, `_write_states` rewrites it."""
         if self._states is None:
             self._states = {}
             try:
@@ -326,55 +326,57 @@ class Ledger:
                     for line in lines_of(file, self.folder / STATES):
                         entry = check_schema(_STATE_LINE, parse_json(line, STATES), STATES)
                         if not line.endswith(b"\n"):
-                            raise RecordError(f"{STATES}: its last line is torn")
+                            raise RecordError(f"{STATES}: its last line is incomplete")
                         job, written = entry.pop("job"), entry.pop("written")
                         self._states[job] = written, State(**entry)
             except FileNotFoundError:
                 pass
             except (OSError, UserError) as error:
-                log.debug("%s: this cache is written anew: %s", self.folder / STATES, error)
-                self._states_are_whole = False
+                log.debug("%s: this cache is rewritten: %s", self.folder / STATES, error)
+                self._states_intact = False
         return self._states
 
-    def _note(self, lines: Sequence[str]) -> None:
-        """Add lines to states.jsonl, or replace it where it is damaged."""
+    def _write_states(self, lines: Sequence[str]) -> None:
+        """Append lines to states.jsonl, or replace it if it is damaged."""
         try:
-            if self._states_are_whole:
+            if self._states_intact:
                 with append_below(self.folder, STATES) as file:
                     file.write(_encoded("".join(lines)))
             else:
                 with replace_below(self.folder, STATES) as file:
-                    file.writelines(_encoded(_state_line(*entry)) for entry in self._known_states().items())
-                self._states_are_whole = True
+                    file.writelines(_encoded(_state_line(*entry)) for entry in self._cached_states().items())
+                self._states_intact = True
         except UserError:
-            self._states_are_whole = False
+            self._states_intact = False
         except OSError as error:
-            log.debug("%s: no states are kept: %s", self.folder / STATES, error)
+            log.debug("%s: states cannot be cached: %s", self.folder / STATES, error)
 
     # ---- the code ------------------------------------------------------------------------------------------------
 
     def code_changed(self) -> str | None:
-        """Say how the code differs from that which the sweep began with; None where it does not."""
+        """Return how the code differs from that with which the sweep was started; None if it does not."""
         now = code_state()
         before = self.head.setdefault("code", now)
         if before is None or now is None or before == now:
             return None
         if before["revision"] != now["revision"]:
-            return f"the code is now at revision {now['revision'][:9]}, the sweep began at {before['revision'][:9]}"
-        return f"files were changed since the sweep began (revision {now['revision'][:9]}, see git diff)"
+            return (
+                f"the code is now at revision {now['revision'][:9]}, the sweep was started at {before['revision'][:9]}"
+            )
+        return f"files were changed since the sweep was started (revision {now['revision'][:9]}, see git diff)"
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep a second process from working on the same sweep; the system lets go even if this one is killed.
+    """Lock a sweep against a second process; the operating system releases the lock even if this process is killed.
 
     Args:
-        folder: of the sweep; it is made, and removed again if no ledger was written.
+        folder: of the sweep; it is created, and removed again if no ledger was written.
 
     Raises:
         UserError: if the sweep is running already.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with _lock_file(folder) as handle:
@@ -384,7 +386,7 @@ def locked(folder: Path) -> Iterator[None]:
         if not Ledger.exists(folder):
             with suppress(OSError, UserError):
                 remove_below(folder, LOCK)
-                for path in made:
+                for path in created:
                     path.rmdir()
 
 
@@ -399,7 +401,7 @@ def _lock(handle: int, folder: Path) -> None:
     try:
         import fcntl
 
-        for _ in range(20):  # a driver that was just killed needs a moment to let go
+        for _ in range(20):  # the lock of a driver that was just killed takes a moment to be released
             with suppress(BlockingIOError):
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
@@ -411,7 +413,7 @@ def _lock(handle: int, folder: Path) -> None:
 
 
 def code_state() -> dict[str, str] | None:
-    """Return the revision of the code, and a hash of what was changed since; None outside a repository."""
+    """Return the revision of the code and a hash of the uncommitted changes; None outside a repository."""
     state = git_state()
     if state is None:
         return None
@@ -455,7 +457,7 @@ _HEAD = SchemaValidator(
         optional={
             "code": core.nullable_schema(object_schema({"revision": _TEXT, "changed": _TEXT}, {}, others="forbid")),
             "search": core.nullable_schema(
-                object_schema({"settings": _ANYTHING, "words": core.list_schema(_TEXTS)}, {}, others="forbid")
+                object_schema({"settings": _ANYTHING, "overrides": core.list_schema(_TEXTS)}, {}, others="forbid")
             ),
         },
         others="forbid",
@@ -469,10 +471,10 @@ _JOB_LINE = SchemaValidator(
     object_schema(
         required={
             "number": core.int_schema(gt=0),
-            "words": _TEXTS,
+            "overrides": _TEXTS,
             "label": _TEXTS,
             "hash": core.str_schema(pattern=r"^[0-9a-f]{12}$"),
-            "folder": core.no_info_after_validator_function(_own_folder, _TEXT),
+            "folder": core.no_info_after_validator_function(_job_folder, _TEXT),
             "changes": _ANYTHING,
         },
         optional={},
@@ -510,7 +512,7 @@ def _head(line: bytes, file: Path) -> dict[str, Any]:
     return head
 
 
-def _jobs(lines: Iterator[bytes], file: Path, remarks: Callable[[str], object] | None) -> Iterator[Job]:
+def _jobs(lines: Iterator[bytes], file: Path, on_damage: Callable[[str], object] | None) -> Iterator[Job]:
     """Yield the jobs of the lines after the first; see `Ledger.open`."""
     seen: set[str] = set()
     bad = 0
@@ -526,15 +528,15 @@ def _jobs(lines: Iterator[bytes], file: Path, remarks: Callable[[str], object] |
                 raise RecordError(f"{name}: another job has this folder or hash")
         except RecordError as error:
             if not text.endswith(b"\n"):  # a search appends line by line
-                log.warning("%s: its last line is torn, and is left out", file)
+                log.warning("%s: its last line is incomplete and is skipped", file)
                 return
-            if remarks is None:
+            if on_damage is None:
                 raise
             bad += 1
-            if bad > MOST_REMARKS:
-                remarks(f"{file}: more than {MOST_REMARKS} lines are damaged; the rest is left out")
+            if bad > MAX_WARNINGS:
+                on_damage(f"{file}: more than {MAX_WARNINGS} lines are damaged; the rest is skipped")
                 return
-            remarks(str(error))
+            on_damage(str(error))
         else:
             seen |= {job.digest, job.slug}
             yield job
@@ -544,16 +546,16 @@ _SECTIONS = ("model", "datamodule", "optimizer", "scheduler", "trainer", "callba
 
 
 def _check_frozen(config: Mapping[str, Any], name: object) -> None:
-    """Raise `RecordError` if a frozen config lacks what a driver reads of it before the job itself checks all of it."""
+    """Raise `RecordError` if a frozen config lacks a field that the driver reads before the job itself checks all of it."""
     for section in _SECTIONS:
         if not isinstance(config.get(section), dict):
             raise RecordError(f"{name}: this frozen config has no section {section}")
     devices, epochs = config["trainer"].get("devices"), config["trainer"].get("max_epochs")
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise RecordError(f"{name}: trainer.max_epochs: must be a whole number of 1 or more")
-    few = isinstance(devices, int) and devices < 1
-    if few or isinstance(devices, bool) or not isinstance(devices, str | int | list):
-        raise RecordError(f"{name}: trainer.devices: must be a number, a list of numbers, or a word")
+    too_few = isinstance(devices, int) and devices < 1
+    if too_few or isinstance(devices, bool) or not isinstance(devices, str | int | list):
+        raise RecordError(f"{name}: trainer.devices: must be a number, a list of numbers, or a text")
     for section, key in (("datamodule", "name"), ("model", "name"), ("optimizer", "_target_")):
         if not isinstance(config[section].get(key), str):
             raise RecordError(f"{name}: {section}.{key}: must be a text")
@@ -570,15 +572,15 @@ def _has_absolute_paths(node: Any) -> bool:
 
 
 def _job(line: Mapping[str, Any]) -> Job:
-    words, label = tuple(line["words"]), tuple(line["label"])
-    return Job(line["number"], words, label, line["hash"], line["folder"], line["changes"])
+    overrides, label = tuple(line["overrides"]), tuple(line["label"])
+    return Job(line["number"], overrides, label, line["hash"], line["folder"], line["changes"])
 
 
 def _job_line(job: Job) -> str:
     return _line(
         {
             "number": job.number,
-            "words": job.words,
+            "overrides": job.overrides,
             "label": job.label,
             "hash": job.digest,
             "folder": job.slug,
@@ -587,8 +589,8 @@ def _job_line(job: Job) -> str:
     )
 
 
-def _state_line(job: str, known: tuple[int, State]) -> str:
-    written, state = known
+def _state_line(job: str, entry: tuple[int, State]) -> str:
+    written, state = entry
     return _line({"job": job, "written": written, **vars(state)})
 
 
@@ -597,7 +599,7 @@ def _line(entry: Mapping[str, Any]) -> str:
 
 
 def _encoded(lines: str) -> bytes:
-    """Return lines in UTF-8; a single surrogate, which has no UTF-8, as the escape of JSON for it."""
+    """Encode lines as UTF-8; a lone surrogate, which UTF-8 cannot encode, becomes its JSON escape."""
     return lines.encode(errors="backslashreplace")
 
 
@@ -610,4 +612,4 @@ ACTIONS = {
     "failed": "retry",
     "running": "runs elsewhere",
 }
-"""What is done about a job, from what became of it."""
+"""The action that a sweep takes for a job in each state."""

@@ -1,4 +1,4 @@
-"""Messages between the process of a sweep and its workers."""
+"""Messages between the driver of a sweep and its workers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,19 +9,19 @@ STOP, PRUNE = "stop", "prune"
 
 @dataclass(frozen=True)
 class Assignment:
-    """A job as a worker gets it.
+    """A job, as it is sent to a worker.
 
     Args:
         number: of the job.
         config: frozen, plain containers.
         folder: its run folder.
         command: of the sweep, for the record.
-        processes: how many it needs; more than one gets a fresh command of its own.
-        threads: of torch; None leaves them alone.
-        devices: of CUDA that it may see; None leaves them alone.
-        output: file for what it prints.
+        processes: number of processes that it needs; with more than one it runs as a command of its own.
+        threads: of torch; None leaves the default.
+        devices: ids of the CUDA devices that it may use; None leaves the default.
+        output: file for its output.
         environment: of the process.
-        members: jobs that are to be trained as one; the rest of the assignment is about their process.
+        members: jobs to train as one model; the other fields then describe their common process.
         fuse: ``auto`` or ``always``, for members.
     """
 
@@ -54,7 +54,7 @@ class Ended:
 
     Args:
         number: of the job.
-        status: how.
+        status: how it ended.
         error: its traceback, or the name of the signal that killed it.
     """
 
@@ -65,11 +65,11 @@ class Ended:
 
 @dataclass(frozen=True)
 class Declined:
-    """A job of several that were to be trained as one is to run on its own.
+    """A job of a group that must run on its own instead of being trained with the others.
 
     Args:
         number: of the job.
-        reason: why, in words.
+        reason: why, for the user.
     """
 
     number: int
@@ -78,7 +78,7 @@ class Declined:
 
 @dataclass(frozen=True)
 class Said:
-    """Something that people should read."""
+    """A message for the user."""
 
     text: str
 

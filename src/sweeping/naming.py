@@ -1,17 +1,17 @@
-"""Names of sweeps and jobs: readable, without "=", and different for different configs."""
+"""Names of sweeps and jobs: readable, without "=", and unique for each config."""
 
 import re
 from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-_LONGEST = 80
+_MAX_LENGTH = 80
 
 
 def varied(job_overrides: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return for each job the words that differ between jobs."""
-    shared = set.intersection(*(set(words) for words in job_overrides)) if len(job_overrides) > 1 else set()
-    return [[word for word in words if word not in shared] for words in job_overrides]
+    """Return the overrides of each job that differ between jobs."""
+    shared = set.intersection(*(set(overrides) for overrides in job_overrides)) if len(job_overrides) > 1 else set()
+    return [[override for override in overrides if override not in shared] for overrides in job_overrides]
 
 
 def sweep_name(master: DictConfig, keys: Sequence[str]) -> str:
@@ -19,13 +19,15 @@ def sweep_name(master: DictConfig, keys: Sequence[str]) -> str:
     keys = [key.lstrip("+~") for key in keys]
     parts = [key.rpartition(".")[2].rpartition("/")[2] for key in keys]
     model = [] if "model" in keys else [str(master.model.name)]
-    return _clean("-".join([*model, *parts]))[:_LONGEST]
+    return _clean("-".join([*model, *parts]))[:_MAX_LENGTH]
 
 
-def job_name(words: Sequence[str], digest: str) -> str:
-    """Return a job's folder: its values, and the hash of its config, without which two could meet."""
-    parts = [f"{key.rpartition('.')[2]}-{value}" for key, _, value in (word.partition("=") for word in words)]
-    return f"{_clean('_'.join(parts))[:_LONGEST]}_{digest}".lstrip("_")
+def job_name(overrides: Sequence[str], digest: str) -> str:
+    """Return the folder name of a job: its values, and the hash of its config, which makes it unique."""
+    parts = [
+        f"{key.rpartition('.')[2]}-{value}" for key, _, value in (override.partition("=") for override in overrides)
+    ]
+    return f"{_clean('_'.join(parts))[:_MAX_LENGTH]}_{digest}".lstrip("_")
 
 
 def _clean(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What the ledgers of sweeps know beside their run folders."""
+"""Count the jobs of sweeps that have not started."""
 
 import logging
 from collections.abc import Iterable
@@ -13,23 +13,21 @@ log = logging.getLogger(__name__)
 
 
 def pending(paths: Iterable[Path]) -> tuple[int, bool]:
-    """Return how many jobs have not started, in the sweeps at some folders or directly below, and whether a process is
-    there to start them.
+    """Return how many jobs of the sweeps in these folders, or directly below them, have not started, and whether a driver
+    process is running that will start them.
     """
     ledgers = {file.absolute() for path in paths for pattern in (LEDGER, f"*/{LEDGER}") for file in path.glob(pattern)}
-    count, driven = 0, False
+    count, is_running = 0, False
     for file in ledgers:
-        with suppress(UserError):  # a damaged ledger is no matter of the runs that are there
-            ledger = Ledger.open(file.parent, remarks=log.warning)
+        with suppress(UserError):  # the runs of a sweep can be read even if its ledger is damaged
+            ledger = Ledger.open(file.parent, on_damage=log.warning)
             count += sum(not is_file_below(file.parent, f"{job.slug}/config.yaml") for job in ledger.jobs)
-            driven = driven or _is_driven(file.parent)
-    return count, driven
+            is_running = is_running or _is_driven(file.parent)
+    return count, is_running
 
 
 def _is_driven(sweep: Path) -> bool:
-    """Whether a process holds the lock of a sweep, which the system releases even if that is killed; where there are no
-    locks, it may.
-    """
+    """Return whether a process holds the lock of a sweep; True on systems without file locks."""
     try:
         import fcntl
 

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep while it runs: a live table of its jobs on a terminal, a line a job elsewhere."""
+"""Progress of a running sweep: a live table of its jobs on a terminal, otherwise one line per finished job."""
 
 import time
 from collections import deque
@@ -15,11 +15,11 @@ from src.sweeping.ledger import Job, State
 from src.sweeping.messages import Ended, Progress
 
 RECENT = 5
-"""Jobs that have ended and are still shown in the table."""
-PAUSE = 60.0
-"""Seconds between two lines that only say how far the running jobs are."""
+"""Number of ended jobs that the table still shows."""
+STATUS_SECONDS = 60.0
+"""Seconds between two status lines of the running jobs, without a terminal."""
 TRACEBACK = 8
-"""Lines of a failed job's traceback that are shown; the whole of it is in its run.json and train.log."""
+"""Lines of a failed job's traceback to print; run.json and train.log hold all of it."""
 
 
 @dataclass
@@ -37,24 +37,24 @@ class _Running:
 
 
 class Display:
-    """Shows a sweep.
+    """Shows the progress of a sweep.
 
     Args:
-        total: jobs of the whole sweep; None where a search decides.
-        before: those that had ended before this command.
+        total: number of jobs in the sweep; None if a search decides.
+        before: number of jobs that ended before this command.
     """
 
     def __init__(self, total: int | None, before: int = 0) -> None:
         self._total = total
         self._before = before
         self._ended = 0
-        self._worked = 0.0  # jobs, of those that have ended; what a command before this one did does not count
+        self._worked = 0.0  # number of ended jobs, without the shares done by earlier commands
         self._failed = 0
         self._running: dict[int, _Running] = {}
         self._recent: deque[tuple[Job, State]] = deque(maxlen=RECENT)
         self._monitor = ""
         self._started: float | None = None
-        self._spoken = time.monotonic()
+        self._printed_at = time.monotonic()
         self._live: Live | None = None
 
     def __enter__(self) -> "Display":
@@ -79,7 +79,7 @@ class Display:
 
         Args:
             job: that starts now.
-            before: the share of its work that was done before this command.
+            before: the share of its work that earlier commands have done.
         """
         now = time.monotonic()
         self._started = self._started or now
@@ -97,41 +97,41 @@ class Display:
         self._recent.append((job, state))
         value = f"{state.metric} {number(state.value)}" if state.value is not None else ""
         parts = [f"[{self._before + self._ended}/{self._count()}]", f"{state.status:<8}", str(job), value]
-        parts += [f"({duration(state.seconds)})" if state.seconds else "", self._left()]
+        parts += [f"({duration(state.seconds)})" if state.seconds else "", self._time_left()]
         if state.status == "failed":
             self._failed += 1
-            self.say("\n".join(["  ".join(parts[:3]), _short(event.error or state.error)]))
+            self.log("\n".join(["  ".join(parts[:3]), _short_traceback(event.error or state.error)]))
         elif self._live is None:
-            self.say("  ".join(filter(None, parts)))
+            self.log("  ".join(filter(None, parts)))
 
     def tick(self) -> None:
-        """Say something now and then where there is no table."""
-        if self._live is None and self._running and time.monotonic() - self._spoken > PAUSE:
-            shown = "; ".join(f"{run.job} {_where(run)}" for run in self._running.values())
-            self.say(f"running: {shown}  {self._left()}".rstrip())
+        """Print the status of the running jobs at intervals, if there is no table."""
+        if self._live is None and self._running and time.monotonic() - self._printed_at > STATUS_SECONDS:
+            jobs = "; ".join(f"{run.job} {_position(run)}" for run in self._running.values())
+            self.log(f"running: {jobs}  {self._time_left()}".rstrip())
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line, above the table if there is one."""
-        self._spoken = time.monotonic()
+        self._printed_at = time.monotonic()
         if self._live is not None:
             self._live.console.print(Text(terminal(text)), soft_wrap=True)
         else:
             echo(text, flush=True)
 
-    # ---- what it looks like --------------------------------------------------------------------------------------
+    # ---- rendering --------------------------------------------------------------------------------------
 
     def _count(self) -> str:
         return "?" if self._total is None else str(self._total)
 
     def seconds_left(self) -> float | None:
-        """Return the estimated time to the end, from the share of the work that is done; None before there is any."""
+        """Return the estimated seconds to the end, from the share of the work that is done; None if none is done yet."""
         if self._started is None or self._total is None:
             return None
-        left = self._total - self._before - self._ended - sum(run.share for run in self._running.values())
+        remaining = self._total - self._before - self._ended - sum(run.share for run in self._running.values())
         worked = self._worked + sum(run.share - run.before for run in self._running.values())
-        return (time.monotonic() - self._started) / worked * left if worked > 0 else None
+        return (time.monotonic() - self._started) / worked * remaining if worked > 0 else None
 
-    def _left(self) -> str:
+    def _time_left(self) -> str:
         seconds = self.seconds_left()
         return f"about {duration(seconds)} left" if seconds else ""
 
@@ -144,11 +144,11 @@ class Display:
             table.add_row(str(run.job), "running", _epoch(run), _metric(run, self._monitor), duration(now - run.since))
         done = f"{self._before + self._ended} of {self._count()} jobs done"
         failed = f", {self._failed} failed" if self._failed else ""
-        left = self._left()
-        return Group(table, Text(f"{done}{failed}{', ' if left else ''}{left}"))
+        time_left = self._time_left()
+        return Group(table, Text(f"{done}{failed}{', ' if time_left else ''}{time_left}"))
 
 
-def _where(run: _Running) -> str:
+def _position(run: _Running) -> str:
     return f"epoch {_epoch(run)}" if run.progress else "starting"
 
 
@@ -162,16 +162,16 @@ def _metric(run: _Running, monitor: str) -> str:
     return number(value) if value is not None else ""
 
 
-def _short(error: str) -> str:
-    """Return the end of a traceback without the frames of installed packages, indented."""
+def _short_traceback(error: str) -> str:
+    """Return the last lines of a traceback, without the frames of installed packages, indented."""
     lines = error.strip().splitlines()
-    shown: list[str] = []
-    foreign = False
+    own_lines: list[str] = []
+    is_foreign = False
     for line in lines:
         if line.startswith("  File "):
-            foreign = "site-packages" in line or "<frozen" in line
+            is_foreign = "site-packages" in line or "<frozen" in line
         elif not line.startswith(" "):
-            foreign = False
-        if not foreign and line.strip(" ^~"):
-            shown.append(line)
-    return "\n".join(f"    {line}" for line in shown[-TRACEBACK:])
+            is_foreign = False
+        if not is_foreign and line.strip(" ^~"):
+            own_lines.append(line)
+    return "\n".join(f"    {line}" for line in own_lines[-TRACEBACK:])

@@ -1,4 +1,4 @@
-"""What the jobs of a sweep will be: parameters and memory of each, found on torch's meta device, which allocates nothing."""
+"""Estimate the parameters and memory of the jobs of a sweep, on torch's meta device, which allocates nothing."""
 
 import json
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ SHOWN_JOBS = 60
 
 @dataclass(frozen=True)
 class Estimate:
-    """What training a job holds in memory at least.
+    """A lower bound of the memory for training a job.
 
     Args:
         parameters: of the model.
-        weights: bytes of parameters, their gradients, buffers, and the optimizer's state.
-        activations: bytes that one training batch keeps for the backward pass; None where that depends on values.
+        weights: bytes of parameters, gradients, buffers and the optimizer's state.
+        activations: bytes that one training batch saves for the backward pass; None if they depend on values.
     """
 
     parameters: int
@@ -43,7 +43,7 @@ class Estimate:
 
 
 def estimate(config: Config) -> Estimate:
-    """Estimate a job; its data are loaded, as their shapes are known only then, its model is not made.
+    """Estimate a job. Its data are loaded, since their shapes are needed; its model is built on the meta device.
 
     Args:
         config: a checked config.
@@ -55,26 +55,26 @@ def estimate(config: Config) -> Estimate:
         model = build_model(config, datamodule.spec)
     model.batch_transform = None
     batch = next(iter(datamodule.loader("train")))
-    kept = _activations(model, batch)
+    activations = _activations(model, batch)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer = build_optimizer(model, config)
     optimizer.step()
     state = [value for entry in optimizer.state.values() for value in entry.values() if isinstance(value, Tensor)]
-    held = [*model.parameters(), *model.buffers(), *(p.grad for p in parameters if p.grad is not None), *state]
-    return Estimate(sum(p.numel() for p in model.parameters()), sum(map(_bytes, held)), kept)
+    tensors = [*model.parameters(), *model.buffers(), *(p.grad for p in parameters if p.grad is not None), *state]
+    return Estimate(sum(p.numel() for p in model.parameters()), sum(map(_bytes, tensors)), activations)
 
 
 def print_plan(ledger: Ledger, jobs: list[Job], states: Mapping[int, State], due: list[bool]) -> None:
-    """Print what a sweep would do: each job with its action, parameters and memory."""
-    known: dict[str, Estimate] = {}
+    """Print the jobs of a sweep, each with its action, parameters and memory."""
+    cache: dict[str, Estimate] = {}
     table = new_table("job", "would", "what", "parameters", "memory", "folder", numbers=("job", "parameters", "memory"))
     for job, is_due in list(zip(jobs, due, strict=True))[:SHOWN_JOBS]:
-        found = _estimate_of(ledger.config(job), known)
+        job_estimate = _estimate_of(ledger.config(job), cache)
         action = ACTIONS[states[job.number].status]
         would = action if is_due or action != "retry" else "leave"
-        table.add_row(str(job.number), would, str(job), f"{found.parameters:,}", found.memory, job.slug)
+        table.add_row(str(job.number), would, str(job), f"{job_estimate.parameters:,}", job_estimate.memory, job.slug)
     show(table)
     if len(jobs) > SHOWN_JOBS:
         echo(f"… and {len(jobs) - SHOWN_JOBS} more jobs")
@@ -82,30 +82,30 @@ def print_plan(ledger: Ledger, jobs: list[Job], states: Mapping[int, State], due
 
 
 def print_ranges(space: Space, ledger: Ledger, probes: list[Job]) -> None:
-    """Print between what a search would vary its keys, and how large its jobs would be at the ends of each range.
+    """Print the ranges of a search, and the size of the models at the ends of each range.
 
     Args:
         space: of the search.
-        ledger: of the jobs at the ends.
+        ledger: of the jobs at the ends of the ranges.
         probes: these jobs.
     """
     table = new_table("key", "between")
     for axis in space.axes:
         table.add_row(axis.key, str(axis))
     show(table)
-    known: dict[str, Estimate] = {}
-    found = [_estimate_of(ledger.config(job), known) for job in probes]
-    smallest, largest = (choose(found, key=lambda entry: entry.parameters) for choose in (min, max))
+    cache: dict[str, Estimate] = {}
+    estimates = [_estimate_of(ledger.config(job), cache) for job in probes]
+    smallest, largest = (choose(estimates, key=lambda entry: entry.parameters) for choose in (min, max))
     for name, entry in {"smallest": smallest, "largest": largest}.items():
         echo(f"{name} model at the ends of the ranges: {entry.parameters:,} parameters, {entry.memory}")
     echo("this was a dry run, nothing was started")
 
 
-def _estimate_of(config: dict[str, Any], known: dict[str, Estimate]) -> Estimate:
-    """Estimate each kind of job once."""
+def _estimate_of(config: dict[str, Any], cache: dict[str, Estimate]) -> Estimate:
+    """Return the estimate of a config, computed once for each kind of job."""
     batch = config["datamodule"].get("batch_size")
     sections = [config["model"], config["datamodule"], config["optimizer"]["_target_"], batch]
     key = json.dumps(sections, sort_keys=True)
-    if key not in known:
-        known[key] = estimate(check(config))
-    return known[key]
+    if key not in cache:
+        cache[key] = estimate(check(config))
+    return cache[key]

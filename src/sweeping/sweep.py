@@ -1,4 +1,4 @@
-"""A sweep from its points to its ranking: entered in the ledger, checked as a whole, run, and ranked."""
+"""Run a whole sweep: add its points to the ledger, check all of them, run the jobs, and print the ranking."""
 
 import shlex
 import sys
@@ -17,13 +17,13 @@ from src.config.trust import trust_own_config
 from src.config.validate import check_section
 from src.core.console import echo
 from src.core.errors import JobsFailed, UserError
-from src.sweeping.job_composer import Composer, enter
-from src.sweeping.launchers.base import Arranging, Executor
+from src.sweeping.job_composer import JobComposer, add_to_ledger
+from src.sweeping.launchers.base import Executor, JobArranger
 from src.sweeping.ledger import ACTIONS, Job, Ledger, State, locked
 from src.sweeping.naming import sweep_name
 from src.sweeping.progress_table import Display
-from src.sweeping.scheduler import Driver, Listed, Source
-from src.sweeping.search.request import Asked, samples_of
+from src.sweeping.scheduler import Driver, FixedJobs, JobSource
+from src.sweeping.search.request import SearchRequest, samples_of
 
 if TYPE_CHECKING:
     from src.sweeping.search.optuna_trials import Trials
@@ -35,62 +35,66 @@ def launch(
     points: Sequence[Sequence[str]],
     executor: Callable[[Path], Executor],
     warm_up: Callable[[], None] = lambda: None,
-    outlived: bool = False,
+    detached: bool = False,
 ) -> list[JobReturn]:
-    """Run a sweep: check all that can be known of its jobs, then run those that are not finished.
+    """Run a sweep: check the configs of all jobs, then run those that are not finished.
 
     Args:
         loader: Hydra's config loader.
         master: the config of the whole sweep.
-        points: the words of the sweep; more lists than one where another sweeper than ours has made the points.
-        executor: makes what runs them, when it is known that there is something to run, for the sweep's folder.
-        warm_up: starts what takes long and can go on while the points are composed.
-        outlived: whether jobs that run already are the executor's, from a command before this one.
+        points: the overrides of the sweep; several lists if another sweeper than ours expanded the points.
+        executor: creates the executor for the sweep's folder; called only if there are jobs to run.
+        warm_up: starts slow preparations that run while the points are composed.
+        detached: whether jobs survive their driver: jobs that run already then belong to the executor, from an earlier command.
 
     Raises:
-        UserError: if any job's config is wrong; nothing was started then.
-        JobsFailed: if some job failed, when all have ended.
-        KeyboardInterrupt: after Ctrl-C; the same command goes on.
+        UserError: if any job's config is invalid; no job was started then.
+        JobsFailed: if some job failed, after all have ended.
+        KeyboardInterrupt: after Ctrl-C; the same command resumes the sweep.
     """
     if master.resume is not None:
-        raise UserError("resume goes on with one run, without -m; sweep.resume=<folder> goes on with a sweep")
+        raise UserError("resume=<folder> resumes one run, without -m; sweep.resume=<folder> resumes a sweep")
     check_section(Sweep, master.sweep, "sweep")
-    words: list[list[str]] | None = None
+    overrides: list[list[str]] | None = None
     if master.sweep.resume:
-        others = {word for words in points for word in words if not word.startswith("sweep.")}
-        if others:
-            raise UserError(f"{min(others)}: sweep.resume goes on with the jobs as they were frozen")
+        extra = {override for overrides in points for override in overrides if not override.startswith("sweep.")}
+        if extra:
+            raise UserError(
+                f"{min(extra)}: sweep.resume runs the jobs as they were frozen, and accepts no other overrides"
+            )
         folder = Path(master.sweep.resume)
-        asked = Asked.recorded(Ledger.open(folder).trusted(), loader)  # before a lock would make a folder
+        request = SearchRequest.from_ledger(
+            Ledger.open(folder).trusted(), loader
+        )  # before the lock, which would create a folder
     else:
-        trust_own_config(master, (word for line in points for word in line))
-        asked = Asked.typed(master, points, loader)
-        words = asked.points()
-        name = master.sweep.name or sweep_name(master, asked.keys(words))
+        trust_own_config(master, (override for line in points for override in line))
+        request = SearchRequest.from_command(master, points, loader)
+        overrides = request.points()
+        name = master.sweep.name or sweep_name(master, request.keys(overrides))
         folder = Path(master.paths.outputs) / "sweeps" / name
     if master.sweep.dry_run:
-        _print_dry_run(_entered(folder, loader, master, asked, words), master, outlived)
+        _print_dry_run(_prepare(folder, loader, master, request, overrides), master, detached)
         return []
     with locked(folder):
-        return _run(_entered(folder, loader, master, asked, words, warm_up), master, executor, outlived)
+        return _run(_prepare(folder, loader, master, request, overrides, warm_up), master, executor, detached)
 
 
 @dataclass
-class _Sweep:
+class _PreparedSweep:
     """A sweep whose points are checked.
 
     Args:
         ledger: of the sweep.
-        jobs: those that this command is about and that are known yet.
-        composer: of further jobs.
-        asked: how there may be further jobs; None where there are none.
-        probes: a ledger of the ends of the ranges, and its jobs, where points are drawn.
+        jobs: of this command, as far as they are known.
+        composer: of more jobs.
+        request: the search that proposes more jobs; None if there are no more.
+        probes: a scratch ledger and its jobs, one for each end of the ranges, where points are sampled.
     """
 
     ledger: Ledger
     jobs: list[Job]
-    composer: Composer
-    asked: Asked | None
+    composer: JobComposer
+    request: SearchRequest | None
     probes: tuple[Ledger, list[Job]] | None = None
 
     def samples(self) -> list[Config]:
@@ -98,28 +102,28 @@ class _Sweep:
         return samples_of(*(self.probes or (self.ledger, self.jobs)))
 
 
-def _entered(
+def _prepare(
     folder: Path,
     loader: Any,
     master: DictConfig,
-    asked: Asked | None,
+    request: SearchRequest | None,
     points: Sequence[Sequence[str]] | None,
     warm_up: Callable[[], None] = lambda: None,
-) -> _Sweep:
-    """Return a sweep with all its points in its ledger; without points, all that it has."""
+) -> _PreparedSweep:
+    """Return a sweep with all its points in its ledger; without points, with the jobs that the ledger has."""
     name = folder.name
     own_overrides = [] if master.sweep.resume else sys.argv[1:]
     exists = Ledger.exists(folder)
     ledger = Ledger.open(folder).trusted(own_overrides) if exists else Ledger.create(folder, name, sys.orig_argv)
-    composer = Composer(loader, master, name)
-    sweep = _Sweep(ledger, [], composer, asked)
-    if asked is not None and asked.search.name != "grid":
+    composer = JobComposer(loader, master, name)
+    sweep = _PreparedSweep(ledger, [], composer, request)
+    if request is not None and request.search.name != "grid":
         warm_up()
-        sweep.probes = asked.probes(ledger, composer)  # few errors say what is wrong with all points
+        sweep.probes = request.probes(ledger, composer)  # their few errors describe what is wrong with all points
     if points is not None:
-        if any(ledger.find(words) is None for words in points):
+        if any(ledger.find(overrides) is None for overrides in points):
             warm_up()
-        sweep.jobs = enter(ledger, composer, points)
+        sweep.jobs = add_to_ledger(ledger, composer, points)
     elif master.sweep.resume:
         sweep.jobs = ledger.jobs
     if sweep.probes is not None:
@@ -127,70 +131,75 @@ def _entered(
     return sweep
 
 
-def _print_dry_run(sweep: _Sweep, master: DictConfig, outlived: bool) -> None:
-    """Print what would be done, and what the jobs would be; of a search, the jobs at the ends of its ranges."""
+def _print_dry_run(sweep: _PreparedSweep, master: DictConfig, detached: bool) -> None:
+    """Print the jobs and what would be done; for a search, the jobs at the ends of its ranges."""
     from src.sweeping.resource_estimate import print_plan, print_ranges
 
-    asked, more = sweep.asked, 0
-    if asked is not None and asked.learns:
-        known = asked.known(sweep.ledger, sweep.samples())
-        sweep.jobs = sweep.jobs or known
-        more = asked.left(len(known))
-    due = _plan(sweep.ledger, sweep.jobs, master, more, outlived)
-    if asked is not None and sweep.probes is not None and asked.search.name == "optuna":
-        print_ranges(asked.spaces[0], *sweep.probes)
+    request, more = sweep.request, 0
+    if request is not None and request.learns:
+        proposed = request.stored_jobs(sweep.ledger, sweep.samples())
+        sweep.jobs = sweep.jobs or proposed
+        more = request.remaining(len(proposed))
+    due = _plan(sweep.ledger, sweep.jobs, master, more, detached)
+    if request is not None and sweep.probes is not None and request.search.name == "optuna":
+        print_ranges(request.spaces[0], *sweep.probes)
     else:
         print_plan(sweep.ledger, sweep.jobs, sweep.ledger.states(), [job in due for job in sweep.jobs])
 
 
-def _plan(ledger: Ledger, jobs: list[Job], master: DictConfig, more: int, outlived: bool) -> list[Job]:
-    """Say what is going to happen, and return the jobs that are to run."""
-    states = ledger.states() if outlived else _settled(ledger, jobs)
-    due = [job for job in jobs if _is_due(states[job.number], master.sweep.retry_failed, outlived)]
+def _plan(ledger: Ledger, jobs: list[Job], master: DictConfig, more: int, detached: bool) -> list[Job]:
+    """Print a summary of the sweep, and return the jobs to run."""
+    states = ledger.states() if detached else _wait_for_workers(ledger, jobs)
+    due = [job for job in jobs if _is_due(states[job.number], master.sweep.retry_failed, detached)]
     counts = [
         sum(ACTIONS[states[job.number].status] == action for job in jobs) for action in ("skip", "resume", "retry")
     ]
     proposed = f", and up to {more} more to be proposed" if more else ""
-    echo(f"sweep {ledger.head['name']}: {len(jobs)} jobs in {ledger.folder}{_counted(*counts)}{proposed}", flush=True)
+    echo(
+        f"sweep {ledger.head['name']}: {len(jobs)} jobs in {ledger.folder}{_format_counts(*counts)}{proposed}",
+        flush=True,
+    )
     if changed := ledger.code_changed():
-        echo(f"note: {changed}; jobs run the code as it is now, on the configs as they were frozen", flush=True)
+        echo(f"note: {changed}; jobs run the current code on the frozen configs", flush=True)
     return due
 
 
-def _run(sweep: _Sweep, master: DictConfig, executor: Callable[[Path], Executor], outlived: bool) -> list[JobReturn]:
-    ledger, asked = sweep.ledger, sweep.asked
+def _run(
+    sweep: _PreparedSweep, master: DictConfig, executor: Callable[[Path], Executor], detached: bool
+) -> list[JobReturn]:
+    ledger, request = sweep.ledger, sweep.request
     trials: Trials | None = None
-    if asked is not None and asked.learns:
-        trials = asked.trials(ledger, sweep.composer, sweep.samples())
-        ledger.head["search"] = asked.record
+    if request is not None and request.learns:
+        trials = request.trials(ledger, sweep.composer, sweep.samples())
+        ledger.head["search"] = request.record
         sweep.jobs = _merged(sweep.jobs, trials.jobs)
-    more = trials.left if trials else 0
-    due = _plan(ledger, sweep.jobs, master, more, outlived)
+    more = trials.remaining if trials else 0
+    due = _plan(ledger, sweep.jobs, master, more, detached)
     ledger.save()
-    source: Source = Listed(due)
+    source: JobSource = FixedJobs(due)
     if trials is not None:
-        trials.go_on_with(due)
+        trials.resume_jobs(due)
         source = trials
     complete = True
-    if source.more():
+    if source.has_more():
         runner = executor(ledger.folder)
-        if isinstance(runner, Arranging):
-            due, said = runner.arrange(ledger, due, known=trials is None)
-            source = source if trials is not None else Listed(due)
-            echo("\n".join(said), flush=True)
+        if isinstance(runner, JobArranger):
+            due, messages = runner.arrange(ledger, due, known=trials is None)
+            source = source if trials is not None else FixedJobs(due)
+            echo("\n".join(messages), flush=True)
         with Display(len(sweep.jobs) + more, before=len(sweep.jobs) - len(due)) as display:
             complete = Driver(ledger, source, runner, display, sys.orig_argv).run()
     if trials is not None:
         sweep.jobs = _merged(sweep.jobs, trials.jobs)
-    return _close(ledger, sweep.jobs, complete, trials)
+    return _print_results(ledger, sweep.jobs, complete, trials)
 
 
 def _merged(jobs: Iterable[Job], more: Iterable[Job]) -> list[Job]:
     return list({job.number: job for job in [*jobs, *more]}.values())
 
 
-def _settled(ledger: Ledger, jobs: list[Job]) -> dict[int, State]:
-    """Return what became of each job, when the workers of a driver that was just killed have followed it."""
+def _wait_for_workers(ledger: Ledger, jobs: list[Job]) -> dict[int, State]:
+    """Return the state of each job; wait a few seconds for the workers of a driver that was just killed to end."""
     for _ in range(50):
         states = ledger.states()
         if not any(states[job.number].status == "running" for job in jobs):
@@ -199,22 +208,22 @@ def _settled(ledger: Ledger, jobs: list[Job]) -> dict[int, State]:
     return states
 
 
-def _is_due(state: State, retry_failed: bool, outlived: bool) -> bool:
+def _is_due(state: State, retry_failed: bool, detached: bool) -> bool:
     action = ACTIONS[state.status]
-    follow = action == "runs elsewhere" and outlived
-    return action in ("run", "resume") or follow or (action == "retry" and retry_failed)
+    is_adopted = action == "runs elsewhere" and detached
+    return action in ("run", "resume") or is_adopted or (action == "retry" and retry_failed)
 
 
-def _counted(finished: int, interrupted: int, failed: int) -> str:
+def _format_counts(finished: int, interrupted: int, failed: int) -> str:
     parts = [f"{finished} finished before", f"{interrupted} to resume", f"{failed} failed before"]
-    shown = [part for part in parts if not part.startswith("0 ")]
-    return f" ({', '.join(shown)})" if shown else ""
+    nonzero = [part for part in parts if not part.startswith("0 ")]
+    return f" ({', '.join(nonzero)})" if nonzero else ""
 
 
 # ---- the end -----------------------------------------------------------------------------------------------------
 
 
-def _close(ledger: Ledger, jobs: list[Job], complete: bool, trials: "Trials | None" = None) -> list[JobReturn]:
+def _print_results(ledger: Ledger, jobs: list[Job], complete: bool, trials: "Trials | None" = None) -> list[JobReturn]:
     """Print the rankings as `src.compare` does, the Pareto front of several objectives, and how many jobs are done."""
     from src.comparison.console_table import print_ranking
 
@@ -225,11 +234,11 @@ def _close(ledger: Ledger, jobs: list[Job], complete: bool, trials: "Trials | No
         trials.print_front()
     finished, pruned = (sum(state.status == status for state in states) for status in ("finished", "pruned"))
     ended_early = f", {pruned} pruned" if pruned else ""
-    rest = "" if complete else "; the same command goes on"
+    rest = "" if complete else "; the same command resumes the sweep"
     echo(f"{finished} of {len(jobs)} jobs finished{ended_early}{rest}", flush=True)
     if not complete:
-        again = shlex.quote(f"sweep.resume={ledger.folder}")
-        raise KeyboardInterrupt(f"go on with: python -m src.train -m {again}")
+        override = shlex.quote(f"sweep.resume={ledger.folder}")
+        raise KeyboardInterrupt(f"resume with: python -m src.train -m {override}")
     elsewhere = [
         f"{ledger.folder}/{job.slug}" for job, state in zip(jobs, states, strict=True) if state.status == "running"
     ]
@@ -238,10 +247,10 @@ def _close(ledger: Ledger, jobs: list[Job], complete: bool, trials: "Trials | No
     failed = sum(state.status in ("failed", "pending", "interrupted") for state in states)
     if failed:
         raise JobsFailed(f"{failed} of {len(jobs)} jobs failed")
-    return [_returned(job, state) for job, state in zip(jobs, states, strict=True)]
+    return [_job_return(job, state) for job, state in zip(jobs, states, strict=True)]
 
 
-def _returned(job: Job, state: State) -> JobReturn:
-    result = JobReturn(overrides=list(job.words), cfg=None, status=JobStatus.COMPLETED)
+def _job_return(job: Job, state: State) -> JobReturn:
+    result = JobReturn(overrides=list(job.overrides), cfg=None, status=JobStatus.COMPLETED)
     result.return_value = state.value
     return result

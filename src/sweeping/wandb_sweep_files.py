@@ -1,10 +1,10 @@
-"""Writes every range of sweeps/ as a sweep for W&B's agents too: python -m src.sweeping.wandb_sweep_files
+"""Write a W&B sweep file for every range of sweeps/: python -m src.sweeping.wandb_sweep_files
 
     wandb sweep sweeps/wandb/learning_rate.yaml
     wandb agent <the id that it prints>
 
-The agents run ``python -m src.train +sweeps=<name> key=value …``: the range's own choices (an optimizer, a schedule) come
-from the same file as in a local sweep, and the values are written here from it. A test compares the two.
+The agents run ``python -m src.train +sweeps=<name> key=value …``: the fixed choices of the range (an optimizer, a schedule)
+come from the same file as in a local sweep, and its values are copied from there. A test compares the two.
 """
 
 from collections.abc import Iterator
@@ -23,28 +23,28 @@ FOLDER = SWEEPS / "wandb"
 COMMAND = ["${env}", "${interpreter}", "-m", "src.train", "${args_no_hyphens}"]
 
 
-def master_config(name: str, words: tuple[str, ...] = ()) -> tuple[Any, DictConfig]:
+def master_config(name: str, overrides: tuple[str, ...] = ()) -> tuple[Any, DictConfig]:
     """Return Hydra's config loader, and the config of a whole sweep of a range; only inside `own_hydra`."""
     loader = GlobalHydra.instance().config_loader()
-    return loader, loader.load_configuration("train", [f"+sweeps={name}", *words], RunMode.MULTIRUN)
+    return loader, loader.load_configuration("train", [f"+sweeps={name}", *overrides], RunMode.MULTIRUN)
 
 
 def values(master: DictConfig) -> dict[str, list[str]]:
-    """Return what a range varies: for every key its values, as words."""
-    found = {}
+    """Return the keys that a range varies, each with its values as texts."""
+    values_of_key = {}
     for key, text in master.hydra.sweeper.params.items():
         override = OverridesParser.create().parse_override(f"{key}={text}")
-        found[str(key)] = list(override.sweep_string_iterator())
-    return found
+        values_of_key[str(key)] = list(override.sweep_string_iterator())
+    return values_of_key
 
 
 def wandb_sweep(name: str) -> str:
-    """Return the file of a W&B sweep."""
+    """Return the content of a W&B sweep file."""
     with own_hydra():
         _, master = master_config(name)
         varied = values(master)
     parameters: dict[str, Any] = {"+sweeps": {"value": name}}
-    parameters |= {key: {"values": [_plain(value) for value in words]} for key, words in varied.items()}
+    parameters |= {key: {"values": [_plain(value) for value in texts]} for key, texts in varied.items()}
     sweep = {
         "program": "src.train",
         "name": name,
@@ -57,10 +57,10 @@ def wandb_sweep(name: str) -> str:
     return head + yaml.safe_dump(sweep, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
 
 
-def _plain(word: str) -> Any:
-    """Return a number as a number, and what W&B would take apart (a list) as the word that it is."""
-    value = OverridesParser.create().parse_override(f"x={word}").value()
-    return value if isinstance(value, (int, float)) else word
+def _plain(text: str) -> Any:
+    """Return a number as a number, and anything else as text, since W&B would expand a list."""
+    value = OverridesParser.create().parse_override(f"x={text}").value()
+    return value if isinstance(value, (int, float)) else text
 
 
 def files() -> Iterator[tuple[str, str]]:
@@ -70,7 +70,7 @@ def files() -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Write all files anew."""
+    """Rewrite all files."""
     FOLDER.mkdir(exist_ok=True)
     for old in FOLDER.glob("*.yaml"):
         old.unlink()

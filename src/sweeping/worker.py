@@ -1,4 +1,4 @@
-"""What a worker process does: one job, on its frozen config, in its own folder, reporting to the driver of the sweep."""
+"""A worker process of a sweep: run one job on its frozen config in its run folder, and report to the driver of the sweep."""
 
 import atexit
 import faulthandler
@@ -26,28 +26,28 @@ from src.sweeping.messages import PRUNE, Assignment, Ended, Event, Progress
 
 
 def work(assignment: Assignment, channel: Connection, train_group: "TrainGroup | None" = None) -> None:
-    """Do one job and report it; the process ends with it.
+    """Run one job and report how it ended.
 
     Args:
         assignment: the job.
-        channel: events go out, "stop" and "prune" come in. When its other end closes, the driver is dead, and so is this
-            process with all that it started.
+        channel: sends events, receives "stop" and "prune". When its other end closes, the driver has died, and this process
+            kills itself with all processes that it started.
         train_group: trains a job that has members.
     """
-    os.setsid()  # one signal reaches it with all that it starts, and the terminal's Ctrl-C none of them
+    os.setsid()  # a process group of its own: killed with all that it starts, and not reached by the terminal's Ctrl-C
     prepare(assignment)
-    orders = Orders(channel.send)
-    threading.Thread(target=_listen, args=(channel, orders), daemon=True).start()
-    orders.send(carry_out(assignment, orders, train_group))
+    control = Orders(channel.send)
+    threading.Thread(target=_listen, args=(channel, control), daemon=True).start()
+    control.send(carry_out(assignment, control, train_group))
     if "wandb" in sys.modules:
-        atexit._run_exitfuncs()  # a forked process ends without, and W&B's temporary folders would stay
+        atexit._run_exitfuncs()  # a forked process skips them, and W&B's temporary folders would remain
 
 
 class Orders:
-    """What a job is asked while it runs, and what it tells of itself.
+    """The connection of a running job to its driver: sends events, receives control messages.
 
     Args:
-        send: takes the events.
+        send: called with each event.
     """
 
     def __init__(self, send: Callable[[Event], None]) -> None:
@@ -57,16 +57,16 @@ class Orders:
 
     @property
     def outcome(self) -> str:
-        """How a job that was stopped has ended."""
+        """Status of a job that was stopped."""
         return "pruned" if self.stopping == PRUNE else "interrupted"
 
     def send(self, event: Event) -> None:
         with suppress(OSError):
             self._send(event)
 
-    def obey(self, order: str) -> None:
-        """Stop the job; it saves a checkpoint."""
-        self.stopping = order
+    def stop(self, message: str) -> None:
+        """Stop the job, which saves a checkpoint, as the control message requests."""
+        self.stopping = message
         if self.process is not None:
             self.process.send_signal(signal.SIGINT)
         else:
@@ -77,43 +77,43 @@ TrainGroup = Callable[[Assignment, Orders], Ended]
 """Trains the members of a job in this process."""
 
 
-def _listen(channel: Connection, orders: Orders) -> None:
+def _listen(channel: Connection, control: Orders) -> None:
     while True:
         try:
-            order = channel.recv()
+            message = channel.recv()
         except (EOFError, OSError):
             os.killpg(0, signal.SIGKILL)
-        orders.obey(order)
+        control.stop(message)
 
 
-def carry_out(assignment: Assignment, orders: Orders, train_group: "TrainGroup | None" = None) -> Ended:
-    """Run a job in this process, or a job of several processes in those that it starts, and say how it has ended."""
+def carry_out(assignment: Assignment, control: Orders, train_group: "TrainGroup | None" = None) -> Ended:
+    """Run a job in this process, or in a command of its own if it needs several processes, and return how it ended."""
     try:
         if assignment.members:
             assert train_group is not None
-            return train_group(assignment, orders)
-        return (_alone if assignment.processes == 1 else _in_a_fresh_process)(assignment, orders)
+            return train_group(assignment, control)
+        return (_run_here if assignment.processes == 1 else _run_as_command)(assignment, control)
     except KeyboardInterrupt:
-        return _stopped(assignment, orders)
+        return _stopped(assignment, control)
     except BaseException as error:
         echo(traceback.format_exc(), end="", file=sys.stderr)
         return Ended(assignment.number, "failed", told(error))
 
 
 def told(error: BaseException) -> str:
-    """Return what is shown of an error: of a user's mistake its text, else the traceback."""
+    """Return the text to report for an error: the message of a `UserError`, otherwise the traceback."""
     return str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
 
 
 def prepare(assignment: Assignment) -> None:
-    """Give this process the environment of a job, the file for what it prints, and Python's answer to Ctrl-C."""
+    """Set up this process for a job: its environment, the file for its output, and Python's handler of Ctrl-C."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # which Ray blocks in what it starts
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray blocks it in its workers
     if assignment.environment is not None:
         os.environ.clear()
         os.environ.update(assignment.environment)
     if "SLURM_NTASKS" in os.environ:
-        os.environ["SLURM_JOB_NAME"] = "interactive"  # Lightning starts ranks by itself, and does not requeue
+        os.environ["SLURM_JOB_NAME"] = "interactive"  # Lightning then starts ranks itself and does not requeue
     if assignment.devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(assignment.devices)
     if assignment.output is not None:
@@ -126,19 +126,19 @@ def prepare(assignment: Assignment) -> None:
             os.fdopen(number, "w", buffering=1, closefd=False, errors="backslashreplace") for number in (1, 2)
         )
     escape_diagnostics()
-    faulthandler.enable(file=2)  # a crash in native code leaves a trace
+    faulthandler.enable(file=2)  # print a traceback on a crash in native code
 
 
-def _stopped(assignment: Assignment, orders: Orders) -> Ended:
-    """Return how a job has ended that was told to; that it was pruned stands in its record, should the driver die now."""
+def _stopped(assignment: Assignment, control: Orders) -> Ended:
+    """Return how a stopped job ended; write to its record that it was pruned, in case the driver dies now."""
     folder = begun(assignment.folder)
-    if orders.outcome == "pruned" and folder is not None and folder.record.get("status") == "interrupted":
+    if control.outcome == "pruned" and folder is not None and folder.record.get("status") == "interrupted":
         folder.update(status="pruned", **best_so_far(folder))
-    return Ended(assignment.number, orders.outcome)
+    return Ended(assignment.number, control.outcome)
 
 
-def _alone(assignment: Assignment, orders: Orders) -> Ended:
-    """Run a job of one process, here."""
+def _run_here(assignment: Assignment, control: Orders) -> Ended:
+    """Run a job in this process."""
     import torch
 
     from src.config.validate import check
@@ -148,7 +148,7 @@ def _alone(assignment: Assignment, orders: Orders) -> Ended:
     if assignment.threads is not None:
         torch.set_num_threads(assignment.threads)
     config = check(assignment.config)
-    reporter = Reporter(assignment.number, orders.send)
+    reporter = Reporter(assignment.number, control.send)
     record = begun(assignment.folder)
     if record is None:
         run(config, assignment.folder, verbose=False, callbacks=[reporter], command=assignment.command)
@@ -158,34 +158,34 @@ def _alone(assignment: Assignment, orders: Orders) -> Ended:
 
 
 def begun(folder: Path) -> RunFolder | None:
-    """Return a run that was begun before; one that was killed before it had written its record is removed.
+    """Return the run folder of a job that was started before; remove one that was killed before it wrote its record.
 
     Args:
         folder: of a job, directly below its sweep.
 
     Raises:
-        UserError: if something stands in its place that is not the beginning of a run.
+        UserError: if there is something else in its place.
     """
     if folder.is_symlink():
-        raise UserError(f"{folder}: this is a link; the folder of a job lies within its sweep")
+        raise UserError(f"{folder}: this is a link; the folder of a job is within its sweep")
     if is_file_below(folder, "run.json"):
         return RunFolder.open(folder)
     if os.path.lexists(folder):
-        _remove_beginning(folder)
+        _remove_without_record(folder)
     return None
 
 
-_BEGINNING = re.compile(r"config\.yaml|\.(config\.yaml|run\.json)(\.[0-9a-f]+)?\.partial|\.nfs[0-9a-f]+")
-"""Files that a run may have left that was killed before it had written its record."""
+_FIRST_FILES = re.compile(r"config\.yaml|\.(config\.yaml|run\.json)(\.[0-9a-f]+)?\.partial|\.nfs[0-9a-f]+")
+"""Files that a run may leave when it is killed before it wrote its record."""
 
 
-def _remove_beginning(folder: Path) -> None:
-    """Remove a run folder without a record, and never more than what such a run leaves."""
+def _remove_without_record(folder: Path) -> None:
+    """Remove a run folder without a record, and nothing but the files that such a run leaves."""
     if not folder.is_dir():
         raise UserError(f"{folder}: this is not a folder")
     names = []
     for entry in os.scandir(folder):
-        if not _BEGINNING.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+        if not _FIRST_FILES.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
             raise UserError(f"{folder}: there is no run.json here, but {entry.name!r}, which is not removed")
         names.append(entry.name)
     for name in names:
@@ -193,49 +193,49 @@ def _remove_beginning(folder: Path) -> None:
     folder.rmdir()
 
 
-def _in_a_fresh_process(assignment: Assignment, orders: Orders) -> Ended:
-    """Run a job of several processes as a command of its own on its frozen config.
+def _run_as_command(assignment: Assignment, control: Orders) -> Ended:
+    """Run a job of several processes as a command of its own, on its frozen config.
 
-    Lightning starts the other ranks with the words of the first, which must not be those of the whole sweep.
+    Lightning starts the other ranks with the command line of the first, which must not be that of the whole sweep.
     """
     record = begun(assignment.folder)
     if record is None:
         RunFolder.create(assignment.folder, assignment.config, assignment.command).interrupt()
     else:
-        record.set_config(assignment.config)  # the frozen one, whatever config.yaml holds by now
+        record.set_config(assignment.config)  # the frozen one, even if config.yaml was changed
     environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GRIDLIGHT_LIFELINE": "1"}
-    environment |= trust_of(assignment.config)  # the driver has decided about its classes
+    environment |= trust_of(assignment.config)  # the driver has checked its classes
     for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "GRIDLIGHT_RUN_FOLDER"):
         environment.pop(name, None)
     if assignment.threads is not None:
         environment["OMP_NUM_THREADS"] = str(assignment.threads)
     command = [sys.executable, "-m", "src.train", f"resume={assignment.folder}"]
-    orders.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
-    watch = threading.Thread(target=_report_from_disk, args=(assignment, orders), daemon=True)
+    control.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+    watch = threading.Thread(target=_report_from_disk, args=(assignment, control), daemon=True)
     watch.start()
-    code = orders.process.wait()
+    code = control.process.wait()
     if code == 0:
         return Ended(assignment.number, "finished")
     record = RunFolder.open(assignment.folder)
-    if orders.stopping:
-        return _stopped(assignment, orders)
+    if control.stopping:
+        return _stopped(assignment, control)
     if record.record.get("status") == "failed":
         return Ended(assignment.number, "failed", str(record.record.get("error")))
     raise RuntimeError(f"{' '.join(command)} ended with {ending(code)}")
 
 
-def _report_from_disk(assignment: Assignment, orders: Orders) -> None:
-    """Report the epochs of a job that runs in another process, from what it has logged."""
-    told, epochs = -1, assignment.config["trainer"]["max_epochs"]
+def _report_from_disk(assignment: Assignment, control: Orders) -> None:
+    """Report the epochs of a job that runs in another process, from its metrics file."""
+    reported, epochs = -1, assignment.config["trainer"]["max_epochs"]
     while True:
         time.sleep(1.0)
         rows = RunFolder(assignment.folder, {}).metrics()
-        known = (row.get("epoch") for row in rows if "train/loss" in row)  # the last of an epoch
-        epoch = max((epoch for epoch in known if isinstance(epoch, int)), default=-1)
-        if epoch > told:
-            told = epoch
+        logged = (row.get("epoch") for row in rows if "train/loss" in row)  # the last row of an epoch
+        epoch = max((epoch for epoch in logged if isinstance(epoch, int)), default=-1)
+        if epoch > reported:
+            reported = epoch
             latest = {k: v for row in rows if row.get("epoch") == epoch for k, v in row.items() if "/" in k}
-            orders.send(Progress(assignment.number, epoch, epochs, latest))
+            control.send(Progress(assignment.number, epoch, epochs, latest))
 
 
 def _free_port() -> int:
@@ -245,10 +245,10 @@ def _free_port() -> int:
 
 
 def ending(code: int) -> str:
-    """Say how a process ended.
+    """Return a description of how a process ended.
 
     Args:
-        code: exit code; negative: the signal that killed it.
+        code: exit code; a negative one is the signal that killed it.
     """
     if code >= 0:
         return f"exit code {code}"

@@ -1,4 +1,4 @@
-"""The callback that tells the driver of a sweep how far a job is."""
+"""A callback that reports the progress of a job to the driver of the sweep."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +10,11 @@ from src.sweeping.messages import Progress
 
 
 class Reporter(Callback):
-    """Sends the metrics of every epoch, when all of them are known.
+    """Sends the metrics of every epoch, once all of them are logged.
 
     Args:
         number: of the job.
-        send: takes the event.
+        send: called with each event.
     """
 
     def __init__(self, number: int, send: Callable[[Any], None]) -> None:
@@ -23,7 +23,7 @@ class Reporter(Callback):
         self._due = False
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._due = True  # other callbacks and the model still log
+        self._due = True  # other callbacks and the model may still log
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._report(trainer, trainer.current_epoch - 1)

@@ -15,12 +15,12 @@ PRUNED = (
     *("search=optuna", "search.trials=4", "search.seed=1"),  # which takes the first of a list first
     *("search.pruner=median", "search.startup_jobs=1", "search.warmup_epochs=3"),
 )
-"""Words of a search that ends jobs early."""
+"""MakeOverrides of a search that ends jobs early."""
 
 
-def start(words: list[str], **environment: str) -> "subprocess.Popen[str]":
+def start(argv: list[str], **environment: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "src.train", *words],
+        [sys.executable, "-m", "src.train", *argv],
         cwd=ROOT,
         env=os.environ | environment,
         stdout=subprocess.PIPE,
@@ -31,7 +31,7 @@ def start(words: list[str], **environment: str) -> "subprocess.Popen[str]":
 
 
 def processes(marker: str) -> list[int]:
-    """Return the processes in whose environment the marker stands: all that a sweep started."""
+    """Return the processes whose environment contains the marker: all that a sweep started."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
@@ -46,13 +46,13 @@ def _alive(process: Path) -> bool:
     return ") Z " not in (process / "stat").read_text()
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 300.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 300.0) -> Any:
     """Wait until something is true, and return it."""
     end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, "waited in vain"
+    while not (result := condition()):
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.1)
-    return found
+    return result
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -60,7 +60,7 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def running(folder: Path, count: int) -> Callable[[], list[dict[str, Any]] | None]:
-    """Return what tells whether so many jobs are training, by their records."""
+    """Return a function that checks, by the records, whether `count` jobs are training."""
 
     def look() -> list[dict[str, Any]] | None:
         found = [

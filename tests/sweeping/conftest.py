@@ -10,23 +10,23 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from src.config.isolated_hydra import own_hydra
-from src.sweeping.job_composer import Composer
+from src.sweeping.job_composer import JobComposer
 
 
 @pytest.fixture
-def composer() -> Iterator[Callable[..., Composer]]:
-    """Return a function that makes the composer of a sweep with some words that all its jobs share."""
+def composer() -> Iterator[Callable[..., JobComposer]]:
+    """Return a function that makes the composer of a sweep with some overrides that all its jobs share."""
     with own_hydra():
         loader = GlobalHydra.instance().config_loader()
 
-        def make(*words: str) -> Composer:
-            return Composer(loader, loader.load_configuration("train", list(words), RunMode.MULTIRUN), "test")
+        def make(*overrides: str) -> JobComposer:
+            return JobComposer(loader, loader.load_configuration("train", list(overrides), RunMode.MULTIRUN), "test")
 
         yield make
 
 
 def product(varied: dict[str, list[Any]]) -> list[list[str]]:
-    """Return the words of every combination."""
+    """Return the overrides of every combination."""
     axes = [[f"{key}={value}" for value in values] for key, values in varied.items()]
     return [list(point) for point in itertools.product(*axes)]
 

@@ -19,7 +19,7 @@ from src.sweeping.messages import Assignment, Ended, Progress
 from src.sweeping.pending_jobs import pending
 from src.sweeping.search.objectives import Objective
 from src.sweeping.search.optuna_study import FILE, begun_study, stored_study
-from src.sweeping.search.request import Asked, refuse_unknown_options
+from src.sweeping.search.request import SearchRequest, reject_unknown_options
 from src.sweeping.search.space import Interval, Space, Values
 from src.sweeping.worker import Orders, begun, carry_out
 
@@ -96,18 +96,18 @@ FOLDERS += ["ledger.jsonl", "states.jsonl", "thesis", "\x1b]0;x\x07", "a\nb", "$
 BAD = [*(("folder", value) for value in [*FOLDERS, None, 3, [], {}])]
 BAD += [("number", value) for value in (0, -1, 3, 10**30, None, "x", [], 1.5)]
 BAD += [("hash", value) for value in ("", "A" * 12, "0" * 13, "0" * 12, None, 3, {})]
-BAD += [("words", value) for value in (None, 3, "seed=1", [3], [None], {})]
+BAD += [("overrides", value) for value in (None, 3, "seed=1", [3], [None], {})]
 BAD += [("label", value) for value in (None, 3, "seed=1", [3])] + [("changes", value) for value in (None, [], "x", 3)]
 
 
 @pytest.mark.parametrize(("key", "value"), BAD)
-def test_a_bad_job_is_refused_and_where_only_listed_left_out(sweep: Path, key: str, value: object) -> None:
+def test_a_damaged_job_is_rejected_but_skipped_when_only_listed(sweep: Path, key: str, value: object) -> None:
     changed(sweep, 2, lambda job: job.update({key: value}))
     with pytest.raises(UserError, match="line 3"):
         Ledger.open(sweep)
-    said: list[str] = []
-    assert [job.number for job in Ledger.open(sweep, said.append).jobs] == [1, 3]
-    assert len(said) == 1 and "line 3" in said[0]
+    warnings: list[str] = []
+    assert [job.number for job in Ledger.open(sweep, warnings.append).jobs] == [1, 3]
+    assert len(warnings) == 1 and "line 3" in warnings[0]
     assert pending([sweep])[0] == 2
 
 
@@ -123,11 +123,11 @@ def test_a_bad_job_is_refused_and_where_only_listed_left_out(sweep: Path, key: s
         ("code", 3),
         ("code", {}),
         ("search", []),
-        ("search", {"settings": 3, "words": []}),
-        ("search", {"settings": {}, "words": [3]}),
+        ("search", {"settings": 3, "overrides": []}),
+        ("search", {"settings": {}, "overrides": [3]}),
     ],
 )
-def test_a_bad_head_is_refused(sweep: Path, key: str, value: object) -> None:
+def test_a_damaged_first_line_is_rejected(sweep: Path, key: str, value: object) -> None:
     changed(sweep, 0, lambda head: head.update({key: value}))
     with pytest.raises(UserError):
         Ledger.open(sweep)
@@ -143,7 +143,9 @@ def test_two_jobs_share_nothing(sweep: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_ledger_is_told_at_once(sweep: Path, outside: Path, kind: Callable[[Path, Path], None]) -> None:
+def test_a_file_that_is_not_a_ledger_is_rejected(
+    sweep: Path, outside: Path, kind: Callable[[Path, Path], None]
+) -> None:
     (sweep / "ledger.jsonl").unlink()
     kind(sweep / "ledger.jsonl", outside)
     assert Ledger.exists(sweep), "it is not written over"
@@ -309,16 +311,16 @@ def test_what_is_no_event_of_the_job_is_ignored(tmp_path: Path, caplog: pytest.L
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["job.events", "job.order"])
-def test_a_mailbox_follows_no_link(
+def test_a_file_channel_does_not_follow_links(
     tmp_path: Path, outside: Path, name: str, kind: Callable[[Path, Path], None]
 ) -> None:
     box = Mailbox(tmp_path / "cluster", "job", 3)
     box.clear()
     kind(tmp_path / "cluster" / name, outside)
-    assert box.collect() == [] and box.order() is None
+    assert box.collect() == [] and box.control_message() is None
     if kind is not folder:
-        box.give("stop")
-        assert name != "job.order" or box.order() == "stop"
+        box.send_control("stop")
+        assert name != "job.order" or box.control_message() == "stop"
         box.clear()
     else:
         with pytest.raises(UserError, match="this is a folder"):
@@ -331,7 +333,7 @@ def test_an_order_is_one_of_three(tmp_path: Path, order: str) -> None:
     box = Mailbox(tmp_path / "cluster", "job", 3)
     box.clear()
     (tmp_path / "cluster" / "job.order").write_text(order)
-    assert box.order() is None
+    assert box.control_message() is None
 
 
 @pytest.mark.parametrize("content", ["junk", "{}", "[3]", '["../x"]', '["a/b"]', "null"])
@@ -362,14 +364,16 @@ def test_a_submission_that_was_changed_is_ignored(
     monkeypatch.setattr(submitit_slurm.subprocess, "run", lambda *_, **__: done)
     executor = object.__new__(SlurmExecutor)
     executor.folder = cluster
-    assert executor._look() and {slug: job.id for slug, job in executor._queue.items()} == {"job": "7"}
+    assert executor._refresh_queue() and {slug: job.id for slug, job in executor._queue.items()} == {"job": "7"}
 
 
 # ---- searches ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [*KINDS, junk])
-def test_a_study_that_is_no_file_is_told(tmp_path: Path, outside: Path, kind: Callable[[Path, Path], None]) -> None:
+def test_a_study_that_is_not_a_regular_file_is_rejected(
+    tmp_path: Path, outside: Path, kind: Callable[[Path, Path], None]
+) -> None:
     kind(tmp_path / FILE, outside)
     if kind is not junk:  # which has no whole line
         with pytest.raises(UserError):
@@ -422,7 +426,7 @@ def test_a_value_of_a_study_is_one_of_the_search(value: object) -> None:
         if isinstance(axis, Interval) and value == 1.5:
             continue
         with pytest.raises(UserError):
-            axis.word(value)
+            axis.format_value(value)
 
 
 REFUSED = ["hydra.searchpath=[file:///tmp]", "+hydra.run.dir=/tmp", "hydra/launcher=local", "--config-dir=/tmp"]
@@ -442,16 +446,16 @@ REFUSED += [
 ]
 
 
-@pytest.mark.parametrize("word", REFUSED)
-def test_recorded_overrides_choose_no_code_and_no_folder(sweep: Path, word: str) -> None:
-    search = {"settings": {"name": "random"}, "words": [["seed=0", word]]}
+@pytest.mark.parametrize("override", REFUSED)
+def test_recorded_overrides_choose_no_code_and_no_folder(sweep: Path, override: str) -> None:
+    search = {"settings": {"name": "random"}, "overrides": [["seed=0", override]]}
     changed(sweep, 0, lambda head: head.update(search=search))
     with pytest.raises(UserError):
         ledger = Ledger.open(sweep).trusted()
         with own_hydra():
             from hydra.core.global_hydra import GlobalHydra
 
-            refuse_unknown_options(["seed=0", word], GlobalHydra.instance().config_loader(), ledger.folder)
+            reject_unknown_options(["seed=0", override], GlobalHydra.instance().config_loader(), ledger.folder)
 
 
 def test_recorded_overrides_of_the_users_own_options_are_read() -> None:
@@ -459,17 +463,19 @@ def test_recorded_overrides_of_the_users_own_options_are_read() -> None:
 
     with own_hydra():
         loader = GlobalHydra.instance().config_loader()
-        words = ["model=mlp,cnn", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "seed=range(3)", "logger=none"]
-        refuse_unknown_options([*words, "model=glob(*)", "trainer.max_epochs=3", "+model.x=[1,2]"], loader, "ledger")
+        overrides = ["model=mlp,cnn", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "seed=range(3)", "logger=none"]
+        reject_unknown_options(
+            [*overrides, "model=glob(*)", "trainer.max_epochs=3", "+model.x=[1,2]"], loader, "ledger"
+        )
 
 
 @pytest.mark.parametrize(
     "settings", [{}, {"name": "evil"}, {"name": []}, {"name": "optuna"}, {"name": "random", "x": 1}]
 )
 def test_the_settings_of_a_recorded_search_are_checked(sweep: Path, settings: dict[str, Any]) -> None:
-    changed(sweep, 0, lambda head: head.update(search={"settings": settings, "words": [["seed=0,1"]]}))
+    changed(sweep, 0, lambda head: head.update(search={"settings": settings, "overrides": [["seed=0,1"]]}))
     with pytest.raises(UserError):
-        Asked.recorded(Ledger.open(sweep), None)
+        SearchRequest.from_ledger(Ledger.open(sweep), None)
 
 
 def test_a_single_surrogate_is_written_as_it_was_read(sweep: Path) -> None:
@@ -494,7 +500,7 @@ def test_a_worker_prints_and_tells_an_error_of_any_text(
     def fail(*_: object) -> Ended:
         raise UserError(text)
 
-    monkeypatch.setattr("src.sweeping.worker._alone", fail)
+    monkeypatch.setattr("src.sweeping.worker._run_here", fail)
     ended = carry_out(Assignment(1, {}, tmp_path / "job", ("x",)), Orders(lambda event: None))
     assert ended.status == "failed" and text in ended.error
     printed = capfd.readouterr().err

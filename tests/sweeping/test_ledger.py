@@ -40,10 +40,10 @@ def test_the_same_config_is_the_same_job(tmp_path: Path) -> None:
     job = made.add(["optimizer.lr=1.0", "logger=none"], ["optimizer.lr=1.0"], {**config(1), "logger": {}})
     assert len(made.jobs) == 2 and made.jobs[1] == job
     assert job.slug == Ledger.open(tmp_path).jobs[1].slug, "its folder stays"
-    assert made.config(job)["logger"] == {}, "what has no influence is as it was said last"
+    assert made.config(job)["logger"] == {}, "keys without influence have their latest values"
 
 
-def test_a_torn_last_line_is_left_out_and_damage_is_told(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_skipped_and_damage_is_an_error(tmp_path: Path) -> None:
     ledger(tmp_path, 3)
     file = tmp_path / "ledger.jsonl"
     text = file.read_text()
@@ -92,11 +92,11 @@ def test_two_drivers_cannot_run_one_sweep(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists(), "a sweep that was refused leaves nothing"
 
 
-def test_changed_code_is_told_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_code_is_reported_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from src.sweeping import ledger as module
 
     made = ledger(tmp_path, 1)
-    for revision, changed, told in (
+    for revision, changed, expected in (
         ("a" * 40, "", None),
         ("a" * 40, "x", "files were changed"),
         ("a" * 40, "x", "files were changed"),
@@ -104,8 +104,8 @@ def test_changed_code_is_told_each_time(tmp_path: Path, monkeypatch: pytest.Monk
         ("a" * 40, "", None),
     ):
         monkeypatch.setattr(module, "code_state", lambda r=revision, c=changed: {"revision": r, "changed": c})
-        said = made.code_changed()
-        assert (said is None) if told is None else (said is not None and told in said)
+        message = made.code_changed()
+        assert (message is None) if expected is None else (message is not None and expected in message)
         made.save()
         made = Ledger.open(tmp_path)
 
@@ -135,7 +135,7 @@ def test_line_ends_of_other_alphabets_end_no_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe", b"[1]\n"])
-def test_a_file_that_is_no_ledger_is_told(tmp_path: Path, damage: bytes) -> None:
+def test_a_file_that_is_not_a_ledger_is_an_error(tmp_path: Path, damage: bytes) -> None:
     ledger(tmp_path, 1)
     file = tmp_path / "ledger.jsonl"
     file.write_bytes(damage + file.read_bytes())

@@ -8,7 +8,7 @@ import yaml
 from src.config.groups import SWEEPS, sweeps
 from src.config.isolated_hydra import own_hydra
 from src.run_store.config_hash import config_hash
-from src.sweeping.job_composer import Composer
+from src.sweeping.job_composer import JobComposer
 from src.sweeping.wandb_sweep_files import COMMAND, FOLDER, files, master_config, values
 
 DOCUMENTED = {
@@ -33,7 +33,9 @@ def test_a_range_reaches_from_end_to_end(name: str) -> None:
         _, master = master_config(name)
         found = values(master)
     assert list(found) == [key]
-    points = [yaml.safe_load(word.replace("e-", ".0e-") if "." not in word else word) for word in found[key]]
+    points = [
+        yaml.safe_load(override.replace("e-", ".0e-") if "." not in override else override) for override in found[key]
+    ]
     assert points[0] == smallest and points[-1] == largest and points == sorted(points)
 
 
@@ -50,16 +52,16 @@ def test_the_rest_of_the_documented_ranges_are_there() -> None:
 def test_every_point_can_run_and_wandb_gets_the_same(name: str) -> None:
     with own_hydra():
         loader, master = master_config(name)
-        composer = Composer(loader, master, "test")
-        axes = [[f"{key}={value}" for value in words] for key, words in values(master).items()]
+        composer = JobComposer(loader, master, "test")
+        axes = [[f"{key}={value}" for value in overrides] for key, overrides in values(master).items()]
         ours = [config_hash(composer.config([f"+sweeps={name}", *p]).plain()) for p in itertools.product(*axes)]
         assert len(set(ours)) == len(ours) >= 3
 
         sweep = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
         assert sweep["command"] == COMMAND
         given = [entry.get("values", [entry.get("value")]) for entry in sweep["parameters"].values()]
-        words = [[f"{key}={value}" for value in v] for key, v in zip(sweep["parameters"], given, strict=True)]
-        theirs = [config_hash(composer.config(point).plain()) for point in itertools.product(*words)]
+        overrides = [[f"{key}={value}" for value in v] for key, v in zip(sweep["parameters"], given, strict=True)]
+        theirs = [config_hash(composer.config(point).plain()) for point in itertools.product(*overrides)]
     assert theirs == ours
 
 

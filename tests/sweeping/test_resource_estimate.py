@@ -11,19 +11,19 @@ from src.config.validate import check
 from src.sweeping.resource_estimate import estimate
 from src.training.experiment import build
 
-Words = Callable[..., list[str]]
+MakeOverrides = Callable[..., list[str]]
 
 
-def held(words: list[str]) -> tuple[int, int, int]:
-    """Train one step, and return parameters, bytes of weights with all that belongs to them, and bytes kept of a batch."""
-    experiment = build(check(compose(words)))
+def held(overrides: list[str]) -> tuple[int, int, int]:
+    """Train one step, and return parameters, bytes of weights with gradients and optimizer state, and bytes saved for a batch."""
+    experiment = build(check(compose(overrides)))
     model, batch = experiment.model, next(iter(experiment.datamodule.loader("train")))
     own = {id(tensor) for tensor in [*model.parameters(), *model.buffers()]}
-    kept: dict[int, Tensor] = {}
+    saved: dict[int, Tensor] = {}
 
     def save(tensor: Tensor) -> Tensor:
         if id(tensor) not in own and id(tensor._base) not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
+            saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
@@ -40,34 +40,34 @@ def held(words: list[str]) -> tuple[int, int, int]:
     return (
         sum(parameter.numel() for parameter in model.parameters()),
         size,
-        sum(tensor.untyped_storage().nbytes() for tensor in kept.values()),
+        sum(tensor.untyped_storage().nbytes() for tensor in saved.values()),
     )
 
 
 @pytest.mark.parametrize(
-    "words",
+    "overrides",
     [
         ["model=mlp"],
         ["model=cnn", "optimizer=momentum", "regularization=batch_norm"],
         ["model=resnet", "optimizer=sgd"],
     ],
-    ids=lambda words: " ".join(words),
+    ids=lambda overrides: " ".join(overrides),
 )
-def test_an_estimate_is_what_training_holds(fast: Words, words: list[str]) -> None:
-    found = estimate(check(compose(fast(*words))))
-    parameters, weights, activations = held(fast(*words))
+def test_an_estimate_is_what_training_holds(fast: MakeOverrides, overrides: list[str]) -> None:
+    found = estimate(check(compose(fast(*overrides))))
+    parameters, weights, activations = held(fast(*overrides))
     assert (found.parameters, found.weights) == (parameters, weights)
     assert found.activations is not None and found.activations == pytest.approx(activations, rel=0.15)
 
 
 @pytest.mark.parametrize("model", ["lstm", "gru", "transformer"])
-def test_every_family_can_be_estimated(fast: Words, model: str) -> None:
-    words = fast(f"model={model}")
-    found = estimate(check(compose(words)))
-    assert found.parameters == sum(p.numel() for p in build(check(compose(words))).model.parameters())
+def test_every_family_can_be_estimated(fast: MakeOverrides, model: str) -> None:
+    overrides = fast(f"model={model}")
+    found = estimate(check(compose(overrides)))
+    assert found.parameters == sum(p.numel() for p in build(check(compose(overrides))).model.parameters())
     assert found.weights > 4 * found.parameters
 
 
-def test_nothing_is_allocated(fast: Words) -> None:
+def test_nothing_is_allocated(fast: MakeOverrides) -> None:
     huge = estimate(check(compose(fast("model=mlp", "model.hidden_sizes=[1000000,1000000]"))))
     assert huge.parameters > 1e12 and huge.memory.endswith(" GB")

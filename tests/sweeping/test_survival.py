@@ -18,17 +18,17 @@ import pytest
 from src import ROOT
 from src.diagnostics.resume_check import compare
 from src.run_store.run_folder import RunFolder
-from src.sweeping.launchers.fork_server import LIST
+from src.sweeping.launchers.fork_server import MODULES_VARIABLE
 from src.sweeping.launchers.local import every_module
 from src.sweeping.ledger import Ledger
 from tests.sweeping.commands import processes, records, running, start, wait_for
 
-Words = Callable[..., list[str]]
+MakeOverrides = Callable[..., list[str]]
 
 pytestmark = pytest.mark.slow
 
 
-def killed_until_done(words: list[str], folder: Path, kills: int, seed: int, longest: float) -> int:
+def killed_until_done(overrides: list[str], folder: Path, kills: int, seed: int, longest: float) -> int:
     """Kill a sweep with all its processes at random moments, re-issue it each time, and let it end at last.
 
     Returns:
@@ -37,7 +37,7 @@ def killed_until_done(words: list[str], folder: Path, kills: int, seed: int, lon
     dice, met = random.Random(seed), 0
     finished: dict[str, dict[str, Any]] = {}
     for _ in range(kills):
-        sweep = start(words)
+        sweep = start(overrides)
         time.sleep(dice.uniform(0.5, longest))
         met += sweep.poll() is None
         with suppress(ProcessLookupError):
@@ -46,7 +46,7 @@ def killed_until_done(words: list[str], folder: Path, kills: int, seed: int, lon
         now = {name: record for name, record in records(folder).items() if record["status"] == "finished"}
         assert {name: now[name] for name in finished} == finished, "a finished job ran again"
         finished = now
-    sweep = start(words)
+    sweep = start(overrides)
     output, _ = sweep.communicate(timeout=600)
     assert sweep.returncode == 0, output
     after = records(folder)
@@ -56,7 +56,7 @@ def killed_until_done(words: list[str], folder: Path, kills: int, seed: int, lon
 
 @pytest.mark.parametrize(("jobs", "kills", "epochs"), [(6, 4, 12), (24, 10, 12)])
 def test_a_sweep_that_is_killed_again_and_again(
-    fast: Words, tmp_path: Path, jobs: int, kills: int, epochs: int
+    fast: MakeOverrides, tmp_path: Path, jobs: int, kills: int, epochs: int
 ) -> None:
     rates = ",".join(str(round(1e-3 * (number + 1), 4)) for number in range(jobs))
     common = [
@@ -86,14 +86,16 @@ def test_a_sweep_that_is_killed_again_and_again(
 LONG = ["trainer.max_epochs=100000", "regularization=none", "trainer.limit_train_batches=4", "callbacks=default"]
 
 
-def sweep_words(fast: Words, name: str) -> list[str]:
-    words = [word for word in fast() if not word.startswith(("trainer.max_epochs", "trainer.limit_train"))]
-    return ["-m", *words, *LONG, "seed=0,1,2", f"sweep.name={name}", "hydra.launcher.jobs=2"]
+def sweep_overrides(fast: MakeOverrides, name: str) -> list[str]:
+    overrides = [
+        override for override in fast() if not override.startswith(("trainer.max_epochs", "trainer.limit_train"))
+    ]
+    return ["-m", *overrides, *LONG, "seed=0,1,2", f"sweep.name={name}", "hydra.launcher.jobs=2"]
 
 
-def test_a_killed_worker_costs_its_job_alone(fast: Words, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_its_job_alone(fast: MakeOverrides, tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "sweeps" / "worker"
-    sweep = start(sweep_words(fast, "worker"), MARKER="worker")
+    sweep = start(sweep_overrides(fast, "worker"), MARKER="worker")
     first = wait_for(running(folder, 2))
     os.kill(first[0]["pid"], signal.SIGKILL)
     failed = wait_for(lambda: [record for record in records(folder).values() if record["status"] == "failed"])
@@ -110,10 +112,10 @@ def test_a_killed_worker_costs_its_job_alone(fast: Words, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("group", [False, True])
-def test_workers_end_with_their_driver(fast: Words, tmp_path: Path, group: bool) -> None:
+def test_workers_end_with_their_driver(fast: MakeOverrides, tmp_path: Path, group: bool) -> None:
     marker = f"driver-{group}"
     folder = tmp_path / "outputs" / "sweeps" / marker
-    sweep = start(sweep_words(fast, marker), MARKER=marker)
+    sweep = start(sweep_overrides(fast, marker), MARKER=marker)
     wait_for(running(folder, 2))
     assert len(processes(marker)) >= 4
     (os.killpg if group else os.kill)(sweep.pid, signal.SIGKILL)
@@ -122,9 +124,9 @@ def test_workers_end_with_their_driver(fast: Words, tmp_path: Path, group: bool)
     wait_for(lambda: not any(RunFolder.open(path.parent).alive for path in folder.glob("*/run.json")), 5)
 
 
-def test_ctrl_c_twice_ends_at_once(fast: Words, tmp_path: Path) -> None:
+def test_ctrl_c_twice_ends_at_once(fast: MakeOverrides, tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "sweeps" / "twice"
-    sweep = start(sweep_words(fast, "twice"), MARKER="twice")
+    sweep = start(sweep_overrides(fast, "twice"), MARKER="twice")
     for record in wait_for(running(folder, 2)):
         os.kill(record["pid"], signal.SIGSTOP)  # they cannot obey
     for _ in range(2):
@@ -136,17 +138,17 @@ def test_ctrl_c_twice_ends_at_once(fast: Words, tmp_path: Path) -> None:
     wait_for(lambda: not processes("twice"), 10)
 
 
-@pytest.mark.parametrize("word", ["model=[mlp,cnn]", "optimizer.lr=1e-3,x", "modl=mlp"])
-def test_a_fork_server_that_was_not_needed_ends(word: str) -> None:
+@pytest.mark.parametrize("override", ["model=[mlp,cnn]", "optimizer.lr=1e-3,x", "modl=mlp"])
+def test_a_fork_server_that_was_not_needed_ends(override: str) -> None:
     """Also where it is still at its first imports when the command is gone."""
-    sweep = start(["-m", word], MARKER="unneeded")
+    sweep = start(["-m", override], MARKER="unneeded")
     output, _ = sweep.communicate(timeout=60)
     assert sweep.returncode == 2 and output.startswith("error: "), output
     wait_for(lambda: not processes("unneeded"), 10)
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda signal_: signal_.name)
-def test_a_sweep_that_dies_in_its_first_second_leaves_no_process(signal_: signal.Signals, fast: Words) -> None:
+def test_a_sweep_that_dies_in_its_first_second_leaves_no_process(signal_: signal.Signals, fast: MakeOverrides) -> None:
     for moment in (0.1, 0.15, 0.2, 0.3, 0.6):
         sweep = start(["-m", *fast(), "seed=1,2", "sweep.name=young"], MARKER="young")
         time.sleep(moment)
@@ -155,7 +157,7 @@ def test_a_sweep_that_dies_in_its_first_second_leaves_no_process(signal_: signal
         wait_for(lambda: not processes("young"), 10)
 
 
-def test_a_killed_fork_server_is_started_anew(fast: Words, tmp_path: Path) -> None:
+def test_a_killed_fork_server_is_started_anew(fast: MakeOverrides, tmp_path: Path) -> None:
     sweep = start(["-m", *fast("hydra.launcher.jobs=1"), "seed=range(8)", "sweep.name=forked"], MARKER="forked")
     folder = tmp_path / "outputs" / "sweeps" / "forked"
     wait_for(running(folder, 1), 60)
@@ -168,16 +170,21 @@ def test_a_killed_fork_server_is_started_anew(fast: Words, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("launcher", ["local", "fused"])
-def test_a_sweep_leaves_no_temporary_files(launcher: str, fast: Words, tmp_path: Path) -> None:
+def test_a_sweep_leaves_no_temporary_files(launcher: str, fast: MakeOverrides, tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    words = ["-m", *fast("logger=wandb", f"hydra/launcher={launcher}"), "optimizer.lr=1e-3,1e-2", "sweep.name=clean"]
-    output, _ = start(words, TMPDIR=str(temporary), WANDB_MODE="offline").communicate(timeout=120)
+    overrides = [
+        "-m",
+        *fast("logger=wandb", f"hydra/launcher={launcher}"),
+        "optimizer.lr=1e-3,1e-2",
+        "sweep.name=clean",
+    ]
+    output, _ = start(overrides, TMPDIR=str(temporary), WANDB_MODE="offline").communicate(timeout=120)
     assert "2 of 2 jobs finished" in output, output
     assert not list(temporary.iterdir())
 
 
-def test_two_hundred_jobs_leak_nothing(fast: Words, tmp_path: Path) -> None:
+def test_two_hundred_jobs_leak_nothing(fast: MakeOverrides, tmp_path: Path) -> None:
     seeds = ",".join(map(str, range(200)))
     sweep = start(["-m", *fast(), f"seed={seeds}", "sweep.name=many"], MARKER="many")
     folder, driver = tmp_path / "outputs" / "sweeps" / "many", Path(f"/proc/{sweep.pid}")
@@ -206,32 +213,32 @@ def test_two_hundred_jobs_leak_nothing(fast: Words, tmp_path: Path) -> None:
 # ---- several processes a job ---------------------------------------------------------------------------------------
 
 
-def ddp_words(fast: Words, name: str, *more: str) -> list[str]:
-    words = fast("trainer=cpu", "trainer.devices=2", "trainer.strategy=ddp", "datamodule.batch_size=16")
-    return ["-m", *words, f"sweep.name={name}", "optimizer.lr=0.01,0.02", *more]
+def ddp_overrides(fast: MakeOverrides, name: str, *more: str) -> list[str]:
+    overrides = fast("trainer=cpu", "trainer.devices=2", "trainer.strategy=ddp", "datamodule.batch_size=16")
+    return ["-m", *overrides, f"sweep.name={name}", "optimizer.lr=0.01,0.02", *more]
 
 
-def test_every_rank_has_the_config_of_its_job(fast: Words, tmp_path: Path) -> None:
+def test_every_rank_has_the_config_of_its_job(fast: MakeOverrides, tmp_path: Path) -> None:
     """Rank 1 with another learning rate would give other weights than the average of both ranks' gradients does."""
-    callback = tmp_path / "told.py"
+    callback = tmp_path / "probe.py"
     callback.write_text(
         "import os\n"
         "from lightning.pytorch.callbacks import Callback\n"
-        "class Told(Callback):\n"
+        "class Probe(Callback):\n"
         "    def on_train_start(self, trainer, pl_module):\n"
         "        path = os.environ['GRIDLIGHT_RUN_FOLDER'] + f'/rank{trainer.global_rank}.txt'\n"
         "        config = pl_module.training_config\n"
         "        open(path, 'w').write(f'{config.optimizer.lr} {trainer.world_size} {os.environ[\"MASTER_PORT\"]}')\n"
     )
-    words = ddp_words(fast, "ddp", "+callbacks.told._target_=told.Told")
-    sweep = start(words, PYTHONPATH=str(tmp_path), MARKER="ddp")
+    overrides = ddp_overrides(fast, "ddp", "+callbacks.probe._target_=probe.Probe")
+    sweep = start(overrides, PYTHONPATH=str(tmp_path), MARKER="ddp")
     output, _ = sweep.communicate(timeout=900)
     assert sweep.returncode == 0, output
     folder = tmp_path / "outputs" / "sweeps" / "ddp"
-    told = {path.parent.name.split("_")[0]: path.parent for path in folder.glob("*/rank0.txt")}
-    assert set(told) == {"lr-0.01", "lr-0.02"}
+    run_of_job = {path.parent.name.split("_")[0]: path.parent for path in folder.glob("*/rank0.txt")}
+    assert set(run_of_job) == {"lr-0.01", "lr-0.02"}
     ports = set()
-    for name, run in told.items():
+    for name, run in run_of_job.items():
         ranks = [(run / f"rank{rank}.txt").read_text().split() for rank in range(2)]
         assert ranks[0] == ranks[1] and ranks[0][0] == name.removeprefix("lr-") and ranks[0][1] == "2"
         ports.add(ranks[0][2])
@@ -241,10 +248,14 @@ def test_every_rank_has_the_config_of_its_job(fast: Words, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_dead_rank_fails_its_job_within_a_minute(fast: Words, tmp_path: Path, rank: int) -> None:
+def test_a_dead_rank_fails_its_job_within_a_minute(fast: MakeOverrides, tmp_path: Path, rank: int) -> None:
     marker = f"rank{rank}"
-    words = [word for word in ddp_words(fast, marker) if not word.startswith(("trainer.max_e", "trainer.limit_t"))]
-    sweep = start([*words, *LONG, "sweep.retry_failed=false"], MARKER=marker)
+    overrides = [
+        override
+        for override in ddp_overrides(fast, marker)
+        if not override.startswith(("trainer.max_e", "trainer.limit_t"))
+    ]
+    sweep = start([*overrides, *LONG, "sweep.retry_failed=false"], MARKER=marker)
     folder = tmp_path / "outputs" / "sweeps" / marker
     (first,) = wait_for(running(folder, 1))[:1]
     others = [pid for pid in processes(marker) if b"LOCAL_RANK=1" in Path(f"/proc/{pid}/environ").read_bytes()]
@@ -255,7 +266,7 @@ def test_a_dead_rank_fails_its_job_within_a_minute(fast: Words, tmp_path: Path, 
     wait_for(lambda: any(record["status"] == "failed" for record in records(folder).values()), 60)
     assert time.monotonic() - died < 60
     wait_for(lambda: not set(ranks) & set(processes(marker)), 30)  # nothing of the job is left
-    wait_for(running(folder, 1))  # the other job goes on with ranks of its own
+    wait_for(running(folder, 1))  # the other job continues with its own ranks
     os.kill(sweep.pid, signal.SIGINT)
     time.sleep(1)
     os.kill(sweep.pid, signal.SIGINT)
@@ -270,13 +281,13 @@ def test_the_server_has_one_thread_and_no_gpu(tmp_path: Path) -> None:
         "print(len(os.listdir('/proc/self/task')), torch.cuda.is_initialized())"
     )
     (tmp_path / "modules").write_text(" ".join(every_module()))
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", LIST: f"{os.getpid()}:{tmp_path / 'modules'}"}
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", MODULES_VARIABLE: f"{os.getpid()}:{tmp_path / 'modules'}"}
     environment.pop("OMP_NUM_THREADS", None)
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["1", "False"], done.stdout + done.stderr
 
 
-def test_each_job_is_leased_a_device_of_its_own(fast: Words, tmp_path: Path) -> None:
+def test_each_job_is_leased_a_device_of_its_own(fast: MakeOverrides, tmp_path: Path) -> None:
     """The devices are only names here; what counts is who is given which."""
     (tmp_path / "lease.py").write_text(
         "import os, time\n"
@@ -287,9 +298,9 @@ def test_each_job_is_leased_a_device_of_its_own(fast: Words, tmp_path: Path) -> 
         "        path = os.environ['GRIDLIGHT_RUN_FOLDER'] + '/lease.txt'\n"
         "        open(path, 'w').write(f'{os.environ[\"CUDA_VISIBLE_DEVICES\"]} {begun} {time.time()}')\n"
     )
-    words = [word for word in fast("trainer=auto") if not word.startswith("trainer=")]
-    words = ["-m", *words, "seed=0,1,2,3", "sweep.name=leases", "+callbacks.lease._target_=lease.Lease"]
-    sweep = start(words, PYTHONPATH=str(tmp_path), CUDA_VISIBLE_DEVICES="5,6", MARKER="leases")
+    overrides = [override for override in fast("trainer=auto") if not override.startswith("trainer=")]
+    overrides = ["-m", *overrides, "seed=0,1,2,3", "sweep.name=leases", "+callbacks.lease._target_=lease.Lease"]
+    sweep = start(overrides, PYTHONPATH=str(tmp_path), CUDA_VISIBLE_DEVICES="5,6", MARKER="leases")
     output, _ = sweep.communicate(timeout=900)
     assert sweep.returncode == 0, output
     leases = [path.read_text().split() for path in tmp_path.glob("outputs/sweeps/leases/*/lease.txt")]

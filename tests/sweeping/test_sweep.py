@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-Words = Callable[..., list[str]]
+MakeOverrides = Callable[..., list[str]]
 
 
 def records(tmp_path: Path) -> dict[Path, dict]:
     return {path.parent: json.loads(path.read_text()) for path in sorted(tmp_path.glob("outputs/sweeps/*/*/run.json"))}
 
 
-def test_a_sweep_runs_each_job_once(command, fast: Words, tmp_path: Path) -> None:
-    words = ["src.train", *fast("model=mlp"), "-m", "optimizer.lr=1e-3,1e-2"]  # -m may stand anywhere
-    done = command(*words)
+def test_a_sweep_runs_each_job_once(command, fast: MakeOverrides, tmp_path: Path) -> None:
+    overrides = ["src.train", *fast("model=mlp"), "-m", "optimizer.lr=1e-3,1e-2"]  # -m may be anywhere
+    done = command(*overrides)
     assert done.returncode == 0, done.stderr
     first = records(tmp_path)
     assert len(first) == 2 and {record["status"] for record in first.values()} == {"finished"}
@@ -27,13 +27,13 @@ def test_a_sweep_runs_each_job_once(command, fast: Words, tmp_path: Path) -> Non
     recorded = sorted(record["best"]["val/loss"] for record in first.values())
     assert values == pytest.approx(recorded, rel=1e-3)
 
-    again = command(*words)
+    again = command(*overrides)
     assert again.returncode == 0 and "(2 finished before)" in again.stdout
     assert records(tmp_path) == first
     assert not Path("multirun.yaml").exists(), "Hydra leaves nothing beside the outputs"
 
 
-def test_a_failing_job_costs_only_itself(command, fast: Words, tmp_path: Path) -> None:
+def test_a_failing_job_costs_only_itself(command, fast: MakeOverrides, tmp_path: Path) -> None:
     done = command(
         "src.train",
         "-m",
@@ -51,9 +51,9 @@ def test_a_failing_job_costs_only_itself(command, fast: Words, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_sweep_over_choices_names_every_folder_apart(command, fast: Words, tmp_path: Path) -> None:
-    words = [word for word in fast("model=mlp") if not word.startswith("model=")]
-    done = command("src.train", "-m", *words, "model=mlp,cnn", "regularization=[dropout],[dropout,l2]", "seed=0,1")
+def test_a_sweep_over_options_gives_every_job_its_own_folder(command, fast: MakeOverrides, tmp_path: Path) -> None:
+    overrides = [override for override in fast("model=mlp") if not override.startswith("model=")]
+    done = command("src.train", "-m", *overrides, "model=mlp,cnn", "regularization=[dropout],[dropout,l2]", "seed=0,1")
     assert done.returncode == 0, done.stderr
     found = records(tmp_path)
     assert len(found) == 8 and len({record["config_hash"] for record in found.values()}) == 8

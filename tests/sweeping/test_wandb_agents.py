@@ -20,13 +20,13 @@ pytest.importorskip("wandb")
 pytestmark = [pytest.mark.usefixtures("fresh_wandb"), pytest.mark.slow]
 
 
-def wandb(*words: str) -> str:
+def wandb(*overrides: str) -> str:
     """Run the client's command from the repository's root, and return what it printed."""
     tools = Path(sys.executable).parent
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     environment |= {"PATH": f"{tools}:{os.environ['PATH']}", "WANDB_PROJECT": "tests"}
-    words = (str(tools / "wandb"), *words)
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    overrides = (str(tools / "wandb"), *overrides)
+    done = subprocess.run(overrides, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -48,12 +48,12 @@ def test_an_agent_runs_each_job_once(
         "callbacks=quiet",
         "trainer.limit_train_batches=2",
     ]
-    sweep["parameters"] |= {key: {"value": value} for key, _, value in (word.partition("=") for word in small)}
+    sweep["parameters"] |= {key: {"value": value} for key, _, value in (override.partition("=") for override in small)}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
 
-    said = wandb("sweep", "--project", "tests", str(tmp_path / "sweep.yaml"))
-    id = re.search(r"wandb agent (\S+)", said)
-    assert id is not None, said
+    output = wandb("sweep", "--project", "tests", str(tmp_path / "sweep.yaml"))
+    id = re.search(r"wandb agent (\S+)", output)
+    assert id is not None, output
     wandb("agent", id[1])
 
     folders = {file.parent for file in tmp_path.rglob("run.json")}

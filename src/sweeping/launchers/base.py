@@ -1,4 +1,4 @@
-"""What the driver of a sweep asks of a launcher, whatever it runs the jobs on."""
+"""The interface between the driver of a sweep and its launchers."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -8,14 +8,14 @@ from src.sweeping.messages import Assignment, Event
 
 
 class Executor(Protocol):
-    """Runs jobs somewhere: in processes of this machine, on a cluster, many in one.
+    """Runs jobs: in processes on this machine, on a cluster, or several as one model.
 
-    The driver starts a job whenever there is room, waits for events, and looks at the run folder of a job that has
-    ended. An executor never raises because of a job.
+    The driver starts a job whenever there is room, waits for events, and reads the run folder of a job that has
+    ended. An executor never raises an exception because of a job.
     """
 
     def room(self, assignment: Assignment) -> bool:
-        """Whether this job can start now."""
+        """Return whether this job can start now."""
         ...
 
     def start(self, assignment: Assignment) -> None:
@@ -23,37 +23,37 @@ class Executor(Protocol):
         ...
 
     def wait(self, timeout: float) -> Sequence[Event]:
-        """Return what happened, as soon as something has, and nothing after `timeout` seconds without."""
+        """Wait at most `timeout` seconds for an event; return all events since the last call."""
         ...
 
-    def stop(self, order: str, number: int | None = None) -> None:
-        """Ask one job, or all, to save a checkpoint and end: ``stop``, to go on another time, or ``prune``."""
+    def stop(self, message: str, number: int | None = None) -> None:
+        """Tell one job, or all, to save a checkpoint and end: ``stop``, to be resumed later, or ``prune``."""
         ...
 
     def kill(self) -> None:
-        """End all jobs at once."""
+        """Kill all jobs."""
         ...
 
     def close(self) -> None:
-        """Leave nothing behind: no process, no handle."""
+        """Release all resources: processes and handles."""
         ...
 
     @property
     def width(self) -> int:
-        """How many jobs run at a time."""
+        """Maximum number of jobs at a time."""
         ...
 
 
 @runtime_checkable
-class Arranging(Protocol):
-    """An executor that wants to know all jobs before the first is started."""
+class JobArranger(Protocol):
+    """An executor that orders the jobs before the first one starts."""
 
     def arrange(self, ledger: Ledger, jobs: Sequence[Job], known: bool) -> tuple[list[Job], list[str]]:
-        """Return the jobs in the order in which they are to be started, and what people should know of it.
+        """Return the jobs in the order in which to start them, and messages for the user.
 
         Args:
             ledger: of the sweep.
-            jobs: that are to run.
-            known: whether they are all, and not those that a search has proposed so far.
+            jobs: to run.
+            complete: whether these are all jobs; False where a search proposes more while they run.
         """
         ...

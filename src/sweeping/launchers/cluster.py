@@ -1,4 +1,4 @@
-"""What all schedulers of other machines have in common: jobs are handed over together, and heard of by mail."""
+"""Base of the launchers for clusters: jobs are submitted together and report through a file channel."""
 
 import time
 from abc import ABC, abstractmethod
@@ -10,50 +10,50 @@ from src.sweeping.launchers.file_channel import Mailbox
 from src.sweeping.messages import PRUNE, Assignment, Ended, Event
 
 HEARS_EVERY = 1.0
-"""Seconds between two looks into the mailboxes."""
+"""Seconds between two reads of the file channels."""
 
 
 class RemoteExecutor(ABC):
-    """Runs jobs through a scheduler, which a subclass speaks to.
+    """Runs jobs through the scheduler of a cluster, which a subclass talks to.
 
-    Jobs that are started one after the other are submitted together. Their ends are known from their mailboxes; the
-    scheduler is asked more rarely, for those that died without a word.
+    Jobs that are started one after the other are submitted together. They report their end through their file channels; the
+    scheduler is queried less often, for jobs that died without a message.
 
     Args:
         folder: of the sweep, on a disk that all machines see.
         jobs: submitted at a time.
         cores, gpus: of each job.
-        asks_every: seconds between two questions to the scheduler.
+        status_seconds: interval between two queries of the scheduler.
     """
 
-    def __init__(self, folder: Path, jobs: int, cores: int, gpus: int, asks_every: float) -> None:
+    def __init__(self, folder: Path, jobs: int, cores: int, gpus: int, status_seconds: float) -> None:
         self.width = jobs
         self.folder = folder.absolute() / "cluster"
-        self._cores, self._gpus, self._asks_every = cores, gpus, asks_every
+        self._cores, self._gpus, self._status_seconds = cores, gpus, status_seconds
         self._due: list[Assignment] = []
         self._jobs: dict[int, tuple[Assignment, Mailbox]] = {}
-        self._asked = self._listened = time.monotonic()
+        self._queried_at = self._read_at = time.monotonic()
 
-    # ---- what a scheduler does ---------------------------------------------------------------------------------------
+    # ---- the scheduler ---------------------------------------------------------------------------------------
 
     @abstractmethod
     def submit(self, assignments: Sequence[Assignment]) -> None:
-        """Hand jobs over.
+        """Submit jobs.
 
         Raises:
-            UserError: if the scheduler refuses them.
+            UserError: if the scheduler rejects them.
         """
 
     @abstractmethod
     def gone(self, jobs: Iterable[Assignment]) -> Mapping[int, str]:
-        """Return those of the jobs that will not run any more, by number, with what the scheduler says of them."""
+        """Return the number of each job that will not run any more, and the reason that the scheduler gives."""
 
     @abstractmethod
     def cancel(self, jobs: Sequence[Assignment], waiting_only: bool) -> None:
-        """Take jobs off the queue, and end those that run unless `waiting_only`."""
+        """Remove jobs from the queue and, unless `waiting_only`, kill those that run."""
 
-    def adopt(self, assignment: Assignment, mailbox: Mailbox) -> bool:
-        """Whether a job is with the scheduler already, from a driver that is dead."""
+    def adopt(self, assignment: Assignment, channel: Mailbox) -> bool:
+        """Return whether the scheduler already has this job, from an earlier driver that has died."""
         return False
 
     # ---- Executor ------------------------------------------------------------------------------------------------
@@ -62,73 +62,73 @@ class RemoteExecutor(ABC):
         return len(self._jobs) < self.width
 
     def start(self, assignment: Assignment) -> None:
-        if assignment.config["trainer"]["devices"] == "auto":  # all that it sees
+        if assignment.config["trainer"]["devices"] == "auto":  # all visible devices
             assignment = replace(assignment, processes=max(self._gpus, 1))
         assignment = replace(assignment, threads=self._cores)
-        mailbox = self.mailbox(assignment)
-        if not self.adopt(assignment, mailbox):
-            mailbox.clear()
+        channel = self.channel(assignment)
+        if not self.adopt(assignment, channel):
+            channel.clear()
             self._due.append(assignment)
-        self._jobs[assignment.number] = assignment, mailbox
+        self._jobs[assignment.number] = assignment, channel
 
     def wait(self, timeout: float) -> list[Event]:
-        self._hand_over()
+        self._submit_due()
         time.sleep(timeout)
-        if time.monotonic() - self._listened < HEARS_EVERY:
+        if time.monotonic() - self._read_at < HEARS_EVERY:
             return []
-        self._listened = time.monotonic()
-        return self._heard()
+        self._read_at = time.monotonic()
+        return self._collect()
 
-    def stop(self, order: str, number: int | None = None) -> None:
-        chosen = [job for own, job in self._jobs.items() if number in (None, own)]
-        for _, mailbox in chosen:
-            mailbox.give(order)
+    def stop(self, message: str, number: int | None = None) -> None:
+        chosen = [job for job_number, job in self._jobs.items() if number in (None, job_number)]
+        for _, channel in chosen:
+            channel.send_control(message)
         self.cancel([assignment for assignment, _ in chosen], waiting_only=True)
-        self._asked = 0.0
+        self._queried_at = 0.0
 
     def kill(self) -> None:
         self.cancel([assignment for assignment, _ in self._jobs.values()], waiting_only=False)
-        self._asked = 0.0
+        self._queried_at = 0.0
 
     @abstractmethod
     def close(self) -> None:
-        """Leave nothing behind; jobs that outlive their driver are left alone."""
+        """Release all resources; jobs that outlive their driver keep running."""
 
     # ---- parts ---------------------------------------------------------------------------------------------------
 
-    def mailbox(self, assignment: Assignment) -> Mailbox:
+    def channel(self, assignment: Assignment) -> Mailbox:
         return Mailbox(self.folder, assignment.folder.name, assignment.number)
 
-    def _hand_over(self) -> None:
+    def _submit_due(self) -> None:
         if self._due:
             due, self._due = self._due, []
             self.submit(due)
 
-    def _heard(self) -> list[Event]:
+    def _collect(self) -> list[Event]:
         events: list[Event] = []
-        for _, mailbox in list(self._jobs.values()):
-            events += self._until_its_end(mailbox.collect())
-        if self._jobs and time.monotonic() - self._asked >= self._asks_every:
-            said = self.gone([assignment for assignment, _ in self._jobs.values()])
-            self._asked = time.monotonic()
-            for number, words in said.items():
-                events += self._buried(number, words)
+        for _, channel in list(self._jobs.values()):
+            events += self._remove_if_ended(channel.collect())
+        if self._jobs and time.monotonic() - self._queried_at >= self._status_seconds:
+            ended = self.gone([assignment for assignment, _ in self._jobs.values()])
+            self._queried_at = time.monotonic()
+            for number, reason in ended.items():
+                events += self._last_events(number, reason)
         return events
 
-    def _until_its_end(self, events: Sequence[Event]) -> list[Event]:
+    def _remove_if_ended(self, events: Sequence[Event]) -> list[Event]:
         for event in events:
             if isinstance(event, Ended):
                 del self._jobs[event.number]
                 break
         return list(events)
 
-    def _buried(self, number: int, words: str) -> list[Event]:
-        """Return the last words of a job that is gone; without any, say that it has ended."""
-        mailbox = self._jobs[number][1]
-        last = self._until_its_end(mailbox.collect())
+    def _last_events(self, number: int, reason: str) -> list[Event]:
+        """Return the remaining events of a job that is gone, with an `Ended` if it did not send one itself."""
+        channel = self._jobs[number][1]
+        events = self._remove_if_ended(channel.collect())
         if number not in self._jobs:
-            return last
+            return events
         del self._jobs[number]
-        order = mailbox.order()
-        status = "failed" if order is None else "pruned" if order == PRUNE else "interrupted"
-        return [*last, Ended(number, status, words)]
+        message = channel.control_message()
+        status = "failed" if message is None else "pruned" if message == PRUNE else "interrupted"
+        return [*events, Ended(number, status, reason)]

@@ -1,4 +1,4 @@
-"""The files through which a driver and a job on another machine speak; both see the sweep's folder."""
+"""A file channel: messages between the driver of a sweep and a job on another machine, as files in the sweep's folder."""
 
 import json
 import logging
@@ -29,80 +29,83 @@ from src.sweeping.worker import Orders, carry_out, prepare
 log = logging.getLogger(__name__)
 
 LISTENS_EVERY = 1.0
-"""Seconds between two looks of a job for orders."""
+"""Seconds between two checks of a job for a control message."""
 
 
-ORDERS = (STOP, PRUNE)
-"""What an order says."""
+CONTROL_MESSAGES = (STOP, PRUNE)
+"""What a driver may send to a job."""
 
 MAX_EVENT_BYTES = 2**20
-"""The most bytes of one event, which may hold a traceback."""
+"""Maximum size of one event, which may hold a traceback."""
 
 MAX_COLLECTED_BYTES = 64 * 2**20
-"""The most bytes that are read at a time; the rest is read the next time."""
+"""Maximum number of bytes read at a time; the rest is read the next time."""
 
 
 class Mailbox:
-    """Events of a job, a line each, and the order that it was given. It outlives either side.
+    """The events of a job, one per line, and the control message that the driver sent. The files survive both processes.
 
-    Others may write into the folder of a sweep, so that whatever is no event or order of this job is ignored.
+    Other users may be able to write to the folder of a sweep, so anything that is not an event or control message of this job is
+    ignored.
 
     Args:
-        folder: of the mailboxes of a sweep, directly below that.
+        folder: of the file channels of a sweep, directly below the sweep's folder.
         name: of the job.
-        number: of the job, where its events are collected; None takes those of any.
+        number: of the job whose events are collected; None accepts the events of any job.
     """
 
     def __init__(self, folder: Path, name: str, number: int | None = None) -> None:
         plain_name(name, "the name of a job")
         self._sweep, self._folder = folder.parent, folder.name
         self._events = f"{folder.name}/{name}.events"
-        self._order = f"{folder.name}/{name}.order"
+        self._control = f"{folder.name}/{name}.order"
         self._number = number
-        self._read = 0
+        self._offset = 0
         self._warned = False
 
     def clear(self) -> None:
-        """Take everything out, before the job is submitted anew."""
+        """Remove all messages, before the job is submitted again."""
         make_folder_below(self._sweep, self._folder)
         remove_below(self._sweep, self._events)
-        remove_below(self._sweep, self._order)
-        self._read = 0
+        remove_below(self._sweep, self._control)
+        self._offset = 0
 
     def post(self, event: Event) -> None:
-        """Put an event in; called by the job."""
+        """Append an event; called by the job."""
         entry = vars(event)
         if isinstance(event, Ended):
             entry = entry | {"error": event.error[-MAX_EVENT_BYTES // 8 :]}
-        with append_below(self._sweep, self._events) as file:  # the first line break ends a line that a kill tore
+        with append_below(
+            self._sweep, self._events
+        ) as file:  # the first line break ends a line that was cut off by a kill
             file.write(f"\n{json.dumps(entry)}\n".encode())
 
     def collect(self) -> list[Event]:
-        """Return the events that were not collected before; called by the driver."""
+        """Return the events since the last call; called by the driver."""
         try:
             with open_below(self._sweep, self._events) as file:
-                file.seek(self._read)
+                file.seek(self._offset)
                 lines = file.read(MAX_COLLECTED_BYTES)
         except FileNotFoundError:
             return []
         except (OSError, UserError) as error:
             self._warn(str(error))
             return []
-        whole = lines[: lines.rfind(b"\n") + 1]
-        if not whole and len(lines) == MAX_COLLECTED_BYTES:
-            whole = lines
-        self._read += len(whole)
-        return [event for line in whole.split(b"\n") if line and (event := self._event(line)) is not None]
+        complete = lines[: lines.rfind(b"\n") + 1]
+        if not complete and len(lines) == MAX_COLLECTED_BYTES:
+            complete = lines
+        self._offset += len(complete)
+        return [event for line in complete.split(b"\n") if line and (event := self._event(line)) is not None]
 
-    def give(self, order: str) -> None:
-        """Leave an order for the job, which reads it within a second or two; called by the driver."""
-        write_below(self._sweep, self._order, order)
+    def send_control(self, message: str) -> None:
+        """Write a control message, which the job reads within a second or two; called by the driver."""
+        write_below(self._sweep, self._control, message)
 
-    def order(self) -> str | None:
-        """Return the order that was given, if there is one; called by the job."""
+    def control_message(self) -> str | None:
+        """Return the control message, if the driver sent one; called by the job."""
         with suppress(OSError, UserError):
-            order = read_below(self._sweep, self._order, 64).decode(errors="replace")
-            return order if order in ORDERS else None
+            message = read_below(self._sweep, self._control, 64).decode(errors="replace")
+            return message if message in CONTROL_MESSAGES else None
         return None
 
     def _event(self, line: bytes) -> Event | None:
@@ -112,7 +115,7 @@ class Mailbox:
             return None
         try:
             entry = parse_json(line, name)
-        except UserError as error:  # of a line that a kill tore, too
+        except UserError as error:  # also for a line that was cut off by a kill
             log.debug("%s", error)
             return None
         event: Event
@@ -161,34 +164,34 @@ _PROGRESS = SchemaValidator(
 """The line of a `Progress`."""
 
 
-def work_by_mail(assignment: Assignment, mailbox: Mailbox, *meanwhile: Callable[[Orders], None]) -> bool:
-    """Do one job on whatever machine this is; its end is posted unless it was told on this side to stop.
+def work_by_mail(assignment: Assignment, channel: Mailbox, *watchers: Callable[[Orders], None]) -> bool:
+    """Run one job on this machine and post how it ended, unless something on this side (a scheduler's signal) stopped it.
 
     Args:
         assignment: the job.
-        mailbox: of the job.
-        meanwhile: run in threads of their own and may stop the job, as a scheduler's signal does.
+        channel: of the job.
+        watchers: each runs in its own thread and may stop the job, as a scheduler's signal does.
 
     Returns:
-        Whether the job has ended, and does not wait to go on.
+        Whether the job has ended for good, and will not be resumed.
     """
     prepare(assignment)
-    orders = Orders(mailbox.post)
-    if mailbox.order() is not None:
-        orders.send(Ended(assignment.number, "interrupted"))
+    control = Orders(channel.post)
+    if channel.control_message() is not None:
+        control.send(Ended(assignment.number, "interrupted"))
         return True
-    for listen in (partial(_listen, mailbox, orders), *(partial(other, orders) for other in meanwhile)):
+    for listen in (partial(_listen, channel, control), *(partial(watcher, control) for watcher in watchers)):
         threading.Thread(target=listen, daemon=True).start()
-    ended = carry_out(assignment, orders)
-    for_good = ended.status != "interrupted" or mailbox.order() is not None
-    if for_good:
-        orders.send(ended)
-    return for_good
+    ended = carry_out(assignment, control)
+    is_final = ended.status != "interrupted" or channel.control_message() is not None
+    if is_final:
+        control.send(ended)
+    return is_final
 
 
-def _listen(mailbox: Mailbox, orders: Orders) -> None:
+def _listen(channel: Mailbox, control: Orders) -> None:
     while True:
         time.sleep(LISTENS_EVERY)
-        if (order := mailbox.order()) is not None:
-            orders.obey(order)
+        if (message := channel.control_message()) is not None:
+            control.stop(message)
             return

@@ -1,7 +1,7 @@
-"""The process that jobs are forked from: it imports what all of them need, once, while the sweep's command goes on.
+"""The fork server: a process that imports what all jobs need, once, and from which they are forked.
 
-`begin` starts it, at the very start of the command if possible; `finish` says what it imports beside what every run needs, as
-soon as the configs tell.
+`start` starts it, at the very beginning of the command if possible; `set_modules` lists what it imports in addition to what
+every run needs, as soon as the configs are known.
 """
 
 import os
@@ -17,65 +17,69 @@ from src.core.errors import UserError
 
 context = get_context("forkserver")
 
-LIST = "GRIDLIGHT_PRELOAD"
-"""The environment variable that tells the server whose it is, and where the list of its modules will be: <process>:<file>."""
+MODULES_VARIABLE = "GRIDLIGHT_PRELOAD"
+"""Environment variable of the server: the id of its parent process and the file that will list its modules, <pid>:<file>."""
 
 
-def begin_early(words: Sequence[str]) -> None:
-    """Start the server if a command line, which is not checked yet, looks as if it needed one, and a second core is free."""
+def begin_early(argv: Sequence[str]) -> None:
+    """Start the server if the unchecked command line appears to need it, and there is a second core."""
     from src.core.resources import usable_cores
 
-    only_runs = {word for word in words if word.startswith("-")} <= {"-m", "--multirun"}
-    launchers = {word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")}
-    is_dry = any(word.startswith("sweep.dry_run=") for word in words)
+    only_runs = {argument for argument in argv if argument.startswith("-")} <= {"-m", "--multirun"}
+    launchers = {argument.partition("=")[2] for argument in argv if argument.startswith("hydra/launcher=")}
+    is_dry = any(argument.startswith("sweep.dry_run=") for argument in argv)
     if only_runs and launchers <= {"local", "fused"} and not is_dry and usable_cores() > 1:
-        with suppress(UserError):  # it is told when the server is needed
-            begin()
+        with suppress(UserError):  # raised again when the server is needed
+            start()
 
 
-def begin() -> None:
-    """Start the server, if it does not run.
+def start() -> None:
+    """Start the server unless it is running.
 
     Raises:
-        UserError: if its socket has no place.
+        UserError: if the path of its socket is too long.
     """
     from multiprocessing import forkserver
 
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's library would start its threads when it is imported
-    os.environ[LIST] = f"{os.getpid()}:{_listed()}"  # and so it stays: the next job starts a killed server anew
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's BLAS starts its threads on import
+    os.environ[MODULES_VARIABLE] = (
+        f"{os.getpid()}:{_modules_file()}"  # not removed: the next job restarts a killed server
+    )
     context.set_forkserver_preload(["src.sweeping.launchers.preload"])
     try:
-        with _deaf_to_ctrl_c():
+        with _ignore_ctrl_c():
             forkserver.ensure_running()
     except OSError as error:
         if "path too long" not in str(error):
             raise
-        raise UserError(f"{get_temp_dir()}: too long a path for sockets; TMPDIR=/tmp in front helps") from error
+        raise UserError(
+            f"{get_temp_dir()}: this path is too long for sockets; put TMPDIR=/tmp before the command"
+        ) from error
 
 
-def finish(modules: Sequence[str]) -> None:
-    """Say which modules the server imports in the end; only the first list counts."""
-    begin()
-    listed = _listed()
-    if not listed.exists():
-        unfinished = listed.with_suffix(".part")
-        unfinished.write_text(" ".join(modules))
-        unfinished.rename(listed)
+def set_modules(modules: Sequence[str]) -> None:
+    """List the modules that the server imports; later calls have no effect."""
+    start()
+    path = _modules_file()
+    if not path.exists():
+        partial = path.with_suffix(".part")
+        partial.write_text(" ".join(modules))
+        partial.rename(path)
 
 
-def _listed() -> Path:
-    """Return where the list is: in the folder of the server's socket, which goes with this process."""
+def _modules_file() -> Path:
+    """Return the file that lists the modules, in the folder of the server's socket, which is removed with this process."""
     return Path(get_temp_dir()) / "modules"
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Start what is started below deaf to Ctrl-C, from its first moment: that is the sweep's to handle."""
+def _ignore_ctrl_c() -> Iterator[None]:
+    """Let processes that are started in this context ignore Ctrl-C from the beginning; the sweep handles it."""
     if current_thread() is not main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

@@ -1,4 +1,4 @@
-"""Worker processes on this machine: forked from a server that has imported everything, a core or devices each."""
+"""Run jobs in worker processes on this machine, forked from a server that has imported everything they need."""
 
 import os
 import re
@@ -16,35 +16,35 @@ from omegaconf import DictConfig
 from src.config.schema.registry import SCHEMAS
 from src.core.errors import UserError
 from src.core.resources import usable_cores
-from src.sweeping.launchers.fork_server import context, finish
+from src.sweeping.launchers.fork_server import context, set_modules
 from src.sweeping.messages import Assignment, Ended, Event
 from src.sweeping.worker import TrainGroup, ending, work
 
 
 def warm_up(master: DictConfig | None = None, modules: Sequence[str] = ()) -> None:
-    """Let the fork server import everything while this process goes on.
+    """Let the fork server import the modules of the jobs in the background.
 
     Args:
-        master: the config of the whole sweep: where no word varies its model or its data, no others are imported.
-        modules: to import beside what every run needs.
+        master: the config of the whole sweep: if it varies neither the model nor the data, no others are imported.
+        modules: to import in addition to what every run needs.
     """
-    finish([*modules, *((shared_modules(master) if master is not None else []) or every_module())])
+    set_modules([*modules, *((shared_modules(master) if master is not None else []) or every_module())])
 
 
 def every_module() -> list[str]:
-    """Return the modules of all models and data that there are."""
+    """Return the modules of all models and datamodules."""
     return sorted({target.rpartition(".")[0] for group in ("model", "datamodule") for target in SCHEMAS[group]})
 
 
 def shared_modules(master: DictConfig) -> list[str]:
-    """Return the modules of model, data and callbacks that all jobs of a sweep have; none where it is not known.
+    """Return the modules of model, data and callbacks that all jobs of a sweep share; an empty list if they are unknown.
 
     Args:
         master: the config of the whole sweep.
     """
-    words = [*master.hydra.overrides.task]
-    words += [f"{key}={values}" for key, values in (master.hydra.sweeper.params or {}).items()]
-    for key, _, values in (word.lstrip("+").partition("=") for word in words):
+    overrides = [*master.hydra.overrides.task]
+    overrides += [f"{key}={values}" for key, values in (master.hydra.sweeper.params or {}).items()]
+    for key, _, values in (override.lstrip("+").partition("=") for override in overrides):
         if key == "sweep.resume" or (key.partition(".")[::2] in _CHOICES and re.search(r"[,(]", values)):
             return []
     sections = [master.model, master.datamodule, *(master.callbacks or {}).values()]
@@ -56,10 +56,10 @@ _CHOICES = [("experiment", ""), *((group, key) for group in ("model", "datamodul
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """Return the ids of CUDA devices, without starting CUDA: the processes that train must be the first to."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return tuple(name.strip() for name in named.split(",") if name.strip() not in ("", "-1"))
+    """Return the ids of the CUDA devices without initializing CUDA, which must happen in the worker processes."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(name.strip() for name in visible.split(",") if name.strip() not in ("", "-1"))
     nodes = [path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()]
     return tuple(str(number) for number in range(len(nodes)))
 
@@ -77,10 +77,10 @@ class LocalPool:
     """Runs up to `jobs` jobs at a time.
 
     Args:
-        jobs: slots. A job takes as many as it has processes, or all where there are fewer.
-        devices: ids of the CUDA devices to lease; none leaves it to the jobs.
-        devices_per_job: how many of them each job sees.
-        threads: of torch in each job; None shares the cores out.
+        jobs: number of slots. A job takes as many as it has processes, at most all.
+        devices: ids of the CUDA devices to assign; if empty, the jobs choose.
+        devices_per_job: number of devices that each job sees.
+        threads: of torch in each job; None divides the cores evenly.
     """
 
     train_group: TrainGroup | None = None
@@ -119,13 +119,13 @@ class LocalPool:
         if assignment.config["trainer"]["devices"] == "auto":  # all that it sees
             assignment = replace(assignment, processes=max(len(devices), 1))
         assignment = replace(assignment, threads=self._threads, devices=devices or None, environment=dict(os.environ))
-        ours, theirs = Pipe()
+        channel, worker_channel = Pipe()
         process = context.Process(
-            target=work, args=(assignment, theirs, self.train_group), name=f"job {assignment.number}"
+            target=work, args=(assignment, worker_channel, self.train_group), name=f"job {assignment.number}"
         )
         process.start()
-        theirs.close()
-        self._workers.append(_Worker(assignment, process, ours, devices))
+        worker_channel.close()
+        self._workers.append(_Worker(assignment, process, channel, devices))
 
     def wait(self, timeout: float) -> list[Event]:
         handles: list[int | Connection] = [worker.process.sentinel for worker in self._workers]
@@ -133,29 +133,29 @@ class LocalPool:
         ready = set(wait(handles, timeout))
         events: list[Event] = []
         for worker in list(self._workers):
-            over = worker.process.sentinel in ready
-            if over or worker.channel in ready:
+            has_exited = worker.process.sentinel in ready
+            if has_exited or worker.channel in ready:
                 events += self._receive(worker)
-            if over:
-                events.append(self._bury(worker))
+            if has_exited:
+                events.append(self._clean_up(worker))
         return events
 
-    def stop(self, order: str, number: int | None = None) -> None:
+    def stop(self, message: str, number: int | None = None) -> None:
         for worker in self._workers:
             if number in (None, worker.assignment.number):
                 with suppress(OSError, ValueError):
-                    worker.channel.send(order)
+                    worker.channel.send(message)
 
     def kill(self) -> None:
         for worker in self._workers:
-            worker.process.kill()  # it may not lead its group yet
+            worker.process.kill()  # it may not have its own process group yet
             _kill_group(worker.process)
 
     def close(self) -> None:
         self.kill()
         for worker in list(self._workers):
             worker.process.join()
-            self._bury(worker)
+            self._clean_up(worker)
 
     # ---- parts ---------------------------------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ class LocalPool:
         return min(max(self._devices_per_job, assignment.processes), self._total_devices)
 
     def _lease(self, count: int) -> tuple[str, ...]:
-        """Take different devices off the free ones; a device that several jobs share stands there several times."""
+        """Remove distinct devices from the free ones; a device that several jobs share is listed several times."""
         devices = tuple(dict.fromkeys(self._free))[:count]
         for device in devices:
             self._free.remove(device)
@@ -175,18 +175,18 @@ class LocalPool:
             while not worker.channel.closed and worker.channel.poll():
                 event = worker.channel.recv()
                 if isinstance(event, Ended) and event.number == worker.assignment.number:
-                    worker.ended = event  # told when its process is gone, and its slot is free
+                    worker.ended = event  # returned once its process has exited and its slot is free
                 else:
                     events.append(event)
         except (EOFError, OSError):
             worker.channel.close()
         return events
 
-    def _bury(self, worker: _Worker) -> Ended:
-        """Clear up after a process that has ended, and say how the job did."""
+    def _clean_up(self, worker: _Worker) -> Ended:
+        """Clean up after a process that has exited, and return how its job ended."""
         process = worker.process
         process.join()
-        _kill_group(process)  # whatever it started and left behind
+        _kill_group(process)  # processes that it has left behind
         code = process.exitcode or 0
         self._workers.remove(worker)
         self._free += worker.devices
@@ -208,12 +208,12 @@ def local_pool(
     threads: int | None,
     make: Callable[[int, Sequence[str], int, int | None], LocalPool] = LocalPool,
 ) -> Callable[[Path], LocalPool]:
-    """Return what makes the pool that the settings of the launcher ask for, for any sweep's folder.
+    """Return a function that creates the pool of the launcher's settings for the folder of a sweep.
 
     Args:
         master: the config of the whole sweep.
         jobs, devices_per_job, threads: see conf/hydra/launcher/local.yaml.
-        make: the pool's class, or what makes it.
+        make: the pool's class, or a function that creates it.
 
     Raises:
         UserError: if a setting is out of its range.
@@ -225,6 +225,6 @@ def local_pool(
     if gpus and devices_per_job > len(gpus):
         raise UserError(f"hydra.launcher.devices_per_job={devices_per_job}: there are {len(gpus)} GPUs")
     at_a_time = jobs or (len(gpus) // devices_per_job if gpus else usable_cores())
-    if gpus and at_a_time * devices_per_job > len(gpus):  # several jobs share a GPU, in turns
+    if gpus and at_a_time * devices_per_job > len(gpus):  # several jobs share a GPU
         gpus = tuple(gpus[number % len(gpus)] for number in range(at_a_time * devices_per_job))
     return lambda _: make(at_a_time, gpus, devices_per_job, threads)

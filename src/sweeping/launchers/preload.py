@@ -1,7 +1,7 @@
-"""What the fork server imports before its first job: everything that a run needs, once for all jobs, and what the list names
-for which `src.sweeping.launchers.fork_server` waits.
+"""Imported by the fork server before its first job: import everything that a run needs, and the modules that
+`src.sweeping.launchers.fork_server` lists.
 
-Nothing here may start a thread or touch a GPU: neither survives a fork.
+Nothing here may start a thread or use a GPU: neither survives a fork.
 """
 
 import gc
@@ -11,12 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C
 
 from src.core.process import end_with_parent  # noqa: E402
-from src.sweeping.launchers.fork_server import LIST  # noqa: E402
+from src.sweeping.launchers.fork_server import MODULES_VARIABLE  # noqa: E402
 
-driver, _, place = os.environ[LIST].partition(":")
+driver, _, modules_file = os.environ[MODULES_VARIABLE].partition(":")
 end_with_parent(int(driver))
 
 from importlib import import_module  # noqa: E402
@@ -24,30 +24,30 @@ from importlib import import_module  # noqa: E402
 from src.run_store.provenance import remember  # noqa: E402
 
 
-def listed() -> list[str]:
-    """Return what the sweep's command lists, when it does; end with that command."""
-    while not Path(place).exists():
+def wait_for_modules() -> list[str]:
+    """Wait until the sweep's command has listed its modules, and return them; exit if that command ends."""
+    while not Path(modules_file).exists():
         if os.getppid() != int(driver):
             sys.exit()
         time.sleep(0.002)
-    return Path(place).read_text().split()
+    return Path(modules_file).read_text().split()
 
 
 for name in (
     "src.training.build",
     "src.sweeping.worker_callback",
-    "torch.utils.serialization.config",  # the first checkpoint asks for these
+    "torch.utils.serialization.config",  # imported by the first checkpoint
     "torch.utils._device",
     "fsspec.implementations.chained",
     "numpy.ma",
     "numpy.random",
     "src.diagnostics.schedule_preview",
-    *(f"PIL.{kind}ImagePlugin" for kind in ("Bmp", "Gif", "Jpeg", "Png", "Ppm")),  # what the first picture asks for
+    *(f"PIL.{kind}ImagePlugin" for kind in ("Bmp", "Gif", "Jpeg", "Png", "Ppm")),  # imported by the first image
 ):
     import_module(name)
-for name in listed():
+for name in wait_for_modules():
     import_module(name)
 
-remember()  # jobs run the code that was imported here, whatever is edited later
+remember()  # jobs run the code that was imported here, even if files are edited later
 gc.collect()
-gc.freeze()  # a collection in a child would copy every page that it marks
+gc.freeze()  # a collection in a child would copy every page

@@ -1,4 +1,4 @@
-"""Jobs of a sweep as tasks of Ray, on a cluster of it or on this machine."""
+"""Run the jobs of a sweep as Ray tasks, on a Ray cluster or on this machine."""
 
 import logging
 import os
@@ -16,33 +16,33 @@ from src.sweeping.launchers.file_channel import Mailbox, work_by_mail
 from src.sweeping.messages import Assignment
 
 ASKS_EVERY = 1.0
-"""Seconds between two questions to Ray, which answers from the memory of this process."""
+"""Seconds between two queries of Ray, whose state is in the memory of this process."""
 
 
-def work_on_ray(assignment: Assignment, mail: Path, place: Path) -> None:
-    """Do one job in a worker of Ray.
+def work_on_ray(assignment: Assignment, channels: Path, working_directory: Path) -> None:
+    """Run one job in a worker of Ray.
 
     Args:
         assignment: the job, with the environment of its driver.
-        mail: folder of the mailboxes.
-        place: the working directory of the driver.
+        channels: folder of the file channels.
+        working_directory: of the driver.
     """
-    os.chdir(place)
+    os.chdir(working_directory)
     assert assignment.environment is not None
     leased = {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ}
     assignment = replace(assignment, environment=assignment.environment | leased)
-    work_by_mail(assignment, Mailbox(mail, assignment.folder.name))
+    work_by_mail(assignment, Mailbox(channels, assignment.folder.name))
 
 
 class RayExecutor(RemoteExecutor):
-    """Gives jobs to Ray. They end with this process, as Ray's tasks do with their driver; the same command resumes them.
+    """Submits jobs to Ray. They end with this process, as Ray's tasks end with their driver; the same command resumes them.
 
     Args:
         folder: of the sweep.
         settings: of the launcher, checked.
 
     Raises:
-        UserError: if there is no such cluster, or if none of its nodes has what a job needs.
+        UserError: if there is no such cluster, or if none of its nodes has the resources for a job.
     """
 
     def __init__(self, folder: Path, settings: RaySettings) -> None:
@@ -56,18 +56,20 @@ class RayExecutor(RemoteExecutor):
         try:
             ray.init(settings.address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise UserError(f"hydra.launcher.address={settings.address}: Ray is not to be reached: {first}") from error
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"hydra.launcher.address={settings.address}: cannot reach the Ray cluster: {reason}"
+            ) from error
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        self._most = {kind: max(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
-        for kind, key, asked in (
+        self._largest = {kind: max(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
+        for kind, key, requested in (
             ("CPU", "cpus_per_job", settings.cpus_per_job),
             ("GPU", "gpus_per_job", settings.gpus_per_job),
         ):
-            if asked > self._most[kind]:
+            if requested > self._largest[kind]:
                 self.close()
                 raise UserError(
-                    f"hydra.launcher.{key}={asked:g}: a node of Ray has {self._most[kind]:g} {kind}s at most"
+                    f"hydra.launcher.{key}={requested:g}: the largest node of the Ray cluster has {self._largest[kind]:g} {kind}s"
                 )
         total = ray.cluster_resources()
         at_a_time = total["CPU"] // settings.cpus_per_job
@@ -79,44 +81,44 @@ class RayExecutor(RemoteExecutor):
         self._tasks: dict[int, Any] = {}
 
     def submit(self, assignments: Sequence[Assignment]) -> None:
-        work = self._ray.remote(max_calls=1, max_retries=0)(work_on_ray)  # a process for each job, which ends with it
+        work = self._ray.remote(max_calls=1, max_retries=0)(work_on_ray)  # one process per job
         for one in assignments:
-            cores = min(self._cores * one.processes, self._most["CPU"])
-            given = replace(one, environment=dict(os.environ))
+            cores = min(self._cores * one.processes, self._largest["CPU"])
+            assignment = replace(one, environment=dict(os.environ))
             task = work.options(num_cpus=cores, num_gpus=self._share, name=one.folder.name)
-            self._tasks[one.number] = task.remote(given, self.folder, Path.cwd())
+            self._tasks[one.number] = task.remote(assignment, self.folder, Path.cwd())
 
     def gone(self, jobs: Iterable[Assignment]) -> Mapping[int, str]:
         tasks = {self._tasks[job.number]: job.number for job in jobs}
-        over, _ = self._ray.wait(list(tasks), num_returns=len(tasks), timeout=0)
-        return {tasks[task]: self._last_words(task) for task in over}
+        finished, _ = self._ray.wait(list(tasks), num_returns=len(tasks), timeout=0)
+        return {tasks[task]: self._failure_reason(task) for task in finished}
 
     def cancel(self, jobs: Sequence[Assignment], waiting_only: bool) -> None:
-        if not waiting_only:  # a job that begins with an order to stop ends at once
+        if not waiting_only:  # a job that starts with a control message to stop ends at once
             for job in jobs:
                 self._ray.cancel(self._tasks[job.number], force=True)
 
     def close(self) -> None:
         self._ray.shutdown()
 
-    def _last_words(self, task: Any) -> str:
+    def _failure_reason(self, task: Any) -> str:
         try:
             self._ray.get(task)
         except self._ray.exceptions.RayError as error:
             return f"its Ray task ended: {type(error).__name__}: {str(error).strip()}"
-        return "its Ray task ended without a word"
+        return "its Ray task ended without a message"
 
 
-def ray(given: Mapping[str, Any]) -> Callable[[Path], RayExecutor]:
-    """Return what makes the executor of a sweep's folder.
+def ray(options: Mapping[str, Any]) -> Callable[[Path], RayExecutor]:
+    """Return a function that creates the executor for the folder of a sweep.
 
     Args:
-        given: the settings of the launcher.
+        options: the settings of the launcher.
 
     Raises:
         UserError: if a setting is unknown or out of its range, or if Ray is not installed.
     """
-    settings = check_section(RaySettings, given, "hydra.launcher")
+    settings = check_section(RaySettings, options, "hydra.launcher")
     try:
         import ray  # noqa: F401
     except ModuleNotFoundError as error:

@@ -1,8 +1,8 @@
-"""Jobs of a sweep on a SLURM cluster: one array, requeued when they are preempted, found again by a new driver.
+"""Run the jobs of a sweep on a SLURM cluster, as an array. Preempted jobs are requeued; a new driver finds submitted jobs.
 
-submitit writes the batch script, hands it to sbatch and starts Python on the node. It is not asked for states, since it
-takes them from sacct alone, which many clusters lack; squeue tells them everywhere. Nor are its signal handler and
-Lightning's in use, which save and requeue each in their own way: one thread waits for the signal (`_Requeue`).
+submitit writes the batch script, passes it to sbatch and starts Python on the node. States come from squeue: submitit takes
+them from sacct, which many clusters lack. The signal handlers of submitit and Lightning, which each save and requeue in their
+own way, are replaced by one thread that waits for the signal (`_Requeue`).
 """
 
 import getpass
@@ -35,8 +35,8 @@ from src.sweeping.worker import Orders
 log = logging.getLogger(__name__)
 
 SIGNAL = signal.SIGUSR2
-"""What submitit asks SLURM to send `signal_delay_s` seconds before the time is up; SIGUSR1 is NCCL's."""
-OVER = (
+"""Signal that SLURM sends `signal_delay_s` seconds before the time limit; NCCL uses SIGUSR1."""
+FINAL_STATES = (
     "COMPLETED",
     "FAILED",
     "CANCELLED",
@@ -47,13 +47,13 @@ OVER = (
     "DEADLINE",
     "PREEMPTED",
 )
-"""States from which a job does not come back."""
+"""Final states of a SLURM job."""
 ONE_THREAD = "export OPENBLAS_NUM_THREADS=1"
-"""What submitit imports starts no thread then, which would take the signal for `_Requeue` before that can block it."""
+"""Keeps the imports of submitit from starting threads, which would receive the signal before `_Requeue` blocks it."""
 LARGEST_ARRAY = 1000
-"""SLURM's own limit, unless a cluster changes it."""
+"""SLURM's default limit."""
 MAX_LOG_TAIL_BYTES = 2**16
-"""Bytes at the end of a log that are read when a job ended without a message."""
+"""Bytes read from the end of a log when a job ended without a message."""
 
 _JOB_ID = re.compile(r"[0-9]+(_[0-9]+)?")
 
@@ -63,43 +63,45 @@ _JOB_ID = re.compile(r"[0-9]+(_[0-9]+)?")
 
 @dataclass(frozen=True)
 class Submission:
-    """One job as submitit carries it to its node.
+    """One job, as submitit sends it to its node.
 
     Args:
         assignment: the job.
-        mail: folder of the mailboxes.
-        max_requeues: how often it may come back.
+        channels: folder of the file channels.
+        max_requeues: maximum number of requeues.
     """
 
     assignment: Assignment
-    mail: Path
+    channels: Path
     max_requeues: int
 
     def __call__(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {SIGNAL})  # a thread waits for it; children inherit that and live on
-        signal.signal(signal.SIGCONT, signal.SIG_DFL)  # submitit's handler only speaks of it
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # of a preemption; a run takes it over
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, {SIGNAL}
+        )  # a thread waits for it; child processes inherit the mask and survive it
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)  # submitit's handler only logs it
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # sent on preemption; a run installs its own handler
         job, restarts = _job_id(), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        requeue, mailbox = _Requeue(), Mailbox(self.mail, self.assignment.folder.name)
-        if work_by_mail(self.assignment, mailbox, requeue.wait) or not (requeue.asked or _preempted(job)):
+        requeue, channel = _Requeue(), Mailbox(self.channels, self.assignment.folder.name)
+        if work_by_mail(self.assignment, channel, requeue.wait) or not (requeue.requested or _preempted(job)):
             return
         if restarts < self.max_requeues:
             subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
         else:
-            told = f"it was stopped {restarts + 1} times (hydra.launcher.max_requeues={self.max_requeues})"
-            mailbox.post(Ended(self.assignment.number, "failed", told))
+            error = f"it was stopped {restarts + 1} times (hydra.launcher.max_requeues={self.max_requeues})"
+            channel.post(Ended(self.assignment.number, "failed", error))
 
 
 class _Requeue:
-    """Waits for SLURM's signal, and stops the job then."""
+    """Waits for SLURM's signal, then stops the job."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
-    def wait(self, orders: Orders) -> None:
+    def wait(self, control: Orders) -> None:
         signal.sigwait({SIGNAL})
-        self.asked = True
-        orders.obey("requeue")
+        self.requested = True
+        control.stop("requeue")
 
 
 def _job_id() -> str:
@@ -108,12 +110,12 @@ def _job_id() -> str:
 
 
 def _preempted(job: str) -> bool:
-    """Whether more urgent work takes the place of a job: one that ends by itself then is not requeued by SLURM."""
-    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, timeout=60).stdout
-    return re.search(r"PreemptTime=(?!None)\S", shown) is not None
+    """Return whether SLURM preempts a job; it does not requeue one that then exits by itself."""
+    output = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, timeout=60).stdout
+    return re.search(r"PreemptTime=(?!None)\S", output) is not None
 
 
-# ---- the driver's side ---------------------------------------------------------------------------------------------
+# ---- in the driver ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -125,15 +127,15 @@ class _Queued:
     name: str
 
     @property
-    def over(self) -> bool:
-        return self.state in OVER
+    def is_over(self) -> bool:
+        return self.state in FINAL_STATES
 
 
 class SlurmExecutor(RemoteExecutor):
     """Submits jobs to SLURM.
 
-    What was submitted is found again by its name, which is written down before it is submitted: a driver that is killed
-    at any moment leaves no job that the next one does not know.
+    The name of a submission is written to disk before it is submitted, so the next driver finds all jobs of a driver that was
+    killed at any moment.
 
     Args:
         folder: of the sweep.
@@ -145,10 +147,10 @@ class SlurmExecutor(RemoteExecutor):
         self._settings = settings
         self._queue = dict[str, _Queued]()  # by the name of the job's folder
         self._adopted: set[int] = set()
-        self._missed: set[int] = set()
+        self._missing: set[int] = set()
         if os.path.lexists(self.folder):
-            make_folder_below(self.folder.parent, self.folder.name)  # it is no link
-            self._look()
+            make_folder_below(self.folder.parent, self.folder.name)  # raises an error if it is a link
+            self._refresh_queue()
 
     def submit(self, assignments: Sequence[Assignment]) -> None:
         for start in range(0, len(assignments), LARGEST_ARRAY):
@@ -159,41 +161,43 @@ class SlurmExecutor(RemoteExecutor):
 
         name = f"{self.folder.parent.name}-{secrets.token_hex(8)}"
         slugs = [assignment.folder.name for assignment in assignments]
-        place = self._new_folder(name)
-        written = self.folder / f"{name}.array"
-        write_below(self.folder, written.name, json.dumps(slugs))
-        executor = submitit.AutoExecutor(place, cluster="slurm")
-        executor.update_parameters(**_of_submitit(self._settings, name))
+        folder = self._new_folder(name)
+        record = self.folder / f"{name}.array"
+        write_below(self.folder, record.name, json.dumps(slugs))
+        executor = submitit.AutoExecutor(folder, cluster="slurm")
+        executor.update_parameters(**_submitit_parameters(self._settings, name))
         work = [Submission(one, self.folder, self._settings.max_requeues) for one in assignments]
-        with _refusals(self._settings, written):
+        with _rejections(self._settings, record):
             jobs = executor.map_array(Submission.__call__, work)
         for slug, job in zip(slugs, jobs, strict=True):
             self._queue[slug] = _Queued(str(job.job_id), "PENDING", name)
-        what = f"array {jobs[0].job_id.partition('_')[0]} of {len(jobs)} jobs" if len(jobs) > 1 else jobs[0].job_id
-        echo(f"submitted to SLURM: {what} (squeue shows them as {name})", flush=True)
+        description = (
+            f"array {jobs[0].job_id.partition('_')[0]} of {len(jobs)} jobs" if len(jobs) > 1 else jobs[0].job_id
+        )
+        echo(f"submitted to SLURM: {description} (squeue shows them as {name})", flush=True)
 
-    def adopt(self, assignment: Assignment, mailbox: Mailbox) -> bool:
+    def adopt(self, assignment: Assignment, channel: Mailbox) -> bool:
         queued = self._queue.get(assignment.folder.name)
-        said = mailbox.collect()
-        if queued is None or queued.over or (said and isinstance(said[-1], Ended)):
+        events = channel.collect()
+        if queued is None or queued.is_over or (events and isinstance(events[-1], Ended)):
             return False
         self._adopted.add(assignment.number)
-        echo(f"{assignment.folder.name}: is with SLURM already, as {queued.id}", flush=True)
+        echo(f"{assignment.folder.name}: already submitted to SLURM, as {queued.id}", flush=True)
         return True
 
     def gone(self, jobs: Iterable[Assignment]) -> Mapping[int, str]:
-        if not self._look():
+        if not self._refresh_queue():
             return {}
-        found = {}
+        reasons = {}
         for job in jobs:
             queued = self._queue.get(job.folder.name)
-            if queued is not None and not queued.over:
-                self._missed.discard(job.number)
-            elif job.number in self._missed:  # twice: a job that is requeued may be absent for a moment
-                found[job.number] = self._last_words(job, queued)
+            if queued is not None and not queued.is_over:
+                self._missing.discard(job.number)
+            elif job.number in self._missing:  # twice in a row: a job that is requeued may be absent for a moment
+                reasons[job.number] = self._end_reason(job, queued)
             else:
-                self._missed.add(job.number)
-        return found
+                self._missing.add(job.number)
+        return reasons
 
     def cancel(self, jobs: Sequence[Assignment], waiting_only: bool) -> None:
         queue = [self._queue.get(job.folder.name) for job in jobs]
@@ -202,12 +206,12 @@ class SlurmExecutor(RemoteExecutor):
             subprocess.run(["scancel", *(["--state=PENDING"] if waiting_only else []), *ids], capture_output=True)
 
     def close(self) -> None:
-        """Leave the jobs alone: the next driver finds them."""
+        """Do nothing: the jobs keep running, and the next driver finds them."""
 
     # ---- parts ---------------------------------------------------------------------------------------------------
 
-    def _look(self) -> bool:
-        """Ask SLURM for the jobs of this sweep; return whether it answered."""
+    def _refresh_queue(self) -> bool:
+        """Update the queue from SLURM; return whether squeue succeeded."""
         names = self._submitted()
         done = subprocess.run(
             ["squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}", "--format=%i|%T|%j"],
@@ -222,41 +226,43 @@ class SlurmExecutor(RemoteExecutor):
             task = int(job.partition("_")[2] or 0) if _JOB_ID.fullmatch(job) else -1
             if 0 <= task < len(names.get(name, ())):
                 slug = names[name][task]
-                if slug not in self._queue or self._queue[slug].over:  # a later submission of the same job
+                if slug not in self._queue or self._queue[slug].is_over:  # a later submission of the same job
                     self._queue[slug] = _Queued(job, state, name)
         return True
 
     def _submitted(self) -> dict[str, list[str]]:
-        """Return the names of the jobs of each submission of this sweep, as they were written down before.
+        """Return the names of the jobs of each submission of this sweep, as recorded before it was submitted.
 
-        A file of another name or content is ignored: it would give SLURM jobs of the user to this sweep, which cancels them.
+        Files of another name or content are ignored: through them the sweep could adopt, and cancel, unrelated SLURM jobs.
         """
-        own = re.compile(re.escape(self.folder.parent.name) + r"-[0-9a-f]{8,16}\.array")
-        found = {}
+        pattern = re.compile(re.escape(self.folder.parent.name) + r"-[0-9a-f]{8,16}\.array")
+        submissions = {}
         for entry in sorted(os.listdir(self.folder)):
-            if own.fullmatch(entry):
+            if pattern.fullmatch(entry):
                 try:
                     slugs = read_json(self.folder, entry)
                     if not isinstance(slugs, list):
                         raise RecordError(f"{self.folder / entry}: this is not a list of jobs")
-                    found[entry.removesuffix(".array")] = [plain_name(slug, "the name of a job") for slug in slugs]
+                    submissions[entry.removesuffix(".array")] = [
+                        plain_name(slug, "the name of a job") for slug in slugs
+                    ]
                 except (OSError, UserError) as error:
                     log.warning("%s; this submission is ignored", error)
-        return found
+        return submissions
 
     def _new_folder(self, name: str) -> Path:
-        """Make the folder in which submitit keeps the files of a submission, which are pickles.
+        """Create the folder for the files of a submission, which are pickles.
 
-        It is made for this submission and has a random name, so that no file that lay in the sweep before is ever loaded.
+        It is new and has a random name, so submitit never loads a file that was in the sweep before.
         """
         make_folder_below(self.folder.parent, f"{self.folder.name}/slurm")
-        place = self.folder / "slurm" / name
-        place.mkdir(mode=0o700)
-        return place
+        folder = self.folder / "slurm" / name
+        folder.mkdir(mode=0o700)
+        return folder
 
-    def _last_words(self, job: Assignment, queued: _Queued | None) -> str:
+    def _end_reason(self, job: Assignment, queued: _Queued | None) -> str:
         if queued is None:
-            return "its SLURM job is not in the queue any more, and left no word"
+            return "its SLURM job is not in the queue any more, and left no message"
         file = f"{queued.name}/{queued.id}_0_log.out"
         try:
             with open_below(self.folder, f"slurm/{file}") as opened:
@@ -267,9 +273,9 @@ class SlurmExecutor(RemoteExecutor):
         return "\n".join([*tail, f"its SLURM job {queued.id} ended: {queued.state}"])
 
 
-def _of_submitit(settings: SlurmSettings, name: str) -> dict[str, Any]:
-    """Return the settings as submitit wants them."""
-    asked = {
+def _submitit_parameters(settings: SlurmSettings, name: str) -> dict[str, Any]:
+    """Return the settings as parameters of submitit."""
+    optional = {
         "slurm_partition": settings.partition,
         "slurm_account": settings.account,
         "slurm_qos": settings.qos,
@@ -283,47 +289,47 @@ def _of_submitit(settings: SlurmSettings, name: str) -> dict[str, Any]:
     always = {
         "name": name,
         "nodes": 1,
-        "tasks_per_node": 1,  # ranks of a job are processes of its task
+        "tasks_per_node": 1,  # the ranks of a job are processes of its one task
         "slurm_signal_delay_s": settings.signal_delay_s,
         "slurm_additional_parameters": {"requeue": True, **settings.additional_parameters},
         "slurm_stderr_to_stdout": True,
     }
-    return always | {key: value for key, value in asked.items() if value is not None}
+    return always | {key: value for key, value in optional.items() if value is not None}
 
 
 @contextmanager
-def _refusals(settings: SlurmSettings, written: Path) -> Iterator[None]:
-    """Turn what sbatch says into an error for people, and take back what was written of the submission."""
+def _rejections(settings: SlurmSettings, record: Path) -> Iterator[None]:
+    """Turn an error of sbatch into a `UserError`, and remove the record of the submission."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     try:
         with redirect_stderr(StringIO()):  # submitit prints what it raises
             yield
     except (FailedJobError, FailedSubmissionError) as error:
-        written.unlink()
-        said = "; ".join(re.sub(r"^sbatch: (error: )?", "", line) for line in str(error).splitlines() if line.strip())
+        record.unlink()
+        reason = "; ".join(re.sub(r"^sbatch: (error: )?", "", line) for line in str(error).splitlines() if line.strip())
         advice = ""
-        if "partition" in said:
+        if "partition" in reason:
             advice = (
                 f"\nhydra.launcher.partition={settings.partition}: {nearest(settings.partition or '', _partitions())}"
             )
-        raise UserError(f"SLURM refuses the jobs: {said}{advice}") from error
+        raise UserError(f"SLURM rejects the jobs: {reason}{advice}") from error
 
 
 def _partitions() -> list[str]:
     return subprocess.run(["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True).stdout.split()
 
 
-def slurm(given: Mapping[str, Any]) -> Callable[[Path], SlurmExecutor]:
-    """Return what makes the executor of a sweep's folder.
+def slurm(options: Mapping[str, Any]) -> Callable[[Path], SlurmExecutor]:
+    """Return a function that creates the executor for the folder of a sweep.
 
     Args:
-        given: the settings of the launcher.
+        options: the settings of the launcher.
 
     Raises:
-        UserError: if a setting is unknown or out of its range, or if no jobs can be submitted from this machine.
+        UserError: if a setting is unknown or out of its range, or if SLURM's commands are missing on this machine.
     """
-    settings = check_section(SlurmSettings, given, "hydra.launcher")
+    settings = check_section(SlurmSettings, options, "hydra.launcher")
     try:
         import submitit  # noqa: F401
     except ModuleNotFoundError as error:
@@ -333,7 +339,7 @@ def slurm(given: Mapping[str, Any]) -> Callable[[Path], SlurmExecutor]:
     for program in ("sbatch", "squeue", "scancel"):
         if shutil.which(program) is None:
             raise UserError(
-                f"hydra/launcher=submitit_slurm: there is no {program} here; jobs are submitted from a machine of the "
+                f"hydra/launcher=submitit_slurm: there is no {program} here; submit jobs from a machine of the "
                 "cluster, such as its login node"
             )
     return lambda folder: SlurmExecutor(folder, settings)

@@ -1,4 +1,4 @@
-"""What a search goes by: metrics of the best epoch of a job, and what the job costs."""
+"""The objectives of a search: metrics of a job's best epoch, and its costs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,51 +10,51 @@ from src.core.errors import UserError, nearest
 from src.tasks.registry import TASKS, direction
 
 COSTS = ("parameters", "multiply_adds", "seconds")
-"""Numbers of run.json that a search may keep small."""
+"""Fields of run.json that a search may minimize."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A number of a job's record.
+    """A number in the record of a job, to be minimized or maximized.
 
     Args:
         name: such as ``val/loss`` or ``parameters``.
-        mode: whether it is to be ``min`` or ``max``.
+        mode: ``min`` or ``max``.
     """
 
     name: str
     mode: str
 
     def value(self, record: Mapping[str, Any]) -> float | None:
-        """Return it from run.json; None where it is not there, or is no number."""
+        """Return the value from run.json; None if it is missing or not a number."""
         best = record.get("best")
-        known = record if self.name in COSTS else best if isinstance(best, Mapping) else {}
-        found = known.get(self.name)
-        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+        metrics = best if isinstance(best, Mapping) else {}
+        value = (record if self.name in COSTS else metrics).get(self.name)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def objectives_of(names: Sequence[str] | None, configs: Iterable[Config]) -> tuple[Objective, ...]:
     """Return the objectives of a search.
 
     Args:
-        names: ``search.objectives``; None is the monitored metric.
+        names: ``search.objectives``; None selects the monitored metric.
         configs: of jobs, at least one of each kind.
 
     Raises:
-        UserError: if a job does not measure one, or if the jobs are not measured alike.
+        UserError: if a job does not log an objective, or if the jobs monitor different metrics.
     """
     monitors: set[Objective] = set()
     allowed: set[str] | None = None
     for config in configs:
         task = config.datamodule.task
-        known = {f"val/{name}" for name in TASKS[task].metrics} if task in TASKS else {"val/loss"}
-        allowed = known if allowed is None else allowed & known
+        metrics = {f"val/{name}" for name in TASKS[task].metrics} if task in TASKS else {"val/loss"}
+        allowed = metrics if allowed is None else allowed & metrics
         monitors.add(_monitor(config))
     assert allowed is not None, "a search has a config"
     if names is None:
         if len(monitors) > 1:
             listed = ", ".join(sorted(f"{monitor.name} ({monitor.mode})" for monitor in monitors))
-            raise UserError(f"these jobs are not measured alike, but by {listed}: give one monitor=… to all")
+            raise UserError(f"these jobs monitor different metrics ({listed}): set one monitor=… for all")
         return tuple(monitors)
     modes = {monitor.name: monitor.mode for monitor in monitors} | dict.fromkeys(COSTS, "min")
     for name in names:

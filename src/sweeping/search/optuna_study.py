@@ -1,4 +1,4 @@
-"""The Optuna study of a search: in a file of the sweep's folder, which Optuna's own tools read too."""
+"""The Optuna study of a search, in a journal file in the sweep's folder that Optuna's own tools can read."""
 
 import hashlib
 import json
@@ -28,13 +28,13 @@ from src.sweeping.search.space import Space
 FILE = "study.journal"
 
 NO_STUDY = "Record does not exist."
-"""What Optuna's KeyError says where a journal has no study of a name."""
+"""Text of Optuna's KeyError if a journal has no study of a name."""
 
 optuna.logging.set_verbosity(logging.WARNING)
 
 
-class _Locked:
-    """No lock: the sweep's folder is locked as a whole, and a lock of its own would outlive a killed process."""
+class _NoLock:
+    """No lock: the folder of the sweep is locked as a whole, and a lock file would remain after a kill."""
 
     def acquire(self) -> bool:
         return True
@@ -44,24 +44,24 @@ class _Locked:
 
 
 MAX_JOURNAL_BYTES = 512 * 2**20
-"""The largest file of a study that is read."""
+"""Maximum size of a journal."""
 MAX_JOURNAL_LINES = 2_000_000
-"""The most lines of it; an epoch of a trial is one."""
-MOST_STUDIES = 1000
-"""The most searches of one sweep."""
+"""Maximum number of lines in a journal; each epoch of a trial is one."""
+MAX_STUDIES = 1000
+"""Maximum number of searches of one sweep."""
 CREATE_STUDY = 0
-"""Optuna's code of an entry that begins a study (``JournalOperation.CREATE_STUDY``)."""
+"""Optuna's code of an entry that creates a study (``JournalOperation.CREATE_STUDY``)."""
 
 
 @contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """Turn whatever Optuna makes of a damaged file of a study into one error that names the file.
+def study_errors(folder: Path) -> Iterator[None]:
+    """Turn any exception of Optuna about a damaged journal into a `UserError` that names the file.
 
     Args:
         folder: of the sweep.
 
     Raises:
-        UserError: instead of any error but that; the file is a list of changes, which Optuna applies without checking them.
+        UserError: instead of any other exception. The file is a list of changes, which Optuna applies without checking them.
     """
     try:
         yield
@@ -73,23 +73,23 @@ def explained(folder: Path) -> Iterator[None]:
 
 
 def begun_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Objective]) -> Study:
-    """Return the study of a search, begun where there is none.
+    """Return the study of a search; create it if it does not exist.
 
     Args:
-        folder: of the sweep, locked; one that was given several searches has several studies.
-        spaces: what is searched.
+        folder: of the sweep, locked; a sweep with several searches has several studies.
+        spaces: the search spaces.
         objectives: one or several.
 
     Raises:
-        UserError: if the file of the studies is damaged, or no regular file.
+        UserError: if the journal is damaged or not a regular file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(folder / FILE):
-        with explained(folder):
-            _cut_torn_line(folder)
-    if (known := stored_study(folder, spaces, objectives)) is not None:
-        return known
-    with explained(folder):
+        with study_errors(folder):
+            _remove_incomplete_line(folder)
+    if (study := stored_study(folder, spaces, objectives)) is not None:
+        return study
+    with study_errors(folder):
         return optuna.create_study(
             storage=_storage(folder),
             study_name=_name(spaces, objectives),
@@ -99,11 +99,11 @@ def begun_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Obje
 
 
 def stored_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Objective]) -> Study | None:
-    """Return the study of a search as it is on disk; None where there is none. See `begun_study`."""
+    """Return the study of a search if it exists on disk, otherwise None. See `open_or_create_study`."""
     if not os.path.lexists(folder / FILE):
         return None
     name = _name(spaces, objectives)
-    with explained(folder):
+    with study_errors(folder):
         _check_lines(folder)
         storage = _storage(folder)
         if all(study.study_name != name for study in storage.get_all_studies()):
@@ -117,7 +117,7 @@ def stored_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Obj
 
 
 def _check_trial(trial: FrozenTrial) -> None:
-    """Raise `ValueError` if a trial holds what no trial of a search does."""
+    """Raise `ValueError` if a trial has values of types that no search writes."""
     job = trial.user_attrs.get("job", "")
     numbers = [*(trial.values or []), *trial.intermediate_values.values()]
     if (
@@ -131,54 +131,54 @@ def _check_trial(trial: FrozenTrial) -> None:
 
 
 def _check_lines(folder: Path) -> None:
-    """Raise `UserError` unless the file of the studies is regular, and its lines are JSON objects of a bounded size."""
+    """Raise `UserError` unless the journal is a regular file whose lines are JSON objects of a bounded size."""
     file = folder / FILE
     with open_below(folder, FILE) as opened:
         if os.fstat(opened.fileno()).st_size > MAX_JOURNAL_BYTES:
             raise UserError(f"{file}: this study has more than {MAX_JOURNAL_BYTES / 2**20:,.0f} MiB")
-        begun = 0
+        studies = 0
         for number, line in enumerate(lines_of(opened, file, most_lines=MAX_JOURNAL_LINES), 1):
             if not line.endswith(b"\n"):
                 continue
             entry = parse_json(line, f"{file}, line {number}")
             if not isinstance(entry, dict):
                 raise RecordError(f"{file}, line {number}: this is not an entry of a study")
-            begun += entry.get("op_code") == CREATE_STUDY
-            if begun > MOST_STUDIES:  # Optuna compares the name of each with those of all before
-                raise RecordError(f"{file}, line {number}: more than {MOST_STUDIES} studies")
+            studies += entry.get("op_code") == CREATE_STUDY
+            if studies > MAX_STUDIES:  # Optuna compares each name with all previous ones
+                raise RecordError(f"{file}, line {number}: more than {MAX_STUDIES} studies")
 
 
 def _storage(folder: Path) -> JournalStorage:
-    """Return what reads and appends to the file of the studies; Optuna opens it by path, so that it must be no link.
+    """Return the storage of the journal. Optuna opens it by path, so it must not be a link.
 
     A storage in a file has no snapshots, which are pickles.
     """
     append_below(folder, FILE).close()
-    return JournalStorage(JournalFileBackend(str(folder / FILE), lock_obj=_Locked()))  # type: ignore[arg-type]  # it needs these two methods only
+    return JournalStorage(JournalFileBackend(str(folder / FILE), lock_obj=_NoLock()))  # type: ignore[arg-type]  # only these two methods are needed
 
 
 def _name(spaces: Sequence[Space], objectives: Sequence[Objective]) -> str:
-    """Return a name that only the same search has; how many points it takes does not count."""
+    """Return a name that identifies the search; it does not depend on the number of points."""
     varied = [[space.fixed, [[axis.key, str(axis)] for axis in space.axes]] for space in spaces]
-    facts = [varied, [vars(objective) for objective in objectives]]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+    identity = [varied, [vars(objective) for objective in objectives]]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
 
-def _cut_torn_line(folder: Path) -> None:
-    """Cut off a last line that a crash tore, or the next would be lost with it."""
+def _remove_incomplete_line(folder: Path) -> None:
+    """Remove an incomplete last line, as a crash leaves it; otherwise the next line would be lost, too."""
     with open_below(folder, FILE) as file:
         size = os.fstat(file.fileno()).st_size
         start = max(size - MAX_RECORD_BYTES, 0)
         file.seek(start)
         content = file.read(size - start)
-    whole = start + content.rfind(b"\n") + 1
-    if whole < size:
+    end = start + content.rfind(b"\n") + 1
+    if end < size:
         with append_below(folder, FILE) as handle:
-            handle.truncate(whole)
+            handle.truncate(end)
 
 
 def sampler_of(search: OptunaSearch, number: int) -> BaseSampler:
-    """Return what proposes a trial: made anew for each, so that a search which was killed goes on as it would have.
+    """Return the sampler of one trial. Each trial has a new one, so a search that was killed continues as it would have.
 
     Args:
         search: checked settings.
@@ -193,15 +193,17 @@ def sampler_of(search: OptunaSearch, number: int) -> BaseSampler:
         return NSGAIISampler(seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return QMCSampler(seed=search.seed, warn_independent_sampling=False)  # one sequence, which the study counts
+        return QMCSampler(
+            seed=search.seed, warn_independent_sampling=False
+        )  # one sequence, at a position given by the number of trials
 
 
 def pruner_of(search: Search, epochs: int) -> BasePruner:
-    """Return what ends jobs early; steps are epochs that have ended.
+    """Return the pruner; its steps are finished epochs.
 
     Args:
         search: checked settings.
-        epochs: of a whole job.
+        epochs: of a complete job.
     """
     first, factor = search.warmup_epochs, search.reduction_factor
     if search.pruner == "median":

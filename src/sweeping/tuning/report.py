@@ -1,4 +1,4 @@
-"""What a tuning leaves: a page with a picture of what each stage gained, and the best as an experiment."""
+"""Results of a tuning: a page with a figure of the gain of each stage, and the best config as an experiment."""
 
 import re
 import shlex
@@ -27,10 +27,10 @@ _NOT_IN_A_FILE = ("paths.", "logger", "tags", "notes", "+", "~")
 def write_experiment(
     folder: Path, name: str, stages: Sequence[Stage], config_folders: Sequence[str] = ()
 ) -> tuple[Path, list[str]]:
-    """Write the best job as an option of the group `experiment`, and return its file and the words that choose it.
+    """Write the best job as an option of the group `experiment`, and return its file and the arguments that select it.
 
     Args:
-        folder: of the tuning; the file lies in conf/experiment of it.
+        folder: of the tuning; the file is written to its conf/experiment.
         name: of the option.
         stages: all of them.
         config_folders: of a user's own options, as entries of ``hydra.searchpath``.
@@ -41,21 +41,21 @@ def write_experiment(
     best = stages[-1].best
     options: list[Any] = []
     keys: dict[str, Any] = {}
-    typed: list[str] = []
-    known = groups(search_roots([f"hydra.searchpath=[{','.join(config_folders)}]"]))
-    for word in best.words:
-        override = OverridesParser.create().parse_override(word)
-        key = override.key_or_group
-        if word.startswith(("+", "~")):
-            typed.append(word)
-        if word.startswith(_NOT_IN_A_FILE):
+    extra: list[str] = []
+    all_groups = groups(search_roots([f"hydra.searchpath=[{','.join(config_folders)}]"]))
+    for override in best.overrides:
+        parsed = OverridesParser.create().parse_override(override)
+        key = parsed.key_or_group
+        if override.startswith(("+", "~")):
+            extra.append(override)
+        if override.startswith(_NOT_IN_A_FILE):
             continue
         if key == "experiment":
-            options.insert(0, str(override.value()))
-        elif key in known:
-            options.append({f"override /{key}": override.value()})
+            options.insert(0, str(parsed.value()))
+        elif key in all_groups:
+            options.append({f"override /{key}": parsed.value()})
         else:
-            _put(keys, key, override.value())
+            _put(keys, key, parsed.value())
     ended = str(RunFolder.open(best.path).record.get("ended"))[:10]
     on = f" on {ended}" if re.fullmatch(r"\d{4}-\d\d-\d\d", ended) else ""
     tuned = f"{name}: tuned to {best.state.metric} {number(best.state.value)} in {count_of(stages)} jobs"
@@ -63,19 +63,21 @@ def write_experiment(
     text = yaml.safe_dump({"defaults": options}, sort_keys=False, default_flow_style=None) if options else ""
     text += f"\n{yaml.safe_dump(keys, sort_keys=False, default_flow_style=None)}" if keys else ""
     file = folder / "conf" / "experiment" / f"{name}.yaml"
-    for place, below, found in walk(folder / "conf", strict=True):  # it is going to be searched for options
-        links = [other for other in below if Path(place, other).is_symlink()]
+    for parent, folders, files in walk(folder / "conf", strict=True):  # Hydra will search it for options
+        links = [other for other in folders if Path(parent, other).is_symlink()]
         if foreign := [
             *links,
-            *(other for other in found if Path(place, other) != file and not other.endswith(".partial")),
+            *(other for other in files if Path(parent, other) != file and not other.endswith(".partial")),
         ]:
-            raise UserError(f"{Path(place, foreign[0])}: this file is not of the tuning; remove it, or the folder")
+            raise UserError(
+                f"{Path(parent, foreign[0])}: this file was not written by the tuning; remove it, or the folder"
+            )
     write_below(folder, file.relative_to(folder), head + text, make=True)
-    chosen = [f"experiment={name}", *typed]
+    chosen = [f"experiment={name}", *extra]
     entries = ",".join(f"'{entry}'" for entry in [*config_folders, f"file://{folder.absolute() / 'conf'}"])
-    made = check(compose([f"hydra.searchpath=[{entries}]", *chosen]))
-    if config_hash(made.plain()) != best.job.digest:
-        raise UserError(f"{file}: this is another experiment than {best.path}, whose record was changed")
+    config = check(compose([f"hydra.searchpath=[{entries}]", *chosen]))
+    if config_hash(config.plain()) != best.job.digest:
+        raise UserError(f"{file}: this experiment differs from {best.path}, whose record was changed")
     if config_folders:
         return file, [f"hydra.searchpath=[{entries}]", *chosen]
     return file, ["--config-dir", str(folder / "conf"), *chosen]
@@ -89,13 +91,13 @@ def _put(keys: dict[str, Any], key: str, value: Any) -> None:
 
 
 def write_page(folder: Path, title: str, stages: Sequence[Stage], command: Sequence[str]) -> Path:
-    """Write tune.md and its picture, plots/tune.png, and return the page.
+    """Write tune.md and its figure, plots/tune.png, and return the page.
 
     Args:
         folder: of the tuning.
         title: what was tuned.
-        stages: those that have ended.
-        command: the words that choose the result, behind ``python -m src.train``.
+        stages: the finished ones.
+        command: the arguments that select the result, after ``python -m src.train``.
     """
     from src.run_store.plots import save_picture
 

@@ -1,6 +1,7 @@
-"""The textbook's tuning order, each stage an ordinary sweep from the best of the stage before (Hyperparameter Tuning Order).
+"""The textbook's tuning order: each stage is an ordinary sweep that starts from the best job so far (Hyperparameter Tuning
+Order).
 
-Nothing is remembered but the sweeps: given again, the same command finds their finished jobs and comes to the same best.
+The only state is that of the sweeps: the same command, run again, finds their finished jobs and gets the same result.
 """
 
 import hashlib
@@ -21,15 +22,15 @@ from src.config.schema.run import Config
 from src.core.console import echo
 from src.core.errors import JobsFailed, UserError
 from src.run_store.config_hash import config_hash
-from src.sweeping.job_composer import Composer
+from src.sweeping.job_composer import JobComposer
 from src.sweeping.ledger import Job, Ledger, State
 from src.sweeping.search.space import Space, Values
 
 START = "start"
 ORDER = ("learning rate", "batch size", "architecture", "regularization", "scheduler")
-FEWEST = 2
-"""Jobs of a stage that has anything to vary."""
-SMALLEST_BUDGET = 1 + FEWEST * len(ORDER)
+MIN_JOBS = 2
+"""Minimum number of jobs of a stage that varies anything."""
+MIN_BUDGET = 1 + MIN_JOBS * len(ORDER)
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,13 @@ class Best:
     """The best job so far.
 
     Args:
-        words: of its command line.
+        overrides: of its command line.
         job: in its ledger.
         path: its run folder.
         state: its metric and value.
     """
 
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     job: Job
     path: Path
     state: State
@@ -80,36 +81,42 @@ class Stage:
 
     @property
     def chosen(self) -> list[str]:
-        """The words that made the difference."""
-        return [] if self.before is None else [word for word in self.best.words if word not in self.before.words]
+        """The overrides that this stage changed."""
+        return (
+            []
+            if self.before is None
+            else [override for override in self.best.overrides if override not in self.before.overrides]
+        )
 
 
 class Tuning:
     """Runs the five stages.
 
     Args:
-        words: of a run, without any that vary.
-        budget: the most jobs that may be trained in all; None is as many as the ranges of `sweeps/` have.
-        run_sweep: runs a sweep from its command line.
+        overrides: of a run, none of which varies a key.
+        budget: maximum number of jobs in total; None trains all points of the ranges in `sweeps/`.
+        run_sweep: runs a sweep, given its command line.
     """
 
-    def __init__(self, words: Sequence[str], budget: int | None, run_sweep: Callable[[list[str]], None]) -> None:
-        self._ours = tuple(word for word in words if word.startswith(_OF_THE_SWEEPS))
-        self._search_path = [word for word in self._ours if word.startswith("hydra.searchpath=")]
-        space = Space.of(word for word in words if word not in self._ours)
+    def __init__(self, overrides: Sequence[str], budget: int | None, run_sweep: Callable[[list[str]], None]) -> None:
+        self._sweep_overrides = tuple(override for override in overrides if override.startswith(_SWEEP_PREFIXES))
+        self._search_path = [override for override in self._sweep_overrides if override.startswith("hydra.searchpath=")]
+        space = Space.of(override for override in overrides if override not in self._sweep_overrides)
         if space.axes:
-            raise UserError(f"{space.axes[0].key}: the stages vary keys one after the other; give one value, or none")
-        if budget is not None and budget < SMALLEST_BUDGET:
+            raise UserError(f"{space.axes[0].key}: tuning varies the keys itself; give a single value, or none")
+        if budget is not None and budget < MIN_BUDGET:
             raise UserError(
-                f"budget={budget}: one job to start from and {FEWEST} for each of {len(ORDER)} stages make "
-                f"{SMALLEST_BUDGET}; give budget={SMALLEST_BUDGET} or more"
+                f"budget={budget}: one starting job and {MIN_JOBS} for each of {len(ORDER)} stages are "
+                f"{MIN_BUDGET}; use budget={MIN_BUDGET} or more"
             )
         self.start = self._config(space.fixed)
-        self.words = tuple(word for word in space.fixed if not word.startswith("paths.outputs="))
+        self.overrides = tuple(override for override in space.fixed if not override.startswith("paths.outputs="))
         self.budget = budget
         self._run_sweep = run_sweep
-        self._left = math.inf if budget is None else budget
-        relevant = [word for word in self.words if not word.startswith(("paths.", "logger", "tags", "notes"))]
+        self._remaining = math.inf if budget is None else budget
+        relevant = [
+            override for override in self.overrides if not override.startswith(("paths.", "logger", "tags", "notes"))
+        ]
         digest = hashlib.sha256("\n".join(relevant).encode()).hexdigest()[:6]
         self.name = f"{self.start.model.name}-{self.start.datamodule.name}-{digest}"
         self.folder = self.start.paths.outputs / "tune" / self.name
@@ -121,13 +128,13 @@ class Tuning:
         return [f"file://{root.absolute()}" for root in search_roots(self._search_path) if root != CONF]
 
     def run(self) -> Iterator[Stage]:
-        """Run the stages, and yield each when its sweeps have ended.
+        """Run the stages, and yield each after its sweeps have ended.
 
         Raises:
-            UserError: if the words make no run, or if the very first job fails.
-            KeyboardInterrupt: after Ctrl-C; the same command goes on.
+            UserError: if the overrides are not a valid run, or if the first job fails.
+            KeyboardInterrupt: after Ctrl-C; the same command continues.
         """
-        folder, jobs = self._sweep(f"{self.name}-0-start", self.words, [], 1)
+        folder, jobs = self._sweep(f"{self.name}-0-start", self.overrides, [], 1)
         best = self._best(folder, jobs, None)
         if best is None:
             raise UserError(f"the first job did not finish: {folder}")
@@ -135,13 +142,13 @@ class Tuning:
         for number, name in enumerate(ORDER, start=1):
             before = best
             stage = Stage(name, best, before)
-            for place, ranges in enumerate(_ranges(name)):
-                axes = self._axes(ranges(self._config(best.words)), best)
+            for part, range_name in enumerate(_ranges(name)):
+                axes = self._axes(range_name(self._config(best.overrides)), best)
                 if not axes:
                     continue
-                share = self._share(number, math.prod(len(axis.words) for axis in axes))
-                slug = f"{self.name}-{number}-{name.replace(' ', '-')}{'-parameters' if place else ''}"
-                folder, jobs = self._sweep(slug, best.words, axes, share)
+                share = self._share(number, math.prod(len(axis.values) for axis in axes))
+                slug = f"{self.name}-{number}-{name.replace(' ', '-')}{'-parameters' if part else ''}"
+                folder, jobs = self._sweep(slug, best.overrides, axes, share)
                 best = self._best(folder, jobs, best) or best
                 stage.axes += [axis.key for axis in axes]
                 stage.jobs += jobs
@@ -152,38 +159,38 @@ class Tuning:
     # ---- a stage -------------------------------------------------------------------------------------------------
 
     def _share(self, number: int, size: int) -> int:
-        """Return how many of so many points a stage may train: an equal part of what is left, and the rest for others."""
-        part = self._left / (len(ORDER) + 1 - number)
-        return size if part >= size else max(int(part), FEWEST)
+        """Return how many of `size` points a stage may train: an equal share of the remaining budget."""
+        part = self._remaining / (len(ORDER) + 1 - number)
+        return size if part >= size else max(int(part), MIN_JOBS)
 
     def _sweep(
-        self, name: str, words: Sequence[str], axes: Sequence[Values], share: int
+        self, name: str, overrides: Sequence[str], axes: Sequence[Values], share: int
     ) -> tuple[Path, list[tuple[Job, State]]]:
-        """Run one sweep, and return its folder and what became of its jobs."""
-        for place in (self.folder / "sweeps", self.folder / "sweeps" / name):
-            if place.is_symlink():
-                raise UserError(f"{place}: this is a link; the sweeps of a tuning lie within its folder")
-        varied = [f"{axis.key}={','.join(axis.words)}" for axis in axes]
-        if len(axes) == 1 and share < len(axes[0].words):
-            varied = [f"{axes[0].key}={','.join(thinned(axes[0].words, share))}"]
-        elif share < math.prod(len(axis.words) for axis in axes):
+        """Run one sweep, and return its folder and its jobs with their states."""
+        for path in (self.folder / "sweeps", self.folder / "sweeps" / name):
+            if path.is_symlink():
+                raise UserError(f"{path}: this is a link; the sweeps of a tuning are within its folder")
+        varied = [f"{axis.key}={','.join(axis.values)}" for axis in axes]
+        if len(axes) == 1 and share < len(axes[0].values):
+            varied = [f"{axes[0].key}={','.join(thinned(axes[0].values, share))}"]
+        elif share < math.prod(len(axis.values) for axis in axes):
             varied += ["search=random", f"search.trials={share}"]
         keys = {axis.key for axis in axes}
-        base = [word for word in words if word.partition("=")[0] not in keys]
-        command = [*base, *varied, *self._ours, self._outputs, f"sweep.name={name}"]
+        base = [override for override in overrides if override.partition("=")[0] not in keys]
+        command = [*base, *varied, *self._sweep_overrides, self._outputs, f"sweep.name={name}"]
         echo(f"\n$ python -m src.train -m {shlex.join(command)}", flush=True)
-        with suppress(JobsFailed):  # each was told when it failed, and the others are what the stage is for
+        with suppress(JobsFailed):  # each failure was reported already; the stage uses the other jobs
             self._run_sweep(["-m", *command])
         folder = self.folder / "sweeps" / name
-        ledger = Ledger.open(folder).trusted(self._ours)
+        ledger = Ledger.open(folder).trusted(self._sweep_overrides)
         states = ledger.states()
         shared = set(Space.of([*base, self._outputs]).fixed)
-        chosen = Space.of(word for word in varied if not word.startswith("search"))
+        chosen = Space.of(override for override in varied if not override.startswith("search"))
         possible = {*shared, *chosen.fixed, *(f"{axis.key}={value}" for axis in chosen.axes for value in axis.probes())}
-        jobs = [  # the words of a ledger go into further commands: no others than those that were asked for
-            (job, states[job.number]) for job in ledger.jobs if shared <= set(job.words) <= possible
+        jobs = [  # the overrides of a ledger go into later commands: accept no others than those requested
+            (job, states[job.number]) for job in ledger.jobs if shared <= set(job.overrides) <= possible
         ]
-        self._left -= len(jobs)
+        self._remaining -= len(jobs)
         return folder, jobs
 
     def _best(self, folder: Path, jobs: list[tuple[Job, State]], before: Best | None) -> Best | None:
@@ -195,12 +202,12 @@ class Tuning:
         job, state = min(done, key=lambda entry: sign * float(entry[1].value or 0.0))
         if before is not None and sign * float(state.value or 0.0) >= sign * float(before.state.value or 0.0):
             return None
-        words = tuple(word for word in job.words if word != self._outputs)
-        return Best(words, job, folder / job.slug, state)
+        overrides = tuple(override for override in job.overrides if override != self._outputs)
+        return Best(overrides, job, folder / job.slug, state)
 
     def _axes(self, name: str, best: Best) -> list[Values]:
-        """Return what a range varies, as far as it can be varied in this run; of a single key not the value of the best so
-        far, which need not be trained again.
+        """Return the axes of a range with the values that are valid for this run. A single axis excludes the value of the best
+        job so far, which need not be trained again.
         """
         if name not in sweeps():
             return []
@@ -209,29 +216,29 @@ class Tuning:
             loader = GlobalHydra.instance().config_loader()
             ranges = loader.load_configuration("train", [f"+sweeps={name}"], RunMode.MULTIRUN).hydra.sweeper.params
             master = loader.load_configuration("train", self._search_path, RunMode.MULTIRUN)
-            composer = Composer(loader, master, self.name)
+            composer = JobComposer(loader, master, self.name)
             for axis in Space.of(f"{key}={text}" for key, text in ranges.items()).axes:
                 assert isinstance(axis, Values)
-                base = [word for word in best.words if word.partition("=")[0] != axis.key]
-                hashes = {value: _hash(composer, [*base, f"{axis.key}={value}"]) for value in axis.words}
-                known = {None, best.job.digest} if len(ranges) == 1 else {None}
-                possible = [value for value, digest in hashes.items() if digest not in known]
-                if len(possible) > (len(ranges) > 1):  # of several keys one with a single value does not vary
+                base = [override for override in best.overrides if override.partition("=")[0] != axis.key]
+                hashes = {value: _hash(composer, [*base, f"{axis.key}={value}"]) for value in axis.values}
+                excluded = {None, best.job.digest} if len(ranges) == 1 else {None}
+                possible = [value for value, digest in hashes.items() if digest not in excluded]
+                if len(possible) > (len(ranges) > 1):  # among several axes, one with a single value does not vary
                     axes.append(Values(axis.key, tuple(possible)))
         return axes
 
-    def _config(self, words: Sequence[str]) -> Config:
+    def _config(self, overrides: Sequence[str]) -> Config:
         from src.config.compose import compose
         from src.config.validate import check
 
-        return check(compose([*self._search_path, *words]))
+        return check(compose([*self._search_path, *overrides]))
 
 
-_OF_THE_SWEEPS = ("hydra.", "hydra/", "search.pruner", "search.warmup", "search.startup", "search.reduction", "sweep.")
+_SWEEP_PREFIXES = ("hydra.", "hydra/", "search.pruner", "search.warmup", "search.startup", "search.reduction", "sweep.")
 
 
 def _ranges(name: str) -> list[Callable[[Config], str]]:
-    """Return what tells, from the best config so far, the file of `sweeps/` that each part of a stage varies."""
+    """Return, for each part of a stage, a function from the best config so far to the name of a file in `sweeps/`."""
     if name == "architecture":
         return [lambda config: f"architecture_{config.model.name}"]
     number = ORDER.index(name) + 1
@@ -241,16 +248,16 @@ def _ranges(name: str) -> list[Callable[[Config], str]]:
     return [lambda config: first]
 
 
-def _hash(composer: Composer, words: Sequence[str]) -> str | None:
-    """Return the hash of a point's config; None where it is impossible."""
+def _hash(composer: JobComposer, overrides: Sequence[str]) -> str | None:
+    """Return the hash of a point's config; None if it is invalid."""
     try:
-        return config_hash(composer.config(words).plain())
+        return config_hash(composer.config(overrides).plain())
     except UserError:
         return None
 
 
 def thinned(values: Sequence[str], count: int) -> list[str]:
-    """Return so many of the values: the middle one of each of so many equal parts."""
+    """Return `count` values: the middle one of each of `count` equal parts."""
     assert 0 < count <= len(values)
     return [values[int((part + 0.5) * len(values) / count)] for part in range(count)]
 

@@ -1,4 +1,4 @@
-"""Jobs on other machines: what is said by mail arrives once and whole, and no job is submitted twice or forgotten."""
+"""Jobs on other machines: events arrive once and complete, and no job is submitted twice or lost."""
 
 import subprocess
 import sys
@@ -28,10 +28,10 @@ def job(folder: Path, number: int) -> Assignment:
 
 
 class Scheduler(RemoteExecutor):
-    """Notes what it is given, and says of jobs what the test tells it to."""
+    """Records its calls, and reports the jobs that the test marks as dead."""
 
     def __init__(self, folder: Path, jobs: int = 10) -> None:
-        super().__init__(folder, jobs, cores=1, gpus=0, asks_every=0.0)
+        super().__init__(folder, jobs, cores=1, gpus=0, status_seconds=0.0)
         self.submitted: list[list[int]] = []
         self.dead: dict[int, str] = {}
         self.cancelled: list[tuple[list[int], bool]] = []
@@ -64,10 +64,10 @@ def test_events_arrive_once_in_order_and_torn_ones_not_at_all(tmp_path: Path) ->
     assert ours.collect() == []
     theirs.post(second)
     assert ours.collect() == [second]
-    ours.give(STOP)
-    assert theirs.order() == STOP
+    ours.send_control(STOP)
+    assert theirs.control_message() == STOP
     ours.clear()
-    assert theirs.order() is None and ours.collect() == []
+    assert theirs.control_message() is None and ours.collect() == []
 
 
 def test_jobs_that_start_together_are_submitted_together(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_jobs_that_start_together_are_submitted_together(tmp_path: Path) -> None
     assert scheduler.submitted == [[1, 2, 3], [4]]
 
 
-def test_a_dead_job_has_its_last_words_or_the_scheduler_s(tmp_path: Path) -> None:
+def test_a_job_that_is_gone_ends_with_its_own_event_or_the_scheduler_s_reason(tmp_path: Path) -> None:
     scheduler = Scheduler(tmp_path)
     for number in (1, 2, 3):
         scheduler.start(job(tmp_path, number))
@@ -118,7 +118,7 @@ def test_a_dead_job_has_its_last_words_or_the_scheduler_s(tmp_path: Path) -> Non
 
 @pytest.fixture
 def squeue(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the lines that squeue answers with; none is an error."""
+    """Return the lines that squeue prints; without any it fails."""
     lines: list[str] = []
 
     def run(command: Sequence[str], **_: object) -> "subprocess.CompletedProcess[str]":
@@ -161,10 +161,10 @@ def test_a_new_driver_takes_over_what_is_in_the_queue(
     Mailbox(mail, "job3").post(Ended(3, "failed", "too large"))  # it is over, though SLURM still clears up
     submitted: list[int] = []
     monkeypatch.setattr(SlurmExecutor, "submit", lambda self, due: submitted.extend(one.number for one in due))
-    taken = executor(sweep)
+    adopting = executor(sweep)
     for number in (1, 2, 3, 4):
-        taken.start(job(sweep, number))
-    taken.wait(0.0)
+        adopting.start(job(sweep, number))
+    adopting.wait(0.0)
     assert submitted == [2, 3]
 
 
@@ -177,18 +177,18 @@ def test_a_job_is_given_up_when_squeue_lacks_it_twice(
     (mail / "sweep-aaaaaaaa.array").write_text('["job1", "job2"]')
     squeue += ["7_0|RUNNING|sweep-aaaaaaaa", "7_1|RUNNING|sweep-aaaaaaaa"]
     monkeypatch.setattr(SlurmExecutor, "submit", lambda self, due: None)
-    taken = executor(sweep)
+    adopting = executor(sweep)
     for number in (1, 2):
-        taken.start(job(sweep, number))
+        adopting.start(job(sweep, number))
     squeue[:] = []
-    assert taken.wait(0.0) == [] and taken.wait(0.0) == [], "SLURM did not answer"
+    assert adopting.wait(0.0) == [] and adopting.wait(0.0) == [], "squeue failed"
     squeue[:] = ["7_1|RUNNING|sweep-aaaaaaaa"]
-    assert taken.wait(0.0) == []
+    assert adopting.wait(0.0) == []
     squeue[:] = ["7_0|PENDING|sweep-aaaaaaaa", "7_1|RUNNING|sweep-aaaaaaaa"]
-    assert taken.wait(0.0) == [], "it was requeued"
+    assert adopting.wait(0.0) == [], "it was requeued"
     squeue[:] = ["7_0|TIMEOUT|sweep-aaaaaaaa", "7_1|RUNNING|sweep-aaaaaaaa"]
-    assert taken.wait(0.0) == []
-    (ended,) = taken.wait(0.0)
+    assert adopting.wait(0.0) == []
+    (ended,) = adopting.wait(0.0)
     assert isinstance(ended, Ended) and ended.number == 1 and "7_0 ended: TIMEOUT" in ended.error
 
 
@@ -211,7 +211,7 @@ def test_settings_of_a_launcher_are_checked() -> None:
     assert "hydra.launcher.partitions=gpu: unknown key" in str(raised.value)
 
 
-def test_a_machine_without_slurm_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_machine_without_slurm_is_rejected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="there is no sbatch here"):

@@ -12,7 +12,7 @@ from src.sweeping.launchers.local import shared_modules
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("overrides", "expected"),
     [
         (
             ["model=cnn", "optimizer.lr=1,2", "model.kernel_size=3,5"],
@@ -29,9 +29,9 @@ from src.sweeping.launchers.local import shared_modules
     ],
     ids=lambda value: " ".join(sorted(value or ["nothing"])),
 )
-def test_what_all_jobs_share_is_imported_and_no_more(words: list[str], expected: set[str] | None) -> None:
+def test_what_all_jobs_share_is_imported_and_no_more(overrides: list[str], expected: set[str] | None) -> None:
     with own_hydra():
-        master = GlobalHydra.instance().config_loader().load_configuration("train", words, RunMode.MULTIRUN)
+        master = GlobalHydra.instance().config_loader().load_configuration("train", overrides, RunMode.MULTIRUN)
     found = set(shared_modules(master))
     assert (
         not found if expected is None else expected <= found and "src.datamodules.tabular.sklearn_tables" not in found
@@ -39,7 +39,7 @@ def test_what_all_jobs_share_is_imported_and_no_more(words: list[str], expected:
 
 
 @pytest.mark.parametrize(
-    ("words", "cores", "early"),
+    ("overrides", "cores", "early"),
     [
         (["-m", "seed=1,2"], 2, True),
         (["model=cnn", "--multirun", "hydra/launcher=fused"], 2, True),
@@ -52,20 +52,20 @@ def test_what_all_jobs_share_is_imported_and_no_more(words: list[str], expected:
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_the_server_is_started_early_where_it_will_be_needed(
-    words: list[str], cores: int, early: bool, monkeypatch: pytest.MonkeyPatch
+    overrides: list[str], cores: int, early: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun: list[bool] = []
+    started: list[bool] = []
     monkeypatch.setattr("src.core.resources.usable_cores", lambda: cores)
-    monkeypatch.setattr(fork_server, "begin", lambda: begun.append(True))
-    fork_server.begin_early(words)
-    assert bool(begun) is early
+    monkeypatch.setattr(fork_server, "start", lambda: started.append(True))
+    fork_server.begin_early(overrides)
+    assert bool(started) is early
 
 
 def test_the_list_of_modules_is_there_as_a_whole_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fork_server, "begin", lambda: None)
+    monkeypatch.setattr(fork_server, "start", lambda: None)
     monkeypatch.setattr(fork_server, "get_temp_dir", lambda: str(tmp_path))
-    fork_server.finish(["src.models.mlp", "src.datamodules.vision.digits"])
-    fork_server.finish(["src.models.cnn"])
+    fork_server.set_modules(["src.models.mlp", "src.datamodules.vision.digits"])
+    fork_server.set_modules(["src.models.cnn"])
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
         "modules": "src.models.mlp src.datamodules.vision.digits"
     }

@@ -13,7 +13,7 @@ from tests.sweeping.commands import PRUNED, processes, records, running, start, 
 
 pytest.importorskip("ray", reason='needs Ray: pip install -c constraints.txt -e ".[ray]"')
 
-Words = Callable[..., list[str]]
+MakeOverrides = Callable[..., list[str]]
 
 pytestmark = pytest.mark.slow
 
@@ -22,22 +22,24 @@ LONG = 600.0
 
 
 @pytest.fixture
-def sweep(fast: Words, tmp_path: Path) -> Words:
-    """Return a function that gives the words of a sweep of three jobs of some seconds each, two at a time."""
+def sweep(fast: MakeOverrides, tmp_path: Path) -> MakeOverrides:
+    """Return a function that gives the overrides of a sweep of three jobs of some seconds each, two at a time."""
 
-    def words(name: str, *more: str) -> list[str]:
+    def overrides(name: str, *more: str) -> list[str]:
         common = fast("regularization=[dropout,mixup]", "callbacks.checkpoints.every_n_steps=5")
         sizes = ["trainer.max_epochs=150", "trainer.limit_train_batches=12", "optimizer.lr=0.001,0.01,0.02"]
         sizes.append("regularization.early_stopping_patience=null")
         return ["-m", *common, *sizes, f"sweep.name={name}", *more]
 
-    return words
+    return overrides
 
 
-def test_a_sweep_whose_worker_and_driver_were_killed_equals_an_undisturbed_one(sweep: Words, tmp_path: Path) -> None:
+def test_a_sweep_whose_worker_and_driver_were_killed_equals_an_undisturbed_one(
+    sweep: MakeOverrides, tmp_path: Path
+) -> None:
     folder = tmp_path / "outputs" / "sweeps" / "killed"
-    words = sweep("killed", "hydra/launcher=ray", "hydra.launcher.jobs=2")
-    driver = start(words, MARKER="ray")
+    overrides = sweep("killed", "hydra/launcher=ray", "hydra.launcher.jobs=2")
+    driver = start(overrides, MARKER="ray")
     victims = wait_for(running(folder, 2), LONG)
     os.kill(victims[0]["pid"], signal.SIGKILL)
     wait_for(lambda: any(record["status"] == "failed" for record in records(folder).values()), LONG)
@@ -47,7 +49,7 @@ def test_a_sweep_whose_worker_and_driver_were_killed_equals_an_undisturbed_one(s
     wait_for(lambda: not processes("ray"), LONG)
     before = {name: record for name, record in records(folder).items() if record["status"] == "finished"}
 
-    again = start(words, MARKER="ray")
+    again = start(overrides, MARKER="ray")
     output, _ = again.communicate(timeout=LONG)
     assert again.returncode == 0, output
     after = records(folder)
@@ -66,18 +68,20 @@ def test_a_sweep_whose_worker_and_driver_were_killed_equals_an_undisturbed_one(s
         assert different == [], str(job)
 
 
-def test_a_search_prunes_and_goes_on_after_its_driver(sweep: Words, tmp_path: Path) -> None:
+def test_a_search_prunes_and_goes_on_after_its_driver(sweep: MakeOverrides, tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "sweeps" / "search"
-    words = sweep("search", "optimizer.lr=3e-3,1e-6,2e-6,3e-6", *PRUNED, "hydra/launcher=ray", "hydra.launcher.jobs=1")
-    words = [word for word in words if word != "optimizer.lr=0.001,0.01,0.02"]
-    driver = start(words, MARKER="search")
+    overrides = sweep(
+        "search", "optimizer.lr=3e-3,1e-6,2e-6,3e-6", *PRUNED, "hydra/launcher=ray", "hydra.launcher.jobs=1"
+    )
+    overrides = [override for override in overrides if override != "optimizer.lr=0.001,0.01,0.02"]
+    driver = start(overrides, MARKER="search")
     wait_for(lambda: any(record["status"] == "finished" for record in records(folder).values()), LONG)
     wait_for(lambda: len(records(folder)) > 1, LONG)
     driver.kill()
     driver.communicate()
     wait_for(lambda: not processes("search"), LONG)
     before = {name: record for name, record in records(folder).items() if record["status"] == "finished"}
-    again = start(words, MARKER="search")
+    again = start(overrides, MARKER="search")
     output, _ = again.communicate(timeout=LONG)
     assert again.returncode == 0 and "1 of 4 jobs finished, 3 pruned" in output, output
     after = records(folder)
@@ -86,7 +90,7 @@ def test_a_search_prunes_and_goes_on_after_its_driver(sweep: Words, tmp_path: Pa
     wait_for(lambda: not processes("search"), LONG)
 
 
-def test_ctrl_c_lets_the_jobs_save_a_checkpoint(sweep: Words, tmp_path: Path) -> None:
+def test_ctrl_c_lets_the_jobs_save_a_checkpoint(sweep: MakeOverrides, tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "sweeps" / "stopped"
     driver = start(sweep("stopped", "trainer.max_epochs=100000", "hydra/launcher=ray"), MARKER="stopped")
     wait_for(running(folder, 2), LONG)
@@ -97,7 +101,11 @@ def test_ctrl_c_lets_the_jobs_save_a_checkpoint(sweep: Words, tmp_path: Path) ->
     wait_for(lambda: not processes("stopped"), LONG)
 
 
-def test_what_ray_lacks_is_told(sweep: Words) -> None:
+def test_missing_resources_of_ray_are_an_error(sweep: MakeOverrides) -> None:
     asked = start(sweep("refused", "hydra/launcher=ray", "hydra.launcher.gpus_per_job=1"), CUDA_VISIBLE_DEVICES="")
     output, _ = asked.communicate(timeout=LONG)
-    assert asked.returncode == 2 and "a node of Ray has 0 GPUs at most" in output and "Traceback" not in output
+    assert (
+        asked.returncode == 2
+        and "the largest node of the Ray cluster has 0 GPUs" in output
+        and "Traceback" not in output
+    )

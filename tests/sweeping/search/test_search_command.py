@@ -22,7 +22,7 @@ from src.sweeping.search.optuna_study import _storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.req("H3")]
 
-Words = Callable[..., list[str]]
+MakeOverrides = Callable[..., list[str]]
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
 
 
@@ -30,8 +30,8 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/run.json")}
 
 
-def start(words: list[str]) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "src.train", "-m", *words]
+def start(overrides: list[str]) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "src.train", "-m", *overrides]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=os.environ, start_new_session=True, **pipes)  # type: ignore[call-overload, no-any-return]
 
@@ -41,14 +41,19 @@ def trials_of(folder: Path) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=summary.study_name, storage=_storage(folder)).trials
 
 
-def test_a_search_that_is_killed_again_and_again(fast: Words, tmp_path: Path) -> None:
-    words = [*fast("model=mlp"), LR, "model.hidden_sizes=[8],[16]", "search=optuna", "search.trials=9"]
-    words += ["sweep.name=killed", "trainer.max_epochs=12", "trainer.limit_train_batches=12", "hydra.launcher.jobs=2"]
+def test_a_search_that_is_killed_again_and_again(fast: MakeOverrides, tmp_path: Path) -> None:
+    overrides = [*fast("model=mlp"), LR, "model.hidden_sizes=[8],[16]", "search=optuna", "search.trials=9"]
+    overrides += [
+        "sweep.name=killed",
+        "trainer.max_epochs=12",
+        "trainer.limit_train_batches=12",
+        "hydra.launcher.jobs=2",
+    ]
     folder, dice = tmp_path / "outputs" / "sweeps" / "killed", random.Random(3)
     finished: dict[str, dict[str, Any]] = {}
     met = 0
     for _ in range(8):
-        sweep = start(words)
+        sweep = start(overrides)
         until = len(finished) + dice.choice((0, 1, 2))
         end = time.monotonic() + 200
         while sweep.poll() is None and time.monotonic() < end:
@@ -68,7 +73,7 @@ def test_a_search_that_is_killed_again_and_again(fast: Words, tmp_path: Path) ->
             break
         met += 1
     assert met > 1
-    sweep = start(words)
+    sweep = start(overrides)
     output, _ = sweep.communicate(timeout=500)
     assert sweep.returncode == 0, output
     after = records(folder)
@@ -79,11 +84,11 @@ def test_a_search_that_is_killed_again_and_again(fast: Words, tmp_path: Path) ->
     assert all(trial.value == after[trial.user_attrs["job"]]["value"] for trial in trials)
 
 
-def test_a_pruned_job_keeps_its_best_value(fast: Words, tmp_path: Path) -> None:
-    words = [word for word in fast("model=mlp") if not word.startswith("trainer.max_epochs")]
-    words += ["trainer.max_epochs=200", "regularization=none", "optimizer.lr=3e-3,1e-5,2e-5", "sweep.name=pruned"]
-    words += ["search.pruner=median", "search.startup_jobs=1", "search.warmup_epochs=3", "hydra.launcher.jobs=1"]
-    sweep = start(words)
+def test_a_pruned_job_keeps_its_best_value(fast: MakeOverrides, tmp_path: Path) -> None:
+    overrides = [override for override in fast("model=mlp") if not override.startswith("trainer.max_epochs")]
+    overrides += ["trainer.max_epochs=200", "regularization=none", "optimizer.lr=3e-3,1e-5,2e-5", "sweep.name=pruned"]
+    overrides += ["search.pruner=median", "search.startup_jobs=1", "search.warmup_epochs=3", "hydra.launcher.jobs=1"]
+    sweep = start(overrides)
     output, _ = sweep.communicate(timeout=500)
     assert sweep.returncode == 0, output
     assert "1 of 3 jobs finished, 2 pruned" in output
@@ -95,7 +100,7 @@ def test_a_pruned_job_keeps_its_best_value(fast: Words, tmp_path: Path) -> None:
         losses = {row["epoch"]: row["val/loss"] for row in rows if "val/loss" in row}
         assert record["value"] == min(losses.values()) and losses[record["best_epoch"]] == record["value"]
         assert len(losses) < 100 if record["status"] == "pruned" else len(losses) == 200
-    again = start(words)
+    again = start(overrides)
     assert "(3 finished before)" in again.communicate(timeout=200)[0] and records(folder) == found
 
 
