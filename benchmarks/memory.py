@@ -21,8 +21,8 @@ from benchmarks.epoch_cost import CASES, Case
 from benchmarks.machine import machine, today
 from src import ROOT
 from src.core.batches import Batch
-from src.core.resources import forget_peak, resident
-from src.diagnostics.saved_activations import bytes_kept
+from src.core.resources import reset_peak_memory, resident_memory
+from src.diagnostics.saved_activations import saved_bytes
 from src.models.base import Model
 from src.run_store.run_folder import RunFolder
 from src.training.build import build_model
@@ -49,7 +49,7 @@ def activations(model: Model, batch: Batch) -> int:
     for module in model.modules():
         if hasattr(module, "checkpoint_activations"):
             module.checkpoint_activations = False
-    return bytes_kept(model, batch)
+    return saved_bytes(model, batch)
 
 
 def measure(case: Case) -> dict[str, float]:
@@ -62,10 +62,10 @@ def measure(case: Case) -> dict[str, float]:
         batch = next(iter(experiment.datamodule.loader("train")))
         saved = activations(build_model(config, experiment.datamodule.spec), batch)
         parameters = sum(p.numel() * p.element_size() for p in experiment.model.parameters())
-        before = resident()
-        forget_peak()
+        before = resident_memory()
+        reset_peak_memory()
         experiment.trainer.fit(experiment.model, datamodule=experiment.datamodule)
-        peak = resident(peak=True) - before
+        peak = resident_memory(peak=True) - before
         folder.finish({})
     sizes = {"parameters": parameters, "gradients": parameters, "optimizer": 2 * parameters, "activations": saved}
     return {name: size / MIB for name, size in {**sizes, "peak": peak}.items()}

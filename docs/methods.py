@@ -26,7 +26,7 @@ import yaml
 
 from benchmarks.machine import machine, today
 from src import ROOT
-from src.cli.hydra_app import errors_for_people
+from src.cli.hydra_app import report_user_errors
 from src.config.groups import CONF
 from src.core.errors import UserError, nearest
 from src.run_store.run_folder import RunFolder
@@ -279,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("pages", nargs="*", help="pages whose measurements are repeated, such as optimizer/adam")
     names = parser.parse_args(argv).pages
-    with errors_for_people():
+    with report_user_errors():
         for name in names:
             if name not in definitions()["pages"]:
                 raise UserError(f"{name}: there is no such page. {nearest(name, definitions()['pages'])}")

@@ -27,7 +27,7 @@ import yaml
 
 from docs.catalogue import BEGIN, END, README
 from src import ROOT
-from src.cli.hydra_app import errors_for_people
+from src.cli.hydra_app import report_user_errors
 from src.config.compose import compose
 from src.config.groups import CONF
 from src.config.validate import check
@@ -313,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cpu", type=int, help="CPU seconds of the run, if known")
     parser.add_argument("--machine", help="machine of the run, such as 'one H100'; default: its CPU")
     overrides = parser.parse_args(argv)
-    with errors_for_people():
+    with report_user_errors():
         if overrides.run is None and (overrides.cpu is not None or overrides.machine):
             raise UserError("--cpu and --machine describe a finished run: add --run RUN")
         saved = {row.overrides: row for row in rows()}

@@ -34,13 +34,13 @@ class SearchSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from src.sweeping.cross_validation import with_folds
+        from src.sweeping.cross_validation import expand_folds
 
         assert self.config is not None and self.launcher is not None
         search = self.config.search
         ranges = [f"{key}={text}" for key, text in search.ranges.items()] if search.name != "grid" else []
         params = [f"{key}={value}" for key, value in self.params.items()]
-        overrides = with_folds([*params, *ranges, *arguments], self.config)
+        overrides = expand_folds([*params, *ranges, *arguments], self.config)
         return [self.launcher.launch([overrides], initial_job_idx=0)]
 
 
@@ -48,10 +48,10 @@ class SweepLauncher(Launcher):
     """Base class of the launchers, which differ in their executors.
 
     Attributes:
-        outlived: whether jobs continue if the command that started them is killed. The same command finds them again.
+        detached: whether jobs continue if the command that started them is killed. The same command finds them again.
     """
 
-    outlived = False
+    detached = False
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
@@ -61,14 +61,14 @@ class SweepLauncher(Launcher):
         """Check the settings, and return a function that creates the executor for a sweep folder."""
         raise NotImplementedError
 
-    def warm_up(self) -> None:
+    def preload(self) -> None:
         """Start slow work that can run while the points are composed."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from src.sweeping.sweep import launch
 
         loader, executor = self.hydra_context.config_loader, self.executor()
-        return launch(loader, self.config, job_overrides, executor, self.warm_up, self.outlived)
+        return launch(loader, self.config, job_overrides, executor, self.preload, self.detached)
 
 
 class LocalLauncher(SweepLauncher):
@@ -88,10 +88,10 @@ class LocalLauncher(SweepLauncher):
 
         return local_pool(self.config, self.jobs, self.devices_per_job, self.threads)
 
-    def warm_up(self) -> None:
-        from src.sweeping.launchers.local import warm_up
+    def preload(self) -> None:
+        from src.sweeping.launchers.local import preload
 
-        warm_up(self.config)
+        preload(self.config)
 
 
 class FusedLauncher(LocalLauncher):
@@ -112,16 +112,16 @@ class FusedLauncher(LocalLauncher):
 
         return fused_pool(self.config, self.fuse, self.members, self.jobs, self.devices_per_job, self.threads)
 
-    def warm_up(self) -> None:
-        from src.sweeping.launchers.local import warm_up
+    def preload(self) -> None:
+        from src.sweeping.launchers.local import preload
 
-        warm_up(self.config, [] if self.fuse == "never" else ["src.fused.worker"])
+        preload(self.config, [] if self.fuse == "never" else ["src.fused.worker"])
 
 
 class SubmititSlurmLauncher(SweepLauncher):
     """Run the jobs of a sweep on a SLURM cluster; see conf/hydra/launcher/submitit_slurm.yaml."""
 
-    outlived = True
+    detached = True
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
 
     from src.comparison.view import View
-    from src.training.inference import Loaded
+    from src.training.inference import LoadedModel
     from src.training.run import RunResult
 
 __all__ = ["JobsFailed", "UserError", "compare", "evaluate", "load", "predict", "resume", "run", "sweep"]
@@ -71,13 +71,13 @@ def resume(path: PathLike, overrides: Overrides = (), verbose: bool = True) -> "
         UserError: if the run cannot be resumed, or if a key may not change.
     """
     from src.training import run as training_run
-    from src.training.resume import resumed
+    from src.training.resume import prepare_resume
 
-    config, folder = resumed(str(_path(path, "path")), _overrides(overrides))
+    config, folder = prepare_resume(str(_path(path, "path")), _overrides(overrides))
     return training_run.resume(config, folder, verbose)
 
 
-def load(path: PathLike, overrides: Overrides = ()) -> "Loaded":
+def load(path: PathLike, overrides: Overrides = ()) -> "LoadedModel":
     """Rebuild a trained model and its data preparation from a checkpoint.
 
     Args:
@@ -95,7 +95,7 @@ def load(path: PathLike, overrides: Overrides = ()) -> "Loaded":
     return inference.load(_path(path, "path"), _overrides(overrides))
 
 
-def predict(model: "PathLike | Loaded", inputs: Any, **generation: Any) -> list[dict[str, Any]]:
+def predict(model: "PathLike | LoadedModel", inputs: Any, **generation: Any) -> list[dict[str, Any]]:
     """Return the predictions of a trained model.
 
     Args:

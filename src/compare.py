@@ -4,13 +4,13 @@ import sys
 from collections.abc import Sequence
 
 from src.cli.compare import parser, run
-from src.cli.hydra_app import errors_for_people
+from src.cli.hydra_app import report_user_errors
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = parser().parse_intermixed_args(argv)
-    with errors_for_people():
+    with report_user_errors():
         run(options)
 
 

@@ -11,7 +11,7 @@ The overrides are those of src.train; an experiment may be given by its name: py
 import sys
 
 from src.cli.doctor import findings, print_resume_check, run_overrides
-from src.cli.hydra_app import errors_for_people
+from src.cli.hydra_app import report_user_errors
 from src.core.console import echo
 from src.core.errors import UserError, nearest
 
@@ -25,7 +25,7 @@ def main() -> None:
         echo(__doc__)
         return
     if argv:
-        with errors_for_people():
+        with report_user_errors():
             if argv[0] == "resume":
                 raise SystemExit(0 if print_resume_check(run_overrides(argv[1:])) else 1)
             raise UserError(

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.cli.hydra_app import errors_for_people, parse_arguments, run_parser
+from src.cli.hydra_app import parse_arguments, report_user_errors, run_parser
 from src.core.console import echo
 from src.core.data_spec import SPLITS
 from src.core.errors import UserError, nearest
@@ -41,11 +41,11 @@ def _evaluate(path: Path, split: str, overrides: Sequence[str]) -> tuple[dict[st
     whole = "datamodule.path" in keys and "datamodule.test_path" not in keys
     if whole and split != "test":
         raise UserError(f"split={split}: the file that datamodule.path names is evaluated as a whole, as test")
-    from src.training.inference import load, measure
+    from src.training.inference import evaluate_split, load
 
     loaded = load(path, overrides)
-    loaded.datamodule.ask_for(split, whole)
-    return measure(loaded, split), len(loaded.datamodule.split(split)[0])
+    loaded.datamodule.load_only(split, whole)
+    return evaluate_split(loaded, split), len(loaded.datamodule.split(split)[0])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "overrides", nargs="*", default=[], help="split=train|val|test, and keys of the recorded config"
     )
     options = parse_arguments(parser, argv)
-    with errors_for_people():
+    with report_user_errors():
         overrides = [override for override in options.overrides if not override.startswith("split=")]
         splits = [override[6:] for override in options.overrides if override.startswith("split=")]
         metrics, count = _evaluate(options.run, splits[0] if splits else "test", overrides)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.cli.hydra_app import errors_for_people, parse_arguments, run_parser
+from src.cli.hydra_app import parse_arguments, report_user_errors, run_parser
 from src.core.console import echo
 from src.exporters.export import export
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--format", nargs="+", choices=("torch", "onnx"), help="default: both, if their packages exist")
     parser.add_argument("--to", type=Path, help="folder for the files (export/ of the run)")
     options = parse_arguments(parser, argv)
-    with errors_for_people():
+    with report_user_errors():
         from src.core.console import shown
 
         programs = export(options.run, options.format, options.to)

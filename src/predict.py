@@ -7,14 +7,14 @@ text or a file of texts, a date, the past of a series, a prompt. A language mode
 import sys
 from collections.abc import Sequence
 
-from src.cli.hydra_app import errors_for_people, parse_arguments
+from src.cli.hydra_app import parse_arguments, report_user_errors
 from src.cli.predict import parser, print_predictions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = parse_arguments(parser(__doc__), argv)
-    with errors_for_people():
+    with report_user_errors():
         print_predictions(options)
 
 

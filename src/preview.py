@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.cli.hydra_app import errors_for_people
+from src.cli.hydra_app import report_user_errors
 from src.config.compose import compose
 from src.core.console import Parser, echo
 from src.core.errors import UserError, nearest
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from src.config.schema.run import Config
     from src.core import tables
 
-PICTURES = {
-    "schedule": ("src.diagnostics.schedule_preview", "schedule_picture", "the learning rate of every step"),
+PREVIEWS = {
+    "schedule": ("src.diagnostics.schedule_preview", "schedule_figure", "the learning rate of every step"),
     "learning_rate": (
         "src.diagnostics.learning_rate_range_test",
-        "range_test_picture",
+        "range_test_figure",
         "the loss while the rate grows; suggests one",
     ),
     "augmentation": (
@@ -42,22 +42,22 @@ def preview(subject: str, overrides: Sequence[str]) -> "tuple[Figure | tables.Ro
     Texts are printed as a table instead, and written to preview/<subject>.md.
 
     Args:
-        subject: a key of `PICTURES`.
+        subject: a key of `PREVIEWS`.
         overrides: as for ``python -m src.train``.
 
     Raises:
         UserError: if there is no such subject, or if the overrides are invalid.
     """
-    if subject not in PICTURES:
-        raise UserError(f"{subject}: there is no such preview. {nearest(subject, PICTURES)}")
+    if subject not in PREVIEWS:
+        raise UserError(f"{subject}: there is no such preview. {nearest(subject, PREVIEWS)}")
     from src.config.validate import check
 
     config = check(compose(overrides))
-    module, name, _ = PICTURES[subject]
+    module, name, _ = PREVIEWS[subject]
     draw: Callable[[Config], Any] = getattr(import_module(module), name)
     from src.core.files import make_folder_below
     from src.core.tables import Rows
-    from src.run_store.plots import save_picture
+    from src.run_store.plots import save_figure
     from src.run_store.tables import show_table
 
     config.paths.outputs.mkdir(parents=True, exist_ok=True)
@@ -65,17 +65,17 @@ def preview(subject: str, overrides: Sequence[str]) -> "tuple[Figure | tables.Ro
     result = draw(config)
     if isinstance(result, Rows):
         return result, show_table(folder, subject, *result)
-    return result, save_picture(folder, subject, result)
+    return result, save_figure(folder, subject, result)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = Parser("python -m src.preview", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    subjects = ", ".join(f"{name} ({text})" for name, (_, _, text) in PICTURES.items())
+    subjects = ", ".join(f"{name} ({text})" for name, (_, _, text) in PREVIEWS.items())
     parser.add_argument("subject", help=f"what to draw: {subjects}")
     parser.add_argument("overrides", nargs="*", metavar="group=option", help="the run, as for python -m src.train")
     options = parser.parse_args(argv)
-    with errors_for_people():
+    with report_user_errors():
         result, path = preview(options.subject, options.overrides)
         if not isinstance(result, tuple):  # show_table has printed a table with its title
             echo(result.get_suptitle())

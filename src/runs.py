@@ -4,17 +4,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from src.cli.hydra_app import errors_for_people, parse_arguments
+from src.cli.hydra_app import parse_arguments, report_user_errors
 from src.cli.runs import parser, run
-from src.core.process import end_with_parent
+from src.core.process import set_parent_death_signal
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     if "LOCAL_RANK" in os.environ:  # started by another process of the same run
-        end_with_parent()
+        set_parent_death_signal()
     options = parse_arguments(parser(), argv)
-    with errors_for_people():
+    with report_user_errors():
         run(options)
 
 

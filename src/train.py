@@ -7,17 +7,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from src.cli.hydra_app import consume_trust_flags, errors_for_people, help_text, run_to_resume, run_with_hydra
+from src.cli.hydra_app import consume_trust_flags, help_text, report_user_errors, run_to_resume, run_with_hydra
 from src.cli.train import job, resume
 from src.core.console import echo
-from src.core.process import end_with_parent
+from src.core.process import set_parent_death_signal
 
 
 def main(argv: Sequence[str] = ()) -> None:
     """Run the command line."""
-    if {"GRIDLIGHT_LIFELINE", "LOCAL_RANK"} & set(os.environ):  # started by another process of the same job
-        end_with_parent()
-    with errors_for_people():
+    if {"GRIDLIGHT_PARENT_DEATH", "LOCAL_RANK"} & set(os.environ):  # started by another process of the same job
+        set_parent_death_signal()
+    with report_user_errors():
         arguments = consume_trust_flags(list(argv) or sys.argv[1:])
         if {"-h", "--help"} & set(arguments):
             echo(help_text(arguments))
@@ -26,9 +26,9 @@ def main(argv: Sequence[str] = ()) -> None:
             resume(path, arguments)
         else:
             if {"-m", "--multirun"} & set(arguments):
-                from src.sweeping.launchers.fork_server import begin_early
+                from src.sweeping.launchers.fork_server import start_early
 
-                begin_early(arguments)
+                start_early(arguments)
             run_with_hydra(job, arguments)
 
 

@@ -7,7 +7,7 @@ jobs in all; without it, every point of the ranges of sweeps/ is trained. After 
 
 import sys
 
-from src.cli.hydra_app import errors_for_people
+from src.cli.hydra_app import report_user_errors
 from src.cli.tune import tune
 from src.core.console import echo
 
@@ -15,7 +15,7 @@ from src.core.console import echo
 def main() -> None:
     """Run the command line."""
     overrides = sys.argv[1:]
-    with errors_for_people():
+    with report_user_errors():
         if {"-h", "--help"} & set(overrides):
             echo(__doc__)
         else:

@@ -204,7 +204,7 @@ def tone() -> Callable[..., None]:
     return write_tone
 
 
-WORDNET = {"good": ["good", "great", "fine"], "film": ["film", "movie", "moving picture"], "usual": ["usual", "plain"]}
+WORDNET = {"good": ["good", "great", "fine"], "film": ["film", "movie", "big screen"], "usual": ["usual", "plain"]}
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from PIL import Image
 from src.cli.compare import scaling
 from src.compare import main
 from src.core.errors import UserError
-from src.run_store.atomic_write import replaced
+from src.run_store.atomic_write import atomic_write
 from src.run_store.reader import read_runs
 from src.run_store.run_folder import RunFolder
 from src.sweeping.ledger import Ledger
@@ -149,8 +149,8 @@ def test_a_torn_line_is_reported_when_curves_are_drawn(tuned: Path, capsys: pyte
     main([str(tuned)])
     assert "torn" not in capsys.readouterr().err, "a table of finished runs needs no curve"
     main([str(tuned), "--html", "--plots", "--diff", "1", "3"])
-    assert capsys.readouterr().err.count("lines of metrics.jsonl are torn and left out") == 1
-    assert "torn and left out" in (tuned / "report.html").read_text()
+    assert capsys.readouterr().err.count("lines of metrics.jsonl are damaged and left out") == 1
+    assert "damaged and left out" in (tuned / "report.html").read_text()
 
 
 def test_several_sweeps_write_to_their_common_folder(tuned: Path, sweep: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_watch_ends_with_the_last_run(tuned: Path, capsys: pytest.CaptureFixtu
     run_folder._acquire()
 
     def finish() -> None:
-        with replaced(record) as file:
+        with atomic_write(record) as file:
             file.write(text.encode())
         run_folder._release()
 

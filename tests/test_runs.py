@@ -147,7 +147,7 @@ def test_deleting_a_link_deletes_no_files(outputs: Path, tmp_path: Path) -> None
 
 def test_a_running_run_is_not_changed(outputs: Path, capsys: Any) -> None:
     running = RunFolder.open(outputs / "runs/2026-01-01/110000-mlp-digits-dddddd")
-    with running.held():
+    with running.locked():
         assert "is running" in error_of(capsys, "delete", "aaaaaa", "dddddd", "--yes")
         assert "still running" in error_of(capsys, "tag", "dddddd", "x")
     assert listed_ids(capsys) == {"aaaaaa", "bbbbbb", "cccccc", "dddddd"}
@@ -156,9 +156,9 @@ def test_a_running_run_is_not_changed(outputs: Path, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["show", "bbbbba"], "no run is called so. Did you mean 'bbbbbb'?"),
+        (["show", "bbbbba"], "no run has this name. Did you mean 'bbbbbb'?"),
         (["show", "rates"], "matches 2 runs, and one is needed"),
-        (["show", "optimizer=lion"], "no run in outputs fulfils this"),
+        (["show", "optimizer=lion"], "no run in outputs matches"),
         (["list", "optimizer.lrr=1"], "Did you mean 'optimizer.lr'?"),
         (["export", "aaaaaa", "there"], "the run has no checkpoint"),
         (["export", "aaaaaa", "outputs"], "it already exists"),
@@ -194,7 +194,7 @@ def test_a_run_is_rerun_and_exported(fast: Callable[..., list[str]], tmp_path: P
 
 
 def test_an_empty_argument_matches_nothing(outputs: Path, capsys: Any) -> None:
-    assert "an empty word names no run" in error_of(capsys, "delete", "", "--yes")
+    assert "an empty name selects no run" in error_of(capsys, "delete", "", "--yes")
     assert len(listed_ids(capsys)) == 4
 
 
@@ -282,7 +282,7 @@ def test_a_record_that_cannot_be_written_is_a_user_error(
     before = (folder / name).read_text() if name == "run.json" else "keep"
     place(kind, folder / name, tmp_path)
     if kind == "folder":
-        assert "cannot be written" in error_of(capsys, "tag", str(folder), "new")
+        assert "this is a folder" in error_of(capsys, "tag", str(folder), "new")
     else:
         main(["tag", str(folder), "new"])
         assert "new" in json.loads((folder / "run.json").read_text())["tags"]

@@ -46,7 +46,7 @@ def test_a_list_is_thinned_evenly() -> None:
         (["-m", "model=mlp"], "-m: tuning makes its own sweeps"),
         (["cross_validation.folds=3"], "tune first"),
         (["search=optuna"], "tuning makes its own sweeps"),
-        (["optimizer.lr=1e-3,1e-2"], "optimizer.lr: the stages vary keys"),
+        (["optimizer.lr=1e-3,1e-2"], "optimizer.lr: tuning varies the keys"),
         (["model=mpl"], "Did you mean 'mlp'"),
     ],
 )
@@ -71,13 +71,13 @@ def test_stages_stay_within_the_budget() -> None:
     tuning = Tuning(["model=mlp"], 11, lambda overrides: None)
     for budget in range(11, 60):
         for sizes in ((6, 4, 5, 16, 4), (100, 100, 100, 100, 100), (6, 0, 0, 16, 4)):
-            tuning._left = budget - 1
+            tuning._remaining = budget - 1
             shares = []
             for stage, size in enumerate(sizes, start=1):
                 shares.append(min(tuning._share(stage, size), size))
-                tuning._left -= shares[-1]
-            assert tuning._left >= 0 and all(shares[index] >= min(2, size) for index, size in enumerate(sizes))
-            assert shares[-1] == sizes[-1] or tuning._left == 0
+                tuning._remaining -= shares[-1]
+            assert tuning._remaining >= 0 and all(shares[index] >= min(2, size) for index, size in enumerate(sizes))
+            assert shares[-1] == sizes[-1] or tuning._remaining == 0
 
 
 @pytest.mark.slow

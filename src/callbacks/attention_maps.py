@@ -6,7 +6,7 @@ from lightning.pytorch.callbacks import Callback
 from src.core.errors import UserError
 from src.datamodules.base import DataModule
 from src.diagnostics.attention_maps import draw_attention
-from src.layers.attention import attention_weights
+from src.layers.attention import record_attention_weights
 from src.models.base import Model
 from src.run_store.run_folder import RunFolder
 
@@ -29,7 +29,7 @@ class AttentionMaps(Callback):
         self.examples = examples
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        with attention_weights(pl_module) as layers:
+        with record_attention_weights(pl_module) as layers:
             if not layers:
                 raise UserError(
                     f"callbacks=attention_maps: {type(pl_module).__name__} has no attention; model=transformer has"

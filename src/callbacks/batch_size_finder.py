@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.table import Table
 
 from src.core.console import echo
-from src.core.resources import shown_bytes
+from src.core.resources import format_bytes
 from src.core.tables import new_table, show
 from src.diagnostics.batch_size_search import PATIENCE, SHARE, BatchSizes, find_batch_sizes
 from src.models.base import Model
@@ -51,7 +51,7 @@ def results_table(result: BatchSizes) -> Table:
     """Return a table with a row for each batch size that fits."""
     table = new_table("batch size", "examples/s", "peak memory", numbers=("batch size", "examples/s", "peak memory"))
     for trial in result.trials:
-        table.add_row(f"{trial.batch_size:,}", f"{trial.rate:,.0f}", shown_bytes(trial.peak))
+        table.add_row(f"{trial.batch_size:,}", f"{trial.rate:,.0f}", format_bytes(trial.peak))
     return table
 
 
@@ -59,6 +59,6 @@ def summary(result: BatchSizes) -> str:
     """Return the largest and the suggested batch size as text."""
     reason = "as fast as any larger one" if result.suggestion < result.largest else "the fastest"
     return (
-        f"largest batch within {shown_bytes(result.budget)}: {result.largest:,}; {result.stop_reason}\n"
+        f"largest batch within {format_bytes(result.budget)}: {result.largest:,}; {result.stop_reason}\n"
         f"suggested datamodule.batch_size={result.suggestion}, {reason}. The best learning rate changes with the batch size"
     )

@@ -14,12 +14,12 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from src.compat.loop_position import between_steps, knows_position, restore_position
+from src.compat.loop_position import can_resume_mid_epoch, can_save_mid_epoch, restore_position
 from src.core.checkpoint_schema import is_count
 from src.core.errors import UserError
-from src.core.signals import stop_request
-from src.models.summary import bytes_of
-from src.run_store.atomic_write import linked
+from src.core.signals import shutdown_request
+from src.models.summary import parameter_bytes
+from src.run_store.atomic_write import atomic_link
 from src.training.checkpoint_io import checkpoint_in_memory, checkpoint_root
 
 SMALL = 2**24
@@ -27,7 +27,7 @@ SMALL = 2**24
 
 
 def _link(source: Path, target: Path) -> bool:
-    return source.parent == target.parent and linked(source, target, checkpoint_root(target))
+    return source.parent == target.parent and atomic_link(source, target, checkpoint_root(target))
 
 
 class Checkpoints(Checkpoint):
@@ -48,7 +48,7 @@ class Checkpoints(Checkpoint):
         mode: ``min`` or ``max``.
         every_n_steps: optimizer steps between two checkpoints within an epoch; None: not by steps.
         every_minutes: minutes between two checkpoints within an epoch; None: not by time.
-        pause: minimum time in seconds between two ends of epochs that are written. 0 writes after every epoch, and so do
+        min_interval: minimum time in seconds between two ends of epochs that are written. 0 writes after every epoch, and so do
             runs with `every_n_steps`, with several processes, or with parameters of more than `SMALL` bytes.
 
     Raises:
@@ -62,7 +62,7 @@ class Checkpoints(Checkpoint):
         mode: str = "min",
         every_n_steps: int | None = None,
         every_minutes: float | None = None,
-        pause: float = 1.0,
+        min_interval: float = 1.0,
     ) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("every_minutes", every_minutes)):
             if value is not None and value <= 0:
@@ -75,8 +75,8 @@ class Checkpoints(Checkpoint):
         """Value of the monitor in that epoch."""
         self._every_n_steps = every_n_steps
         self._every_seconds = None if every_minutes is None else 60 * every_minutes
-        self.pause = 0.0 if every_n_steps else pause
-        self.too_soon: Callable[[], bool] = self._is_within_interval
+        self.min_interval = 0.0 if every_n_steps else min_interval
+        self.defer_write: Callable[[], bool] = self._is_within_interval
         """Whether writing the end of this epoch may be deferred; in fused training, the group decides for all members."""
         self._defers = False
         self._best_in_memory: dict[str, Any] | None = None
@@ -144,14 +144,14 @@ class Checkpoints(Checkpoint):
 
     def _may_defer(self, trainer: L.Trainer) -> bool:
         """Return whether the files of this epoch may be deferred to a later one, which is certain to follow."""
-        if not self.pause or not self.too_soon():
+        if not self.min_interval or not self.defer_write():
             return False
         is_last = (
             trainer.current_epoch + 1 == trainer.max_epochs
             or trainer.fit_loop.epoch_loop.global_step == trainer.max_steps
         )
-        ends = is_last or trainer.should_stop or stop_request.made
-        is_small = bytes_of(trainer.lightning_module) <= SMALL
+        ends = is_last or trainer.should_stop or shutdown_request.received
+        is_small = parameter_bytes(trainer.lightning_module) <= SMALL
         return not ends and trainer.world_size == 1 and is_small
 
     def best_weights(self, trainer: L.Trainer) -> dict[str, Tensor] | None:
@@ -167,7 +167,7 @@ class Checkpoints(Checkpoint):
         return trainer.strategy.checkpoint_io.load_checkpoint(self.best_model_path, weights_only=True)["state_dict"]  # type: ignore[no-any-return]
 
     def _is_within_interval(self) -> bool:
-        return self._saved_step != 0 and time.monotonic() - self._saved_at < self.pause
+        return self._saved_step != 0 and time.monotonic() - self._saved_at < self.min_interval
 
     def _write_best(self, trainer: L.Trainer) -> None:
         """Write the best epoch, if it is held in memory."""
@@ -179,7 +179,7 @@ class Checkpoints(Checkpoint):
         """Save the state once: if best.ckpt and last.ckpt are the same, the second is a hard link to the first."""
         if self._defers:
             state = checkpoint_in_memory(trainer)
-            self._best_in_memory = state if getattr(trainer, "dumps_copies", False) else _copy(state)
+            self._best_in_memory = state if getattr(trainer, "checkpoints_are_copies", False) else _copy(state)
             return
         if path.name == "best.ckpt":
             self._best_in_memory = None
@@ -197,16 +197,16 @@ class Checkpoints(Checkpoint):
                 logger.after_save_checkpoint(self)  # type: ignore[arg-type]
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if stop_request.made:  # during validation, or during the last step before it
+        if shutdown_request.received:  # during validation, or during the last step before it
             raise KeyboardInterrupt
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not (stop_request.made or self.is_due(trainer)) or not between_steps(trainer):
+        if not (shutdown_request.received or self.is_due(trainer)) or not can_save_mid_epoch(trainer):
             return
         self.save_between_steps(trainer)
-        if stop_request.made:
+        if shutdown_request.received:
             raise KeyboardInterrupt
 
     def save_between_steps(self, trainer: L.Trainer) -> None:
@@ -224,13 +224,13 @@ class Checkpoints(Checkpoint):
         return time.monotonic() - self._saved_at >= self._every_seconds
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        stop_request.awaited = False
+        shutdown_request.deferrable = False
         self._write_best(trainer)
         if self._saved_path is None:
             self._save(trainer, Path(self.last_model_path))
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        stop_request.awaited = False
+        shutdown_request.deferrable = False
         self._write_best(trainer)
 
     def reset_best(self, trainer: L.Trainer) -> None:
@@ -265,7 +265,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_at = time.monotonic()
-        stop_request.awaited = trainer.world_size == 1 and knows_position(trainer)
+        shutdown_request.deferrable = trainer.world_size == 1 and can_resume_mid_epoch(trainer)
         if not self._resumed:
             return
         self._resumed = False

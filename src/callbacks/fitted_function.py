@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from src.core.errors import UserError
 from src.datamodules.synthetic.function import Function
-from src.run_store.plots import save_picture
+from src.run_store.plots import save_figure
 from src.run_store.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class FitPicture(Callback):
+class FittedFunctionPlot(Callback):
     """Draw plots/fit.png after the best weights were tested.
 
     Args:
@@ -42,7 +42,7 @@ class FitPicture(Callback):
         x = datamodule.split("test").inputs[0].to(next(pl_module.parameters()))
         predicted = pl_module(x)[:, 0].double().cpu().numpy()
         figure = fit_figure(datamodule.points("train"), datamodule.points("test"), predicted)
-        save_picture(self.folder.path, "fit", figure, trainer.loggers)
+        save_figure(self.folder.path, "fit", figure, trainer.loggers)
 
 
 def _datamodule(trainer: L.Trainer) -> object:
@@ -62,7 +62,7 @@ def fit_figure(train: tuple[NDArray, NDArray], target: tuple[NDArray, NDArray], 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(*train, ".", color="0.6", label="training points")
-    axes.plot(*target, color="black", linewidth=1, label="truth")
+    axes.plot(*target, color="black", linewidth=1, label="target")
     axes.plot(target[0], predicted, color="tab:red", linewidth=2, label="prediction")
     error = ((predicted - target[1]) ** 2).mean() ** 0.5
     axes.set_title(f"root mean squared error: {error:.3g}")

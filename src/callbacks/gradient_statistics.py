@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from src.core.errors import UserError
 from src.core.escape import mathtext
-from src.run_store.plots import save_picture
+from src.run_store.plots import save_figure
 from src.run_store.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ PANELS = {
 MAX_LEGEND_ENTRIES = 12
 
 
-class Gradients(Callback):
+class GradientStatistics(Callback):
     """Log statistics of the gradients and activations of each layer, and plot them over training when it ends.
 
     The metrics are, for every weight (parameters with two or more dimensions, by name without ``.weight``),
@@ -140,7 +140,7 @@ class Gradients(Callback):
 
     def _plot(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero and (figure := gradient_figure(self.folder.metrics())) is not None:
-            save_picture(self.folder.path, "gradients", figure, trainer.loggers)
+            save_figure(self.folder.path, "gradients", figure, trainer.loggers)
 
 
 def _weights(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:

@@ -13,9 +13,9 @@ from src.core.escape import mathtext
 from src.core.tables import show
 from src.diagnostics.gradient_through_time import gradient_by_lag
 from src.models.recurrent import Recurrent
-from src.run_store.plots import save_picture
+from src.run_store.plots import save_figure
 from src.run_store.run_folder import RunFolder
-from src.run_store.sweep_runs import in_sweep, section_of, siblings_with
+from src.run_store.sweep_runs import in_sweep, section_of, sweep_runs_with
 from src.run_store.tables import show_table
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class GradientThroughTime(Callback):
         if not trainer.is_global_zero:
             return
         name = pl_module.training_config.model.name
-        save_picture(self.folder.path, KEY, _figure({name: self.folder.record[KEY]}), trainer.loggers)
+        save_figure(self.folder.path, KEY, _figure({name: self.folder.record[KEY]}), trainer.loggers)
         if in_sweep(self.folder, pl_module.training_config):
             compare(self.folder)
 
@@ -85,7 +85,9 @@ def compare(folder: RunFolder) -> None:
     Args:
         folder: folder of one of the runs.
     """
-    runs = [run for run in siblings_with(folder, KEY) if all(run.record[KEY].get(when) for when in ("before", "after"))]
+    runs = [
+        run for run in sweep_runs_with(folder, KEY) if all(run.record[KEY].get(when) for when in ("before", "after"))
+    ]
     if not runs:
         return
     names = [section_of(run, "model")["name"] for run in runs]
@@ -100,7 +102,7 @@ def compare(folder: RunFolder) -> None:
             rows.append({"run": label, "training": when, **cells})
     sweep = folder.path.parent
     show_table(sweep, KEY, "share of the last step's gradient that reaches the state k steps before", rows)
-    show(f"plot: {shown(save_picture(sweep, KEY, _figure(norms_by_run)))}")
+    show(f"plot: {shown(save_figure(sweep, KEY, _figure(norms_by_run)))}")
 
 
 def _shares(norms: list[float]) -> list[float]:

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from src.core.console import echo
 from src.diagnostics.learning_rate_range_test import HIGHEST, LOWEST, STEPS, draw, range_test
 from src.models.base import Model
-from src.run_store.plots import save_picture
+from src.run_store.plots import save_figure
 from src.run_store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class LearningRateFinder(Callback):
         assert isinstance(pl_module, Model)
         config = pl_module.training_config
         result = range_test(config, self.lowest, self.highest, self.steps)
-        path = save_picture(self.folder.path, "learning_rate", draw(result, config), trainer.loggers)
+        path = save_figure(self.folder.path, "learning_rate", draw(result, config), trainer.loggers)
         self.folder.update(suggested_lr=result.suggestion)
         text = "the loss never falls" if result.suggestion is None else f"suggested optimizer.lr={result.suggestion:g}"
         log.info("range test: %s, see %s", text, path)

@@ -20,12 +20,12 @@ from src.core.records import FORMAT_VERSION
 from src.datamodules.base import DataModule
 from src.loggers.wandb.logger import WeightsAndBiases
 from src.models.base import Model
-from src.run_store.atomic_write import replaced
+from src.run_store.atomic_write import atomic_write
 from src.run_store.config_file import plain
-from src.run_store.predictions import ANSWERS, EXAMPLES
+from src.run_store.predictions import EXAMPLES, PREDICTIONS
 from src.run_store.run_folder import RunFolder
 from src.tasks.registry import TASKS
-from src.tasks.tagging import UNASKED
+from src.tasks.tagging import IGNORE_INDEX
 
 log = logging.getLogger(__name__)
 MAX_CLASSES = 100
@@ -36,7 +36,7 @@ _LARGE_LOGIT = 1e4
 """A logit whose probability is 1 in floating point."""
 
 
-class Answers(Callback):
+class Predictions(Callback):
     """Write predictions.json when the best weights are tested, and log the same as tables in Weights & Biases. For image
     inputs, also write the images of the examples side by side to examples.png.
 
@@ -56,7 +56,7 @@ class Answers(Callback):
 
     def __init__(self, folder: RunFolder, examples: int = 16) -> None:
         if examples < 0:
-            raise UserError(f"callbacks.answers.examples={examples}: must be 0 or more")
+            raise UserError(f"callbacks.predictions.examples={examples}: must be 0 or more")
         self.folder = folder
         self.num_examples = examples
         self._hook: Any = None
@@ -86,7 +86,7 @@ class Answers(Callback):
     ) -> None:
         self._outputs = None
 
-    def take(self, outputs: Tensor) -> None:
+    def set_outputs(self, outputs: Tensor) -> None:
         """Set the outputs for the current batch where `forward` is not called for it, as in fused training."""
         self._outputs = outputs
 
@@ -120,11 +120,11 @@ class Answers(Callback):
             outputs = model.generate(batch.inputs[0])
         elif TASKS[spec.task].generates:
             outputs = outputs.argmax(-1)
-        predictions = datamodule.answers(task.answers(outputs))
+        predictions = datamodule.decode_predictions(task.predictions(outputs))
         target_outputs = _outputs_for_targets(spec.task, batch.targets, spec.output_size)
-        targets = datamodule.answers(task.answers(target_outputs))
+        targets = datamodule.decode_predictions(task.predictions(target_outputs))
         for index, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
-            example = {"truth": target["prediction"], "prediction": prediction["prediction"]}
+            example = {"target": target["prediction"], "prediction": prediction["prediction"]}
             if probabilities := prediction.get("probabilities"):
                 example["probability"] = probabilities[prediction["prediction"]]
             if spec.inputs == "tokens":
@@ -154,7 +154,7 @@ class Answers(Callback):
         columns = {}
         for name, parts in zip(("true", "predicted"), zip(*self._numbers, strict=True), strict=True):
             try:
-                predictions = datamodule.answers(model.task.answers(torch.cat(parts).float().cpu()))
+                predictions = datamodule.decode_predictions(model.task.predictions(torch.cat(parts).float().cpu()))
                 columns[name] = [_flatten_numbers(prediction["prediction"]) for prediction in predictions]
             except (TypeError, ValueError) as error:  # a datamodule of an extension may return text
                 log.warning("predictions.json has no numbers, as the predictions are not numeric: %s", error)
@@ -179,21 +179,21 @@ class Answers(Callback):
             **self._true_and_predicted(trainer, pl_module),
             "examples": plain(self._examples),
         }
-        with replaced(self.folder.path / ANSWERS) as file:
+        with atomic_write(self.folder.path / PREDICTIONS) as file:
             text = json.dumps(contents, ensure_ascii=False, indent=1, allow_nan=False)
             file.write(text.encode(errors="backslashreplace"))
         if self._images:
             _save_images(self.folder.path, self._images)
         for logger in trainer.loggers:
             if isinstance(logger, WeightsAndBiases):
-                logger.log_answers()
+                logger.log_predictions()
 
 
 def _save_images(folder: Path, images: Sequence[Tensor]) -> None:
     from PIL import Image
 
     row = np.concatenate([_image_to_bytes(image) for image in images], axis=1)
-    with replaced(folder / EXAMPLES) as file:
+    with atomic_write(folder / EXAMPLES) as file:
         Image.fromarray(row[..., 0] if row.shape[2] == 1 else row).save(file, format="PNG")
 
 
@@ -219,7 +219,7 @@ def confusion(task: str, outputs: Tensor, targets: Tensor, classes: int) -> Tens
     """
     predictions = (outputs >= 0).long() if task == "binary_classification" else outputs.argmax(-1)
     targets = targets.long()
-    counted = targets != UNASKED
+    counted = targets != IGNORE_INDEX
     pairs = targets[counted] * classes + predictions[counted]
     return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 

@@ -24,7 +24,7 @@ class Progress(Callback):
 
     Args:
         refresh: seconds between two updates of the bar.
-        pause: minimum time in seconds between two lines in a log; lines of shorter epochs are left out, except those of
+        min_interval: minimum time in seconds between two lines in a log; lines of shorter epochs are left out, except those of
             the first and the last epoch.
         patience: seconds after which an unfinished epoch prints its progress to a log.
     """
@@ -32,10 +32,10 @@ class Progress(Callback):
     is_console_output = True
     """Whether the callback only prints; quiet runs leave it out."""
 
-    def __init__(self, refresh: float = 0.1, pause: float = 3.0, patience: float = 30.0) -> None:
+    def __init__(self, refresh: float = 0.1, min_interval: float = 3.0, patience: float = 30.0) -> None:
         assert refresh >= 0.1, "updating the bar more often costs more than it is worth"
         self.refresh = refresh
-        self.pause = pause
+        self.min_interval = min_interval
         self.patience = patience
         self._progress_printed = 0.0
         self._bar: Bar | None = None
@@ -177,7 +177,9 @@ class Progress(Callback):
             return
         epoch, seconds = self._ended
         now = time.monotonic()
-        if self._bar is None and (last or self._epoch_printed is None or now - self._epoch_printed >= self.pause):
+        if self._bar is None and (
+            last or self._epoch_printed is None or now - self._epoch_printed >= self.min_interval
+        ):
             parts = [_epoch(trainer, epoch), *_values(trainer, "train/"), *_values(trainer, "val/"), duration(seconds)]
             echo("  ".join(parts), flush=True)
             self._epoch_printed = now

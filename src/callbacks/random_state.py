@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from src.core.checkpoint_schema import is_scalar, named
+from src.core.checkpoint_schema import is_scalar, name_errors
 from src.core.random_state import random_state, restore_random_state
 from src.models.base import Model
 
@@ -26,13 +26,13 @@ class RandomState(Callback):
 
     def __init__(self) -> None:
         self._restored: dict[str, Any] = {}
-        self.now: Callable[[torch.device], dict[str, Any]] = random_state
+        self.get_state: Callable[[torch.device], dict[str, Any]] = random_state
         """Returns the state to save; in fused training, the group replaces it by the state that a separate run would have."""
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        state = {**self.now(trainer.strategy.root_device)}
+        state = {**self.get_state(trainer.strategy.root_device)}
         if isinstance(pl_module, Model):
-            state |= pl_module.unfinished_epoch()
+            state |= pl_module.mid_epoch_state()
         states: list[Any] = [state]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
@@ -58,8 +58,8 @@ class RandomState(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if "partial_sums" in self._restored:
             assert isinstance(pl_module, Model)
-            with named(trainer.ckpt_path or "the checkpoint"):
-                pl_module.go_on_with(self._restored)
+            with name_errors(trainer.ckpt_path or "the checkpoint"):
+                pl_module.load_mid_epoch_state(self._restored)
         self._restored = {}
 
 

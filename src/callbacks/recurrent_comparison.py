@@ -11,12 +11,12 @@ from src.core.console import number, shown
 from src.core.errors import option_name
 from src.core.escape import mathtext
 from src.core.tables import show
-from src.diagnostics.saved_activations import bytes_kept
+from src.diagnostics.saved_activations import saved_bytes
 from src.models.base import Model
-from src.run_store.plots import save_picture
+from src.run_store.plots import save_figure
 from src.run_store.recorded_run import is_number
 from src.run_store.run_folder import RunFolder
-from src.run_store.sweep_runs import in_sweep, section_of, siblings_with
+from src.run_store.sweep_runs import in_sweep, section_of, sweep_runs_with
 from src.run_store.tables import show_table
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class RecurrentComparison(Callback):
         self._clock = time.process_time if pl_module.device.type == "cpu" else time.perf_counter
         batch = next(iter(trainer.datamodule.loader("train")))  # type: ignore[attr-defined]
         batch = type(batch)(*(tensor.to(pl_module.device) for tensor in batch))
-        self.folder.update(**{KEY: {"bytes": bytes_kept(pl_module, batch)}})
+        self.folder.update(**{KEY: {"bytes": saved_bytes(pl_module, batch)}})
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started = self._clock()
@@ -76,7 +76,7 @@ class RecurrentComparison(Callback):
         assert isinstance(pl_module, Model)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
         baseline = trainer.datamodule.baseline()["test/loss"]  # type: ignore[attr-defined]
-        results = {"epochs": trainer.current_epoch, "test": metrics, "trivial": baseline}
+        results = {"epochs": trainer.current_epoch, "test": metrics, "baseline": baseline}
         self.folder.update(**{KEY: self.folder.record[KEY] | results})
         if trainer.is_global_zero and in_sweep(self.folder, pl_module.training_config):
             compare(self.folder)
@@ -90,7 +90,7 @@ def compare(folder: RunFolder) -> None:
     """
     runs = [
         ({group: section_of(run, group) for group in ("model", "datamodule")}, run.record)
-        for run in siblings_with(folder, KEY)
+        for run in sweep_runs_with(folder, KEY)
     ]
     runs = [run for run in runs if _is_complete(*run)]
     if not runs:
@@ -108,19 +108,19 @@ def compare(folder: RunFolder) -> None:
                 "MiB per step": f"{results['bytes'] / 2**20:.2f}",
                 "epochs": str(results["epochs"]),
                 "test loss": number(results["test"]["test/loss"]),
-                "naive baseline": number(results["trivial"]),
+                "naive baseline": number(results["baseline"]),
             }
         )
     sweep = folder.path.parent
     show_table(sweep, KEY, "comparison of recurrent networks", rows)
     if len({_data(config) for config, _ in runs}) > 1:
-        show(f"plot: {shown(save_picture(sweep, KEY, _figure(runs)))}")
+        show(f"plot: {shown(save_figure(sweep, KEY, _figure(runs)))}")
 
 
 def _is_complete(config: dict[str, Any], record: dict[str, Any]) -> bool:
     """Return whether a run has all measurements, and its config has the keys that are shown."""
     data, results = config["datamodule"], record[KEY]
-    numbers = [results.get("trivial"), results.get("test", {}).get("test/loss"), data.get("lag", 0)]
+    numbers = [results.get("baseline"), results.get("test", {}).get("test/loss"), data.get("lag", 0)]
     return (
         isinstance(data.get("_target_"), str)
         and all(is_number(value) and math.isfinite(value) for value in numbers)
@@ -148,7 +148,7 @@ def _figure(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> "Figure":
         data, model = _source(config), config["model"]["name"]
         point = config["datamodule"].get("lag", model), record[KEY]["test"]["test/loss"]
         points.setdefault(data, {}).setdefault(model, []).append(point)
-        baselines[data] = record[KEY]["trivial"]
+        baselines[data] = record[KEY]["baseline"]
     colours = {model: f"C{index}" for index, model in enumerate(dict.fromkeys(run[0]["model"]["name"] for run in runs))}
     figure = Figure(figsize=(1 + 4 * len(points), 4), layout="constrained")
     for axis, (data, models) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):

@@ -71,7 +71,7 @@ class LoadedRuns:
     folder: Path
     pending: int = 0
     driven: bool = False
-    remarks: object = ""
+    read_warnings: object = ""
 
     @property
     def ended(self) -> bool:
@@ -123,14 +123,14 @@ def compare(loaded: LoadedRuns, options: argparse.Namespace, reload: float | Non
             from src.comparison.page import write_report
 
             file = loaded.folder / "report.html"
-            write_report(file, tables, loaded.places, loaded.pending, loaded.remarks, reload)
+            write_report(file, tables, loaded.places, loaded.pending, loaded.read_warnings, reload)
             echo(f"\npage: {file}", file=stream)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise UserError(f"{error.filename or loaded.folder}: cannot be written: {error.strerror}") from error
-    if remarks := str(loaded.remarks):
-        echo(remarks, file=sys.stderr)
+    if read_warnings := str(loaded.read_warnings):
+        echo(read_warnings, file=sys.stderr)
     return selected_views
 
 
@@ -224,7 +224,7 @@ def scaling(path: Path, runs: "Sequence[RecordedRun]", size: str) -> "list[Power
         UserError: if no law can be fitted.
     """
     from src.diagnostics.scaling_law import draw, fit, fit_with_constant
-    from src.run_store.plots import save_picture
+    from src.run_store.plots import save_figure
 
     finished = [run for run in runs if run.status == "finished" and run.value is not None]
     metrics = {run.metric for run in finished}
@@ -242,7 +242,7 @@ def scaling(path: Path, runs: "Sequence[RecordedRun]", size: str) -> "list[Power
     determined = [law for law in laws if law.has_constant or law is laws[0]]
     if len(determined) < len(laws):
         echo("  (these runs do not determine the constant: use the first law)")
-    echo(f"drawn in {save_picture(path, f'scaling-{size}', draw(x, loss, determined, size, metric))}")
+    echo(f"drawn in {save_figure(path, f'scaling-{size}', draw(x, loss, determined, size, metric))}")
     return laws
 
 
@@ -351,14 +351,14 @@ def read(folders: Sequence[Path], target: Path | None) -> LoadedRuns:
     Raises:
         UserError: if there are no runs.
     """
-    from src.run_store.reader import Remarks, read_runs
+    from src.run_store.reader import ReadWarnings, read_runs
     from src.sweeping.pending_jobs import pending
 
-    remarks = Remarks()
-    runs = read_runs(*folders, remarks=remarks)
+    read_warnings = ReadWarnings()
+    runs = read_runs(*folders, read_warnings=read_warnings)
     common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
     count, driven = pending(folders)
-    return LoadedRuns(runs, [str(folder) for folder in folders], target or common, count, driven, remarks)
+    return LoadedRuns(runs, [str(folder) for folder in folders], target or common, count, driven, read_warnings)
 
 
 def read_wandb(project: str, target: Path | None) -> LoadedRuns:
@@ -372,17 +372,17 @@ def read_wandb(project: str, target: Path | None) -> LoadedRuns:
         UserError: if it cannot be read.
     """
     from src.loggers.wandb.reader import read_project
-    from src.run_store.filters import flat
+    from src.run_store.filters import flatten
     from src.run_store.recorded_run import curves_of, recorded_run
 
     runs = [
         recorded_run(
             run.name,
             run.url,
-            dict(flat(run.config)),
+            dict(flatten(run.config)),
             run.record,
             partial(curves_of, run.rows),
-            read_answers=cache(run.answers),
+            load_predictions=cache(run.predictions),
             read_attention=cache(run.attention),
         )
         for run in read_project(project)

@@ -107,9 +107,9 @@ def _wandb_state(key: bool) -> str:
 
 def print_resume_check(overrides: list[str]) -> bool:
     """Print and return whether a run that is interrupted and resumed equals an uninterrupted one."""
-    from src.diagnostics.resume_check import prove
+    from src.diagnostics.resume_check import check_resume
 
-    comparisons = prove(overrides)
+    comparisons = check_resume(overrides)
     different = sum(not comparison.equal for comparison in comparisons)
     count = len(comparisons)
     echo(f"{different} of {count} differ" if different else f"resumed exactly: all {count} are equal")

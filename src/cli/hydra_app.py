@@ -13,7 +13,7 @@ from typing import Any
 
 from src.compat.hydra_version import version_base
 from src.config.groups import CONF, groups, search_roots, sweeps
-from src.config.overrides import arguments, readable
+from src.config.overrides import parse_argv, quote_override
 from src.core.console import Parser, echo, escape_diagnostics
 from src.core.errors import JobsFailed, UserError, nearest
 
@@ -28,7 +28,7 @@ _FLAGS = ("--help", "--multirun", "--dry-run", "--cfg", "--config-dir", "--hydra
 
 
 @contextmanager
-def errors_for_people() -> Iterator[None]:
+def report_user_errors() -> Iterator[None]:
     """Report invalid user input in one screen, without a traceback, and exit with code 2."""
     if sys.stdout is None:  # closed by the parent process
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
@@ -69,9 +69,9 @@ def consume_trust_flags(argv: Sequence[str]) -> list[str]:
     """Trust what ``--trust`` and ``--trust-host`` name, and return the command line without them."""
     if not any(argument.startswith("--trust") for argument in argv):
         return list(argv)  # avoids the import of the table of classes
-    from src.config.trust import take_trust_flags
+    from src.config.trust import parse_trust_flags
 
-    return take_trust_flags(argv)
+    return parse_trust_flags(argv)
 
 
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -81,7 +81,7 @@ def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None)
         parser: parser of a verb with `add_trust_options`.
         argv: command line; by default that of the process.
     """
-    with errors_for_people():
+    with report_user_errors():
         rest = consume_trust_flags(sys.argv[1:] if argv is None else argv)
     return parser.parse_args(rest)
 
@@ -103,7 +103,7 @@ class _Trust(argparse.Action):
     """Pass the value of a flag to `src.config.trust`."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        with errors_for_people():
+        with report_user_errors():
             consume_trust_flags([str(option_string), str(values)])
 
 
@@ -120,7 +120,7 @@ def run_to_resume(argv: Sequence[str]) -> str | None:
     from hydra.errors import HydraException
 
     try:
-        overrides = OverridesParser.create().parse_overrides(list(map(readable, argv)))
+        overrides = OverridesParser.create().parse_overrides(list(map(quote_override, argv)))
     except HydraException:
         return None
     path = next(override for override in reversed(overrides) if override.key_or_group == "resume").value()
@@ -137,7 +137,10 @@ def run_with_hydra(task: Callable[..., object], argv: Sequence[str]) -> None:
     others = (
         "sweep.dry_run=true" if argument == "--dry-run" else argument for argument in argv if argument not in flags
     )
-    argv = [*flags, *map(readable, others)]  # flags first: argparse does not accept overrides on both sides of one
+    argv = [
+        *flags,
+        *map(quote_override, others),
+    ]  # flags first: argparse does not accept overrides on both sides of one
     _refuse_misuse(argv)
     sys.argv[1:] = argv  # where Hydra reads the command line
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
@@ -158,9 +161,9 @@ def run_with_hydra(task: Callable[..., object], argv: Sequence[str]) -> None:
             os.environ["GRIDLIGHT_SCRATCH"] = scratch  # for multirun.yaml, which Hydra always writes for a sweep
             hydra.main(config_path=str(CONF), config_name="train", **version_base())(guarded)()
     except Exception as error:
-        from src.config.suggest import explain, refused
+        from src.config.suggest import explain, is_config_error
 
-        if not refused(error):
+        if not is_config_error(error):
             raise
         raise explain(error, argv) from error
     if raised:
@@ -185,7 +188,7 @@ def _refuse_misuse(argv: Sequence[str]) -> None:
 
 def _refuse_unknown_flags(argv: Sequence[str]) -> None:
     """Report flags that Hydra does not know, with a correction; Hydra would print its own usage."""
-    unknown = arguments(argv)[1]
+    unknown = parse_argv(argv)[1]
     if not unknown:
         return
     corrected = _without_dashes(argv, unknown)

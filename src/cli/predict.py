@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from src.core.batches import Batch
     from src.models.base import Model
-    from src.training.inference import Loaded
+    from src.training.inference import LoadedModel
 
 BATCH_SIZE = 256
 
@@ -96,7 +96,7 @@ class Generation:
         """Return the arguments of a beam search; empty without one."""
         if self.beams is None and self.length_penalty is None:
             return {}
-        if not model.searches:
+        if not model.supports_beam_search:
             raise UserError(f"--beams and --length-penalty: {type(model).__name__} has no beam search; Transformer has")
         if temperature:
             raise UserError("--beams searches the likeliest sequence, --temperature samples one: give one of them")
@@ -130,7 +130,7 @@ def predict(path: Path, inputs: Sequence[str], attention: bool = False, **genera
     return [output for _, output in predict_inputs(loaded, inputs, **arguments)]
 
 
-def predict_loaded(loaded: "Loaded", inputs: Sequence[str], **generation: Any) -> list[dict[str, Any]]:
+def predict_loaded(loaded: "LoadedModel", inputs: Sequence[str], **generation: Any) -> list[dict[str, Any]]:
     """Return the predictions of a loaded model. See `predict`."""
     options = [field.name for field in fields(Generation)]
     for name in sorted(generation.keys() - set(options)):
@@ -139,7 +139,9 @@ def predict_loaded(loaded: "Loaded", inputs: Sequence[str], **generation: Any) -
     return [output for _, output in predict_inputs(loaded, inputs, **arguments)]
 
 
-def predict_inputs(loaded: "Loaded", inputs: Sequence[str], **arguments: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+def predict_inputs(
+    loaded: "LoadedModel", inputs: Sequence[str], **arguments: Any
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield inputs with their predictions, a batch at a time, so that a folder may have any size.
 
     Args:
@@ -162,23 +164,25 @@ def predict_inputs(loaded: "Loaded", inputs: Sequence[str], **arguments: Any) ->
         names = chunk if size == len(chunk) else [f"{chunk[0]}, example {number}" for number in range(1, size + 1)]
         for first in range(0, size, BATCH_SIZE):
             part = type(batch)(*(tensor[first : first + BATCH_SIZE] for tensor in batch))
-            yield from zip(names[first : first + BATCH_SIZE], inference.answer(loaded, part, **arguments), strict=True)
+            yield from zip(
+                names[first : first + BATCH_SIZE], inference.predict_batch(loaded, part, **arguments), strict=True
+            )
 
 
 def _predict_with_attention(
-    loaded: "Loaded", inputs: Sequence[str], **arguments: Any
+    loaded: "LoadedModel", inputs: Sequence[str], **arguments: Any
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield inputs with their predictions, whose ``attention`` lists the attention maps drawn into plots/ of the run."""
     from src.training import inference
 
     names: Sequence[str] = loaded.datamodule.listed(inputs)
-    outputs = inference.answer(loaded, loaded.datamodule.encode(names), _draw_attention, **arguments)
+    outputs = inference.predict_batch(loaded, loaded.datamodule.encode(names), _draw_attention, **arguments)
     if len(names) != len(outputs):
         names = [str(number) for number in range(1, len(outputs) + 1)]
     yield from zip(names, outputs, strict=True)
 
 
-def _load(path: Path, generation: Generation) -> tuple["Loaded", dict[str, Any]]:
+def _load(path: Path, generation: Generation) -> tuple["LoadedModel", dict[str, Any]]:
     """Load a model, and return it with the arguments of its `generate`."""
     from src.training.inference import load
 
@@ -186,7 +190,7 @@ def _load(path: Path, generation: Generation) -> tuple["Loaded", dict[str, Any]]
     return loaded, _generation_arguments(loaded, generation)
 
 
-def _generation_arguments(loaded: "Loaded", generation: Generation) -> dict[str, Any]:
+def _generation_arguments(loaded: "LoadedModel", generation: Generation) -> dict[str, Any]:
     """Return the arguments of the model's `generate`, and seed the sampling."""
     import torch
 
@@ -196,13 +200,13 @@ def _generation_arguments(loaded: "Loaded", generation: Generation) -> dict[str,
     return arguments
 
 
-def _draw_attention(loaded: "Loaded", batch: "Batch", outputs: "Tensor") -> list[list[Path]]:
+def _draw_attention(loaded: "LoadedModel", batch: "Batch", outputs: "Tensor") -> list[list[Path]]:
     """Draw the attention maps of a batch into plots/ of the run, or of the checkpoint's folder."""
     from src.diagnostics import attention_maps
 
     model = loaded.model
     if TASKS[model.spec.task].generates:
-        batch = attention_maps.answered(batch, outputs, model.spec.start_id)
+        batch = attention_maps.append_generated(batch, outputs, model.spec.start_id)
     parent = loaded.checkpoint.parent
     folder = parent.parent if parent.name == "checkpoints" else parent
     return attention_maps.draw_attention(model, loaded.datamodule, batch, folder, "attention")
@@ -261,7 +265,7 @@ def print_predictions(options: argparse.Namespace) -> None:
     echo(f"{writer.count:,} predictions in {writer.path}")
 
 
-def _print_continuation(loaded: "Loaded", inputs: Sequence[str], arguments: dict[str, Any]) -> None:
+def _print_continuation(loaded: "LoadedModel", inputs: Sequence[str], arguments: dict[str, Any]) -> None:
     """Print a prompt and, token by token, its continuation by a language model."""
     from src.training.inference import continuation
 

@@ -27,10 +27,10 @@ from src.core.errors import UserError
 from src.core.escape import line
 
 if TYPE_CHECKING:
-    from src.run_store.archive import KeptRun
+    from src.run_store.archive import StoredRun
 
 
-def show_list(runs: "Sequence[KeptRun]", as_json: bool = False) -> None:
+def show_list(runs: "Sequence[StoredRun]", as_json: bool = False) -> None:
     """Print runs, one for each line."""
     from src.core.console import duration, number, shown
     from src.core.tables import new_table, show
@@ -69,11 +69,11 @@ def show_list(runs: "Sequence[KeptRun]", as_json: bool = False) -> None:
     echo("1 run" if len(runs) == 1 else f"{len(runs)} runs")
 
 
-def show_one(run: "KeptRun") -> None:
+def show_one(run: "StoredRun") -> None:
     """Print the main facts about one run."""
     from src.core.console import duration, number, shown
     from src.run_store.archive import size
-    from src.run_store.filters import flat, measured
+    from src.run_store.filters import flatten, recorded_metrics
 
     record = run.record
     wandb = record.get("wandb") or {}
@@ -98,15 +98,15 @@ def show_one(run: "KeptRun") -> None:
     for name, value in facts.items():
         if value:
             echo(f"  {name:<11} {line(value)}")
-    for name, value in measured(record).items():
+    for name, value in recorded_metrics(record).items():
         echo(f"  {line(name):<24} {line(number(value))}")
     echo("config:")
-    for key, value in flat({key: run.config.get(key) for key in ("model", "datamodule", "optimizer", "scheduler")}):
+    for key, value in flatten({key: run.config.get(key) for key in ("model", "datamodule", "optimizer", "scheduler")}):
         echo(f"  {line(key):<24} {'null' if value is None else line(value)}")
     echo(f"  …, complete in {shown(run.path / 'config.yaml')}")
 
 
-def delete(runs: "Sequence[KeptRun]", yes: bool) -> None:
+def delete(runs: "Sequence[StoredRun]", yes: bool) -> None:
     """Delete runs after confirmation.
 
     Args:
@@ -137,7 +137,7 @@ def delete(runs: "Sequence[KeptRun]", yes: bool) -> None:
     echo(f"deleted {summary}")
 
 
-def rerun(run: "KeptRun", overrides: Sequence[str], outputs: Path) -> None:
+def rerun(run: "StoredRun", overrides: Sequence[str], outputs: Path) -> None:
     """Train a run again, from its recorded config, in a new folder.
 
     Args:
@@ -149,19 +149,19 @@ def rerun(run: "KeptRun", overrides: Sequence[str], outputs: Path) -> None:
         UserError: for a key that does not exist, or if the data no longer exist.
     """
     from src.config.compose import update
-    from src.config.trust import literal_config, name_external_data
+    from src.config.trust import check_recorded_config, log_external_data
     from src.config.validate import check
     from src.training.run import run as train
 
-    recorded = literal_config(run.folder.config(), run.path / "config.yaml", changes=overrides)
+    recorded = check_recorded_config(run.folder.config(), run.path / "config.yaml", changes=overrides)
     paths = recorded.get("paths")
     recorded["paths"] = {**(paths if isinstance(paths, dict) else {}), "outputs": str(outputs)}
     config = check(update(recorded, overrides))
-    name_external_data(config, overrides)
+    log_external_data(config, overrides)
     train(config)
 
 
-def tag(runs: "Sequence[KeptRun]", tags: Sequence[str], remove: bool) -> None:
+def tag(runs: "Sequence[StoredRun]", tags: Sequence[str], remove: bool) -> None:
     """Add tags to runs, or remove them.
 
     Raises:
@@ -189,7 +189,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: if there is no such run, or if an argument is invalid.
     """
-    from src.run_store.archive import archive, change, named, runs_in, select
+    from src.run_store.archive import archive, change, find_runs, runs_in, select
 
     match options.verb:
         case "list":
@@ -198,17 +198,17 @@ def run(options: argparse.Namespace) -> None:
         case "show":
             show_one(_single_run(options.run, options.outputs))
         case "tag":
-            tag(named([options.run], options.outputs), options.tags, options.remove)
+            tag(find_runs([options.run], options.outputs), options.tags, options.remove)
         case "note":
-            for run in named([options.run], options.outputs):
+            for run in find_runs([options.run], options.outputs):
                 change(run, notes=options.text or None)
         case "archive" | "restore":
-            runs = named(options.run, options.outputs)
+            runs = find_runs(options.run, options.outputs)
             for run in runs:
                 archive(run, back=options.verb == "restore")
             echo(f"{options.verb}d {len(runs)} {'run' if len(runs) == 1 else 'runs'}")
         case "delete":
-            delete(named(options.run, options.outputs), options.yes)
+            delete(find_runs(options.run, options.outputs), options.yes)
         case "rerun":
             rerun(_single_run(options.run, options.outputs), options.overrides, options.outputs)
         case "export":
@@ -217,10 +217,10 @@ def run(options: argparse.Namespace) -> None:
             pack(_single_run(options.run, options.outputs), options.target, options.apply_changes)
 
 
-def _single_run(name: str, outputs: Path) -> "KeptRun":
-    from src.run_store.archive import named
+def _single_run(name: str, outputs: Path) -> "StoredRun":
+    from src.run_store.archive import find_runs
 
-    runs = named([name], outputs)
+    runs = find_runs([name], outputs)
     if len(runs) > 1:
         raise UserError(f"{name}: matches {len(runs)} runs, and one is needed")
     return runs[0]

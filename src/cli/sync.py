@@ -18,14 +18,14 @@ def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
     Raises:
         UserError: if there is no such folder, if no key is configured, or if the server cannot be reached.
     """
-    from src.config.wandb_account import own_account
+    from src.config.wandb_account import user_account
     from src.core.console import shown
-    from src.loggers.wandb.pending import Waiting, find
+    from src.loggers.wandb.pending import PendingUpload, find_pending
     from src.loggers.wandb.sync import BUSY, upload
     from src.run_store.run_folder import RunFolder
 
-    runs: list[Waiting] = []
-    for run in find(paths):
+    runs: list[PendingUpload] = []
+    for run in find_pending(paths):
         folder = RunFolder.open(run.folder)
         if not folder.alive:
             runs.append(run)
@@ -43,7 +43,7 @@ def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
         return True
     _check_server(paths)
     with _Bar(len(runs), size) as bar:
-        remaining = upload(runs, own_account(), done=bar.add_run)
+        remaining = upload(runs, user_account(), done=bar.add_run)
     failed = [(run, reason) for run, reason in remaining if reason != BUSY]
     for run, reason in remaining:
         if reason == BUSY:
@@ -91,9 +91,9 @@ class _Bar:
     def add_run(self, run: object) -> None:
         """Count one more uploaded run."""
         from src.core.console import shown
-        from src.loggers.wandb.pending import Waiting
+        from src.loggers.wandb.pending import PendingUpload
 
-        assert isinstance(run, Waiting)
+        assert isinstance(run, PendingUpload)
         self._done += 1
         self._progress.update(self._task, advance=run.size, description=self._text())
         if self._progress.disable:

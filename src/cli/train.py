@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def job(cfg: "DictConfig") -> float | None:
     """Validate a composed config and run it; return the best value of the monitored metric to Hydra."""
-    from src.config.trust import trust_own_config
+    from src.config.trust import trust_user_config
     from src.config.validate import check
 
     if cfg.sweep.resume or cfg.sweep.dry_run:
@@ -22,7 +22,7 @@ def job(cfg: "DictConfig") -> float | None:
     if cfg.resume is not None:
         return resume(cfg.resume, sys.argv[1:])
     config = check(cfg)
-    trust_own_config(cfg)
+    trust_user_config(cfg)
     from src.training.run import run
 
     return run(config).value
@@ -35,9 +35,9 @@ def resume(path: str, argv: Sequence[str]) -> float | None:
         path: run folder.
         argv: command line, with the keys to change.
     """
-    from src.training.resume import resumed
+    from src.training.resume import prepare_resume
 
-    config, folder = resumed(path, argv)
+    config, folder = prepare_resume(path, argv)
     from src.training import run
 
     return run.resume(config, folder).value

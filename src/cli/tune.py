@@ -20,10 +20,10 @@ def tune(argv: Sequence[str]) -> Path:
         KeyboardInterrupt: after Ctrl-C; the same command continues.
     """
     from src.cli.train import job
-    from src.config.overrides import readable
+    from src.config.overrides import quote_override
     from src.sweeping.tuning.stages import Stage, Tuning
 
-    overrides = [readable(override) for override in argv if not override.startswith("budget=")]
+    overrides = [quote_override(override) for override in argv if not override.startswith("budget=")]
     for override in overrides:
         if override.startswith(("-", "sweep.", "resume=", "search=")):
             raise UserError(f"{override}: tuning makes its own sweeps; it takes the overrides of one run, and budget=")

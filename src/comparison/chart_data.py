@@ -8,7 +8,7 @@ from typing import Any
 
 from src.comparison.config_keys import MISSING, short, shown
 from src.comparison.view import Row, View
-from src.run_store.recorded_run import Curve, RecordedRun, by_factors, is_number
+from src.run_store.recorded_run import Curve, RecordedRun, is_log_scaled, is_number
 
 KEY_LOG_RATIO = 20.0
 """Ratio of the largest to the smallest value from which the axis of a hyperparameter is logarithmic; that of a learning rate
@@ -92,7 +92,7 @@ def axis(key: str, rows: Sequence[Row]) -> Axis:
     if values and all(is_number(value) for value in values):
         numbers = tuple(float(value) for value in values)
         lowest, highest = min(numbers), max(numbers)
-        return Axis(key, numbers, (), lowest > 0 and (by_factors(key) or highest / lowest >= KEY_LOG_RATIO))
+        return Axis(key, numbers, (), lowest > 0 and (is_log_scaled(key) or highest / lowest >= KEY_LOG_RATIO))
     texts = [shown(value) for value in values]
     names = sorted(set(texts), key=_order)
     return Axis(key, tuple(float(names.index(text)) for text in texts), tuple(names))
@@ -125,7 +125,7 @@ def recorded_predictions(run: RecordedRun) -> Mapping[str, Any] | None:
     """Return the predictions of a run on its test split, as `src.callbacks.predictions` wrote them: ``classes`` and
     ``confusion``, or ``true`` and ``predicted`` numbers; None if there are none, or if they are damaged.
     """
-    record = run.read_answers()
+    record = run.load_predictions()
     if not isinstance(record, dict):
         return None
     names, counts = record.get("classes"), record.get("confusion")

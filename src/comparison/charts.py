@@ -308,11 +308,11 @@ def save_figures(folder: Path, views: "Sequence[View]") -> Path:
         folder: compared folder.
         views: views of its runs; with several, file names begin with the data set and the metric.
     """
-    from src.run_store.plots import save_picture
+    from src.run_store.plots import save_figure
 
     for view in views:
         data = view.runs[0].config.get("datamodule.name", "runs")
         prefix = re.sub(r"[^\w.-]", "-", f"{data}-{view.metric}-")[:100] if len(views) > 1 else ""
         for name, figure in figures(view):
-            save_picture(folder, prefix + re.sub(r"[^\w.-]", "-", name)[:100], figure)
+            save_figure(folder, prefix + re.sub(r"[^\w.-]", "-", name)[:100], figure)
     return folder / "plots"

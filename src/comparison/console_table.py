@@ -10,7 +10,7 @@ from src.comparison.config_keys import resolve_name, short, shown
 from src.comparison.statistics import CONFIDENCE, mark
 from src.comparison.view import Row, View, names_of, statuses
 from src.core.console import LOG_WIDTH, echo, on_terminal
-from src.core.errors import SHOWN
+from src.core.errors import MAX_LISTED
 from src.core.escape import line
 from src.core.tables import new_table, show
 from src.run_store.recorded_run import RecordedRun
@@ -129,7 +129,9 @@ def _hidden_lines(view: View, shown_rows: int, columns: Sequence[str]) -> list[s
     more = len(view.rows) - shown_rows
     lines = [f"… {more} more rows: --limit 0 shows all"] if more else []
     if columns:
-        names = ", ".join(columns[:SHOWN]) + (f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else "")
+        names = ", ".join(columns[:MAX_LISTED]) + (
+            f" and {len(columns) - MAX_LISTED} more" if len(columns) > MAX_LISTED else ""
+        )
         lines.append(f"no room for {names}: widen the window, or use --columns")
     return lines
 

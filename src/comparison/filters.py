@@ -11,7 +11,7 @@ from typing import Any
 from src.comparison.config_keys import informative_keys, resolve_name
 from src.comparison.view import COLUMNS, measurement, names_of
 from src.core.errors import UserError
-from src.run_store.filters import Condition, parse
+from src.run_store.filters import Condition, parse_conditions
 from src.run_store.recorded_run import RecordedRun
 
 
@@ -37,7 +37,7 @@ class RunFilter:
 def is_condition(argument: str) -> bool:
     """Return whether an argument of the command line is a condition."""
     with suppress(UserError):
-        return bool(parse([argument]))
+        return bool(parse_conditions([argument]))
     return False
 
 
@@ -53,13 +53,13 @@ def parse_filters(text: str, runs: Sequence[RecordedRun]) -> list[RunFilter]:
     """
     names, keys = names_of(runs), informative_keys(runs)[0]
     filters = []
-    for condition in parse(text):
+    for condition in parse_conditions(text):
         resolved = replace(condition, key=resolve_name(condition.key, names, keys))
         alternatives = [resolved]
         if isinstance(resolved.value, str) and resolved.operator in ("=", "!="):
             prefix = f"{resolved.key}{resolved.operator}"
             parts = [part for part in resolved.value.split(",") if part]
-            alternatives = [each for part in parts for each in parse([f"{prefix}{part}"])] or [resolved]
+            alternatives = [each for part in parts for each in parse_conditions([f"{prefix}{part}"])] or [resolved]
         filters.append(RunFilter(str(condition), tuple(alternatives)))
     return filters
 

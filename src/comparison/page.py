@@ -50,7 +50,7 @@ def write_report(
     views: Sequence[tuple[View, Sequence[str]]],
     places: Sequence[str],
     pending: int = 0,
-    remarks: object = "",
+    read_warnings: object = "",
     reload: float | None = None,
 ) -> Path:
     """Write the page, atomically replacing an earlier one, and return its file.
@@ -70,7 +70,7 @@ def write_report(
         "title": f"Comparison of {', '.join(shown(Path(place).name or place) for place in places)}",
         "places": [shown(place) for place in places],
         "counts": count_statuses(runs, pending),
-        "remarks": str(remarks).splitlines(),
+        "remarks": str(read_warnings).splitlines(),
         "written": f"{datetime.now():%Y-%m-%d %H:%M}",
         "reload": reload,
         "views": view_data,

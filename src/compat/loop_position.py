@@ -10,16 +10,16 @@ from src.compat.lightning_names import missing_name
 from src.compat.stock import log_fallback
 
 
-def between_steps(trainer: L.Trainer) -> bool:
+def can_save_mid_epoch(trainer: L.Trainer) -> bool:
     """Return whether a run can be saved at its position within an epoch: no gradients are accumulated, more batches follow."""
-    if not knows_position(trainer):
+    if not can_resume_mid_epoch(trainer):
         return False
     loop = trainer.fit_loop.epoch_loop
     unfinished = not loop.batch_progress.is_last_batch and not loop._is_training_done and not trainer.should_stop
     return unfinished and not loop._should_accumulate()
 
 
-def knows_position(trainer: L.Trainer) -> bool:
+def can_resume_mid_epoch(trainer: L.Trainer) -> bool:
     """Return whether a run can be saved and resumed within an epoch, which needs loaders that can save their state."""
     if problem := missing_name(trainer):
         log_fallback("checkpoints are written at the ends of epochs only", problem)

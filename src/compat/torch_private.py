@@ -31,7 +31,7 @@ except ImportError as import_error:
             pass
 
 
-def base_of(tensor: Tensor) -> Tensor:
+def view_base(tensor: Tensor) -> Tensor:
     """Return the tensor of which another is a view, or the tensor itself."""
     base = None if is_stock() else getattr(tensor, "_base", None)
     return tensor if base is None else base

@@ -48,7 +48,7 @@ def model_and_data_problems(config: Config, task: str | None, inputs: str | None
     elif inputs and inputs not in model.inputs:
         yield f"{pair}: the kind of input is {inputs}, and {model.name} accepts {', '.join(model.inputs)}. {choices}"
     elif task and task != "forecasting":
-        for key, value in (("series", "apart"), ("from_last", True)):
+        for key, value in (("series", "independent"), ("subtract_last", True)):
             if getattr(model, key, None) == value:
                 allowed = _listed("datamodule", lambda s: s.task == "forecasting" and s.inputs in model.inputs)
                 yield f"model.{key}={str(value).lower()} is for forecasting, and {data.name} is {task}. Data: {allowed}."
@@ -91,23 +91,23 @@ def _knobs_of_the_task(config: Config) -> Iterator[str]:
         yield f"regularization.mixup_alpha cannot mix {data.inputs} of {data.task}. It mixes numbers, for: {tasks}."
     if knobs.cutmix_alpha and data.inputs != "image":
         yield f"regularization.cutmix_alpha pastes parts of images, and an input of {data.name} is a {data.inputs}."
-    if knobs.augmentation.chosen() and data.inputs != "image":
+    if knobs.augmentation.enabled() and data.inputs != "image":
         yield f"regularization.augmentation transforms images, and an input of {data.name} is a {data.inputs}."
-    for kind, keys in knobs.of_examples().items():
+    for kind, keys in knobs.enabled_example_augmentation().items():
         if keys and data.raw != kind:
             datamodules = _listed("datamodule", partial(_is_raw, kind))
             yield f"{keys[0]} changes the raw {kind} of examples, and {data.name} has none. Data with it: {datamodules}."
 
 
 def _carried_state(config: Config) -> Iterator[str]:
-    if not getattr(config.datamodule, "carry_state", False):
+    if not getattr(config.datamodule, "stateful", False):
         return
-    if not config.model.carries_state:
-        models = _listed("model", lambda s: s.carries_state)
-        yield f"datamodule.carry_state=true: model={config.model.name} has no hidden state. Models with one: {models}."
+    if not config.model.supports_stateful:
+        models = _listed("model", lambda s: s.supports_stateful)
+        yield f"datamodule.stateful=true: model={config.model.name} has no hidden state. Models with one: {models}."
     elif getattr(config.model, "bidirectional", False):
         yield (
-            "datamodule.carry_state=true: model.bidirectional=true also reads from the end, so its state cannot be passed to "
+            "datamodule.stateful=true: model.bidirectional=true also reads from the end, so its state cannot be passed to "
             "the next window."
         )
 

@@ -11,10 +11,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from src.config.groups import CONF, groups
-from src.config.isolated_hydra import own_hydra
-from src.config.overrides import readable
-from src.config.suggest import _wrong_key, explain, refused
-from src.config.trust import trust_data_folder, trust_own_config
+from src.config.isolated_hydra import isolated_hydra
+from src.config.overrides import quote_override
+from src.config.suggest import _wrong_key, explain, is_config_error
+from src.config.trust import trust_data_folder, trust_user_config
 from src.core.errors import UserError
 
 
@@ -27,14 +27,14 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     Raises:
         UserError: if an override names an unknown key or option, or cannot be parsed.
     """
-    overrides = [readable(override) for override in overrides]
+    overrides = [quote_override(override) for override in overrides]
     try:
-        with own_hydra():
+        with isolated_hydra():
             config = hydra_compose("train", overrides=overrides)
-        trust_own_config(config)
+        trust_user_config(config)
         return config
     except Exception as error:
-        if not refused(error):
+        if not is_config_error(error):
             raise
         raise explain(error, overrides) from error
 
@@ -53,7 +53,7 @@ def update(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
     options = groups([CONF])
     for text in overrides:
         try:
-            override = OverridesParser.create().parse_override(readable(text))
+            override = OverridesParser.create().parse_override(quote_override(text))
         except HydraException as error:
             raise UserError(f"cannot read '{text}': overrides are written key=value") from error
         key = override.key_or_group

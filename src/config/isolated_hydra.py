@@ -11,7 +11,7 @@ from src.config.groups import CONF
 
 
 @contextmanager
-def own_hydra() -> Iterator[None]:
+def isolated_hydra() -> Iterator[None]:
     """Initialize Hydra with conf/ in a context, and restore its previous global state on exit.
 
     Configs can then be composed inside a command or a notebook that uses Hydra itself.

@@ -8,7 +8,7 @@ from typing import NoReturn
 from src.core.errors import UserError
 
 
-def readable(override: str) -> str:
+def quote_override(override: str) -> str:
     """Return an override with quotes around its value if Hydra's grammar cannot read the value without them, such as a path
     with an accent or a text with "=". Flags and other overrides are returned unchanged.
 
@@ -33,7 +33,7 @@ def readable(override: str) -> str:
     return f"{key}='{value}'"
 
 
-def arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
+def parse_argv(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
     """Parse a command line as Hydra does.
 
     Returns:

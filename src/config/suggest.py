@@ -13,12 +13,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.config.groups import CONF, groups, search_roots, sweeps
-from src.config.isolated_hydra import own_hydra
-from src.config.overrides import arguments
+from src.config.isolated_hydra import isolated_hydra
+from src.config.overrides import parse_argv
 from src.core.errors import UserError, nearest
 
 
-def refused(error: Exception) -> bool:
+def is_config_error(error: Exception) -> bool:
     """Return whether an error of Hydra is caused by invalid overrides; for ``model=null`` Hydra raises a plain ValueError."""
     return isinstance(error, (HydraException, OmegaConfBaseException)) or "Config group override" in str(error)
 
@@ -32,7 +32,7 @@ def explain(error: Exception, argv: Sequence[str]) -> UserError:
     """
     roots = search_roots(argv)
     options = {"sweeps": sweeps()} | groups(roots)
-    overrides = arguments(argv)[0].overrides
+    overrides = parse_argv(argv)[0].overrides
     parsed: list[Override] = []
     for override in overrides:
         try:
@@ -87,7 +87,7 @@ def _wrong_keys(parsed: Sequence[Override], options: dict[str, dict[str, str]], 
     search_path = f"hydra.searchpath=[{','.join(entries)}]"
     choices = [o.input_line for o in parsed if o.key_or_group in options and not o.is_sweep_override() and o.input_line]
     try:
-        with own_hydra():
+        with isolated_hydra():
             composed = hydra_compose("train", overrides=[search_path, *choices], return_hydra_config=True)
             cfg = OmegaConf.to_container(composed, resolve=False)
     except (HydraException, OmegaConfBaseException):

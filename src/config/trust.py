@@ -1,7 +1,7 @@
 """Checks of recorded configs, which are data and not trusted.
 
 A config comes from the command line and the user's conf/, which are trusted, or from a record: config.yaml of a run, a
-checkpoint, a ledger. Before anything is built from a record, `literal_config` checks that
+checkpoint, a ledger. Before anything is built from a record, `check_recorded_config` checks that
 
 - every ``_target_`` is in a table of known classes, compared as text, because importing a module runs its code;
 - it does not set folders to write to, hosts to contact, or another W&B account.
@@ -29,8 +29,8 @@ from omegaconf.errors import OmegaConfBaseException
 from src.config.groups import CONF, search_roots
 from src.config.schema.callbacks import ENTRIES
 from src.config.schema.registry import SCHEMAS
-from src.config.wandb_account import own_account
-from src.core.errors import SHOWN, UserError
+from src.config.wandb_account import user_account
+from src.core.errors import MAX_LISTED, UserError
 from src.core.escape import line
 from src.core.wandb_account import own_hosts
 
@@ -95,7 +95,7 @@ def _names_in_variable(variable: str) -> set[str]:
     return {name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()}
 
 
-def take_trust_flags(argv: Sequence[str]) -> list[str]:
+def parse_trust_flags(argv: Sequence[str]) -> list[str]:
     """Trust the modules of ``--trust`` and the hosts of ``--trust-host``, and return the command line without these flags.
 
     Raises:
@@ -148,7 +148,7 @@ def _classes_of_option_files(roots: tuple[Path, ...]) -> frozenset[str]:
     return frozenset(classes)
 
 
-def trust_own_config(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
+def trust_user_config(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     """Trust a config that was composed from the user's command line and conf/.
 
     Recorded configs may then name its classes. The workers, and a sweep that is started again, read the config back from a
@@ -225,13 +225,15 @@ def _targets(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _modules(targets: Iterable[str]) -> str:
     """Return the modules of classes, each once, as ``--trust`` takes them."""
-    return ",".join(list(dict.fromkeys(target.rpartition(".")[0] for target in targets))[:SHOWN])
+    return ",".join(list(dict.fromkeys(target.rpartition(".")[0] for target in targets))[:MAX_LISTED])
 
 
 # ---- recorded configs ----------------------------------------------------------------------------------------------
 
 
-def literal_config(config: Any, source: Path, for_training: bool = True, changes: Sequence[str] = ()) -> dict[str, Any]:
+def check_recorded_config(
+    config: Any, source: Path, for_training: bool = True, changes: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return a recorded config after checking that it names no untrusted class, folder, host or W&B account.
 
     Strings are literal: no resolver such as ``${oc.env:…}`` runs on them.
@@ -261,8 +263,8 @@ def literal_config(config: Any, source: Path, for_training: bool = True, changes
     problems += _untrusted_classes(sections_to_build)
     if problems:
         lines = list(dict.fromkeys(problems))
-        if len(lines) > SHOWN:  # the last line names the flag that trusts the classes
-            lines = [*lines[: SHOWN - 1], f"… and {len(lines) - SHOWN} more", lines[-1]]
+        if len(lines) > MAX_LISTED:  # the last line names the flag that trusts the classes
+            lines = [*lines[: MAX_LISTED - 1], f"… and {len(lines) - MAX_LISTED} more", lines[-1]]
         raise UserError("\n".join([f"{source}: this recorded config is refused", *lines]))
     return recorded
 
@@ -324,7 +326,7 @@ def _restricted_settings(section: str, entries: Any) -> Iterator[tuple[str, Any,
 
 
 def _account_problem(entity: object) -> str | None:
-    reason = own_account().refusal(entity=entity)
+    reason = user_account().refusal(entity=entity)
     return reason and f"logger.wandb.entity: {reason}, or add logger.wandb.entity=… to the command line"
 
 
@@ -352,12 +354,12 @@ _RECORDED_KEY = re.compile(r"[+~]{0,2}[A-Za-z_][\w-]*(?:[./][\w-]+)*")
 _FORBIDDEN_SECTIONS = ("hydra", "resume", "sweep", "defaults", "search")
 
 
-def refuse_overrides(overrides: Iterable[str], source: object) -> None:
+def check_recorded_overrides(overrides: Iterable[str], source: object) -> None:
     """Check recorded overrides before they are composed.
 
     A search composes the recorded overrides of its sweep again. They may set keys of a run and choose options, but not change
     the config search path, name a class that is not trusted, or contain interpolations. The composed config is checked by
-    `literal_config`.
+    `check_recorded_config`.
 
     Args:
         overrides: as recorded in a ledger.
@@ -404,7 +406,7 @@ def writable_data_folder(path: Path) -> Path:
     return path if str(path.absolute()) in {*trusted, str(default.absolute())} else default
 
 
-def trust_of(config: Mapping[str, Any]) -> dict[str, str]:
+def trust_environment(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the environment variables that let a worker process use the classes, folders, hosts and account of a config.
 
     Args:
@@ -417,7 +419,7 @@ def trust_of(config: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def name_external_data(config: Any, changes: Sequence[str] = ()) -> None:
+def log_external_data(config: Any, changes: Sequence[str] = ()) -> None:
     """Log the files and folders outside of the working directory that a recorded config reads as data.
 
     Args:

@@ -177,7 +177,7 @@ def _schema_of(group: str, target: str, keys: Collection[str] | None = None) -> 
     class_name, base, from_run = _GROUP_CLASSES[group]
     cls = locate(target, locate(class_name, object), f"{group}._target_")
     schema = schema_of_class(cls, base, from_run, keys)
-    for attribute in ("tasks", "inputs", "task", "raw", "carries_state"):
+    for attribute in ("tasks", "inputs", "task", "raw", "supports_stateful"):
         if hasattr(base, attribute):
             setattr(schema, attribute, getattr(cls, attribute))
     return schema

@@ -13,7 +13,7 @@ from src.config.groups import search_roots
 from src.core.wandb_account import Account, client_settings
 
 
-def own_account(entity: str | None = None, project: str | None = None) -> Account:
+def user_account(entity: str | None = None, project: str | None = None) -> Account:
     """Return the entities and projects that the user sets in the environment, in W&B's settings file, or in the option file
     ``logger/wandb.yaml`` of a config folder.
 

@@ -37,12 +37,12 @@ def check_checkpoint(checkpoint: Any, path: object) -> None:
     """
     if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
         raise UserError(f"{path}: this checkpoint was not written by Gridlight")
-    with named(path):
+    with name_errors(path):
         check_parts(checkpoint)
 
 
 @contextmanager
-def named(path: object) -> Iterator[None]:
+def name_errors(path: object) -> Iterator[None]:
     """Turn errors of a damaged checkpoint into a `UserError` that names the file."""
     try:
         yield

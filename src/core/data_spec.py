@@ -29,7 +29,7 @@ class DataSpec:
         target_length: the maximum length of a target sequence in tokens, with its start and end, for translation.
         reserved_tokens: number of tokens at the start of the vocabulary that represent no text and are not generated, for
             language modelling.
-        carry_state: row b of a batch continues row b of the previous batch, in all splits, so that a recurrent model can
+        stateful: row b of a batch continues row b of the previous batch, in all splits, so that a recurrent model can
             carry its state from batch to batch.
         class_names: names of the classes, in the order of the logits.
         feature_names: names of the input features.
@@ -46,7 +46,7 @@ class DataSpec:
     end_id: int | None = None
     target_length: int | None = None
     reserved_tokens: int = 0
-    carry_state: bool = False
+    stateful: bool = False
     class_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
     target_names: tuple[str, ...] = ()
@@ -116,7 +116,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "end_id": _is_id,
     "target_length": lambda value: value is None or _is_size(value),
     "reserved_tokens": lambda value: value is not None and _is_id(value),
-    "carry_state": lambda value: isinstance(value, bool),
+    "stateful": lambda value: isinstance(value, bool),
     "class_names": _are_names,
     "feature_names": _are_names,
     "target_names": _are_names,

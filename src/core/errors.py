@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from re import sub
 
-SHOWN = 20
+MAX_LISTED = 20
 """Maximum number of options or lines that an error lists; the others are counted."""
 
 MAX_NAME_LENGTH = 100
@@ -35,8 +35,8 @@ def short(text: str, max_length: int = MAX_NAME_LENGTH) -> str:
 def all_of(problems: Iterable[str]) -> UserError:
     """Return one error for several problems, one per line without duplicates; problems beyond `SHOWN` are counted."""
     lines = list(dict.fromkeys(problems))
-    more = len(lines) - SHOWN
-    return UserError("\n".join(lines if more <= 0 else [*lines[:SHOWN], f"… and {more} more"]))
+    more = len(lines) - MAX_LISTED
+    return UserError("\n".join(lines if more <= 0 else [*lines[:MAX_LISTED], f"… and {more} more"]))
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -55,8 +55,8 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     matches = get_close_matches(typed, lower, cutoff=0.5)
     matches.sort(key=lambda match: sorted(match) != sorted(typed))  # swapped letters are the likeliest mistake
     question = f"Did you mean '{lower[matches[0]]}'? " if matches else ""
-    more = len(options) - SHOWN
-    listed = [*map(short, options[:SHOWN]), *([f"…, {more} more"] if more > 0 else [])]
+    more = len(options) - MAX_LISTED
+    listed = [*map(short, options[:MAX_LISTED]), *([f"…, {more} more"] if more > 0 else [])]
     return f"{question}Possible: {', '.join(listed) or 'none'}."
 
 

@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 
 
-def end_with_parent(parent: int | None = None) -> None:
+def set_parent_death_signal(parent: int | None = None) -> None:
     """Let the kernel kill this process when its parent dies for any reason. Linux only.
 
     Args:
@@ -27,7 +27,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
 
 
-def keep_freed_memory() -> None:
+def tune_allocator() -> None:
     """Let the C library keep freed memory for later allocations.
 
     By default glibc returns blocks of several megabytes to the system, so that the activations of each step are allocated in

@@ -137,8 +137,8 @@ MAX_LINES = 1_000_000
 """Maximum number of lines of a file that is read line by line."""
 
 
-def lines_of(
-    file: BinaryIO, name: object, limit: int = MAX_RECORD_BYTES, most_lines: int = MAX_LINES
+def read_lines(
+    file: BinaryIO, name: object, limit: int = MAX_RECORD_BYTES, max_lines: int = MAX_LINES
 ) -> Iterator[bytes]:
     """Yield the lines of a file, with their line feeds, without reading the whole file into memory.
 
@@ -156,8 +156,8 @@ def lines_of(
     while text := file.readline(limit + 1):
         count += 1
         total += len(text)
-        if count > most_lines:
-            raise RecordError(f"{name}: this file has more than {most_lines:,} lines")
+        if count > max_lines:
+            raise RecordError(f"{name}: this file has more than {max_lines:,} lines")
         if len(text) > limit:
             raise RecordError(f"{name}: a line has more than {limit / 2**20:,.0f} MiB")
         if total > MAX_FILE_BYTES:

@@ -38,7 +38,7 @@ def _free_container_memory() -> int | None:
         return None
 
 
-def fits(needed: int, share: float, name: str) -> bool:
+def fits_in_memory(needed: int, share: float, name: str) -> bool:
     """Return whether data may be held in memory, and log a message if not.
 
     Args:
@@ -52,9 +52,9 @@ def fits(needed: int, share: float, name: str) -> bool:
     log.info(
         "%s: %s in memory would exceed %.0f %% of the available %s (datamodule.memory_share)",
         name,
-        shown_bytes(needed),
+        format_bytes(needed),
         100 * share,
-        shown_bytes(available),
+        format_bytes(available),
     )
     return False
 
@@ -68,7 +68,7 @@ MAX_GENERATED = "GRIDLIGHT_MAX_GENERATED_GB"
 _GENERATED_GB = 16.0
 
 
-def refuse_too_much(needed: int, source: str) -> None:
+def check_memory(needed: int, source: str) -> None:
     """Raise an error if data do not fit into memory.
 
     Args:
@@ -79,10 +79,10 @@ def refuse_too_much(needed: int, source: str) -> None:
         UserError: if less memory is available.
     """
     if needed > SMALL and needed > (available := available_memory()):
-        raise UserError(f"{source}: {shown_bytes(needed)} of data, and {shown_bytes(available)} of memory are free")
+        raise UserError(f"{source}: {format_bytes(needed)} of data, and {format_bytes(available)} of memory are free")
 
 
-def refuse_to_generate(needed: int, source: str) -> None:
+def check_generated_size(needed: int, source: str) -> None:
     """Raise an error if generated data are larger than any experiment needs, or do not fit into memory.
 
     The config may come from someone else, so the available memory is not a sufficient limit.
@@ -100,12 +100,13 @@ def refuse_to_generate(needed: int, source: str) -> None:
         raise UserError(f"{MAX_GENERATED}={os.environ[MAX_GENERATED]}: this is not a number of GB") from error
     if needed > limit:
         raise UserError(
-            f"{source}: {shown_bytes(needed)} of generated data; at most {shown_bytes(limit)}, unless {MAX_GENERATED} allows more"
+            f"{source}: {format_bytes(needed)} of generated data; at most {format_bytes(limit)} "
+            f"unless {MAX_GENERATED} allows more"
         )
-    refuse_too_much(needed, source)
+    check_memory(needed, source)
 
 
-def resident(peak: bool = False) -> int:
+def resident_memory(peak: bool = False) -> int:
     """Return the resident memory of this process in bytes, or its peak since `reset_peak_memory`."""
     if not _STATUS.is_file():
         import resource
@@ -115,7 +116,7 @@ def resident(peak: bool = False) -> int:
     return int(lines["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
 
 
-def forget_peak() -> None:
+def reset_peak_memory() -> None:
     """Reset the peak of `resident_memory`, if the system supports it."""
     with suppress(OSError):
         _REFS.write_text("5")
@@ -126,7 +127,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def shown_bytes(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Format a number of bytes, such as ``1.5 GB``."""
     for unit in ("bytes", "kB", "MB"):
         if count < 1000:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from src.core.console import echo
 
 
-class StopRequest:
+class ShutdownRequest:
     """A request to stop this process.
 
     Attributes:
@@ -18,8 +18,8 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.awaited = False
-        self.made = False
+        self.deferrable = False
+        self.received = False
 
     def __call__(self, number: int, frame: object) -> None:
         """Handle a signal.
@@ -27,15 +27,15 @@ class StopRequest:
         Raises:
             KeyboardInterrupt: if the request is not deferrable, or if it is the second one.
         """
-        if not self.awaited or self.made:
+        if not self.deferrable or self.received:
             raise KeyboardInterrupt
-        self.made = True
+        self.received = True
         echo("stopping after this step, with a checkpoint; a second signal stops at once", file=sys.stderr, flush=True)
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
+    def installed(self) -> Iterator[None]:
         """Handle SIGINT and SIGTERM during a run."""
-        self.awaited = self.made = False
+        self.deferrable = self.received = False
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -47,5 +47,5 @@ class StopRequest:
                 signal.signal(number, handler)
 
 
-stop_request = StopRequest()
+shutdown_request = ShutdownRequest()
 """The request of this process, which has one run at a time."""

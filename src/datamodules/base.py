@@ -14,11 +14,11 @@ from torch import Tensor
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
-from src.core.resources import shown_bytes
+from src.core.resources import format_bytes
 from src.datamodules.loaders.in_memory import BatchLoader
 from src.datamodules.loaders.worker_processes import StreamLoader, default_workers
 from src.datamodules.splits.cross_validation import Fold, factorize
-from src.tasks.naive_baseline import trivial_scores
+from src.tasks.naive_baseline import score_naive_baseline
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class DataModule(L.LightningDataModule):
         batch holds the indices of the examples instead.
         """
 
-    def ask_for(self, name: str, whole: bool = False) -> None:
+    def load_only(self, name: str, whole: bool = False) -> None:
         """Load one split only, if it has its own file. The preparation must have been loaded before.
 
         Args:
@@ -139,7 +139,7 @@ class DataModule(L.LightningDataModule):
     def baseline(self) -> dict[str, float]:
         """Return the metrics of the naive baseline (majority class, mean, last value) on the test split."""
         train, test = self.split("train"), self.split("test")
-        return trivial_scores(self.spec, train, test)
+        return score_naive_baseline(self.spec, train, test)
 
     @abstractmethod
     def encode(self, inputs: Sequence[str]) -> Batch:
@@ -156,7 +156,7 @@ class DataModule(L.LightningDataModule):
         """Return inputs of the test split in the form that `encode` accepts; for documentation and tests."""
         return []
 
-    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def decode_predictions(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Convert predictions of the task to the units and texts of the data."""
         return predictions
 
@@ -254,17 +254,19 @@ class DataModule(L.LightningDataModule):
             needed = size_of(self._splits.values())
             free = torch.cuda.mem_get_info(device)[0] + size_of(self._moved.values())
             if needed > DEVICE_SHARE * free:
-                log.info("data: %s stay in host memory: %s has %s free", shown_bytes(needed), device, shown_bytes(free))
+                log.info(
+                    "data: %s stay in host memory: %s has %s free", format_bytes(needed), device, format_bytes(free)
+                )
                 return split
             self._moved[name] = type(split)(*(tensor.to(device) for tensor in split))
-            log.info("data: %s of %s is resident on %s", shown_bytes(size_of([split])), name, device)
+            log.info("data: %s of %s is resident on %s", format_bytes(size_of([split])), name, device)
         return self._moved[name]
 
     def _augmented_batch(self, batch: Batch) -> Batch:
         assert isinstance(batch, LabelledBatch)
         return self.collate(batch._replace(x=self.augmented(batch.x)))
 
-    def say_where(self) -> None:
+    def log_storage(self) -> None:
         """Log how the data are stored."""
         self.setup()
         assert self._splits is not None
@@ -273,7 +275,7 @@ class DataModule(L.LightningDataModule):
             reader = {0: "this process", 1: "a worker process"}.get(workers, f"{workers} worker processes")
             log.info("data: read from files batch by batch, by %s", reader)
         elif self.movable:
-            log.info("data: %s in memory, as tensors", shown_bytes(size_of(self._splits.values())))
+            log.info("data: %s in memory, as tensors", format_bytes(size_of(self._splits.values())))
 
     def train_dataloader(self) -> BatchLoader:
         return self.loader("train", shuffle=self.shuffle, augment=True)

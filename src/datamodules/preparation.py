@@ -1,6 +1,6 @@
 """Restore the preparation (what a datamodule fitted on its training data) from a checkpoint, which may be untrusted.
 
-Each datamodule validates its own state in `load_state_dict` with the functions below; `take_preparation` converts every
+Each datamodule validates its own state in `load_state_dict` with the functions below; `load_preparation` converts every
 failure to one error that names the checkpoint.
 """
 
@@ -21,7 +21,7 @@ class DamagedPreparation(UserError):
         super().__init__(f"the preparation in this checkpoint is damaged: {reason}")
 
 
-def take_preparation(datamodule: "DataModule", state: Any, path: object) -> None:
+def load_preparation(datamodule: "DataModule", state: Any, path: object) -> None:
     """Restore the preparation of a datamodule from a checkpoint.
 
     Args:

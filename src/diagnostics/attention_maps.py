@@ -14,9 +14,9 @@ from src.core.batches import Batch, LanguageBatch, SequenceBatch, TranslationBat
 from src.core.errors import UserError
 from src.core.escape import mathtext
 from src.datamodules.base import DataModule
-from src.layers.attention import attention_weights
+from src.layers.attention import record_attention_weights
 from src.models.base import Model
-from src.run_store.plots import save_picture
+from src.run_store.plots import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
@@ -42,7 +42,7 @@ def attention_maps(model: Model, batch: Batch) -> dict[str, Tensor]:
         UserError: if the model has no attention.
     """
     assert not model.training and len(batch[0]) == 1
-    with attention_weights(model) as layers:
+    with record_attention_weights(model) as layers:
         if not layers:
             raise UserError(f"{type(model).__name__} has no attention; model=transformer has")
         model(*batch.inputs)
@@ -76,11 +76,11 @@ def draw_attention(
         paths.append([])
         for kind, weights in attention_maps(model, example).items():
             figure = _figure(kind, weights, *_labels(kind, datamodule, example, weights))
-            paths[-1].append(save_picture(folder, f"{name}-{index + 1}-{kind}", figure, loggers))
+            paths[-1].append(save_figure(folder, f"{name}-{index + 1}-{kind}", figure, loggers))
     return paths
 
 
-def answered(batch: Batch, generated: Tensor, start: int | None) -> Batch:
+def append_generated(batch: Batch, generated: Tensor, start: int | None) -> Batch:
     """Return a batch with the tokens [B, N] that a model generated for it, in the form of a training batch."""
     if isinstance(batch, TranslationBatch):
         assert start is not None

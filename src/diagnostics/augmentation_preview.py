@@ -171,14 +171,14 @@ def _title(config: Config, examples: str, kind: str) -> str:
 
 def _changes(knobs: Regularization) -> dict[str, str]:
     """Return the options that change examples, with their values."""
-    numbers: dict[str, float] = knobs.augmentation.chosen()
+    numbers: dict[str, float] = knobs.augmentation.enabled()
     numbers |= {key: alpha for key in ("mixup_alpha", "cutmix_alpha") if (alpha := getattr(knobs, key))}
     changes = {name: f"{strength:g}" for name, strength in numbers.items()}
-    for section, keys in (("audio", knobs.audio.chosen()), ("synonyms", knobs.synonyms.chosen())):
+    for section, keys in (("audio", knobs.audio.enabled()), ("synonyms", knobs.synonyms.enabled())):
         for key in keys:
             name = key.rpartition(".")[2]
             changes[section if name == "probability" else name] = str(getattr(getattr(knobs, section), name))
-    if knobs.back_translation.chosen():
+    if knobs.back_translation.enabled():
         changes["back_translation"] = f"{knobs.back_translation.probability:g}"
     return changes
 

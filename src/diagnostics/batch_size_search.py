@@ -20,7 +20,7 @@ from src.config.schema.run import Config
 from src.config.validate import check
 from src.core.console import echo
 from src.core.errors import UserError
-from src.core.resources import available_memory, forget_peak, resident
+from src.core.resources import available_memory, reset_peak_memory, resident_memory
 from src.datamodules.base import DataModule
 from src.regularization.example_augmentation import example_augmentation
 from src.run_store import train_log
@@ -203,7 +203,7 @@ class _BatchSizeSearch:
             self.budget = int(share * free)
             torch.cuda.set_per_process_memory_fraction(self.budget / total, self.cuda)
         else:
-            self.budget = resident() + int(share * available_memory())
+            self.budget = resident_memory() + int(share * available_memory())
         send(budget=self.budget)
 
     def run(self) -> None:
@@ -248,7 +248,7 @@ class _BatchSizeSearch:
             if "can't allocate memory" not in str(error):
                 raise
             return None
-        peak = torch.cuda.max_memory_allocated(self.cuda) if self.cuda is not None else resident(peak=True)
+        peak = torch.cuda.max_memory_allocated(self.cuda) if self.cuda is not None else resident_memory(peak=True)
         if peak > self.budget:
             return None
         return Trial(size, clock.rate, peak), clock.step_seconds
@@ -266,7 +266,7 @@ class _BatchSizeSearch:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.cuda)
         else:
-            forget_peak()
+            reset_peak_memory()
 
 
 def _do_nothing(*_: Any, **__: Any) -> None:

@@ -26,7 +26,7 @@ def gradient_by_lag(model: Recurrent, batch: Batch) -> Tensor:
     for t in range(steps.size(1)):
         outputs, state = model.read(steps[:, t : t + 1], state=state)
         states.append(state if isinstance(state, tuple) else (state,))
-    loss = model.task.losses(model.answer(outputs, state), targets).sum()
+    loss = model.task.losses(model.readout(outputs, state), targets).sum()
     gradients = torch.autograd.grad(loss, [part for parts in states for part in parts], materialize_grads=True)
     width = len(states[0])
     norms = [

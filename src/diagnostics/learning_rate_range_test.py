@@ -133,7 +133,7 @@ def _suggestion(rates: list[float], losses: list[float]) -> float | None:
     return float(f"{10 ** points[steepest][0]:.2g}") if slopes[steepest] < 0 else None
 
 
-def range_test_picture(config: Config) -> "Figure":
+def range_test_figure(config: Config) -> "Figure":
     """Run a range test, and plot the loss at every learning rate with the suggested rate.
 
     Args:

@@ -23,10 +23,10 @@ from src.config.validate import check
 from src.core.errors import UserError
 from src.run_store.run_folder import RunFolder
 from src.training.checkpoint_io import load_checkpoint
-from src.training.resume import resumed
+from src.training.resume import prepare_resume
 from src.training.run import Interrupted, resume, run
 
-TOLD_APART = ("time", "resumed")
+VOLATILE_KEYS = ("time", "resumed")
 """Keys of metrics.jsonl that depend on when a line was written, and are not compared."""
 
 
@@ -60,12 +60,14 @@ class Finding:
     detail: str
 
 
-def prove(overrides: Sequence[str], say: Callable[[str], None] = print, seed: int | None = None) -> list[Finding]:
+def check_resume(
+    overrides: Sequence[str], report: Callable[[str], None] = print, seed: int | None = None
+) -> list[Finding]:
     """Train a run without interruption, train it again interrupted at random steps and resumed, and compare everything.
 
     Args:
         overrides: overrides of the config, as on a command line.
-        say: called with each line of the report.
+        report: called with each line of the report.
         seed: seed of the random steps.
 
     Raises:
@@ -80,18 +82,18 @@ def prove(overrides: Sequence[str], say: Callable[[str], None] = print, seed: in
         steps = _steps(whole)
         if steps < 3:
             raise UserError(f"this run takes {steps} steps; at least 3 are needed to interrupt it")
-        say(f"uninterrupted: {steps} steps")
+        report(f"uninterrupted: {steps} steps")
         for name in ("SIGINT", "SIGKILL"):
             step, interval = rng.randint(1, steps - 2), rng.randint(1, max(steps // 20, 4))
             parts = Path(temporary) / name
-            say(f"{name} after step {step}, checkpoints every {interval} steps, then resumed:")
+            report(f"{name} after step {step}, checkpoints every {interval} steps, then resumed:")
             changed = _with_interval(config, interval)
             run_in_process(train_and_interrupt, changed, parts, step, getattr(signal, name))
             if RunFolder.open(parts).record.get("status") == "finished":
                 raise UserError(f"the run was not interrupted by {name}")
             run_in_process(resume_run, parts)
             for finding in compare(whole, parts):
-                say(f"  {'equal    ' if finding.equal else 'DIFFERENT'} {finding.name}: {finding.detail}")
+                report(f"  {'equal    ' if finding.equal else 'DIFFERENT'} {finding.name}: {finding.detail}")
                 findings.append(finding)
     return findings
 
@@ -113,7 +115,7 @@ def compare(one: Path, other: Path) -> Iterator[Finding]:
     for key in ("best", "best_epoch", "final"):
         yield _finding(f"{key} of run.json", *(record.record[key] for record in records))
     rows = [
-        [{key: value for key, value in row.items() if key not in TOLD_APART} for row in record.metrics()]
+        [{key: value for key, value in row.items() if key not in VOLATILE_KEYS} for row in record.metrics()]
         for record in records
     ]
     yield _finding("lines of metrics.jsonl", *rows)
@@ -172,4 +174,4 @@ def train_and_interrupt(config: Config, folder: Path, step: int = 0, signal_numb
 
 def resume_run(folder: Path) -> None:
     logging.disable(logging.WARNING)
-    resume(*resumed(str(folder), []), verbose=False)
+    resume(*prepare_resume(str(folder), []), verbose=False)

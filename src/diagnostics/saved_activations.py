@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.compat.torch_private import base_of
+from src.compat.torch_private import view_base
 from src.core.batches import Batch
 from src.models.base import Model
 
 
-def bytes_kept(model: Model, batch: Batch) -> int:
+def saved_bytes(model: Model, batch: Batch) -> int:
     """Return the bytes that a forward pass saves for the backward pass, without parameters and inputs.
 
     The states of the random number generators are restored.
@@ -36,7 +36,7 @@ def bytes_kept(model: Model, batch: Batch) -> int:
     return sum(storage_bytes.values())
 
 
-def _activations(model: Any, batch: Batch) -> int | None:
+def meta_saved_bytes(model: Any, batch: Batch) -> int | None:
     """Return the bytes that a forward pass on the meta device saves for the backward pass, without the weights.
 
     Each storage is counted once. None if the forward pass depends on values, which meta tensors do not have.
@@ -45,7 +45,7 @@ def _activations(model: Any, batch: Batch) -> int | None:
     saved: dict[int, Tensor] = {}
 
     def save(tensor: Tensor) -> Tensor:
-        base = base_of(tensor)
+        base = view_base(tensor)
         if id(base) not in weights:
             saved[id(base)] = base
         return tensor

@@ -142,7 +142,7 @@ def _world_size(config: Config) -> int:
     return len(devices) if isinstance(devices, list) else devices
 
 
-def schedule_picture(config: Config) -> "Figure":
+def schedule_figure(config: Config) -> "Figure":
     """Plot the learning rate at every step of a run, on a linear and on a logarithmic scale.
 
     A schedule that depends on a metric is plotted for a metric that never improves and for one that always improves; the

@@ -9,7 +9,7 @@ from typing import Any
 from src.core.console import number
 from src.core.data_spec import DataSpec
 from src.core.escape import markdown, markdown_code
-from src.run_store.filters import flat
+from src.run_store.filters import flatten
 from src.run_store.run_folder import RunFolder
 from src.tasks.registry import TASKS
 
@@ -93,7 +93,7 @@ def _settings(section: Mapping[str, Any], only_active: bool = False) -> str:
     """Return the table of a part of the config, with `only_active` without settings that are off."""
     rows = [
         [markdown_code(key), markdown_code(value)]
-        for key, value in flat(section)
+        for key, value in flatten(section)
         if key.rpartition(".")[2] != "_target_" and (not only_active or value not in (None, 0, False))
     ]
     return _table(["setting", "value"], rows)

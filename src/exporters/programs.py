@@ -19,7 +19,7 @@ from src.core.errors import UserError
 from src.core.files import replace_below
 
 if TYPE_CHECKING:
-    from src.training.inference import Loaded
+    from src.training.inference import LoadedModel
 
 FORMATS = ("torch", "onnx")
 FILES = {"torch": "model.pt2", "onnx": "model.onnx"}
@@ -50,7 +50,7 @@ class Exported:
     examples: int
 
 
-def export(loaded: "Loaded", folder: Path, formats: Sequence[str] = FORMATS) -> list[Exported]:
+def export(loaded: "LoadedModel", folder: Path, formats: Sequence[str] = FORMATS) -> list[Exported]:
     """Write a trained model as programs, and compare their outputs with the model's on examples of the test split.
 
     Batches may have any size; texts and translations may have any length.
@@ -99,7 +99,7 @@ def export(loaded: "Loaded", folder: Path, formats: Sequence[str] = FORMATS) -> 
     return exported
 
 
-def _examples(loaded: "Loaded") -> list[Batch]:
+def _examples(loaded: "LoadedModel") -> list[Batch]:
     """Return two batches of different sizes; the first has more than one example, as export treats a size of 1 as fixed."""
     loaded.datamodule.prepare_data()
     loaded.datamodule.setup()

@@ -13,7 +13,7 @@ from src.core.console import echo, shown
 from src.core.errors import UserError
 from src.core.files import copy_tree_below
 from src.exporters.model_card import model_card
-from src.run_store.archive import KeptRun, size
+from src.run_store.archive import StoredRun, size
 from src.run_store.provenance import DIFF_LIMIT, run_git
 
 CODE = ("src", "conf", "hydra_plugins", "pyproject.toml", "constraints.txt", "README.md")
@@ -48,7 +48,7 @@ _FILE_MODES = ("", "100644", "100755")
 _GIT_SECONDS = 60.0
 
 
-def pack(run: KeptRun, target: Path, apply_changes: bool = False) -> None:
+def pack(run: StoredRun, target: Path, apply_changes: bool = False) -> None:
     """Write a run, its code and its model card into a new folder.
 
     Args:
@@ -92,7 +92,7 @@ def pack(run: KeptRun, target: Path, apply_changes: bool = False) -> None:
     echo(f"{shown(target.absolute())}: {size(target) / 1e6:.1f} MB; start with its README.md")
 
 
-def _write_code(run: KeptRun, target: Path, apply_changes: bool) -> str:
+def _write_code(run: StoredRun, target: Path, apply_changes: bool) -> str:
     """Write the code of the run if git has it, else the current code; return a description."""
     git = run.record.get("git")
     git = git if isinstance(git, dict) else {}
@@ -135,7 +135,7 @@ def _extract_revision(revision: str, target: Path) -> bool:
     """
     if run_git(ROOT, "cat-file", "commit", revision) is None:
         return False
-    archive = run_git(ROOT, "archive", "--format=tar", revision, "--", *CODE, seconds=_GIT_SECONDS)
+    archive = run_git(ROOT, "archive", "--format=tar", revision, "--", *CODE, timeout=_GIT_SECONDS)
     if archive is None:
         return False
     with tarfile.open(fileobj=BytesIO(archive)) as tar:
@@ -157,4 +157,4 @@ def _apply_diff(target: Path, diff: str) -> bool:
     """Apply a diff to the files of `CODE`; git rejects paths outside the folder and below links."""
     patterns = [f"--include={pattern}" for name in CODE for pattern in (name, f"{name}/*")]
     content = diff.encode("utf-8", errors="surrogateescape")
-    return run_git(target, "apply", *patterns, "-", given=content, alone=True, seconds=_GIT_SECONDS) is not None
+    return run_git(target, "apply", *patterns, "-", stdin=content, isolated=True, timeout=_GIT_SECONDS) is not None

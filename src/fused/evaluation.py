@@ -60,7 +60,7 @@ class GroupMetrics:
                 for row in range(len(members))
             ]
         for row, member in enumerate(members):
-            self._meters[member].go_on([sums[row], count])
+            self._meters[member].load_partial_sums([sums[row], count])
         return [self._meters[member] for member in members]
 
 

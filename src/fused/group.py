@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from src.compat.group_loop import install_group_loop, loops_state, on_device
-from src.compat.loop_position import between_steps
+from src.compat.loop_position import can_save_mid_epoch
 from src.core.batches import Batch
-from src.core.signals import stop_request
+from src.core.signals import shutdown_request
 from src.datamodules.base import DataModule
 from src.fused.evaluation import GroupMetrics
 from src.fused.member import Member
@@ -21,8 +21,8 @@ from src.fused.member_log import MembersLog
 from src.fused.population.population import Population
 from src.fused.stacked_loader import StackedLoader
 from src.fused.write_interval import WriteInterval
-from src.models.summary import bytes_of
-from src.run_store.atomic_write import replaced_together, settle
+from src.models.summary import parameter_bytes
+from src.run_store.atomic_write import batch_writes, flush_writes
 
 MAX_DEFERRED_BYTES = 2**28
 """Size of the parameters of all members up to which the best states may stay in memory until the next write."""
@@ -99,7 +99,7 @@ class Group:
 
     def _fail(self, member: Member, error: Exception) -> None:
         member.fail(error)
-        settle()
+        flush_writes()
         self._log.remove(member.folder)
         self._on_failed(member, error)
 
@@ -173,12 +173,12 @@ class Group:
             KeyboardInterrupt: if a stop was requested.
         """
         active = self.active
-        if not active or not (stop_request.made or active[0].is_due()) or not between_steps(self.trainer):
+        if not active or not (shutdown_request.received or active[0].is_due()) or not can_save_mid_epoch(self.trainer):
             return
         self._distribute_losses()
-        with replaced_together():
+        with batch_writes():
             self.for_each(Member.save_between_steps)
-        if stop_request.made:
+        if shutdown_request.received:
             raise KeyboardInterrupt
 
     def _active_rows(self) -> list[Member]:
@@ -194,10 +194,10 @@ class Group:
         counts = weights.tolist() if isinstance(weights, Tensor) else [weights] * totals.size(1)
         for member, column, count in zip(self._active_rows(), totals.T.tolist(), counts, strict=True):
             meter = member.model._meter("train")
-            total, previous_count = meter.partial()
+            total, previous_count = meter.partial_sums()
             for loss in column:
                 total += loss
-            meter.go_on([total, previous_count + count])
+            meter.load_partial_sums([total, previous_count + count])
         self._losses, self._weight_sum = [], 0.0
 
     def validate(self, batch: Batch) -> None:
@@ -214,9 +214,9 @@ class Group:
     def end_epoch(self) -> None:
         self._distribute_losses()
         self._loops_at = None  # the epoch counts as processed now
-        is_small = len(self.members) * bytes_of(self.members[0].model) <= MAX_DEFERRED_BYTES
+        is_small = len(self.members) * parameter_bytes(self.members[0].model) <= MAX_DEFERRED_BYTES
         self._defer_write = is_small and self._write_interval.should_defer()
-        with nullcontext() if self._defer_write else self._write_interval.measure_write(), replaced_together():
+        with nullcontext() if self._defer_write else self._write_interval.measure_write(), batch_writes():
             self.for_each(Member.end_epoch)
         self.population.rates_changed()  # plateau schedules have stepped
         if all(member.trainer.should_stop for member in self.active):
@@ -234,7 +234,7 @@ class Group:
         """End the training of members: test them, and record the results."""
         if not members:
             return
-        with replaced_together():
+        with batch_writes():
             self.for_each(Member.end_training, members)
         members = [member for member in members if not member.closed]
         batches = [on_device(self.trainer, batch) for batch in self._test_batches()]
@@ -254,8 +254,8 @@ class Group:
         try:
             with ExitStack() as locks:  # held until the records are on the disk
                 for member in members:
-                    locks.enter_context(member.folder.written_into())
-                with replaced_together():
+                    locks.enter_context(member.folder.keep_locked())
+                with batch_writes():
                     self.for_each(test, members)
         except KeyboardInterrupt:
             self.for_each(end, tested)
@@ -263,7 +263,7 @@ class Group:
         self.for_each(
             end, tested
         )  # not reached if the records could not be written: the members have not finished then
-        stop_request.awaited = bool(self.active)
+        shutdown_request.deferrable = bool(self.active)
 
     def _test_batches(self) -> Iterator[Batch]:
         loader, limit = self.datamodule.loader("test"), self.members[0].config.trainer.limit_test_batches

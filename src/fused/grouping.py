@@ -23,7 +23,7 @@ SUPPORTED_CALLBACKS = {
     "src.callbacks.early_stopping.EarlyStopping",
     "src.callbacks.checkpoints.Checkpoints",
     "src.callbacks.random_state.RandomState",
-    "src.callbacks.predictions.Answers",
+    "src.callbacks.predictions.Predictions",
     "src.callbacks.progress.Progress",
 }
 """Callbacks that work for a member of a group as in a separate run."""
@@ -133,8 +133,8 @@ def fusion_problem(config: Mapping[str, Any]) -> str | None:
     ]
     if any(value for settings in augmentations for value in settings.values()) or knobs["synonyms"]["probability"]:
         return "its examples are augmented at random"
-    if config["datamodule"].get("carry_state"):
-        return "datamodule.carry_state=true"
+    if config["datamodule"].get("stateful"):
+        return "datamodule.stateful=true"
     if config["model"].get("checkpoint_activations"):
         return "model.checkpoint_activations=true"
     return _optimizer_problem(config["optimizer"])

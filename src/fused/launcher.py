@@ -13,8 +13,8 @@ from src.core.errors import UserError
 from src.fused.grouping import differing_keys, plan_groups
 from src.sweeping.launchers.local import LocalPool, local_pool
 from src.sweeping.ledger import Job, Ledger
-from src.sweeping.messages import Assignment, Declined, Ended, Event, Said
-from src.sweeping.worker import Orders
+from src.sweeping.messages import Assignment, Ended, Event, Message, Rejected
+from src.sweeping.worker import WorkerControl
 
 FUSE_MODES = ("auto", "always", "never")
 MAX_REASONS = 3
@@ -24,7 +24,7 @@ EXIT_TIMEOUT = 5.0
 """Seconds that the process of a group may take to exit after all its jobs have ended."""
 
 
-def _train_group(assignment: Assignment, control: Orders) -> Ended:
+def _train_group(assignment: Assignment, control: WorkerControl) -> Ended:
     from src.fused.worker import train_group  # loads torch
 
     return train_group(assignment, control)
@@ -56,9 +56,9 @@ class FusedPool(LocalPool):
 
     # ---- Grouping --------------------------------------------------------------------------------------------------
 
-    def arrange(self, ledger: Ledger, jobs: Sequence[Job], known: bool) -> tuple[list[Job], list[str]]:
+    def arrange(self, ledger: Ledger, jobs: Sequence[Job], complete: bool) -> tuple[list[Job], list[str]]:
         """Assign jobs to groups; return them ordered by group, and the lines to print."""
-        if not known:
+        if not complete:
             return list(jobs), ["fused: no job, because this search chooses each job from the results of others"]
         if self._fuse == "never":
             return list(jobs), ["fused: no job (hydra.launcher.fuse=never)"]
@@ -115,7 +115,7 @@ class FusedPool(LocalPool):
             number = getattr(event, "number", None)
             if isinstance(event, Ended) and number in self._running:
                 events += self._handle_group_end(event)
-            elif isinstance(event, Declined):
+            elif isinstance(event, Rejected):
                 events += self._handle_rejection(event)
             else:
                 if isinstance(event, Ended):
@@ -145,14 +145,14 @@ class FusedPool(LocalPool):
         members = self._running.get(self._group_of.get(number, 0), {})
         return members.pop(number, None)
 
-    def _handle_rejection(self, event: Declined) -> list[Event]:
+    def _handle_rejection(self, event: Rejected) -> list[Event]:
         """Queue a job that its group cannot train, and report each reason once."""
         if (member := self._remove_from_group(event.number)) is not None:
             self._backlog.append(member)
         if event.reason in self._reported_reasons:
             return []
         self._reported_reasons.add(event.reason)
-        return [Said(f"some jobs are not fused after all: {event.reason}")]
+        return [Message(f"some jobs are not fused after all: {event.reason}")]
 
     def _handle_group_end(self, event: Ended) -> list[Event]:
         """Queue the jobs that a group has not finished, for example because its process was killed."""
@@ -161,7 +161,7 @@ class FusedPool(LocalPool):
         if (output := self._outputs.pop(event.number, None)) is not None and output.is_file():
             if event.status == "failed" and not self._stopping and output.stat().st_size:
                 path = output.replace(output.parent.parent / output.name)
-                events.append(Said(f"output of group {-event.number}, which failed: {path}"))
+                events.append(Message(f"output of group {-event.number}, which failed: {path}"))
             output.unlink(missing_ok=True)
         if self._stopping:
             return [Ended(number, event.status, event.error) for number in unfinished]
@@ -170,7 +170,7 @@ class FusedPool(LocalPool):
             cause = event.error.strip().splitlines()[-1] if event.error else event.status
             count = _count_jobs(len(unfinished))
             events.insert(
-                0, Said(f"group {-event.number} ended with {count} unfinished, which continue unfused: {cause}")
+                0, Message(f"group {-event.number} ended with {count} unfinished, which continue unfused: {cause}")
             )
         return events
 

@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from src.callbacks.checkpoints import Checkpoints
-from src.callbacks.predictions import Answers
+from src.callbacks.predictions import Predictions
 from src.callbacks.random_state import RandomState
 from src.compat.group_loop import MemberCheckpointConnector, scheduler_progress
 from src.compat.torch_private import mark_stepped
 from src.config.combinations import monitor_of
 from src.config.schema.run import Config
 from src.core.batches import Batch
-from src.core.checkpoint_schema import check_callback, check_like, check_optimizer, named, steps_in
+from src.core.checkpoint_schema import check_callback, check_like, check_optimizer, name_errors, steps_in
 from src.core.random_state import random_state
 from src.datamodules.base import DataModule
 from src.loggers.factory import build_loggers, close_loggers
@@ -34,7 +34,7 @@ from src.optim.factory import build_optimization
 from src.run_store.best_epoch import best_epoch, last_epoch
 from src.run_store.run_folder import RunFolder
 from src.training.callbacks import build_callbacks
-from src.training.experiment import seeded_model
+from src.training.experiment import build_seeded_model
 
 
 class MemberTrainer:
@@ -45,7 +45,7 @@ class MemberTrainer:
         member: to which it belongs.
     """
 
-    dumps_copies = True
+    checkpoints_are_copies = True
     """Checkpoints contain copies: a view would save the tensors of all members."""
 
     def __init__(self, group: L.Trainer, member: "Member") -> None:
@@ -107,7 +107,7 @@ class Member:
         self.folder = folder
         self.datamodule = datamodule
         self.monitor, self.mode = monitor_of(config, datamodule.spec.task)
-        self.model = seeded_model(config, datamodule)
+        self.model = build_seeded_model(config, datamodule)
         self._initial_random_state = random_state(trainer.strategy.root_device)
         self.trainer = MemberTrainer(trainer, self)
         all_callbacks = [*build_callbacks(config, folder, datamodule.task, verbose=False), *callbacks]
@@ -124,17 +124,17 @@ class Member:
     def set_up(self, checkpoint: dict[str, Any] | None) -> None:
         """Make the optimizer and the schedules, and load the state of a checkpoint, in the order of Lightning."""
         trainer, model, plain = self.trainer, self.model, self.config.plain()
-        self.trainer.loggers = build_loggers(plain["logger"], self.folder, plain, beside=True)
+        self.trainer.loggers = build_loggers(plain["logger"], self.folder, plain, concurrent=True)
         for callback in trainer.callbacks:
             callback.setup(trainer, model, "fit")  # type: ignore[arg-type]
         if checkpoint is not None:
-            with named(self.folder.last_checkpoint):
+            with name_errors(self.folder.last_checkpoint):
                 self._restore(checkpoint)
         trainer.optimizers, schedules = build_optimization(model, model.spec.task, self.config, trainer)  # type: ignore[arg-type]
         mark_stepped(self.optimizer)
         trainer.lr_scheduler_configs = [LRSchedulerConfig(**schedule) for schedule in schedules]
         if checkpoint is not None:
-            with named(self.folder.last_checkpoint):
+            with name_errors(self.folder.last_checkpoint):
                 self._restore_optimization(checkpoint)
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
@@ -199,9 +199,9 @@ class Member:
         self.trainer.loops = loops
         for callback in self.trainer.callbacks:
             if isinstance(callback, Checkpoints):
-                callback.too_soon = defer_write
+                callback.defer_write = defer_write
             elif isinstance(callback, RandomState):
-                callback.now = lambda device: random_state(device) if has_drawn() else self._initial_random_state
+                callback.get_state = lambda device: random_state(device) if has_drawn() else self._initial_random_state
 
     def is_due(self) -> bool:
         """Return whether a checkpoint within an epoch is due."""
@@ -215,7 +215,7 @@ class Member:
     @property
     def min_interval(self) -> float:
         """Minimum number of seconds between writes at the ends of epochs."""
-        return max((callback.pause for callback in self._checkpoint_callbacks), default=0.0)
+        return max((callback.min_interval for callback in self._checkpoint_callbacks), default=0.0)
 
     @property
     def _checkpoint_callbacks(self) -> list[Checkpoints]:
@@ -251,22 +251,22 @@ class Member:
                         model.test_step(batch, index)
                 else:
                     for callback in trainer.callbacks:
-                        if isinstance(callback, Answers):
-                            callback.take(outputs[index])
+                        if isinstance(callback, Predictions):
+                            callback.set_outputs(outputs[index])
                 self.call("on_test_batch_end", None, batch, index)
             if outputs is not None:
                 model.meters["test"] = meter
             self.call("on_test_epoch_end")
             with trainer.precision_plugin.forward_context():
                 dtype = torch.get_default_dtype()  # Lightning rounds the metrics of a test to it
-            tested = {name: float(value.to(dtype)) for name, value in model.measured("test").items()}
+            tested = {name: float(value.to(dtype)) for name, value in model.compute_metrics("test").items()}
             self.call("on_test_end")
         for logger in trainer.loggers:
             logger.log_metrics(tested | {"epoch": trainer.current_epoch}, step=trainer.global_step)
         rows = folder.metrics()
         has_best = folder.has_checkpoint("best")
         epoch, metrics = best_epoch(rows, self.monitor, self.mode) if has_best else (None, last_epoch(rows))
-        folder.note(best_epoch=epoch, value=(metrics | tested).get(self.monitor), best=metrics)
+        folder.set_entries(best_epoch=epoch, value=(metrics | tested).get(self.monitor), best=metrics)
         folder.finish(tested)
 
     def fail(self, error: Exception) -> None:

@@ -13,8 +13,8 @@ CALLED_HOOKS = {"on_save_checkpoint", "on_train_epoch_end", "on_validation_epoch
 HOOKS = (
     *MODEL_HOOKS,
     *TRANSFER_HOOKS,
-    *("losses", "outputs_of", "validation_step", "test_step", "measured"),
-    *("configure_optimizers", "configure_callbacks", "lr_scheduler_step", "unfinished_epoch", "go_on_with"),
+    *("losses", "forward_batch", "validation_step", "test_step", "compute_metrics"),
+    *("configure_optimizers", "configure_callbacks", "lr_scheduler_step", "mid_epoch_state", "load_mid_epoch_state"),
     *(
         name
         for hooks in (ModelHooks, CheckpointHooks)

@@ -17,7 +17,7 @@ from src.models.base import Model
 from src.optim.factory import build_optimizer
 from src.run_store.train_log import log_to
 from src.training.build import build_trainer
-from src.training.experiment import seeded_model
+from src.training.experiment import build_seeded_model
 
 CLEAR_STEPS = 2
 """Timed steps after which a clear result is accepted."""
@@ -127,7 +127,7 @@ def run_speed_trial(configs: Sequence[Config], datamodule: DataModule) -> SpeedT
     clock = time.process_time if device.type == "cpu" else time.perf_counter  # other programs may use the CPU too
 
     def build_member(config: Config) -> Model:
-        model = plugin.convert_module(seeded_model(config, datamodule))
+        model = plugin.convert_module(build_seeded_model(config, datamodule))
         assert isinstance(model, Model)
         return model.to(device)
 

@@ -17,9 +17,9 @@ from src.config.schema.run import Config
 from src.config.validate import check
 from src.core.console import echo
 from src.core.errors import first_line
-from src.core.process import keep_freed_memory
+from src.core.process import tune_allocator
 from src.core.resources import available_memory
-from src.core.signals import stop_request
+from src.core.signals import shutdown_request
 from src.datamodules.base import DataModule
 from src.fused.group import Group
 from src.fused.member import Member
@@ -27,15 +27,15 @@ from src.fused.member_log import MembersLog
 from src.fused.overridden_hooks import overridden_hook
 from src.fused.speed_trial import run_speed_trial
 from src.fused.stacked_loader import order_problem
-from src.models.summary import bytes_of, summarize
-from src.run_store.atomic_write import replaced_together
+from src.models.summary import parameter_bytes, summarize
+from src.run_store.atomic_write import batch_writes
 from src.run_store.run_folder import RunFolder
-from src.sweeping.messages import Assignment, Declined, Ended, Event, Said
-from src.sweeping.worker import Orders, begun, told
+from src.sweeping.messages import Assignment, Ended, Event, Message, Rejected
+from src.sweeping.worker import WorkerControl, error_text, open_started_run
 from src.sweeping.worker_callback import Reporter
 from src.training.build import build_trainer
 from src.training.checkpoint_io import load_checkpoint
-from src.training.experiment import prepared_data, seeded_model
+from src.training.experiment import build_seeded_model, prepare_datamodule
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class _Job:
         return self.assignment.number
 
 
-def train_group(assignment: Assignment, control: Orders) -> Ended:
+def train_group(assignment: Assignment, control: WorkerControl) -> Ended:
     """Train the members of an assignment as one model; those that cannot be fused are rejected and run separately.
 
     Args:
@@ -65,11 +65,11 @@ def train_group(assignment: Assignment, control: Orders) -> Ended:
     """
     if assignment.threads is not None:
         torch.set_num_threads(assignment.threads)
-    keep_freed_memory()
+    tune_allocator()
     pending = {member.number: member for member in assignment.members}
 
     def send(event: Event) -> None:
-        if isinstance(event, Ended | Declined):
+        if isinstance(event, Ended | Rejected):
             pending.pop(event.number, None)
         control.send(event)
 
@@ -82,8 +82,8 @@ def train_group(assignment: Assignment, control: Orders) -> Ended:
     except Exception as error:
         echo(traceback.format_exc(), end="", file=sys.stderr)
         for number in list(pending):
-            send(Declined(number, f"fused training failed: {type(error).__name__}: {first_line(error)}"))
-        return Ended(assignment.number, "failed", told(error))
+            send(Rejected(number, f"fused training failed: {type(error).__name__}: {first_line(error)}"))
+        return Ended(assignment.number, "failed", error_text(error))
     return Ended(assignment.number, "finished")
 
 
@@ -92,26 +92,26 @@ def _train_members(assignment: Assignment, send: Send) -> None:
     configs = _checked_configs([member.config for member in assignment.members])
     if (problem := group_problem(build_trainer(configs[0]))) is not None:
         for member in assignment.members:
-            send(Declined(member.number, problem))
+            send(Rejected(member.number, problem))
         return
     jobs_at_step: dict[int, list[_Job]] = defaultdict(list)
     for member, config in zip(assignment.members, configs, strict=True):
         try:
-            folder = begun(member.folder)
+            folder = open_started_run(member.folder)
             state = load_checkpoint(folder.last_checkpoint) if folder and folder.has_checkpoint("last") else None
         except Exception as error:  # as a separate run it fails as any run does
-            send(Declined(member.number, first_line(error)))
+            send(Rejected(member.number, first_line(error)))
             continue
         jobs_at_step[state["global_step"] if state else 0].append(_Job(member, config, folder, state))
     for step, jobs in sorted(jobs_at_step.items()):
         if len(jobs) == 1:
-            send(Declined(jobs[0].number, f"no other job of its group is at step {step}"))
+            send(Rejected(jobs[0].number, f"no other job of its group is at step {step}"))
             continue
-        datamodule = prepared_data(jobs[0].config)
+        datamodule = prepare_datamodule(jobs[0].config)
         if problem := order_problem(datamodule, [job.config.datamodule.seed for job in jobs]):
             _reject(jobs, problem, send)
             continue
-        model = seeded_model(jobs[0].config, datamodule)
+        model = build_seeded_model(jobs[0].config, datamodule)
         if (hook := overridden_hook(type(model), type(datamodule))) is not None:
             _reject(jobs, f"fused training would not call {hook}", send)
             continue
@@ -119,7 +119,7 @@ def _train_members(assignment: Assignment, send: Send) -> None:
         if assignment.fuse == "auto" and size > 1:
             speed = run_speed_trial([job.config for job in jobs[:size]], datamodule)
             size = speed.size
-            send(Said(f"group {-assignment.number}, {len(jobs)} jobs: {speed}"))
+            send(Message(f"group {-assignment.number}, {len(jobs)} jobs: {speed}"))
         if size == 1:
             _reject(jobs, "fused training is not faster", send)
             continue
@@ -136,12 +136,12 @@ MEMORY_SHARE = 0.25
 
 def _max_members(model: torch.nn.Module) -> int:
     """Return how many members fit into memory."""
-    return max(1, int(MEMORY_SHARE * available_memory() / max(1, COPIES_PER_PARAMETER * bytes_of(model))))
+    return max(1, int(MEMORY_SHARE * available_memory() / max(1, COPIES_PER_PARAMETER * parameter_bytes(model))))
 
 
 def _reject(jobs: Sequence[_Job], reason: str, send: Send) -> None:
     for job in jobs:
-        send(Declined(job.number, reason))
+        send(Rejected(job.number, reason))
 
 
 def _checked_configs(plain: Sequence[dict[str, Any]]) -> list[Config]:
@@ -172,23 +172,23 @@ def _train(jobs: Sequence[_Job], datamodule: DataModule, send: Send) -> None:
     members: list[Member] = []
     folders: list[RunFolder] = []
     logs = MembersLog()
-    with logs.capture(), stop_request.heard():
+    with logs.capture(), shutdown_request.installed():
         try:
-            summary = summarize(seeded_model(config, datamodule), next(iter(datamodule.loader("train"))))
+            summary = summarize(build_seeded_model(config, datamodule), next(iter(datamodule.loader("train"))))
             facts = {"parameters": summary.parameters, "multiply_adds": summary.multiply_adds}
             opened_jobs: list[_Job] = []
-            with replaced_together():
+            with batch_writes():
                 for job in jobs:
                     try:
                         folders.append(_open_folder(job, datamodule, facts))
                     except Exception as error:  # as a separate run it fails as any run does
-                        send(Declined(job.number, first_line(error)))
+                        send(Rejected(job.number, first_line(error)))
                         continue
                     logs.add(folders[-1])
                     opened_jobs.append(job)
             if not opened_jobs:
                 return
-            datamodule.say_where()
+            datamodule.log_storage()
             log.info("training loop: fused with %d other jobs (src/fused)", len(opened_jobs) - 1)
             trainer = build_trainer(config)
             for job, folder in zip(opened_jobs, folders, strict=True):
@@ -200,7 +200,7 @@ def _train(jobs: Sequence[_Job], datamodule: DataModule, send: Send) -> None:
                 datamodule,
                 [job.state for job in opened_jobs],
                 logs,
-                on_failed=lambda member, error: send(Ended(member.number, "failed", told(error))),
+                on_failed=lambda member, error: send(Ended(member.number, "failed", error_text(error))),
                 on_finished=lambda member: send(Ended(member.number, "finished")),
             )
             group.train()
@@ -224,6 +224,6 @@ def _open_folder(job: _Job, datamodule: DataModule, facts: dict[str, Any]) -> Ru
     facts = {"monitor": monitor, "mode": mode, **facts}
     if job.folder is None:
         return RunFolder.create(job.assignment.folder, job.config.plain(), job.assignment.command, **facts)
-    job.folder.note(**facts)
+    job.folder.set_entries(**facts)
     job.folder.resume(job.config.plain())
     return job.folder

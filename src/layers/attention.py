@@ -50,7 +50,7 @@ class MultiHeadAttention(nn.Module):
 
     Weights and biases are initialized as in ``torch.nn.MultiheadAttention``.
 
-    Within `attention_weights`, `weights` [B, h, T, S] are those of the last forward pass; otherwise they are None.
+    Within `record_attention_weights`, `weights` [B, h, T, S] are those of the last forward pass; otherwise they are None.
     """
 
     def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -58,7 +58,7 @@ class MultiHeadAttention(nn.Module):
         assert d_model % num_heads == 0
         self.num_heads = num_heads
         self.dropout = dropout
-        self.records = False
+        self.recording = False
         self.weights: Tensor | None = None
         self.query = nn.Linear(d_model, d_model)
         self.key_value = nn.Linear(d_model, 2 * d_model)
@@ -100,7 +100,7 @@ class MultiHeadAttention(nn.Module):
                 assert cache.keys is None or query.size(2) == 1
                 key, value = cache.extend(key, value)
         causal = bool(causal and query.size(2) > 1)
-        attend = self._attend_and_record if self.records else self.attend
+        attend = self._attend_and_record if self.recording else self.attend
         return self.output(attend(query, key, value, mask, causal).transpose(1, 2).flatten(2))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
@@ -123,7 +123,7 @@ class MultiHeadAttention(nn.Module):
 
 
 @contextmanager
-def attention_weights(model: nn.Module) -> Iterator[dict[str, MultiHeadAttention]]:
+def record_attention_weights(model: nn.Module) -> Iterator[dict[str, MultiHeadAttention]]:
     """Make every attention layer of a model store the weights of its last forward pass, within this context.
 
     Yields:
@@ -131,9 +131,9 @@ def attention_weights(model: nn.Module) -> Iterator[dict[str, MultiHeadAttention
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, MultiHeadAttention)}
     for layer in layers.values():
-        layer.records = True
+        layer.recording = True
     try:
         yield layers
     finally:
         for layer in layers.values():
-            layer.records, layer.weights = False, None
+            layer.recording, layer.weights = False, None

@@ -17,7 +17,7 @@ sigmoid_backward = torch.ops.aten.sigmoid_backward  # (g, s) → g ⊙ s ⊙ (1 
 tanh_backward = torch.ops.aten.tanh_backward  # (g, t) → g ⊙ (1 - t²)
 
 
-class LSTMSteps(torch.autograd.Function):
+class LSTMFunction(torch.autograd.Function):
     """h_t of every step [T, B, H], and C after the last [B, H].
 
     Arguments of `apply`:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from src.core.errors import UserError
 
-IN_ADVANCE = 2**24
+MAX_PRECOMPUTED = 2**24
 """Maximum number of values of a position table that are computed before the first input; a checkpoint may state any length."""
 
 
@@ -33,12 +33,12 @@ class SinusoidalPositions(nn.Module):
 
     Args:
         d_model: width.
-        length: positions to precompute, up to `IN_ADVANCE` values; longer inputs extend the table.
+        length: positions to precompute, up to `MAX_PRECOMPUTED` values; longer inputs extend the table.
     """
 
     def __init__(self, d_model: int, length: int) -> None:
         super().__init__()
-        precomputed = min(length, max(IN_ADVANCE // d_model, 1))
+        precomputed = min(length, max(MAX_PRECOMPUTED // d_model, 1))
         self.table = sinusoidal(precomputed, d_model)  # no buffer: it takes device and dtype of the inputs, float64 too
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.layers.lstm_kernel import LSTMSteps
+from src.layers.lstm_kernel import LSTMFunction
 
 State: TypeAlias = tuple[Tensor, ...]
 """The state that a cell passes to the next step: (h,), for an LSTM (h, C); each [B, H]."""
@@ -110,7 +110,7 @@ class LSTMCell(Cell):
     num_states = 2
 
     def run(self, x: Tensor, state: State, valid: Tensor | None) -> tuple[Tensor, State]:
-        outputs, C = LSTMSteps.apply(x, self.W_x, self.W_h, self.b, *state, valid)
+        outputs, C = LSTMFunction.apply(x, self.W_x, self.W_h, self.b, *state, valid)
         return outputs, (outputs[-1], C)
 
 
@@ -152,7 +152,7 @@ class InitialState(nn.ParameterList):
         return states if len(states) > 1 else states[0]
 
 
-class Layers(nn.Module):
+class RecurrentLayers(nn.Module):
     """Stacked layers of cells in one or both directions; called as ``torch.nn.RNN`` with ``batch_first=True``.
 
     Args:

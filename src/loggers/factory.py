@@ -14,7 +14,7 @@ from src.run_store.run_folder import RunFolder
 
 
 def build_loggers(
-    config: Mapping[str, Any], folder: RunFolder, run_config: Mapping[str, Any], beside: bool = False
+    config: Mapping[str, Any], folder: RunFolder, run_config: Mapping[str, Any], concurrent: bool = False
 ) -> list[Logger]:
     """Return the logger of metrics.jsonl and those of the config.
 
@@ -35,7 +35,7 @@ def build_loggers(
         if "_target_" in settings:
             loggers.append(_build(f"logger.{key}", settings, folder))
         elif key == "wandb":
-            if (logger := start(settings, folder, run_config, beside)) is not None:
+            if (logger := start(settings, folder, run_config, concurrent)) is not None:
                 loggers.append(logger)
         else:
             raise UserError(

@@ -34,10 +34,10 @@ class Model(L.LightningModule):
     """The tasks that the architecture supports."""
     inputs: ClassVar[tuple[str, ...]]
     """The kinds of input that it accepts: vector, image, sequence, tokens."""
-    searches: ClassVar[bool] = False
+    supports_beam_search: ClassVar[bool] = False
     """Whether its `generate` takes ``beams`` and ``length_penalty``."""
-    carries_state: ClassVar[bool] = False
-    """Whether it can pass its state from one batch to the next (`spec.carry_state`)."""
+    supports_stateful: ClassVar[bool] = False
+    """Whether it can pass its state from one batch to the next (`spec.stateful`)."""
 
     training_config: Any
     """The training config (`src.config.schema.run.Config`); set by `src.training`, None in a model that is built directly."""
@@ -49,7 +49,7 @@ class Model(L.LightningModule):
         self.task = build_task(self.spec)
         self.meters: dict[str, Meter] = {}
         self.training_config = None
-        self.measured_split = "test"
+        self.evaluated_split = "test"
         self.batch_transform: Callable[[Batch], tuple[Batch, Any]] | None = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ class Model(L.LightningModule):
         mixing = None
         if self.batch_transform is not None:
             batch, mixing = self.batch_transform(batch)
-        outputs = self.outputs_of(batch, "train")
+        outputs = self.forward_batch(batch, "train")
         targets = batch.targets
         smoothing = self.training_config.regularization.label_smoothing
         losses = self.losses(outputs, targets, smoothing)
@@ -96,17 +96,17 @@ class Model(L.LightningModule):
         self._evaluation_step("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluation_step(self.measured_split, batch)
+        self._evaluation_step(self.evaluated_split, batch)
 
     def _evaluation_step(self, split: str, batch: Batch) -> None:
         meter = self._meter(split)
-        outputs = self.outputs_of(batch, split)
+        outputs = self.forward_batch(batch, split)
         meter.add(self.task.losses(outputs, batch.targets), self.task.weights(batch.targets))
         meter.update(outputs, batch.targets)
         if meter.decoded is not None:
             meter.update_decoded(self.generate(batch.inputs[0]), batch.targets)
 
-    def outputs_of(self, batch: Batch, split: str) -> Tensor:
+    def forward_batch(self, batch: Batch, split: str) -> Tensor:
         """Return the outputs of the next batch of a split. Models that keep a state between batches override this.
 
         Args:
@@ -160,7 +160,7 @@ class Model(L.LightningModule):
         self._report("val")
 
     def on_test_epoch_end(self) -> None:
-        self._report(self.measured_split)
+        self._report(self.evaluated_split)
 
     def _meter(self, split: str) -> Meter:
         if split not in self.meters:
@@ -171,7 +171,7 @@ class Model(L.LightningModule):
             self.meters[split].to(self.device)
         return self.meters[split]
 
-    def measured(self, split: str) -> dict[str, Tensor]:
+    def compute_metrics(self, split: str) -> dict[str, Tensor]:
         """Return every metric of a split since the last call, by ``split/name``, and reset them.
 
         Raises:
@@ -187,7 +187,7 @@ class Model(L.LightningModule):
         return {f"{split}/{name}": value for name, value in values.items()}
 
     def _report(self, split: str, extra: dict[str, Tensor] | None = None) -> None:
-        metrics = self.measured(split) | (extra or {})
+        metrics = self.compute_metrics(split) | (extra or {})
         fitting = self.trainer.state.fn == "fit"
         if not fitting:
             self.log_dict(metrics, rank_zero_only=False)
@@ -201,16 +201,16 @@ class Model(L.LightningModule):
         for logger in self.loggers:
             logger.log_metrics(metrics | {"epoch": self.current_epoch}, step=step)
 
-    def unfinished_epoch(self) -> dict[str, Any]:
+    def mid_epoch_state(self) -> dict[str, Any]:
         """Return the state that this device needs, besides weights and optimizer, to resume in the middle of a training epoch.
         Models that keep more than the running metrics override this.
         """
-        return {"partial_sums": self._meter("train").partial()}
+        return {"partial_sums": self._meter("train").partial_sums()}
 
-    def go_on_with(self, state: dict[str, Any]) -> None:
-        """Resume an epoch from the state that `unfinished_epoch` returned."""
+    def load_mid_epoch_state(self, state: dict[str, Any]) -> None:
+        """Resume an epoch from the state that `mid_epoch_state` returned."""
         sums = [value.to(self.device) if isinstance(value, Tensor) else value for value in state["partial_sums"]]
-        self._meter("train").go_on(sums)
+        self._meter("train").load_partial_sums(sums)
 
     # ---- optimizer and schedule ----------------------------------------------------------------------------------
 

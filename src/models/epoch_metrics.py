@@ -75,11 +75,11 @@ class Meter:
             values |= metrics.compute()
         return values | self.task.derived(values) if self.derived else values
 
-    def partial(self) -> list[Any]:
+    def partial_sums(self) -> list[Any]:
         """Return the sums of an unfinished epoch."""
         return [self._add_up(), self._count]
 
-    def go_on(self, sums: list[Any]) -> None:
+    def load_partial_sums(self, sums: list[Any]) -> None:
         """Restore the sums of an unfinished epoch."""
         self._sum, self._count = float(sums[0]), sums[1]
 

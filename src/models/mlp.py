@@ -23,13 +23,13 @@ class MLP(Model):
         batch_norm: normalise over the batch before each activation.
         dropout: probability to drop a hidden unit.
         drop_connect: probability to drop a weight of a hidden layer.
-        series: ``together``, or ``apart``: forecast each of several series from its own past alone, all with the same
+        series: ``together``, or ``independent``: forecast each of several series from its own past alone, all with the same
             weights (channel independence; Zeng et al. 2023, Nie et al. 2023).
-        from_last: subtract the last value of the window from the inputs and add it to the forecast (NLinear, Zeng et al.
+        subtract_last: subtract the last value of the window from the inputs and add it to the forecast (NLinear, Zeng et al.
             2023, "Are Transformers Effective for Time Series Forecasting?"), so that a drifting level has no effect.
 
     Raises:
-        UserError: if series or from_last is set and the predicted series are not the input series.
+        UserError: if series or subtract_last is set and the predicted series are not the input series.
     """
 
     tasks = ("classification", "binary_classification", "regression", "forecasting")
@@ -45,12 +45,12 @@ class MLP(Model):
         dropout: float = 0.0,
         drop_connect: float = 0.0,
         series: str = "together",
-        from_last: bool = False,
+        subtract_last: bool = False,
     ) -> None:
         super().__init__(spec)
-        self.channel_independent, self.from_last = series == "apart", from_last
-        if (self.channel_independent or from_last) and self.spec.input_shape[1:] != self.spec.output_shape[1:]:
-            option = "series=apart" if self.channel_independent else "from_last=true"
+        self.channel_independent, self.subtract_last = series == "independent", subtract_last
+        if (self.channel_independent or subtract_last) and self.spec.input_shape[1:] != self.spec.output_shape[1:]:
+            option = "series=independent" if self.channel_independent else "subtract_last=true"
             raise UserError(
                 f"model.{option}: the predicted series must be the input series; these data have "
                 f"{self.spec.input_shape[-1]} input series and {self.spec.output_shape[-1]} predicted ones"
@@ -73,7 +73,7 @@ class MLP(Model):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs [B, *input_shape] to outputs [B, *output_shape]."""
-        if self.from_last:
+        if self.subtract_last:
             last = x[:, -1:]
             return self._outputs(x - last) + last
         return self._outputs(x)

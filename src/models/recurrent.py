@@ -12,7 +12,7 @@ from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.layers.dropout import drop_state_weights
 from src.layers.input_embedding import InputEmbedding
-from src.layers.recurrent_cells import Cell, GRUCell, InitialState, Layers, LSTMCell, RNNCell
+from src.layers.recurrent_cells import Cell, GRUCell, InitialState, LSTMCell, RecurrentLayers, RNNCell
 from src.layers.token_sampling import DEFAULT_NEW_TOKENS, next_token
 from src.models.base import Model
 
@@ -20,7 +20,7 @@ from src.models.base import Model
 class Recurrent(Model):
     """Reads a sequence step by step; predicts from the last state, or at every step for language modelling and tagging.
 
-    Images are read row by row. With lengths, padding has no effect. With `spec.carry_state`, the state after a batch is the
+    Images are read row by row. With lengths, padding has no effect. With `spec.stateful`, the state after a batch is the
     initial state of the next one, without its gradient (truncated BPTT).
 
     Args:
@@ -41,7 +41,7 @@ class Recurrent(Model):
 
     tasks = ("classification", "binary_classification", "regression", "forecasting", "tagging", "language_modelling")
     inputs = ("image", "sequence", "tokens")
-    carries_state = True
+    supports_stateful = True
     torch_class: ClassVar[type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]]
     """torch's module."""
     textbook_cell: ClassVar[type[Cell]]
@@ -63,7 +63,7 @@ class Recurrent(Model):
         self.every_step = self.spec.task in ("language_modelling", "tagging")
         if bidirectional and self.spec.task == "language_modelling":
             raise UserError("model.bidirectional=true: a language model that reads backwards sees what it predicts")
-        if bidirectional and self.spec.carry_state:
+        if bidirectional and self.spec.stateful:
             raise UserError("model.bidirectional=true: a network that reads backwards has no state to carry forward")
         if drop_connect and cell == "textbook":
             raise UserError("regularization.drop_connect supports torch's kernels only: set model.cell=torch")
@@ -77,7 +77,7 @@ class Recurrent(Model):
         }
         self.recurrent: nn.Module
         if cell == "textbook":
-            self.recurrent = Layers(self.textbook_cell, **shape)
+            self.recurrent = RecurrentLayers(self.textbook_cell, **shape)
         else:
             self.recurrent = self.torch_class(**shape, batch_first=True)
         self.directions = 2 if bidirectional else 1
@@ -101,9 +101,9 @@ class Recurrent(Model):
         """
         if lengths is None and self.spec.inputs == "tokens" and self.spec.padding_id is not None:
             lengths = (x != self.spec.padding_id).sum(1).clamp(min=1)
-        return self.answer(*self.read(self.embed(x), lengths))
+        return self.readout(*self.read(self.embed(x), lengths))
 
-    def answer(self, outputs: Tensor, state: Any) -> Tensor:
+    def readout(self, outputs: Tensor, state: Any) -> Tensor:
         """Return the outputs of `forward` from the results of `read`."""
         if self.every_step:
             return self.output(self.dropout(outputs))
@@ -122,7 +122,7 @@ class Recurrent(Model):
         """
         if state is None and self.start is not None:
             state = self.start.for_batch(steps.size(0))
-        if isinstance(self.recurrent, Layers):
+        if isinstance(self.recurrent, RecurrentLayers):
             return self.recurrent(steps, state, lengths)
         recurrent = cast(nn.RNNBase, self.recurrent)
         if lengths is None:
@@ -133,22 +133,22 @@ class Recurrent(Model):
 
     # ---- stateful training: the state is carried from batch to batch (truncated BPTT) ----------------------------
 
-    def outputs_of(self, batch: Batch, split: str) -> Tensor:
-        if not self.spec.carry_state:
-            return super().outputs_of(batch, split)
+    def forward_batch(self, batch: Batch, split: str) -> Tensor:
+        if not self.spec.stateful:
+            return super().forward_batch(batch, split)
         (x,) = batch.inputs
         state = self.carried.get(split)
         if state is not None:  # the last batch may have fewer rows: the last streams have ended
             state = _map_state(state, lambda part: part[:, : x.size(0)].contiguous())
         outputs, state = self.read(self.embed(x), state=state)
         self.carried[split] = _map_state(state, Tensor.detach)
-        return self.answer(outputs, state)
+        return self.readout(outputs, state)
 
-    def unfinished_epoch(self) -> dict[str, Any]:
-        return super().unfinished_epoch() | {"carried": self.carried.get("train")}
+    def mid_epoch_state(self) -> dict[str, Any]:
+        return super().mid_epoch_state() | {"carried": self.carried.get("train")}
 
-    def go_on_with(self, state: dict[str, Any]) -> None:
-        super().go_on_with(state)
+    def load_mid_epoch_state(self, state: dict[str, Any]) -> None:
+        super().load_mid_epoch_state(state)
         carried = state.get("carried")
         if carried is not None and self.trainer.fit_loop.restarted_mid_epoch:  # an epoch begins without a state
             self._check_carried(carried)
@@ -165,11 +165,11 @@ class Recurrent(Model):
         mixed = str(self.trainer.precision).endswith("-mixed")
         dtypes = {self.dtype, *((torch.float16, torch.bfloat16, torch.float32) if mixed else ())}
         if len(parts) != self.textbook_cell.num_states or isinstance(carried, tuple) != (len(parts) > 1):
-            raise ValueError(f"the state that its model carries on has {len(parts)} parts")
+            raise ValueError(f"the carried state of its model has {len(parts)} parts")
         for part in parts:
             if not isinstance(part, Tensor) or part.shape != shape or part.dtype not in dtypes:
                 raise ValueError(
-                    f"the state that its model carries on does not have the model's type and shape {list(shape)}"
+                    f"the carried state of its model does not have the model's type and shape {list(shape)}"
                 )
 
     def on_train_epoch_start(self) -> None:
@@ -179,7 +179,7 @@ class Recurrent(Model):
         self.carried.pop("val", None)
 
     def on_test_epoch_start(self) -> None:
-        self.carried.pop(self.measured_split, None)
+        self.carried.pop(self.evaluated_split, None)
 
     # ---- generation ----------------------------------------------------------------------------------------------
 

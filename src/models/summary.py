@@ -197,6 +197,6 @@ def _sides(sides: tuple[int, ...]) -> str:
     return "×".join(map(str, sides[:1] if len(set(sides)) == 1 else sides))
 
 
-def bytes_of(model: torch.nn.Module) -> int:
+def parameter_bytes(model: torch.nn.Module) -> int:
     """Return the memory of a model's parameters in bytes."""
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

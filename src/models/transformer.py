@@ -49,7 +49,7 @@ class Transformer(Model):
         "translation",
     )
     inputs = ("image", "sequence", "tokens")
-    searches = True
+    supports_beam_search = True
 
     def __init__(
         self,

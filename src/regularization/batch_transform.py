@@ -22,7 +22,7 @@ def batch_transform(config: Config, spec: DataSpec) -> Callable[[Batch], tuple[B
         UserError: if the inputs cannot be mixed or augmented, which may only be known after they are loaded.
     """
     knobs = config.regularization
-    strengths = knobs.augmentation.chosen()
+    strengths = knobs.augmentation.enabled()
     methods = [(method, alpha) for method, alpha in ((mixup, knobs.mixup_alpha), (cutmix, knobs.cutmix_alpha)) if alpha]
     if not strengths and not methods:
         return None

@@ -26,7 +26,7 @@ def example_augmentation(
         UserError: if the examples are of another kind, which may only be known after they are loaded, or if a library, a
             WordNet or a run is missing.
     """
-    keys_of_kind = knobs.of_examples()
+    keys_of_kind = knobs.enabled_example_augmentation()
     for kind, keys in keys_of_kind.items():
         if keys and kind != raw:
             raise UserError(f"{keys[0]} changes {EXAMPLE_KINDS[kind]}, and these data have none.")

@@ -52,7 +52,7 @@ class TextAugmentation:
     """
 
     def __init__(self, synonyms: SynonymsKnobs, back_translation: BackTranslationKnobs, load: LoadTranslator) -> None:
-        self._synonyms = Synonyms(synonyms.probability, synonyms.lexicon) if synonyms.chosen() else None
+        self._synonyms = Synonyms(synonyms.probability, synonyms.lexicon) if synonyms.enabled() else None
         self._back_translation = None
         if back_translation.forward is not None and back_translation.backward is not None:
             self._back_translation = BackTranslation(

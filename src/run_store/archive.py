@@ -16,14 +16,14 @@ from typing import Any
 from src.core.console import shown
 from src.core.errors import UserError, nearest
 from src.core.files import remove_below, walk
-from src.run_store.filters import condition_values, matching, parse
+from src.run_store.filters import condition_values, matching, parse_conditions
 from src.run_store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class KeptRun:
+class StoredRun:
     """A run on disk."""
 
     folder: RunFolder
@@ -100,7 +100,7 @@ class KeptRun:
         }
 
 
-def runs_in(outputs: Path) -> list[KeptRun]:
+def runs_in(outputs: Path) -> list[StoredRun]:
     """Return all runs below a folder, the oldest first. Log a warning for each run that cannot be opened.
 
     Raises:
@@ -115,23 +115,23 @@ def runs_in(outputs: Path) -> list[KeptRun]:
         try:
             run_folder = RunFolder.open(folder)
             run_folder.root = outputs.absolute()
-            runs.append(KeptRun(run_folder, outputs))
+            runs.append(StoredRun(run_folder, outputs))
         except UserError as error:
             log.warning("left out: %s", error)
     return sorted(runs, key=lambda run: str(run.record.get("started")))
 
 
-def select(runs: Sequence[KeptRun], conditions: Sequence[str]) -> list[KeptRun]:
+def select(runs: Sequence[StoredRun], conditions: Sequence[str]) -> list[StoredRun]:
     """Return the runs that match all conditions.
 
     Raises:
         UserError: if a text is not a condition, or if no run has the key of a condition.
     """
-    matches = matching(parse(conditions), [run.facts for run in runs])
+    matches = matching(parse_conditions(conditions), [run.facts for run in runs])
     return [run for run, is_match in zip(runs, matches, strict=True) if is_match]
 
 
-def named(references: Sequence[str], outputs: Path) -> list[KeptRun]:
+def find_runs(references: Sequence[str], outputs: Path) -> list[StoredRun]:
     """Return the runs that the references select.
 
     Args:
@@ -142,14 +142,14 @@ def named(references: Sequence[str], outputs: Path) -> list[KeptRun]:
     Raises:
         UserError: if a reference matches no run, or matches several runs that are not a sweep.
     """
-    selected: dict[Path, KeptRun] = {}
-    all_runs: list[KeptRun] | None = None
+    selected: dict[Path, StoredRun] = {}
+    all_runs: list[StoredRun] | None = None
     for reference in references:
         if not reference.strip():
             raise UserError("an empty name selects no run")
         path = Path(reference)
         if (path / "config.yaml").is_file():
-            selected[path.absolute()] = KeptRun(RunFolder.open(path), outputs)
+            selected[path.absolute()] = StoredRun(RunFolder.open(path), outputs)
             continue
         if path.is_dir():
             runs = runs_in(path.absolute())
@@ -162,7 +162,7 @@ def named(references: Sequence[str], outputs: Path) -> list[KeptRun]:
     return list(selected.values())
 
 
-def _find(reference: str, all_runs: Sequence[KeptRun], outputs: Path) -> list[KeptRun]:
+def _find(reference: str, all_runs: Sequence[StoredRun], outputs: Path) -> list[StoredRun]:
     """Return the runs that match a condition, belong to a sweep of this name, or have this name."""
     if any(sign in reference for sign in "=<>"):
         if runs := select(all_runs, [reference]):
@@ -181,20 +181,20 @@ def _find(reference: str, all_runs: Sequence[KeptRun], outputs: Path) -> list[Ke
     return runs
 
 
-def change(run: KeptRun, **entries: Any) -> None:
+def change(run: StoredRun, **entries: Any) -> None:
     """Change entries of the record of a run that is not running.
 
     Raises:
         UserError: if the run is running, or if its record cannot be written.
     """
-    with run.folder.held():
+    with run.folder.locked():
         try:
             run.folder.update(**entries)
         except OSError as error:
             raise UserError(f"{run.path / 'run.json'}: cannot be written: {error.strerror}") from error
 
 
-def archive(run: KeptRun, back: bool = False) -> None:
+def archive(run: StoredRun, back: bool = False) -> None:
     """Hide a run from lists, or show it again if `back`. Its files are not moved."""
     change(run, archived=None if back else datetime.now(UTC).isoformat(timespec="seconds"))
 
@@ -222,7 +222,7 @@ _DELETED = ".deleted-"
 """Prefix of the name of a run folder while it is deleted."""
 
 
-def emptied_sweeps(runs: Sequence[KeptRun]) -> list[Path]:
+def emptied_sweeps(runs: Sequence[StoredRun]) -> list[Path]:
     """Return the folders of the sweeps that have no runs left after the given runs are deleted."""
     paths = {run.path for run in runs}
     sweeps = {run.path.parent for run in runs if run.sweep is not None}
@@ -231,7 +231,7 @@ def emptied_sweeps(runs: Sequence[KeptRun]) -> list[Path]:
     )
 
 
-def delete(runs: Sequence[KeptRun]) -> None:
+def delete(runs: Sequence[StoredRun]) -> None:
     """Delete run folders, the own files of sweeps that have no runs left, and parent folders that are empty.
 
     Raises:

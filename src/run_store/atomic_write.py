@@ -43,7 +43,7 @@ def _partial_of(path: Path, root: Path | None) -> _Partial:
 
 
 @contextmanager
-def replaced(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
     """Yield a new file, which replaces `path` when the context ends.
 
     Args:
@@ -67,7 +67,7 @@ def replaced(path: Path, root: Path | None = None) -> Iterator[BinaryIO]:
         raise
 
 
-def linked(source: Path, target: Path, root: Path) -> bool:
+def atomic_link(source: Path, target: Path, root: Path) -> bool:
     """Make a file that was just written a hard link under a second name; return False if that is not possible.
 
     Replacing one of the two does not change the other.
@@ -93,7 +93,7 @@ def linked(source: Path, target: Path, root: Path) -> bool:
 
 
 @contextmanager
-def replaced_together() -> Iterator[None]:
+def batch_writes() -> Iterator[None]:
     """Collect the atomic writes within the context, and finish them together at its end, in their order."""
     global _batch
     assert _batch is None, "batches cannot be nested"
@@ -102,12 +102,12 @@ def replaced_together() -> Iterator[None]:
         yield
     finally:
         try:
-            settle()
+            flush_writes()
         finally:
             _batch = None
 
 
-def settle() -> None:
+def flush_writes() -> None:
     """Finish the writes of a batch now, because the files are about to be read.
 
     Raises:

@@ -18,7 +18,7 @@ _NO_INFLUENCE = (
     "sweep",
     "callbacks.progress",
     "callbacks.checkpoints",
-    "callbacks.answers",
+    "callbacks.predictions",
     "trainer.profiler",
     "trainer.detect_anomaly",
     "trainer.log_every_n_steps",

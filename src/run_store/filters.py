@@ -56,7 +56,7 @@ class Condition:
         return f"{self.key}{self.operator}{self.value}"
 
 
-def parse(texts: str | Sequence[str]) -> list[Condition]:
+def parse_conditions(texts: str | Sequence[str]) -> list[Condition]:
     """Parse conditions, all of which must hold.
 
     Args:
@@ -138,24 +138,24 @@ def condition_values(config: Mapping[str, Any], record: Mapping[str, Any]) -> di
         config: the resolved config of the run.
         record: its run.json. The metrics are those of the best epoch and of the test.
     """
-    values: dict[str, Any] = dict(flat(config))
+    values: dict[str, Any] = dict(flatten(config))
     values |= {key: record[key] for key in RECORDED if record.get(key) is not None}
-    values |= measured(record)
+    values |= recorded_metrics(record)
     values["tag"] = record.get("tags", config.get("tags") or [])
     values["id"] = (record.get("wandb") or {}).get("id")
     return values
 
 
-def measured(record: Mapping[str, Any]) -> dict[str, Any]:
+def recorded_metrics(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metrics of the best epoch and of the test from a record."""
     sections = [record.get(name) for name in ("best", "final")]
     return {key: value for section in sections if isinstance(section, Mapping) for key, value in section.items()}
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the leaves of a nested config with their dotted keys."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def save_picture(folder: Path, name: str, figure: "Figure", loggers: "Iterable[Logger]" = ()) -> Path:
+def save_figure(folder: Path, name: str, figure: "Figure", loggers: "Iterable[Logger]" = ()) -> Path:
     """Write a figure to plots/<name>.png and return the path. An earlier file is replaced atomically; no link is followed.
 
     Args:

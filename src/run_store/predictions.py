@@ -9,7 +9,7 @@ from src.core.files import open_below
 from src.core.records import read_json
 from src.run_store.schema import validate_predictions
 
-ANSWERS, EXAMPLES = "answers.json", "examples.png"
+PREDICTIONS, EXAMPLES = "predictions.json", "examples.png"
 MAX_PIXELS = 2**24
 """Maximum number of pixels of examples.png."""
 
@@ -26,10 +26,10 @@ def read_predictions(path: Path) -> dict[str, Any]:
         OSError: if there are none.
         UserError: if the file is damaged, or of another format version.
     """
-    return validate_predictions(read_json(path, ANSWERS), path / ANSWERS)
+    return validate_predictions(read_json(path, PREDICTIONS), path / PREDICTIONS)
 
 
-def read_answers(folder: Path) -> dict[str, Any] | None:
+def load_predictions(folder: Path) -> dict[str, Any] | None:
     """Return the predictions of a run; None if there are none, or, with a warning, if the file is damaged."""
     try:
         return read_predictions(folder)

@@ -48,7 +48,7 @@ def provenance(command: Sequence[str]) -> dict[str, Any]:
     return {"command": shlex.join(command), **(_cached or _environment()), "pid": os.getpid()}
 
 
-def remember() -> None:
+def cache_provenance() -> None:
     """Cache the provenance for all runs of this process and its forks, which run the code that is loaded now."""
     _cached.update(_environment())
 
@@ -94,7 +94,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def run_git(
-    folder: Path, *arguments: str, given: bytes = b"", alone: bool = False, seconds: float | None = None
+    folder: Path, *arguments: str, stdin: bytes = b"", isolated: bool = False, timeout: float | None = None
 ) -> bytes | None:
     """Run git and return its output, or None if there is no git, if it fails, or if it takes too long.
 
@@ -108,7 +108,7 @@ def run_git(
         timeout: in seconds; `GIT_TIMEOUT` by default.
     """
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
-    if alone:
+    if isolated:
         environment = {name: value for name, value in environment.items() if not name.startswith("GIT_")} | {
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": os.devnull,
@@ -121,9 +121,9 @@ def run_git(
             argv,
             cwd=folder,
             env=environment,
-            input=given,
+            input=stdin,
             capture_output=True,
-            timeout=seconds or GIT_TIMEOUT,
+            timeout=timeout or GIT_TIMEOUT,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):

@@ -15,7 +15,7 @@ from typing import Any
 from src.core.errors import UserError, nearest
 from src.core.files import is_file_below, read_below, walk
 from src.core.records import RecordError, VersionError, parse_yaml
-from src.run_store.filters import flat
+from src.run_store.filters import flatten
 from src.run_store.metrics_file import read_metrics
 from src.run_store.predictions import read_predictions
 from src.run_store.recorded_run import Curve, RecordedRun, curves_of, recorded_run
@@ -36,7 +36,7 @@ class NoRuns(UserError):
     """A folder does not exist or contains no runs."""
 
 
-class Remarks:
+class ReadWarnings:
     """Warnings about what was left out while reading; each message is shown once, with the folders that it concerns."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ def _display_path(path: Path) -> str:
     return str(path).removeprefix(f"{os.getcwd()}{os.sep}")  # `Path.relative_to` takes forty times as long
 
 
-def read_runs(*paths: Path, remarks: Remarks | None = None) -> list[RecordedRun]:
+def read_runs(*paths: Path, read_warnings: ReadWarnings | None = None) -> list[RecordedRun]:
     """Return the runs in some folders, in the order of their names, without duplicates.
 
     Args:
@@ -74,7 +74,7 @@ def read_runs(*paths: Path, remarks: Remarks | None = None) -> list[RecordedRun]
         NoRuns: if a folder does not exist or contains no run.
         UserError: if none of the runs can be read.
     """
-    remarks = Remarks() if remarks is None else remarks
+    read_warnings = ReadWarnings() if read_warnings is None else read_warnings
     folders: dict[Path, None] = {}
     for path in paths:
         run_folders = list(_run_folders(path))
@@ -82,9 +82,9 @@ def read_runs(*paths: Path, remarks: Remarks | None = None) -> list[RecordedRun]
             raise NoRuns(f"{path}: there are no runs in this folder; the folder of a sweep is outputs/sweeps/<name>")
         folders.update(dict.fromkeys(run_folders))
     several = len({folder.parent for folder in folders}) > 1
-    runs = [run for folder in folders if (run := _read(folder, several, remarks)) is not None]
+    runs = [run for folder in folders if (run := _read(folder, several, read_warnings)) is not None]
     if not runs:
-        raise UserError(f"{', '.join(map(str, paths))}: no run here can be read\n{remarks}")
+        raise UserError(f"{', '.join(map(str, paths))}: no run here can be read\n{read_warnings}")
     return runs
 
 
@@ -105,18 +105,18 @@ def _run_folders(path: Path) -> Iterator[Path]:
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
 
 
-def _read(folder: Path, several: bool, remarks: Remarks) -> RecordedRun | None:
+def _read(folder: Path, several: bool, read_warnings: ReadWarnings) -> RecordedRun | None:
     """Return the run of a folder, or None, with a warning, if it cannot be read."""
     try:
         config = read_config(read_below(folder, "config.yaml"))
     except (OSError, UserError):
-        remarks.add("left out, as config.yaml cannot be read", folder)
+        read_warnings.add("left out, as config.yaml cannot be read", folder)
         return None
-    record = _record(folder, remarks)
+    record = _record(folder, read_warnings)
     if record is None:
         return None
     if record.get("status") == "running" and not RunFolder(folder, record).alive:
-        record = _record(folder, remarks) or record  # the run may have ended since the record was read
+        record = _record(folder, read_warnings) or record  # the run may have ended since the record was read
         if record["status"] == "running":
             record["status"] = "interrupted"
     return recorded_run(
@@ -124,33 +124,33 @@ def _read(folder: Path, several: bool, remarks: Remarks) -> RecordedRun | None:
         place=_display_path(folder),
         config=config,
         record=record,
-        read_curves=partial(_read_curves, folder, remarks),
-        read_answers=partial(_load_predictions, folder),
+        read_curves=partial(_read_curves, folder, read_warnings),
+        load_predictions=partial(_load_predictions, folder),
         read_attention=partial(_read_attention, folder),
         folder=folder,
     )
 
 
-def _record(folder: Path, remarks: Remarks) -> dict[str, Any] | None:
+def _record(folder: Path, read_warnings: ReadWarnings) -> dict[str, Any] | None:
     """Return the contents of run.json, or a record of unknown status; None if the folder is not a run."""
     try:
         return read_record(folder)
     except FileNotFoundError:
         if not is_file_below(folder, "metrics.jsonl"):
-            remarks.add("left out, as there is neither run.json nor metrics.jsonl", folder)
+            read_warnings.add("left out, as there is neither run.json nor metrics.jsonl", folder)
             return None
-        remarks.add("run.json is missing, so the status is unknown", folder)
+        read_warnings.add("run.json is missing, so the status is unknown", folder)
     except VersionError as error:
-        remarks.add(f"left out, as run.json has {error.reason}", folder)
+        read_warnings.add(f"left out, as run.json has {error.reason}", folder)
         return None
     except (OSError, UserError):
-        remarks.add("run.json is damaged, so the status is unknown", folder)
+        read_warnings.add("run.json is damaged, so the status is unknown", folder)
     return {"status": "unknown"}
 
 
-def _read_curves(folder: Path, remarks: Remarks) -> dict[str, Curve]:
+def _read_curves(folder: Path, read_warnings: ReadWarnings) -> dict[str, Curve]:
     message = "lines of metrics.jsonl are damaged and left out"
-    return curves_of(read_metrics(folder, damaged=partial(remarks.add, message, folder)))
+    return curves_of(read_metrics(folder, damaged=partial(read_warnings.add, message, folder)))
 
 
 def _load_predictions(folder: Path) -> Any:
@@ -220,4 +220,4 @@ def _section(text: str) -> Mapping[str, Any]:
 def _leaves(node: Any) -> Iterator[tuple[str, Any]]:
     if not isinstance(node, Mapping):
         raise RecordError("config.yaml: expected a mapping")
-    return flat(node)
+    return flatten(node)

@@ -25,7 +25,7 @@ _RECORD_KEYS = ("started", "command", "error", "wandb")
 _LOG_SCALED = ("lr", "weight_decay", "eps", "min_lr", "eta_min")
 
 
-def by_factors(key: str) -> bool:
+def is_log_scaled(key: str) -> bool:
     """Return whether a key of a config is varied by factors, as a learning rate is, and so belongs on a logarithmic axis."""
     return key.rpartition(".")[2].endswith(_LOG_SCALED)
 
@@ -57,7 +57,7 @@ class RecordedRun:
         summary: the metrics of the best epoch and of the test, by ``split/name``.
         record: parameters, multiply_adds, best_epoch (from 0), started, command, error, wandb.
         read_curves: returns the curves; called once, when they are needed.
-        read_answers: returns the contents of predictions.json; None if they cannot be read.
+        load_predictions: returns the contents of predictions.json; None if they cannot be read.
         read_attention: returns the attention maps that `callbacks=attention_maps` draws, as PNG by name.
         folder: the run folder; None on a server.
     """
@@ -73,7 +73,7 @@ class RecordedRun:
     summary: Mapping[str, float] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
     read_curves: Callable[[], Mapping[str, Curve]] = field(default=dict, repr=False, compare=False)
-    read_answers: Callable[[], Any] = field(default=dict, repr=False, compare=False)
+    load_predictions: Callable[[], Any] = field(default=dict, repr=False, compare=False)
     read_attention: Callable[[], Mapping[str, bytes]] = field(default=dict, repr=False, compare=False)
     folder: Path | None = None
 
@@ -116,7 +116,7 @@ def recorded_run(
     config: Mapping[str, Any],
     record: Mapping[str, Any],
     read_curves: Callable[[], Mapping[str, Curve]],
-    read_answers: Callable[[], Any] = dict,
+    load_predictions: Callable[[], Any] = dict,
     read_attention: Callable[[], Mapping[str, bytes]] = dict,
     folder: Path | None = None,
 ) -> RecordedRun:
@@ -129,7 +129,7 @@ def recorded_run(
         record: the contents of run.json; entries that are missing or have a wrong type are left out.
         read_curves: returns the curves, such as ``lambda: curves_of(rows)``; called only if they are needed, or if the run
             has not finished.
-        read_answers, read_attention: as in `RecordedRun`.
+        load_predictions, read_attention: as in `RecordedRun`.
         folder: the run folder; None on a server.
     """
     metric = str(record.get("monitor") or config.get("monitor") or "val/loss")
@@ -156,7 +156,7 @@ def recorded_run(
         summary=summary,
         record=entries | {"best_epoch": epoch},
         read_curves=read_curves,
-        read_answers=read_answers,
+        load_predictions=load_predictions,
         read_attention=read_attention,
         folder=folder,
     )

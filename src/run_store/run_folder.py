@@ -30,7 +30,7 @@ from typing import Any
 from src.core.errors import UserError
 from src.core.files import is_file_below, read_below, refuse_links_that_leave
 from src.core.records import FORMAT_VERSION, parse_yaml, read_json
-from src.run_store.atomic_write import replaced
+from src.run_store.atomic_write import atomic_write
 from src.run_store.config_file import as_yaml, plain
 from src.run_store.config_hash import config_hash
 from src.run_store.metrics_file import read_metrics
@@ -39,7 +39,7 @@ from src.run_store.schema import validate_config, validate_record
 
 log = logging.getLogger(__name__)
 
-WANDB_LINKS = ("wandb/*/logs/debug-core.log", "wandb/*/files/answers.json")
+WANDB_LINKS = ("wandb/*/logs/debug-core.log", "wandb/*/files/predictions.json")
 """Links of the W&B client that may point out of a run folder: to its own log, and, in earlier versions, to the predictions by
 an absolute path. The client does not write through them.
 """
@@ -141,12 +141,12 @@ class RunFolder:
 
     def update(self, **changes: Any) -> None:
         """Change entries of the record, and write run.json atomically."""
-        self.note(**changes)
+        self.set_entries(**changes)
         text = json.dumps(plain(self.record), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-        with replaced(self.path / "run.json", self.root) as file:
+        with atomic_write(self.path / "run.json", self.root) as file:
             file.write(text.encode("utf-8", "backslashreplace"))  # JSON escapes a single surrogate in the same way
 
-    def note(self, **changes: Any) -> None:
+    def set_entries(self, **changes: Any) -> None:
         """Change entries of the record in memory; the next `update` writes them."""
         self.record.update(plain(changes))
 
@@ -233,7 +233,7 @@ class RunFolder:
         return round(before + max(last_write - start, 0.0), 3)
 
     @contextmanager
-    def written_into(self) -> Iterator[None]:
+    def keep_locked(self) -> Iterator[None]:
         """Keep the lock until the end of the context, because loggers write into the folder after the run has ended."""
         self._keep_lock = True
         try:
@@ -258,7 +258,7 @@ class RunFolder:
         return False
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Hold the lock of a run that is not running, so that it cannot be resumed within the context.
 
         Raises:
@@ -378,7 +378,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    with replaced(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode(errors="backslashreplace"))  # JSON and YAML escape a single surrogate in the same way
 
 

@@ -60,7 +60,7 @@ _GRADIENT_THROUGH_TIME = core.union_schema(
 
 _RECURRENT_COMPARISON = object_schema(
     required={"bytes": _COUNT},
-    optional={"seconds": _NUMBER, "epochs": _or_null(_COUNT), "test": _METRICS, "trivial": _NUMBER},
+    optional={"seconds": _NUMBER, "epochs": _or_null(_COUNT), "test": _METRICS, "baseline": _NUMBER},
 )
 """Cost and result of a run of a recurrent comparison. See `src.callbacks.recurrent_comparison`."""
 
@@ -179,7 +179,7 @@ def _check_sizes(entries: dict[str, Any]) -> dict[str, Any]:
 
 
 _EXAMPLE = object_schema(
-    required={"truth": _ANY, "prediction": _ANY}, optional={"probability": _NUMBER, "input": _or_null(_TEXT)}
+    required={"target": _ANY, "prediction": _ANY}, optional={"probability": _NUMBER, "input": _or_null(_TEXT)}
 )
 """An example of the test split: the prediction of the model and the target, in the units of the data."""
 

@@ -17,7 +17,7 @@ def in_sweep(folder: RunFolder, config: Config) -> bool:
     return sweep.name == config.sweep.name and is_file_below(sweep, "ledger.jsonl")
 
 
-def siblings_with(folder: RunFolder, key: str) -> list[RunFolder]:
+def sweep_runs_with(folder: RunFolder, key: str) -> list[RunFolder]:
     """Return the runs of the same sweep, this one included, whose record has a key, in the order of their start.
 
     Log a warning for each run that cannot be opened.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from src.core.escape import markdown
 from src.core.tables import new_table, show
-from src.run_store.atomic_write import replaced
+from src.run_store.atomic_write import atomic_write
 
 
 def show_table(sweep: Path, name: str, title: str, rows: Sequence[dict[str, str]]) -> Path:
@@ -26,6 +26,6 @@ def show_table(sweep: Path, name: str, title: str, rows: Sequence[dict[str, str]
     path.parent.mkdir(parents=True, exist_ok=True)
     body = ([markdown(cell) for cell in row.values()] for row in rows)
     lines = [list(map(markdown, columns)), ["---"] * len(columns), *body]
-    with replaced(path) as file:
+    with atomic_write(path) as file:
         file.write("".join(f"| {' | '.join(cells)} |\n" for cells in lines).encode())
     return path

@@ -11,7 +11,7 @@ from src.sweeping.search.space import check_count
 FOLD, FOLDS = "cross_validation.fold", "cross_validation.folds"
 
 
-def with_folds(overrides: Sequence[str], config: DictConfig) -> list[str]:
+def expand_folds(overrides: Sequence[str], config: DictConfig) -> list[str]:
     """Return the overrides of a sweep; if they enable cross-validation and select no fold, with all folds added.
 
     Raises:

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.config.groups import CONF, search_roots
 from src.config.schema.run import Config
-from src.config.suggest import explain, refused
-from src.config.trust import literal_config
+from src.config.suggest import explain, is_config_error
+from src.config.trust import check_recorded_config
 from src.config.validate import check
 from src.core.console import echo
 from src.core.errors import UserError
@@ -62,12 +62,12 @@ class JobComposer:
         try:
             return self._check(self.resolved(overrides))
         except Exception as error:
-            if not isinstance(error, (NotPlain, UserError)) and not refused(error):
+            if not isinstance(error, (NotPlain, UserError)) and not is_config_error(error):
                 raise
         try:  # errors come from the config that Hydra composes from all overrides
             return self._check(self._compose(overrides))
         except Exception as error:
-            if not refused(error):
+            if not is_config_error(error):
                 raise
             raise explain(error, [*_config_folders(), *overrides]) from error
 
@@ -75,7 +75,7 @@ class JobComposer:
         """Return the checked config of a point; recorded overrides must satisfy the rules of a recorded config."""
         if self._master.sweep.resume:  # before `check`, which imports the classes
             plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
-            literal_config(plain, Path(self._master.sweep.resume))
+            check_recorded_config(plain, Path(self._master.sweep.resume))
         return check(config)
 
     def resolved(self, overrides: Sequence[str]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from pydantic_core import core_schema as core
 
 from src.core.errors import UserError
 from src.core.files import append_below, open_below, remove_below, replace_below
-from src.core.records import FORMAT_VERSION, RecordError, check_schema, lines_of, object_schema, parse_json
+from src.core.records import FORMAT_VERSION, RecordError, check_schema, object_schema, parse_json, read_lines
 from src.run_store.config_hash import config_hash
 from src.run_store.provenance import git_state
 from src.run_store.run_folder import RunFolder
@@ -149,7 +149,7 @@ class Ledger:
                 size = os.fstat(opened.fileno()).st_size
                 if size > MAX_LEDGER_BYTES:
                     raise UserError(f"{file}: this ledger has more than {MAX_LEDGER_BYTES / 2**20:,.0f} MiB")
-                lines = lines_of(opened, file, most_lines=MAX_JOBS + 1)
+                lines = read_lines(opened, file, max_lines=MAX_JOBS + 1)
                 head = _head(next(lines, b""), file)
                 return cls(folder, head, _jobs(lines, file, on_damage))
         except OSError as error:
@@ -168,8 +168,8 @@ class Ledger:
                 a job's folder is a link.
         """
         from src.config.trust import (
-            literal_config,
-            refuse_overrides,
+            check_recorded_config,
+            check_recorded_overrides,
         )  # imports a table of classes that readers of a ledger do not need
 
         file = self.folder / LEDGER
@@ -178,18 +178,18 @@ class Ledger:
             if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
                 raise UserError(f"{path}: this is a link or a file, and a folder of the sweep is expected")
         if self.head["base"]:
-            self.head["base"] = literal_config(self.head["base"], file, changes=overrides)
+            self.head["base"] = check_recorded_config(self.head["base"], file, changes=overrides)
         for job in self.jobs:
             name = f"{file}, job {job.number}"
             if job.changes:
-                literal_config(job.changes, Path(name), changes=overrides)
+                check_recorded_config(job.changes, Path(name), changes=overrides)
             config = self.config(job)
             _check_frozen(config, name)
             if config_hash(config) != job.digest and not _has_absolute_paths(config):  # the project may have been moved
                 raise RecordError(f"{name}: its hash is not that of its config")
             self.path(job)
         for overrides_of_jobs in (self.head.get("search") or {}).get("overrides", ()):
-            refuse_overrides(overrides_of_jobs, file)
+            check_recorded_overrides(overrides_of_jobs, file)
         return self
 
     @classmethod
@@ -323,7 +323,7 @@ class Ledger:
             self._states = {}
             try:
                 with open_below(self.folder, STATES) as file:
-                    for line in lines_of(file, self.folder / STATES):
+                    for line in read_lines(file, self.folder / STATES):
                         entry = check_schema(_STATE_LINE, parse_json(line, STATES), STATES)
                         if not line.endswith(b"\n"):
                             raise RecordError(f"{STATES}: its last line is incomplete")

@@ -64,7 +64,7 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Declined:
+class Rejected:
     """A job of a group that must run on its own instead of being trained with the others.
 
     Args:
@@ -77,10 +77,10 @@ class Declined:
 
 
 @dataclass(frozen=True)
-class Said:
+class Message:
     """A message for the user."""
 
     text: str
 
 
-Event = Progress | Ended | Declined | Said
+Event = Progress | Ended | Rejected | Message

@@ -11,9 +11,9 @@ from torch import Tensor
 from src.config.schema.run import Config
 from src.config.validate import check
 from src.core.console import echo
-from src.core.resources import shown_bytes
+from src.core.resources import format_bytes
 from src.core.tables import new_table, show
-from src.diagnostics.saved_activations import _activations, _bytes
+from src.diagnostics.saved_activations import _bytes, meta_saved_bytes
 from src.optim.factory import build_optimizer
 from src.sweeping.ledger import ACTIONS, Job, Ledger, State
 from src.sweeping.search.space import Space
@@ -39,7 +39,7 @@ class Estimate:
     @property
     def memory(self) -> str:
         total = self.weights + (self.activations or 0)
-        return f"{shown_bytes(total)}{'' if self.activations is not None else ' + activations'}"
+        return f"{format_bytes(total)}{'' if self.activations is not None else ' + activations'}"
 
 
 def estimate(config: Config) -> Estimate:
@@ -55,7 +55,7 @@ def estimate(config: Config) -> Estimate:
         model = build_model(config, datamodule.spec)
     model.batch_transform = None
     batch = next(iter(datamodule.loader("train")))
-    activations = _activations(model, batch)
+    activations = meta_saved_bytes(model, batch)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)

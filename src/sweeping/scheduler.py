@@ -16,7 +16,7 @@ from src.run_store.metrics_file import read_metrics
 from src.run_store.run_folder import RunFolder
 from src.sweeping.launchers.base import Executor
 from src.sweeping.ledger import Job, Ledger, State
-from src.sweeping.messages import PRUNE, STOP, Assignment, Declined, Ended, Event, Progress, Said
+from src.sweeping.messages import PRUNE, STOP, Assignment, Ended, Event, Message, Progress, Rejected
 from src.sweeping.progress_table import Display
 
 POLL = 0.2
@@ -143,10 +143,10 @@ class Driver:
         )
 
     def _handle(self, event: Event) -> None:
-        if isinstance(event, Said):
+        if isinstance(event, Message):
             self._display.log(event.text)
             return
-        assert not isinstance(event, Declined), "handled by the executor"
+        assert not isinstance(event, Rejected), "handled by the executor"
         job = self._running[event.number]
         if isinstance(event, Progress):
             self._display.progress(job, event)

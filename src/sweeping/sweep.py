@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from src.config.schema.run import Config
 from src.config.schema.search import Sweep
-from src.config.trust import trust_own_config
+from src.config.trust import trust_user_config
 from src.config.validate import check_section
 from src.core.console import echo
 from src.core.errors import JobsFailed, UserError
@@ -34,7 +34,7 @@ def launch(
     master: DictConfig,
     points: Sequence[Sequence[str]],
     executor: Callable[[Path], Executor],
-    warm_up: Callable[[], None] = lambda: None,
+    preload: Callable[[], None] = lambda: None,
     detached: bool = False,
 ) -> list[JobReturn]:
     """Run a sweep: check the configs of all jobs, then run those that are not finished.
@@ -44,7 +44,7 @@ def launch(
         master: the config of the whole sweep.
         points: the overrides of the sweep; several lists if another sweeper than ours expanded the points.
         executor: creates the executor for the sweep's folder; called only if there are jobs to run.
-        warm_up: starts slow preparations that run while the points are composed.
+        preload: starts slow preparations that run while the points are composed.
         detached: whether jobs survive their driver: jobs that run already then belong to the executor, from an earlier command.
 
     Raises:
@@ -67,7 +67,7 @@ def launch(
             Ledger.open(folder).trusted(), loader
         )  # before the lock, which would create a folder
     else:
-        trust_own_config(master, (override for line in points for override in line))
+        trust_user_config(master, (override for line in points for override in line))
         request = SearchRequest.from_command(master, points, loader)
         overrides = request.points()
         name = master.sweep.name or sweep_name(master, request.keys(overrides))
@@ -76,7 +76,7 @@ def launch(
         _print_dry_run(_prepare(folder, loader, master, request, overrides), master, detached)
         return []
     with locked(folder):
-        return _run(_prepare(folder, loader, master, request, overrides, warm_up), master, executor, detached)
+        return _run(_prepare(folder, loader, master, request, overrides, preload), master, executor, detached)
 
 
 @dataclass
@@ -108,7 +108,7 @@ def _prepare(
     master: DictConfig,
     request: SearchRequest | None,
     points: Sequence[Sequence[str]] | None,
-    warm_up: Callable[[], None] = lambda: None,
+    preload: Callable[[], None] = lambda: None,
 ) -> _PreparedSweep:
     """Return a sweep with all its points in its ledger; without points, with the jobs that the ledger has."""
     name = folder.name
@@ -118,11 +118,11 @@ def _prepare(
     composer = JobComposer(loader, master, name)
     sweep = _PreparedSweep(ledger, [], composer, request)
     if request is not None and request.search.name != "grid":
-        warm_up()
+        preload()
         sweep.probes = request.probes(ledger, composer)  # their few errors describe what is wrong with all points
     if points is not None:
         if any(ledger.find(overrides) is None for overrides in points):
-            warm_up()
+            preload()
         sweep.jobs = add_to_ledger(ledger, composer, points)
     elif master.sweep.resume:
         sweep.jobs = ledger.jobs
@@ -184,7 +184,7 @@ def _run(
     if source.has_more():
         runner = executor(ledger.folder)
         if isinstance(runner, JobArranger):
-            due, messages = runner.arrange(ledger, due, known=trials is None)
+            due, messages = runner.arrange(ledger, due, complete=trials is None)
             source = source if trials is not None else FixedJobs(due)
             echo("\n".join(messages), flush=True)
         with Display(len(sweep.jobs) + more, before=len(sweep.jobs) - len(due)) as display:

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.config.groups import SWEEPS, summary, sweeps
-from src.config.isolated_hydra import own_hydra
+from src.config.isolated_hydra import isolated_hydra
 
 FOLDER = SWEEPS / "wandb"
 COMMAND = ["${env}", "${interpreter}", "-m", "src.train", "${args_no_hyphens}"]
@@ -40,7 +40,7 @@ def values(master: DictConfig) -> dict[str, list[str]]:
 
 def wandb_sweep(name: str) -> str:
     """Return the content of a W&B sweep file."""
-    with own_hydra():
+    with isolated_hydra():
         _, master = master_config(name)
         varied = values(master)
     parameters: dict[str, Any] = {"+sweeps": {"value": name}}

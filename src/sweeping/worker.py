@@ -16,7 +16,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from src.config.trust import trust_of
+from src.config.trust import trust_environment
 from src.core.console import echo, escape_diagnostics
 from src.core.errors import UserError
 from src.core.files import append_below, is_file_below, make_folder_below, remove_below
@@ -36,14 +36,14 @@ def work(assignment: Assignment, channel: Connection, train_group: "TrainGroup |
     """
     os.setsid()  # a process group of its own: killed with all that it starts, and not reached by the terminal's Ctrl-C
     prepare(assignment)
-    control = Orders(channel.send)
+    control = WorkerControl(channel.send)
     threading.Thread(target=_listen, args=(channel, control), daemon=True).start()
     control.send(carry_out(assignment, control, train_group))
     if "wandb" in sys.modules:
         atexit._run_exitfuncs()  # a forked process skips them, and W&B's temporary folders would remain
 
 
-class Orders:
+class WorkerControl:
     """The connection of a running job to its driver: sends events, receives control messages.
 
     Args:
@@ -73,11 +73,11 @@ class Orders:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-TrainGroup = Callable[[Assignment, Orders], Ended]
+TrainGroup = Callable[[Assignment, WorkerControl], Ended]
 """Trains the members of a job in this process."""
 
 
-def _listen(channel: Connection, control: Orders) -> None:
+def _listen(channel: Connection, control: WorkerControl) -> None:
     while True:
         try:
             message = channel.recv()
@@ -86,7 +86,7 @@ def _listen(channel: Connection, control: Orders) -> None:
         control.stop(message)
 
 
-def carry_out(assignment: Assignment, control: Orders, train_group: "TrainGroup | None" = None) -> Ended:
+def carry_out(assignment: Assignment, control: WorkerControl, train_group: "TrainGroup | None" = None) -> Ended:
     """Run a job in this process, or in a command of its own if it needs several processes, and return how it ended."""
     try:
         if assignment.members:
@@ -97,10 +97,10 @@ def carry_out(assignment: Assignment, control: Orders, train_group: "TrainGroup 
         return _stopped(assignment, control)
     except BaseException as error:
         echo(traceback.format_exc(), end="", file=sys.stderr)
-        return Ended(assignment.number, "failed", told(error))
+        return Ended(assignment.number, "failed", error_text(error))
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return the text to report for an error: the message of a `UserError`, otherwise the traceback."""
     return str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
 
@@ -129,15 +129,15 @@ def prepare(assignment: Assignment) -> None:
     faulthandler.enable(file=2)  # print a traceback on a crash in native code
 
 
-def _stopped(assignment: Assignment, control: Orders) -> Ended:
+def _stopped(assignment: Assignment, control: WorkerControl) -> Ended:
     """Return how a stopped job ended; write to its record that it was pruned, in case the driver dies now."""
-    folder = begun(assignment.folder)
+    folder = open_started_run(assignment.folder)
     if control.outcome == "pruned" and folder is not None and folder.record.get("status") == "interrupted":
         folder.update(status="pruned", **best_so_far(folder))
     return Ended(assignment.number, control.outcome)
 
 
-def _run_here(assignment: Assignment, control: Orders) -> Ended:
+def _run_here(assignment: Assignment, control: WorkerControl) -> Ended:
     """Run a job in this process."""
     import torch
 
@@ -149,7 +149,7 @@ def _run_here(assignment: Assignment, control: Orders) -> Ended:
         torch.set_num_threads(assignment.threads)
     config = check(assignment.config)
     reporter = Reporter(assignment.number, control.send)
-    record = begun(assignment.folder)
+    record = open_started_run(assignment.folder)
     if record is None:
         run(config, assignment.folder, verbose=False, callbacks=[reporter], command=assignment.command)
     elif record.record.get("status") != "finished":
@@ -157,7 +157,7 @@ def _run_here(assignment: Assignment, control: Orders) -> Ended:
     return Ended(assignment.number, "finished")
 
 
-def begun(folder: Path) -> RunFolder | None:
+def open_started_run(folder: Path) -> RunFolder | None:
     """Return the run folder of a job that was started before; remove one that was killed before it wrote its record.
 
     Args:
@@ -193,18 +193,22 @@ def _remove_without_record(folder: Path) -> None:
     folder.rmdir()
 
 
-def _run_as_command(assignment: Assignment, control: Orders) -> Ended:
+def _run_as_command(assignment: Assignment, control: WorkerControl) -> Ended:
     """Run a job of several processes as a command of its own, on its frozen config.
 
     Lightning starts the other ranks with the command line of the first, which must not be that of the whole sweep.
     """
-    record = begun(assignment.folder)
+    record = open_started_run(assignment.folder)
     if record is None:
         RunFolder.create(assignment.folder, assignment.config, assignment.command).interrupt()
     else:
         record.set_config(assignment.config)  # the frozen one, even if config.yaml was changed
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GRIDLIGHT_LIFELINE": "1"}
-    environment |= trust_of(assignment.config)  # the driver has checked its classes
+    environment = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "GRIDLIGHT_PARENT_DEATH": "1",
+    }
+    environment |= trust_environment(assignment.config)  # the driver has checked its classes
     for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "GRIDLIGHT_RUN_FOLDER"):
         environment.pop(name, None)
     if assignment.threads is not None:
@@ -224,7 +228,7 @@ def _run_as_command(assignment: Assignment, control: Orders) -> Ended:
     raise RuntimeError(f"{' '.join(command)} ended with {ending(code)}")
 
 
-def _report_from_disk(assignment: Assignment, control: Orders) -> None:
+def _report_from_disk(assignment: Assignment, control: WorkerControl) -> None:
     """Report the epochs of a job that runs in another process, from its metrics file."""
     reported, epochs = -1, assignment.config["trainer"]["max_epochs"]
     while True:

@@ -56,5 +56,5 @@ class Task(ABC):
         raise AssertionError(f"{self.name} generates no sequences")
 
     @abstractmethod
-    def answers(self, outputs: Tensor) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
         """Return the prediction for each example, as a dictionary of plain Python values, as `predict` prints it."""

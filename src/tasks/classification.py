@@ -36,7 +36,7 @@ class Classification(Task):
     def update(self, metrics: MetricCollection, outputs: Tensor, targets: Tensor) -> None:
         metrics.update(outputs, targets)
 
-    def answers(self, outputs: Tensor) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
         names = self.spec.class_names or tuple(str(i) for i in range(self.spec.output_size))
         predictions = []
         for probabilities in outputs.softmax(-1).tolist():
@@ -68,7 +68,7 @@ class BinaryClassification(Task):
     def update(self, metrics: MetricCollection, outputs: Tensor, targets: Tensor) -> None:
         metrics.update(outputs.sigmoid(), targets.long())
 
-    def answers(self, outputs: Tensor) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
         no, yes = self.spec.class_names or ("0", "1")
         return [
             {"prediction": yes if p >= 0.5 else no, "probabilities": {no: 1 - p, yes: p}}

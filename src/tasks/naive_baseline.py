@@ -6,10 +6,10 @@ from torch import Tensor
 from src.core.batches import Batch, LanguageBatch, TranslationBatch
 from src.core.data_spec import DataSpec
 from src.tasks.factory import build_task
-from src.tasks.tagging import UNASKED
+from src.tasks.tagging import IGNORE_INDEX
 
 
-def trivial_scores(spec: DataSpec, train: Batch, test: Batch) -> dict[str, float]:
+def score_naive_baseline(spec: DataSpec, train: Batch, test: Batch) -> dict[str, float]:
     """Return the test metrics of the best prediction that does not depend on the input.
 
     Classes: the most frequent one, with the frequencies as probabilities, at every step for tagging. Numbers: the mean of
@@ -38,17 +38,17 @@ def trivial_scores(spec: DataSpec, train: Batch, test: Batch) -> dict[str, float
             "test/accuracy": (targets == log_frequencies.argmax()).float().mean().item(),
         }
     if spec.task in ("classification", "tagging"):
-        constant = _log_frequencies(train_targets[train_targets != UNASKED], spec.output_size)
+        constant = _log_frequencies(train_targets[train_targets != IGNORE_INDEX], spec.output_size)
     elif spec.task == "binary_classification":
         no, yes = _log_frequencies(train_targets.long(), 2)
         constant = yes - no
     else:
         constant = train_targets.double().mean(0)
     steps = targets.shape if spec.task == "tagging" else targets.shape[:1]
-    return scores(spec, constant.float().expand(*steps, *constant.shape), targets)
+    return score_outputs(spec, constant.float().expand(*steps, *constant.shape), targets)
 
 
-def scores(spec: DataSpec, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+def score_outputs(spec: DataSpec, outputs: Tensor, targets: Tensor) -> dict[str, float]:
     """Return the task's loss and metrics of outputs [N, *output_shape] on the test targets."""
     task = build_task(spec)
     metrics = task.metrics()

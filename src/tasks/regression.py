@@ -30,7 +30,7 @@ class Regression(Task):
     def update(self, metrics: MetricCollection, outputs: Tensor, targets: Tensor) -> None:
         metrics.update(outputs.flatten(), targets.flatten())
 
-    def answers(self, outputs: Tensor) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
         names = self.spec.target_names
         return [{"prediction": dict(zip(names, row, strict=True)) if names else row} for row in outputs.tolist()]
 
@@ -44,5 +44,5 @@ class Forecasting(Regression):
 
     name = "forecasting"
 
-    def answers(self, outputs: Tensor) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
         return [{"prediction": steps} for steps in outputs.tolist()]

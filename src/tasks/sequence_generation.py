@@ -39,7 +39,7 @@ class LanguageModelling(Task):
     def derived(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"perplexity": torch.exp(values["loss"])}
 
-    def answers(self, outputs: Tensor) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
         """Return the generated tokens; the datamodule decodes them to text.
 
         Args:

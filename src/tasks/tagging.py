@@ -9,7 +9,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from src.tasks.base import Task
 
-UNASKED = -100
+IGNORE_INDEX = -100
 """The target of a step without a class, such as padding; losses and metrics ignore it."""
 
 
@@ -20,24 +20,26 @@ class Tagging(Task):
 
     def losses(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         return F.cross_entropy(
-            outputs.transpose(1, 2), targets, reduction="none", ignore_index=UNASKED, label_smoothing=smoothing
+            outputs.transpose(1, 2), targets, reduction="none", ignore_index=IGNORE_INDEX, label_smoothing=smoothing
         )
 
     def weights(self, targets: Tensor) -> Tensor | None:
-        return (targets != UNASKED).float()
+        return (targets != IGNORE_INDEX).float()
 
     def metrics(self) -> MetricCollection:
         classes = self.spec.output_size
         return MetricCollection(
             {
-                "accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=UNASKED, validate_args=False),
-                "f1": MulticlassF1Score(classes, average="macro", ignore_index=UNASKED, validate_args=False),
+                "accuracy": MulticlassAccuracy(
+                    classes, average="micro", ignore_index=IGNORE_INDEX, validate_args=False
+                ),
+                "f1": MulticlassF1Score(classes, average="macro", ignore_index=IGNORE_INDEX, validate_args=False),
             }
         )
 
     def update(self, metrics: MetricCollection, outputs: Tensor, targets: Tensor) -> None:
         metrics.update(outputs.flatten(0, 1), targets.flatten())
 
-    def answers(self, outputs: Tensor) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
         names = self.spec.class_names or tuple(str(i) for i in range(self.spec.output_size))
         return [{"prediction": " ".join(names[step] for step in row)} for row in outputs.argmax(-1).tolist()]

@@ -21,7 +21,7 @@ from src.config.locate import locate
 from src.config.schema.run import Config
 from src.config.trust import writable_data_folder
 from src.core.errors import UserError, first_line
-from src.core.resources import available_memory, shown_bytes
+from src.core.resources import available_memory, format_bytes
 from src.datamodules.base import DataModule
 from src.datamodules.splits.cross_validation import Fold
 from src.models.base import Model
@@ -79,7 +79,7 @@ def _limit_to_free_memory() -> Iterator[None]:
         nonlocal num_bytes
         num_bytes += 0 if weights is None or weights.is_meta else weights.numel() * weights.element_size()
         if num_bytes > free:
-            raise UserError(f"model: its weights take more than the {shown_bytes(free)} of free memory")
+            raise UserError(f"model: its weights take more than the {format_bytes(free)} of free memory")
 
     free = available_memory()
     hook = register_module_parameter_registration_hook(count)

@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from src.core.checkpoint_schema import Damaged, check_callback, check_like, check_optimizer, named, steps_in
+from src.core.checkpoint_schema import Damaged, check_callback, check_like, check_optimizer, name_errors, steps_in
 
 
 class CheckpointCheck(Callback):
@@ -34,7 +34,7 @@ class CheckpointCheck(Callback):
         except Exception as error:
             if not self._is_restoring or trainer.ckpt_path is None:
                 raise
-            with named(trainer.ckpt_path):
+            with name_errors(trainer.ckpt_path):
                 raise error
         finally:
             self._checkpoint, self._is_restoring = None, False

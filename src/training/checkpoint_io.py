@@ -18,7 +18,7 @@ from torch.nn.modules.module import (
 from src.core.checkpoint_file import CheckpointError, read_checkpoint_file, write_checkpoint_file
 from src.core.checkpoint_schema import check_checkpoint, check_parts
 from src.core.errors import UserError, first_line
-from src.run_store.atomic_write import replaced
+from src.run_store.atomic_write import atomic_write
 
 CHECKPOINTS_FOLDER = "checkpoints"
 """Name of the checkpoint folder in a run folder."""
@@ -55,7 +55,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         root.mkdir(parents=True, exist_ok=True)
         try:
             check_parts(checkpoint)
-            with replaced(target, root) as file:
+            with atomic_write(target, root) as file:
                 write_checkpoint_file(checkpoint, file)
         except (CheckpointError, ValueError) as error:
             raise UserError(

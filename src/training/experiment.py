@@ -30,18 +30,18 @@ class Experiment:
     trainer: L.Trainer
 
 
-def prepared_data(config: Config) -> DataModule:
+def prepare_datamodule(config: Config) -> DataModule:
     """Build the datamodule of a training run, and load its data."""
     L.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = build_data(config)
     datamodule.augmentation = example_augmentation(config.regularization, datamodule.raw, Translator)
     datamodule.prepare_data()
     datamodule.setup()
-    datamodule.say_where()
+    datamodule.log_storage()
     return datamodule
 
 
-def seeded_model(config: Config, datamodule: DataModule) -> Model:
+def build_seeded_model(config: Config, datamodule: DataModule) -> Model:
     """Build the model of a training run; its initial weights depend on the seed only, not on how the data were prepared."""
     L.seed_everything(config.seed, workers=True, verbose=False)
     model = build_model(config, datamodule.spec)
@@ -65,8 +65,8 @@ def build(
         verbose: show the progress.
         callbacks: additional callbacks.
     """
-    datamodule = prepared_data(config)
-    model = seeded_model(config, datamodule)
+    datamodule = prepare_datamodule(config)
+    model = build_seeded_model(config, datamodule)
     configured = build_callbacks(config, folder, datamodule.task, verbose) if folder else []
     trainer = build_trainer(config, [*configured, *callbacks], loggers)
     if trainer.global_rank > 0:  # dropout, mixing and augmentation differ from device to device

@@ -17,13 +17,13 @@ import torch
 from src.config.compose import update
 from src.config.locate import locate
 from src.config.schema.run import Config
-from src.config.trust import literal_config, name_external_data
+from src.config.trust import check_recorded_config, log_external_data
 from src.config.validate import check
 from src.core.batches import Batch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError, first_line
 from src.datamodules.base import DataModule
-from src.datamodules.preparation import take_preparation
+from src.datamodules.preparation import load_preparation
 from src.models.base import Model
 from src.run_store import train_log
 from src.run_store.run_folder import RunFolder
@@ -41,7 +41,7 @@ _DTYPES = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A trained model with the data preparation that it was trained with."""
 
     config: Config
@@ -62,7 +62,7 @@ def _name_checkpoint_in_errors(checkpoint: Path) -> Iterator[None]:
         raise UserError(f"{checkpoint}: its model cannot be used with its data ({reason})") from error
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
+def load(path: Path, overrides: Sequence[str] = ()) -> LoadedModel:
     """Rebuild a trained model from its checkpoint alone.
 
     Args:
@@ -78,11 +78,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
         file = folder.best_checkpoint if folder.has_checkpoint("best") else folder.last_checkpoint
     checkpoint = load_checkpoint(file)
     recorded = checkpoint["gridlight"]
-    literal = literal_config(recorded["config"], file, for_training=False)
+    literal = check_recorded_config(recorded["config"], file, for_training=False)
     config = check(update(literal, overrides), for_training=False)
-    name_external_data(config, overrides)
+    log_external_data(config, overrides)
     datamodule = build_data(config)
-    take_preparation(datamodule, recorded["preparation"], file)
+    load_preparation(datamodule, recorded["preparation"], file)
     spec, state = DataSpec.from_plain(recorded["spec"]), checkpoint["state_dict"]
     check_task(spec.task)
     arguments = config.model.arguments()
@@ -96,14 +96,14 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     model.training_config = config
     set_translation_texts(model, datamodule)
     model.eval()
-    return Loaded(config, datamodule, model, file)
+    return LoadedModel(config, datamodule, model, file)
 
 
-def measure(loaded: Loaded, split: str) -> dict[str, float]:
+def evaluate_split(loaded: LoadedModel, split: str) -> dict[str, float]:
     """Return the metrics of a trained model on one split of its data."""
     loaded.datamodule.prepare_data()
     loaded.datamodule.setup()
-    loaded.model.measured_split = split
+    loaded.model.evaluated_split = split
     with train_log.log_to(None):
         limit = getattr(loaded.config.trainer, f"limit_{split}_batches")
         if limit is not None:
@@ -125,11 +125,13 @@ def measure(loaded: Loaded, split: str) -> dict[str, float]:
     return {name: float(value) for name, value in results[0].items()}
 
 
-DrawAttention = Callable[[Loaded, Batch, torch.Tensor], Sequence[Sequence[Path]]]
+DrawAttention = Callable[[LoadedModel, Batch, torch.Tensor], Sequence[Sequence[Path]]]
 
 
 @torch.no_grad()
-def answer(loaded: Loaded, batch: Batch, draw: DrawAttention | None = None, **generation: Any) -> list[dict[str, Any]]:
+def predict_batch(
+    loaded: LoadedModel, batch: Batch, draw: DrawAttention | None = None, **generation: Any
+) -> list[dict[str, Any]]:
     """Return the model's predictions for a batch, in the units and tokens of the data.
 
     Args:
@@ -144,7 +146,7 @@ def answer(loaded: Loaded, batch: Batch, draw: DrawAttention | None = None, **ge
     inputs = [tensor.to(model.dtype) if tensor.is_floating_point() else tensor for tensor in batch.inputs]
     with _name_checkpoint_in_errors(loaded.checkpoint):
         outputs = model.generate(inputs[0], **generation) if generates else model(*inputs)
-        predictions = datamodule.answers(model.task.answers(outputs))
+        predictions = datamodule.decode_predictions(model.task.predictions(outputs))
     if draw is not None:
         for prediction, paths in zip(predictions, draw(loaded, batch, outputs), strict=True):
             prediction["attention"] = [str(path) for path in paths]
@@ -169,10 +171,10 @@ class Translator:
 
     def translate(self, batch: Batch) -> list[str]:
         """Return the most likely translation of each text."""
-        return [str(prediction["prediction"]) for prediction in answer(self._loaded, batch, temperature=0.0)]
+        return [str(prediction["prediction"]) for prediction in predict_batch(self._loaded, batch, temperature=0.0)]
 
 
-def continuation(loaded: Loaded, batch: Batch, **generation: Any) -> Iterator[str]:
+def continuation(loaded: LoadedModel, batch: Batch, **generation: Any) -> Iterator[str]:
     """Yield a language model's continuation of a prompt in pieces, as it is generated."""
     tokens: list[int] = []
     yielded = ""
@@ -180,7 +182,7 @@ def continuation(loaded: Loaded, batch: Batch, **generation: Any) -> Iterator[st
     with _name_checkpoint_in_errors(loaded.checkpoint):
         for token in loaded.model.generate_stream(batch.inputs[0], **generation):
             tokens.append(int(token))
-            text = loaded.datamodule.answers([{"tokens": tokens}])[0]["prediction"]
+            text = loaded.datamodule.decode_predictions([{"tokens": tokens}])[0]["prediction"]
             if not text.endswith("\ufffd"):  # an incomplete character, of which more bytes follow
                 yield text[len(yielded) :]
                 yielded = text

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.config.compose import update
-from src.config.trust import literal_config, name_external_data
+from src.config.trust import check_recorded_config, log_external_data
 from src.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _CHANGEABLE = (
 checkpoint."""
 
 
-def resumed(path: str, argv: Sequence[str]) -> tuple["Config", "RunFolder"]:
+def prepare_resume(path: str, argv: Sequence[str]) -> tuple["Config", "RunFolder"]:
     """Return the recorded config of a run, with the given overrides, and its run folder.
 
     Args:
@@ -56,7 +56,7 @@ def resumed(path: str, argv: Sequence[str]) -> tuple["Config", "RunFolder"]:
     ]
     if folder.record.get("status") == "finished" and not overrides:
         raise UserError(f"resume={path}: this run is finished. To train further, increase trainer.max_epochs=…")
-    recorded = literal_config(folder.config(), folder.path / "config.yaml", changes=overrides)
+    recorded = check_recorded_config(folder.config(), folder.path / "config.yaml", changes=overrides)
     if not (recorded.get("callbacks") or {}).get("checkpoints"):
         raise UserError(f"resume={path}: this run kept no checkpoint to resume from (callbacks.checkpoints is off)")
     changed = update(recorded, overrides)
@@ -66,7 +66,7 @@ def resumed(path: str, argv: Sequence[str]) -> tuple["Config", "RunFolder"]:
             allowed = ", ".join(name.rstrip(".") for name in _CHANGEABLE)
             raise UserError(f"{override}: a resumed run continues the same experiment; only {allowed} may change")
     config = check(changed)
-    name_external_data(config, overrides)
+    log_external_data(config, overrides)
     epochs = [row.get("epoch") for row in folder.metrics() if "train/loss" in row]
     epochs_done = 1 + max((epoch for epoch in epochs if isinstance(epoch, int)), default=-1)
     if config.trainer.max_epochs < epochs_done:

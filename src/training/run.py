@@ -24,8 +24,8 @@ from src.config.compose import compose
 from src.config.schema.run import Config
 from src.config.validate import check
 from src.core.errors import UserError
-from src.core.process import keep_freed_memory
-from src.core.signals import stop_request
+from src.core.process import tune_allocator
+from src.core.signals import shutdown_request
 from src.loggers.factory import build_loggers, close_loggers
 from src.models.summary import summarize
 from src.run_store import train_log
@@ -34,7 +34,7 @@ from src.run_store.run_folder import RunFolder, new_run_path
 from src.training import console_report
 from src.training.checkpoint_check import CheckpointCheck
 from src.training.experiment import Experiment, build
-from src.training.resume import resumed
+from src.training.resume import prepare_resume
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def run(
         overrides = list(config_or_overrides)
         config = check(compose(overrides))
     if config.resume is not None:
-        return resume(*resumed(config.resume, overrides), verbose, callbacks)
+        return resume(*prepare_resume(config.resume, overrides), verbose, callbacks)
     if _is_worker_rank():  # Lightning started this process for a run whose folder exists already
         return _execute(config, RunFolder.open(Path(os.environ["GRIDLIGHT_RUN_FOLDER"])), False)
     path = folder or new_run_path(config.paths.outputs, config.model.name, config.datamodule.name)
@@ -140,11 +140,11 @@ def _execute(config: Config, folder: RunFolder, verbose: bool, callbacks: Sequen
     os.environ["GRIDLIGHT_RUN_FOLDER"] = str(folder.path.resolve())
     started = time.monotonic()
     is_main = not _is_worker_rank()
-    keep_freed_memory()
+    tune_allocator()
     loggers: list[Logger] = []
     exit_code = 1
     log_file = folder.train_log if is_main else None
-    with stop_request.heard(), train_log.log_to(log_file, quiet=not is_main), folder.written_into():
+    with shutdown_request.installed(), train_log.log_to(log_file, quiet=not is_main), folder.keep_locked():
         try:
             experiment = build(config, folder, verbose=verbose, callbacks=callbacks)
             if is_main:  # after building: a run that cannot be built must not appear on a server

@@ -36,7 +36,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
         figures[name] = figure
         return folder / "plots" / f"{name}.png"
 
-    monkeypatch.setattr(attention_maps_module, "save_picture", save)
+    monkeypatch.setattr(attention_maps_module, "save_figure", save)
     return figures
 
 
@@ -135,5 +135,5 @@ def test_a_model_without_attention_is_rejected_before_training(fast: MakeOverrid
 def test_no_attention_weights_are_stored_without_the_callback(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = DataSpec("language_modelling", "tokens", (10,), (11,), vocabulary_size=11)
     model = Transformer(spec, d_model=8, num_heads=2, d_ff=8)
-    monkeypatch.setattr("src.layers.attention.MultiHeadAttention._recorded", None)
+    monkeypatch.setattr("src.layers.attention.MultiHeadAttention._attend_and_record", None)
     model(torch.zeros(1, 4, dtype=torch.int64))

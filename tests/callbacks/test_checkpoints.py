@@ -26,7 +26,7 @@ from src.diagnostics.resume_check import compare, resume_run, run_in_process, tr
 from src.run_store.best_epoch import best_epoch
 from src.run_store.run_folder import RunFolder
 from src.training.checkpoint_io import AtomicCheckpointIO
-from src.training.resume import resumed
+from src.training.resume import prepare_resume
 from src.training.run import resume, run
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
@@ -241,10 +241,10 @@ def test_the_state_of_an_extension_is_restored(fast: Callable[..., list[str]], t
         "key": b"\xff",
         "small": torch.ones(2).to(torch.float8_e5m2),
     }
-    overrides = [*fast("model=mlp"), "trainer.max_epochs=2", "callbacks.checkpoints.pause=0"]
+    overrides = [*fast("model=mlp"), "trainer.max_epochs=2", "callbacks.checkpoints.min_interval=0"]
     run(overrides, tmp_path / "run", verbose=False, callbacks=[ExtensionCallback(state)])
     again = ExtensionCallback(state)
-    resume(*resumed(str(tmp_path / "run"), ["trainer.max_epochs=3"]), verbose=False, callbacks=[again])
+    resume(*prepare_resume(str(tmp_path / "run"), ["trainer.max_epochs=3"]), verbose=False, callbacks=[again])
     assert again.loaded["best"] == 0.5 and again.loaded["seen"].tolist() == [0, 1, 2] and again.loaded["key"] == b"\xff"
     assert again.loaded["small"].dtype == torch.float8_e5m2
 
@@ -253,7 +253,7 @@ def test_the_state_of_an_extension_is_restored(fast: Callable[..., list[str]], t
 def test_state_of_an_extension_that_is_not_data_is_rejected_when_saving(
     fast: Callable[..., list[str]], tmp_path: Path, min_interval: int
 ) -> None:
-    overrides = [*fast("model=mlp"), "trainer.max_epochs=2", f"callbacks.checkpoints.pause={min_interval}"]
+    overrides = [*fast("model=mlp"), "trainer.max_epochs=2", f"callbacks.checkpoints.min_interval={min_interval}"]
     with pytest.raises(UserError, match=r"not written.* callbacks\.ExtensionCallback\.state\.0: .*path"):
         run(overrides, tmp_path / "run", verbose=False, callbacks=[ExtensionCallback([tmp_path])])
 
@@ -299,7 +299,7 @@ def test_deferred_writes_of_short_epochs_give_the_same_result(tmp_path: Path, mo
     for min_interval in (0, 1000):
         with monkeypatch.context() as context:
             counter = Writes(context)
-            overrides = [*SHORT, f"callbacks.checkpoints.pause={min_interval}", "regularization=ema"]
+            overrides = [*SHORT, f"callbacks.checkpoints.min_interval={min_interval}", "regularization=ema"]
             results.append(run(overrides, tmp_path / str(min_interval), verbose=False, callbacks=[counter]))
             writes.append(counter.count)
     assert writes[0] >= 8
@@ -310,7 +310,7 @@ def test_deferred_writes_of_short_epochs_give_the_same_result(tmp_path: Path, mo
 def test_a_failed_run_saves_its_best_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="on purpose"):
         run(
-            [*SHORT, "callbacks.checkpoints.pause=1000"],
+            [*SHORT, "callbacks.checkpoints.min_interval=1000"],
             tmp_path / "run",
             verbose=False,
             callbacks=[Writes(monkeypatch, fails_before=5)],
@@ -324,7 +324,7 @@ def test_a_failed_run_saves_its_best_epoch(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_during_a_deferred_write_resumes_exactly(tmp_path: Path) -> None:
-    config = check(compose([*SHORT, "callbacks.checkpoints.pause=1000", "scheduler=cosine"]))
+    config = check(compose([*SHORT, "callbacks.checkpoints.min_interval=1000", "scheduler=cosine"]))
     run_in_process(train_and_interrupt, config, tmp_path / "whole")
     run_in_process(train_and_interrupt, config, tmp_path / "parts", 17, signal.SIGKILL)
     assert torch.load(tmp_path / "parts" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 0

@@ -136,9 +136,9 @@ def test_the_best_weights_are_tested(fast: Callable[..., list[str]], monkeypatch
     assert len(ends) == len(losses) == 3 and losses[1] == min(losses) == result.value
     loaded = inference.load(result.folder)
     assert all(torch.equal(value, ends[1][name]) for name, value in loaded.model.state_dict().items())
-    assert inference.measure(loaded, "test")["test/loss"] == result.metrics["test/loss"]
+    assert inference.evaluate_split(loaded, "test")["test/loss"] == result.metrics["test/loss"]
     loaded.model.load_state_dict(ends[2])
-    assert inference.measure(loaded, "test")["test/loss"] != result.metrics["test/loss"]
+    assert inference.evaluate_split(loaded, "test")["test/loss"] != result.metrics["test/loss"]
 
 
 def test_patience_and_min_delta_are_set_on_the_command_line(tmp_path: Path) -> None:

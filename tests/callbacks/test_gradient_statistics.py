@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from PIL import Image
 from torch import nn
 
-from src.callbacks.gradient_statistics import SHARES, Gradients, gradient_figure
+from src.callbacks.gradient_statistics import SHARES, GradientStatistics, gradient_figure
 from src.core.errors import UserError
 from src.run_store.run_folder import RunFolder
 from src.training.run import run
@@ -202,10 +202,10 @@ def test_the_figure_has_a_panel_per_statistic_and_a_curve_per_layer() -> None:
 @pytest.mark.parametrize("interval", [0, -3, 2.5, "often"])
 def test_an_invalid_interval_is_rejected(tmp_path: Path, interval: Any) -> None:
     with pytest.raises(UserError, match=r"callbacks\.gradients\.every_n_steps"):
-        Gradients(RunFolder(tmp_path, {}), interval)
+        GradientStatistics(RunFolder(tmp_path, {}), interval)
 
 
 def test_sharded_gradients_are_rejected(tmp_path: Path) -> None:
     trainer = SimpleNamespace(strategy=FSDPStrategy())
     with pytest.raises(UserError, match="each device has only a part"):
-        Gradients(RunFolder(tmp_path, {})).setup(trainer, nn.Linear(1, 1), "fit")  # type: ignore[arg-type]
+        GradientStatistics(RunFolder(tmp_path, {})).setup(trainer, nn.Linear(1, 1), "fit")  # type: ignore[arg-type]

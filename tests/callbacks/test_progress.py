@@ -61,7 +61,7 @@ def run(progress: Progress, epochs: int, batches: int = 4) -> L.Trainer:
 
 
 def test_a_log_has_one_line_per_epoch(capsys: pytest.CaptureFixture[str]) -> None:
-    run(Progress(pause=0.0), epochs=3)
+    run(Progress(min_interval=0.0), epochs=3)
     lines = capsys.readouterr().out.splitlines()
     assert [re.sub(r"[\d.]+ s$", "? s", line) for line in lines] == [
         f"epoch {e + 1}/3  train/loss {10 + e}  val/loss {20 + e}  val/accuracy 0.5  ? s" for e in range(3)
@@ -69,7 +69,7 @@ def test_a_log_has_one_line_per_epoch(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_log_has_no_line_for_most_short_epochs(capsys: pytest.CaptureFixture[str]) -> None:
-    run(Progress(pause=60.0), epochs=30)
+    run(Progress(min_interval=60.0), epochs=30)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["epoch 1/30", "epoch 30/30"]
     assert "train/loss 39" in lines[-1]

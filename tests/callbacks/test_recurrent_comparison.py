@@ -17,11 +17,11 @@ from src.config.validate import check
 from src.core.batches import LabelledBatch
 from src.core.data_spec import DataSpec
 from src.diagnostics.resume_check import Interrupt
-from src.diagnostics.saved_activations import bytes_kept
+from src.diagnostics.saved_activations import saved_bytes
 from src.models.recurrent import RNN
-from src.run_store.plots import save_picture
+from src.run_store.plots import save_figure
 from src.run_store.run_folder import RunFolder
-from src.training.resume import resumed
+from src.training.resume import prepare_resume
 from src.training.run import Interrupted, resume, run
 
 
@@ -32,7 +32,7 @@ def test_memory_is_that_of_the_saved_activations(steps: int) -> None:
     batch, hidden = 16, 64
     model = RNN(DataSpec("regression", "sequence", (steps, 1), (1,)), cell="textbook", hidden_size=hidden)
     rng_state = torch.get_rng_state()
-    num_bytes = bytes_kept(model, LabelledBatch(torch.randn(batch, steps, 1), torch.randn(batch, 1)))
+    num_bytes = saved_bytes(model, LabelledBatch(torch.randn(batch, steps, 1), torch.randn(batch, 1)))
     assert num_bytes == pytest.approx(4 * batch * hidden * steps, rel=0.15)
     assert model.training and all(parameter.grad is None for parameter in model.parameters())
     torch.set_rng_state(rng_state)
@@ -58,7 +58,7 @@ def test_the_experiment_has_several_lags_and_a_real_series() -> None:
 def test_a_sweep_writes_a_table_and_a_plot(fast: Callable[..., list[str]], tmp_path: Path, capsys, monkeypatch) -> None:
     figures = []
     monkeypatch.setattr(
-        recurrent_comparison, "save_picture", lambda *args: figures.append(args[2]) or save_picture(*args)
+        recurrent_comparison, "save_figure", lambda *args: figures.append(args[2]) or save_figure(*args)
     )
     sweep = tmp_path / "sweeps" / "s"
     sweep.mkdir(parents=True)
@@ -98,7 +98,7 @@ def test_epoch_times_are_restored_after_an_interruption(fast: Callable[..., list
     start = time.process_time()
     with pytest.raises(Interrupted):
         run(overrides, folder, verbose=False, callbacks=[Interrupt(7, signal.SIGINT)])
-    resume(*resumed(str(folder), []), verbose=False)
+    resume(*prepare_resume(str(folder), []), verbose=False)
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     (seconds,) = (state["seconds"] for name, state in checkpoint["callbacks"].items() if "RecurrentComparison" in name)
     assert len(seconds) == 3 and 0 < sum(seconds) < time.process_time() - start

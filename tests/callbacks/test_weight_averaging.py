@@ -20,7 +20,7 @@ from src.run_store.run_folder import RunFolder
 from src.training import experiment, inference
 from src.training import run as run_module
 from src.training.inference import load
-from src.training.resume import resumed
+from src.training.resume import prepare_resume
 from src.training.run import Interrupted, resume, run
 
 MakeOverrides = Callable[..., list[str]]
@@ -216,7 +216,7 @@ def test_a_resumed_run_is_exact(
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(experiment, "build_callbacks", lambda *args: [*original(*args), Stop(stop)])
         run(overrides, folder, verbose=False)
-    result = resume(*resumed(str(folder), []), verbose=False)
+    result = resume(*prepare_resume(str(folder), []), verbose=False)
     assert result.metrics == whole.metrics
     for name in ("best", "last"):
         expected, actual = saved(whole.folder, name), saved(folder, name)
@@ -232,7 +232,7 @@ def test_a_run_with_more_epochs_continues_its_average(fast: MakeOverrides) -> No
     overrides = fast("regularization=swa", "regularization.swa_start=0.5", "trainer.max_epochs=4")
     folder = run(overrides, verbose=False).folder
     assert saved(folder, "last")["averaging_state"]["n_averaged"] == 2
-    resume(*resumed(str(folder), ["trainer.max_epochs=8"]), verbose=False)
+    resume(*prepare_resume(str(folder), ["trainer.max_epochs=8"]), verbose=False)
     assert saved(folder, "last")["averaging_state"]["n_averaged"] == 6
 
 
@@ -271,7 +271,7 @@ def test_early_stopping_monitors_the_average(fast: MakeOverrides, monkeypatch) -
     losses = []
     for state in history.ends[:3]:
         loaded.model.load_state_dict(state)
-        losses.append(inference.measure(loaded, "val")["val/loss"])
+        losses.append(inference.evaluate_split(loaded, "val")["val/loss"])
     assert losses[2] > losses[1], "the weights themselves would have stopped the run here"
 
 
@@ -304,7 +304,10 @@ def test_disabled_averages_are_left_out(fast: MakeOverrides) -> None:
         (["regularization.swa_lr=0.1"], "set regularization.swa_start, such as 0.75"),
         (["regularization=ema", "callbacks=none"], "callbacks.ema averages weights and is left out; callbacks=default"),
         (["regularization=swa", "trainer=fsdp"], "fsdp gives each device a part of them"),
-        (["regularization=ema", "trainer.precision=bf16-true"], "lost in the weights of trainer.precision=bf16-true"),
+        (
+            ["regularization=ema", "trainer.precision=bf16-true"],
+            "the weights of trainer.precision=bf16-true have three digits",
+        ),
         (["regularization.ema_decay=1.0"], "ema_decay=1.0: must be less than 1"),
         (["regularization.swa_start=5"], "swa_start=5: must be"),
     ],

@@ -15,7 +15,7 @@ from src.config.compose import compose
 from src.config.trust import TRUST
 from src.config.validate import check
 from src.core.errors import UserError
-from src.training.resume import resumed
+from src.training.resume import prepare_resume
 from src.training.run import run
 
 
@@ -96,8 +96,8 @@ def test_dry_run_is_a_flag(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("sweep.name=../../x", "it names one folder under sweeps/"),
-        ("sweep.name=.hidden", "it names one folder"),
+        ("sweep.name=../../x", "must be the name of one folder under sweeps/"),
+        ("sweep.name=.hidden", "must be the name of one folder"),
         ("paths.outputs=", "a path must be given"),
         ("paths.data=", "a path must be given"),
     ],
@@ -112,13 +112,13 @@ def test_resume_must_name_a_folder(tmp_path) -> None:
     file.touch()
     for path, message in (("", "must name a run folder"), (str(file), "this is a file")):
         with pytest.raises(UserError, match=message):
-            resumed(path, [])
+            prepare_resume(path, [])
 
 
 def test_a_run_without_checkpoints_is_not_resumed(fast) -> None:
     result = run(fast("callbacks=none"), verbose=False)
     with pytest.raises(UserError, match="kept no checkpoint"):
-        resumed(str(result.folder), ["trainer.max_epochs=4"])
+        prepare_resume(str(result.folder), ["trainer.max_epochs=4"])
 
 
 def test_an_input_may_start_with_a_negative_number() -> None:

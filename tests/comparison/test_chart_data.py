@@ -123,17 +123,17 @@ def test_names_are_not_drawn_as_formulas(run: MakeRun, tmp_path: Path) -> None:
 )
 def test_damaged_predictions_are_omitted(write_run: WriteRun, text: str) -> None:
     folder = write_run("a")
-    (folder / "answers.json").write_text(text)
+    (folder / "predictions.json").write_text(text)
     (run,) = read_runs(folder)
     assert recorded_predictions(run) is None
 
 
 def test_predictions_are_drawn(write_run: WriteRun) -> None:
-    write_run("numbers").joinpath("answers.json").write_text(
+    write_run("numbers").joinpath("predictions.json").write_text(
         json.dumps({"true": [[1.0], [2.0]], "predicted": [[1.5], [2.5]]})
     )
     folder = write_run("classes", {"seed": 1, "model.name": "cnn"}, losses=[0.2])
-    folder.joinpath("answers.json").write_text(json.dumps({"classes": ["$a", "b"], "confusion": [[3, 1], [0, 4]]}))
+    folder.joinpath("predictions.json").write_text(json.dumps({"classes": ["$a", "b"], "confusion": [[3, 1], [0, 4]]}))
     (view,) = views(read_runs(folder.parent))
     by_name = dict(figures(view))
     (cells,) = by_name["confusion"].axes
@@ -156,7 +156,7 @@ def test_hostile_names_are_drawn_as_text(text: str, run: MakeRun, tmp_path: Path
         for place in range(4)
     ]
     confusion = {"classes": [text, "b"], "confusion": [[1, 2], [3, 4]]}
-    runs = [replace(single_run, read_answers=lambda: confusion) for single_run in runs]
+    runs = [replace(single_run, load_predictions=lambda: confusion) for single_run in runs]
     save_figures(tmp_path / "into", views(runs))
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) >= 4 and {file.parent for file in files} == {tmp_path / "into" / "plots"}

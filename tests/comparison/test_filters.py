@@ -51,7 +51,7 @@ def test_filters_select_runs(runs: list[RecordedRun], text: str, names: str) -> 
     [
         ("optimizer.nme=adam", r"Did you mean 'optimizer\.name'"),
         ("val/los<1", "Did you mean 'val/loss'"),
-        ("val/loss<small", "compares numbers, and 'small' is none"),
+        ("val/loss<small", "compares numbers, but 'small' is not a number"),
         ("optimizer.name<3", r"none of 3 runs matches(.|\n)*optimizer\.name<3"),
         ("lr=", "a condition is key=value"),
         ("adam", "a condition is key=value"),

@@ -30,7 +30,7 @@ def test_a_page_needs_no_other_file(many: list[RecordedRun], tmp_path: Path) -> 
 
 
 def test_a_page_has_the_numbers(many: list[RecordedRun], tmp_path: Path) -> None:
-    page = write_page(many, tmp_path, pending=3, remarks="left out: x\nleft out too: y")
+    page = write_page(many, tmp_path, pending=3, read_warnings="left out: x\nleft out too: y")
     data = data_of(page)
     (view,) = data["views"]
     assert data["counts"] == {"finished": 24, "failed": 1, "pending": 3} and len(data["remarks"]) == 2
@@ -79,7 +79,7 @@ def test_attention_maps_of_all_runs_and_views_are_bounded(run: MakeRun, tmp_path
     ],
 )
 def test_predictions_are_bounded(predictions: dict[str, Any], is_shown: bool, run: MakeRun, tmp_path: Path) -> None:
-    (view,) = data_of(write_page([replace(run(1.0), read_answers=lambda: predictions)], tmp_path))["views"]
+    (view,) = data_of(write_page([replace(run(1.0), load_predictions=lambda: predictions)], tmp_path))["views"]
     assert (view["rows"][0]["predictions"] is not None) == is_shown
 
 
@@ -102,12 +102,12 @@ def hostile_runs(run: MakeRun, text: str) -> list[RecordedRun]:
         )
         for place in range(4)
     ]
-    return [replace(single_run, read_answers=lambda: confusion) for single_run in runs]
+    return [replace(single_run, load_predictions=lambda: confusion) for single_run in runs]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_hostile_names_are_escaped_in_the_page(text: str, run: MakeRun, tmp_path: Path) -> None:
-    file = write_page(hostile_runs(run, text), tmp_path, remarks=text)
+    file = write_page(hostile_runs(run, text), tmp_path, read_warnings=text)
     page = file.read_text(encoding="utf-8")
     assert page.count("<script") == 2 and page.count("</script") == 2 and not acts(page) and "<img" not in page
     (view,) = data_of(file)["views"]

@@ -45,7 +45,7 @@ def test_it_shows_text_as_text(page: Browser) -> None:
 
 def test_hostile_names_are_text_and_nothing_runs(run: MakeRun, tmp_path: Path, window: Browser) -> None:
     for place, text in enumerate(HOSTILE):
-        window.open(write_page(hostile_runs(run, text), tmp_path / str(place), remarks=text))
+        window.open(write_page(hostile_runs(run, text), tmp_path / str(place), read_warnings=text))
         assert window.log() == [], text
         assert window.run("return document.querySelectorAll('#table tbody tr').length") == 4
         assert window.run("return document.querySelectorAll('script').length") == 2
@@ -162,7 +162,7 @@ def test_it_restores_its_state_after_a_reload(many: list[RecordedRun], tmp_path:
 def test_it_shows_predictions_and_attention_maps(write_run: WriteRun, window: Browser, tmp_path: Path) -> None:
     folder = write_run("a")
     matrix = {"classes": [NASTY, "b"], "confusion": [[5, 2], [0, 7]]}
-    (folder / "answers.json").write_text(json.dumps(matrix))
+    (folder / "predictions.json").write_text(json.dumps(matrix))
     (folder / "plots").mkdir()
     Image.new("RGB", (40, 30), "red").save(folder / "plots" / "attention-val-1-encoder.png")
     window.open(write_page(read_runs(folder), tmp_path))

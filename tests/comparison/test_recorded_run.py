@@ -13,8 +13,8 @@ from src.compare import main
 from src.config.compose import compose
 from src.config.validate import check
 from src.core.errors import UserError
-from src.run_store.filters import flat
-from src.run_store.reader import Remarks, read_config, read_runs
+from src.run_store.filters import flatten
+from src.run_store.reader import ReadWarnings, read_config, read_runs
 from src.run_store.recorded_run import best_of, curves_of
 from src.run_store.run_folder import RunFolder
 from src.sweeping.ledger import Ledger, locked
@@ -75,18 +75,18 @@ def test_damaged_files_are_reported_once_and_omitted(write_run: WriteRun, tmp_pa
     foreign.mkdir()
     (foreign / "config.yaml").write_text("who: knows")
     (tmp_path / "sweep" / "notes.txt").write_text("mine")
-    remarks = Remarks()
-    runs = {run.name: run for run in read_runs(tmp_path / "sweep", remarks=remarks)}
+    read_warnings = ReadWarnings()
+    runs = {run.name: run for run in read_runs(tmp_path / "sweep", read_warnings=read_warnings)}
     assert set(runs) == {"good", "torn", "no-record", "list", "missing"}
     assert list(runs["torn"].curves["val/loss"].values) == [1.0, 0.5]
     assert runs["missing"].status == runs["list"].status == "unknown" and runs["list"].value == 0.5
-    lines = str(remarks).splitlines()
+    lines = str(read_warnings).splitlines()
     assert [line.partition(":")[0] for line in lines] == [
         "left out, as config.yaml cannot be read",
         "left out, as there is neither run.json nor metrics.jsonl",
         "run.json is damaged, so the status is unknown",
         "run.json is missing, so the status is unknown",
-        "lines of metrics.jsonl are torn and left out",
+        "lines of metrics.jsonl are damaged and left out",
     ]
     assert all(name in lines[0] for name in ("binary", "bytes", "no-config")) and str(torn) in lines[4]
 
@@ -114,9 +114,9 @@ def test_a_config_of_too_many_keys_is_left_out(
     write_run("a")
     (write_run("b") / "config.yaml").write_text("x:\n" + "".join(f"  k{i}: 1\n" for i in range(101)))
     monkeypatch.setattr("src.run_store.reader.MAX_KEYS", 100)
-    remarks = Remarks()
-    assert [run.name for run in read_runs(tmp_path, remarks=remarks)] == ["a"]
-    assert "config.yaml cannot be read" in str(remarks)
+    read_warnings = ReadWarnings()
+    assert [run.name for run in read_runs(tmp_path, read_warnings=read_warnings)] == ["a"]
+    assert "config.yaml cannot be read" in str(read_warnings)
 
 
 def test_attention_maps_of_a_run_are_bounded(
@@ -126,16 +126,16 @@ def test_attention_maps_of_a_run_are_bounded(
     (folder / "plots").mkdir()
     for number, size in enumerate((60, 50, 40)):
         (folder / "plots" / f"attention-{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n".ljust(size))
-    monkeypatch.setattr("src.run_store.reader.MAX_PICTURES_BYTES", 100)
+    monkeypatch.setattr("src.run_store.reader.MAX_ATTENTION_BYTES", 100)
     (run,) = read_runs(tmp_path)
     assert list(run.read_attention()) == ["attention-0", "attention-2"]
 
 
 def test_many_remarks_fit_on_one_line(tmp_path: Path) -> None:
-    remarks = Remarks()
+    read_warnings = ReadWarnings()
     for number in range(100):
-        remarks.add("left out", tmp_path / str(number))
-    assert str(remarks).count("\n") == 0 and str(remarks).endswith(" and 97 more")
+        read_warnings.add("left out", tmp_path / str(number))
+    assert str(read_warnings).count("\n") == 0 and str(read_warnings).endswith(" and 97 more")
 
 
 def test_folders_may_contain_sweeps_and_overlap(write_run: WriteRun, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_config_is_read_as_omegaconf_reads_it(overrides: list[str], tmp_path: 
     config = check(compose(overrides)).plain()
     folder = RunFolder.create(tmp_path / "run", config, [])
     text = (folder.path / "config.yaml").read_text()
-    assert read_config(text.encode()) == dict(flat(folder.config()))
+    assert read_config(text.encode()) == dict(flatten(folder.config()))
 
 
 def test_sections_are_read_as_the_whole() -> None:
@@ -192,7 +192,7 @@ def test_sections_are_read_as_the_whole() -> None:
         config = json.loads(json.dumps(tree(3)))  # no shared object, which would become an anchor
         for width in (20, 200):
             text = yaml.safe_dump(config, sort_keys=False, width=width, allow_unicode=random.random() < 0.5)
-            assert read_config(text.encode()) == dict(flat(config))
+            assert read_config(text.encode()) == dict(flatten(config))
 
 
 @pytest.mark.parametrize(

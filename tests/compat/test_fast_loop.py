@@ -15,7 +15,7 @@ from src.compat.fast_loop import FastTrainingEpochLoop, fallback_reason
 from src.config.compose import compose
 from src.config.groups import CONF, groups
 from src.config.validate import check
-from src.diagnostics.resume_check import TOLD_APART, _leaves
+from src.diagnostics.resume_check import VOLATILE_KEYS, _leaves
 from src.models.base import Model
 from src.models.mlp import MLP
 from src.training.experiment import build
@@ -41,7 +41,7 @@ SLOW_CASES = [
     ["callbacks.checkpoints.every_n_steps=2"],
     ["scheduler=plateau", "scheduler.patience=0", "regularization=gradient_value_clipping"],
     ["model=cnn", "regularization=[swa,batch_norm]"],
-    ["model=gru", "datamodule=text", "datamodule.carry_state=true"],
+    ["model=gru", "datamodule=text", "datamodule.stateful=true"],
 ]
 
 
@@ -59,7 +59,7 @@ def results_of(result: RunResult) -> dict[str, Any]:
             if key != "callbacks" or _is_plain(value)
         }
     return states | {
-        "metrics.jsonl": [{key: value for key, value in row.items() if key not in TOLD_APART} for row in rows],
+        "metrics.jsonl": [{key: value for key, value in row.items() if key not in VOLATILE_KEYS} for row in rows],
         "run.json": {key: record[key] for key in ("status", "config_hash", "best_epoch", "value", "best", "final")},
     }
 
@@ -221,7 +221,7 @@ def test_callback_sees_and_logs_the_same(fast: Callable[..., list[str]], tmp_pat
         result = run([*overrides, f"trainer.loop={loop}"], tmp_path / loop, verbose=False, callbacks=[recorder])
         calls.append(recorder.calls)
         lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
-        rows.append([{key: value for key, value in line.items() if key not in TOLD_APART} for line in lines])
+        rows.append([{key: value for key, value in line.items() if key not in VOLATILE_KEYS} for line in lines])
     assert calls[0] == calls[1] and len(calls[0]) > 2 * (5 * 4 + 2 * 2)
     assert rows[0] == rows[1] and any("seen/index_step" in row for row in rows[0])
     assert any("seen/val" in row for row in rows[0])

@@ -190,7 +190,7 @@ def test_a_damaged_log_is_refused(tmp_path: Path, position: int) -> None:
         copy(session, tmp_path / "run")
 
 
-@pytest.mark.parametrize("target", ["/etc/passwd", "../../../../secret", "nothing", "/moved/run/answers.json"])
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../../../secret", "nothing", "/moved/run/predictions.json"])
 def test_a_link_that_leaves_the_run_is_left_out(tmp_path: Path, target: str) -> None:
     (tmp_path / "secret").write_text("x")
     session = write_session(tmp_path / "run", [run_record()])

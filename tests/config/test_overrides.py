@@ -3,7 +3,7 @@
 import pytest
 
 from src.config.compose import compose
-from src.config.overrides import readable
+from src.config.overrides import quote_override
 from src.core.errors import UserError
 
 
@@ -29,7 +29,7 @@ def test_any_text_can_be_a_value(value: str) -> None:
     ],
 )
 def test_overrides_that_hydra_parses_are_unchanged(override: str) -> None:
-    assert readable(override) == override
+    assert quote_override(override) == override
 
 
 def test_bytes_that_are_not_utf_8_are_refused() -> None:

@@ -12,7 +12,13 @@ from omegaconf import OmegaConf
 from src.config import trust
 from src.config.compose import compose, update
 from src.config.schema.registry import SCHEMAS
-from src.config.trust import is_trusted, literal_config, refuse_overrides, take_trust_flags, writable_data_folder
+from src.config.trust import (
+    check_recorded_config,
+    check_recorded_overrides,
+    is_trusted,
+    parse_trust_flags,
+    writable_data_folder,
+)
 from src.config.validate import check
 from src.core.errors import UserError
 
@@ -69,7 +75,7 @@ def with_target(config, position, target):
 def test_untrusted_class_is_refused_before_it_is_imported(position, recorded, canary):
     config = with_target(recorded, position, f"{canary}.Model")
     with pytest.raises(UserError, match=r"(?s)not a class of Gridlight.*--trust canary_package\.payload"):
-        literal_config(config, SOURCE)
+        check_recorded_config(config, SOURCE)
 
 
 @pytest.mark.parametrize("nested", [{"_target_": "{}"}, [{"_target_": "{}"}], {"deep": [{"er": {"_target_": "{}"}}]}])
@@ -77,19 +83,19 @@ def test_nested_classes_are_refused(nested, recorded, canary):
     config = deepcopy(recorded)
     config["model"]["transforms"] = eval(repr(nested).replace("{}", f"{canary}.Model"))
     with pytest.raises(UserError, match="--trust"):
-        literal_config(config, SOURCE)
+        check_recorded_config(config, SOURCE)
 
 
 @pytest.mark.parametrize("target", [5, [], {}, ["os.system"], "x", "os.system;", "../x.Y", "a..b", ".a", ""])
 def test_invalid_class_name_is_refused(target, recorded):
     with pytest.raises(UserError, match=r"package\.module\.Class"):
-        literal_config(with_target(recorded, "model", target), SOURCE)
+        check_recorded_config(with_target(recorded, "model", target), SOURCE)
 
 
 @pytest.mark.parametrize("target", ["os.system", "builtins.eval", "subprocess.Popen", "src.models.mlp.MLP.forward"])
 def test_importable_names_that_are_not_shipped_classes_are_refused(target, recorded):
     with pytest.raises(UserError, match="is not a class of Gridlight"):
-        literal_config(with_target(recorded, "model", target), SOURCE)
+        check_recorded_config(with_target(recorded, "model", target), SOURCE)
 
 
 @pytest.mark.parametrize("target", [target for group in SCHEMAS.values() for target in group if target])
@@ -98,7 +104,7 @@ def test_every_shipped_class_is_trusted(target):
 
 
 def test_trusted_module_includes_the_modules_below_it(monkeypatch):
-    assert take_trust_flags(["a=1", "--trust", "mine.models", "--trust=other", "b"]) == ["a=1", "b"]
+    assert parse_trust_flags(["a=1", "--trust", "mine.models", "--trust=other", "b"]) == ["a=1", "b"]
     assert is_trusted("mine.models.Net") and is_trusted("mine.models.deep.Net") and is_trusted("other.Net")
     assert not is_trusted("mine.models2.Net") and not is_trusted("mine.Net")
 
@@ -108,7 +114,7 @@ def test_trusted_module_includes_the_modules_below_it(monkeypatch):
 )
 def test_flags_with_a_missing_or_invalid_value_are_refused(flags):
     with pytest.raises(UserError):
-        take_trust_flags(flags)
+        parse_trust_flags(flags)
 
 
 def test_classes_of_a_composed_config_are_trusted_in_this_process(monkeypatch):
@@ -127,7 +133,7 @@ def test_no_resolver_runs_on_a_recorded_config(recorded, monkeypatch):
     monkeypatch.setenv("SECRET", "canary-secret")
     recorded["notes"] = "${oc.env:SECRET}"
     recorded["datamodule"]["name"] = "${oc.env:SECRET}"
-    config = check(update(literal_config(recorded, SOURCE), []))
+    config = check(update(check_recorded_config(recorded, SOURCE), []))
     assert config.notes == "${oc.env:SECRET}" and "canary-secret" not in str(config.plain())
 
 
@@ -136,7 +142,7 @@ def test_no_resolver_runs_for_an_error_message(recorded, monkeypatch):
     recorded["optimizer"]["lr"] = "${oc.env:SECRET}"
     recorded["model"] = "${oc.env:SECRET}"
     with pytest.raises(UserError) as raised:
-        check(update(literal_config(recorded, SOURCE), []))
+        check(update(check_recorded_config(recorded, SOURCE), []))
     assert "canary-secret" not in str(raised.value)
 
 
@@ -154,7 +160,7 @@ def test_recorded_path_to_write_to_is_refused(entry, value, recorded):
     ]
     recorded[section] = {name: {"_target_": target, key: value}}
     with pytest.raises(UserError, match="cannot set where files are written"):
-        literal_config(recorded, SOURCE)
+        check_recorded_config(recorded, SOURCE)
 
 
 @pytest.mark.parametrize("entry", ["callbacks.checkpoints.dirpath", "logger.csv.save_dir"])
@@ -162,20 +168,20 @@ def test_recorded_relative_folder_to_write_to_is_refused(entry, recorded):
     section, name, key = entry.split(".")
     recorded[section] = {name: {"_target_": "lightning.pytorch.loggers.CSVLogger", key: "conf/model"}}
     with pytest.raises(UserError, match="cannot set where files are written"):
-        literal_config(recorded, SOURCE)
-    assert literal_config(recorded, SOURCE, changes=[f"{entry}=conf/model"])
+        check_recorded_config(recorded, SOURCE)
+    assert check_recorded_config(recorded, SOURCE, changes=[f"{entry}=conf/model"])
 
 
 @pytest.mark.parametrize("entity", [["a"], {"a": 1}, 3])
 def test_entity_of_invalid_type_is_refused(entity, recorded):
     recorded["logger"] = {"wandb": {"entity": entity}}
     with pytest.raises(UserError, match=r"logger\.wandb\.entity"):
-        literal_config(recorded, SOURCE)
+        check_recorded_config(recorded, SOURCE)
 
 
 def test_only_class_names_are_passed_to_workers(recorded):
     recorded["model"] |= {"_target_": "mine.Net", "not_a_target_": "attacker.Net", "x": {"_target_": None}}
-    assert trust.trust_of(recorded)[trust.TRUST] == "mine.Net"
+    assert trust.trust_environment(recorded)[trust.TRUST] == "mine.Net"
 
 
 TRUSTED_OVERRIDES = {
@@ -188,16 +194,16 @@ TRUSTED_OVERRIDES = {
 @pytest.mark.parametrize("override", TRUSTED_OVERRIDES.values(), ids=TRUSTED_OVERRIDES)
 def test_record_may_have_the_settings_of_the_command(override, monkeypatch):
     recorded: Any = OmegaConf.to_container(compose([override]), resolve=True)
-    assert literal_config(recorded, SOURCE)
+    assert check_recorded_config(recorded, SOURCE)
     other = OmegaConf.to_container(
         compose(["seed=7", override.replace("own", "other").replace("team", "them")]), resolve=True
     )
     monkeypatch.setenv(trust.TRUSTED_SETTINGS, "")
-    workers = trust.trust_of(recorded)
+    workers = trust.trust_environment(recorded)
     monkeypatch.setenv(trust.TRUSTED_SETTINGS, workers[trust.TRUSTED_SETTINGS])
-    assert literal_config(recorded, SOURCE)
+    assert check_recorded_config(recorded, SOURCE)
     with pytest.raises(UserError, match=r"/scratch/7|other\.example|them"):
-        literal_config(other, SOURCE)
+        check_recorded_config(other, SOURCE)
 
 
 def test_untrusted_host_is_refused(recorded):
@@ -205,15 +211,15 @@ def test_untrusted_host_is_refused(recorded):
     entry = {"_target_": "lightning.pytorch.loggers.WandbLogger", "settings": {"base_url": "http://127.0.0.1:18911"}}
     recorded["logger"] = {"x": entry}
     with pytest.raises(UserError, match=r"--trust-host 127\.0\.0\.1:18911"):
-        literal_config(recorded, SOURCE)
-    take_trust_flags(["--trust-host", "127.0.0.1:18911"])
-    assert literal_config(recorded, SOURCE)["logger"] == {"x": entry}
+        check_recorded_config(recorded, SOURCE)
+    parse_trust_flags(["--trust-host", "127.0.0.1:18911"])
+    assert check_recorded_config(recorded, SOURCE)["logger"] == {"x": entry}
 
 
 def test_other_wandb_account_is_refused(recorded):
     recorded["logger"] = {"wandb": {"entity": "somebody", "project": "p"}}
     with pytest.raises(UserError, match="not known to be yours"):
-        literal_config(recorded, SOURCE)
+        check_recorded_config(recorded, SOURCE)
 
 
 def test_only_the_data_folder_of_the_user_is_written(tmp_path, monkeypatch):
@@ -229,7 +235,7 @@ def test_only_the_data_folder_of_the_user_is_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize("config", [None, 5, [], {}, "x"])
 def test_record_that_is_not_a_mapping_is_refused(config):
     with pytest.raises(UserError, match="this is not a config"):
-        literal_config(config, SOURCE)
+        check_recorded_config(config, SOURCE)
 
 
 def test_installed_package_declares_its_modules(tmp_path, monkeypatch):
@@ -256,17 +262,17 @@ def test_installed_package_declares_its_modules(tmp_path, monkeypatch):
 def test_key_that_the_command_replaces_is_not_checked(recorded):
     recorded["callbacks"]["mine"] = {"_target_": "src.callbacks.checkpoints.Checkpoints", "dirpath": "/scratch"}
     with pytest.raises(UserError):
-        literal_config(recorded, SOURCE)
-    assert literal_config(recorded, SOURCE, changes=["callbacks.mine.dirpath=/scratch"])
+        check_recorded_config(recorded, SOURCE)
+    assert check_recorded_config(recorded, SOURCE, changes=["callbacks.mine.dirpath=/scratch"])
 
 
 def test_callbacks_that_are_not_built_need_no_trust(recorded):
     """A model is evaluated without them. Their keys remain, because averaged weights depend on which callbacks there are."""
     recorded["callbacks"]["mine"] = {"_target_": "theirs.Callback", "file": "/tmp/x"}
-    loaded = literal_config(recorded, SOURCE, for_training=False)
+    loaded = check_recorded_config(recorded, SOURCE, for_training=False)
     assert loaded["callbacks"].keys() == recorded["callbacks"].keys()
     with pytest.raises(UserError, match=r"theirs\.Callback"):
-        literal_config(recorded, SOURCE)
+        check_recorded_config(recorded, SOURCE)
 
 
 def test_trust_flag_names_the_modules_that_loading_needs(recorded):
@@ -281,7 +287,7 @@ def test_error_names_all_modules_that_need_the_flag(recorded, monkeypatch):
     config = with_target(with_target(recorded, "model", "mine.models.Net"), "optimizer", "mine.optimizers.Fast")
     monkeypatch.setenv(trust.TRUST, "mine.models")
     with pytest.raises(UserError, match=r"add --trust mine\.models,mine\.optimizers or .*trusted now: mine\.models\)"):
-        literal_config(config, SOURCE)
+        check_recorded_config(config, SOURCE)
 
 
 def test_hosts_in_the_environment_are_case_insensitive(recorded, monkeypatch):
@@ -290,27 +296,27 @@ def test_hosts_in_the_environment_are_case_insensitive(recorded, monkeypatch):
     }
     monkeypatch.setenv(trust.TRUST, "src.loggers")
     monkeypatch.setenv(trust.TRUST_HOST, "other.example, OWN.example")
-    assert literal_config(recorded, SOURCE)
+    assert check_recorded_config(recorded, SOURCE)
 
 
 def test_paths_of_the_command_line_are_not_reported_as_recorded(caplog, tmp_path):
     (tmp_path / "a.csv").write_text("x,y\n1,2\n")
     config = check(compose(["datamodule=table", f"datamodule.path={tmp_path}/a.csv", "datamodule.target_column=y"]))
-    trust.name_external_data(config, ["datamodule.path=x"])
+    trust.log_external_data(config, ["datamodule.path=x"])
     assert not caplog.messages
-    trust.name_external_data(config)
+    trust.log_external_data(config)
     assert f"datamodule.path={tmp_path}/a.csv" in caplog.text
 
 
 def test_error_for_thousands_of_classes_fits_on_one_screen(recorded):
     recorded["model"]["layers"] = {f"a{number}": {"_target_": f"theirs.m{number}.Layer"} for number in range(20_000)}
     with pytest.raises(UserError, match=r"and 19\d+ more") as raised:
-        literal_config(recorded, SOURCE)
+        check_recorded_config(recorded, SOURCE)
     assert len(str(raised.value).splitlines()) < 25 and len(str(raised.value)) < 5000
 
 
 def test_long_key_of_a_recorded_override_is_refused_in_linear_time():
     started = time.process_time()
     with pytest.raises(UserError, match="is refused"):
-        refuse_overrides(["a" * 100_000 + "!=1"], SOURCE)
+        check_recorded_overrides(["a" * 100_000 + "!=1"], SOURCE)
     assert time.process_time() - started < 10  # a pattern that backtracks takes much longer

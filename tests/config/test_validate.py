@@ -13,7 +13,7 @@ from src import ROOT
 from src.config.compose import compose
 from src.config.schema.run import Config
 from src.config.validate import check
-from src.core.errors import SHOWN, UserError, nearest
+from src.core.errors import MAX_LISTED, UserError, nearest
 
 
 def validated(*overrides: str) -> Config:
@@ -88,7 +88,7 @@ def test_errors_of_a_recorded_config_fit_on_one_screen(section: str, change: dic
     config[section] |= change
     with pytest.raises(UserError) as caught:
         check(config)
-    assert len(str(caught.value).splitlines()) <= SHOWN + 1 and len(str(caught.value)) < 10_000
+    assert len(str(caught.value).splitlines()) <= MAX_LISTED + 1 and len(str(caught.value)) < 10_000
 
 
 def test_nearest_match_of_long_names_is_fast() -> None:

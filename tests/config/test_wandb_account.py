@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from src.config.wandb_account import own_account
+from src.config.wandb_account import user_account
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +16,7 @@ def no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_default_project_belongs_to_the_user() -> None:
-    account = own_account()
+    account = user_account()
     assert account.entities == frozenset() and account.projects == {"gridlight"}
 
 
@@ -27,7 +27,7 @@ def test_all_sources_of_user_settings_are_read(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "own" / "logger" / "wandb.yaml").write_text("wandb: {entity: team, project: '${oc.env:NAME}'}")
     monkeypatch.setenv("NAME", "of_config")
     monkeypatch.setattr(sys, "argv", ["train", "--config-dir", str(tmp_path / "own")])
-    account = own_account("additional")
+    account = user_account("additional")
     assert account.entities == {"settings", "environment", "team", "additional"}
     assert account.projects == {"of_settings", "of_config", "gridlight"}
 
@@ -37,12 +37,12 @@ def test_config_without_a_project_is_ignored(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "logger").mkdir()
     (tmp_path / "logger" / "wandb.yaml").write_text(text)
     monkeypatch.setattr(sys, "argv", ["train", f"--config-dir={tmp_path}"])
-    assert own_account().projects == {"gridlight"}
+    assert user_account().projects == {"gridlight"}
 
 
 @pytest.mark.parametrize("name", ["x; rm -rf /", 3, ["x"], "mine "])
 def test_other_account_is_refused(name: object) -> None:
-    account = own_account("mine", "mine")
+    account = user_account("mine", "mine")
     assert account.refusal("mine", "mine") is None and account.refusal(None, "") is None
     assert "WANDB_ENTITY=" in str(account.refusal(entity=name)) and "WANDB_PROJECT=" in str(
         account.refusal(project=name)

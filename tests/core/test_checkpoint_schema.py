@@ -16,10 +16,10 @@ from src.config.groups import CONF
 from src.core.batches import LabelledBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
-from src.datamodules.preparation import take_preparation
+from src.datamodules.preparation import load_preparation
 from src.training.build import build_data
-from src.training.inference import answer, load, measure
-from src.training.resume import resumed
+from src.training.inference import evaluate_split, load, predict_batch
+from src.training.resume import prepare_resume
 from src.training.run import resume, run
 from tests.conftest import SMALL
 
@@ -80,7 +80,7 @@ OWN: list[tuple[tuple[Any, ...], Any]] = [
 def test_loading(finished: Path, tmp_path: Path, path: tuple[Any, ...], value: Any) -> None:
     folder = changed(finished, tmp_path / "run", *path, value=value)
     with pytest.raises(UserError):
-        measure(load(folder), "test")
+        evaluate_split(load(folder), "test")
 
 
 @pytest.mark.parametrize("of_layer", [{"version": "x"}, 7, {"version": 1, "assign_to_params_buffers": True}])
@@ -97,7 +97,7 @@ def test_weights_of_another_type_are_converted(finished: Path, tmp_path: Path, d
     weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     loaded = load(changed(finished, tmp_path / "run", "state_dict", value=weights))
     assert loaded.model.dtype == torch.float32
-    assert set(measure(loaded, "test")) == set(measure(load(finished), "test"))
+    assert set(evaluate_split(loaded, "test")) == set(evaluate_split(load(finished), "test"))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_parts_that_do_not_fit_each_other(key: str, value: Any, finished: Path, 
     with pytest.raises(UserError, match="cannot be used with its data"):
         loaded = load(folder)
         batch = LabelledBatch(torch.zeros(2, *loaded.model.spec.input_shape), torch.zeros(2))
-        answer(loaded, batch)
+        predict_batch(loaded, batch)
 
 
 STATES: list[tuple[tuple[Any, ...], Any]] = [
@@ -138,7 +138,7 @@ STATES: list[tuple[tuple[Any, ...], Any]] = [
 def test_resuming(finished: Path, tmp_path: Path, path: tuple[Any, ...], value: Any) -> None:
     folder = changed(finished, tmp_path / "run", *path, value=value)
     with pytest.raises(UserError, match="damaged"):
-        resume(*resumed(str(folder), ["trainer.max_epochs=2"]), verbose=False)
+        resume(*prepare_resume(str(folder), ["trainer.max_epochs=2"]), verbose=False)
 
 
 def test_recorded_paths_of_checkpoints_are_not_written(finished: Path, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_recorded_paths_of_checkpoints_are_not_written(finished: Path, tmp_path:
         state[key][name] = str(victim)
     state[key]["best_k_models"] = {str(victim): torch.tensor(9.0), str(tmp_path / "other"): torch.tensor(8.0)}
     folder = changed(finished, tmp_path / "run", "callbacks", value=state)
-    resume(*resumed(str(folder), ["trainer.max_epochs=2"]), verbose=False)
+    resume(*prepare_resume(str(folder), ["trainer.max_epochs=2"]), verbose=False)
     assert victim.read_text() == "precious"
     assert sorted(file.name for file in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
 
@@ -196,7 +196,7 @@ def test_a_preparation_is_restored_or_refused(name: str, complete: Callable[...,
     datamodule = build_data(config)
     datamodule.setup()
     state = datamodule.state_dict()
-    take_preparation(build_data(config), copy.deepcopy(state), "a.ckpt")
+    load_preparation(build_data(config), copy.deepcopy(state), "a.ckpt")
     for path in places(state):
         own: Any = state
         for key in path:
@@ -205,7 +205,7 @@ def test_a_preparation_is_restored_or_refused(name: str, complete: Callable[...,
             changed = with_value(state, path, bad)
             if type(bad) is type(own) or (isinstance(own, float) and bad == 7):
                 with suppress(UserError):  # it may be refused for its value
-                    take_preparation(build_data(config), changed, "a.ckpt")
+                    load_preparation(build_data(config), changed, "a.ckpt")
             else:
                 with pytest.raises(UserError, match=r"a\.ckpt: .*damaged"):
-                    take_preparation(build_data(config), changed, "a.ckpt")
+                    load_preparation(build_data(config), changed, "a.ckpt")

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from src.cli.hydra_app import errors_for_people
+from src.cli.hydra_app import report_user_errors
 from src.core.console import LogFormatter, Parser, echo
 from src.core.errors import UserError
 from src.core.tables import new_table, show
@@ -77,7 +77,7 @@ def test_printed_text_has_no_effect_on_the_terminal(text: str, capsys: pytest.Ca
     echo(text, text)
     echo(json.dumps({text: [text]}, ensure_ascii=False))
     show(text)
-    with pytest.raises(SystemExit), errors_for_people():
+    with pytest.raises(SystemExit), report_user_errors():
         raise UserError(f"{text}: wrong")
     with pytest.raises(SystemExit):
         Parser("x").parse_args([text, f"--{text}"])
@@ -104,7 +104,7 @@ def test_a_table_on_a_terminal_shows_markup_as_text(text: str, monkeypatch: pyte
 # pytest-xdist cannot send what was logged to its main process if it has a surrogate.
 @pytest.mark.parametrize("text", [text for text in HOSTILE if "\ud800" not in text], ids=ascii)
 def test_logs_and_warnings_are_escaped(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with errors_for_people(), log_to(tmp_path / "train.log"):
+    with report_user_errors(), log_to(tmp_path / "train.log"):
         logging.getLogger("src.test").warning("read %s", text)
         warnings.warn(text, stacklevel=1)
         try:

@@ -10,10 +10,10 @@ from tests.conftest import ROOT
 
 PROGRAM = """
 import resource, sys, torch
-from src.core.process import keep_freed_memory
+from src.core.process import tune_allocator
 
 if sys.argv[1] == "keep":
-    keep_freed_memory()
+    tune_allocator()
 
 def step():
     activations = [torch.ones(2**20) for _ in range(16)]

@@ -17,7 +17,7 @@ from src.core.batches import Batch
 from src.core.data_spec import SPLITS, DataSpec
 from src.datamodules.base import DataModule
 from src.tasks.registry import TASKS
-from src.tasks.tagging import UNASKED
+from src.tasks.tagging import IGNORE_INDEX
 
 CONF = Path(__file__).parents[2] / "conf" / "datamodule"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml") if "_target_" in path.read_text())  # others: a key changed
@@ -97,7 +97,7 @@ def test_tensors_match_the_spec(name, data):
         if spec.inputs == "tokens":
             assert x.shape[1] <= spec.input_shape[0]
             assert x.min() >= 0 and x.max() < spec.vocabulary_size
-            asked = batch.targets[batch.targets != UNASKED]
+            asked = batch.targets[batch.targets != IGNORE_INDEX]
             assert asked.min() >= 0 and asked.max() < spec.output_size
         elif spec.task == "classification":
             assert set(batch.targets.tolist()) == set(range(len(spec.class_names)))

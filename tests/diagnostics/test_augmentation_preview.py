@@ -99,7 +99,7 @@ def test_texts_are_printed_before_and_after_augmentation(complete, tmp_path: Pat
         label, text, *draws = row.values()
         assert label in ("good", "bad", "so-so") and len(draws) == DRAWS["text"]
         for draw in draws:
-            for original, other in zip(text.split(), draw.replace("moving picture", "film").split(), strict=True):
+            for original, other in zip(text.split(), draw.replace("big screen", "film").split(), strict=True):
                 synsets = [group for group in WORDNET.values() if original.strip(",") in group]
                 assert original == other or any(other.strip(",") in group for group in synsets)
         assert "film" in text and all(" film" not in draw for draw in draws)

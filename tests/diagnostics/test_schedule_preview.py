@@ -13,8 +13,8 @@ from src.config.compose import compose
 from src.config.schema.run import Config
 from src.config.validate import check
 from src.core.errors import UserError
-from src.diagnostics.schedule_preview import schedule_curve, schedule_picture
-from src.preview import PICTURES, preview
+from src.diagnostics.schedule_preview import schedule_curve, schedule_figure
+from src.preview import PREVIEWS, preview
 from src.training.experiment import build
 
 OPTIONS = sorted(path.stem for path in (ROOT / "conf" / "scheduler").glob("*.yaml"))
@@ -108,14 +108,14 @@ def test_several_processes_have_fewer_steps_per_epoch() -> None:
 @pytest.mark.req("S9")
 def test_the_figure_shows_every_step_on_two_scales() -> None:
     config = config_of("scheduler=cosine")
-    figure = schedule_picture(config)
+    figure = schedule_figure(config)
     rates = schedule_curve(config).rates
     for axes, scale in zip(figure.axes, ("linear", "log"), strict=True):
         (line,) = axes.get_lines()
         assert (axes.get_yscale(), list(line.get_ydata())) == (scale, rates)
         assert list(line.get_xdata()) == list(range(1, 8 * 5 + 1))
     assert "40 steps in 8 epochs of 5" in figure.get_suptitle()
-    labels = [line.get_label() for line in schedule_picture(config_of("scheduler=plateau")).axes[0].get_lines()]
+    labels = [line.get_label() for line in schedule_figure(config_of("scheduler=plateau")).axes[0].get_lines()]
     assert labels == ["if val/loss never improves after the first", "if val/loss always improves"]
 
 
@@ -133,7 +133,7 @@ def test_invalid_arguments_are_rejected(subject: str, overrides: list[str], mess
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("subject", PICTURES)
+@pytest.mark.parametrize("subject", PREVIEWS)
 def test_the_command_writes_each_figure(subject: str, command: Callable, tmp_path: Path) -> None:
     changes = ["regularization=augmentation"] if subject == "augmentation" else []
     done = command("src.preview", subject, "model=cnn", "trainer.max_epochs=2", f"paths.outputs={tmp_path}", *changes)

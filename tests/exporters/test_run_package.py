@@ -13,7 +13,7 @@ from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.core.files import UnsafeFileError
 from src.exporters import run_package
-from src.run_store.archive import KeptRun
+from src.run_store.archive import StoredRun
 from src.run_store.run_folder import RunFolder
 from tests.hostile import HOSTILE
 
@@ -68,7 +68,7 @@ def revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return first
 
 
-def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **git: Any) -> KeptRun:
+def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **git: Any) -> StoredRun:
     """Return a run with a checkpoint and the record of its code."""
     loaded = SimpleNamespace(model=SimpleNamespace(spec=SPEC), config=SimpleNamespace(plain=lambda: CONFIG))
     monkeypatch.setattr("src.training.inference.load", lambda path: loaded)
@@ -80,7 +80,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **git: Any) -> Kep
     folder.checkpoints.mkdir(exist_ok=True)
     (folder.checkpoints / "best.ckpt").write_bytes(b"weights")
     folder._release()
-    return KeptRun(RunFolder.open(folder.path), tmp_path)
+    return StoredRun(RunFolder.open(folder.path), tmp_path)
 
 
 def test_the_code_of_the_revision_is_exported(revision: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

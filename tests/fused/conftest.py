@@ -14,7 +14,7 @@ from src.config.compose import compose
 from src.config.validate import check
 from src.fused.worker import train_group
 from src.sweeping.messages import Assignment, Ended, Event
-from src.sweeping.worker import Orders
+from src.sweeping.worker import WorkerControl
 from src.training.run import run
 
 Overrides = Callable[..., list[str]]
@@ -50,7 +50,7 @@ def assignment(configs: Sequence[dict[str, Any]], folders: Sequence[Path]) -> As
 
 def train_together(configs: Sequence[dict[str, Any]], folders: Sequence[Path], fuse: str = "always") -> list[Event]:
     events: list[Event] = []
-    train_group(Assignment(**vars(assignment(configs, folders)) | {"fuse": fuse}), Orders(events.append))
+    train_group(Assignment(**vars(assignment(configs, folders)) | {"fuse": fuse}), WorkerControl(events.append))
     return events
 
 

@@ -55,7 +55,7 @@ def test_invalid_setting_is_rejected(fast: Overrides) -> None:
     assert sweep.returncode == 2 and "hydra.launcher.fuse=allways" in output and "always" in output
 
 
-LONG = ["trainer.max_epochs=25", "trainer.limit_train_batches=5", "callbacks.checkpoints.pause=0"]
+LONG = ["trainer.max_epochs=25", "trainer.limit_train_batches=5", "callbacks.checkpoints.min_interval=0"]
 
 
 def test_killed_and_stopped_sweep_has_the_same_results(fast: Overrides, tmp_path: Path) -> None:

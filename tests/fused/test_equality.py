@@ -23,8 +23,8 @@ def assert_same_runs(pairs: RunPairs, tolerance: float) -> None:
             for key in {"train/loss", "val/loss", "test/loss"} & set(one):
                 assert other[key] == pytest.approx(one[key], rel=tolerance, abs=tolerance)
         assert_equal_within(record(separate), record(member), max(tolerance, ROUNDED), "run.json")
-        predictions = [json.loads((folder / "answers.json").read_text()) for folder in (separate, member)]
-        assert_equal_within(predictions[0], predictions[1], max(tolerance, ROUNDED), "answers.json")
+        predictions = [json.loads((folder / "predictions.json").read_text()) for folder in (separate, member)]
+        assert_equal_within(predictions[0], predictions[1], max(tolerance, ROUNDED), "predictions.json")
 
 
 SEVERAL = [

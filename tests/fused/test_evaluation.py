@@ -10,7 +10,7 @@ import torch
 from src.config.compose import compose
 from src.config.validate import check
 from src.fused.evaluation import GroupMetrics
-from src.training.experiment import prepared_data, seeded_model
+from src.training.experiment import build_seeded_model, prepare_datamodule
 
 
 class Member(SimpleNamespace):
@@ -20,7 +20,7 @@ class Member(SimpleNamespace):
 def test_outputs_are_released_before_the_end_of_the_split(fast: Callable[..., list[str]]) -> None:
     """For a language model they would be the logits of the whole split for all members."""
     config = check(compose(fast("model=mlp", "datamodule=diabetes")))
-    members = [Member(model=seeded_model(config, prepared_data(config))) for _ in range(2)]
+    members = [Member(model=build_seeded_model(config, prepare_datamodule(config))) for _ in range(2)]
     metrics = GroupMetrics(members)  # type: ignore[arg-type]
     outputs, targets, alive = [], [], []
     for size in (5, 3):

@@ -9,7 +9,7 @@ import pytest
 from src.fused.launcher import FusedPool
 from src.sweeping.launchers.local import LocalPool
 from src.sweeping.ledger import Ledger
-from src.sweeping.messages import STOP, Assignment, Declined, Ended, Event, Said
+from src.sweeping.messages import STOP, Assignment, Ended, Event, Message, Rejected
 
 
 class FakeProcesses:
@@ -39,7 +39,7 @@ class FakeProcesses:
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeProcesses]:
     fake = FakeProcesses()
-    monkeypatch.setattr("src.sweeping.launchers.local.warm_up", lambda: None)
+    monkeypatch.setattr("src.sweeping.launchers.local.preload", lambda: None)
     monkeypatch.setattr(LocalPool, "room", lambda pool, assignment: fake.free > 0)
     monkeypatch.setattr(LocalPool, "start", lambda pool, assignment: fake.start(pool, assignment))
     monkeypatch.setattr(LocalPool, "wait", lambda pool, timeout: fake.wait(pool, timeout))
@@ -63,9 +63,9 @@ def group_pool(processes: FakeProcesses, tmp_path: Path) -> FusedPool:
 def test_rejected_job_runs_separately_and_each_reason_is_reported_once(
     group_pool: FusedPool, processes: FakeProcesses
 ) -> None:
-    processes.events = [Declined(1, "a reason"), Declined(2, "a reason"), Ended(3, "finished")]
+    processes.events = [Rejected(1, "a reason"), Rejected(2, "a reason"), Ended(3, "finished")]
     events = group_pool.wait(0)
-    assert events == [Said("some jobs are not fused after all: a reason"), Ended(3, "finished")]
+    assert events == [Message("some jobs are not fused after all: a reason"), Ended(3, "finished")]
     assert group_pool.wait(0) == [] and [a.number for a in processes.started] == [-1, 1], (
         "one slot is left beside the group"
     )
@@ -85,7 +85,7 @@ def test_jobs_continue_after_the_process_of_their_group_died(group_pool: FusedPo
 
 @pytest.mark.parametrize("dies", [False, True])
 def test_no_job_starts_after_ctrl_c(group_pool: FusedPool, processes: FakeProcesses, dies: bool) -> None:
-    processes.events = [Declined(1, "a reason")]
+    processes.events = [Rejected(1, "a reason")]
     group_pool.wait(0)
     group_pool.stop(STOP)
     ended = [Ended(-1, "failed", "SIGKILL")] if dies else [Ended(2, "interrupted"), Ended(3, "interrupted")]
@@ -128,5 +128,5 @@ def test_output_of_a_failed_group_is_preserved_unless_it_was_stopped(
 
 def test_adaptive_search_fuses_no_jobs(processes: FakeProcesses, tmp_path: Path) -> None:
     pool = FusedPool(2, (), 1, 1, fuse="auto", members=64)
-    jobs, messages = pool.arrange(Ledger.create(tmp_path, "s", []), [], known=False)
+    jobs, messages = pool.arrange(Ledger.create(tmp_path, "s", []), [], complete=False)
     assert jobs == [] and "this search chooses each job" in messages[0] and pool.width == 2

@@ -7,9 +7,9 @@ import pytest
 
 from src.config.compose import compose
 from src.config.validate import check
-from src.sweeping.messages import Declined, Said
-from src.training.inference import load, measure
-from src.training.resume import resumed
+from src.sweeping.messages import Message, Rejected
+from src.training.inference import evaluate_split, load
+from src.training.resume import prepare_resume
 from src.training.run import resume
 from tests.fused.conftest import RunPairs, assert_equal_within, checkpoint, record, rows, train_together
 
@@ -51,7 +51,7 @@ def test_each_member_stops_early_at_its_own_epoch(run_pairs: Callable[..., RunPa
 def test_member_is_resumed_as_a_separate_run(run_pairs: Callable[..., RunPairs]) -> None:
     pairs = run_pairs(["model=mlp", "trainer.max_epochs=2", "trainer.precision=64-true"], [["seed=0"], ["seed=1"]])
     for folders in (pairs.separate, pairs.members):
-        config, folder = resumed(str(folders[1]), ["trainer.max_epochs=4", f"resume={folders[1]}"])
+        config, folder = prepare_resume(str(folders[1]), ["trainer.max_epochs=4", f"resume={folders[1]}"])
         resume(config, folder, verbose=False)
     separate, member = pairs.separate[1], pairs.members[1]
     assert len(rows(member)) == len(rows(separate)) and record(member)["status"] == "finished"
@@ -63,7 +63,7 @@ def test_member_is_resumed_as_a_separate_run(run_pairs: Callable[..., RunPairs])
 @pytest.mark.slow
 def test_member_is_loaded_and_evaluated(run_pairs: Callable[..., RunPairs]) -> None:
     pairs = run_pairs(["model=mlp", "trainer.limit_test_batches=null"], [["seed=0"], ["seed=1"]])
-    measured = [measure(load(folder), "test") for folder in (pairs.separate[0], pairs.members[0])]
+    measured = [evaluate_split(load(folder), "test") for folder in (pairs.separate[0], pairs.members[0])]
     assert_equal_within(*measured, 1e-5)
     assert_equal_within(measured[1], record(pairs.members[0])["final"], 1e-5)
 
@@ -75,7 +75,7 @@ def test_jobs_that_cannot_be_fused_are_rejected(fast: Overrides, tmp_path: Path)
         for seed in (0, 1)
     ]
     events = train_together(configs, [tmp_path / "0", tmp_path / "1"])
-    rejections = [event for event in events if isinstance(event, Declined)]
+    rejections = [event for event in events if isinstance(event, Rejected)]
     assert [event.number for event in rejections] == [1, 2]
     assert "seeds of the jobs differ" in rejections[0].reason
     assert not (tmp_path / "0").exists()
@@ -84,5 +84,5 @@ def test_jobs_that_cannot_be_fused_are_rejected(fast: Overrides, tmp_path: Path)
 def test_timed_steps_are_reported(fast: Overrides, tmp_path: Path) -> None:
     configs = [check(compose([*fast("model=mlp"), f"optimizer.lr={lr}"])).plain() for lr in (1e-3, 2e-3)]
     events = train_together(configs, [tmp_path / "0", tmp_path / "1"], fuse="auto")
-    (message,) = (event.text for event in events if isinstance(event, Said))
+    (message,) = (event.text for event in events if isinstance(event, Message))
     assert "a step of 2 jobs takes" in message and "ms separately" in message

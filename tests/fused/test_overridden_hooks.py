@@ -27,8 +27,8 @@ class CustomForward(MLP):
 
 
 class CustomOutputs(Recurrent):
-    def outputs_of(self, batch: Batch, split: str) -> Tensor:
-        return 2 * super().outputs_of(batch, split)
+    def forward_batch(self, batch: Batch, split: str) -> Tensor:
+        return 2 * super().forward_batch(batch, split)
 
 
 class CustomTransfer(L.LightningDataModule):
@@ -44,14 +44,14 @@ def test_models_without_overridden_hooks(model: type[MLP]) -> None:
 def test_overridden_hook_is_named() -> None:
     assert overridden_hook(MlpScratch) == "MlpScratch.losses"
     assert overridden_hook(CustomStep) == "CustomStep.training_step"
-    assert overridden_hook(CustomOutputs) == "CustomOutputs.outputs_of"
+    assert overridden_hook(CustomOutputs) == "CustomOutputs.forward_batch"
     assert overridden_hook(MLP, CustomTransfer) == "CustomTransfer.on_after_batch_transfer"
 
 
 @pytest.mark.parametrize(
     "hook",
     [
-        *("validation_step", "test_step", "outputs_of", "losses", "configure_optimizers", "lr_scheduler_step"),
+        *("validation_step", "test_step", "forward_batch", "losses", "configure_optimizers", "lr_scheduler_step"),
         *("on_train_batch_start", "on_after_backward", "on_validation_batch_end", "on_fit_start", "on_load_checkpoint"),
     ],
 )

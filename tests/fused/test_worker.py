@@ -12,7 +12,7 @@ from src.config.validate import check
 from src.core.batches import Batch
 from src.models.mlp import MLP
 from src.run_store.run_folder import RunFolder
-from src.sweeping.messages import Declined, Ended
+from src.sweeping.messages import Ended, Rejected
 from tests.fused.conftest import train_together
 
 Overrides = Callable[..., list[str]]
@@ -39,8 +39,8 @@ def jobs(fast: Overrides, tmp_path: Path) -> Callable[..., Jobs]:
 def test_job_with_a_custom_step_is_rejected(jobs: Callable[..., Jobs]) -> None:
     configs, folders = jobs("model=mlp", "model._target_=tests.fused.test_worker.CustomStep")
     events = train_together(configs, folders)
-    assert {event.number for event in events if isinstance(event, Declined)} == {1, 2, 3}
-    assert all("CustomStep.training_step" in event.reason for event in events if isinstance(event, Declined))
+    assert {event.number for event in events if isinstance(event, Rejected)} == {1, 2, 3}
+    assert all("CustomStep.training_step" in event.reason for event in events if isinstance(event, Rejected))
     assert not any(isinstance(event, Ended) for event in events) and not any(folder.exists() for folder in folders)
 
 
@@ -62,7 +62,7 @@ def test_damaged_job_does_not_affect_the_others(
     configs, folders = jobs("model=mlp", "datamodule=breast_cancer")
     damage(folders[0], configs[0])
     events = train_together(configs, folders)
-    (rejection,) = (event for event in events if isinstance(event, Declined))
+    (rejection,) = (event for event in events if isinstance(event, Rejected))
     assert rejection.number == 1 and str(folders[0]) in rejection.reason
     ended = {event.number: event.status for event in events if isinstance(event, Ended)}
     assert ended == {2: "finished", 3: "finished"}

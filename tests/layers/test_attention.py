@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from src.layers.attention import KeyValueCache, MultiHeadAttention, attention_weights
+from src.layers.attention import KeyValueCache, MultiHeadAttention, record_attention_weights
 
 B, T, S, D, H = 2, 5, 7, 12, 3
 
@@ -151,7 +151,7 @@ def test_recorded_weights_reproduce_the_output(attention: MultiHeadAttention, ki
     mask = (torch.arange(S) < torch.tensor([[4], [6]]))[:, None, None, :] if kind.startswith("cross") else None
     inputs = (x, memory, mask) if kind.startswith("cross") else (x,)
     expected = attention(*inputs, causal=kind == "causal")
-    with attention_weights(attention) as layers:
+    with record_attention_weights(attention) as layers:
         assert layers == {"": attention}
         out = attention(*inputs, causal=kind == "causal")
         weights = attention.weights
@@ -166,7 +166,7 @@ def test_recorded_weights_reproduce_the_output(attention: MultiHeadAttention, ki
     joined = torch.cat((weights @ heads).unbind(1), -1)
     torch.testing.assert_close(attention.output(joined), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
-    assert attention.weights is None and not attention.records, "no weights are stored afterwards"
+    assert attention.weights is None and not attention.recording, "no weights are stored afterwards"
 
 
 @pytest.mark.req("T7")
@@ -176,7 +176,7 @@ def test_recorded_weights_include_dropout() -> None:
     p = 0.4
     attention = MultiHeadAttention(D, H, dropout=p).double()
     x = numbers(B, T, D)
-    with attention_weights(attention):
+    with record_attention_weights(attention):
         attention.eval()(x)
         whole = attention.weights
         out = attention.train()(x)
@@ -197,7 +197,7 @@ def test_causal_attention_with_mask_and_fully_masked_queries(attention: MultiHea
     mask = (torch.arange(T) >= torch.tensor([[0], [2]]))[:, None, None, :]
     allowed = mask[:, 0] & torch.ones(T, T).tril().bool()
     expected = by_formula(attention, x, x, allowed)
-    with attention_weights(attention):
+    with record_attention_weights(attention):
         recorded = attention(x, mask=mask, causal=True)
         weights = attention.weights
     assert weights is not None
@@ -207,9 +207,9 @@ def test_causal_attention_with_mask_and_fully_masked_queries(attention: MultiHea
     torch.testing.assert_close(attention(x, mask=mask & allowed[:, None]), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(recorded[1, :2], attention.output.bias.expand(2, D), rtol=0, atol=1e-12)
     gradients = []
-    for records in (True, False):
+    for recording in (True, False):
         y = x.clone().requires_grad_()
-        with attention_weights(attention) if records else nullcontext():
+        with record_attention_weights(attention) if recording else nullcontext():
             attention(y, mask=mask & allowed[:, None]).square().sum().backward()
         gradients.append(y.grad)
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-10)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.layers.recurrent_cells import Cell, GRUCell, Layers, LSTMCell, RNNCell
+from src.layers.recurrent_cells import Cell, GRUCell, LSTMCell, RecurrentLayers, RNNCell
 
 F, H = 3, 5
 TORCH_CLASSES: dict[type[Cell], Any] = {RNNCell: nn.RNN, LSTMCell: nn.LSTM, GRUCell: nn.GRU}
@@ -23,9 +23,9 @@ def numbers(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def make_layers(cell: type[Cell], num_layers: int = 1, bidirectional: bool = False, inputs: int = F) -> Layers:
+def make_layers(cell: type[Cell], num_layers: int = 1, bidirectional: bool = False, inputs: int = F) -> RecurrentLayers:
     torch.manual_seed(0)
-    layers = Layers(cell, inputs, H, num_layers, bidirectional).double()
+    layers = RecurrentLayers(cell, inputs, H, num_layers, bidirectional).double()
     for parameter in layers.parameters():
         nn.init.normal_(parameter, std=0.7)
     return layers
@@ -85,7 +85,9 @@ def test_states_and_gradients_follow_the_textbook(cell: type[Cell]) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
-def copy_to_torch(layers: Layers, kernel: Any, transform: Callable[[str, Tensor], Tensor] = lambda gate, W: W) -> Any:
+def copy_to_torch(
+    layers: RecurrentLayers, kernel: Any, transform: Callable[[str, Tensor], Tensor] = lambda gate, W: W
+) -> Any:
     """Copy the weights of the textbook's cells to torch's kernel, gate by gate; its second bias is zero."""
     theirs = kernel.double()
     suffixes = [f"_l{n}{end}" for n in range(layers.num_layers) for end in ("", "_reverse")[: layers.directions]]

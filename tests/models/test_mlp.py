@@ -91,7 +91,7 @@ def test_independent_series_are_forecast_from_their_own_past_with_shared_weights
     hidden_sizes: tuple[int, ...],
 ) -> None:
     torch.manual_seed(0)
-    model = MLP(SERIES, hidden_sizes, "tanh", series="apart", from_last=True).double()
+    model = MLP(SERIES, hidden_sizes, "tanh", series="independent", subtract_last=True).double()
     x = np.random.default_rng(0).normal(size=(5, 9, 3))
     expected = np.empty((5, 4, 3))
     layers = [layer for layer in model.layers if isinstance(layer, nn.Linear)]
@@ -106,15 +106,15 @@ def test_independent_series_are_forecast_from_their_own_past_with_shared_weights
     np.testing.assert_allclose(model(torch.from_numpy(x)).detach().numpy(), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("series", ["together", "apart"])
+@pytest.mark.parametrize("series", ["together", "independent"])
 def test_forecasts_with_subtract_last_follow_the_level(series: str) -> None:
     torch.manual_seed(0)
-    model = MLP(SERIES, (5,), series=series, from_last=True).double()
+    model = MLP(SERIES, (5,), series=series, subtract_last=True).double()
     x, level = torch.randn(5, 9, 3).double(), torch.tensor([[[1.0, -20.0, 300.0]]]).double()
     torch.testing.assert_close(model(x + level), model(x) + level, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("override", ["model.series=apart", "model.from_last=true"])
+@pytest.mark.parametrize("override", ["model.series=independent", "model.subtract_last=true"])
 def test_series_options_require_forecasts_of_the_input_series(override: str) -> None:
     with pytest.raises(
         UserError, match=f"{override} is for forecasting, and digits is classification. Data: mackey_glass"

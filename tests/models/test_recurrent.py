@@ -17,7 +17,7 @@ from src.core.errors import UserError
 from src.models.recurrent import GRU, LSTM, RNN, Recurrent
 from src.run_store.run_folder import RunFolder
 from src.training.experiment import Experiment, build
-from src.training.inference import load, measure
+from src.training.inference import evaluate_split, load
 from src.training.run import run
 
 MODELS = [RNN, LSTM, GRU]
@@ -226,7 +226,7 @@ def build_stateful(tmp_path: Path) -> Callable[..., Experiment]:
     def build_experiment(*overrides: str) -> Experiment:
         small = ["trainer.precision=64-true", "optimizer=sgd", "logger=none", "callbacks=none", "trainer=smoke"]
         text = ["datamodule=text", f"datamodule.path={file}", "datamodule.context=5", "datamodule.batch_size=8"]
-        splits = ["datamodule.val_fraction=0.2", "datamodule.test_fraction=0.2", "datamodule.carry_state=true"]
+        splits = ["datamodule.val_fraction=0.2", "datamodule.test_fraction=0.2", "datamodule.stateful=true"]
         return build(check(compose([*small, *text, *splits, f"paths.outputs={tmp_path}/outputs", *overrides])))
 
     return build_experiment
@@ -274,11 +274,11 @@ def test_stateful_loss_equals_the_loss_of_one_long_sequence(
 @pytest.mark.parametrize("kind", [RNN, LSTM, GRU])
 def test_gradients_stop_at_window_boundaries(kind: type[Recurrent], cell: str) -> None:
     """The gradient of the second window is that of a sequence with the detached last state of the first as initial state."""
-    carried = make_model(kind, replace(TEXT, carry_state=True), cell=cell, num_layers=2, initial_state="learned")
+    carried = make_model(kind, replace(TEXT, stateful=True), cell=cell, num_layers=2, initial_state="learned")
     plain = make_model(kind, TEXT, cell=cell, num_layers=2, initial_state="learned")
     tokens = torch.randint(0, 11, (3, 9), generator=torch.Generator().manual_seed(0))
-    carried.outputs_of(LanguageBatch(tokens[:, :5]), "train")
-    windowed = carried.outputs_of(LanguageBatch(tokens[:, 4:]), "train")
+    carried.forward_batch(LanguageBatch(tokens[:, :5]), "train")
+    windowed = carried.forward_batch(LanguageBatch(tokens[:, 4:]), "train")
     whole = plain(tokens[:, :-1])
     torch.testing.assert_close(windowed, whole[:, 4:], rtol=0, atol=1e-12)
     with torch.no_grad():
@@ -295,23 +295,23 @@ def test_gradients_stop_at_window_boundaries(kind: type[Recurrent], cell: str) -
         torch.testing.assert_close(gradients[0][name], gradients[1][name], rtol=0, atol=1e-12)
     assert gradients[0]["start.0"] is None and gradients[2]["start.0"].any()
     carried.on_train_epoch_start()
-    torch.testing.assert_close(carried.outputs_of(LanguageBatch(tokens), "train"), whole, rtol=0, atol=1e-12)
-    carried.outputs_of(LanguageBatch(tokens[:2, 4:]), "val")  # another split starts from the initial state
-    smaller = carried.outputs_of(LanguageBatch(tokens[:2, 4:]), "val")
+    torch.testing.assert_close(carried.forward_batch(LanguageBatch(tokens), "train"), whole, rtol=0, atol=1e-12)
+    carried.forward_batch(LanguageBatch(tokens[:2, 4:]), "val")  # another split starts from the initial state
+    smaller = carried.forward_batch(LanguageBatch(tokens[:2, 4:]), "val")
     assert smaller.shape[0] == 2
     carried.on_validation_epoch_start()  # so does another validation
-    torch.testing.assert_close(carried.outputs_of(LanguageBatch(tokens), "val"), whole, rtol=0, atol=1e-12)
+    torch.testing.assert_close(carried.forward_batch(LanguageBatch(tokens), "val"), whole, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=transformer"], r"model=transformer has no state to carry. Models with one: rnn, lstm, gru\."),
-        (["model=gru", "model.bidirectional=true"], r"model\.bidirectional=true reads backwards too"),
+        (["model=transformer"], r"model=transformer has no hidden state. Models with one: rnn, lstm, gru\."),
+        (["model=gru", "model.bidirectional=true"], r"model\.bidirectional=true also reads from the end"),
     ],
 )
 def test_model_without_state_support_is_rejected(overrides: list[str], message: str) -> None:
-    text = ["datamodule=text", "datamodule.path=pyproject.toml", "datamodule.carry_state=true"]
+    text = ["datamodule=text", "datamodule.path=pyproject.toml", "datamodule.stateful=true"]
     with pytest.raises(UserError, match=message):
         check(compose([*overrides, *text]))
 
@@ -321,7 +321,7 @@ def test_model_without_state_support_is_rejected(overrides: list[str], message: 
 @pytest.mark.parametrize("cell", CELLS)
 def test_resumed_stateful_run_is_exact(fast: Callable[..., list[str]], cell: str) -> None:
     """It equals an uninterrupted run, and its checkpoint alone rebuilds the model, with either cell."""
-    overrides = fast("model=lstm", f"model.cell={cell}", "datamodule=text", "datamodule.carry_state=true")
+    overrides = fast("model=lstm", f"model.cell={cell}", "datamodule=text", "datamodule.stateful=true")
     overrides = [*overrides, "regularization.dropout=0.2", "trainer.limit_train_batches=1.0"]
     whole = run([*overrides, "trainer.max_epochs=2"], verbose=False)
     half = run(overrides, verbose=False)
@@ -332,4 +332,6 @@ def test_resumed_stateful_run_is_exact(fast: Callable[..., list[str]], cell: str
         for result in (whole, resumed)
     )
     assert first == second and len(first) == 2
-    assert measure(load(whole.folder), "test")["test/loss"] == pytest.approx(whole.metrics["test/loss"], rel=1e-6)
+    assert evaluate_split(load(whole.folder), "test")["test/loss"] == pytest.approx(
+        whole.metrics["test/loss"], rel=1e-6
+    )

@@ -317,7 +317,9 @@ def test_error_of_a_custom_optimizer_is_reported() -> None:
 
 @pytest.mark.parametrize("overrides", [["optimizer.momentum=0.0"], ["optimizer.dampening=0.1"]])
 def test_nesterov_needs_a_velocity(overrides: list[str]) -> None:
-    with pytest.raises(UserError, match=r"optimizer\.nesterov=true: Nesterov's form needs optimizer.momentum above 0"):
+    with pytest.raises(
+        UserError, match=r"optimizer\.nesterov=true: Nesterov momentum needs optimizer.momentum above 0"
+    ):
         config_of("optimizer=nesterov", *overrides)
 
 

@@ -15,7 +15,7 @@ from src.config.validate import check
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.layers.positional_encoding import LearnedPositions
-from src.layers.recurrent_cells import GRUCell, InitialState, Layers, LSTMCell, RNNCell
+from src.layers.recurrent_cells import GRUCell, InitialState, LSTMCell, RecurrentLayers, RNNCell
 from src.models.mlp import MLP
 from src.models.transformer import Transformer
 from src.optim.factory import build_optimizer
@@ -48,7 +48,9 @@ class Mixed(nn.Module):
                 InitialState(2, 3, 2),
             ]
         )
-        self.cells = nn.ModuleList(Layers(cell, 2, 3, bidirectional=True) for cell in (RNNCell, LSTMCell, GRUCell))
+        self.cells = nn.ModuleList(
+            RecurrentLayers(cell, 2, 3, bidirectional=True) for cell in (RNNCell, LSTMCell, GRUCell)
+        )
         self.own_bias = nn.Parameter(torch.zeros(2, 2))
 
 

@@ -279,7 +279,7 @@ def test_crop_that_could_remove_the_whole_image_is_rejected() -> None:
 @pytest.mark.req("G6")
 def test_config_gives_the_batch_transform() -> None:
     config = check(compose(["model=cnn", "regularization=augmentation", "regularization.augmentation.erasing=0.5"]))
-    assert config.regularization.augmentation.chosen() == {
+    assert config.regularization.augmentation.enabled() == {
         "rotation": 10, "translate": 0.1, "scale": 0.1, "erasing": 0.5,
     }  # fmt: skip
     transform = batch_transform(config, DataSpec("classification", "image", (1, 16, 16), (10,)))
@@ -298,7 +298,7 @@ def test_config_gives_the_batch_transform() -> None:
         (["datamodule=wine", "regularization=augmentation"], "wine is a vector"),
         (
             ["regularization=trivial_augment", "regularization.augmentation.auto_augment=0.5"],
-            "trivial_augment and auto_augment are policies of their own: one at a time",
+            "trivial_augment and auto_augment are alternative policies: use one",
         ),
     ],
 )

@@ -43,9 +43,9 @@ def chosen(*overrides: str) -> dict[str, object]:
     knobs = check(compose(list(overrides))).regularization
     defaults = {"decay_norms_and_biases": True, "early_stopping_patience": 10}
     values = {name: getattr(knobs, name) for name in type(knobs).model_fields}
-    values["augmentation"] = knobs.augmentation.chosen()
+    values["augmentation"] = knobs.augmentation.enabled()
     for name in ("audio", "synonyms", "back_translation"):
-        values[name] = [key.rpartition(".")[2] for key in values[name].chosen()]
+        values[name] = [key.rpartition(".")[2] for key in values[name].enabled()]
     return {name: value for name, value in values.items() if value != defaults.get(name, value if not value else None)}
 
 
@@ -90,7 +90,7 @@ RAW_EXAMPLE_PRESETS = {"audio_augmentation", "synonyms"}
 MODELS = ("cnn", "transformer", "resnet", "mlp")
 WITHOUT_COMMON_MODEL = {("spatial_dropout", "stochastic_depth"), ("drop_connect", "stochastic_depth")}
 REJECTED = {
-    **{pair: "has no place in model=" for pair in WITHOUT_COMMON_MODEL},
+    **{pair: "is not supported by model=" for pair in WITHOUT_COMMON_MODEL},
     ("ema", "swa"): "one average at a time: set regularization.ema_decay=0 or regularization.swa_start=null",
 }
 
@@ -131,5 +131,5 @@ def test_two_presets_combine_or_are_rejected_with_a_reason(bases: list[DictConfi
         expected["augmentation"] = {**first.get("augmentation", {}), **second.get("augmentation", {})}
     if set(pair) == {"gradient_clipping", "gradient_value_clipping"}:  # only one kind: the later
         expected = second
-    values = knobs.model_dump() | {"augmentation": knobs.augmentation.chosen()}
+    values = knobs.model_dump() | {"augmentation": knobs.augmentation.enabled()}
     assert {name: values[name] for name in expected} == expected

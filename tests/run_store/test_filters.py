@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from src.core.errors import UserError
-from src.run_store.filters import Condition, condition_values, matching, parse
+from src.run_store.filters import Condition, condition_values, matching, parse_conditions
 
 CONFIG = {
     "model": {"name": "mlp", "hidden_sizes": [64, 32], "batch_norm": False},
@@ -45,18 +45,18 @@ RECORD = {"status": "finished", "best": {"val/loss": 0.25, "val/nan": math.nan},
     ],
 )
 def test_a_condition_matches_its_meaning(text: str, expected: bool) -> None:
-    assert list(matching(parse(text), [condition_values(CONFIG, RECORD)])) == [expected]
+    assert list(matching(parse_conditions(text), [condition_values(CONFIG, RECORD)])) == [expected]
 
 
 def test_each_run_is_tested() -> None:
     runs: list[dict[str, Any]] = [{"x": 1}, {"x": 2}, {}, {"x": 3}]
-    assert list(matching(parse(["x>1", "x<3"]), runs)) == [False, True, False, False]
+    assert list(matching(parse_conditions(["x>1", "x<3"]), runs)) == [False, True, False, False]
     assert list(matching([], runs)) == [True] * 4
 
 
 def test_a_printed_condition_parses_to_itself() -> None:
     condition = Condition("val/loss", "<", 0.5)
-    assert parse(str(condition)) == [condition]
+    assert parse_conditions(str(condition)) == [condition]
 
 
 @pytest.mark.parametrize(
@@ -72,5 +72,5 @@ def test_a_printed_condition_parses_to_itself() -> None:
 )
 def test_an_invalid_condition_is_explained(text: str, message: str) -> None:
     with pytest.raises(UserError) as error:
-        list(matching(parse(text), [condition_values(CONFIG, RECORD)]))
+        list(matching(parse_conditions(text), [condition_values(CONFIG, RECORD)]))
     assert message in str(error.value)

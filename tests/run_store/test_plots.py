@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from src.core.files import UnsafeFileError
-from src.run_store.plots import save_picture
+from src.run_store.plots import save_figure
 
 
 class Recorder(WandbLogger):
@@ -25,19 +25,19 @@ class Recorder(WandbLogger):
 def test_a_figure_is_a_png_in_plots_and_in_wandb(tmp_path: Path) -> None:
     figure, logger = Figure(), Recorder()
     figure.subplots().plot([1, 2], [3, 4])
-    path = save_picture(tmp_path, "curve", figure, [logger])
+    path = save_figure(tmp_path, "curve", figure, [logger])
     assert path == tmp_path / "plots" / "curve.png" and logger.images == [("plots/curve", path.read_bytes())]
     with Image.open(path) as image:
         assert image.format == "PNG" and min(image.size) > 200 and len(image.convert("L").getcolors()) > 10
 
 
 def test_a_failed_drawing_leaves_the_old_file(tmp_path: Path) -> None:
-    path = save_picture(tmp_path, "curve", Figure())
+    path = save_figure(tmp_path, "curve", Figure())
     before = path.read_bytes()
     broken = Figure()
     broken.text(0.5, 0.5, "$\\frac$")  # no formula
     with pytest.raises(ValueError):
-        save_picture(tmp_path, "curve", broken)
+        save_figure(tmp_path, "curve", broken)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
@@ -50,9 +50,9 @@ def test_no_link_is_followed(link: str, tmp_path: Path) -> None:
     (folder / link).symlink_to(outside if link == "plots" else outside / "curve.png")
     if link == "plots":
         with pytest.raises(UnsafeFileError, match="this is a link"):
-            save_picture(folder, "curve", Figure())
+            save_figure(folder, "curve", Figure())
     else:
-        assert not save_picture(folder, "curve", Figure()).is_symlink()
+        assert not save_figure(folder, "curve", Figure()).is_symlink()
     assert [file.read_text() for file in outside.iterdir()] == ["mine"]
 
 
@@ -60,4 +60,4 @@ def test_no_text_is_passed_to_tex(tmp_path: Path) -> None:
     with rc_context({"text.usetex": True}):
         figure = Figure()
         figure.subplots().set_title("\\input{/etc/passwd}")
-        assert save_picture(tmp_path, "curve", figure).is_file()
+        assert save_figure(tmp_path, "curve", figure).is_file()

@@ -344,7 +344,7 @@ def test_the_record_needs_no_torch() -> None:
 def test_a_run_is_alive_until_nothing_writes_into_its_folder(tmp_path: Path) -> None:
     """Loggers write after the record has ended; no sync or delete may start before they finish."""
     run = RunFolder.create(tmp_path / "run", CONFIG, [])
-    with run.written_into():
+    with run.keep_locked():
         run.finish({})
         assert run.alive
     assert not run.alive
@@ -540,7 +540,7 @@ def test_a_run_with_a_link_that_leaves_it_is_not_resumed(name: str, tmp_path: Pa
     ("name", "is_client"),
     [
         ("wandb/run-1/logs/debug-core.log", True),
-        ("wandb/run-1/files/answers.json", True),
+        ("wandb/run-1/files/predictions.json", True),
         ("wandb", False),
         ("wandb/evil", False),
         ("wandb/run-1/logs", False),

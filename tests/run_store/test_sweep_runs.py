@@ -9,7 +9,7 @@ import pytest
 
 from src.callbacks import gradient_through_time, recurrent_comparison
 from src.run_store.run_folder import RunFolder
-from src.run_store.sweep_runs import siblings_with
+from src.run_store.sweep_runs import sweep_runs_with
 
 CONFIG = {
     "model": {"name": "rnn"},
@@ -17,7 +17,7 @@ CONFIG = {
 }
 RECORDS = {
     "gradient_through_time": {"before": [1.0, 0.5], "after": [1.0, 0.7]},
-    "recurrent_comparison": {"bytes": 5, "seconds": 1.0, "epochs": 2, "test": {"test/loss": 0.1}, "trivial": 0.2},
+    "recurrent_comparison": {"bytes": 5, "seconds": 1.0, "epochs": 2, "test": {"test/loss": 0.1}, "baseline": 0.2},
 }
 COMPARE: dict[str, Callable[[RunFolder], None]] = {
     "gradient_through_time": gradient_through_time.compare,
@@ -68,6 +68,6 @@ def test_a_folder_without_a_run_is_left_out(missing: str, tmp_path: Path) -> Non
         write(tmp_path / name, CONFIG, RECORDS)
     (tmp_path / "bad" / missing).unlink()
     (tmp_path / "bad" / missing).symlink_to(tmp_path / "good" / missing)
-    assert [run.path.name for run in siblings_with(RunFolder.open(tmp_path / "good"), "recurrent_comparison")] == [
+    assert [run.path.name for run in sweep_runs_with(RunFolder.open(tmp_path / "good"), "recurrent_comparison")] == [
         "good"
     ]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from src import train
-from src.sweeping.launchers.file_channel import Mailbox, work_by_mail
+from src.sweeping.launchers.file_channel import FileChannel, run_with_file_channel
 from src.sweeping.messages import Assignment, Ended
 from tests.security.harness import Case, chosen, every, read_record, report, write_record
 from tests.security.hostile import IN_PLACE_OF_A_FILE, STRINGS, VALUES, mutated, put, string
@@ -97,8 +97,8 @@ def schedulers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
     monkeypatch.setitem(sys.modules, "submitit.core", types.ModuleType("submitit.core"))
     monkeypatch.setattr(submitit_slurm, "subprocess", types.SimpleNamespace(run=run))
     monkeypatch.setattr(submitit_slurm, "shutil", types.SimpleNamespace(which=lambda program: f"/usr/bin/{program}"))
-    monkeypatch.setattr(cluster, "HEARS_EVERY", 0.0)
-    monkeypatch.setattr(ray_launcher, "ASKS_EVERY", 0.0)
+    monkeypatch.setattr(cluster, "CHANNEL_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(ray_launcher, "STATUS_POLL_SECONDS", 0.0)
     monkeypatch.setattr(scheduler, "POLL", 0.0)
     yield given
     assert not [argv for argv in given if argv[0] not in ("squeue", "scancel", "sinfo")], given
@@ -241,7 +241,7 @@ def test_the_file_channel_of_a_job_that_starts(
     """A job reads its control messages, appends its events, and prints into ``output``; each may be replaced by then."""
     from src.sweeping.launchers import file_channel
 
-    monkeypatch.setattr(file_channel, "LISTENS_EVERY", 0.001)
+    monkeypatch.setattr(file_channel, "CONTROL_POLL_SECONDS", 0.001)
     monkeypatch.setattr(file_channel, "carry_out", lambda assignment, orders: Ended(assignment.number, "finished"))
     names = ("cluster/job.order", "cluster/job.events", "cluster", "output", "output/job.txt")
     cases = [(file, kind) for file in names for kind in IN_PLACE_OF_A_FILE]
@@ -260,7 +260,7 @@ def test_the_file_channel_of_a_job_that_starts(
         codes: list[int] = []
 
         def verb(argv: object, case: Case = case, job: Assignment = job, codes: list[int] = codes) -> None:
-            codes.append(in_a_child(lambda: work_by_mail(job, Mailbox(case.sweep / "cluster", "job"))))
+            codes.append(in_a_child(lambda: run_with_file_channel(job, FileChannel(case.sweep / "cluster", "job"))))
 
         faults = case.open(verb, seconds=30)
         faults += [f"the job ended with {code}" for code in codes if code not in (0, 1)]

@@ -116,7 +116,7 @@ class Change(NamedTuple):
     value: Callable[[Path], Any]
 
 
-UNNAMED = ("states.jsonl", "metrics.jsonl", "answers.json")
+UNNAMED = ("states.jsonl", "metrics.jsonl", "predictions.json")
 """Records whose bad parts are left out without a message, so that a field could hide behind another one. Only verbs that
 train or draw are tried with several of their fields at once.
 """
@@ -329,7 +329,7 @@ def test_a_missing_field(
     try_all(every(cases, 300 if whole is None else 3, lambda case: case[0]), new_case, request.node.nodeid)
 
 
-@pytest.mark.parametrize("file", ("run.json", "config.yaml", "metrics.jsonl", "answers.json", *SWEEP_RECORDS))
+@pytest.mark.parametrize("file", ("run.json", "config.yaml", "metrics.jsonl", "predictions.json", *SWEEP_RECORDS))
 @pytest.mark.parametrize("value", ("list_of_lists", "huge", "null"))
 def test_a_bad_record_hides_no_other_run(new_case: Callable[..., Case], file: str, value: str) -> None:
     case = new_case()

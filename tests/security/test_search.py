@@ -38,20 +38,20 @@ SEARCH = {
 def searched(ordinary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the ordinary folder, the jobs of whose sweep are the trials of a study."""
     from src.sweeping.search.objectives import Objective
-    from src.sweeping.search.optuna_study import begun_study
+    from src.sweeping.search.optuna_study import open_or_create_study
 
     outputs = tmp_path_factory.mktemp("searched") / "outputs"
     shutil.copytree(ordinary, outputs)
     sweep = outputs / "sweep"
     ledger = read_record(sweep / "ledger.jsonl")
-    argv = [argument for argument in ledger[1]["words"] if not argument.startswith("seed=")]
+    argv = [argument for argument in ledger[1]["overrides"] if not argument.startswith("seed=")]
     argv = [f"paths.outputs={outputs}" if argument.startswith("paths.outputs=") else argument for argument in argv]
     argv = ["seed=choice(0,1)", *argv]
-    ledger[0]["search"] = {"settings": SEARCH, "words": [argv]}
+    ledger[0]["search"] = {"settings": SEARCH, "overrides": [argv]}
     write_record(sweep / "ledger.jsonl", ledger)
     space = Space.of(argv)
     run = read_record(sweep / ledger[1]["folder"] / "run.json")
-    study = begun_study(sweep, (space,), (Objective(run["monitor"], run["mode"]),))
+    study = open_or_create_study(sweep, (space,), (Objective(run["monitor"], run["mode"]),))
     for job in ledger[1:]:
         trial = study.ask({axis.key: axis.distribution() for axis in space.axes})
         trial.set_user_attr("job", job["folder"])
@@ -174,7 +174,7 @@ def test_recorded_overrides_are_data(
             case = searched_case()
             ledger, _ = search_of(searched)
             search = ledger[0]["search"]
-            search["words"][0].append(HOSTILE_OVERRIDES[name].replace("VICTIM", str(case.victim)))
+            search["overrides"][0].append(HOSTILE_OVERRIDES[name].replace("VICTIM", str(case.victim)))
             search["settings"] = {**SEARCH, "trials": 4}
             write_record(case.sweep / "ledger.jsonl", ledger)
             (case.sweep / STUDY).unlink()

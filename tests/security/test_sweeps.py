@@ -132,10 +132,10 @@ LEDGERS: dict[str, Callable[[list[Any]], None]] = {
     "outputs": lambda ledger: ledger[0]["base"]["paths"].update(outputs="../victim"),
     "name": lambda ledger: ledger[0].update(name="../../../victim"),
     "hash": lambda ledger: ledger[1].update(hash="../../../victim/x"),
-    "words": lambda ledger: ledger[1].update(
-        words=["paths.outputs=../victim", "--config-dir=.", "hydra.run.dir=../victim"]
+    "overrides": lambda ledger: ledger[1].update(
+        overrides=["paths.outputs=../victim", "--config-dir=.", "hydra.run.dir=../victim"]
     ),
-    "words, target": lambda ledger: ledger[1].update(words=["+callbacks.x._target_=canary_in_cwd.Model"]),
+    "words, target": lambda ledger: ledger[1].update(overrides=["+callbacks.x._target_=canary_in_cwd.Model"]),
     "command": lambda ledger: ledger[0].update(command=["sh", "-c", "touch zzhostile"]),
     "secret": lambda ledger: ledger[0]["base"].update(notes="${oc.env:AWS_SECRET_ACCESS_KEY}"),
     "logger": lambda ledger: ledger[0]["base"].update(

@@ -221,7 +221,7 @@ FILES = (
     *("run-{id}.wandb", "files/config.yaml", "files/output.log", "files/wandb-metadata.json", "logs/debug.log"),
     *("files/wandb-summary.json", "files/requirements.txt"),
 )
-NEW_FILES = ("run-{id}.wandb.synced", ".syncstate", "files/media", "files/answers.json", "settings", "../settings")
+NEW_FILES = ("run-{id}.wandb.synced", ".syncstate", "files/media", "files/predictions.json", "settings", "../settings")
 NEW_KINDS = ("link", "dangling_link", "pipe", "directory", "link_to_device", "sparse_gigabyte", "word")
 
 
@@ -301,7 +301,7 @@ def incomplete(case: Case, name: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ("run.json", "config.yaml", "metrics.jsonl", "answers.json"))
+@pytest.mark.parametrize("file", ("run.json", "config.yaml", "metrics.jsonl", "predictions.json"))
 def test_records_of_a_run_that_is_completed(
     new_case: Callable[..., Case], server: WandbServer, request: pytest.FixtureRequest, file: str
 ) -> None:

@@ -28,13 +28,13 @@ class Verb(NamedTuple):
 
 CHECKPOINT = "checkpoints/best.ckpt"
 LAST = "checkpoints/last.ckpt"
-RUN_RECORDS = ("run.json", "config.yaml", "metrics.jsonl", "answers.json", CHECKPOINT, LAST)
+RUN_RECORDS = ("run.json", "config.yaml", "metrics.jsonl", "predictions.json", CHECKPOINT, LAST)
 SWEEP_RECORDS = ("ledger.jsonl", "states.jsonl")
 STUDY = "study.journal"
 """The record of a search by Optuna, which the ordinary sweep does not have."""
 
-_SHOWN = ("run.json", "config.yaml", "metrics.jsonl", "answers.json", *SWEEP_RECORDS)
-_USED = ("run.json", "config.yaml", "answers.json", "metrics.jsonl", CHECKPOINT)
+_SHOWN = ("run.json", "config.yaml", "metrics.jsonl", "predictions.json", *SWEEP_RECORDS)
+_USED = ("run.json", "config.yaml", "predictions.json", "metrics.jsonl", CHECKPOINT)
 
 
 def _runs(*argv: object, last: Callable[[Case], list[object]] = lambda case: []) -> ArgvBuilder:

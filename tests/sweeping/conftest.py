@@ -9,14 +9,14 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from src.config.isolated_hydra import own_hydra
+from src.config.isolated_hydra import isolated_hydra
 from src.sweeping.job_composer import JobComposer
 
 
 @pytest.fixture
 def composer() -> Iterator[Callable[..., JobComposer]]:
     """Return a function that makes the composer of a sweep with some overrides that all its jobs share."""
-    with own_hydra():
+    with isolated_hydra():
         loader = GlobalHydra.instance().config_loader()
 
         def make(*overrides: str) -> JobComposer:

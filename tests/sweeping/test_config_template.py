@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from src.config.groups import sweeps
-from src.config.isolated_hydra import own_hydra
+from src.config.isolated_hydra import isolated_hydra
 from src.sweeping.config_template import ConfigTemplate, NotPlain
 from src.sweeping.job_composer import JobComposer
 from src.sweeping.search.space import Space
@@ -77,7 +77,7 @@ def same(composer: JobComposer, overrides: Sequence[str]) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sweeps())
 def test_every_documented_range_is_composed_as_hydra_would(name: str) -> None:
-    with own_hydra():
+    with isolated_hydra():
         loader, master = master_config(name)
         composer = JobComposer(loader, master, "test")
         axes = [f"{key}={','.join(overrides)}" for key, overrides in values(master).items()]

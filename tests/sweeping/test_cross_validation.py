@@ -11,7 +11,7 @@ import pytest
 from src.config.compose import compose
 from src.config.validate import check
 from src.core.errors import UserError
-from src.sweeping.cross_validation import with_folds
+from src.sweeping.cross_validation import expand_folds
 
 MakeOverrides = Callable[..., list[str]]
 
@@ -20,10 +20,10 @@ pytestmark = pytest.mark.req("H4")
 
 def test_a_sweep_over_folds_has_all_of_them() -> None:
     overrides = ["cross_validation.folds=3", "optimizer.lr=1e-3,1e-2"]
-    assert with_folds(overrides, compose(overrides[:1])) == [*overrides, "cross_validation.fold=1,2,3"]
-    assert with_folds([], compose([])) == []
+    assert expand_folds(overrides, compose(overrides[:1])) == [*overrides, "cross_validation.fold=1,2,3"]
+    assert expand_folds([], compose([])) == []
     some = [*overrides, "cross_validation.fold=2,3"]
-    assert with_folds(some, compose(overrides[:1])) == some, "the folds that were asked for"
+    assert expand_folds(some, compose(overrides[:1])) == some, "the folds that were asked for"
 
 
 @pytest.mark.parametrize("number", ["2,3", "range(2,4)", "choice(2,3)"])
@@ -32,16 +32,16 @@ def test_a_sweep_over_numbers_of_folds_is_rejected_with_advice(number: str) -> N
     with pytest.raises(
         UserError, match=r"one sweep trains all folds of a single cross_validation.folds value, such as -m .*folds=5"
     ):
-        with_folds(overrides, compose([]))
+        expand_folds(overrides, compose([]))
     named = [*overrides, "cross_validation.fold=1,2"]
-    assert with_folds(named, compose([])) == named, "folds that every number has"
+    assert expand_folds(named, compose([])) == named, "folds that every number has"
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["cross_validation.folds=5"], "-m cross_validation.folds=5 trains them all"),
-        (["cross_validation.folds=5", "cross_validation.fold=6"], "there are 5, from 1"),
+        (["cross_validation.folds=5", "cross_validation.fold=6"], "must be from 1 to 5"),
         (["cross_validation.fold=2"], "cross_validation.folds=5"),
         (["cross_validation.group=patient"], "cross_validation.folds=5"),
         (["cross_validation.folds=1"], "greater than or equal to 2"),

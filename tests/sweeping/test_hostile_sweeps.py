@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 from optuna.storages.journal._storage import JournalOperation
 
-from src.config.isolated_hydra import own_hydra
+from src.config.isolated_hydra import isolated_hydra
 from src.core.errors import UserError
 from src.run_store.run_folder import RunFolder
-from src.sweeping.launchers.file_channel import MAX_EVENT_BYTES, Mailbox
+from src.sweeping.launchers.file_channel import MAX_EVENT_BYTES, FileChannel
 from src.sweeping.launchers.submitit_slurm import SlurmExecutor
 from src.sweeping.ledger import Ledger, _state_of, locked
 from src.sweeping.messages import Assignment, Ended, Progress
 from src.sweeping.pending_jobs import pending
 from src.sweeping.search.objectives import Objective
-from src.sweeping.search.optuna_study import FILE, begun_study, stored_study
+from src.sweeping.search.optuna_study import FILE, open_or_create_study, stored_study
 from src.sweeping.search.request import SearchRequest, reject_unknown_options
 from src.sweeping.search.space import Interval, Space, Values
-from src.sweeping.worker import Orders, begun, carry_out
+from src.sweeping.worker import WorkerControl, carry_out, open_started_run
 
 LOSS = (Objective("val/loss", "min"),)
 SPACE = (Space(("seed=0", Interval("optimizer.lr", 1e-4, 1e-1))),)
@@ -252,12 +252,12 @@ def test_only_the_beginning_of_a_run_is_removed(sweep: Path, tmp_path: Path) -> 
     place.mkdir()
     for name in ("config.yaml", ".config.yaml.partial", ".run.json.0a1b2c3d.partial"):
         (place / name).write_text("")
-    assert begun(place) is None and not place.exists()
+    assert open_started_run(place) is None and not place.exists()
     for name in ("thesis.tex", "config.yaml/thesis.tex", "checkpoints/best.ckpt"):
         (place / name).parent.mkdir(parents=True)
         (place / name).write_text("keep")
         with pytest.raises(UserError, match="not removed"):
-            begun(place)
+            open_started_run(place)
         assert (place / name).read_text() == "keep"
         (place / name).rename(tmp_path / "moved")
         for below in sorted(place.rglob("*")):
@@ -266,7 +266,7 @@ def test_only_the_beginning_of_a_run_is_removed(sweep: Path, tmp_path: Path) -> 
     (tmp_path / "thesis").mkdir()
     place.symlink_to(tmp_path / "thesis")
     with pytest.raises(UserError, match="link"):
-        begun(place)
+        open_started_run(place)
     assert (tmp_path / "thesis").is_dir()
 
 
@@ -285,7 +285,7 @@ def test_a_lock_that_is_no_file_is_neither_followed_nor_emptied(
 
 
 def test_what_is_no_event_of_the_job_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    box = Mailbox(tmp_path / "cluster", "job", 3)
+    box = FileChannel(tmp_path / "cluster", "job", 3)
     box.clear()
     lines = [
         "junk",
@@ -314,7 +314,7 @@ def test_what_is_no_event_of_the_job_is_ignored(tmp_path: Path, caplog: pytest.L
 def test_a_file_channel_does_not_follow_links(
     tmp_path: Path, outside: Path, name: str, kind: Callable[[Path, Path], None]
 ) -> None:
-    box = Mailbox(tmp_path / "cluster", "job", 3)
+    box = FileChannel(tmp_path / "cluster", "job", 3)
     box.clear()
     kind(tmp_path / "cluster" / name, outside)
     assert box.collect() == [] and box.control_message() is None
@@ -330,7 +330,7 @@ def test_a_file_channel_does_not_follow_links(
 
 @pytest.mark.parametrize("order", ["", "kill", "stop\n", "\xff", "stop" * 100])
 def test_an_order_is_one_of_three(tmp_path: Path, order: str) -> None:
-    box = Mailbox(tmp_path / "cluster", "job", 3)
+    box = FileChannel(tmp_path / "cluster", "job", 3)
     box.clear()
     (tmp_path / "cluster" / "job.order").write_text(order)
     assert box.control_message() is None
@@ -377,15 +377,15 @@ def test_a_study_that_is_not_a_regular_file_is_rejected(
     kind(tmp_path / FILE, outside)
     if kind is not junk:  # which has no whole line
         with pytest.raises(UserError):
-            begun_study(tmp_path, SPACE, LOSS)
+            open_or_create_study(tmp_path, SPACE, LOSS)
     assert outside.read_text() == "keep\n"
 
 
 def test_the_lines_of_a_study_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun_study(tmp_path, SPACE, LOSS)
+    open_or_create_study(tmp_path, SPACE, LOSS)
     monkeypatch.setattr("src.sweeping.search.optuna_study.MAX_JOURNAL_LINES", 0)
     with pytest.raises(UserError, match="more than 0 lines"):
-        begun_study(tmp_path, SPACE, LOSS)
+        open_or_create_study(tmp_path, SPACE, LOSS)
 
 
 ENTRIES = ["[]", "3", "{}", '{"op_code":99}', '{"op_code":0}', '{"op_code":0,"study_name":3,"directions":"x"}']
@@ -397,11 +397,11 @@ ENTRIES += [
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_damage_of_a_study_is_one_error_that_names_it(tmp_path: Path, entry: str) -> None:
-    begun_study(tmp_path, SPACE, LOSS)
+    open_or_create_study(tmp_path, SPACE, LOSS)
     with (tmp_path / FILE).open("a") as file:
         file.write(entry + "\n")
     with pytest.raises(UserError, match=FILE):
-        begun_study(tmp_path, SPACE, LOSS)
+        open_or_create_study(tmp_path, SPACE, LOSS)
 
 
 def test_a_file_of_countless_studies_is_refused_at_once(tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_a_file_of_countless_studies_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_a_trial_holds_what_trials_hold(tmp_path: Path) -> None:
-    study = begun_study(tmp_path, SPACE, LOSS)
+    study = open_or_create_study(tmp_path, SPACE, LOSS)
     trial = study.ask({"optimizer.lr": SPACE[0].axes[0].distribution()})
     trial.set_user_attr("job", ["x"])
     with pytest.raises(UserError, match=FILE):
@@ -452,7 +452,7 @@ def test_recorded_overrides_choose_no_code_and_no_folder(sweep: Path, override: 
     changed(sweep, 0, lambda head: head.update(search=search))
     with pytest.raises(UserError):
         ledger = Ledger.open(sweep).trusted()
-        with own_hydra():
+        with isolated_hydra():
             from hydra.core.global_hydra import GlobalHydra
 
             reject_unknown_options(["seed=0", override], GlobalHydra.instance().config_loader(), ledger.folder)
@@ -461,7 +461,7 @@ def test_recorded_overrides_choose_no_code_and_no_folder(sweep: Path, override: 
 def test_recorded_overrides_of_the_users_own_options_are_read() -> None:
     from hydra.core.global_hydra import GlobalHydra
 
-    with own_hydra():
+    with isolated_hydra():
         loader = GlobalHydra.instance().config_loader()
         overrides = ["model=mlp,cnn", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "seed=range(3)", "logger=none"]
         reject_unknown_options(
@@ -501,7 +501,7 @@ def test_a_worker_prints_and_tells_an_error_of_any_text(
         raise UserError(text)
 
     monkeypatch.setattr("src.sweeping.worker._run_here", fail)
-    ended = carry_out(Assignment(1, {}, tmp_path / "job", ("x",)), Orders(lambda event: None))
+    ended = carry_out(Assignment(1, {}, tmp_path / "job", ("x",)), WorkerControl(lambda event: None))
     assert ended.status == "failed" and text in ended.error
     printed = capfd.readouterr().err
     assert "\x1b" not in printed and "\\u001b]0;title\\u0007 \\ud800" in printed

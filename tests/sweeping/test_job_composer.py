@@ -79,7 +79,7 @@ def test_overrides_that_hydra_cannot_parse_are_reported_with_their_job(composer:
 
 def test_more_folds_than_examples_are_rejected_before_the_first_job(composer: Make, tmp_path: Path) -> None:
     folds = [["datamodule=wine", "cross_validation.folds=500", f"cross_validation.fold={n}"] for n in range(1, 501)]
-    with pytest.raises(UserError, match=r"10 of the first 10 of 500 jobs(?s:.*)there are \d+ examples to share out"):
+    with pytest.raises(UserError, match=r"10 of the first 10 of 500 jobs(?s:.*)only \d+ examples can be divided"):
         add_to_ledger(Ledger.create(tmp_path, "test", []), composer(), folds)
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from src.config.groups import SWEEPS, sweeps
-from src.config.isolated_hydra import own_hydra
+from src.config.isolated_hydra import isolated_hydra
 from src.run_store.config_hash import config_hash
 from src.sweeping.job_composer import JobComposer
 from src.sweeping.wandb_sweep_files import COMMAND, FOLDER, files, master_config, values
@@ -29,7 +29,7 @@ DOCUMENTED = {
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_a_range_reaches_from_end_to_end(name: str) -> None:
     key, smallest, largest = DOCUMENTED[name]
-    with own_hydra():
+    with isolated_hydra():
         _, master = master_config(name)
         found = values(master)
     assert list(found) == [key]
@@ -50,7 +50,7 @@ def test_the_rest_of_the_documented_ranges_are_there() -> None:
 @pytest.mark.req("H1")
 @pytest.mark.parametrize("name", sweeps())
 def test_every_point_can_run_and_wandb_gets_the_same(name: str) -> None:
-    with own_hydra():
+    with isolated_hydra():
         loader, master = master_config(name)
         composer = JobComposer(loader, master, "test")
         axes = [[f"{key}={value}" for value in overrides] for key, overrides in values(master).items()]

@@ -8,7 +8,7 @@ import sacrebleu
 import torch
 
 from src.tasks.bleu import CorpusBLEU
-from src.training.inference import load, measure
+from src.training.inference import evaluate_split, load
 from src.training.run import run
 
 
@@ -55,7 +55,7 @@ def test_run_computes_bleu_on_test_and_evaluate_on_any_split(fast, tmp_path, tok
     expected = sacrebleu.corpus_bleu(hypotheses, [references]).score
     assert result.metrics["test/bleu"] == pytest.approx(expected, rel=1e-4) and expected > 20
     assert json.loads((result.folder / "run.json").read_text())["final"]["test/bleu"] == result.metrics["test/bleu"]
-    assert measure(loaded, "val")["val/bleu"] > 0
+    assert evaluate_split(loaded, "val")["val/bleu"] > 0
 
 
 def test_unknown_token_never_matches(fast, tmp_path):

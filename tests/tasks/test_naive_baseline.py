@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, mean_absolute_er
 
 from src.core.batches import LabelledBatch, LanguageBatch, TranslationBatch
 from src.core.data_spec import DataSpec
-from src.tasks.naive_baseline import trivial_scores
+from src.tasks.naive_baseline import score_naive_baseline
 
 RNG = np.random.default_rng(0)
 
@@ -22,7 +22,7 @@ def test_class_baseline_equals_scikit_learn(task):
     dtype = torch.int64 if size == 3 else torch.float32
     spec = DataSpec(task, "vector", (1,), (3,) if size == 3 else ())
     batches = [LabelledBatch(torch.zeros(len(y), 1), torch.tensor(y, dtype=dtype)) for y in (train, test)]
-    metrics = trivial_scores(spec, *batches)
+    metrics = score_naive_baseline(spec, *batches)
     dummy = DummyClassifier(strategy="prior").fit(np.zeros((len(train), 1)), train)
     x = np.zeros((len(test), 1))
     predictions = dummy.predict(x)
@@ -36,7 +36,7 @@ def test_class_baseline_equals_scikit_learn(task):
 def test_number_baseline_equals_scikit_learn():
     train, test = RNG.normal(2, 3, (500, 2)), RNG.normal(2.5, 3, (80, 2))
     batches = [LabelledBatch(torch.zeros(len(y), 1), torch.tensor(y, dtype=torch.float32)) for y in (train, test)]
-    metrics = trivial_scores(DataSpec("regression", "vector", (1,), (2,)), *batches)
+    metrics = score_naive_baseline(DataSpec("regression", "vector", (1,), (2,)), *batches)
     predictions = DummyRegressor().fit(np.zeros((500, 1)), train).predict(np.zeros((80, 1)))
     mse = mean_squared_error(test, predictions)
     assert metrics["test/mse"] == pytest.approx(mse, rel=1e-5)
@@ -49,7 +49,7 @@ def test_number_baseline_equals_scikit_learn():
 def test_text_baseline_uses_token_frequencies():
     train = torch.tensor([[9, 1, 1, 2], [9, 1, 1, 0]])  # the first token of a window is no target
     test = torch.tensor([[9, 1, 2, 3]])
-    metrics = trivial_scores(
+    metrics = score_naive_baseline(
         DataSpec("language_modelling", "tokens", (3,), (5,)), LanguageBatch(train), LanguageBatch(test)
     )
     frequencies = {0: 2 / 11, 1: 5 / 11, 2: 2 / 11, 3: 1 / 11}  # counts start at one
@@ -63,6 +63,6 @@ def test_translation_baseline_predicts_the_most_frequent_token_of_each_position(
     train = TranslationBatch(torch.zeros(3, 1), torch.tensor([[1, 5, 6, 2], [1, 5, 7, 2], [1, 4, 7, 2]]))
     test = TranslationBatch(torch.zeros(3, 1), torch.tensor([[1, 5, 7, 2], [1, 4, 7, 2], [1, 5, 2, 0]]))
     spec = DataSpec("translation", "tokens", (1,), (8,), padding_id=0)
-    metrics = trivial_scores(spec, train, test)  # the prediction is 5 7 2
+    metrics = score_naive_baseline(spec, train, test)  # the prediction is 5 7 2
     assert metrics["test/exact_match"] == pytest.approx(1 / 3)
     assert metrics["test/token_accuracy"] == pytest.approx((3 + 2 + 1) / 8)

@@ -12,7 +12,7 @@ from src.core.data_spec import DataSpec
 from src.models.epoch_metrics import Meter
 from src.models.recurrent import GRU
 from src.tasks.factory import build_task
-from src.tasks.tagging import UNASKED
+from src.tasks.tagging import IGNORE_INDEX
 
 CPU = L.pytorch.strategies.SingleDeviceStrategy(device="cpu")
 LENGTHS = [[5, 2, 9], [1], [9, 9, 3, 4]]
@@ -73,7 +73,7 @@ def test_regression_metrics_of_sequences_of_different_lengths(cell: str) -> None
 
 
 @pytest.mark.req("R4")
-@pytest.mark.parametrize(("task", "padding"), [("tagging", UNASKED), ("language_modelling", 0)])
+@pytest.mark.parametrize(("task", "padding"), [("tagging", IGNORE_INDEX), ("language_modelling", 0)])
 def test_loss_and_metrics_per_step_ignore_padding(task: str, padding: int) -> None:
     """L = -1/T Σ_t Σ_c y_{t,c} log ŷ_{t,c} over all valid steps of the split, perplexity, accuracy, F1."""
     spec = DataSpec(

@@ -20,7 +20,7 @@ from src.core.errors import UserError
 from src.datamodules.loaders.in_memory import BatchLoader
 from src.diagnostics.resume_check import Interrupt, compare
 from src.run_store.run_folder import RunFolder
-from src.training.resume import resumed
+from src.training.resume import prepare_resume
 from src.training.run import Interrupted, resume, run
 
 MakeOverrides = Callable[..., list[str]]
@@ -53,7 +53,7 @@ RUNS = {
     "stateful recurrent network": [
         "model=lstm",
         "datamodule=text",
-        "datamodule.carry_state=true",
+        "datamodule.stateful=true",
     ],
 }
 
@@ -77,7 +77,7 @@ def test_a_run_interrupted_between_steps_resumes_exactly(
         state = interrupt_after(overrides, parts, step)
         assert state["global_step"] in (step, step + 1)
         assert state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"] not in (0, 7), "mid-epoch"
-        resume(*resumed(str(parts), []), verbose=False)
+        resume(*prepare_resume(str(parts), []), verbose=False)
         assert [finding for finding in compare(whole.folder, parts) if not finding.equal] == []
 
 
@@ -93,7 +93,7 @@ def test_the_comparison_detects_lost_state(fast: MakeOverrides, lost: str, tmp_p
     else:
         state["random_states"][0]["torch"] = torch.Generator().manual_seed(5).get_state()
     torch.save(state, tmp_path / "parts" / "checkpoints" / "last.ckpt")
-    resume(*resumed(str(tmp_path / "parts"), []), verbose=False)
+    resume(*prepare_resume(str(tmp_path / "parts"), []), verbose=False)
     different = {finding.name for finding in compare(whole.folder, tmp_path / "parts") if not finding.equal}
     assert "lines of metrics.jsonl" in different
     assert ("weights of last.ckpt" in different) == (lost != "partial_sums")
@@ -190,7 +190,5 @@ def test_a_recurrent_state_of_a_wrong_shape_is_rejected(fast: MakeOverrides, tmp
         torch.save(
             checkpoint | {"random_states": [process_state | {"carried": state}]}, folder / "checkpoints" / "last.ckpt"
         )
-        with pytest.raises(
-            UserError, match=r"last\.ckpt: this checkpoint is damaged: the state that its model carries on"
-        ):
-            resume(*resumed(str(folder), []), verbose=False)
+        with pytest.raises(UserError, match=r"last\.ckpt: this checkpoint is damaged: the carried state of its model"):
+            resume(*prepare_resume(str(folder), []), verbose=False)

@@ -22,7 +22,7 @@ from src.evaluate import evaluate
 from src.models.mlp import MLP
 from src.run_store.run_folder import RunFolder
 from src.training.inference import load
-from src.training.resume import resumed
+from src.training.resume import prepare_resume
 from src.training.run import Interrupted, RunResult, resume, run
 
 MakeOverrides = Callable[..., list[str]]
@@ -238,7 +238,7 @@ def test_predicted_translations_equal_those_of_the_model(fast: MakeOverrides) ->
     predictions = predict(result.folder, loaded.datamodule.example_inputs(3))
     source = loaded.datamodule.split("test").inputs[0][:3]
     tokens = loaded.model.generate(source)
-    expected = loaded.datamodule.answers(loaded.model.task.answers(tokens))
+    expected = loaded.datamodule.decode_predictions(loaded.model.task.predictions(tokens))
     assert predictions == expected
 
 
@@ -331,7 +331,7 @@ def test_a_resumed_run_is_exact(fast: MakeOverrides, overrides: list[str], monke
     overrides = fast(*overrides, "trainer.max_epochs=4", "trainer.limit_train_batches=3")
     whole = run(overrides, verbose=False)
     folder = interrupt_in_epoch(overrides, 2, monkeypatch, tmp_path)
-    config, record = resumed(str(folder), [])
+    config, record = prepare_resume(str(folder), [])
     result = resume(config, record, verbose=False)
     assert result.status == "finished" and result.folder == folder
     assert result.metrics == whole.metrics
@@ -353,7 +353,7 @@ def test_the_command_line_resumes_and_trains_further(fast: MakeOverrides, monkey
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "finished" and len(record["resumed"]) == 1
     with pytest.raises(UserError, match="finished"):
-        resumed(str(folder), [])
+        prepare_resume(str(folder), [])
     monkeypatch.setattr(sys, "argv", ["src.train", f"resume={folder}", "trainer.max_epochs=5"])
     train.main()
     longer = run([*overrides, "trainer.max_epochs=5"], verbose=False)
@@ -401,25 +401,25 @@ def test_a_run_finds_its_data_file_from_another_working_directory(
     assert evaluate(result.folder)["test/loss"] == result.metrics["test/loss"]
     (here / "book.txt").rename(tmp_path / "moved.txt")
     with pytest.raises(UserError, match=r"book\.txt: there is no such file"):
-        resumed(str(result.folder), ["trainer.max_epochs=2"])
+        prepare_resume(str(result.folder), ["trainer.max_epochs=2"])
     moved = ["trainer.max_epochs=2", "datamodule.path=moved.txt"]
-    assert resume(*resumed(str(result.folder), moved), verbose=False).status == "finished"
+    assert resume(*prepare_resume(str(result.folder), moved), verbose=False).status == "finished"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_rejected_resume_changes_no_file(finished: RunResult) -> None:
     before = read_record_files(finished.folder)
     with pytest.raises(UserError, match="trainer"):
-        resume(*resumed(str(finished.folder), ["trainer.accelerator=gpu"]), verbose=False)
+        resume(*prepare_resume(str(finished.folder), ["trainer.accelerator=gpu"]), verbose=False)
     assert read_record_files(finished.folder) == before
-    resume(*resumed(str(finished.folder), ["trainer.max_epochs=3"]), verbose=False)  # the lock was released
+    resume(*prepare_resume(str(finished.folder), ["trainer.max_epochs=3"]), verbose=False)  # the lock was released
 
 
 def test_a_truncated_last_checkpoint_is_named_and_the_run_does_not_change(finished: RunResult) -> None:
     before, last = read_record_files(finished.folder), finished.folder / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"last\.ckpt: this checkpoint cannot be read"):
-        resume(*resumed(str(finished.folder), ["trainer.max_epochs=3"]), verbose=False)
+        resume(*prepare_resume(str(finished.folder), ["trainer.max_epochs=3"]), verbose=False)
     assert read_record_files(finished.folder) == before
 
 
@@ -427,7 +427,7 @@ def test_a_truncated_last_checkpoint_is_named_and_the_run_does_not_change(finish
 def test_a_foreign_last_checkpoint_is_named(finished: RunResult, contents: object) -> None:
     torch.save(contents, finished.folder / "checkpoints" / "last.ckpt")
     with pytest.raises(UserError, match=r"last\.ckpt: this checkpoint was not written by Gridlight"):
-        resume(*resumed(str(finished.folder), ["trainer.max_epochs=3"]), verbose=False)
+        resume(*prepare_resume(str(finished.folder), ["trainer.max_epochs=3"]), verbose=False)
 
 
 def test_the_error_for_an_invalid_checkpoint_does_not_suggest_unsafe_loading(finished: RunResult) -> None:
@@ -445,7 +445,10 @@ def test_a_resumed_run_with_a_user_error_after_training_is_failed(finished: RunR
     original = experiment.build_callbacks
     monkeypatch.setattr(experiment, "build_callbacks", lambda *args: [*original(*args), RaiseUserError()])
     with pytest.raises(UserError, match="no further"):
-        resume(*resumed(str(finished.folder), ["trainer.max_epochs=4", "trainer.log_every_n_steps=1"]), verbose=False)
+        resume(
+            *prepare_resume(str(finished.folder), ["trainer.max_epochs=4", "trainer.log_every_n_steps=1"]),
+            verbose=False,
+        )
     record = json.loads((finished.folder / "run.json").read_text())
     assert record["status"] == "failed" and "no further" in record["error"]
 

@@ -1,7 +1,7 @@
 """Types and base classes of the schemas of all config groups.
 
 A command that opens a recorded run builds the model and data that its config describes. Therefore sizes have an upper bound
-that no real experiment reaches, and `src.core.resources.refuse_too_much` bounds what follows from several sizes.
+that no real experiment reaches, and `src.core.resources.check_memory` bounds what follows from several sizes.
 """
 
 from pathlib import Path

@@ -30,16 +30,16 @@ class Checkpoints(Entry):
     mode: Literal["min", "max"] | None = None
     every_n_steps: PositiveInt | None = None
     every_minutes: PositiveFloat | None = None
-    pause: NonNegativeFloat = 1.0
+    min_interval: NonNegativeFloat = 1.0
 
 
 class Progress(Entry):
     refresh: Annotated[float, Field(ge=0.1)] = 0.1
-    pause: NonNegativeFloat = 3.0
+    min_interval: NonNegativeFloat = 3.0
     patience: NonNegativeFloat = 30.0
 
 
-class Answers(Entry):
+class Predictions(Entry):
     examples: Annotated[int, Field(ge=0, le=10_000)] = 16
 
 
@@ -51,7 +51,7 @@ class GradientThroughTime(Entry):
     examples: Annotated[int, Field(gt=0, le=10_000)] = 16
 
 
-class Gradients(Entry):
+class GradientStatistics(Entry):
     every_n_steps: PositiveInt = 20
 
 
@@ -73,10 +73,10 @@ ENTRIES: dict[str, type[Entry]] = {
     "src.callbacks.checkpoints.Checkpoints": Checkpoints,
     "src.callbacks.random_state.RandomState": Entry,
     "src.callbacks.progress.Progress": Progress,
-    "src.callbacks.predictions.Answers": Answers,
+    "src.callbacks.predictions.Predictions": Predictions,
     "src.callbacks.attention_maps.AttentionMaps": AttentionMaps,
-    "src.callbacks.fitted_function.FitPicture": Entry,
-    "src.callbacks.gradient_statistics.Gradients": Gradients,
+    "src.callbacks.fitted_function.FittedFunctionPlot": Entry,
+    "src.callbacks.gradient_statistics.GradientStatistics": GradientStatistics,
     "src.callbacks.gradient_through_time.GradientThroughTime": GradientThroughTime,
     "src.callbacks.recurrent_comparison.RecurrentComparison": Entry,
     "src.callbacks.learning_rate_finder.LearningRateFinder": LearningRateFinder,

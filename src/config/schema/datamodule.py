@@ -198,7 +198,7 @@ class TextWindows(DataOption):
     tokens: Literal["characters", "byte_pairs"] = "characters"
     vocabulary_size: BytePairs = 4000
     context: Length
-    carry_state: bool
+    stateful: bool
     val_fraction: Fraction
     test_fraction: TestFraction
 
@@ -272,7 +272,7 @@ class _TableTask:
         return "classification" if instance is None else instance.kind
 
 
-class CSV(Split):
+class Table(Split):
     task: ClassVar[Any] = _TableTask()
     inputs = "vector"
     path: UserPath
@@ -290,7 +290,7 @@ class CSV(Split):
         return _without_none(path=self.path, val_path=self.val_path, test_path=self.test_path)
 
     @model_validator(mode="after")
-    def _check_target_column(self) -> "CSV":
+    def _check_target_column(self) -> "Table":
         if self.kind != "regression" and not isinstance(self.target_column, str):
             raise ValueError(f"target_column={self.target_column}: only kind=regression supports several columns")
         return self

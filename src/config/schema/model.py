@@ -27,7 +27,7 @@ class ModelOption(Option):
 
     tasks: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
-    carries_state: ClassVar[bool] = False
+    supports_stateful: ClassVar[bool] = False
     built_in: ClassVar[tuple[str, ...]] = ()
     """Knobs of regularization that the architecture always includes, whatever their values."""
 
@@ -41,8 +41,8 @@ class MLP(ModelOption):
     batch_norm: bool
     dropout: Probability
     drop_connect: Probability
-    series: Literal["together", "apart"] = "together"
-    from_last: bool = False
+    series: Literal["together", "independent"] = "together"
+    subtract_last: bool = False
 
 
 class MlpScratch(ModelOption):
@@ -104,7 +104,7 @@ class ResNet(ModelOption):
 class Recurrent(ModelOption):
     tasks = (*VECTORS, "tagging", "language_modelling")
     inputs = ("image", "sequence", "tokens")
-    carries_state = True
+    supports_stateful = True
     cell: Literal["torch", "textbook"]
     hidden_size: Width
     num_layers: Layers

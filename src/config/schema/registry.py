@@ -2,7 +2,6 @@
 
 from src.config.schema.base import Option
 from src.config.schema.datamodule import (
-    CSV,
     ETT,
     FSDD,
     Adding,
@@ -20,6 +19,7 @@ from src.config.schema.datamodule import (
     ParallelText,
     Series,
     Shapes,
+    Table,
     Text,
     TextClassification,
     TinyShakespeare,
@@ -63,7 +63,7 @@ SCHEMAS: dict[str, dict[str, type[Option]]] = {
         "src.datamodules.synthetic.function.Function": Function,
         "src.datamodules.synthetic.mackey_glass.MackeyGlass": MackeyGlass,
         "src.datamodules.timeseries.series.Series": Series,
-        "src.datamodules.tabular.table.Table": CSV,
+        "src.datamodules.tabular.table.Table": Table,
         "src.datamodules.synthetic.adding.Adding": Adding,
         "src.datamodules.synthetic.copy_task.Copy": Copy,
         "src.datamodules.synthetic.dates.Dates": Dates,

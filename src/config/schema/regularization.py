@@ -31,7 +31,7 @@ class Augmentation(Section):
             raise ValueError(f"{' and '.join(policies)} are alternative policies: use one, and set the others to 0")
         return self
 
-    def chosen(self) -> dict[str, float]:
+    def enabled(self) -> dict[str, float]:
         """Return the enabled changes and their strengths."""
         return {name: strength for name, strength in self if strength}
 
@@ -64,7 +64,7 @@ class AudioAugmentation(Section):
             raise ValueError(f"noise_snr={self.noise_snr}: the first number must not be above the second")
         return self
 
-    def chosen(self) -> list[str]:
+    def enabled(self) -> list[str]:
         """Return the keys of the enabled changes."""
         changes = {"time_stretch": self.time_stretch, "pitch_shift": self.pitch_shift, "noise_snr": self.noise_snr}
         return [f"regularization.audio.{name}" for name, strength in changes.items() if strength and self.probability]
@@ -76,7 +76,7 @@ class Synonyms(Section):
     probability: Share
     lexicon: str
 
-    def chosen(self) -> list[str]:
+    def enabled(self) -> list[str]:
         """Return the keys of the enabled changes."""
         return ["regularization.synonyms.probability"] if self.probability else []
 
@@ -94,7 +94,7 @@ class BackTranslation(Section):
             raise ValueError("set both forward and backward to a run, or neither")
         return self
 
-    def chosen(self) -> list[str]:
+    def enabled(self) -> list[str]:
         """Return the keys of the enabled changes."""
         return ["regularization.back_translation.forward"] if self.forward and self.probability else []
 
@@ -130,6 +130,6 @@ class Regularization(Section):
     synonyms: Synonyms
     back_translation: BackTranslation
 
-    def of_examples(self) -> dict[str, list[str]]:
+    def enabled_example_augmentation(self) -> dict[str, list[str]]:
         """Return the keys of the enabled changes to raw examples, by the kind of example."""
-        return {"audio": self.audio.chosen(), "text": self.synonyms.chosen() + self.back_translation.chosen()}
+        return {"audio": self.audio.enabled(), "text": self.synonyms.enabled() + self.back_translation.enabled()}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
-from src.core.resources import fits
+from src.core.resources import fits_in_memory
 from src.datamodules.audio.log_mel import Frames, LogMel
 from src.datamodules.base import DataModule
 from src.datamodules.class_labels import class_numbers, classes_of
@@ -116,7 +116,7 @@ class Audio(DataModule):
         """Return whether waveforms and features of all files fit into memory at the same time."""
         count = sum(map(len, files.values()))
         needed = 4 * count * (self._length + prod(self.spec.input_shape))
-        return fits(needed, self.memory_share, f"{next(iter(files.values()))[0][0].parent}: {count:,} sounds")
+        return fits_in_memory(needed, self.memory_share, f"{next(iter(files.values()))[0][0].parent}: {count:,} sounds")
 
     def _load_streamed(self, files: dict[str, list[Labelled]], labels: dict[str, Tensor]) -> dict[str, Batch]:
         paths = {name: tuple(path for path, _ in part) for name, part in files.items()}

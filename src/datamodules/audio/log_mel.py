@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from src.core.errors import UserError
-from src.core.resources import refuse_too_much
+from src.core.resources import check_memory
 
 MIN_ENERGY = 1e-5
 """Smallest energy of a band, so that the logarithm of silence is finite."""
@@ -71,7 +71,7 @@ class LogMel(nn.Module):
     def forward(self, waveforms: Tensor) -> Tensor:
         """Map waveforms [B, samples] to [B, frames, n_mels]."""
         count, frames = len(waveforms), self.frames(waveforms.size(1))
-        refuse_too_much(  # complex and real numbers
+        check_memory(  # complex and real numbers
             12 * count * frames * (self.n_fft // 2 + 1),
             f"datamodule.n_fft={self.n_fft}, .hop={self.hop}: the spectra of {count:,} sounds",
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from src.core.errors import UserError
 from src.core.files import open_data_file
-from src.core.resources import refuse_too_much
+from src.core.resources import check_memory
 from src.datamodules.io.numeric_table import MAX_VALUE
 
 MAX_FILE_BYTES = 2**29
@@ -122,7 +122,7 @@ def _to_unit(samples: np.ndarray) -> np.ndarray:
 
 def stack_waves(waves: list[np.ndarray], length: int) -> Tensor:
     """Stack waveforms to [B, length]: longer ones are truncated, shorter ones padded with silence."""
-    refuse_too_much(4 * len(waves) * length, f"{len(waves):,} sounds of {length:,} samples")
+    check_memory(4 * len(waves) * length, f"{len(waves):,} sounds of {length:,} samples")
     result = torch.zeros(len(waves), length)
     for row, wave in zip(result, waves, strict=True):
         row[: len(wave)] = torch.from_numpy(wave[:length])

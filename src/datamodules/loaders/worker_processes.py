@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from src.core.batches import Batch, LabelledBatch
 from src.core.errors import UserError
-from src.core.process import end_with_parent
+from src.core.process import set_parent_death_signal
 from src.core.resources import usable_cores
 from src.datamodules.loaders.in_memory import BatchLoader
 
@@ -85,7 +85,7 @@ class StreamLoader(BatchLoader):
 
 def _init_worker(worker: int) -> None:
     """Exit with the run if it is killed: a surviving worker would hold the lock of the run folder and prevent a resume."""
-    end_with_parent()
+    set_parent_death_signal()
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def _warn_once(message: str) -> None:
     log.warning(message)
 
 
-def recut(
+def apply_fold(
     parts: dict[str, Part],
     fold: Fold | None,
     classes: Callable[[Part], Sequence[Any]] | None = None,

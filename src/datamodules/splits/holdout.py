@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from src.core.errors import UserError
-from src.datamodules.splits.cross_validation import Fold, factorize, recut
+from src.datamodules.splits.cross_validation import Fold, apply_fold, factorize
 
 Example = TypeVar("Example")
 
@@ -128,7 +128,7 @@ def draw_missing_splits(
         indices = split_groups([fold_groups(example) for example in examples], val, test, seed)
     drawn = {name: [examples[i] for i in index] for name, index in indices.items()}
     splits = drawn | {name: split for name, split in available.items() if name != "train"}
-    return recut(splits, fold, _map_over(stratum), _map_over(fold_groups) if fold_groups else None)
+    return apply_fold(splits, fold, _map_over(stratum), _map_over(fold_groups) if fold_groups else None)
 
 
 def _map_over(function: Callable[[Example], str]) -> Callable[[list[Example]], list[str]]:

@@ -8,10 +8,10 @@ import torch
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
-from src.core.resources import refuse_to_generate
+from src.core.resources import check_generated_size
 from src.datamodules.base import DataModule
 from src.datamodules.io.numeric_table import read_rows
-from src.datamodules.splits.cross_validation import recut
+from src.datamodules.splits.cross_validation import apply_fold
 
 FIRST_MARK_RANGE = 10
 """The first marked number is among this many first steps."""
@@ -51,9 +51,9 @@ class Adding(DataModule):
 
     def load(self) -> dict[str, Batch]:
         count = sum(self.sizes.values())  # a value and a mark of 4 bytes per step, and a copy
-        refuse_to_generate(16 * count * self.length, f"datamodule.lag={self.lag} with {count:,} sequences")
+        check_generated_size(16 * count * self.length, f"datamodule.lag={self.lag} with {count:,} sequences")
         generator = torch.Generator().manual_seed(self.split_seed)
-        return recut({name: self._draw(size, generator) for name, size in self.sizes.items()}, self.fold)
+        return apply_fold({name: self._draw(size, generator) for name, size in self.sizes.items()}, self.fold)
 
     def _draw(self, size: int, generator: torch.Generator) -> LabelledBatch:
         values = torch.rand(size, self.length, generator=generator)

@@ -9,10 +9,10 @@ from torch import Tensor
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
-from src.core.resources import refuse_to_generate
+from src.core.resources import check_generated_size
 from src.datamodules.base import DataModule
-from src.datamodules.splits.cross_validation import recut
-from src.tasks.tagging import UNASKED
+from src.datamodules.splits.cross_validation import apply_fold
+from src.tasks.tagging import IGNORE_INDEX
 
 SYMBOLS = 8
 BLANK, CALL = SYMBOLS, SYMBOLS + 1
@@ -51,7 +51,7 @@ class Copy(DataModule):
 
     def load(self) -> dict[str, Batch]:
         count = sum(self.sizes.values())  # a token and a target of 8 bytes per step
-        refuse_to_generate(
+        check_generated_size(
             16 * count * (self.lag + 2 * self.symbols + 1), f"datamodule.lag={self.lag} with {count:,} sequences"
         )
         generator = torch.Generator().manual_seed(self.split_seed)
@@ -59,11 +59,11 @@ class Copy(DataModule):
             name: self._make_batch(torch.randint(SYMBOLS, (size, self.symbols), generator=generator))
             for name, size in self.sizes.items()
         }
-        return recut(splits, self.fold)
+        return apply_fold(splits, self.fold)
 
     def _make_batch(self, symbols: Tensor) -> LabelledBatch:
         x = self._sequences(symbols)
-        y = torch.full_like(x, UNASKED)
+        y = torch.full_like(x, IGNORE_INDEX)
         y[:, -self.symbols :] = symbols
         return LabelledBatch(x, y)
 
@@ -92,7 +92,7 @@ class Copy(DataModule):
         rows = self.split("test")[0][:count, : self.symbols] + 1
         return ["".join(map(str, row)) for row in rows.tolist()]
 
-    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def decode_predictions(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [
             {"prediction": "".join(prediction["prediction"].split()[-self.symbols :])} for prediction in predictions
         ]

@@ -15,7 +15,7 @@ from src.core.data_spec import DataSpec
 from src.core.errors import UserError, nearest
 from src.datamodules.base import DataModule
 from src.datamodules.preparation import size
-from src.datamodules.splits.cross_validation import recut
+from src.datamodules.splits.cross_validation import apply_fold
 from src.datamodules.tokenizers.characters import END, PADDING, START, Vocabulary, pad, trim_padding
 
 FIRST, LAST = date(1900, 1, 1), date(2099, 12, 31)
@@ -66,7 +66,7 @@ class Dates(DataModule):
         self.source_length = 0
 
     def load(self) -> dict[str, Batch]:
-        texts = recut(self._texts(), self.fold)
+        texts = apply_fold(self._texts(), self.fold)
         if self.source_vocabulary is None:
             self.source_vocabulary = Vocabulary.of(text for text, _ in texts["train"])
             self.source_length = max(len(text) for pairs in texts.values() for text, _ in pairs) + 1
@@ -136,7 +136,7 @@ class Dates(DataModule):
     def example_inputs(self, count: int = 3) -> list[str]:
         return [text for text, _ in self._texts()["test"][:count]]
 
-    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def decode_predictions(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{"prediction": self.target_vocabulary.decode(prediction["tokens"])} for prediction in predictions]
 
     def token_names(self, tokens: Sequence[int], target: bool = False) -> list[str]:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError, nearest
-from src.core.resources import refuse_to_generate
+from src.core.resources import check_generated_size
 from src.datamodules.base import DataModule
 from src.datamodules.io.numeric_table import read_rows
 from src.datamodules.preparation import part
-from src.datamodules.splits.cross_validation import recut
+from src.datamodules.splits.cross_validation import apply_fold
 from src.datamodules.standardizer import Standardizer
 
 FUNCTIONS: dict[str, Callable[[NDArray], NDArray]] = {
@@ -67,13 +67,13 @@ class Function(DataModule):
 
     def load(self) -> dict[str, Batch]:
         count = sum(self.sizes)  # float64 pairs, noise and copies
-        refuse_to_generate(64 * count, f"datamodule.train_size, .val_size, .test_size: {count:,} pairs")
+        check_generated_size(64 * count, f"datamodule.train_size, .val_size, .test_size: {count:,} pairs")
         generator = np.random.default_rng(self.split_seed)
         train, val, test = self.sizes
         drawn = {"train": generator.uniform(*self.range, train), "val": generator.uniform(*self.range, val)}
         noise = {name: self.noise * generator.standard_normal(len(x)) for name, x in drawn.items()}
         parts = {name: (x, self.function(x) + noise[name]) for name, x in drawn.items()}
-        parts = recut(parts, self.fold)
+        parts = apply_fold(parts, self.fold)
         grid = np.linspace(*self.range, test)
         parts["test"] = (grid, self.function(grid))
         if self.scale is None:
@@ -99,7 +99,7 @@ class Function(DataModule):
     def example_inputs(self, count: int = 3) -> list[str]:
         return [f"{x:.9g}" for x in np.linspace(*self.range, self.sizes[2])[:count]]
 
-    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def decode_predictions(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{"prediction": prediction["prediction"]["y"]} for prediction in predictions]
 
     def state_dict(self) -> dict[str, Any]:

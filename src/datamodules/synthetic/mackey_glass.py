@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.core.resources import refuse_to_generate
+from src.core.resources import check_generated_size
 from src.datamodules.timeseries.windows import Windows
 
 _STEPS_PER_UNIT = 10
@@ -61,7 +61,7 @@ class MackeyGlass(Windows):
     def values(self) -> Tensor:
         steps = _STEPS_PER_UNIT * (self.length + self.tau + _TRANSIENT)  # of two Python numbers each
         windows = 4 * self.length * (self.window + self.horizon)
-        refuse_to_generate(
+        check_generated_size(
             64 * steps + windows,
             f"datamodule.length={self.length}, .tau={self.tau}, .window={self.window}, .horizon={self.horizon}",
         )

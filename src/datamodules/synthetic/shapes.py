@@ -13,12 +13,12 @@ from torch import Tensor
 
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import SPLITS, DataSpec
-from src.core.resources import refuse_to_generate
+from src.core.resources import check_generated_size
 from src.datamodules.base import DataModule
 from src.datamodules.io.image_files import decoded_image
 from src.datamodules.io.numeric_table import looks_like_file, read_rows
 from src.datamodules.preparation import part
-from src.datamodules.splits.cross_validation import recut
+from src.datamodules.splits.cross_validation import apply_fold
 from src.datamodules.standardizer import Standardizer
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow
@@ -122,8 +122,8 @@ class Shapes(DataModule):
     def load(self) -> dict[str, Batch]:
         count = sum(self.sizes.values())  # about 20 numbers of 8 bytes per pixel
         needed = 160 * self.side**2 * count
-        refuse_to_generate(needed, f"datamodule.side={self.side} with {count:,} images")
-        parts = recut({name: self._draw(name) for name in SPLITS}, self.fold, classes=itemgetter(1))
+        check_generated_size(needed, f"datamodule.side={self.side} with {count:,} images")
+        parts = apply_fold({name: self._draw(name) for name in SPLITS}, self.fold, classes=itemgetter(1))
         if self.scale is None:
             pixels = torch.from_numpy(parts["train"][0]).movedim(1, -1).reshape(-1, self.channels)
             self.scale = Standardizer.fit(pixels)

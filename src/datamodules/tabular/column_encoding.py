@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from src.core.errors import UserError
-from src.core.resources import refuse_too_much
+from src.core.resources import check_memory
 from src.datamodules.io.numeric_table import invalid_number_reason, is_number
 from src.datamodules.preparation import DamagedPreparation, flag, is_finite, part, text, texts
 from src.datamodules.standardizer import or_one
@@ -121,7 +121,7 @@ class Columns:
     def apply(self, rows: Sequence[Row]) -> Tensor:
         """Return the features of rows [N, F]."""
         width = sum(len(column.features) for column in self.columns)
-        refuse_too_much(40 * len(rows) * width, f"{len(rows):,} rows of {width:,} features")  # as lists and as a tensor
+        check_memory(40 * len(rows) * width, f"{len(rows):,} rows of {width:,} features")  # as lists and as a tensor
         unknown: dict[str, set[str]] = {}
         table = []
         for where, row in rows:

@@ -88,7 +88,7 @@ class SklearnTable(DataModule):
     def example_inputs(self, count: int = 3) -> list[str]:
         return [",".join(f"{v:g}" for v in self._bunch.data[i]) for i in self._parts()["test"][:count]]
 
-    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def decode_predictions(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if self.target_scale is None:
             return predictions
         return [

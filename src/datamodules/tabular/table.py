@@ -19,7 +19,7 @@ from src.datamodules.class_labels import class_numbers, classes_of
 from src.datamodules.io.delimited_text import MAX_CELLS, iterate_rows
 from src.datamodules.io.numeric_table import invalid_number_reason, is_number, looks_like_file
 from src.datamodules.preparation import part, texts
-from src.datamodules.splits.cross_validation import recut
+from src.datamodules.splits.cross_validation import apply_fold
 from src.datamodules.splits.holdout import draw_missing_splits, split_groups, split_paths
 from src.datamodules.standardizer import Standardizer
 from src.datamodules.tabular.column_encoding import Column, Columns, Row, parse_number
@@ -119,7 +119,7 @@ class Table(DataModule):
             for name, index in drawn.items()
         }
         classes = None if self.task == "regression" else (lambda rows: [stratum(row) for row in rows])
-        return recut(splits, self.fold, classes, lambda rows: [self._group(row, fold_column) for row in rows])
+        return apply_fold(splits, self.fold, classes, lambda rows: [self._group(row, fold_column) for row in rows])
 
     def _fold_group_column(self) -> str | None:
         """Return the column whose groups stay in one fold: that of the cross-validation, or else `group_column`."""
@@ -304,7 +304,7 @@ class Table(DataModule):
         )
         return lines.getvalue().splitlines()
 
-    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def decode_predictions(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if (scale := self.target_scale) is None:
             return predictions
         rows = ([scale.undo(i, p["prediction"][name]) for i, name in enumerate(self.targets)] for p in predictions)

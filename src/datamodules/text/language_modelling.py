@@ -11,7 +11,7 @@ from torch import Tensor
 from src.core.batches import Batch, LanguageBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
-from src.core.resources import fits
+from src.core.resources import fits_in_memory
 from src.datamodules.base import DataModule
 from src.datamodules.io.delimited_text import read_text
 from src.datamodules.io.numeric_table import is_file_path
@@ -20,7 +20,7 @@ from src.datamodules.text.stateful_batches import stateful_batch_order
 from src.datamodules.tokenizers.characters import SPECIAL
 from src.datamodules.tokenizers.factory import Tokens, fit_tokenizer, from_plain
 from src.datamodules.tokenizers.memory_mapped import read_chunks, slice_chunks, split_chunks, tokens_on_disk
-from src.tasks.naive_baseline import trivial_scores
+from src.tasks.naive_baseline import score_naive_baseline
 
 BYTES_PER_CHARACTER = {"characters": 15, "byte_pairs": 25}
 """Memory per character while a text is tokenized; 11 and 22 were measured on 20 MB (2026-11-26)."""
@@ -33,7 +33,7 @@ BASELINE_TOKENS = 1 << 24
 class Text(DataModule):
     """Windows of a text, split in text order: training first, then validation, then test.
 
-    With `carry_state`, every split is divided into as many streams as a batch has rows, and row b of each batch is the next
+    With `stateful`, every split is divided into as many streams as a batch has rows, and row b of each batch is the next
     window of stream b, so that a recurrent network continues with its previous state (truncated BPTT).
 
     A text that needs more than `memory_share` of the free memory is read in chunks, and its tokens are stored on disk.
@@ -43,7 +43,7 @@ class Text(DataModule):
         tokens: ``characters`` or ``byte_pairs``.
         vocabulary_size: number of tokens, for byte pairs.
         context: number of input tokens; also the length of backpropagation.
-        carry_state: order the batches as streams.
+        stateful: order the batches as streams.
         val_fraction, test_fraction: shares of the characters, at the end of the text.
         memory_share: share of the free memory; 0 always stores the tokens on disk.
         common: arguments of `DataModule`.
@@ -58,7 +58,7 @@ class Text(DataModule):
         tokens: str = "characters",
         vocabulary_size: int = 4000,
         context: int = 64,
-        carry_state: bool = False,
+        stateful: bool = False,
         val_fraction: float = 0.05,
         test_fraction: float = 0.05,
         memory_share: float = 0.5,
@@ -69,7 +69,7 @@ class Text(DataModule):
         self.tokens = tokens
         self.vocabulary_size = vocabulary_size
         self.context = context
-        self.carry_state = carry_state
+        self.stateful = stateful
         self.fractions = (val_fraction, test_fraction)
         self.memory_share = memory_share
         self.vocabulary: Tokens | None = None
@@ -90,7 +90,7 @@ class Text(DataModule):
     def _is_large(self) -> bool:
         if not self.path.is_file():
             return False
-        return not fits(
+        return not fits_in_memory(
             BYTES_PER_CHARACTER[self.tokens] * self.path.stat().st_size, self.memory_share, f"{self.path}, as tokens"
         )
 
@@ -149,8 +149,8 @@ class Text(DataModule):
         return LanguageBatch(batch[0].long())
 
     def loader(self, name: str, shuffle: bool = False, augment: bool = False) -> BatchLoader:
-        loader = super().loader(name, shuffle and not self.carry_state, augment)
-        if self.carry_state:
+        loader = super().loader(name, shuffle and not self.stateful, augment)
+        if self.stateful:
             loader.arrangement = stateful_batch_order(len(self.split(name)[0]), self.batch_size, loader.world_size)
             loader.training = False  # never merge a last batch of one row: it continues its own stream
         return loader
@@ -163,7 +163,7 @@ class Text(DataModule):
             name: LanguageBatch(self.split(name)[0][: BASELINE_TOKENS // self.context].long())
             for name in ("train", "test")
         }
-        return trivial_scores(self.spec, batches["train"], batches["test"])
+        return score_naive_baseline(self.spec, batches["train"], batches["test"])
 
     @property
     def spec(self) -> DataSpec:
@@ -176,7 +176,7 @@ class Text(DataModule):
             (size,),
             vocabulary_size=size,
             reserved_tokens=len(SPECIAL),
-            carry_state=self.carry_state,
+            stateful=self.stateful,
         )
 
     def encode(self, inputs: Sequence[str]) -> Batch:
@@ -196,7 +196,7 @@ class Text(DataModule):
     def example_inputs(self, count: int = 3) -> list[str]:
         return [self._read()[-20:]]
 
-    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def decode_predictions(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         assert self.vocabulary is not None
         return [{"prediction": self.vocabulary.decode(prediction["tokens"])} for prediction in predictions]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from src.core.errors import UserError
 from src.datamodules.io.downloads import PublicFile
-from src.datamodules.splits.cross_validation import recut
+from src.datamodules.splits.cross_validation import apply_fold
 from src.datamodules.text.parallel_text import clean_pairs, split_text_lines, zip_lines
 from src.datamodules.text.translation import Pair, Row, Translating
 
@@ -91,7 +91,7 @@ class Multi30k(Translating):
 
     def pairs(self) -> dict[str, list[Pair]]:
         parts = {name: self._part(part) for name, part in (("train", "train"), ("val", "val"), ("test", self.test))}
-        return recut(parts, self.fold)
+        return apply_fold(parts, self.fold)
 
     def max_lengths(self, rows: Sequence[Row]) -> tuple[int, int]:
         """Return the lengths of `max_length`, because another test set may have longer sentences."""

@@ -20,7 +20,7 @@ class TinyShakespeare(Text):
 
     Args:
         verify: reject a file that differs from the published one.
-        tokens, vocabulary_size, context, carry_state, val_fraction, test_fraction, batch_size, seed, shuffle: as for
+        tokens, vocabulary_size, context, stateful, val_fraction, test_fraction, batch_size, seed, shuffle: as for
             `Text`.
     """
 
@@ -30,14 +30,14 @@ class TinyShakespeare(Text):
         tokens: str = "characters",
         vocabulary_size: int = 2000,
         context: int = 64,
-        carry_state: bool = False,
+        stateful: bool = False,
         val_fraction: float = 0.05,
         test_fraction: float = 0.05,
         batch_size: int = 64,
         seed: int = 0,
         shuffle: bool = True,
     ) -> None:
-        windows = (context, carry_state, val_fraction, test_fraction)
+        windows = (context, stateful, val_fraction, test_fraction)
         common: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle}
         super().__init__(Path(FILE.path), tokens, vocabulary_size, *windows, **common)
         self.verify = verify

@@ -173,7 +173,7 @@ class Translating(DataModule):
         assert self.vocabularies is not None
         return [self.vocabularies[1].decode(row) for row in tokens.tolist()]
 
-    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def decode_predictions(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         assert self.vocabularies is not None
         return [{"prediction": self.vocabularies[1].decode(prediction["tokens"])} for prediction in predictions]
 

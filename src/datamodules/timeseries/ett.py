@@ -19,7 +19,7 @@ from src.datamodules.io.downloads import PublicFile
 from src.datamodules.io.numeric_table import is_number, looks_like_file, read_rows
 from src.datamodules.preparation import part
 from src.datamodules.standardizer import Standardizer
-from src.tasks.naive_baseline import scores
+from src.tasks.naive_baseline import score_outputs
 
 SERIES = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
 ROWS_PER_MONTH = {"h": 30 * 24, "m": 30 * 24 * 4}
@@ -112,7 +112,7 @@ class ETT(DataModule):
         """Return the metrics of repeating the last row."""
         test = self.split("test")
         assert isinstance(test, LabelledBatch)
-        return scores(self.spec, test.x[:, -1:].expand_as(test.y), test.y)
+        return score_outputs(self.spec, test.x[:, -1:].expand_as(test.y), test.y)
 
     def encode(self, inputs: Sequence[str]) -> Batch:
         """Each input is a CSV file in the format of the data set, or rows of the seven series without date, separated by line
@@ -138,7 +138,7 @@ class ETT(DataModule):
         windows = [values[first + i : first + i + self.window] for i in range(count)]
         return ["\n".join(",".join(f"{v:.9g}" for v in row) for row in window) for window in windows]
 
-    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def decode_predictions(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         scale = self.scale
         assert scale is not None
         return [

@@ -11,12 +11,12 @@ from torch import Tensor
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
-from src.core.resources import refuse_too_much
+from src.core.resources import check_memory
 from src.datamodules.base import DataModule
 from src.datamodules.io.numeric_table import looks_like_file, read_rows
 from src.datamodules.preparation import part
 from src.datamodules.standardizer import Standardizer
-from src.tasks.naive_baseline import scores
+from src.tasks.naive_baseline import score_outputs
 
 
 class Windows(DataModule):
@@ -94,7 +94,7 @@ class Windows(DataModule):
 
     def _windows(self, part: Tensor) -> LabelledBatch:
         length, count = self.window + self.horizon, len(part)
-        refuse_too_much(4 * count * length * part.size(1), f"{self.where}: {count:,} windows of {length:,} values")
+        check_memory(4 * count * length * part.size(1), f"{self.where}: {count:,} windows of {length:,} values")
         windows = part.unfold(0, self.window + self.horizon, 1).transpose(1, 2)  # [N, window + horizon, series]
         targets = windows[:, self.window :, : len(self.targets)]
         return LabelledBatch(windows[:, : self.window].contiguous(), targets.contiguous())
@@ -111,7 +111,7 @@ class Windows(DataModule):
         """Return the metrics of repeating the last values."""
         test = self.split("test")
         assert isinstance(test, LabelledBatch)
-        return scores(self.spec, test.x[:, -1:, : len(self.targets)].expand_as(test.y), test.y)
+        return score_outputs(self.spec, test.x[:, -1:, : len(self.targets)].expand_as(test.y), test.y)
 
     def encode(self, inputs: Sequence[str]) -> Batch:
         """Each input is the past of the series, of which the last values are used: a CSV file, or comma-separated values; for
@@ -139,7 +139,7 @@ class Windows(DataModule):
         rows = [",".join(f"{value:.6f}" for value in row) for row in series]
         return [separator.join(rows[start : start + self.window]) for start in starts]
 
-    def answers(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def decode_predictions(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         scale = self.scale
         assert scale is not None
         if len(self.targets) == 1:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.core.resources import refuse_too_much
+from src.core.resources import check_memory
 from src.datamodules.preparation import text
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Vocabulary:
 def pad(rows: list[list[int]], length: int | None = None) -> Tensor:
     """Return rows of tokens [B, T], padded at the end to `length`, or to the longest row."""
     longest = max(map(len, rows)) if length is None else length
-    refuse_too_much(16 * len(rows) * longest, f"{len(rows):,} texts of {longest:,} tokens")
+    check_memory(16 * len(rows) * longest, f"{len(rows):,} texts of {longest:,} tokens")
     return torch.tensor([row + [PADDING] * (longest - len(row)) for row in rows], dtype=torch.int64)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from src.core.errors import UserError
 from src.core.files import is_file_below, make_folder_below, open_text_file
 from src.core.records import read_json
-from src.core.resources import shown_bytes
+from src.core.resources import format_bytes
 from src.datamodules.tokenizers.factory import Tokens, from_plain
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def tokens_on_disk(
         raise UserError(
             f"{folder}: the tokens of {path} cannot be written there ({error.strerror}); set paths.data to another folder"
         ) from error
-    size = shown_bytes(4 * sum(map(len, cached[1].values())))
+    size = format_bytes(4 * sum(map(len, cached[1].values())))
     log.info("%s: tokens on disk, %s in %s, mapped into memory", path, size, folder)
     return cached
 

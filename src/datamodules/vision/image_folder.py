@@ -16,7 +16,7 @@ from torch import Tensor
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
-from src.core.resources import fits, refuse_too_much, usable_cores
+from src.core.resources import check_memory, fits_in_memory, usable_cores
 from src.datamodules.base import DataModule
 from src.datamodules.class_labels import class_numbers, classes_of
 from src.datamodules.io.image_files import read_image, size_and_channels
@@ -106,7 +106,7 @@ class ImageFolder(DataModule):
             self.shape = self._shared_shape(files)
         total = sum(map(len, files.values()))
         bytes_needed = 4 * total * prod(self.shape)
-        if fits(bytes_needed, self.memory_share, f"{next(iter(self.paths.values()))}: {total:,} images"):
+        if fits_in_memory(bytes_needed, self.memory_share, f"{next(iter(self.paths.values()))}: {total:,} images"):
             self.readers = {}
             return self._in_memory(files, labels)
         if self.scale is None:
@@ -184,7 +184,7 @@ class _ImageReader:
     scale: Standardizer
 
     def __call__(self, index: Tensor, augment: bool = False) -> Tensor:
-        refuse_too_much(5 * len(index) * prod(self.shape), f"a batch of {len(index):,} images of {self.shape[1:]}")
+        check_memory(5 * len(index) * prod(self.shape), f"a batch of {len(index):,} images of {self.shape[1:]}")
         pixels = np.stack([read_image(self.files[i], self.shape) for i in index.tolist()])
         return standardize(pixels, self.scale)
 
@@ -201,9 +201,7 @@ def read_images(files: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
     Raises:
         UserError: if images cannot be read; names them.
     """
-    refuse_too_much(
-        5 * len(files) * prod(shape), f"{len(files):,} images of {shape[1]} × {shape[2]}"
-    )  # uint8 and float32
+    check_memory(5 * len(files) * prod(shape), f"{len(files):,} images of {shape[1]} × {shape[2]}")  # uint8 and float32
     pixels = np.empty((len(files), *shape), dtype=np.uint8)
 
     def read(index: int) -> None:

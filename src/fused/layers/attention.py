@@ -17,7 +17,7 @@ class MemberAttention(MultiHeadAttention, HasDropoutRate):
 
     def __init__(self, attention: MultiHeadAttention) -> None:
         HasDropoutRate.__init__(self)
-        self.num_heads, self.records, self.weights = attention.num_heads, False, None
+        self.num_heads, self.recording, self.weights = attention.num_heads, False, None
         self.query, self.key_value, self.output = attention.query, attention.key_value, attention.output
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

@@ -77,8 +77,10 @@ class FoldedBatchNorm(nn.BatchNorm1d):
     def __init__(self, layer: nn.BatchNorm1d) -> None:
         nn.Module.__init__(self)
         self.momentum, self.eps = layer.momentum, layer.eps
-        self._parameters.update(layer._parameters)
-        self._buffers.update(layer._buffers)
+        for name in ("weight", "bias"):
+            self.register_parameter(name, getattr(layer, name))
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, getattr(layer, name))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [K · B, C] to [K · B, C]."""

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from src.fused.layers.dropout import HasDropoutRate, dropout_mask
 from src.fused.layers.vmap_escape import call_outside_vmap
-from src.layers.lstm_kernel import LSTMSteps
-from src.layers.recurrent_cells import Cell, Layers, LSTMCell, RNNCell, State
+from src.layers.lstm_kernel import LSTMFunction
+from src.layers.recurrent_cells import Cell, LSTMCell, RecurrentLayers, RNNCell, State
 
 Weights = tuple[Tensor, Tensor, Tensor]
 """W_x, W_h and b of a cell."""
@@ -59,7 +59,7 @@ def _lstm_steps(
     W_x: Tensor, W_h: Tensor, b: Tensor, x: Tensor, valid: Tensor | None, h: Tensor, C: Tensor
 ) -> tuple[Tensor, ...]:
     valid = None if valid is None else valid.transpose(0, 1)
-    outputs, C = LSTMSteps.apply(x.transpose(0, 1), W_x, W_h, b, h, C, valid)
+    outputs, C = LSTMFunction.apply(x.transpose(0, 1), W_x, W_h, b, h, C, valid)
     return outputs.transpose(0, 1), outputs[-1], C
 
 
@@ -104,7 +104,7 @@ class MemberCell(nn.Module):
 # ---- torch's recurrent networks --------------------------------------------------------------------------------
 
 
-class MemberRNN(Layers, HasDropoutRate):
+class MemberRNN(RecurrentLayers, HasDropoutRate):
     """One of torch's recurrent networks within a vmap over members, computed from the equations of its cell.
 
     Its rate is that of DropConnect on the recurrent weights (`src.layers.dropout.drop_state_weights`).

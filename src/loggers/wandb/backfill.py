@@ -47,7 +47,7 @@ def backfill(folder: RunFolder, timeout: float, account: Account) -> bool:
         for row in rows[_count_equal(rows, remote_rows) :]:
             values = {key: value for key, value in row.items() if key not in ("step", "time") and value is not None}
             logger.log_metrics(values | {"_timestamp": row["time"]}, step=row["step"])
-        logger.log_answers()
+        logger.log_predictions()
         for plot in sorted((folder.path / "plots").glob("*.png")):
             if (name := f"plots/{plot.stem}") not in remote_run.summary:
                 contents = read_below(folder.path, Path("plots", plot.name), MAX_PLOT_BYTES)

@@ -17,16 +17,16 @@ from typing import Any, TypeVar, cast
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import WandbLogger
 
-from src.config.wandb_account import own_account
+from src.config.wandb_account import user_account
 from src.core.console import shown
 from src.core.errors import first_line
 from src.core.escape import line
 from src.core.files import open_below, replace_below
 from src.loggers.wandb.pending import pending_upload
 from src.loggers.wandb.sync import mark_sent
-from src.run_store.atomic_write import settle
+from src.run_store.atomic_write import flush_writes
 from src.run_store.best_epoch import best_epoch
-from src.run_store.predictions import ANSWERS
+from src.run_store.predictions import PREDICTIONS
 from src.run_store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -107,30 +107,30 @@ class WeightsAndBiases(WandbLogger):
     def after_save_checkpoint(self, checkpoint_callback: Checkpoint) -> None:
         """Upload the checkpoints at every save, if ``log_model`` is ``all``."""
         if self._upload_checkpoints == "all":
-            settle()
+            flush_writes()
             self.log_checkpoints()
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Do nothing, because the W&B run was opened with the full config."""
 
     @_guarded
-    def log_answers(self) -> None:
+    def log_predictions(self) -> None:
         """Log the predictions on the test split (`src.callbacks.predictions`): the examples as the table ``test/examples``, the
         confusion matrix as the chart ``test/confusion``, and the file itself.
         """
         import wandb
 
-        from src.run_store.predictions import read_answers, read_example_images
+        from src.run_store.predictions import load_predictions, read_example_images
 
-        settle()
-        predictions = read_answers(self._folder.path)
+        flush_writes()
+        predictions = load_predictions(self._folder.path)
         if predictions is None:
             return
         media: dict[str, Any] = {}
         images = read_example_images(self._folder.path, len(predictions["examples"]))
         if examples := predictions["examples"]:
             columns: list[str | int] = [
-                key for key in ("input", "truth", "prediction", "probability") if key in examples[0]
+                key for key in ("input", "target", "prediction", "probability") if key in examples[0]
             ]
             rows = [
                 [example[key] if key == "probability" else _text(example[key]) for key in columns]
@@ -154,9 +154,9 @@ class WeightsAndBiases(WandbLogger):
         run: Any = self.experiment
         files = Path(run.dir)
         # The client would link to a file outside of its own folder, and follow the link when it uploads, so it gets a copy.
-        with open_below(self._folder.path, ANSWERS) as source, replace_below(files, ANSWERS) as copy:
+        with open_below(self._folder.path, PREDICTIONS) as source, replace_below(files, PREDICTIONS) as copy:
             shutil.copyfileobj(source, copy)
-        run.save(str(files / ANSWERS), str(files), "now")
+        run.save(str(files / PREDICTIONS), str(files), "now")
 
     @_guarded
     def log_checkpoints(self) -> None:
@@ -214,7 +214,7 @@ class WeightsAndBiases(WandbLogger):
         """Return the command that uploads the run; None if it is completely uploaded."""
         if not pending_upload(self._folder.path):
             return None
-        account, settings = own_account(), self._experiment.settings  # type: ignore[union-attr]
+        account, settings = user_account(), self.experiment.settings  # type: ignore[union-attr]
         variables = {
             "WANDB_ENTITY": settings.entity if account.refusal(entity=settings.entity) else None,
             "WANDB_PROJECT": settings.project if account.refusal(project=settings.project) else None,

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Waiting:
+class PendingUpload:
     """A run that is not completely on the server.
 
     Args:
@@ -66,14 +66,14 @@ def recorded_state(folder: RunFolder) -> dict[str, Any]:
     return dict(state) if isinstance(state, dict) else {}
 
 
-def pending_upload(folder: Path) -> Waiting | None:
+def pending_upload(folder: Path) -> PendingUpload | None:
     """Return what is missing of a run on the server; None if nothing is."""
     missing = tuple(file for file in sessions(folder) if not marker(file).exists())
     complete = bool(recorded_state(RunFolder.open(folder)).get("complete", True))
-    return Waiting(folder, missing, complete) if missing or not complete else None
+    return PendingUpload(folder, missing, complete) if missing or not complete else None
 
 
-def find(paths: Sequence[Path]) -> Iterator[Waiting]:
+def find_pending(paths: Sequence[Path]) -> Iterator[PendingUpload]:
     """Yield the runs in some folders that are not completely uploaded, including running ones.
 
     Raises:

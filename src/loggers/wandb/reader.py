@@ -20,7 +20,7 @@ from src.core.files import plain_name, read_below
 from src.core.records import parse_json
 from src.loggers.wandb.connection import key_is_configured, why_unreachable
 from src.run_store.best_epoch import best_epoch
-from src.run_store.predictions import ANSWERS
+from src.run_store.predictions import PREDICTIONS
 from src.run_store.recorded_run import is_number
 from src.run_store.schema import validate_predictions
 
@@ -59,11 +59,11 @@ class WandbRun:
     summary: Mapping[str, Any]
     file: Callable[[str], bytes | None] = field(repr=False, compare=False)
 
-    def answers(self) -> Any:
+    def predictions(self) -> Any:
         """Return the contents of predictions.json; None if there is none, or if it is damaged."""
-        text = self.file(ANSWERS)
+        text = self.file(PREDICTIONS)
         with suppress(UserError):
-            return None if text is None else validate_predictions(parse_json(text, ANSWERS), ANSWERS)
+            return None if text is None else validate_predictions(parse_json(text, PREDICTIONS), PREDICTIONS)
         return None
 
     def attention(self) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from src.core.errors import UserError, first_line
 from src.core.escape import line
-from src.run_store.recorded_run import by_factors
+from src.run_store.recorded_run import is_log_scaled
 
 CURVES = 6
 """Maximum number of metrics whose curves are drawn, besides the monitored one."""
@@ -51,7 +51,7 @@ def build_report(
         pinned_columns=columns,
         visible_columns=["run:displayName", "run:state", "tags:__ALL__", "summary:best_epoch", "summary:parameters"],
     )
-    axes = [wr.ParallelCoordinatesPlotColumn(wr.Config(key), log=by_factors(key) or None) for key in keys]
+    axes = [wr.ParallelCoordinatesPlotColumn(wr.Config(key), log=is_log_scaled(key) or None) for key in keys]
     panels = [
         wr.ParallelCoordinatesPlot(
             title=f"{line(best)} by what differs",

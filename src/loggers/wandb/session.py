@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from src.config.wandb_account import own_account
+from src.config.wandb_account import user_account
 from src.core.errors import UserError, first_line
 from src.core.files import UnsafeFileError, links_that_leave
 from src.core.wandb_account import RUN_ID, Account
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def start(
-    settings: Mapping[str, Any], folder: RunFolder, run_config: Mapping[str, Any], beside: bool = False
+    settings: Mapping[str, Any], folder: RunFolder, run_config: Mapping[str, Any], concurrent: bool = False
 ) -> WeightsAndBiases | None:
     """Open a W&B run, online if possible, else offline; return None, with a warning, if neither is possible.
 
@@ -69,12 +69,12 @@ def start(
         before = set(_session_folders(folder))
         try:
             folder.update(wandb={"id": run_id, "mode": attempt, "url": state.get("url"), "complete": False})
-            return _open(wandb, attempt, run_id, settings, folder, run_config, folder.path, complete, beside)
+            return _open(wandb, attempt, run_id, settings, folder, run_config, folder.path, complete, concurrent)
         except Exception as error:
             _unreachable.add(_host(wandb))
             consequence = "the run is recorded offline" if attempt == "online" else "it is left out"
             log.warning("Weights & Biases %s failed, %s: %s", attempt, consequence, first_line(error))
-            if not beside:
+            if not concurrent:
                 with suppress(Exception):
                     wandb.teardown()  # its service still holds the id
             for new in set(_session_folders(folder)) - before:
@@ -92,7 +92,7 @@ def _upload_earlier_sessions(folder: RunFolder, settings: Mapping[str, Any]) -> 
     if earlier is None:
         return True
     log.info("Weights & Biases: uploading an earlier part of this run first")
-    account = own_account(settings.get("entity"), settings.get("project"))
+    account = user_account(settings.get("entity"), settings.get("project"))
     timeout = settings.get("finish_timeout", 30.0)
     reason = why_unreachable()
     if not reason:
@@ -196,7 +196,7 @@ def _open(
     run_config: Mapping[str, Any],
     client_folder: Path,
     complete: bool = True,
-    beside: bool = False,
+    concurrent: bool = False,
 ) -> WeightsAndBiases:
     _quiet(wandb)
     run = wandb.init(
@@ -211,7 +211,7 @@ def _open(
             silent=True,
             use_dot_wandb=False,
             # An earlier run that was not closed must not receive the metrics of this one.
-            reinit="create_new" if beside else "finish_previous",
+            reinit="create_new" if concurrent else "finish_previous",
             init_timeout=settings.get("init_timeout", 10.0),
             finish_timeout=settings.get("finish_timeout", 30.0),
             finish_timeout_raises=True,

@@ -17,7 +17,15 @@ from src.core.errors import UserError, first_line
 from src.core.files import write_below
 from src.core.wandb_account import Account
 from src.loggers.wandb.connection import refuse_foreign_settings
-from src.loggers.wandb.pending import Waiting, marker, pending_upload, recorded_state, run_id, sessions, sync_state
+from src.loggers.wandb.pending import (
+    PendingUpload,
+    marker,
+    pending_upload,
+    recorded_state,
+    run_id,
+    sessions,
+    sync_state,
+)
 from src.run_store.run_folder import RunFolder, read_record
 
 log = logging.getLogger(__name__)
@@ -30,7 +38,7 @@ _BACKFILL_TIMEOUT = 600.0
 BUSY = "another process works on it"
 _CLIENT_DIED = "Connection lost"
 """Printed by the client when its uploading process has crashed."""
-_CLIENT = "from src.core.process import end_with_parent; end_with_parent(); from wandb.cli.cli import cli; cli()"
+_CLIENT = "from src.core.process import set_parent_death_signal; set_parent_death_signal(); from wandb.cli.cli import cli; cli()"
 
 
 def mark_sent(session: Path) -> None:
@@ -39,12 +47,12 @@ def mark_sent(session: Path) -> None:
 
 
 def upload(
-    runs: Sequence[Waiting],
+    runs: Sequence[PendingUpload],
     account: Account,
-    done: Callable[[Waiting], None] = lambda run: None,
+    done: Callable[[PendingUpload], None] = lambda run: None,
     timeout: float | None = None,
     is_locked: bool = False,
-) -> list[tuple[Waiting, str]]:
+) -> list[tuple[PendingUpload, str]]:
     """Upload runs, and return those that were not completely uploaded, each with the last message of the client, or `BUSY`.
 
     Args:
@@ -55,18 +63,18 @@ def upload(
         is_locked: this process already holds the locks.
     """
     end = None if timeout is None else time.monotonic() + timeout
-    failed: list[tuple[Waiting, str]] = []
+    failed: list[tuple[PendingUpload, str]] = []
     remaining = list(runs)
     while remaining:
         with ExitStack() as stack:
             temporary = Path(stack.enter_context(TemporaryDirectory(prefix="gridlight-sync-")))
-            batch: list[Waiting] = []
+            batch: list[PendingUpload] = []
             copies: dict[Path, Path] = {}
             while remaining and len(batch) < _BATCH and _size(temporary) < _BATCH_BYTES:
                 run = remaining.pop(0)
                 try:
                     if not is_locked:
-                        stack.enter_context(RunFolder.open(run.folder).held())
+                        stack.enter_context(RunFolder.open(run.folder).locked())
                 except UserError:
                     failed.append((run, BUSY))
                     continue
@@ -108,7 +116,7 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*"))
 
 
-def _copy(run: Waiting, target: Path, account: Account) -> tuple[dict[Path, Path], bool]:
+def _copy(run: PendingUpload, target: Path, account: Account) -> tuple[dict[Path, Path], bool]:
     """Copy the sessions of a run for the client, which opens files by their paths.
 
     Returns:
@@ -151,7 +159,7 @@ def _backfill(folder: RunFolder, timeout: float, account: Account) -> str | None
 
 
 def _client(
-    runs: Sequence[Waiting], copies: Mapping[Path, Path], done: Callable[[Waiting], None], end: float | None
+    runs: Sequence[PendingUpload], copies: Mapping[Path, Path], done: Callable[[PendingUpload], None], end: float | None
 ) -> str:
     """Run the client until it ends or times out, mark the sessions that it has uploaded, and return its output.
 
@@ -197,7 +205,7 @@ def _client(
         return output.read()
 
 
-def _run_url(output: str, run: Waiting) -> str | None:
+def _run_url(output: str, run: PendingUpload) -> str | None:
     """Return the URL of a run, which the client prints at the end of a line. The name before it is not trusted."""
     if not run.sessions:
         return None

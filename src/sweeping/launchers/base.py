@@ -48,7 +48,7 @@ class Executor(Protocol):
 class JobArranger(Protocol):
     """An executor that orders the jobs before the first one starts."""
 
-    def arrange(self, ledger: Ledger, jobs: Sequence[Job], known: bool) -> tuple[list[Job], list[str]]:
+    def arrange(self, ledger: Ledger, jobs: Sequence[Job], complete: bool) -> tuple[list[Job], list[str]]:
         """Return the jobs in the order in which to start them, and messages for the user.
 
         Args:

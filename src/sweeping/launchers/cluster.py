@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from src.sweeping.launchers.file_channel import Mailbox
+from src.sweeping.launchers.file_channel import FileChannel
 from src.sweeping.messages import PRUNE, Assignment, Ended, Event
 
-HEARS_EVERY = 1.0
+CHANNEL_POLL_SECONDS = 1.0
 """Seconds between two reads of the file channels."""
 
 
@@ -31,7 +31,7 @@ class RemoteExecutor(ABC):
         self.folder = folder.absolute() / "cluster"
         self._cores, self._gpus, self._status_seconds = cores, gpus, status_seconds
         self._due: list[Assignment] = []
-        self._jobs: dict[int, tuple[Assignment, Mailbox]] = {}
+        self._jobs: dict[int, tuple[Assignment, FileChannel]] = {}
         self._queried_at = self._read_at = time.monotonic()
 
     # ---- the scheduler ---------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ class RemoteExecutor(ABC):
     def cancel(self, jobs: Sequence[Assignment], waiting_only: bool) -> None:
         """Remove jobs from the queue and, unless `waiting_only`, kill those that run."""
 
-    def adopt(self, assignment: Assignment, channel: Mailbox) -> bool:
+    def adopt(self, assignment: Assignment, channel: FileChannel) -> bool:
         """Return whether the scheduler already has this job, from an earlier driver that has died."""
         return False
 
@@ -74,7 +74,7 @@ class RemoteExecutor(ABC):
     def wait(self, timeout: float) -> list[Event]:
         self._submit_due()
         time.sleep(timeout)
-        if time.monotonic() - self._read_at < HEARS_EVERY:
+        if time.monotonic() - self._read_at < CHANNEL_POLL_SECONDS:
             return []
         self._read_at = time.monotonic()
         return self._collect()
@@ -96,8 +96,8 @@ class RemoteExecutor(ABC):
 
     # ---- parts ---------------------------------------------------------------------------------------------------
 
-    def channel(self, assignment: Assignment) -> Mailbox:
-        return Mailbox(self.folder, assignment.folder.name, assignment.number)
+    def channel(self, assignment: Assignment) -> FileChannel:
+        return FileChannel(self.folder, assignment.folder.name, assignment.number)
 
     def _submit_due(self) -> None:
         if self._due:

@@ -24,11 +24,11 @@ from src.core.files import (
 )
 from src.core.records import check_schema, object_schema, parse_json
 from src.sweeping.messages import PRUNE, STOP, Assignment, Ended, Event, Progress
-from src.sweeping.worker import Orders, carry_out, prepare
+from src.sweeping.worker import WorkerControl, carry_out, prepare
 
 log = logging.getLogger(__name__)
 
-LISTENS_EVERY = 1.0
+CONTROL_POLL_SECONDS = 1.0
 """Seconds between two checks of a job for a control message."""
 
 
@@ -42,7 +42,7 @@ MAX_COLLECTED_BYTES = 64 * 2**20
 """Maximum number of bytes read at a time; the rest is read the next time."""
 
 
-class Mailbox:
+class FileChannel:
     """The events of a job, one per line, and the control message that the driver sent. The files survive both processes.
 
     Other users may be able to write to the folder of a sweep, so anything that is not an event or control message of this job is
@@ -164,7 +164,9 @@ _PROGRESS = SchemaValidator(
 """The line of a `Progress`."""
 
 
-def work_by_mail(assignment: Assignment, channel: Mailbox, *watchers: Callable[[Orders], None]) -> bool:
+def run_with_file_channel(
+    assignment: Assignment, channel: FileChannel, *watchers: Callable[[WorkerControl], None]
+) -> bool:
     """Run one job on this machine and post how it ended, unless something on this side (a scheduler's signal) stopped it.
 
     Args:
@@ -176,7 +178,7 @@ def work_by_mail(assignment: Assignment, channel: Mailbox, *watchers: Callable[[
         Whether the job has ended for good, and will not be resumed.
     """
     prepare(assignment)
-    control = Orders(channel.post)
+    control = WorkerControl(channel.post)
     if channel.control_message() is not None:
         control.send(Ended(assignment.number, "interrupted"))
         return True
@@ -189,9 +191,9 @@ def work_by_mail(assignment: Assignment, channel: Mailbox, *watchers: Callable[[
     return is_final
 
 
-def _listen(channel: Mailbox, control: Orders) -> None:
+def _listen(channel: FileChannel, control: WorkerControl) -> None:
     while True:
-        time.sleep(LISTENS_EVERY)
+        time.sleep(CONTROL_POLL_SECONDS)
         if (message := channel.control_message()) is not None:
             control.stop(message)
             return

@@ -21,7 +21,7 @@ MODULES_VARIABLE = "GRIDLIGHT_PRELOAD"
 """Environment variable of the server: the id of its parent process and the file that will list its modules, <pid>:<file>."""
 
 
-def begin_early(argv: Sequence[str]) -> None:
+def start_early(argv: Sequence[str]) -> None:
     """Start the server if the unchecked command line appears to need it, and there is a second core."""
     from src.core.resources import usable_cores
 

@@ -21,7 +21,7 @@ from src.sweeping.messages import Assignment, Ended, Event
 from src.sweeping.worker import TrainGroup, ending, work
 
 
-def warm_up(master: DictConfig | None = None, modules: Sequence[str] = ()) -> None:
+def preload(master: DictConfig | None = None, modules: Sequence[str] = ()) -> None:
     """Let the fork server import the modules of the jobs in the background.
 
     Args:
@@ -100,7 +100,7 @@ class LocalPool:
         self._total_devices = len(set(devices))
         self._threads = threads or max(usable_cores() // jobs, 1)
         self._workers: list[_Worker] = []
-        warm_up()
+        preload()
 
     # ---- Executor ------------------------------------------------------------------------------------------------
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C
 
-from src.core.process import end_with_parent  # noqa: E402
+from src.core.process import set_parent_death_signal  # noqa: E402
 from src.sweeping.launchers.fork_server import MODULES_VARIABLE  # noqa: E402
 
 driver, _, modules_file = os.environ[MODULES_VARIABLE].partition(":")
-end_with_parent(int(driver))
+set_parent_death_signal(int(driver))
 
 from importlib import import_module  # noqa: E402
 
-from src.run_store.provenance import remember  # noqa: E402
+from src.run_store.provenance import cache_provenance  # noqa: E402
 
 
 def wait_for_modules() -> list[str]:
@@ -48,6 +48,6 @@ for name in (
 for name in wait_for_modules():
     import_module(name)
 
-remember()  # jobs run the code that was imported here, even if files are edited later
+cache_provenance()  # jobs run the code that was imported here, even if files are edited later
 gc.collect()
 gc.freeze()  # a collection in a child would copy every page

@@ -12,10 +12,10 @@ from src.config.schema.launcher import RaySettings
 from src.config.validate import check_section
 from src.core.errors import UserError
 from src.sweeping.launchers.cluster import RemoteExecutor
-from src.sweeping.launchers.file_channel import Mailbox, work_by_mail
+from src.sweeping.launchers.file_channel import FileChannel, run_with_file_channel
 from src.sweeping.messages import Assignment
 
-ASKS_EVERY = 1.0
+STATUS_POLL_SECONDS = 1.0
 """Seconds between two queries of Ray, whose state is in the memory of this process."""
 
 
@@ -31,7 +31,7 @@ def work_on_ray(assignment: Assignment, channels: Path, working_directory: Path)
     assert assignment.environment is not None
     leased = {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ}
     assignment = replace(assignment, environment=assignment.environment | leased)
-    work_by_mail(assignment, Mailbox(channels, assignment.folder.name))
+    run_with_file_channel(assignment, FileChannel(channels, assignment.folder.name))
 
 
 class RayExecutor(RemoteExecutor):
@@ -76,7 +76,7 @@ class RayExecutor(RemoteExecutor):
         if settings.gpus_per_job:
             at_a_time = min(at_a_time, total["GPU"] // settings.gpus_per_job)
         gpus = int(settings.gpus_per_job)
-        super().__init__(folder, settings.jobs or int(at_a_time), settings.cpus_per_job, gpus, ASKS_EVERY)
+        super().__init__(folder, settings.jobs or int(at_a_time), settings.cpus_per_job, gpus, STATUS_POLL_SECONDS)
         self._share = settings.gpus_per_job
         self._tasks: dict[int, Any] = {}
 

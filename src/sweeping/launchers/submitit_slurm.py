@@ -28,9 +28,9 @@ from src.core.errors import UserError, nearest
 from src.core.files import make_folder_below, open_below, plain_name, write_below
 from src.core.records import RecordError, read_json
 from src.sweeping.launchers.cluster import RemoteExecutor
-from src.sweeping.launchers.file_channel import Mailbox, work_by_mail
+from src.sweeping.launchers.file_channel import FileChannel, run_with_file_channel
 from src.sweeping.messages import Assignment, Ended
-from src.sweeping.worker import Orders
+from src.sweeping.worker import WorkerControl
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +82,8 @@ class Submission:
         signal.signal(signal.SIGCONT, signal.SIG_DFL)  # submitit's handler only logs it
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # sent on preemption; a run installs its own handler
         job, restarts = _job_id(), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        requeue, channel = _Requeue(), Mailbox(self.channels, self.assignment.folder.name)
-        if work_by_mail(self.assignment, channel, requeue.wait) or not (requeue.requested or _preempted(job)):
+        requeue, channel = _Requeue(), FileChannel(self.channels, self.assignment.folder.name)
+        if run_with_file_channel(self.assignment, channel, requeue.wait) or not (requeue.requested or _preempted(job)):
             return
         if restarts < self.max_requeues:
             subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
@@ -98,7 +98,7 @@ class _Requeue:
     def __init__(self) -> None:
         self.requested = False
 
-    def wait(self, control: Orders) -> None:
+    def wait(self, control: WorkerControl) -> None:
         signal.sigwait({SIGNAL})
         self.requested = True
         control.stop("requeue")
@@ -176,7 +176,7 @@ class SlurmExecutor(RemoteExecutor):
         )
         echo(f"submitted to SLURM: {description} (squeue shows them as {name})", flush=True)
 
-    def adopt(self, assignment: Assignment, channel: Mailbox) -> bool:
+    def adopt(self, assignment: Assignment, channel: FileChannel) -> bool:
         queued = self._queue.get(assignment.folder.name)
         events = channel.collect()
         if queued is None or queued.is_over or (events and isinstance(events[-1], Ended)):

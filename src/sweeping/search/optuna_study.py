@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial
 from src.config.schema.search import OptunaSearch, Search
 from src.core.errors import UserError, first_line
 from src.core.files import MAX_RECORD_BYTES, append_below, open_below
-from src.core.records import RecordError, lines_of, parse_json
+from src.core.records import RecordError, parse_json, read_lines
 from src.sweeping.search.objectives import Objective
 from src.sweeping.search.space import Space
 
@@ -72,7 +72,7 @@ def study_errors(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder / FILE}: this study is damaged ({type(error).__name__}: {reason})") from error
 
 
-def begun_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Objective]) -> Study:
+def open_or_create_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Objective]) -> Study:
     """Return the study of a search; create it if it does not exist.
 
     Args:
@@ -137,7 +137,7 @@ def _check_lines(folder: Path) -> None:
         if os.fstat(opened.fileno()).st_size > MAX_JOURNAL_BYTES:
             raise UserError(f"{file}: this study has more than {MAX_JOURNAL_BYTES / 2**20:,.0f} MiB")
         studies = 0
-        for number, line in enumerate(lines_of(opened, file, most_lines=MAX_JOURNAL_LINES), 1):
+        for number, line in enumerate(read_lines(opened, file, max_lines=MAX_JOURNAL_LINES), 1):
             if not line.endswith(b"\n"):
                 continue
             entry = parse_json(line, f"{file}, line {number}")

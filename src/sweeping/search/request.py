@@ -149,11 +149,11 @@ class SearchRequest:
         Raises:
             UserError: if the jobs do not log the objectives, or if the pruner cannot use them.
         """
-        from src.sweeping.search.optuna_study import begun_study, pruner_of, sampler_of
+        from src.sweeping.search.optuna_study import open_or_create_study, pruner_of, sampler_of
         from src.sweeping.search.optuna_trials import Proposer, Trials
 
         search, objectives = self.search, self.objectives(samples)
-        study = begun_study(ledger.folder, self.spaces, objectives)
+        study = open_or_create_study(ledger.folder, self.spaces, objectives)
         pruner = pruner_of(search, max(config.trainer.max_epochs for config in samples))
         proposer = None
         if isinstance(search, OptunaSearch):

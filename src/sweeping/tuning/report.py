@@ -99,9 +99,9 @@ def write_page(folder: Path, title: str, stages: Sequence[Stage], command: Seque
         stages: the finished ones.
         command: the arguments that select the result, after ``python -m src.train``.
     """
-    from src.run_store.plots import save_picture
+    from src.run_store.plots import save_figure
 
-    save_picture(folder, "tune", draw(stages, title))
+    save_figure(folder, "tune", draw(stages, title))
     first, best = stages[0].best, stages[-1].best
     metric = best.state.metric
     lines = [

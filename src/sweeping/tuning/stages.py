@@ -16,8 +16,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from src.config.groups import CONF, search_roots, sweeps
-from src.config.isolated_hydra import own_hydra
-from src.config.overrides import readable
+from src.config.isolated_hydra import isolated_hydra
+from src.config.overrides import quote_override
 from src.config.schema.run import Config
 from src.core.console import echo
 from src.core.errors import JobsFailed, UserError
@@ -120,7 +120,7 @@ class Tuning:
         digest = hashlib.sha256("\n".join(relevant).encode()).hexdigest()[:6]
         self.name = f"{self.start.model.name}-{self.start.datamodule.name}-{digest}"
         self.folder = self.start.paths.outputs / "tune" / self.name
-        self._outputs = readable(f"paths.outputs={self.folder}")
+        self._outputs = quote_override(f"paths.outputs={self.folder}")
 
     @property
     def config_folders(self) -> list[str]:
@@ -212,7 +212,7 @@ class Tuning:
         if name not in sweeps():
             return []
         axes = []
-        with own_hydra():
+        with isolated_hydra():
             loader = GlobalHydra.instance().config_loader()
             ranges = loader.load_configuration("train", [f"+sweeps={name}"], RunMode.MULTIRUN).hydra.sweeper.params
             master = loader.load_configuration("train", self._search_path, RunMode.MULTIRUN)

@@ -11,7 +11,7 @@ import torch
 from src.core.batches import LabelledBatch
 from src.core.errors import UserError
 from src.datamodules.loaders.worker_processes import StreamLoader, default_workers, seeded
-from src.diagnostics.resume_check import prove
+from src.diagnostics.resume_check import check_resume
 
 
 def read(index: torch.Tensor, augment: bool) -> torch.Tensor:
@@ -99,5 +99,5 @@ def test_a_run_is_resumed_exactly(fast, more):
     kind = "audio_folder" if more else "image_folder"
     words = fast("model=cnn", f"datamodule={kind}", *more, "datamodule.memory_share=0", "datamodule.workers=2")
     whole = ["trainer.limit_train_batches=null", "trainer.max_epochs=2", "regularization.dropout=0.2"]
-    findings = prove([*words, *whole, "datamodule.batch_size=4"], say=lambda line: None, seed=0)
+    findings = check_resume([*words, *whole, "datamodule.batch_size=4"], report=lambda line: None, seed=0)
     assert findings and all(finding.equal for finding in findings), [f for f in findings if not f.equal]

@@ -14,7 +14,7 @@ from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import SPLITS
 from src.core.errors import UserError
 from src.datamodules.base import DataModule
-from src.datamodules.splits.cross_validation import Fold, _warn_once, recut
+from src.datamodules.splits.cross_validation import Fold, _warn_once, apply_fold
 from src.datamodules.splits.holdout import draw_missing_splits, split_indices
 from src.datamodules.tabular.table import Table
 from src.datamodules.text.language_modelling import Text
@@ -189,7 +189,7 @@ def test_a_validation_split_of_its_own_joins_the_folds() -> None:
 
 def test_folds_of_named_tuples_and_arrays() -> None:
     batch = LabelledBatch(torch.arange(10.0)[:, None], torch.arange(10))
-    parts = recut({"train": batch, "val": LabelledBatch(*(t + 10 for t in batch)), "test": batch}, Fold(2, 4))
+    parts = apply_fold({"train": batch, "val": LabelledBatch(*(t + 10 for t in batch)), "test": batch}, Fold(2, 4))
     assert isinstance(parts["val"], LabelledBatch) and len(parts["val"].y) == 5
     assert torch.equal(parts["val"].x[:, 0], parts["val"].y.float()), "inputs keep their targets"
 

@@ -18,7 +18,7 @@ from src.datamodules.synthetic.mackey_glass import MackeyGlass
 from src.datamodules.synthetic.shapes import Shapes
 from src.datamodules.tokenizers.characters import pad
 from src.datamodules.vision.image_folder import read_images
-from src.layers.positional_encoding import IN_ADVANCE, SinusoidalPositions
+from src.layers.positional_encoding import MAX_PRECOMPUTED, SinusoidalPositions
 
 HUGE: dict[str, Callable[[], DataModule]] = {
     "adding": lambda: Adding(lag=10**6, train_size=10**8),
@@ -63,5 +63,5 @@ def test_no_more_is_made_of_data_than_memory_holds(kind: str, monkeypatch: pytes
 
 
 def test_few_positions_are_computed_in_advance() -> None:
-    assert len(SinusoidalPositions(64, 2**30).table) == IN_ADVANCE // 64
+    assert len(SinusoidalPositions(64, 2**30).table) == MAX_PRECOMPUTED // 64
     assert len(SinusoidalPositions(64, 100).table) == 100

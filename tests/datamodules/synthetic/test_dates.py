@@ -157,7 +157,7 @@ def test_a_date_is_read_as_training_read_it(dates, caplog):
 
 def test_decoded_predictions_stop_at_the_end_token(dates):
     tokens = [*dates.target_vocabulary.encode("1999-05-12"), 2, 0, 0]
-    assert dates.answers([{"tokens": tokens}]) == [{"prediction": "1999-05-12"}]
+    assert dates.decode_predictions([{"tokens": tokens}]) == [{"prediction": "1999-05-12"}]
 
 
 @pytest.mark.parametrize(("text", "message"), [("", "empty"), ("   ", "empty"), ("1" * 60, "60 characters")])

@@ -86,7 +86,7 @@ def test_plot_contains_points_function_and_prediction() -> None:
     x = np.linspace(-1, 1, 9)
     figure = fit_figure((x[::2], x[::2] + 0.1), (x, x), x + 0.5)
     points, truth, prediction = figure.axes[0].lines
-    assert [line.get_label() for line in figure.axes[0].lines] == ["training points", "truth", "prediction"]
+    assert [line.get_label() for line in figure.axes[0].lines] == ["training points", "target", "prediction"]
     np.testing.assert_array_equal(points.get_ydata(), x[::2] + 0.1)
     np.testing.assert_array_equal(truth.get_ydata(), x)
     np.testing.assert_array_equal(prediction.get_ydata(), x + 0.5)

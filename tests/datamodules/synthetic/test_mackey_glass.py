@@ -97,7 +97,7 @@ def test_examples_come_from_the_test_part(data):
 
 def test_forecasts_are_in_the_series_own_unit(data):
     y = data.split("test").y[:2]
-    predictions = data.answers([{"prediction": steps} for steps in y.tolist()])
+    predictions = data.decode_predictions([{"prediction": steps} for steps in y.tolist()])
     for i, prediction in enumerate(predictions):
         np.testing.assert_allclose(prediction["prediction"], mackey_glass(1000)[850 + i + 48 : 850 + i + 60], rtol=1e-5)
 

@@ -64,7 +64,7 @@ def test_targets_are_only_after_the_call() -> None:
     assert torch.equal(y[:, 8:], x[:, :3]) and (y[:, :8] == -100).all()
     assert data.baseline()["test/accuracy"] == pytest.approx(1 / 8, abs=0.05)
     assert torch.equal(data.encode(["318"])[0][0], torch.tensor([2, 0, 7, 8, 8, 8, 8, 9, 8, 8, 8]))
-    assert data.answers([{"prediction": "1 1 1 1 1 1 1 1 3 1 8"}]) == [{"prediction": "318"}]
+    assert data.decode_predictions([{"prediction": "1 1 1 1 1 1 1 1 3 1 8"}]) == [{"prediction": "318"}]
     for text in ("31", "319", "abc"):
         with pytest.raises(UserError, match="3 digits from 1 to 8"):
             data.encode([text])

@@ -66,7 +66,7 @@ def test_class_names_are_in_the_order_of_the_targets():
 def test_predictions_of_diabetes_are_in_its_own_unit():
     datamodule = Diabetes()
     y = datamodule.split("test").y
-    predictions = datamodule.answers([{"prediction": {"target": value}} for value in y.flatten().tolist()])
+    predictions = datamodule.decode_predictions([{"prediction": {"target": value}} for value in y.flatten().tolist()])
     predicted = [prediction["prediction"] for prediction in predictions]
     assert y.double().mean().abs() < 1 and min(predicted) >= 25 and max(predicted) <= 346  # the data set's range
     test = datamodule._parts()["test"]

@@ -100,7 +100,7 @@ def test_several_targets_are_predicted_in_original_units(make):
     assert data.spec.output_shape == (2,) and data.spec.target_names == ("age", "income")
     y = data.split("train").y
     torch.testing.assert_close(y.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
-    (prediction,) = data.answers([{"prediction": dict(zip(data.targets, y[0].tolist(), strict=True))}])
+    (prediction,) = data.decode_predictions([{"prediction": dict(zip(data.targets, y[0].tolist(), strict=True))}])
     row = data.rows()["train"][0][1]
     assert prediction["prediction"] == pytest.approx(
         {"age": float(row["age"]), "income": float(row["income"])}, rel=1e-5, abs=1e-5

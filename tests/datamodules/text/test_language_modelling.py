@@ -68,7 +68,7 @@ def test_a_prompt_is_read_whole_and_continued(write, caplog):
     data.setup()
     batch = data.encode(["the fox"])
     assert data.vocabulary.decode(batch.inputs[0][0].tolist()) == "the fox"
-    assert data.answers([{"tokens": data.vocabulary.encode(" jumps")}]) == [{"prediction": " jumps"}]
+    assert data.decode_predictions([{"tokens": data.vocabulary.encode(" jumps")}]) == [{"prediction": " jumps"}]
     with caplog.at_level(logging.WARNING):
         data.encode(["the F0X"])
     assert "'0', 'F', 'X'" in caplog.text.replace("' '", "', '")
@@ -230,7 +230,7 @@ def test_tokens_without_text_are_not_generated(model, kind, tmp_path):
         made.output.bias[: data.spec.reserved_tokens] = 50.0
     tokens = made.generate(data.encode(["the fox"]).inputs[0], max_new_tokens=40, temperature=1.0)
     assert tokens.shape == (1, 40) and tokens.min() >= 4
-    (prediction,) = data.answers([{"tokens": tokens[0].tolist()}])
+    (prediction,) = data.decode_predictions([{"tokens": tokens[0].tolist()}])
     if kind == "characters":  # bytes at random are no text
         assert len(prediction["prediction"]) == 40 and "\ufffd" not in prediction["prediction"]
     names = data.vocabulary.names(range(data.spec.reserved_tokens + 1))

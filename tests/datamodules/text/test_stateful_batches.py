@@ -44,11 +44,11 @@ def test_each_process_keeps_its_streams(count: int) -> None:
 def test_a_text_is_read_on_from_batch_to_batch(batch_size: int, last: int, tmp_path: Path) -> None:
     path = tmp_path / "book.txt"
     path.write_text("".join(chr(97 + (i * i + i // 7) % 26) for i in range(2000)))
-    data = Text(path, context=10, carry_state=True, batch_size=batch_size, shuffle=True)
+    data = Text(path, context=10, stateful=True, batch_size=batch_size, shuffle=True)
     data.setup()
     sizes = [len(batch.tokens) for batch in data.train_dataloader()]
     assert len(sizes) > 1 and sizes[-1] == last
-    assert data.spec.carry_state and data.vocabulary is not None
+    assert data.spec.stateful and data.vocabulary is not None
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         streams = [""] * min(batch_size, len(loader.split[0]))
         for batch in loader:

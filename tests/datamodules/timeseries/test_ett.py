@@ -40,7 +40,7 @@ def test_forecasts_are_in_original_units(tmp_path) -> None:
     values = write_ett(tmp_path / "ett" / "ETTh1.csv")
     data = made(tmp_path, window=8, horizon=2)
     target = data.split("test").y[:1]
-    (prediction,) = data.answers([{"prediction": target[0].tolist()}])
+    (prediction,) = data.decode_predictions([{"prediction": target[0].tolist()}])
     found = np.array([list(step.values()) for step in prediction["prediction"]])
     np.testing.assert_allclose(found, values[11520:11522], atol=1e-4)
     assert list(prediction["prediction"][0]) == ["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"]

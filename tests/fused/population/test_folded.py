@@ -46,7 +46,11 @@ def test_custom_model_cannot_be_folded() -> None:
 
 @pytest.mark.parametrize(
     "overrides",
-    [["regularization=batch_norm"], ["datamodule=mackey_glass", "model.series=apart"], ["datamodule=breast_cancer"]],
+    [
+        ["regularization=batch_norm"],
+        ["datamodule=mackey_glass", "model.series=independent"],
+        ["datamodule=breast_cancer"],
+    ],
     ids=str,
 )
 def test_folding_and_vmap_train_alike(

@@ -12,7 +12,7 @@ from src.config.groups import CONF, groups
 from src.fused.population.population import Population
 from src.models.base import Model
 from src.optim.factory import _schedules
-from src.optim.schedules import advance
+from src.optim.schedules import step_scheduler
 from tests.fused.population.conftest import Twins, stacked
 
 OPTIMIZERS = groups([CONF])["optimizer"]
@@ -88,7 +88,7 @@ def test_every_schedule(twins: Callable[..., Twins], scheduler: str) -> None:
         for member_schedules in schedules:
             for schedule in member_schedules:
                 metric = [1.0] if isinstance(schedule, ReduceLROnPlateau) else []
-                advance(schedule, number + 1, *metric)
+                step_scheduler(schedule, number + 1, *metric)
         population.rates_changed()
         rates.add(pair.optimizers[0].param_groups[0]["lr"])
     assert len(rates) > 4
@@ -151,7 +151,10 @@ def schedules_of(optimizer: Optimizer, model: Model) -> list[LRScheduler]:
             ["model=transformer", "datamodule=digits", "model.positions=learned"], [[], [], []], marks=pytest.mark.slow
         ),
         pytest.param(["model=mlp", "datamodule=diabetes"], [[], [], []], marks=pytest.mark.slow),
-        (["model=mlp", "datamodule=mackey_glass", "model.series=apart", "model.from_last=true"], [[], [], []]),
+        (
+            ["model=mlp", "datamodule=mackey_glass", "model.series=independent", "model.subtract_last=true"],
+            [[], [], []],
+        ),
     ],
     ids=str,
 )

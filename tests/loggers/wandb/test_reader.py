@@ -106,13 +106,13 @@ def test_attention_maps_are_found_among_what_a_run_logged() -> None:
     run = WandbRun("a", "a", "", {}, {}, [], {"plots/attention-1-self": logged, **other}, str.encode)
     assert run.attention() == {"attention-1-self": b"media/images/plots/attention-1-self_27_ab.png"}
     missing = WandbRun("a", "a", "", {}, {}, [], {"plots/attention-1-self": logged}, lambda name: None)
-    assert missing.attention() == {} and missing.answers() is None
+    assert missing.attention() == {} and missing.predictions() is None
 
 
-@pytest.mark.parametrize("text", [b"[1]", b'{"classes": 1}', b'{"examples": [{"truth": 1}]}', b"{"])
+@pytest.mark.parametrize("text", [b"[1]", b'{"classes": 1}', b'{"examples": [{"target": 1}]}', b"{"])
 def test_damaged_predictions_of_a_project_are_left_out(text: bytes) -> None:
-    assert WandbRun("a", "a", "", {}, {}, [], {}, lambda name: text).answers() is None
-    whole = WandbRun("a", "a", "", {}, {}, [], {}, lambda name: b'{"classes": ["x"]}').answers()
+    assert WandbRun("a", "a", "", {}, {}, [], {}, lambda name: text).predictions() is None
+    whole = WandbRun("a", "a", "", {}, {}, [], {}, lambda name: b'{"classes": ["x"]}').predictions()
     assert whole == {"classes": ["x"], "confusion": None, "examples": []}
 
 

@@ -17,7 +17,7 @@ from src.core.wandb_account import Account
 from src.loggers.factory import close_loggers
 from src.loggers.wandb import logger as logger_module
 from src.loggers.wandb import session as session_module
-from src.loggers.wandb.pending import find, marker, run_id, sessions
+from src.loggers.wandb.pending import find_pending, marker, run_id, sessions
 from src.loggers.wandb.reader import read_project
 from src.loggers.wandb.sync import mark_sent
 from src.run_store.run_folder import RunFolder
@@ -114,7 +114,7 @@ def test_a_run_is_uploaded_despite_server_errors(
     folder = record(tmp_path / "run", 0, 50, finish_timeout=200)
     assert folder.record["wandb"]["mode"] == "online"
     assert arrived(wandb_server, folder) == recorded(folder)
-    assert not list(find([tmp_path])), "all of it is there"
+    assert not list(find_pending([tmp_path])), "all of it is there"
 
 
 @pytest.mark.slow
@@ -140,7 +140,7 @@ def test_a_dead_server_comes_back(tmp_path: Path, wandb_server: Any, monkeypatch
     folder = record(tmp_path / "run", 6, 2)
     assert folder.record["wandb"]["mode"] == "online", "what was missing went first"
     assert arrived(wandb_server, folder) == recorded(folder) and len(recorded(folder)) == 8
-    assert not list(find([tmp_path]))
+    assert not list(find_pending([tmp_path]))
 
 
 def _forget(logger: Any) -> None:
@@ -185,7 +185,7 @@ def test_a_run_that_was_killed_twice_is_uploaded_completely(
     record(tmp_path / "run", 25, 10)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     record(tmp_path / "run", 35, 5, finish_timeout=300)
-    assert not list(find([tmp_path]))
+    assert not list(find_pending([tmp_path]))
     (run,) = read_project("local/tests")
     assert [(row["step"], row["val/loss"]) for row in run.rows] == recorded(folder) and len(recorded(folder)) == 40
 
@@ -196,7 +196,7 @@ def test_two_syncs_at_once_share_the_work(tmp_path: Path, wandb_server: Any, mon
     runs = [record(tmp_path / f"run{number}", 0, 3) for number in range(3)]
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
-    with runs[0].held():
+    with runs[0].locked():
         argv = [sys.executable, "-m", "src.sync", str(tmp_path)]
         both = [
             subprocess.Popen(
@@ -333,7 +333,7 @@ def test_files_outside_of_the_run_are_left_out(
     tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, attack: Any
 ) -> None:
     hostile, ordinary, secret = _attacked(tmp_path, wandb_server, monkeypatch, attack)
-    assert sync([tmp_path]) and not list(find([tmp_path]))
+    assert sync([tmp_path]) and not list(find_pending([tmp_path]))
     for folder in (hostile, ordinary):
         assert arrived(wandb_server, folder) == recorded(folder)
     assert "plots/a" not in wandb_server.runs[hostile.record["wandb"]["id"]].summary

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from src.cli.sync import sync
-from src.loggers.wandb.pending import find
+from src.loggers.wandb.pending import find_pending
 from src.loggers.wandb.reader import read_project
-from src.run_store.predictions import read_answers
+from src.run_store.predictions import load_predictions
 from src.run_store.run_folder import RunFolder
 from src.training.run import run
 from tests.conftest import ROOT
@@ -66,7 +66,7 @@ def test_a_whole_run_is_uploaded(
         if wandb_server.http is None:
             wandb_server.revive()
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        assert sync([result.folder]) and not list(find([result.folder]))
+        assert sync([result.folder]) and not list(find_pending([result.folder]))
     folder = RunFolder.open(result.folder)
     (arrived,) = wandb_server.runs.values()
     _facts(arrived, folder)
@@ -80,7 +80,7 @@ def test_a_whole_run_is_uploaded(
     ]
     assert untimed[0] == untimed[1]
     assert read.config == folder.config() and read.record["status"] == "finished"
-    assert read.answers() == read_answers(folder.path)
+    assert read.predictions() == load_predictions(folder.path)
     assert read.record["best"] == folder.record["best"] and read.record["final"] == folder.record["final"]
 
 
@@ -107,10 +107,10 @@ def _media(arrived: Any, folder: RunFolder) -> None:
     plot = arrived.summary["plots/gradients"]
     name = plot["filenames"][0] if "filenames" in plot else plot["path"]
     assert arrived.files[name] == (folder.path / "plots/gradients.png").read_bytes()
-    predictions = read_answers(folder.path)
+    predictions = load_predictions(folder.path)
     assert predictions is not None
     table = arrived.table("test/examples")
-    assert table["columns"] == ["image", "truth", "prediction", "probability"]
+    assert table["columns"] == ["image", "target", "prediction", "probability"]
     assert [row[1:] for row in table["data"]] == [list(example.values()) for example in predictions["examples"]]
     assert len(table["data"]) == 16
     counts = [row[2] for row in arrived.table("test/confusion_table")["data"]]

@@ -12,7 +12,7 @@ from src.config.groups import CONF
 from src.core.errors import UserError
 from src.sweeping.launchers import cluster, submitit_slurm
 from src.sweeping.launchers.cluster import RemoteExecutor
-from src.sweeping.launchers.file_channel import Mailbox
+from src.sweeping.launchers.file_channel import FileChannel
 from src.sweeping.launchers.ray import ray
 from src.sweeping.launchers.submitit_slurm import SlurmExecutor, slurm
 from src.sweeping.messages import PRUNE, STOP, Assignment, Ended, Event, Progress
@@ -20,7 +20,7 @@ from src.sweeping.messages import PRUNE, STOP, Assignment, Ended, Event, Progres
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "HEARS_EVERY", 0.0)
+    monkeypatch.setattr(cluster, "CHANNEL_POLL_SECONDS", 0.0)
 
 
 def job(folder: Path, number: int) -> Assignment:
@@ -53,7 +53,7 @@ class Scheduler(RemoteExecutor):
 
 
 def test_events_arrive_once_in_order_and_torn_ones_not_at_all(tmp_path: Path) -> None:
-    theirs, ours = Mailbox(tmp_path / "mail", "job"), Mailbox(tmp_path / "mail", "job")
+    theirs, ours = FileChannel(tmp_path / "mail", "job"), FileChannel(tmp_path / "mail", "job")
     ours.clear()
     assert ours.collect() == []
     first, second = Progress(3, 0, 5, {"val/loss": 0.25}), Ended(3, "failed", "Traceback\n…")
@@ -78,7 +78,7 @@ def test_jobs_that_start_together_are_submitted_together(tmp_path: Path) -> None
         scheduler.start(one)
     assert not scheduler.room(jobs[3])
     assert scheduler.wait(0.0) == [] and scheduler.submitted == [[1, 2, 3]]
-    Mailbox(tmp_path / "cluster", "job2").post(Ended(2, "finished"))
+    FileChannel(tmp_path / "cluster", "job2").post(Ended(2, "finished"))
     assert scheduler.wait(0.0) == [Ended(2, "finished")] and scheduler.room(jobs[3])
     scheduler.start(jobs[3])
     scheduler.wait(0.0)
@@ -104,7 +104,7 @@ def test_a_job_that_is_gone_ends_with_its_own_event_or_the_scheduler_s_reason(tm
 
     class Late(Scheduler):
         def gone(self, jobs: Iterable[Assignment]) -> Mapping[int, str]:
-            Mailbox(tmp_path / "cluster", "job3").post(Ended(3, "finished"))  # just before it was asked
+            FileChannel(tmp_path / "cluster", "job3").post(Ended(3, "finished"))  # just before it was asked
             return {3: "COMPLETED"}
 
     late = Late(tmp_path)
@@ -158,7 +158,7 @@ def test_a_new_driver_takes_over_what_is_in_the_queue(
         "8|PENDING|sweep-bbbbbbbb",
     ]
     squeue += ["9_0|RUNNING|others-aa"]
-    Mailbox(mail, "job3").post(Ended(3, "failed", "too large"))  # it is over, though SLURM still clears up
+    FileChannel(mail, "job3").post(Ended(3, "failed", "too large"))  # it is over, though SLURM still clears up
     submitted: list[int] = []
     monkeypatch.setattr(SlurmExecutor, "submit", lambda self, due: submitted.extend(one.number for one in due))
     adopting = executor(sweep)

@@ -6,7 +6,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from src.config.isolated_hydra import own_hydra
+from src.config.isolated_hydra import isolated_hydra
 from src.sweeping.launchers import fork_server
 from src.sweeping.launchers.local import shared_modules
 
@@ -30,7 +30,7 @@ from src.sweeping.launchers.local import shared_modules
     ids=lambda value: " ".join(sorted(value or ["nothing"])),
 )
 def test_what_all_jobs_share_is_imported_and_no_more(overrides: list[str], expected: set[str] | None) -> None:
-    with own_hydra():
+    with isolated_hydra():
         master = GlobalHydra.instance().config_loader().load_configuration("train", overrides, RunMode.MULTIRUN)
     found = set(shared_modules(master))
     assert (
@@ -57,7 +57,7 @@ def test_the_server_is_started_early_where_it_will_be_needed(
     started: list[bool] = []
     monkeypatch.setattr("src.core.resources.usable_cores", lambda: cores)
     monkeypatch.setattr(fork_server, "start", lambda: started.append(True))
-    fork_server.begin_early(overrides)
+    fork_server.start_early(overrides)
     assert bool(started) is early
 
 

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from optuna.trial import TrialState
 
-from src.config.isolated_hydra import own_hydra
+from src.config.isolated_hydra import isolated_hydra
 from src.core.errors import UserError
 from src.sweeping.launchers.base import Executor
 from src.sweeping.ledger import Ledger
@@ -110,7 +110,7 @@ def search(tmp_path: Path) -> Search:
         made = Formulas(curve, width, killed_at)
         shared = ["logger=none", f"paths.outputs={tmp_path}", "sweep.name=s"]
         own = [override for override in overrides if override.startswith("sweep.resume=")]
-        with own_hydra():
+        with isolated_hydra():
             loader = GlobalHydra.instance().config_loader()
             about = own or [*shared, *(override for override in overrides if override.startswith(("search", "sweep.")))]
             master = loader.load_configuration("train", about, RunMode.MULTIRUN)

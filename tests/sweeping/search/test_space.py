@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from scipy import stats
 
 from src.config.groups import sweeps
-from src.config.isolated_hydra import own_hydra
+from src.config.isolated_hydra import isolated_hydra
 from src.core.errors import UserError
 from src.sweeping.search.space import Interval, Space, Values
 from src.sweeping.wandb_sweep_files import master_config, values
@@ -87,7 +87,7 @@ def test_a_grid_refuses_an_interval_and_names_what_does_not() -> None:
 @pytest.mark.parametrize("name", sweeps())
 def test_what_a_search_draws_from_has_the_ends_of_the_grid(name: str) -> None:
     """The documented ranges again, as intervals; rates and decays on a log scale."""
-    with own_hydra():
+    with isolated_hydra():
         _, master = master_config(name)
         grid, ranges = values(master), dict(master.search.ranges)
     assert set(ranges) <= set(grid)
