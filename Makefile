@@ -32,7 +32,7 @@ test-lowest:
 	.venv-lowest/bin/python -m pytest -n auto $(ARGS)
 
 lint: .venv/tested
-	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports --no-cache
+	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports --no-cache && $(PY) tools/check_vocabulary.py
 
 bench: .venv/tested
 	$(PY) -m benchmarks $(ARGS)

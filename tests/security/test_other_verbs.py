@@ -114,7 +114,7 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case], list[str]]:
                 run.update(monitor="val/loss", mode="min", value=1.0 + job.number / 10, best={"val/loss": 1.0})
                 run.update(status="finished", ended=datetime.now(UTC).isoformat(), final={"test/loss": 1.0})
                 run._release()
-            driver._source.tell(job, driver._ledger.refresh(job))
+            driver._source.report_end(job, driver._ledger.refresh(job))
         return True
 
     monkeypatch.setattr(scheduler.Driver, "run", jobs_without_training)

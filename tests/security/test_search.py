@@ -76,7 +76,7 @@ def resume_search(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case, str], list
             if (job := driver._source.ask()) is None:
                 break
             driver._assignment(job)
-            driver._source.tell(job, driver._ledger.refresh(job))
+            driver._source.report_end(job, driver._ledger.refresh(job))
         return True
 
     monkeypatch.setattr(scheduler.Driver, "run", ended)

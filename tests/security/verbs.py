@@ -64,7 +64,7 @@ VERBS: dict[str, Verb] = {
     "predict": Verb("src.predict", lambda case: [case.run, ",".join(["3"] * 64)], _USED),
     "predict_file": Verb(
         "src.predict",
-        lambda case: [case.run, ",".join(["3"] * 64), "--output", case.out / "answers.csv"],
+        lambda case: [case.run, ",".join(["3"] * 64), "--output", case.out / "predictions.csv"],
         _USED,
     ),
     "export": Verb("src.export", lambda case: [case.run, "--format", "torch", "--to", case.out / "made"], _USED, 20.0),

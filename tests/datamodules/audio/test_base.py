@@ -131,10 +131,10 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path, sounds):
 
 
 def test_predict_names_the_class_of_a_file(fast, sounds, capsys):
-    words = fast(
+    overrides = fast(
         "model=cnn", "datamodule=audio_folder", f"datamodule.path={sounds}", "trainer.limit_train_batches=null"
     )
-    result = run([*words, "trainer.max_epochs=8", "optimizer.lr=1e-2"], verbose=False)
+    result = run([*overrides, "trainer.max_epochs=8", "optimizer.lr=1e-2"], verbose=False)
     takes = [str(sounds / name / "take 1.WAV") for name in ("low", "high")]
     assert [found["prediction"] for found in predict(result.folder, takes)] == ["low", "high"]
     with pytest.raises(UserError, match=r"none\.wav"):

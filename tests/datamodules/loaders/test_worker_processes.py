@@ -97,7 +97,7 @@ def test_workers_by_default():
 @pytest.mark.parametrize("more", [[], ["regularization=audio_augmentation"]], ids=["image_folder", "audio_folder"])
 def test_a_run_is_resumed_exactly(fast, more):
     kind = "audio_folder" if more else "image_folder"
-    words = fast("model=cnn", f"datamodule={kind}", *more, "datamodule.memory_share=0", "datamodule.workers=2")
+    overrides = fast("model=cnn", f"datamodule={kind}", *more, "datamodule.memory_share=0", "datamodule.workers=2")
     whole = ["trainer.limit_train_batches=null", "trainer.max_epochs=2", "regularization.dropout=0.2"]
-    findings = check_resume([*words, *whole, "datamodule.batch_size=4"], report=lambda line: None, seed=0)
+    findings = check_resume([*overrides, *whole, "datamodule.batch_size=4"], report=lambda line: None, seed=0)
     assert findings and all(finding.equal for finding in findings), [f for f in findings if not f.equal]

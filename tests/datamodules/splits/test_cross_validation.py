@@ -204,9 +204,14 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
     from src.config.compose import compose
     from src.config.validate import check
 
-    words = ["model=lstm", "datamodule=text_classification", f"datamodule.path={file}", "datamodule.min_frequency=1"]
-    words += ["cross_validation.folds=3", "cross_validation.fold=2"]
-    datamodule = build_data(check(compose([*words, "cross_validation.group=author"])))
+    overrides = [
+        "model=lstm",
+        "datamodule=text_classification",
+        f"datamodule.path={file}",
+        "datamodule.min_frequency=1",
+    ]
+    overrides += ["cross_validation.folds=3", "cross_validation.fold=2"]
+    datamodule = build_data(check(compose([*overrides, "cross_validation.group=author"])))
     authors = [{text.split()[1] for text, _ in rows} for rows in datamodule._rows().values()]
     assert sum(map(len, authors)) == 6 == len(set.union(*authors)), "each author is in one split, test among them"
     table = Table(file, "label")
@@ -219,7 +224,7 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"val.csv: the header has no column 'author'"):
         table.rows()
     with pytest.raises(UserError, match=r"Did you mean 'author'"):
-        build_data(check(compose([*words, "cross_validation.group=autor"]))).setup()
+        build_data(check(compose([*overrides, "cross_validation.group=autor"]))).setup()
 
 
 def test_errors_of_a_fold_name_the_fold(tmp_path: Path) -> None:

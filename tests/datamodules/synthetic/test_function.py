@@ -14,7 +14,7 @@ from src.core.errors import UserError
 from src.datamodules.synthetic.function import FUNCTIONS, Function
 from src.training.run import run
 
-Words = Callable[..., list[str]]
+MakeOverrides = Callable[..., list[str]]
 
 VALUES = {  # at -0.75, 0, 0.3
     "sine": (1.0, 0.0, 0.9510565162951535),
@@ -56,7 +56,7 @@ def test_an_unknown_function_is_refused() -> None:
 
 @pytest.mark.req("M7")
 @pytest.mark.slow
-def test_the_error_falls_with_the_width(fast: Words) -> None:
+def test_the_error_falls_with_the_width(fast: MakeOverrides) -> None:
     """Universal approximation: one hidden layer comes as near as its width allows."""
     everything = [
         "trainer.limit_train_batches=null",
@@ -65,8 +65,8 @@ def test_the_error_falls_with_the_width(fast: Words) -> None:
     ]
     errors = []
     for width in (1, 4, 16):
-        words = ["experiment=universal_approximation", f"model.hidden_sizes=[{width}]"]
-        result = run(fast(*words, "trainer.max_epochs=300", *everything), verbose=False)
+        overrides = ["experiment=universal_approximation", f"model.hidden_sizes=[{width}]"]
+        result = run(fast(*overrides, "trainer.max_epochs=300", *everything), verbose=False)
         errors.append(result.metrics["test/rmse"])
     assert errors[0] > 2 * errors[1] and errors[1] > 1.5 * errors[2] and errors[2] < 0.1
     x = np.array([-0.6, 0.2])
@@ -75,7 +75,7 @@ def test_the_error_falls_with_the_width(fast: Words) -> None:
 
 
 @pytest.mark.req("M7")
-def test_run_writes_the_plot_of_its_fit(fast: Words) -> None:
+def test_run_writes_the_plot_of_its_fit(fast: MakeOverrides) -> None:
     result = run(fast("experiment=universal_approximation"), verbose=False)
     with Image.open(result.folder / "plots" / "fit.png") as image:
         assert image.format == "PNG" and image.size[0] > 500
@@ -85,15 +85,15 @@ def test_run_writes_the_plot_of_its_fit(fast: Words) -> None:
 def test_plot_contains_points_function_and_prediction() -> None:
     x = np.linspace(-1, 1, 9)
     figure = fit_figure((x[::2], x[::2] + 0.1), (x, x), x + 0.5)
-    points, truth, prediction = figure.axes[0].lines
+    points, target, prediction = figure.axes[0].lines
     assert [line.get_label() for line in figure.axes[0].lines] == ["training points", "target", "prediction"]
     np.testing.assert_array_equal(points.get_ydata(), x[::2] + 0.1)
-    np.testing.assert_array_equal(truth.get_ydata(), x)
+    np.testing.assert_array_equal(target.get_ydata(), x)
     np.testing.assert_array_equal(prediction.get_ydata(), x + 0.5)
     assert "0.5" in figure.axes[0].get_title()
 
 
-def test_plot_requires_a_function_datamodule(fast: Words, tmp_path: Path) -> None:
+def test_plot_requires_a_function_datamodule(fast: MakeOverrides, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs datamodule=function"):
         run(fast("callbacks=fit", "datamodule=digits"), verbose=False)
     assert not list(tmp_path.glob("outputs/runs/*/*")), "a refused run leaves no folder"

@@ -242,8 +242,8 @@ def test_each_kind_trains_and_predicts(fast, make, tmp_path):
     make(table())
     base = ["datamodule=table", f"datamodule.path={tmp_path / 't.csv'}", "datamodule.ignore=[patient]"]
     for kind, target in (("binary_classification", "bought"), ("regression", "income"), ("classification", "city")):
-        words = fast(*base, f"datamodule.kind={kind}", f"datamodule.target_column={target}")
-        result = run(words, verbose=False)
+        overrides = fast(*base, f"datamodule.kind={kind}", f"datamodule.target_column={target}")
+        result = run(overrides, verbose=False)
         (prediction, *_) = predict(result.folder, [str(tmp_path / "t.csv")])
         assert set(prediction.get("probabilities", {})) == {"bought": {"no", "yes"}, "city": set(CITIES)}.get(
             target, set()
