@@ -125,7 +125,7 @@ def _check_gridlight_part(part: dict[str, Any]) -> None:
     if version != FORMAT_VERSION or type(version) is not int:
         text = version if type(version) is int else "an unknown one"
         raise UserError(
-            f"the format of this checkpoint is {text}, and this Gridlight reads {FORMAT_VERSION}: update Gridlight"
+            f"the format of this checkpoint is {text}, and this version of Gridlight reads {FORMAT_VERSION}"
         )
     for name in ("config", "spec", "preparation"):
         if not isinstance(part.get(name), dict):

@@ -54,7 +54,7 @@ def changed(finished: Path, target: Path, *path: Any, value: Any) -> Path:
 
 OWN: list[tuple[tuple[Any, ...], Any]] = [
     (("gridlight",), []),
-    (("gridlight", "format_version"), 2),
+    (("gridlight", "format_version"), 99),
     (("gridlight", "spec"), "x"),
     (("gridlight", "spec", "task"), "x"),
     (("gridlight", "spec", "input_shape"), [2**20, 2**20]),
