@@ -73,8 +73,8 @@ def test_a_scaling_law_is_fitted_and_drawn(sweep: Path, capsys: pytest.CaptureFi
     [
         ("parametres", "parametres: unknown size. Did you mean 'parameters'"),
         ("datamodule.trainsize", "Did you mean 'datamodule.train_size'"),
-        ("model.name", "model.name is no number"),
-        ("multiply_adds", "multiply_adds is no number"),
+        ("model.name", "model.name is not a number"),
+        ("multiply_adds", "multiply_adds is not a number"),
         ("seed", "at least 3 different sizes, and there are 1|above 0"),
     ],
 )

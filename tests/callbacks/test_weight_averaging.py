@@ -301,9 +301,9 @@ def test_disabled_averages_are_left_out(fast: MakeOverrides) -> None:
     ("overrides", "message"),
     [
         (["regularization=[ema,swa]"], "one average at a time"),
-        (["regularization.swa_lr=0.1"], "set regularization.swa_start, such as 0.75"),
+        (["regularization.swa_lr=0.1"], "set regularization.swa_start too, such as 0.75"),
         (["regularization=ema", "callbacks=none"], "callbacks.ema averages weights and is left out; callbacks=default"),
-        (["regularization=swa", "trainer=fsdp"], "fsdp gives each device a part of them"),
+        (["regularization=swa", "trainer=fsdp"], "trainer.strategy=fsdp shards them over the devices"),
         (
             ["regularization=ema", "trainer.precision=bf16-true"],
             "the weights of trainer.precision=bf16-true have three digits",

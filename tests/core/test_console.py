@@ -118,9 +118,9 @@ def test_logs_and_warnings_are_escaped(text: str, tmp_path: Path, capsys: pytest
 def test_unhandled_errors_are_escaped() -> None:
     program = """
 import logging, warnings
-from src.cli.hydra_app import errors_for_people
+from src.cli.hydra_app import report_user_errors
 text = "\\x1b]0;x\\x07\\x9b31m\\u202e"
-with errors_for_people():
+with report_user_errors():
     logging.getLogger("a").warning(text)
     warnings.warn(text)
     raise ValueError(text)

@@ -225,7 +225,7 @@ def test_each_block_has_its_own_settings() -> None:
 
 @pytest.mark.req("C1")
 def test_settings_list_must_have_one_entry_per_block() -> None:
-    with pytest.raises(UserError, match=r"model\.stride=\[1, 2, 1\]: .* 2 blocks, not 3"):
+    with pytest.raises(UserError, match=r"model\.stride=\[1, 2, 1\]: .* 2 blocks, and the list has 3"):
         check(compose(["model=cnn", "model.stride=[1,2,1]"]))
     with pytest.raises(UserError, match=r"model\.pool\[1\]=avg: Did you mean 'average'"):
         check(compose(["model=cnn", "model.pool=[max,avg]"]))

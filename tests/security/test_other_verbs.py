@@ -107,7 +107,7 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case], list[str]]:
     from src.sweeping import scheduler
 
     def jobs_without_training(driver: Any) -> bool:
-        while (job := driver._source.ask()) is not None:
+        while (job := driver._source.next_job()) is not None:
             path = driver._ledger.path(job)
             if not (path / "run.json").exists():
                 run = RunFolder.create(path, driver._ledger.config(job), ["train"])

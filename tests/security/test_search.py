@@ -73,7 +73,7 @@ def resume_search(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case, str], list
 
     def ended(driver: Any) -> bool:
         for _ in range(5):
-            if (job := driver._source.ask()) is None:
+            if (job := driver._source.next_job()) is None:
                 break
             driver._assignment(job)
             driver._source.report_end(job, driver._ledger.refresh(job))

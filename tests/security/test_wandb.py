@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
-from src.compat.wandb_session import check_session
+from src.compat.wandb_session import copy_session
 from src.core.files import UnsafeFileError
+from src.core.wandb_account import Account
 from src.run_store.run_folder import RunFolder
 from tests.compat.test_wandb_session import ID, chunks, write_session
 from tests.loggers.wandb.recording import KEY
@@ -109,7 +111,8 @@ def sync(case: Case, server: WandbServer) -> list[str]:
 def verdict(session: Path, run: Path) -> str | None:
     """Return why a session is refused; None if it is not. Any other error than the one of a refusal is raised."""
     try:
-        check_session(session, run, {"local"})
+        with TemporaryDirectory() as target:
+            copy_session(session, run, Path(target, "copy"), Account({"local"}, {"gridlight"}))
     except UnsafeFileError as error:
         return str(error)
     return None

@@ -59,7 +59,7 @@ def test_all_problems_are_reported_together(composer: Make, tmp_path: Path) -> N
         add_to_ledger(ledger, composer(), points)
     text = str(message.value)
     assert "4 of 6 jobs cannot run, so none was started" in text
-    assert "transformer reads image, sequence, tokens" in text and "optimizer.lr=fast" in text
+    assert "transformer accepts image, sequence, tokens" in text and "optimizer.lr=fast" in text
     assert "Did you mean 'lr'?" in text and "the same experiment as job model=mlp datamodule=wine" in text
     assert not (tmp_path / "ledger.jsonl").exists()
 

@@ -114,7 +114,7 @@ def test_another_sample_rate_is_resampled_or_refused(sounds, tone):
 def test_a_folder_that_cannot_be_used_is_named(tmp_path, sounds):
     with pytest.raises(UserError, match=r"datamodule\.path=.*none: there is no such folder"):
         check(compose(["model=cnn", "datamodule=audio_folder", f"datamodule.path={tmp_path / 'none'}"]))
-    with pytest.raises(UserError, match=r"datamodule\.pattern=\*\.wav: a pattern has \{label\} once"):
+    with pytest.raises(UserError, match=r"datamodule\.pattern=\*\.wav: a pattern must contain \{label\} once"):
         check(
             compose(["model=cnn", "datamodule=audio_folder", f"datamodule.path={sounds}", "datamodule.pattern='*.wav'"])
         )

@@ -162,7 +162,7 @@ def test_blocks_follow_their_training_data() -> None:
 def test_too_many_folds_are_refused() -> None:
     with pytest.raises(UserError, match=r"folds=5: only 4 examples"):
         Fold(1, 5).cut(4)
-    with pytest.raises(UserError, match=r"folds=3: there are 2 values of patient"):
+    with pytest.raises(UserError, match=r"folds=3: only 2 values of patient"):
         Fold(1, 3, group="patient").cut(9, groups=["a"] * 5 + ["b"] * 4)
     for groups in (None, np.arange(9)):
         with pytest.raises(UserError, match=r"folds=5: the largest class has only 4 examples"):

@@ -49,7 +49,7 @@ def test_vocabulary_is_the_training_part_s(write):
         ("", "book.txt: 0 characters are too few"),
         ("short", "book.txt: 5 characters are too few.*context=10"),
         (BODY.encode() + b"\xc3(", r"book.txt: this file is not UTF-8 text \(byte 1760\)"),
-        ("é".encode("latin-1") + BODY.encode(), r"UTF-8 \(byte 0\)"),
+        ("é".encode("latin-1") + BODY.encode(), r"UTF-8 text \(byte 0\)"),
     ],
 )
 def test_a_text_that_cannot_be_used_is_named(write, content, message):
@@ -127,7 +127,7 @@ def test_tokens_on_disk_are_written_once_and_anew_for_another_file(tmp_path, cap
 
     first = folders()
     assert len(first) == 1 and folders() == first
-    assert "above 0 % of" in caplog.text and "mapped into memory" in caplog.text
+    assert "would exceed 0 % of" in caplog.text and "mapped into memory" in caplog.text
     path.write_text(BODY + "more")
     second = folders()
     assert len(second) == 1 and second.keys() != first.keys(), "those of the text before it changed are of no use"
@@ -195,7 +195,7 @@ def test_a_large_text_that_cannot_be_used_is_named(tmp_path):
         data.setup()
     path.write_text(BODY)
     data.data_dir = path  # a file, where a folder should be
-    with pytest.raises(UserError, match=r"the tokens of .*book.txt cannot be kept there.*paths.data"):
+    with pytest.raises(UserError, match=r"the tokens of .*book.txt cannot be written there.*paths.data"):
         data.setup()
     assert [p.name for p in tmp_path.iterdir()] == ["book.txt"]
 

@@ -15,7 +15,7 @@ from src.core.errors import UserError
 from src.loggers.factory import build_loggers, close_loggers
 from src.loggers.wandb.reader import WandbRun, _convert_run, _status, read_project
 from src.loggers.wandb.report import build_report, save_report
-from src.run_store.filters import flat
+from src.run_store.filters import flatten
 from src.run_store.recorded_run import curves_of, recorded_run
 from src.run_store.run_folder import RunFolder
 from tests.loggers.wandb.recording import SETTINGS, begin, log, use
@@ -96,7 +96,7 @@ def test_a_run_of_another_program_may_contain_anything(place: str, value: Any) -
             **{"id": "a", "name": "a", "url": "", "state": "finished", "created_at": None, "tags": None, "notes": None},
         )
         read = _convert_run(run, history)
-        made = recorded_run("a", "", dict(flat(read.config)), read.record, partial(curves_of, read.rows))
+        made = recorded_run("a", "", dict(flatten(read.config)), read.record, partial(curves_of, read.rows))
         assert made.curves["val/loss"].values and isinstance(made.record["error"], str | None)
 
 
