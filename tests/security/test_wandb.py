@@ -79,8 +79,9 @@ def sync(case: Case, server: WandbServer) -> list[str]:
     (case.cwd / "wandb").mkdir(exist_ok=True)  # the client's own logs
     before = snapshot(case.workspace, [case.outputs, case.out, case.cwd / "wandb"])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    environment |= {"HOME": str(case.out), "WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url, "OMP_NUM_THREADS": "1"}
-    environment |= {"AWS_SECRET_ACCESS_KEY": SECRET, "PYTHONPATH": os.pathsep.join([str(case.cwd), str(ROOT)])}
+    environment |= {"HOME": str(case.out), "WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url, "WANDB_PROJECT": "tests"}
+    environment |= {"OMP_NUM_THREADS": "1", "AWS_SECRET_ACCESS_KEY": SECRET}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(case.cwd), str(ROOT)])}
     command = [sys.executable, "-m", "src.sync", str(case.outputs)]
     try:
         ended = subprocess.run(command, cwd=case.cwd, env=environment, text=True, capture_output=True, timeout=400)
@@ -112,7 +113,7 @@ def verdict(session: Path, run: Path) -> str | None:
     """Return why a session is refused; None if it is not. Any other error than the one of a refusal is raised."""
     try:
         with TemporaryDirectory() as target:
-            copy_session(session, run, Path(target, "copy"), Account({"local"}, {"gridlight"}))
+            copy_session(session, run, Path(target, "copy"), Account({"local"}, {"tests"}))
     except UnsafeFileError as error:
         return str(error)
     return None
