@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -336,7 +337,7 @@ def _path_or_host_problem(key: str, value: str) -> str | None:
         host = (urlsplit(value).netloc.rpartition("@")[2] or value).lower()
         if host in own_hosts() | {name.lower() for name in _names_in_variable(TRUST_HOST)}:
             return None
-        return f"{key}={value[:80]}: this may send data to the host {host}. If you trust it, add --trust-host {host}"
+        return f"{key}={value[:80]}: this may send data to the host {host}. If you trust it, add --trust-host {shlex.quote(host)}"
     if (
         key.rpartition(".")[2] in _FOLDER_ARGUMENTS
         or value.startswith(("/", "\\", "~"))

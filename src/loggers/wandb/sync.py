@@ -43,7 +43,13 @@ _CLIENT = "from src.core.process import set_parent_death_signal; set_parent_deat
 
 def mark_sent(session: Path) -> None:
     """Record that a session was uploaded. A link under the name of the marker is replaced."""
-    write_below(session.parent, marker(session).name, b"")
+    _write_beside(session, marker(session).name, b"")
+
+
+def _write_beside(session: Path, name: str, contents: bytes) -> None:
+    """Write a file beside a session, which is in a folder of ``wandb/`` of a run folder; follow no link below that."""
+    run_folder = session.parents[2]
+    write_below(run_folder, session.parent.relative_to(run_folder) / name, contents)
 
 
 def upload(
@@ -192,7 +198,7 @@ def _client(
                 for copy in list(without_state):
                     if (state := sync_state(copy).read_bytes()).endswith(b"}"):
                         without_state.remove(copy)
-                        write_below(copies[copy].parent, sync_state(copies[copy]).name, state)
+                        _write_beside(copies[copy], sync_state(copies[copy]).name, state)
                 for copy in [copy for copy in open_copies if marker(copy).exists()]:
                     mark_sent(open_copies.pop(copy))
                 for run in [run for run in open_runs if run.complete and not run.left]:
