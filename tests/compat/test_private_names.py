@@ -108,7 +108,6 @@ HIDDEN = [
     *(("lightning", name) for name in sorted({name for names in NAMES.values() for name in names if name[0] == "_"})),
     ("lightning", "_current_fx_name"),
     ("torchmetrics", "_error_on_missing_matplotlib"),
-    ("lightning_utilities", "RequirementCache"),
     ("hydra", "get_args_parser"),
 ]
 
