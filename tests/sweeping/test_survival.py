@@ -171,7 +171,7 @@ def test_a_killed_fork_server_is_started_anew(fast: MakeOverrides, tmp_path: Pat
 
 @pytest.mark.parametrize("launcher", ["local", "fused"])
 def test_a_sweep_leaves_no_temporary_files(launcher: str, fast: MakeOverrides, tmp_path: Path) -> None:
-    temporary = tmp_path / "temporary"
+    temporary = tmp_path / "t"
     temporary.mkdir()
     overrides = [
         "-m",
