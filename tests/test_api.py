@@ -104,4 +104,4 @@ def test_a_sweep_returns_its_ranking(tmp_path: Path) -> None:
 
 def test_importing_it_loads_no_torch() -> None:
     program = "import sys, src.api; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

@@ -184,9 +184,11 @@ class Checkpoints(Checkpoint):
         if path.name == "best.ckpt":
             self._best_in_memory = None
         self._saved_at = time.monotonic()
-        is_saved = self._saved_step == trainer.global_step and self._saved_path is not None
         is_linked = (
-            is_saved and trainer.is_global_zero and self._saved_path is not None and _link(self._saved_path, path)
+            self._saved_path is not None
+            and self._saved_step == trainer.global_step
+            and trainer.is_global_zero
+            and _link(self._saved_path, path)
         )
         if trainer.strategy.broadcast(is_linked):
             return

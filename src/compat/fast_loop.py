@@ -6,7 +6,7 @@ Tested with Lightning 2.6. Where a private name of Lightning is missing, or in s
 import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import torch
@@ -18,22 +18,8 @@ from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from src.compat.lightning_names import missing_name
+from src.compat.lightning_names import DataFetcher, EvaluationLoop, TrainingEpochLoop, loop_problem
 from src.compat.stock import log_fallback
-
-_IMPORT_ERROR: ImportError | None = None
-if TYPE_CHECKING:
-    from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
-    from lightning.pytorch.loops.fetchers import _DataFetcher
-    from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-else:
-    try:
-        from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
-        from lightning.pytorch.loops.fetchers import _DataFetcher
-        from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-    except ImportError as error:
-        _IMPORT_ERROR = error
-        _EvaluationLoop = _TrainingEpochLoop = _DataFetcher = object
 
 log = logging.getLogger(__name__)
 
@@ -73,20 +59,16 @@ def install_training_loop(trainer: L.Trainer, max_steps: int, base: type[L.Light
     trainer.fit_loop.epoch_loop = FastTrainingEpochLoop(trainer, max_steps, base, fast)
 
 
-def loop_problem(trainer: L.Trainer) -> str | None:
-    """Return why the loops of Lightning cannot be replaced; None if they can."""
-    return str(_IMPORT_ERROR) if _IMPORT_ERROR is not None else missing_name(trainer)
-
-
-class FastTrainingEpochLoop(_TrainingEpochLoop):
+class FastTrainingEpochLoop(TrainingEpochLoop):
     """Lightning's loop over the batches of an epoch, with a faster step where the result is the same.
 
     Counters, hooks of callbacks, schedules and checkpoints are those of Lightning's own step, which is taken where a run needs
-    more of it (`fallback_reason`), and for the first step after a resume. The last weights of a run are always validated, also
-    where it ends within an epoch (``trainer.max_steps``) or with one without validation (``trainer.check_val_every_n_epoch``).
+    more of it (`lightning_step_reason`), and for the first step after a resume. The last weights of a run are always
+    validated, also where it ends within an epoch (``trainer.max_steps``) or with an epoch without validation
+    (``trainer.check_val_every_n_epoch``).
 
     Args:
-        trainer: of the run.
+        trainer: trainer of the run.
         max_steps: optimizer steps of the run; -1 means all steps of its epochs.
         base: the class whose steps this loop reproduces; any other model takes Lightning's step.
         fast: False takes Lightning's step in any case.
@@ -103,8 +85,8 @@ class FastTrainingEpochLoop(_TrainingEpochLoop):
         self._fast = fast
         self._logged = False
 
-    def run(self, data_fetcher: _DataFetcher) -> None:
-        reason = fallback_reason(self.trainer, self.base) if self._fast else "trainer.loop=lightning"
+    def run(self, data_fetcher: DataFetcher) -> None:
+        reason = lightning_step_reason(self.trainer, self.base) if self._fast else "trainer.loop=lightning"
         if not self._logged:
             log.info(
                 "training loop: %s", f"Lightning's, because of {reason}" if reason else "fast (src/compat/fast_loop.py)"
@@ -113,7 +95,7 @@ class FastTrainingEpochLoop(_TrainingEpochLoop):
         self._fast_step = _FastStep(self.trainer, TRAINING_HOOKS) if reason is None else None
         super().run(data_fetcher)
 
-    def advance(self, data_fetcher: _DataFetcher) -> None:
+    def advance(self, data_fetcher: DataFetcher) -> None:
         """Train on one batch, with an optimizer step after every `accumulate_grad_batches`-th."""
         if self._fast_step is None or self.restarting:
             super().advance(data_fetcher)
@@ -176,7 +158,7 @@ class FastTrainingEpochLoop(_TrainingEpochLoop):
         optimizer.zero_grad()
         count.increment_completed()
 
-    def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+    def on_advance_end(self, data_fetcher: DataFetcher) -> None:
         """Validate after the last batch of an epoch, and after the last step of all."""
         if (
             self._fast_step is None
@@ -190,7 +172,7 @@ class FastTrainingEpochLoop(_TrainingEpochLoop):
         if self.trainer.received_sigterm:
             raise SIGTERMException
 
-    def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
+    def _should_check_val_fx(self, data_fetcher: DataFetcher) -> bool:
         if super()._should_check_val_fx(data_fetcher):
             return True
         trainer = self.trainer
@@ -199,7 +181,7 @@ class FastTrainingEpochLoop(_TrainingEpochLoop):
         return last and trainer.enable_validation and not self.restarting
 
 
-class FastEvaluationLoop(_EvaluationLoop):
+class FastEvaluationLoop(EvaluationLoop):
     """Lightning's loop over the validation batches, with a faster step where the result is the same."""
 
     base: type[L.LightningModule]
@@ -208,7 +190,9 @@ class FastEvaluationLoop(_EvaluationLoop):
     def reset(self) -> None:
         super().reset()
         self._fast_step = (
-            _FastStep(self.trainer, VALIDATION_HOOKS) if fallback_reason(self.trainer, self.base) is None else None
+            _FastStep(self.trainer, VALIDATION_HOOKS)
+            if lightning_step_reason(self.trainer, self.base) is None
+            else None
         )
 
     def _evaluation_step(self, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_iter: Any) -> None:
@@ -237,7 +221,7 @@ class _FastStep:
     """Parts of a run that the faster step needs, looked up once.
 
     Args:
-        trainer: of the run.
+        trainer: trainer of the run.
         hooks: names of the hooks that callbacks may have in such a step.
     """
 
@@ -280,7 +264,7 @@ class _FastStep:
         self.model._current_fx_name = None
 
 
-def fallback_reason(trainer: L.Trainer, base: type[L.LightningModule]) -> str | None:
+def lightning_step_reason(trainer: L.Trainer, base: type[L.LightningModule]) -> str | None:
     """Return the part of a run that needs Lightning's own step; None if the faster step gives the same result."""
     model, datamodule = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
     if not isinstance(model, base) or not model.automatic_optimization:

@@ -10,29 +10,23 @@ import lightning as L
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torch import Tensor
 
-from src.compat.lightning_names import missing_name
+from src.compat.lightning_names import DataFetcher, EvaluationLoop, TrainingEpochLoop, loop_problem
 from src.core.batches import Batch
 
 _IMPORT_ERROR: ImportError | None = None
 if TYPE_CHECKING:
-    from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
-    from lightning.pytorch.loops.fetchers import _DataFetcher
     from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
     from lightning.pytorch.loops.progress import _SchedulerProgress
-    from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
     from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 else:
     try:
-        from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
-        from lightning.pytorch.loops.fetchers import _DataFetcher
         from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
         from lightning.pytorch.loops.progress import _SchedulerProgress
-        from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
         from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
     except ImportError as error:
         _IMPORT_ERROR = error
-        _EvaluationLoop = _TrainingEpochLoop = _AutomaticOptimization = _CheckpointConnector = object
-        _DataFetcher = _SchedulerProgress = None
+        _AutomaticOptimization = _CheckpointConnector = object
+        _SchedulerProgress = None
 
 CONNECTOR_NAMES = ("dump_checkpoint", "_get_lightning_module_state_dict", "_get_loops_state_dict")
 
@@ -65,7 +59,7 @@ def group_problem(trainer: L.Trainer) -> str | None:
     """
     if _IMPORT_ERROR is not None:
         return str(_IMPORT_ERROR)
-    if (problem := missing_name(trainer)) is not None:
+    if (problem := loop_problem(trainer)) is not None:
         return problem
     missing = [name for name in CONNECTOR_NAMES if not hasattr(_CheckpointConnector, name)]
     if missing or not hasattr(trainer, "_checkpoint_connector"):
@@ -110,7 +104,7 @@ class _GroupOptimization(_AutomaticOptimization):
         progress.step.increment_completed()
 
 
-class _GroupEpochLoop(_TrainingEpochLoop):
+class _GroupEpochLoop(TrainingEpochLoop):
     """Lightning's loop over the batches of an epoch, with its counters; each step is a step of the whole group."""
 
     def __init__(self, trainer: L.Trainer, group: TrainableGroup) -> None:
@@ -119,7 +113,7 @@ class _GroupEpochLoop(_TrainingEpochLoop):
         self.automatic_optimization = _GroupOptimization(trainer, group)
         self.val_loop = _GroupEvaluationLoop(trainer, group)
 
-    def advance(self, data_fetcher: _DataFetcher) -> None:
+    def advance(self, data_fetcher: DataFetcher) -> None:
         if self.restarting:
             super().advance(data_fetcher)
             return
@@ -134,7 +128,7 @@ class _GroupEpochLoop(_TrainingEpochLoop):
         self._group.save_if_due()
         self.batch_progress.increment_completed()
 
-    def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+    def on_advance_end(self, data_fetcher: DataFetcher) -> None:
         if self.restarting or self._num_ready_batches_reached() or self.trainer.should_stop:
             super().on_advance_end(data_fetcher)
         else:
@@ -145,7 +139,7 @@ class _GroupEpochLoop(_TrainingEpochLoop):
             self._group.end_step(self.batch_idx, self._num_ready_batches_reached())
 
 
-class _GroupEvaluationLoop(_EvaluationLoop):
+class _GroupEvaluationLoop(EvaluationLoop):
     """Lightning's loop over the validation batches; each batch is evaluated for the whole group."""
 
     def __init__(self, trainer: L.Trainer, group: TrainableGroup) -> None:

@@ -3,9 +3,25 @@
 Tested with Lightning 2.5 and 2.6.
 """
 
+from typing import TYPE_CHECKING
+
 import lightning as L
 
 from src.compat.stock import STOCK, is_stock
+
+_IMPORT_ERROR: ImportError | None = None
+if TYPE_CHECKING:
+    from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop as EvaluationLoop
+    from lightning.pytorch.loops.fetchers import _DataFetcher as DataFetcher
+    from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop as TrainingEpochLoop
+else:
+    try:
+        from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop as EvaluationLoop
+        from lightning.pytorch.loops.fetchers import _DataFetcher as DataFetcher
+        from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop as TrainingEpochLoop
+    except ImportError as error:
+        _IMPORT_ERROR = error
+        EvaluationLoop = TrainingEpochLoop = DataFetcher = object
 
 NAMES = {
     "trainer": ("_logger_connector",),
@@ -41,6 +57,11 @@ NAMES = {
     ),
 }
 """Attributes of Lightning's objects, by their path from the trainer."""
+
+
+def loop_problem(trainer: L.Trainer) -> str | None:
+    """Return why the loops of Lightning cannot be replaced; None if they can. See `missing_name`."""
+    return str(_IMPORT_ERROR) if _IMPORT_ERROR is not None else missing_name(trainer)
 
 
 def missing_name(trainer: L.Trainer) -> str | None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from src.compat.fast_loop import FastTrainingEpochLoop, fallback_reason
+from src.compat.fast_loop import FastTrainingEpochLoop, lightning_step_reason
 from src.config.compose import compose
 from src.config.groups import CONF, groups
 from src.config.validate import check
@@ -125,7 +125,7 @@ def test_reason_for_lightnings_step(
     trainer = experiment.trainer
     assert isinstance(trainer.fit_loop.epoch_loop, FastTrainingEpochLoop)
     trainer.strategy._lightning_module = experiment.model if model is None else model(experiment.datamodule.spec)
-    assert fallback_reason(trainer, Model) == reason
+    assert lightning_step_reason(trainer, Model) == reason
 
 
 @pytest.mark.parametrize("loop", ["auto", "lightning"])
