@@ -72,7 +72,7 @@ class _Bar:
 
     Args:
         runs: number of runs.
-        size: of all runs, in bytes.
+        size: size of all runs, in bytes.
     """
 
     def __init__(self, runs: int, size: int) -> None:

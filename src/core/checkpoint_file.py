@@ -320,7 +320,7 @@ class _Name:
 
     Args:
         call: the function that is called instead; None if it may not be called.
-        dtype: of a storage.
+        dtype: dtype of a storage.
     """
 
     __slots__ = ("call", "dtype")
@@ -652,7 +652,7 @@ def check_tree(value: Any) -> None:
     """Raise `CheckpointError` if a value contains itself, is nested too deep, or is too large.
 
     Args:
-        value: of containers, tensors, arrays, texts and numbers. A container counts for each occurrence.
+        value: value of containers, tensors, arrays, texts and numbers. A container counts for each occurrence.
     """
     _Tree().measure(value)
 

@@ -30,7 +30,7 @@ def check_checkpoint(checkpoint: Any, path: object) -> None:
 
     Args:
         checkpoint: the checkpoint, of plain containers and tensors.
-        path: of the file, for the error.
+        path: path of the file, for the error.
 
     Raises:
         UserError: if a part is invalid; the message names the file and the part.
@@ -138,7 +138,7 @@ def check_like(own: Any, recorded: Any, name: str, exact: bool = True) -> None:
     Args:
         own: the `state_dict` of the object before it is restored.
         recorded: the state in a checkpoint.
-        name: of the state, for the error.
+        name: name of the state, for the error.
         exact: refuse parts that the object does not have. A schedule sets every part as an attribute; a callback may have
             parts that are created during training, such as the path of a checkpoint.
     """
@@ -256,7 +256,7 @@ def _is_valid_state(value: Any, expected: Any, name: str, parameter: Tensor) -> 
     Args:
         value: the recorded value.
         expected: the value for a parameter of one element.
-        name: of the value.
+        name: name of the value.
         parameter: that the state belongs to.
     """
     if name in _SCALAR_STATE:

@@ -42,7 +42,7 @@ def parse_json(text: bytes | str, name: object) -> Any:
 
     Args:
         text: in UTF-8.
-        name: of the record, such as a path, for the error.
+        name: name of the record, such as a path, for the error.
 
     Raises:
         RecordError: if it is not JSON, is nested deeper than `MAX_DEPTH`, or has an integer that does not fit into a float.
@@ -87,9 +87,9 @@ def check_schema(schema: SchemaValidator, value: Any, name: object) -> Any:
     """Return a parsed value after validating it against a schema.
 
     Args:
-        schema: of the record.
+        schema: schema of the record.
         value: the parsed record.
-        name: of the record, for the error.
+        name: name of the record, for the error.
 
     Raises:
         RecordError: if keys or types do not match the schema; the message names the first of them.
@@ -144,7 +144,7 @@ def read_lines(
 
     Args:
         file: open for reading.
-        name: of the file, for the error.
+        name: name of the file, for the error.
         limit: maximum size of a line in bytes.
         max_lines: maximum number of lines.
 

@@ -44,7 +44,7 @@ def fits_in_memory(needed: int, share: float, name: str) -> bool:
     Args:
         needed: bytes.
         share: maximum share of the available memory (``datamodule.memory_share``).
-        name: of the data, for the log.
+        name: name of the data, for the log.
     """
     available = available_memory()
     if needed <= share * available:

@@ -26,7 +26,7 @@ class Account:
 
     Args:
         entities: users and teams.
-        projects: of these entities.
+        projects: projects of these entities.
     """
 
     entities: Set[str]

@@ -68,7 +68,7 @@ class ComputedMetrics:
     """A meter whose metrics are computed already.
 
     Args:
-        values: of all metrics, by name.
+        values: values of all metrics, by name.
     """
 
     def __init__(self, values: dict[str, Tensor]) -> None:

@@ -34,9 +34,9 @@ class Group:
     Args:
         members: all at the same step of their runs.
         trainer: made from the config of one of them.
-        datamodule: of all members.
-        checkpoints: of each member; None for a new run.
-        log: of the members.
+        datamodule: datamodule of all members.
+        checkpoints: checkpoints of each member; None for a new run.
+        log: log of the members.
         on_failed: called with a member that failed and its error.
         on_finished: called with a member that has finished.
     """

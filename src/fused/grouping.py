@@ -69,7 +69,7 @@ def plan_groups(configs: Mapping[int, dict[str, Any]], workers: int, max_members
     """Put jobs into groups.
 
     Args:
-        configs: of the jobs to run, by number.
+        configs: configs of the jobs to run, by number.
         workers: how many groups are trained at a time; groups are split so that each worker has one.
         max_members: maximum number of members of a group.
     """

@@ -85,11 +85,11 @@ class Member:
     """One job of a group.
 
     Args:
-        number: of the job.
-        config: of the job.
+        number: number of the job.
+        config: config of the job.
         folder: its run folder, created or resumed.
-        datamodule: of the group, with the data loaded.
-        trainer: of the group.
+        datamodule: datamodule of the group, with the data loaded.
+        trainer: trainer of the group.
         callbacks: in addition to those of the config.
     """
 
@@ -237,8 +237,8 @@ class Member:
         """Test the weights, and record the end of the run.
 
         Args:
-            batches: of the test split, on the device of the model.
-            outputs: of the model for each batch, if they are computed already.
+            batches: batches of the test split, on the device of the model.
+            outputs: outputs of the model for each batch, if they are computed already.
             meter: the metrics of these outputs.
         """
         trainer, model, folder = self.trainer, self.model, self.folder

@@ -118,7 +118,7 @@ def run_speed_trial(configs: Sequence[Config], datamodule: DataModule) -> SpeedT
     """Time a few steps on temporary models: on a CPU in one thread, by processor time.
 
     Args:
-        configs: of the members.
+        configs: configs of the members.
         datamodule: with the data loaded.
     """
     with log_to(None, quiet=True):  # no run has started yet

@@ -25,7 +25,7 @@ class StackedLoader:
     """Training batches of a group: ordinary ones [B, …] where all members see the same, else stacked [M, B, …].
 
     Args:
-        datamodule: of all members; `order_problem` returns None for it.
+        datamodule: datamodule of all members; `order_problem` returns None for it.
         seeds: shuffling seed of each member.
     """
 

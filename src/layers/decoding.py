@@ -71,7 +71,7 @@ def stream(
     """Yield next tokens [B], the most likely ones at temperature 0 (greedy), otherwise samples, until all sequences ended.
 
     Args:
-        decoder: of the model.
+        decoder: decoder of the model.
         tokens: [B, t], the tokens to continue.
         count: maximum number of tokens to generate.
         end: the token that ends a sequence; None if there is none.
@@ -116,13 +116,13 @@ def beam_search(
     after `count` tokens is returned only if no sequence has ended.
 
     Args:
-        decoder: of the model, for B·beams rows; the rows of one example are consecutive.
+        decoder: decoder of the model, for B·beams rows; the rows of one example are consecutive.
         tokens: [B, t], the tokens to continue.
         count: maximum number of tokens to generate.
         end: the token that ends a sequence; None if there is none, and all sequences have `count` tokens.
         padding: token that follows the end of a sequence.
         beams: number of hypotheses per example; 1 still differs from `sample`, which takes an end token immediately.
-        alpha: of `length_penalty`, 0 or more.
+        alpha: alpha of `length_penalty`, 0 or more.
 
     Returns:
         The generated tokens [B, N] without the inputs, N ≤ count, and their penalised log-probabilities [B].

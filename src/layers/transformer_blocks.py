@@ -19,7 +19,7 @@ class Block(nn.Module):
         d_model, num_heads, d_ff: widths of the block, and the number of heads.
         dropout: on attention weights, inside the feed-forward network and on every sublayer's output.
         norm_first: pre-norm instead of post-norm.
-        activation: of the feed-forward network; relu in the paper.
+        activation: activation of the feed-forward network; relu in the paper.
         cross: attend to a memory too (decoder of an encoder-decoder).
         stochastic_depth: probability to skip each sublayer, drawn for each example.
     """

@@ -36,7 +36,7 @@ class CNN(ImageModel):
     Args:
         spec: the data; inputs are images [C, H, W].
         channels: output channels of each block.
-        kernel_size, stride: of the convolution.
+        kernel_size, stride: kernel size and stride of the convolution.
         padding: pixels at each border; ``same`` is ⌊(kernel_size - 1) / 2⌋, which at stride 1 keeps the size of the image for
             an odd kernel_size and loses one pixel for an even one.
         pool: ``max``, ``average`` or ``none``.

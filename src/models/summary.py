@@ -24,7 +24,7 @@ class Row:
     Args:
         name: its path in the model, such as ``layers.0``; empty for the whole model.
         type: its class.
-        output_shape: of its last call for a batch of one; None if it returns no tensor or was not called.
+        output_shape: output shape of its last call for a batch of one; None if it returns no tensor or was not called.
         parameters: number of trainable and frozen parameters, including those of its sublayers.
         multiply_adds: for one example, including those of its sublayers; None if it was not called.
         field: receptive field of one unit of its output; None from the first layer on that sees the whole input.

@@ -28,7 +28,7 @@ class Transformer(Model):
         d_model, num_heads, d_ff: widths, and the number of heads; d_ff None is 4·d_model.
         num_layers: N, for the encoder and the decoder each.
         norm_first: pre-norm instead of the paper's post-norm.
-        activation: of the feed-forward networks; relu in the paper.
+        activation: activation of the feed-forward networks; relu in the paper.
         positions: ``sinusoidal`` or ``learned``.
         beams: number of hypotheses of the beam search that generates the most likely sequence; 1 is greedy.
         length_penalty: α of the beam search, see `src.layers.decoding.length_penalty`.
@@ -171,7 +171,7 @@ class Transformer(Model):
 
         Args:
             inputs, max_new_tokens, temperature, top_k, top_p: as in `Model.generate`.
-            beams, length_penalty: of the beam search; None takes those of the model.
+            beams, length_penalty: beams and length penalty of the beam search; None takes those of the model.
             use_cache: cache keys and values of earlier tokens, which is faster and does not change the result.
         """
         spec = self.spec

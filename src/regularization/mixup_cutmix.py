@@ -42,7 +42,7 @@ def mixup(batch: LabelledBatch, alpha: float) -> tuple[LabelledBatch, Mixing]:
 
     Args:
         batch: any numeric inputs.
-        alpha: of Beta(α, α), above 0.
+        alpha: alpha of Beta(α, α), above 0.
     """
     partner = torch.randperm(len(batch.x), device=batch.x.device)
     mixing = Mixing(partner, draw_share(alpha))
@@ -54,7 +54,7 @@ def cutmix(batch: LabelledBatch, alpha: float) -> tuple[LabelledBatch, Mixing]:
 
     Args:
         batch: images [B, C, H, W].
-        alpha: of Beta(α, α), above 0.
+        alpha: alpha of Beta(α, α), above 0.
     """
     height, width = batch.x.shape[-2:]
     side = (1 - draw_share(alpha)) ** 0.5

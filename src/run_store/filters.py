@@ -38,7 +38,7 @@ class Condition:
         """Return whether a run matches the condition. A run without the key does not match.
 
         Args:
-            values: of the run, as `condition_values` returns them.
+            values: values of the run, as `condition_values` returns them.
         """
         if self.key not in values:
             return False

@@ -21,9 +21,9 @@ def save_figure(folder: Path, name: str, figure: "Figure", loggers: "Iterable[Lo
 
     Args:
         folder: the run's folder.
-        name: of the figure, such as ``schedule``.
+        name: name of the figure, such as ``schedule``.
         figure: the figure.
-        loggers: of the run; Weights & Biases gets the figure as ``plots/<name>``.
+        loggers: loggers of the run; Weights & Biases gets the figure as ``plots/<name>``.
     """
     from matplotlib import rc_context
     from matplotlib.text import Text

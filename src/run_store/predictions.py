@@ -44,7 +44,7 @@ def read_example_images(folder: Path, count: int) -> list[Any]:
     """Return the input images of the examples of a run, each [H, W] or [H, W, 3] bytes; an empty list if there are none.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         count: number of examples.
     """
     import numpy as np  # lazy: comparisons do not need it

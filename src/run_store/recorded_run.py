@@ -186,7 +186,7 @@ def best_of(curves: Mapping[str, Curve], metric: str, mode: str) -> tuple[int | 
     """Return the best epoch, counted from 0, and the values of all metrics in it; of equal epochs, the first.
 
     Args:
-        curves: of a run.
+        curves: curves of a run.
         metric, mode: the metric that is compared, and whether ``min`` or ``max`` is best.
     """
     curve = curves.get(metric, Curve((), ()))

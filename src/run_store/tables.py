@@ -13,7 +13,7 @@ def show_table(sweep: Path, name: str, title: str, rows: Sequence[dict[str, str]
 
     Args:
         sweep: the folder of the sweep.
-        name: of the file, without suffix.
+        name: name of the file, without suffix.
         title: printed above the table.
         rows: all with the same columns.
     """

@@ -40,7 +40,7 @@ class JobComposer:
     Args:
         loader: Hydra's config loader.
         master: the config of the whole sweep.
-        name: of the sweep.
+        name: name of the sweep.
     """
 
     def __init__(self, loader: Any, master: DictConfig, name: str) -> None:

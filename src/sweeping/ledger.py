@@ -108,7 +108,7 @@ class Ledger:
     """The jobs of a sweep on disk. `create` makes a new ledger, `open` reads one; `add` and `save` extend it.
 
     Args:
-        folder: of the sweep.
+        folder: folder of the sweep.
         head: name, command, code and the base of all configs.
         jobs: in their order.
     """
@@ -137,7 +137,7 @@ class Ledger:
         """Read a ledger; an incomplete last line, as a crash leaves it, is skipped.
 
         Args:
-            folder: of the sweep.
+            folder: folder of the sweep.
             on_damage: called with a message for each damaged line, which is then skipped; None raises an error instead.
 
         Raises:
@@ -161,7 +161,7 @@ class Ledger:
         """Return this ledger after checking that its jobs may run here; see `src.config.trust`.
 
         Args:
-            overrides: of the command line, whose values do not come from the ledger.
+            overrides: overrides of the command line, whose values do not come from the ledger.
 
         Raises:
             UserError: if a recorded config names a class that is not trusted, or controls what is written or contacted, or if
@@ -371,7 +371,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Lock a sweep against a second process; the operating system releases the lock even if this process is killed.
 
     Args:
-        folder: of the sweep; it is created, and removed again if no ledger was written.
+        folder: folder of the sweep; it is created, and removed again if no ledger was written.
 
     Raises:
         UserError: if the sweep is running already.

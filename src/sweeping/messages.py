@@ -12,15 +12,15 @@ class Assignment:
     """A job, as it is sent to a worker.
 
     Args:
-        number: of the job.
+        number: number of the job.
         config: frozen, plain containers.
         folder: its run folder.
-        command: of the sweep, for the record.
+        command: command of the sweep, for the record.
         processes: number of processes that it needs; with more than one it runs as a command of its own.
-        threads: of torch; None leaves the default.
+        threads: threads of torch; None leaves the default.
         devices: ids of the CUDA devices that it may use; None leaves the default.
         output: file for its output.
-        environment: of the process.
+        environment: environment of the process.
         members: jobs to train as one model; the other fields then describe their common process.
         fuse: ``auto`` or ``always``, for members.
     """
@@ -53,7 +53,7 @@ class Ended:
     """A job has ended: ``finished``, ``failed``, ``interrupted`` or ``pruned``.
 
     Args:
-        number: of the job.
+        number: number of the job.
         status: how it ended.
         error: its traceback, or the name of the signal that killed it.
     """
@@ -68,7 +68,7 @@ class Rejected:
     """A job of a group that must run on its own instead of being trained with the others.
 
     Args:
-        number: of the job.
+        number: number of the job.
         reason: why, for the user.
     """
 

@@ -27,7 +27,7 @@ class Estimate:
     """A lower bound of the memory for training a job.
 
     Args:
-        parameters: of the model.
+        parameters: parameters of the model.
         weights: bytes of parameters, gradients, buffers and the optimizer's state.
         activations: bytes that one training batch saves for the backward pass; None if they depend on values.
     """
@@ -85,8 +85,8 @@ def print_ranges(space: Space, ledger: Ledger, probes: list[Job]) -> None:
     """Print the ranges of a search, and the size of the models at the ends of each range.
 
     Args:
-        space: of the search.
-        ledger: of the jobs at the ends of the ranges.
+        space: space of the search.
+        ledger: ledger of the jobs at the ends of the ranges.
         probes: these jobs.
     """
     table = new_table("key", "between")

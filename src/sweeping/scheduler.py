@@ -66,11 +66,11 @@ class Driver:
     """Runs the jobs of a source.
 
     Args:
-        ledger: of the sweep.
-        source: of the jobs.
+        ledger: ledger of the sweep.
+        source: source of the jobs.
         executor: runs them.
         display: shows the progress.
-        command: of the sweep, for the records of its jobs.
+        command: command of the sweep, for the records of its jobs.
     """
 
     def __init__(

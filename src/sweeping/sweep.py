@@ -84,9 +84,9 @@ class _PreparedSweep:
     """A sweep whose points are checked.
 
     Args:
-        ledger: of the sweep.
-        jobs: of this command, as far as they are known.
-        composer: of more jobs.
+        ledger: ledger of the sweep.
+        jobs: jobs of this command, as far as they are known.
+        composer: composer of more jobs.
         request: the search that proposes more jobs; None if there are no more.
         probes: a scratch ledger and its jobs, one for each end of the ranges, where points are sampled.
     """

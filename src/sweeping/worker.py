@@ -161,7 +161,7 @@ def open_started_run(folder: Path) -> RunFolder | None:
     """Return the run folder of a job that was started before; remove one that was killed before it wrote its record.
 
     Args:
-        folder: of a job, directly below its sweep.
+        folder: folder of a job, directly below its sweep.
 
     Raises:
         UserError: if there is something else in its place.

@@ -13,7 +13,7 @@ class Reporter(Callback):
     """Sends the metrics of every epoch, once all of them are logged.
 
     Args:
-        number: of the job.
+        number: number of the job.
         send: called with each event.
     """
 

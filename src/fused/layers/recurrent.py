@@ -45,7 +45,7 @@ def run_cell(
 
     Args:
         cell: provides the equations.
-        weights: of one member.
+        weights: weights of one member.
         x, state, valid, backwards: as in the cell's `forward`.
     """
     if backwards:
@@ -139,7 +139,7 @@ class MemberRNN(RecurrentLayers, HasDropoutRate):
         """Return the weights of a layer in one direction, arranged for the equations of the cell.
 
         Args:
-            suffix: of the parameter names, such as ``_l0_reverse``.
+            suffix: suffix of the parameter names, such as ``_l0_reverse``.
         """
         W_x, W_h = getattr(self, f"weight_ih{suffix}"), getattr(self, f"weight_hh{suffix}")
         b_x, b_h = getattr(self, f"bias_ih{suffix}"), getattr(self, f"bias_hh{suffix}")

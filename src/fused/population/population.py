@@ -26,7 +26,7 @@ class Population:
 
     Args:
         models: K models with equal shapes; dropout rates, label smoothing and gradient clipping may differ.
-        optimizers: of each model, after its state was loaded; all of the same class.
+        optimizers: optimizers of each model, after its state was loaded; all of the same class.
         member_ids: increasing ids of the members; None: 0 to K - 1.
 
     Raises:

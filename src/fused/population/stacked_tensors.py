@@ -31,7 +31,7 @@ class Matrix:
     """The trainable parameters of all members as one matrix [K, P] with a row per member.
 
     Args:
-        names: of the parameters.
+        names: names of the parameters.
         members: the trainable parameters of each member, with equal shapes, dtypes and devices.
     """
 
@@ -75,7 +75,7 @@ class Stack:
     """Other tensors of the members, each [K, *shape]: buffers and frozen parameters.
 
     Args:
-        names: of the tensors.
+        names: names of the tensors.
         members: the tensors of each member, with equal shapes, dtypes and devices.
     """
 

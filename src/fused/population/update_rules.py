@@ -19,9 +19,9 @@ class UpdateContext:
     Args:
         theta: parameters [K, P], changed in place.
         g: gradients [K, P], which the rule may overwrite.
-        state: of the optimizer, each a buffer [K, P] or a scalar of each member [K, 1]; changed in place.
+        state: state of the optimizer, each a buffer [K, P] or a scalar of each member [K, 1]; changed in place.
         t: step number of each member [K, 1], from 1, in float64.
-        settings: of the parameter groups, in float64 [K, 1], or [K, P] if the groups of a member differ;
+        settings: settings of the parameter groups, in float64 [K, 1], or [K, P] if the groups of a member differ;
             ``weight_decay`` only if it is above 0 anywhere.
         flags: boolean settings, the same for all members.
         is_new: [K, 1], True for members without optimizer state.

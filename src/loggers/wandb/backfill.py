@@ -29,7 +29,7 @@ def backfill(folder: RunFolder, timeout: float, account: Account) -> bool:
     again, because their rows may have arrived without their files.
 
     Args:
-        folder: of the run. This process holds its lock, and its W&B files have been uploaded.
+        folder: folder of the run. This process holds its lock, and its W&B files have been uploaded.
         timeout: seconds to wait for the end of the upload.
         account: where the run may be uploaded.
 

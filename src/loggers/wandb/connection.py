@@ -55,7 +55,7 @@ def has_foreign_repository(folder: Path) -> bool:
     folders that contain the working directory are the user's, unless it is part of a run or sweep.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
     """
     cwd = Path.cwd().resolve()
     cwd_and_parents = (cwd, *cwd.parents)

@@ -20,7 +20,7 @@ class PendingUpload:
     """A run that is not completely on the server.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         sessions: the ``.wandb`` files that are not on the server, in chronological order.
         complete: whether these sessions are all that is missing.
     """

@@ -27,7 +27,7 @@ def build_report(
     """Return a report (``wandb_workspaces.reports.v2.Report``) without saving it.
 
     Args:
-        entity, project: of the runs.
+        entity, project: entity and project of the runs.
         metric: that ranks the runs, such as ``val/loss``, which is ``best/val/loss`` in their summary. Metrics of the test
             have the same name in the summary.
         mode: ``min`` or ``max``.

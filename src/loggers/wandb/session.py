@@ -110,7 +110,7 @@ def reopen(folder: RunFolder, timeout: float, account: Account, client_folder: P
     """Open the W&B run of a run that has ended, online, to backfill it.
 
     Args:
-        folder: of the run. This process holds its lock.
+        folder: folder of the run. This process holds its lock.
         timeout: seconds to wait for the end of the upload.
         account: where the run may be uploaded.
         client_folder: a temporary folder for the client's files.

@@ -170,7 +170,7 @@ def _client(
     """Run the client until it ends or times out, mark the sessions that it has uploaded, and return its output.
 
     Args:
-        runs: whose sessions are uploaded.
+        runs: runs whose sessions are uploaded.
         copies: the copies that the client uploads, each with its session.
         done: called with each run that was completely uploaded.
         end: time of `time.monotonic` at which to stop; None for no limit.

@@ -52,7 +52,7 @@ class JobArranger(Protocol):
         """Return the jobs in the order in which to start them, and messages for the user.
 
         Args:
-            ledger: of the sweep.
+            ledger: ledger of the sweep.
             jobs: to run.
             complete: whether these are all jobs; False where a search proposes more while they run.
         """

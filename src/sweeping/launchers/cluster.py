@@ -20,9 +20,9 @@ class RemoteExecutor(ABC):
     scheduler is queried less often, for jobs that died without a message.
 
     Args:
-        folder: of the sweep, on a disk that all machines see.
+        folder: folder of the sweep, on a disk that all machines see.
         jobs: submitted at a time.
-        cores, gpus: of each job.
+        cores, gpus: cores and GPUs of each job.
         status_seconds: interval between two queries of the scheduler.
     """
 

@@ -49,9 +49,9 @@ class FileChannel:
     ignored.
 
     Args:
-        folder: of the file channels of a sweep, directly below the sweep's folder.
-        name: of the job.
-        number: of the job whose events are collected; None accepts the events of any job.
+        folder: folder of the file channels of a sweep, directly below the sweep's folder.
+        name: name of the job.
+        number: number of the job whose events are collected; None accepts the events of any job.
     """
 
     def __init__(self, folder: Path, name: str, number: int | None = None) -> None:
@@ -171,7 +171,7 @@ def run_with_file_channel(
 
     Args:
         assignment: the job.
-        channel: of the job.
+        channel: channel of the job.
         watchers: each runs in its own thread and may stop the job, as a scheduler's signal does.
 
     Returns:

@@ -80,7 +80,7 @@ class LocalPool:
         jobs: number of slots. A job takes as many as it has processes, at most all.
         devices: ids of the CUDA devices to assign; if empty, the jobs choose.
         devices_per_job: number of devices that each job sees.
-        threads: of torch in each job; None divides the cores evenly.
+        threads: threads of torch in each job; None divides the cores evenly.
     """
 
     train_group: TrainGroup | None = None

@@ -25,7 +25,7 @@ def work_on_ray(assignment: Assignment, channels: Path, working_directory: Path)
     Args:
         assignment: the job, with the environment of its driver.
         channels: folder of the file channels.
-        working_directory: of the driver.
+        working_directory: working directory of the driver.
     """
     os.chdir(working_directory)
     assert assignment.environment is not None
@@ -38,8 +38,8 @@ class RayExecutor(RemoteExecutor):
     """Submits jobs to Ray. They end with this process, as Ray's tasks end with their driver; the same command resumes them.
 
     Args:
-        folder: of the sweep.
-        settings: of the launcher, checked.
+        folder: folder of the sweep.
+        settings: settings of the launcher, checked.
 
     Raises:
         UserError: if there is no such cluster, or if none of its nodes has the resources for a job.

@@ -138,8 +138,8 @@ class SlurmExecutor(RemoteExecutor):
     killed at any moment.
 
     Args:
-        folder: of the sweep.
-        settings: of the launcher, checked.
+        folder: folder of the sweep.
+        settings: settings of the launcher, checked.
     """
 
     def __init__(self, folder: Path, settings: SlurmSettings) -> None:

@@ -38,7 +38,7 @@ def objectives_of(names: Sequence[str] | None, configs: Iterable[Config]) -> tup
 
     Args:
         names: ``search.objectives``; None selects the monitored metric.
-        configs: of jobs, at least one of each kind.
+        configs: configs of jobs, at least one of each kind.
 
     Raises:
         UserError: if a job does not log an objective, or if the jobs monitor different metrics.

@@ -58,7 +58,7 @@ def study_errors(folder: Path) -> Iterator[None]:
     """Turn any exception of Optuna about a damaged journal into a `UserError` that names the file.
 
     Args:
-        folder: of the sweep.
+        folder: folder of the sweep.
 
     Raises:
         UserError: instead of any other exception. The file is a list of changes, which Optuna applies without checking them.
@@ -76,7 +76,7 @@ def open_or_create_study(folder: Path, spaces: Sequence[Space], objectives: Sequ
     """Return the study of a search; create it if it does not exist.
 
     Args:
-        folder: of the sweep, locked; a sweep with several searches has several studies.
+        folder: folder of the sweep, locked; a sweep with several searches has several studies.
         spaces: the search spaces.
         objectives: one or several.
 
@@ -182,7 +182,7 @@ def sampler_of(search: OptunaSearch, number: int) -> BaseSampler:
 
     Args:
         search: checked settings.
-        number: of the trial.
+        number: number of the trial.
     """
     seed = (search.seed * 1_000_003 + number) % 2**32
     if search.sampler == "tpe":
@@ -203,7 +203,7 @@ def pruner_of(search: Search, epochs: int) -> BasePruner:
 
     Args:
         search: checked settings.
-        epochs: of a complete job.
+        epochs: epochs of a complete job.
     """
     first, factor = search.warmup_epochs, search.reduction_factor
     if search.pruner == "median":

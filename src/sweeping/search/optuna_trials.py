@@ -29,9 +29,9 @@ class Proposer:
     """Creates jobs from the proposals of a study.
 
     Args:
-        ledger: of the sweep; a job is added to it before it starts.
+        ledger: ledger of the sweep; a job is added to it before it starts.
         composer: composes its config.
-        space: of the search.
+        space: space of the search.
         sampler: returns the sampler for the number of a trial.
         trials: number of distinct points to propose.
     """
@@ -84,11 +84,11 @@ class Trials:
     """The jobs of a study. The state of a job is that of its run.json; the study is updated from it.
 
     Args:
-        ledger: of the sweep.
-        study: of the search; it may have trials of earlier commands.
-        objectives: of the study.
+        ledger: ledger of the sweep.
+        study: study of the search; it may have trials of earlier commands.
+        objectives: objectives of the study.
         pruner: decides about running jobs, by the only objective.
-        proposer: of more jobs; None if all jobs are in the ledger.
+        proposer: proposer of more jobs; None if all jobs are in the ledger.
     """
 
     def __init__(

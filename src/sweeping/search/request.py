@@ -35,7 +35,7 @@ class SearchRequest:
 
     Args:
         search: checked settings.
-        overrides: of its jobs; one list per job if another sweeper than ours expanded them.
+        overrides: overrides of its jobs; one list per job if another sweeper than ours expanded them.
         spaces: what each list varies.
     """
 
@@ -49,7 +49,7 @@ class SearchRequest:
 
         Args:
             master: the config of the whole sweep.
-            overrides: of the jobs; those of the sweep itself are removed.
+            overrides: overrides of the jobs; those of the sweep itself are removed.
             loader: Hydra's config loader.
 
         Raises:
@@ -142,7 +142,7 @@ class SearchRequest:
         """Return the job source of a search that learns.
 
         Args:
-            ledger: of the sweep, locked.
+            ledger: ledger of the sweep, locked.
             composer: composes its configs.
             samples: the config of one job of each kind.
 
@@ -212,7 +212,7 @@ def reject_unknown_options(overrides: Sequence[str], loader: Any, source: object
     Hydra finds an option by its path, so ``model=../../elsewhere`` would read a file outside of the config folders.
 
     Args:
-        overrides: of a recorded search.
+        overrides: overrides of a recorded search.
         loader: Hydra's config loader.
         source: where they are recorded, for the message.
 

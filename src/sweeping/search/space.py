@@ -144,7 +144,7 @@ class Space:
         """Parse overrides; of two with the same key, the later one wins.
 
         Args:
-            overrides: of a command line.
+            overrides: overrides of a command line.
             loader: Hydra's config loader, which finds the options of ``glob(…)``.
 
         Raises:
@@ -228,7 +228,7 @@ def check_count(count: float, source: str, advice: str = "") -> None:
     """Raise an error if there are too many points.
 
     Args:
-        count: of the points.
+        count: count of the points.
         source: the overrides that create them.
         advice: what to do instead.
 

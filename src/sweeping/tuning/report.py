@@ -30,10 +30,10 @@ def write_experiment(
     """Write the best job as an option of the group `experiment`, and return its file and the arguments that select it.
 
     Args:
-        folder: of the tuning; the file is written to its conf/experiment.
-        name: of the option.
+        folder: folder of the tuning; the file is written to its conf/experiment.
+        name: name of the option.
         stages: all of them.
-        config_folders: of a user's own options, as entries of ``hydra.searchpath``.
+        config_folders: config folders of a user's own options, as entries of ``hydra.searchpath``.
     """
     from src.config.compose import compose
     from src.config.validate import check
@@ -94,7 +94,7 @@ def write_page(folder: Path, title: str, stages: Sequence[Stage], command: Seque
     """Write tune.md and its figure, plots/tune.png, and return the page.
 
     Args:
-        folder: of the tuning.
+        folder: folder of the tuning.
         title: what was tuned.
         stages: the finished ones.
         command: the arguments that select the result, after ``python -m src.train``.

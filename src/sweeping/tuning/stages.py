@@ -38,7 +38,7 @@ class Best:
     """The best job so far.
 
     Args:
-        overrides: of its command line.
+        overrides: overrides of its command line.
         job: in its ledger.
         path: its run folder.
         state: its metric and value.
@@ -60,7 +60,7 @@ class Stage:
         before: the best before it; None at the start.
         axes: what it varied.
         jobs: each with its state.
-        folders: of its sweeps.
+        folders: folders of its sweeps.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Tuning:
     """Runs the five stages.
 
     Args:
-        overrides: of a run, none of which varies a key.
+        overrides: overrides of a run, none of which varies a key.
         budget: maximum number of jobs in total; None trains all points of the ranges in `sweeps/`.
         run_sweep: runs a sweep, given its command line.
     """
