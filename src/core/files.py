@@ -502,6 +502,16 @@ def refuse_links_that_leave(root: Path, purpose: str, allowed: Sequence[str] = (
         )
 
 
+def _copy_contents(source: BinaryIO, target: BinaryIO) -> None:
+    """Copy a file. Blocks of zeros become holes, so that a sparse file does not fill the disk."""
+    while block := source.read(1 << 20):
+        if block.count(0) == len(block):
+            target.seek(len(block), os.SEEK_CUR)
+        else:
+            target.write(block)
+    target.truncate(target.tell())
+
+
 def copy_tree_below(root: Path, target: Path, leave_out: Sequence[str] = ()) -> None:
     """Copy the regular files below a folder. Links, pipes, devices, and deep nesting are errors.
 
@@ -527,4 +537,4 @@ def copy_tree_below(root: Path, target: Path, leave_out: Sequence[str] = ()) -> 
             (target / parent / name).mkdir()
         for name in sorted(filter(is_copied, files)):
             with open_below(root, parent / name) as source, (target / parent / name).open("xb") as copy:
-                shutil.copyfileobj(source, copy)
+                _copy_contents(source, copy)
