@@ -509,7 +509,7 @@ def _copy_contents(source: BinaryIO, target: BinaryIO) -> None:
             target.seek(len(block), os.SEEK_CUR)
         else:
             target.write(block)
-    target.truncate(target.tell())
+    target.truncate()
 
 
 def copy_tree_below(root: Path, target: Path, leave_out: Sequence[str] = ()) -> None:
