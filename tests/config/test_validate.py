@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from src import ROOT
 from src.config.compose import compose
 from src.config.schema.run import Config
 from src.config.validate import check
