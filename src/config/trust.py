@@ -346,7 +346,7 @@ def _path_or_host_problem(key: str, value: str) -> str | None:
     ):
         return (
             f"{key}={value[:80]}: a recorded config cannot set where files are written. To use this path, add "
-            f"{key}=… to the command line, or repeat the command of the sweep"
+            f"{key}=… to the command line; for a sweep, repeat its command instead of sweep.resume"
         )
     return None
 

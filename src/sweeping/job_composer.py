@@ -147,7 +147,8 @@ def add_to_ledger(ledger: Ledger, composer: JobComposer, points: Iterable[Sequen
     A point that is in the ledger already keeps its frozen config.
 
     Raises:
-        UserError: if any point is impossible, if there are more folds than examples, or if two are the same experiment.
+        UserError: if any point is impossible, if there are more folds than examples, if two are the same experiment, or if
+            two would write their checkpoints to one folder.
     """
     check_folds = FoldCheck()
     all_points = [tuple(point) for point in points]
@@ -155,6 +156,7 @@ def add_to_ledger(ledger: Ledger, composer: JobComposer, points: Iterable[Sequen
     repeated: list[str] = []
     jobs: list[Job] = []
     first: dict[str, tuple[str, ...]] = {}
+    checkpoint_folders: dict[str, tuple[str, ...]] = {}
     checked, printed_at = 0, time.monotonic()
     for point, label in zip(all_points, varied(all_points), strict=True):
         checked += 1
@@ -162,7 +164,15 @@ def add_to_ledger(ledger: Ledger, composer: JobComposer, points: Iterable[Sequen
             if (job := ledger.find(point)) is None:
                 config = composer.config(point)
                 check_folds(config)
-                job = ledger.add(point, label, config.plain())
+                plain = config.plain()
+                for name, entry in plain["callbacks"].items():
+                    dirpath = entry.get("dirpath") if isinstance(entry, dict) else None
+                    if dirpath and (sharer := checkpoint_folders.setdefault(dirpath, point)) != point:
+                        repeated.append(
+                            f"job {' '.join(point)}: callbacks.{name}.dirpath={dirpath} is also the folder of job "
+                            f"{' '.join(sharer)}. Leave the key out, so that each job writes to its own run folder"
+                        )
+                job = ledger.add(point, label, plain)
         except UserError as error:
             jobs_by_error.setdefault(str(error), []).append(" ".join(label) or " ".join(point))
         else:

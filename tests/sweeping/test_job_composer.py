@@ -64,6 +64,15 @@ def test_all_problems_are_reported_together(composer: Make, tmp_path: Path) -> N
     assert not (tmp_path / "ledger.jsonl").exists()
 
 
+def test_jobs_that_would_share_a_checkpoint_folder_are_refused(composer: Make, tmp_path: Path) -> None:
+    choice, dirpath = ["model=mlp", "datamodule=wine"], "+callbacks.checkpoints.dirpath="
+    separate = [[*choice, f"seed={seed}", f"{dirpath}/scratch/{seed}"] for seed in (1, 2)]
+    assert len(add_to_ledger(Ledger.create(tmp_path / "separate", "separate", []), composer(), separate)) == 2
+    shared = [[*choice, f"seed={seed}", f"{dirpath}/scratch"] for seed in (1, 2)]
+    with pytest.raises(UserError, match=r"callbacks.checkpoints.dirpath=/scratch is also the folder of job .* seed=1"):
+        add_to_ledger(Ledger.create(tmp_path / "shared", "shared", []), composer(), shared)
+
+
 def test_no_more_than_ten_problems_are_looked_for(composer: Make, tmp_path: Path) -> None:
     points = [[f"optimizer.lr=-{number}"] for number in range(1, 40)]
     with pytest.raises(UserError) as message:
