@@ -156,7 +156,10 @@ def _open(root: Path, name: str | PurePath, flags: int, make: bool = False) -> i
                 descriptor = os.open(last, flags, 0o666, dir_fd=parent)
             except OSError as error:
                 raise _explain(error, Path(path), parent, last, writing) from error
-    return _check_regular(descriptor, path)
+    try:
+        return _check_regular(descriptor, path)
+    except IsADirectoryError as error:
+        raise UnsafeFileError(f"{path}: this is a folder, and a file is expected here") from error
 
 
 def _check_regular(descriptor: int, path: str | Path) -> int:
@@ -166,7 +169,7 @@ def _check_regular(descriptor: int, path: str | Path) -> int:
         return descriptor
     os.close(descriptor)
     if stat.S_ISDIR(mode):
-        raise UnsafeFileError(f"{path}: this is a folder, and a file is expected here")
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise UnsafeFileError(f"{path}: this is not a regular file")
 
 

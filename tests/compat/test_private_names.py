@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def private_imports(tree: ast.Module) -> Iterator[str]:
                 yield name
 
 
+@cache
 def names_of_this_repository() -> set[str]:
     """Return the names with one leading underscore that are defined in this repository."""
     names: set[str] = set()
