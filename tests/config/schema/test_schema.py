@@ -97,12 +97,21 @@ def test_option_file_starts_with_a_one_line_summary(file: Path) -> None:
     yaml.safe_load(text)
 
 
-def test_every_pair_of_model_and_data_is_accepted_or_refused(users_files) -> None:
+def _one_of_each_kind() -> list[str]:
+    """Return one datamodule for each pair of task and inputs."""
+    kinds: dict[Any, str] = {}
+    for data in OPTIONS["datamodule"]:
+        schema: Any = SCHEMAS["datamodule"][compose([f"datamodule={data}"]).datamodule._target_]
+        kinds.setdefault((schema.task, schema.inputs), data)
+    return list(kinds.values())
+
+
+def test_every_pair_of_model_and_kind_of_data_is_accepted_or_refused(users_files) -> None:
     """A pair is valid if and only if the model supports the task and accepts the kind of input."""
     from src.config.combinations import model_and_data_problems
 
     for model in OPTIONS["model"]:
-        for data in OPTIONS["datamodule"]:
+        for data in _one_of_each_kind():
             cfg = compose([f"model={model}", f"datamodule={data}", *users_files(data)])
             model_schema, data_schema = (
                 SCHEMAS["model"][cfg.model._target_],

@@ -55,12 +55,12 @@ def train(twins: Twins, steps: int, tolerance: float = 1e-10) -> None:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer(twins: Callable[..., Twins], optimizer: str) -> None:
-    train(twins("model=mlp", f"optimizer={optimizer}", each=numbers_of(optimizer)), 100)
+    train(twins("model=mlp", f"optimizer={optimizer}", each=numbers_of(optimizer)), 40)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model(twins: Callable[..., Twins], model: str) -> None:
-    train(twins(f"model={model}", "optimizer=adamw", each=numbers_of("adamw")), 30)
+    train(twins(f"model={model}", "optimizer=adamw", each=numbers_of("adamw")), 12)
 
 
 @pytest.mark.slow
