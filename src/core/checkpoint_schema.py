@@ -212,6 +212,9 @@ def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any], steps: in
         parameters += [(parameter, expected) for parameter in group["params"]]
     if steps and not recorded["state"] and any(expected for _, expected in parameters):
         raise Damaged(f"the state of an optimizer is empty, after {steps} steps")
+    stateful = {number for number, (_, expected) in enumerate(parameters) if expected}
+    if steps and (missing := stateful - recorded["state"].keys() - set(recorded.get(WITHOUT_STATE, ()))):
+        raise Damaged(f"the state of an optimizer is missing for {len(missing)} of {len(parameters)} parameters")
     for number, state in recorded["state"].items():
         if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(state, dict):
             raise Damaged("the state of an optimizer belongs to no parameter")
@@ -222,6 +225,17 @@ def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any], steps: in
             raise Damaged("the state of an optimizer is incomplete")
         if not all(_is_valid_state(value, expected[name], name, parameter) for name, value in state.items()):
             raise Damaged("the state of an optimizer does not fit its parameters")
+
+
+WITHOUT_STATE = "without_state"
+"""Entry of a recorded optimizer: the parameters that have received no gradient yet, so that they have no state."""
+
+
+def list_parameters_without_state(checkpoint: Mapping[str, Any]) -> None:
+    """Add the entry `WITHOUT_STATE` to the optimizers of a new checkpoint, for `check_optimizer`."""
+    for optimizer in checkpoint.get("optimizer_states", []):
+        numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
+        optimizer[WITHOUT_STATE] = [number for number in numbers if number not in optimizer["state"]]
 
 
 _FLAGS = ("capturable", "differentiable")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.core.errors import UserError
-from src.core.files import make_folder_below, write_below
+from src.core.files import write_below
 
 if TYPE_CHECKING:
     from src.exporters.programs import Exported
@@ -36,21 +36,21 @@ def export(path: Path, formats: Sequence[str] | None = None, target: Path | None
         has_onnx = find_spec("onnxruntime") and find_spec("onnxscript")
         formats = [name for name in programs.FORMATS if name != "onnx" or has_onnx]
     loaded = load(path)
+    root = target or run.path
+    folder = target or run.path / "export"
     try:
-        folder = target or make_folder_below(run.path, "export")
-        exported = programs.export(loaded, folder, formats)
+        exported = programs.export(loaded, folder, formats, root)
+        files = {
+            program.file.name: f"{program.format}; outputs differ by at most {program.difference:.1g} from the model's on "
+            f"{program.examples} examples of the test split"
+            for program in exported
+        }
+        card = model_card(run, loaded.config.plain(), loaded.model.spec, usage(exported, loaded.model.spec.task), files)
+        write_below(root, (folder / "README.md").relative_to(root), card)
     except OSError as error:
-        unwritable = error.filename or target or run.path
         raise UserError(
-            f"{unwritable}: cannot be written: {error.strerror}. Choose another folder with --to FOLDER"
+            f"{error.filename or folder}: cannot be written: {error.strerror}. Choose another folder with --to FOLDER"
         ) from error
-    files = {
-        program.file.name: f"{program.format}; outputs differ by at most {program.difference:.1g} from the model's on "
-        f"{program.examples} examples of the test split"
-        for program in exported
-    }
-    card = model_card(run, loaded.config.plain(), loaded.model.spec, usage(exported, loaded.model.spec.task), files)
-    write_below(folder, "README.md", card)
     return exported
 
 

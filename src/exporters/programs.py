@@ -50,7 +50,9 @@ class Exported:
     examples: int
 
 
-def export(loaded: "LoadedModel", folder: Path, formats: Sequence[str] = FORMATS) -> list[Exported]:
+def export(
+    loaded: "LoadedModel", folder: Path, formats: Sequence[str] = FORMATS, root: Path | None = None
+) -> list[Exported]:
     """Write a trained model as programs, and compare their outputs with the model's on examples of the test split.
 
     Batches may have any size; texts and translations may have any length.
@@ -59,6 +61,7 @@ def export(loaded: "LoadedModel", folder: Path, formats: Sequence[str] = FORMATS
         loaded: model with its data.
         folder: folder for the files; a link at the path of a file is replaced.
         formats: formats of `FORMATS`.
+        root: parent of `folder` below which no link is followed; by default `folder` itself.
 
     Raises:
         UserError: if the model cannot be exported, if a package is missing, or if outputs differ.
@@ -80,7 +83,8 @@ def export(loaded: "LoadedModel", folder: Path, formats: Sequence[str] = FORMATS
             padded = loaded.model.spec.inputs == "tokens" and loaded.model.spec.padding_id is not None
             hint = ". Perhaps it packs padded sequences by their lengths, which depends on the data" if padded else ""
             raise UserError(f"{name} cannot be exported: {_reason(error)}{hint}") from error
-    folder.mkdir(parents=True, exist_ok=True)
+    root = root or folder
+    root.mkdir(parents=True, exist_ok=True)
     exported = []
     # The libraries follow links at the path they write to: they write into an empty folder, and the files are copied from it.
     with TemporaryDirectory() as scratch:
@@ -92,10 +96,11 @@ def export(loaded: "LoadedModel", folder: Path, formats: Sequence[str] = FORMATS
                 except Exception as error:
                     raise UserError(f"{name} cannot be exported to {format}: {_reason(error)}") from error
             difference = max(_difference(model, run, batch, f"{name} as {format}") for batch in batches)
-            with file.open("rb") as source, replace_below(folder, file.name) as target:
+            path = folder / file.name
+            with file.open("rb") as source, replace_below(root, path.relative_to(root), make=True) as target:
                 shutil.copyfileobj(source, target)
             examples = sum(len(batch[0]) for batch in batches)
-            exported.append(Exported(format, folder / file.name, _shapes(program, names), difference, examples))
+            exported.append(Exported(format, path, _shapes(program, names), difference, examples))
     return exported
 
 

@@ -13,7 +13,7 @@ from src.core.console import echo, shown
 from src.core.errors import UserError
 from src.core.files import copy_tree_below
 from src.exporters.model_card import model_card
-from src.run_store.archive import StoredRun, size
+from src.run_store.archive import StoredRun, folder_size
 from src.run_store.provenance import DIFF_LIMIT, run_git
 
 CODE = ("src", "conf", "hydra_plugins", "pyproject.toml", "constraints.txt", "README.md")
@@ -71,7 +71,7 @@ def pack(run: StoredRun, target: Path, apply_changes: bool = False) -> None:
     loaded = load(run.path)
     target.mkdir(parents=True)
     try:
-        needed, free = size(run.path), shutil.disk_usage(target).free
+        needed, free = folder_size(run.path), shutil.disk_usage(target).free
         if needed > free:
             raise UserError(f"{target}: {free / 1e6:,.0f} MB are free, and the run has {needed / 1e6:,.0f} MB")
         copy_tree_below(run.path, target / "run", leave_out=("wandb",))
@@ -89,7 +89,7 @@ def pack(run: StoredRun, target: Path, apply_changes: bool = False) -> None:
         shutil.rmtree(target, ignore_errors=True)
         raise
     echo(f"code/: {code}")
-    echo(f"{shown(target.absolute())}: {size(target) / 1e6:.1f} MB; start with its README.md")
+    echo(f"{shown(target.absolute())}: {folder_size(target) / 1e6:.1f} MB; start with its README.md")
 
 
 def _write_code(run: StoredRun, target: Path, apply_changes: bool) -> str:
