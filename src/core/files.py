@@ -165,16 +165,20 @@ def _check_regular(descriptor: int, path: str | Path) -> int:
     raise UnsafeFileError(f"{path}: this is not a regular file")
 
 
-def _read_bounded(file: BinaryIO, limit: int, path: Path) -> bytes:
+def _read_bounded(file: BinaryIO, limit: int, path: str | Path) -> bytes:
     """Return the contents of a file, and close it.
 
     Raises:
         UnsafeFileError: if it has more than `limit` bytes.
     """
     with file:
-        if os.fstat(file.fileno()).st_size <= limit and len(contents := file.read(limit + 1)) <= limit:
-            return contents
-    raise UnsafeFileError(f"{path}: this file has more than {limit / 2**20:,.0f} MiB, the most that is read")
+        size = os.fstat(file.fileno()).st_size
+        contents = file.read(size + 1) if size <= limit else b""
+        if len(contents) > size:  # the file has grown in the meantime
+            contents += file.read(limit + 1 - len(contents))
+    if size > limit or len(contents) > limit:
+        raise UnsafeFileError(f"{path}: this file has more than {limit / 2**20:,.0f} MiB, the most that is read")
+    return contents
 
 
 def open_below(root: Path, name: str | PurePath) -> BinaryIO:
@@ -244,20 +248,7 @@ def read_below(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) 
         OSError: if there is no such file.
         UnsafeFileError: if it is larger, a link, or not a regular file.
     """
-    descriptor = _open(root, name, os.O_RDONLY)
-    try:
-        parts = []
-        remaining = limit + 1 if os.fstat(descriptor).st_size <= limit else 0
-        while remaining > 0 and (
-            part := os.read(descriptor, min(remaining, 1 << 20))
-        ):  # twice as fast as a file object
-            parts.append(part)
-            remaining -= len(part)
-    finally:
-        os.close(descriptor)
-    if remaining <= 0:
-        raise UnsafeFileError(f"{root / name}: this file has more than {limit / 2**20:,.0f} MiB, the most that is read")
-    return b"".join(parts)
+    return _read_bounded(open_below(root, name), limit, os.path.join(root, name))
 
 
 def is_file_below(root: Path, name: str | PurePath) -> bool:
@@ -429,7 +420,10 @@ def walk(root: str | os.PathLike[str], strict: bool = False) -> Iterator[tuple[s
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    (subfolders if _is_folder(entry) else others).append(entry.name)
+                    is_folder = False
+                    with suppress(OSError):  # a circular link
+                        is_folder = entry.is_dir()
+                    (subfolders if is_folder else others).append(entry.name)
                     if entry.is_symlink():
                         links.add(entry.name)
         except OSError:
@@ -440,13 +434,6 @@ def walk(root: str | os.PathLike[str], strict: bool = False) -> Iterator[tuple[s
             stack += inner
         elif inner and strict:
             raise UnsafeFileError(f"{root}: its folders are nested deeper than {MAX_FOLDER_DEPTH} levels")
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a circular link
-        return False
 
 
 def links_that_leave(root: Path, allowed: Sequence[str] = ()) -> list[Path]:
@@ -467,14 +454,14 @@ def links_that_leave(root: Path, allowed: Sequence[str] = ()) -> list[Path]:
             if path.is_symlink():
                 target = os.path.realpath(path)
                 leaves = target != real_root and not target.startswith(real_root + os.sep)
-                if leaves and not (_matches(path.relative_to(root), allowed) and not path.is_dir()):
+                is_allowed = any(
+                    path.relative_to(root).match(pattern)
+                    and len(path.relative_to(root).parts) == pattern.count("/") + 1
+                    for pattern in allowed
+                )
+                if leaves and not (is_allowed and not path.is_dir()):
                     links.append(path)
     return links
-
-
-def _matches(path: PurePath, patterns: Sequence[str]) -> bool:
-    """Return whether a relative path matches a pattern with the same number of components."""
-    return any(path.match(pattern) and len(path.parts) == len(PurePath(pattern).parts) for pattern in patterns)
 
 
 def refuse_links_that_leave(root: Path, purpose: str, allowed: Sequence[str] = ()) -> None:

@@ -7,7 +7,7 @@ import shutil
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,6 @@ class StoredRun:
     """A run on disk."""
 
     folder: RunFolder
-    outputs: Path = field(compare=False)
 
     @property
     def path(self) -> Path:
@@ -115,7 +114,7 @@ def list_runs(outputs: Path) -> list[StoredRun]:
         try:
             run_folder = RunFolder.open(folder)
             run_folder.root = outputs.absolute()
-            runs.append(StoredRun(run_folder, outputs))
+            runs.append(StoredRun(run_folder))
         except UserError as error:
             log.warning("left out: %s", error)
     return sorted(runs, key=lambda run: str(run.record.get("started")))
@@ -149,7 +148,7 @@ def find_runs(references: Sequence[str], outputs: Path) -> list[StoredRun]:
             raise UserError("an empty name selects no run")
         path = Path(reference)
         if (path / "config.yaml").is_file():
-            selected[path.absolute()] = StoredRun(RunFolder.open(path), outputs)
+            selected[path.absolute()] = StoredRun(RunFolder.open(path))
             continue
         if path.is_dir():
             runs = list_runs(path.absolute())
