@@ -399,6 +399,9 @@ def walk(root: str | os.PathLike[str], strict: bool = False) -> Iterator[tuple[s
 def links_that_leave(root: Path, allowed: Sequence[str] = ()) -> list[Path]:
     """Return the links below a folder whose target is outside of it.
 
+    This protects against libraries that write by path (W&B, CSV loggers). Gridlight's own code opens files with `open_below`
+    and similar functions, which follow no links.
+
     Args:
         root: the folder.
         allowed: patterns of paths, relative to the folder, at which a link to a single file may point out of it.
@@ -422,26 +425,6 @@ def links_that_leave(root: Path, allowed: Sequence[str] = ()) -> list[Path]:
                 if leaves and not (is_allowed and not path.is_dir()):
                     links.append(path)
     return links
-
-
-def refuse_links_that_leave(root: Path, purpose: str, allowed: Sequence[str] = ()) -> None:
-    """Raise an error if links below a folder point out of it.
-
-    This protects against libraries that write by path (W&B, CSV loggers). Gridlight's own code opens files with `open_below`
-    and similar functions, which follow no links.
-
-    Args:
-        root: the folder.
-        purpose: the refused operation, such as ``resume``.
-        allowed: as in `links_that_leave`.
-
-    Raises:
-        UnsafeFileError: if there is such a link; the message names it.
-    """
-    if links := links_that_leave(root, allowed):
-        raise UnsafeFileError(
-            f"{links[0]}: this link points out of the folder, so {purpose} is refused. Remove it, or replace it by a copy"
-        )
 
 
 def copy_tree_below(root: Path, target: Path, leave_out: Sequence[str] = ()) -> None:

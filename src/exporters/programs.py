@@ -73,11 +73,16 @@ def export(
     name = type(model).__name__
     batches = _examples(loaded)
     inputs = tuple(batches[0].inputs)
-    names = _names(batches[0])
+    names = batches[0]._fields[: len(inputs)]
+    batch_size = torch.export.Dim("batch", min=1)
+    sizes: list[dict[int, Any]] = [{0: batch_size} for _ in inputs]
+    for tensor, variable_sizes in zip(inputs, sizes, strict=True):
+        if tensor.dim() > 1 and not isinstance(batches[0], LabelledBatch):
+            variable_sizes[1] = torch.export.Dim.AUTO  # time
     with _quiet():
         try:
             program = torch.export.export(
-                _FORWARD[len(inputs)](model), inputs, dynamic_shapes=_dynamic_shapes(batches[0]), strict=False
+                _FORWARD[len(inputs)](model), inputs, dynamic_shapes=tuple(sizes), strict=False
             )
         except Exception as error:
             padded = loaded.model.spec.inputs == "tokens" and loaded.model.spec.padding_id is not None
@@ -116,23 +121,6 @@ def _examples(loaded: "LoadedModel") -> list[Batch]:
         converted = (tensor.to(loaded.model.dtype) if tensor.is_floating_point() else tensor for tensor in batch)
         batches.append(type(batch)(*converted))
     return batches
-
-
-def _names(batch: Batch) -> list[str]:
-    """Return the names of the inputs: the fields of the batch that the model reads."""
-    return list(batch._fields[: len(batch.inputs)])
-
-
-def _dynamic_shapes(batch: Batch) -> tuple[dict[int, Any], ...]:
-    """Return the dimensions of variable size: the batch and, for sequences, time."""
-    size = torch.export.Dim("batch", min=1)
-    shapes: list[dict[int, Any]] = []
-    for tensor in batch.inputs:
-        shape: dict[int, Any] = {0: size}
-        if tensor.dim() > 1 and not isinstance(batch, LabelledBatch):
-            shape[1] = torch.export.Dim.AUTO
-        shapes.append(shape)
-    return tuple(shapes)
 
 
 def _shapes(program: Any, names: Sequence[str]) -> dict[str, list[str]]:

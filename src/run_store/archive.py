@@ -236,9 +236,9 @@ def delete_runs(runs: Sequence[StoredRun]) -> None:
     for run in runs:
         if run.folder.alive:
             raise UserError(f"{shown(run.path)}: this run is running")
-        for folder, _, _ in () if run.path.is_symlink() else walk(run.path):
-            if not os.access(folder, os.W_OK | os.X_OK):
-                raise UserError(f"{shown(Path(folder))}: this folder is read-only, so nothing was deleted")
+        for subfolder, _, _ in () if run.path.is_symlink() else walk(run.path):
+            if not os.access(subfolder, os.W_OK | os.X_OK):
+                raise UserError(f"{shown(Path(subfolder))}: this folder is read-only, so nothing was deleted")
     emptied = sweeps_left_empty(runs)
     for run in runs:
         if run.path.is_symlink():  # the target of the link is not among the runs that were listed

@@ -193,7 +193,7 @@ def read_config(text: bytes) -> dict[str, Any]:
             config.update(_flat_section(section))
     except (UnicodeDecodeError, RecordError):  # a hand-written config may have another layout
         config = {}
-    config = config or _flat_config(text)
+    config = config or dict(_flat_config(text))
     if len(config) > MAX_KEYS:
         raise RecordError(f"config.yaml: more than {MAX_KEYS:,} keys")
     return config

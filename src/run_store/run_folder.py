@@ -11,11 +11,13 @@
 Epochs in these files count from 0, as in Lightning; displayed epochs count from 1.
 """
 
+import fcntl
 import json
 import logging
 import os
 import re
 import secrets
+import shlex
 import shutil
 import traceback
 import weakref
@@ -28,7 +30,7 @@ from time import monotonic
 from typing import Any
 
 from src.core.errors import UserError
-from src.core.files import is_file_below, read_below, refuse_links_that_leave
+from src.core.files import UnsafeFileError, is_file_below, links_that_leave, read_below
 from src.core.records import FORMAT_VERSION, parse_yaml, read_json
 from src.run_store.atomic_write import atomic_write
 from src.run_store.config_file import as_yaml, plain
@@ -100,7 +102,8 @@ class RunFolder:
             "ended": None,
             "seconds": None,
             "resumed": [],
-            **provenance(command),
+            "command": shlex.join(command),
+            **provenance(),
             "wandb": None,
             "parameters": None,
             "best_epoch": None,
@@ -175,20 +178,21 @@ class RunFolder:
         Raises:
             UserError: if the run is still running elsewhere, or if the folder cannot be written.
         """
-        refuse_links_that_leave(self.path, "resume", WANDB_LINKS)  # loggers write into the folder by its path
+        if links := links_that_leave(self.path, WANDB_LINKS):  # loggers write into the folder by its path
+            raise UnsafeFileError(
+                f"{links[0]}: this link points out of the folder, so resume is refused. Remove it, or replace it by a copy"
+            )
         text = None if config is None else as_yaml(config)
         self._acquire()
         seconds = self._total_seconds()
         self._session_start = monotonic()
         self._before_resume = self.record.copy(), read_below(self.path, "config.yaml").decode("utf-8", "replace")
-        environment = provenance([])
-        del environment["command"]
         resumed = [*self.record.get("resumed", []), _now()]
         try:
             if config is not None and text is not None:
                 _write(self.path / "config.yaml", text)
                 self.record["config_hash"] = config_hash(config)
-            self.update(status="running", ended=None, error=None, resumed=resumed, seconds=seconds, **environment)
+            self.update(status="running", ended=None, error=None, resumed=resumed, seconds=seconds, **provenance())
         except OSError as error:
             raise UserError(f"{error.filename or self.path}: cannot be written: {error.strerror}") from error
 
@@ -323,26 +327,22 @@ class RunFolder:
 
     def _acquire(self) -> None:
         try:
-            import fcntl
-
             handle = os.open(self.path, os.O_RDONLY)
-        except (ImportError, OSError) as error:
+        except OSError as error:
             log.debug("%s: no lock: %s", self.path, error)
             return
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            self._lock = weakref.finalize(self, os.close, handle), handle
+        except BlockingIOError:
             os.close(handle)
-            if isinstance(error, BlockingIOError):
-                raise UserError(f"{self.path}: this run is still running") from None
-            log.debug("%s: no lock: %s", self.path, error)  # some network file systems cannot lock folders
-            return
-        self._lock = weakref.finalize(self, os.close, handle), handle
+            raise UserError(f"{self.path}: this run is still running") from None
+        except OSError as error:  # some network file systems cannot lock folders
+            os.close(handle)
+            log.debug("%s: no lock: %s", self.path, error)
 
     def _release(self) -> None:
         if self._lock is not None:
-            import fcntl
-
             close, handle = self._lock
             fcntl.flock(handle, fcntl.LOCK_UN)  # forked worker processes may still have the descriptor open
             close()
