@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.core.checkpoint_arrays import check_state_of_kind, empty, fill, is_plain_array, kind_of, scalar
+from src.core.checkpoint_arrays import DTYPE_NAMES, array_of, check_dtype_state, fill, is_plain_array
 from src.core.errors import UserError, first_line
 from src.core.files import UnsafeFileError, open_below, open_data_file
 
@@ -332,6 +332,12 @@ def _construct(kind: str, *arguments: Any) -> Any:
             return nn.Parameter(data.detach(), requires_grad and data.is_floating_point())
         case "size", (sizes,) if _are_sizes(sizes):
             return torch.Size(sizes)
+        case "dtype of NumPy", (str() as name, _, _) if name in DTYPE_NAMES:
+            return np.dtype(name)
+        case "number of NumPy", (np.dtype() as dtype, bytes() as contents):
+            return array_of(dtype, contents, ())[()]
+        case "array of NumPy", (_, (0,), b"b"):  # `fill` sets its contents
+            return np.empty(0, np.int8)
     raise CheckpointError(f"the description of a {kind} is invalid")
 
 
@@ -384,10 +390,13 @@ class _Unpickler:
             "torch.storage UntypedStorage": torch.uint8,
             **{f"torch {name}": dtype for name, dtype in _DTYPES.items()},
             **{str(dtype).replace(".", " "): dtype for dtype in _ALL_DTYPES},
-            "numpy dtype": partial(kind_of),
+            "numpy dtype": partial(_construct, "dtype of NumPy"),
             "numpy ndarray": None,
-            **{f"numpy.{core}.multiarray scalar": partial(scalar) for core in ("core", "_core")},
-            **{f"numpy.{core}.multiarray _reconstruct": partial(empty) for core in ("core", "_core")},
+            **{f"numpy.{core}.multiarray scalar": partial(_construct, "number of NumPy") for core in ("core", "_core")},
+            **{
+                f"numpy.{core}.multiarray _reconstruct": partial(_construct, "array of NumPy")
+                for core in ("core", "_core")
+            },
         }
         """The values that names of classes and functions stand for. Only a `partial` may be called."""
 
@@ -517,7 +526,7 @@ class _Unpickler:
             self._count_copied(state[-1])
             fill(target, state)
         elif isinstance(target, np.dtype):
-            check_state_of_kind(state)
+            check_dtype_state(state)
         elif type(target) is not OrderedDict or type(state) is not dict or set(state) != {"_metadata"}:
             raise CheckpointError("it changes an object in a way that is not allowed")
         elif not isinstance(state["_metadata"], dict):
