@@ -210,8 +210,6 @@ def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any], steps: in
     for group in optimizer.param_groups:
         expected = _state_per_parameter(optimizer, group)
         parameters += [(parameter, expected) for parameter in group["params"]]
-    if steps and not recorded["state"] and any(expected for _, expected in parameters):
-        raise Damaged(f"the state of an optimizer is empty, after {steps} steps")
     stateful = {number for number, (_, expected) in enumerate(parameters) if expected}
     if steps and (missing := stateful - recorded["state"].keys() - set(recorded.get(WITHOUT_STATE, ()))):
         raise Damaged(f"the state of an optimizer is missing for {len(missing)} of {len(parameters)} parameters")

@@ -94,12 +94,11 @@ def pack(run: StoredRun, target: Path, apply_changes: bool = False) -> None:
 
 def _write_code(run: StoredRun, target: Path, apply_changes: bool) -> str:
     """Write the code of the run if git has it, else the current code; return a description."""
-    git = run.record.get("git")
-    git = git if isinstance(git, dict) else {}
-    revision, diff = git.get("revision"), git.get("diff") or ""
+    git = run.record.get("git") or {}
+    revision, diff = git.get("revision", ""), git.get("diff", "")
     target.mkdir()
     reason = "the code of the run is not complete in git"
-    if not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
+    if not _REVISION.fullmatch(revision):
         reason = "the run records no revision"
     elif git.get("diff_complete") and not git.get("untracked"):
         if not diff or not apply_changes:
@@ -143,14 +142,10 @@ def _extract_revision(revision: str, target: Path) -> bool:
     return True
 
 
-def _is_text_diff(diff: object) -> bool:
+def _is_text_diff(diff: str) -> bool:
     """Return whether a recorded diff only changes the text of regular files."""
-    return (
-        isinstance(diff, str)
-        and len(diff) <= DIFF_LIMIT
-        and "GIT binary patch" not in diff
-        and all(mode.strip() in _FILE_MODES for mode in _MODE.findall(diff))
-    )
+    modes = [mode.strip() for mode in _MODE.findall(diff)]
+    return len(diff) <= DIFF_LIMIT and "GIT binary patch" not in diff and set(modes) <= set(_FILE_MODES)
 
 
 def _apply_diff(target: Path, diff: str) -> bool:

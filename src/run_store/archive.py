@@ -48,8 +48,8 @@ class StoredRun:
     @cached_property
     def status(self) -> str:
         """The status of the run; a run that was killed is ``interrupted``."""
-        recorded = str(self.record.get("status") or "unknown")
-        return "interrupted" if recorded == "running" and not self.folder.alive else recorded
+        is_killed = self.record["status"] == "running" and not self.folder.alive
+        return "interrupted" if is_killed else str(self.record["status"])
 
     @property
     def sweep(self) -> str | None:
@@ -64,18 +64,15 @@ class StoredRun:
 
     @property
     def tags(self) -> list[str]:
-        tags = self.record["tags"] if "tags" in self.record else self.config.get("tags")
-        return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+        return list(self.record.get("tags", self.config.get("tags")) or [])
 
     @property
     def notes(self) -> str | None:
-        notes = self.record["notes"] if "notes" in self.record else self.config.get("notes")
-        return notes if isinstance(notes, str) else None
+        return self.record.get("notes", self.config.get("notes"))
 
     def option(self, group: str) -> str:
         """Return the option chosen for a config group, such as ``mlp`` for ``model``; ``?`` if there is none."""
-        section = self.config.get(group)
-        return str(section.get("name", "?")) if isinstance(section, dict) else "?"
+        return (self.config.get(group) or {}).get("name") or "?"
 
     @property
     def archived(self) -> bool:
