@@ -69,7 +69,6 @@ def export(
     if "onnx" in formats:
         _check_onnx()
     model = loaded.model.eval()
-    model.training_config = None
     name = type(model).__name__
     batches = _examples(loaded)
     inputs = tuple(batches[0].inputs)
