@@ -109,9 +109,7 @@ def list_runs(outputs: Path) -> list[StoredRun]:
         if folder.name.startswith(_DELETED) or not os.path.lexists(folder / "config.yaml"):
             continue
         try:
-            run_folder = RunFolder.open(folder)
-            run_folder.root = outputs.absolute()
-            runs.append(StoredRun(run_folder))
+            runs.append(StoredRun(RunFolder.open(folder, root=outputs.absolute())))
         except UserError as error:
             log.warning("left out: %s", error)
     return sorted(runs, key=lambda run: str(run.record.get("started")))

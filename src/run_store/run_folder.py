@@ -54,9 +54,9 @@ class RunFolder:
     `alive` is reliable even if the record still has the status "running".
     """
 
-    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+    def __init__(self, path: Path, record: dict[str, Any], root: Path | None = None) -> None:
         self.path = path
-        self.root: Path | None = None  # a folder above it, below which no link is followed
+        self.root = root
         self.record = record
         self._created_folders: list[Path] = []
         self._before_resume: tuple[dict[str, Any], str] | None = None
@@ -115,10 +115,14 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls, path: Path, root: Path | None = None) -> "RunFolder":
         """Read an existing run.
 
         If run.json is missing or damaged, log a warning and return a run of the status "unknown".
+
+        Args:
+            path: the folder of the run.
+            root: a folder above it, below which no link is followed when the record is written; by default the folder itself.
 
         Raises:
             UserError: if the folder is not a run folder, which has at least config.yaml.
@@ -140,7 +144,7 @@ class RunFolder:
         except (OSError, UserError) as error:
             log.warning("%s: cannot be read (%s); the status of the run is unknown", path / "run.json", error)
             record = {"status": "unknown"}
-        return cls(path, record)
+        return cls(path, record, root)
 
     def update(self, **changes: Any) -> None:
         """Change entries of the record, and write run.json atomically."""
@@ -278,15 +282,21 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    @property
-    def best_checkpoint(self) -> Path:
-        """The path of the weights of the best epoch; raises UserError if there are none."""
-        return self._checkpoint("best.ckpt")
+    def checkpoint(self, name: str) -> Path:
+        """Return the path of a checkpoint.
 
-    @property
-    def last_checkpoint(self) -> Path:
-        """The path of the state from which the run resumes; raises UserError if there is none."""
-        return self._checkpoint("last.ckpt")
+        Args:
+            name: ``best`` for the weights of the best epoch, ``last`` for the state from which the run resumes.
+
+        Raises:
+            UserError: if there is none.
+        """
+        path = self.checkpoints / f"{name}.ckpt"
+        if not self.has_checkpoint(name):
+            finished = self.record.get("status") == "finished"
+            reason = "the run saved none" if finished else "the run was stopped before its first epoch ended"
+            raise UserError(f"{path}: there is no such checkpoint; {reason}")
+        return path
 
     def has_checkpoint(self, name: str) -> bool:
         """Return whether there is a checkpoint of this name, ``best`` or ``last``."""
@@ -314,14 +324,6 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """Return all log entries; see `read_metrics`."""
         return read_metrics(self.path)
-
-    def _checkpoint(self, name: str) -> Path:
-        path = self.checkpoints / name
-        if not is_file_below(self.path, f"checkpoints/{name}"):
-            finished = self.record.get("status") == "finished"
-            reason = "the run saved none" if finished else "the run was stopped before its first epoch ended"
-            raise UserError(f"{path}: there is no such checkpoint; {reason}")
-        return path
 
     # ---- the lock ------------------------------------------------------------------------------------------------
 

@@ -177,7 +177,7 @@ def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run folder, which contains"):
         RunFolder.open(tmp_path)
     with pytest.raises(UserError, match="no such checkpoint"):
-        RunFolder.open(tmp_path / "120000-mlp-digits-abc").best_checkpoint  # noqa: B018
+        RunFolder.open(tmp_path / "120000-mlp-digits-abc").checkpoint("best")
 
 
 @pytest.mark.parametrize("text", [None, "", '{"status": "fini', "[]", "\x00\x00"])
