@@ -98,7 +98,7 @@ def check_schema(schema: SchemaValidator, value: Any, name: object) -> Any:
         raise RecordError(f"{name}: {key}: {first['msg']}" if key else f"{name}: {first['msg']}") from error
 
 
-_MAX_INTEGER = 10**300
+MAX_INTEGER = 10**300
 
 
 def _check_values(value: Any, name: object) -> None:
@@ -107,7 +107,7 @@ def _check_values(value: Any, name: object) -> None:
     for _ in range(MAX_DEPTH + 1):
         values = [item for inner in level for item in (inner.values() if type(inner) is dict else inner)]
         for item in values:
-            if type(item) is int and not -_MAX_INTEGER < item < _MAX_INTEGER:
+            if type(item) is int and not -MAX_INTEGER < item < MAX_INTEGER:
                 raise RecordError(f"{name}: an integer has more than 300 digits")
         level = [item for item in values if type(item) is dict or type(item) is list]
         if not level:

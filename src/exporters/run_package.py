@@ -30,9 +30,9 @@ python3 -m venv .venv
 ```
 
 `predict` needs only the checkpoint. The data are not in this folder: `evaluate` and `rerun` read them from the paths in
-the config, which `datamodule.path=…` or `paths.data=…` replaces.{own}"""
+the config, which `datamodule.path=…` or `paths.data=…` replaces.{extensions}"""
 
-_OWN = """
+_EXTENSIONS = """
 
 The run uses modules that are not part of Gridlight and not in this folder. Install them first: `--trust` lets the config of the
 run import them."""
@@ -82,7 +82,7 @@ def pack(run: StoredRun, target: Path, apply_changes: bool = False) -> None:
         }
         config = loaded.config.plain()
         trust = trust_flag(config)
-        use = _USE.format(trust=trust, own=_OWN if trust else "")
+        use = _USE.format(trust=trust, extensions=_EXTENSIONS if trust else "")
         card = model_card(run.folder, config, loaded.model.spec, use, files)
         (target / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
     except BaseException:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from src.core.data_spec import SPLITS
 from src.core.errors import UserError, nearest
+from src.core.records import MAX_INTEGER
 from src.tasks.registry import direction_of
 
 _BOOKKEEPING_SECTIONS = ("paths", "resume", "tags", "notes", "logger", "sweep", "callbacks")
@@ -100,13 +101,10 @@ class RecordedRun:
         return float(value)
 
 
-_MAX_INTEGER = 10**300
-
-
 def is_number(value: Any) -> bool:
     """Return whether a value is a number that fits into a float."""
     return isinstance(value, float) or (
-        isinstance(value, int) and not isinstance(value, bool) and -_MAX_INTEGER < value < _MAX_INTEGER
+        isinstance(value, int) and not isinstance(value, bool) and -MAX_INTEGER < value < MAX_INTEGER
     )
 
 
