@@ -123,7 +123,7 @@ def test_links_in_the_folder_of_the_run_are_not_followed(
 ) -> None:
     model = loaded(fast("model=mlp"))
     monkeypatch.setattr("src.training.inference.load", lambda path: model)
-    monkeypatch.setattr("src.exporters.model_card.model_card", lambda *arguments: "card")
+    monkeypatch.setattr("src.exporters.export.model_card", lambda *arguments: "card")
     run_folder = RunFolder.create(tmp_path / "run", model.config.plain(), [])
     run_folder._release()
     outside = tmp_path / "outside"

@@ -282,7 +282,7 @@ def move_below(root: Path, name: str | PurePath, target: str | PurePath) -> None
     """
     with _parent_of(root, name) as (parent, last):
         try:
-            os.replace(last, _sibling(last, target), src_dir_fd=parent, dst_dir_fd=parent)
+            os.replace(last, _path_beside(last, target), src_dir_fd=parent, dst_dir_fd=parent)
         except IsADirectoryError as error:
             raise UnsafeFileError(f"{root / target}: this is a folder, and a file is expected here") from error
 
@@ -291,10 +291,10 @@ def link_below(root: Path, name: str | PurePath, target: str | PurePath) -> None
     """Create a hard link to a regular file in the same folder; the new name must not exist."""
     os.close(_open(root, name, os.O_RDONLY))
     with _parent_of(root, name) as (parent, last):
-        os.link(last, _sibling(last, target), src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+        os.link(last, _path_beside(last, target), src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
 
 
-def _sibling(path: str, name: str | PurePath) -> str:
+def _path_beside(path: str, name: str | PurePath) -> str:
     """Return a path in the same folder, with the last component of `name`."""
     return os.path.join(os.path.dirname(path), PurePath(name).name)
 

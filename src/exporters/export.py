@@ -1,11 +1,14 @@
 """Export the best weights of a run as programs, with a model card."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.core.errors import UserError
 from src.core.files import write_below
+from src.exporters.model_card import model_card
+from src.run_store.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from src.exporters.programs import Exported
@@ -22,11 +25,7 @@ def export(path: Path, formats: Sequence[str] | None = None, target: Path | None
     Raises:
         UserError: if there is no such run, if its model cannot be exported, or if the folder cannot be written.
     """
-    from importlib.util import find_spec
-
-    from src.exporters import programs
-    from src.exporters.model_card import model_card
-    from src.run_store.run_folder import RunFolder
+    from src.exporters import programs  # lazy: loads torch
     from src.training.inference import load
 
     if path.is_file():

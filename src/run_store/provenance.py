@@ -127,8 +127,8 @@ def run_git(
 
 def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages of `PACKAGES`."""
-    versions = {name: version(name) for name in PACKAGES}
-    return {"python": platform.python_version()} | {name: text for name, text in versions.items() if text is not None}
+    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    return {name: text for name, text in versions.items() if text is not None}
 
 
 def version(package: str) -> str | None:

@@ -6,7 +6,7 @@ if a curve is needed, or if run.json has no value yet.
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -48,15 +48,14 @@ class ReadWarnings:
             paths.append(path)
 
     def __str__(self) -> str:
-        return "\n".join(f"{message}: {_list_paths(paths)}" for message, paths in self._paths.items())
+        lines = []
+        for message, paths in self._paths.items():
+            more = f" and {len(paths) - _MAX_LISTED} more" if len(paths) > _MAX_LISTED else ""
+            lines.append(f"{message}: {', '.join(map(_display_path, paths[:_MAX_LISTED]))}{more}")
+        return "\n".join(lines)
 
     def __bool__(self) -> bool:
         return bool(self._paths)
-
-
-def _list_paths(paths: Sequence[Path]) -> str:
-    more = len(paths) - _MAX_LISTED
-    return ", ".join(map(_display_path, paths[:_MAX_LISTED])) + (f" and {more} more" if more > 0 else "")
 
 
 def _display_path(path: Path) -> str:
