@@ -311,6 +311,13 @@ def test_a_deletion_that_fails_names_what_is_left(
     assert rest.is_dir() and f"{rest.name}: an earlier delete was stopped" in caplog.text
 
 
+def test_long_values_are_truncated(outputs: Path, capsys: Any) -> None:
+    folder = RunFolder.open(outputs / "runs/2026-01-01/100000-mlp-digits-aaaaaa")
+    folder.update(error="E" * 10**6)
+    main(["show", "aaaaaa"])
+    assert 1000 < capsys.readouterr().out.count("E") < 3000
+
+
 def test_a_read_only_run_is_not_deleted(outputs: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = sorted(path.name for path in (outputs / "runs/2026-01-01").iterdir())
     folder = outputs / "runs/2026-01-01" / runs[-1] / "checkpoints"

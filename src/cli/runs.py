@@ -29,7 +29,7 @@ from src.core.escape import line
 if TYPE_CHECKING:
     from src.run_store.archive import StoredRun
 
-MAX_SHOWN = 500
+MAX_SHOWN = 2000
 """Maximum number of printed characters of a value of a run."""
 
 

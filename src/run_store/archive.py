@@ -247,10 +247,9 @@ def delete_runs(runs: Sequence[StoredRun]) -> None:
         try:
             shutil.rmtree(renamed)
         except (OSError, RecursionError) as error:
+            reason = "its folders are nested too deep"
             if isinstance(error, OSError):
                 reason = f"{error.filename or renamed}: {error.strerror}"
-            else:
-                reason = "its folders are nested too deep"
             raise UserError(
                 f"{run.path}: cannot be deleted completely: {reason}. Delete the rest by hand: {renamed}"
             ) from error
