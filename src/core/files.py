@@ -71,8 +71,8 @@ def _parent_of(root: Path, name: str | PurePath, make: bool = False) -> Iterator
     Raises:
         UnsafeFileError: if the path leaves the root, or if a parent folder is a link.
     """
-    *folders, last = PurePath(name).parts or ("..",)
-    if PurePath(name).is_absolute() or ".." in (*folders, last):
+    *folders, last = (name if isinstance(name, PurePath) else PurePath(name)).parts or ("..",)
+    if ".." in (*folders, last) or os.path.isabs(name):
         raise UnsafeFileError(f"{name}: this path leaves its folder")
     if not folders:
         yield None, os.path.join(root, last)
@@ -120,12 +120,12 @@ def _explain(
 
 def _open(root: Path, name: str | PurePath, flags: int, make: bool = False) -> int:
     writing = bool(flags & (os.O_WRONLY | os.O_RDWR))
-    path = Path(os.path.join(root, name))
+    path = os.path.join(root, name)
     with _parent_of(root, name, make) as (parent, last):
         try:
             descriptor = os.open(last, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=parent)
         except OSError as error:
-            raise _explain(error, path, parent, last, writing) from error
+            raise _explain(error, Path(path), parent, last, writing) from error
     return _check_regular(descriptor, path)
 
 
