@@ -55,6 +55,13 @@ def test_the_runs_of_a_sweep_are_ranked(sweep: Path, capsys: pytest.CaptureFixtu
     assert re.search(r"^failed: .*d_model-256", out, re.M)
 
 
+def test_a_long_error_is_truncated(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = sweep / "d_model-256" / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"error": "E" * 10**6}))
+    main([str(sweep)])
+    assert 100 < capsys.readouterr().out.count("E") < 1000
+
+
 @pytest.mark.req("T8")
 def test_a_scaling_law_is_fitted_and_drawn(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(sweep), "--scaling", "parameters"])

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,20 +117,29 @@ def test_a_run_is_exported_with_a_model_card(
     assert process.stdout.decode().strip() == "torch.Size([3, 10])", process.stderr
 
 
-@pytest.mark.parametrize("name", ["model.pt2", "README.md", "folder"])
+@pytest.mark.parametrize("name", ["model.pt2", "README.md", "folder", "folder, linked later"])
 def test_links_in_the_folder_of_the_run_are_not_followed(
     name: str, fast: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loaded(fast("model=mlp"))
     monkeypatch.setattr("src.training.inference.load", lambda path: model)
-    monkeypatch.setattr("src.exporters.model_card.model_card", lambda *arguments: "card")
+    monkeypatch.setattr("src.exporters.export.model_card", lambda *arguments: "card")
     run_folder = RunFolder.create(tmp_path / "run", model.config.plain(), [])
     run_folder._release()
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "mine").write_text("mine")
-    if name == "folder":
-        (run_folder.path / "export").symlink_to(outside)
+    if name.startswith("folder"):
+        write_program = programs._WRITERS["torch"]
+
+        def link_folder_later(*arguments: Any) -> Callable[..., torch.Tensor]:
+            (run_folder.path / "export").symlink_to(outside)
+            return write_program(*arguments)
+
+        if name == "folder":
+            (run_folder.path / "export").symlink_to(outside)
+        else:
+            monkeypatch.setitem(programs._WRITERS, "torch", link_folder_later)
         with pytest.raises(UserError, match="this is a link"):
             export(run_folder.path, ["torch"])
     else:

@@ -311,6 +311,23 @@ def test_a_deletion_that_fails_names_what_is_left(
     assert rest.is_dir() and f"{rest.name}: an earlier delete was stopped" in caplog.text
 
 
+def test_long_values_are_truncated(outputs: Path, capsys: Any) -> None:
+    folder = RunFolder.open(outputs / "runs/2026-01-01/100000-mlp-digits-aaaaaa")
+    folder.update(error="E" * 10**6)
+    main(["show", "aaaaaa"])
+    assert 1000 < capsys.readouterr().out.count("E") < 3000
+
+
+def test_a_read_only_run_is_not_deleted(outputs: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = sorted(path.name for path in (outputs / "runs/2026-01-01").iterdir())
+    folder = outputs / "runs/2026-01-01" / runs[-1] / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != folder)
+    message = error_of(capsys, "delete", *(str(folder.parents[1] / name) for name in runs), "--yes")
+    assert "checkpoints: this folder is read-only, so nothing was deleted" in message
+    assert sorted(path.name for path in (outputs / "runs/2026-01-01").iterdir()) == runs
+
+
 @pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "folder"])
 def test_a_leftover_of_a_deletion_does_not_prevent_another(kind: str, outputs: Path, tmp_path: Path) -> None:
     folder = outputs / "runs/2026-01-01/100000-mlp-digits-aaaaaa"

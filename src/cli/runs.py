@@ -23,11 +23,14 @@ from typing import TYPE_CHECKING
 
 from src.cli.hydra_app import add_trust_options
 from src.core.console import Parser, echo
-from src.core.errors import UserError
+from src.core.errors import UserError, truncate
 from src.core.escape import line
 
 if TYPE_CHECKING:
     from src.run_store.archive import StoredRun
+
+MAX_SHOWN = 2000
+"""Maximum number of printed characters of a value of a run."""
 
 
 def show_list(runs: "Sequence[StoredRun]", as_json: bool = False) -> None:
@@ -72,7 +75,7 @@ def show_list(runs: "Sequence[StoredRun]", as_json: bool = False) -> None:
 def show_one(run: "StoredRun") -> None:
     """Print the main facts about one run."""
     from src.core.console import duration, number, shown
-    from src.run_store.archive import size
+    from src.run_store.archive import folder_size
     from src.run_store.filters import flatten, recorded_metrics
 
     record = run.record
@@ -92,17 +95,17 @@ def show_one(run: "StoredRun") -> None:
         "command": record.get("command"),
         "code": ((record.get("git") or {}).get("revision") or "")[:12],
         "W&B": wandb.get("url"),
-        "size": f"{size(run.path) / 1e6:.1f} MB",
+        "size": f"{folder_size(run.path) / 1e6:.1f} MB",
     }
     echo(shown(run.path))
     for name, value in facts.items():
         if value:
-            echo(f"  {name:<11} {line(value)}")
+            echo(f"  {name:<11} {line(truncate(value, MAX_SHOWN))}")
     for name, value in recorded_metrics(record).items():
         echo(f"  {line(name):<24} {line(number(value))}")
     echo("config:")
     for key, value in flatten({key: run.config.get(key) for key in ("model", "datamodule", "optimizer", "scheduler")}):
-        echo(f"  {line(key):<24} {'null' if value is None else line(value)}")
+        echo(f"  {line(key):<24} {'null' if value is None else line(truncate(str(value), MAX_SHOWN))}")
     echo(f"  …, complete in {shown(run.path / 'config.yaml')}")
 
 
@@ -117,14 +120,15 @@ def delete(runs: "Sequence[StoredRun]", yes: bool) -> None:
         UserError: if nobody can confirm, as standard input is no terminal.
     """
     from src.core.console import shown
-    from src.run_store.archive import SWEEP_FILES, emptied_sweeps, size
-    from src.run_store.archive import delete as delete_all
+    from src.run_store.archive import SWEEP_FILES, delete_runs, folder_size, sweeps_left_empty
 
     for run in runs:
         echo(f"  {line(run.status)}  {shown(run.path)}")
-    for sweep in emptied_sweeps(runs):
+    for sweep in sweeps_left_empty(runs):
         echo(f"  and {', '.join(SWEEP_FILES)} of {shown(sweep)}, which then holds no run")
-    summary = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {sum(size(run.path) for run in runs) / 1e6:.1f} MB"
+    summary = (
+        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {sum(folder_size(run.path) for run in runs) / 1e6:.1f} MB"
+    )
     if not yes:
         if not sys.stdin.isatty():
             raise UserError(
@@ -133,7 +137,7 @@ def delete(runs: "Sequence[StoredRun]", yes: bool) -> None:
         if input(f"permanently delete {summary} (not in W&B)? [y/N] ").strip().lower() not in ("y", "yes"):
             echo("nothing was deleted")
             return
-    delete_all(runs)
+    delete_runs(runs)
     echo(f"deleted {summary}")
 
 
@@ -167,7 +171,7 @@ def tag(runs: "Sequence[StoredRun]", tags: Sequence[str], remove: bool) -> None:
     Raises:
         UserError: if a tag to add is invalid.
     """
-    from src.run_store.archive import change
+    from src.run_store.archive import update_record
 
     for name in () if remove else tags:
         if not re.fullmatch(r"\w[\w.:+@/-]{0,63}", name):
@@ -176,7 +180,7 @@ def tag(runs: "Sequence[StoredRun]", tags: Sequence[str], remove: bool) -> None:
             )
     for run in runs:
         others = [name for name in run.tags if name not in tags]
-        change(run, tags=others if remove else [*others, *dict.fromkeys(tags)])
+        update_record(run, tags=others if remove else [*others, *dict.fromkeys(tags)])
         echo(line(f"{run.id}: {' '.join(run.tags) or 'no tags'}"))
 
 
@@ -189,23 +193,23 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: if there is no such run, or if an argument is invalid.
     """
-    from src.run_store.archive import archive, change, find_runs, runs_in, select
+    from src.run_store.archive import filter_runs, find_runs, list_runs, set_archived, update_record
 
     match options.verb:
         case "list":
-            runs = [run for run in runs_in(options.outputs) if options.archived or not run.archived]
-            show_list(select(runs, options.conditions), options.json)
+            runs = [run for run in list_runs(options.outputs) if options.archived or not run.archived]
+            show_list(filter_runs(runs, options.conditions), options.json)
         case "show":
             show_one(_single_run(options.run, options.outputs))
         case "tag":
             tag(find_runs([options.run], options.outputs), options.tags, options.remove)
         case "note":
             for run in find_runs([options.run], options.outputs):
-                change(run, notes=options.text or None)
+                update_record(run, notes=options.text or None)
         case "archive" | "restore":
             runs = find_runs(options.run, options.outputs)
             for run in runs:
-                archive(run, back=options.verb == "restore")
+                set_archived(run, options.verb == "archive")
             echo(f"{options.verb}d {len(runs)} {'run' if len(runs) == 1 else 'runs'}")
         case "delete":
             delete(find_runs(options.run, options.outputs), options.yes)

@@ -10,13 +10,15 @@ from src.comparison.config_keys import resolve_name, short, shown
 from src.comparison.statistics import CONFIDENCE, mark
 from src.comparison.view import Row, View, names_of, statuses
 from src.core.console import LOG_WIDTH, echo, on_terminal
-from src.core.errors import MAX_LISTED
+from src.core.errors import MAX_LISTED, truncate
 from src.core.escape import line
 from src.core.tables import new_table, show
 from src.run_store.recorded_run import RecordedRun
 
 MAX_FAILED = 5
 """Failed runs that are listed; the others are only counted."""
+MAX_ERROR_LENGTH = 500
+"""Maximum number of printed characters of the error of a failed run."""
 
 
 def headline(runs: Sequence[RecordedRun], pending: int = 0) -> str:
@@ -159,7 +161,9 @@ def _folder_lines(view: View) -> list[str]:
     failed = [run for run in view.runs if run.status == "failed"]
     for run in failed[:MAX_FAILED]:
         error = str(run.record.get("error") or "").strip().splitlines()
-        lines.append(f"failed: {shown(run.place)}  {shown(error[-1]) if error else ''}".rstrip())
+        lines.append(
+            f"failed: {shown(run.place)}  {shown(truncate(error[-1], MAX_ERROR_LENGTH)) if error else ''}".rstrip()
+        )
     more = len(failed) - MAX_FAILED
     return [*lines, *([f"failed: {more} more (status=failed lists them)"] if more > 0 else [])]
 

@@ -10,7 +10,7 @@ from src.comparison.config_keys import shown
 from src.comparison.console_table import texts
 from src.comparison.statistics import Sample
 from src.comparison.view import Row, View
-from src.core.escape import csv_cell, latex, markdown
+from src.core.escape import csv_cell, latex, markdown, markdown_table
 from src.run_store.config_file import plain
 from src.run_store.recorded_run import is_number
 
@@ -54,8 +54,7 @@ def to_markdown(tables: Tables) -> str:
     for view, columns in tables:
         head, *body = texts(view, columns, view.rows)
         heads, *lines = ([markdown(cell) for cell in cells] for cells in (head, *body))
-        rows = ("| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *lines))
-        parts.append(f"{markdown(view.title)}\n\n" + "\n".join(rows) + "\n")
+        parts.append(f"{markdown(view.title)}\n\n" + markdown_table(heads, lines) + "\n")
     return "\n".join(parts)
 
 

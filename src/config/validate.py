@@ -20,7 +20,7 @@ from src.config.schema.registry import SCHEMAS
 from src.config.schema.run import Config
 from src.config.schema.scheduler import SchedulerOption
 from src.config.schema.search import SEARCHES, Search
-from src.core.errors import UserError, all_of, nearest, option_name, short
+from src.core.errors import UserError, all_of, nearest, option_name, truncate
 
 _GROUP_CLASSES: dict[str, tuple[str, type[Option], set[str]]] = {
     "model": ("src.models.base.Model", ModelOption, {"spec", "training_config", "batch_transform", "decode"}),
@@ -261,7 +261,7 @@ def _describe(key: str, errors: list[tuple[Any, Any]], raw: Any) -> str:
     """Return the message for a key, from its errors and the value that each is about."""
     error, value = errors[0]
     kind = error["type"]
-    text, where = _format_value(value), short(key, 200)
+    text, where = _format_value(value), truncate(key, 200)
     if kind == "missing":
         return f"{where} is missing"
     if kind == "extra_forbidden":
@@ -270,7 +270,7 @@ def _describe(key: str, errors: list[tuple[Any, Any]], raw: Any) -> str:
         if not allowed:
             section = _select(raw, parent) if parent else raw
             allowed = list(map(str, section)) if isinstance(section, Mapping) else []
-        return f"{where}={text}: unknown key '{short(name)}'. {nearest(name, allowed)}"
+        return f"{where}={text}: unknown key '{truncate(name)}'. {nearest(name, allowed)}"
     if kind == "literal_error" and len(errors) == 1:
         options = [option.strip("' ") for option in re.split(r",| or ", error["ctx"]["expected"])]
         return f"{where}={text}: {nearest(str(value), options)}"
@@ -310,4 +310,4 @@ def _format_value(value: Any) -> str:
     """Return a value as an override writes it, shortened."""
     if value is None:
         return "null"
-    return str(value).lower() if isinstance(value, bool) else short(str(value), 200)
+    return str(value).lower() if isinstance(value, bool) else truncate(str(value), 200)

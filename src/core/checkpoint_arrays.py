@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-_KINDS = (
+DTYPE_NAMES = (
     *("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"),
     *("f2", "f4", "f8", "c8", "c16"),
 )
@@ -19,49 +19,26 @@ _STATES = [(3, order, None, None, None, -1, -1, 0) for order in ("|", "<" if sys
 def is_plain_array(value: object) -> bool:
     """Return whether a value is a number or an array of numbers of NumPy that can be read back unchanged."""
     return (type(value) is np.ndarray or isinstance(value, np.generic)) and (
-        value.dtype.str[1:] in _KINDS and value.dtype.isnative
+        value.dtype.str[1:] in DTYPE_NAMES and value.dtype.isnative
     )
 
 
-def kind_of(*arguments: object) -> np.dtype[Any]:
-    """Return ``numpy.dtype(…)`` of the recorded arguments."""
-    kind = arguments[0] if len(arguments) == 3 else None
-    if kind not in _KINDS:
-        raise ValueError("an array of NumPy does not hold numbers")
-    return np.dtype(kind)  # type: ignore[call-overload, no-any-return]
-
-
-def check_state_of_kind(state: object) -> None:
+def check_dtype_state(state: object) -> None:
     """Check the attributes of a `numpy.dtype`, which are the same for all dtypes of numbers."""
     if state not in _STATES:
         raise ValueError("an array of NumPy does not hold numbers in the byte order of this machine")
 
 
-def scalar(*arguments: object) -> Any:
-    """Return a number of NumPy from its type and its bytes."""
-    kind, contents = arguments
-    if not isinstance(kind, np.dtype) or type(contents) is not bytes:
-        raise ValueError("the description of a number of NumPy is invalid")
-    return _numbers(kind, contents, ())[()]
-
-
-def empty(*arguments: object) -> np.ndarray[Any, Any]:
-    """Return an empty array, for `fill`."""
-    if arguments[1:] != ((0,), b"b"):
-        raise ValueError("the description of an array of NumPy is invalid")
-    return np.empty(0, np.int8)
-
-
 def fill(array: np.ndarray[Any, Any], state: Any) -> None:
-    """Set the dtype, the shape and the contents of an array that `empty` returned."""
+    """Set the dtype, the shape and the contents of an empty array."""
     version, shape, kind, by_columns, contents = state
     if version != 1 or type(by_columns) is not bool or not isinstance(kind, np.dtype) or type(contents) is not bytes:
         raise ValueError("the description of an array of NumPy is invalid")
-    _numbers(kind, contents, shape)
+    array_of(kind, contents, shape)
     array.__setstate__(state)
 
 
-def _numbers(kind: np.dtype[Any], contents: bytes, shape: Any) -> np.ndarray[Any, Any]:
+def array_of(kind: np.dtype[Any], contents: bytes, shape: Any) -> np.ndarray[Any, Any]:
     """Return bytes as an array, after checking their size."""
     if not isinstance(shape, tuple) or len(shape) > 32 or any(type(size) is not int or size < 0 for size in shape):
         raise ValueError("the shape of an array of NumPy is damaged")

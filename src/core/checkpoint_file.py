@@ -16,6 +16,8 @@ import zipfile
 import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.core.checkpoint_arrays import check_state_of_kind, empty, fill, is_plain_array, kind_of, scalar
+from src.core.checkpoint_arrays import DTYPE_NAMES, array_of, check_dtype_state, fill, is_plain_array
 from src.core.errors import UserError, first_line
 from src.core.files import UnsafeFileError, open_below, open_data_file
 
@@ -200,7 +202,7 @@ class _Archive:
             raise CheckpointError("it is a TorchScript program, which is not loaded")
         if "byteorder" in self.members and self.read("byteorder", 16) != sys.byteorder.encode():
             raise CheckpointError("it was written on a machine with another byte order")
-        self.storages: dict[str, tuple[torch.dtype, int, torch.UntypedStorage]] = {}
+        self.storages: dict[str, _Storage] = {}
         self.bytes_of_tensors = 0
 
     def _check_end(self) -> None:
@@ -234,13 +236,13 @@ class _Archive:
         if zlib.crc32(contents) != member.CRC:
             raise CheckpointError(f"{member.filename} has been changed since it was written (its checksum is wrong)")
 
-    def storage(self, key: object, dtype: object, count: object) -> tuple[torch.dtype, int, torch.UntypedStorage]:
-        """Return the dtype, the number of elements, and the contents of a storage, which several tensors may share."""
+    def storage(self, key: object, dtype: object, count: object) -> "_Storage":
+        """Return a storage, which several tensors may share."""
         if not isinstance(key, str) or not isinstance(dtype, torch.dtype) or type(count) is not int or count < 0:
             raise CheckpointError("the description of a storage is invalid")
         if key in self.storages:
             storage = self.storages[key]
-            if storage[:2] != (dtype, count):
+            if (storage.dtype, storage.count) != (dtype, count):
                 raise CheckpointError(f"storage {key[:20]} has two different descriptions")
             return storage
         start, member = self.members.get(f"data/{key}", (0, None))
@@ -255,7 +257,7 @@ class _Archive:
             self._check_sum(view, member)
             if dtype == torch.bool:
                 contents.clamp_(max=1)  # uninitialized memory has other values
-        self.storages[key] = dtype, count, contents.untyped_storage()
+        self.storages[key] = _Storage(dtype, count, contents.untyped_storage())
         return self.storages[key]
 
     def tensor(self, *arguments: Any) -> Tensor:
@@ -267,36 +269,30 @@ class _Archive:
             raise CheckpointError("the description of a tensor is invalid")
         if type(offset) is not int or type(requires_grad) is not bool or len(shape) != len(stride):
             raise CheckpointError("the description of a tensor is invalid")
-        dtype, count, contents = storage.description
         numel, last = 1, offset
         for size, step in zip(shape, stride, strict=True):
             numel *= size
             last += max(size - 1, 0) * step
-        if not 0 <= offset <= count or (numel and last >= count) or numel > count:
+        if not 0 <= offset <= storage.count or (numel and last >= storage.count) or numel > storage.count:
             raise CheckpointError("a tensor is larger than its storage")
-        self.bytes_of_tensors += numel * dtype.itemsize
+        self.bytes_of_tensors += numel * storage.dtype.itemsize
         if self.bytes_of_tensors > MAX_SHARING * self.size + 2**20:
             raise CheckpointError("its tensors are together far larger than the file")
-        tensor = torch.empty(0, dtype=dtype, device=contents.device).set_(contents, offset, shape, stride)  # type: ignore[call-overload]
-        return tensor.requires_grad_() if requires_grad and dtype.is_floating_point else tensor  # type: ignore[no-any-return]
+        tensor = torch.empty(0, dtype=storage.dtype, device=storage.contents.device)
+        tensor.set_(storage.contents, offset, shape, stride)  # type: ignore[call-overload]
+        return tensor.requires_grad_() if requires_grad and storage.dtype.is_floating_point else tensor
 
     def new_tensor(self, *arguments: Any) -> Tensor:
         """Return a tensor in a storage of bytes, as ``torch._utils._rebuild_tensor_v3`` does."""
-        *first, dtype = arguments
-        if (
-            not first
-            or not isinstance(first[0], _Storage)
-            or first[0].description[0] != torch.uint8
-            or dtype not in _NEW_DTYPES
-        ):
-            raise CheckpointError("the description of a tensor is invalid")
-        _, size, contents = first[0].description
-        return self.tensor(_Storage((dtype, size // dtype.itemsize, contents)), *first[1:])
+        match arguments:
+            case (_Storage(dtype=torch.uint8) as storage, *others, dtype) if dtype in _NEW_DTYPES:
+                return self.tensor(_Storage(dtype, storage.count // dtype.itemsize, storage.contents), *others)
+        raise CheckpointError("the description of a tensor is invalid")
 
     def load(self) -> Any:
         """Return the value of the pickle."""
         value = _Unpickler(self, self.read("data.pkl", MAX_PICKLE_BYTES)).load()
-        check_tree(value)
+        _Tree().measure(value)
         return value
 
 
@@ -306,79 +302,43 @@ def _are_sizes(value: object) -> bool:
     )
 
 
+@dataclass(frozen=True)
 class _Storage:
-    """A storage on the stack of the pickle, with its dtype, number of elements, and contents."""
+    """A storage on the stack of the pickle."""
 
-    __slots__ = ("description",)
-
-    def __init__(self, description: tuple[torch.dtype, int, torch.UntypedStorage]) -> None:
-        self.description = description
-
-
-class _Name:
-    """The name of a class or function that a pickle may use, on the stack.
-
-    Args:
-        call: the function that is called instead; None if it may not be called.
-        dtype: dtype of a storage.
-    """
-
-    __slots__ = ("call", "dtype")
-
-    def __init__(self, call: Callable[..., Any] | None = None, dtype: torch.dtype | None = None) -> None:
-        self.call, self.dtype = call, dtype
+    dtype: torch.dtype
+    count: int
+    contents: torch.UntypedStorage
 
 
-def _ordered(*items: Any) -> OrderedDict[Any, Any]:
-    if items and not (len(items) == 1 and isinstance(items[0], list) and not items[0]):
-        raise CheckpointError("the description of a dictionary is invalid")
-    return OrderedDict()
-
-
-def _counter(*items: Any) -> Counter[Any]:
-    if len(items) > 1 or not all(isinstance(item, dict) for item in items):
-        raise CheckpointError("the description of a counter is invalid")
-    return Counter(*items)
-
-
-def _items_of_set(items: tuple[Any, ...]) -> list[Any]:
-    if len(items) != 1 or not isinstance(items[0], list) or not _are_keys(items[0]):
-        raise CheckpointError("the description of a set is invalid")
-    return items[0]
-
-
-def _set(*items: Any) -> set[Any]:
-    return set(_items_of_set(items))
-
-
-def _frozenset(*items: Any) -> frozenset[Any]:
-    return frozenset(_items_of_set(items))
-
-
-def _bytes(*items: Any) -> bytes:
-    """Return the result of ``_codecs.encode`` for a text with one character per byte, or of ``bytes()``."""
-    if items and (len(items) != 2 or type(items[0]) is not str or items[1] != "latin1"):
-        raise CheckpointError("the description of bytes is invalid")
-    return items[0].encode("latin1") if items else b""
-
-
-def _complex(*items: Any) -> complex:
-    if len(items) != 2 or not all(type(item) is float for item in items):
-        raise CheckpointError("the description of a complex number is invalid")
-    return complex(*items)
-
-
-def _parameter(*items: Any) -> nn.Parameter:
-    """Return a parameter, as ``torch._utils._rebuild_parameter`` does."""
-    if len(items) != 3 or type(items[0]) is not Tensor or type(items[1]) is not bool:
-        raise CheckpointError("the description of a parameter is invalid")
-    return nn.Parameter(items[0].detach(), items[1] and items[0].is_floating_point())
-
-
-def _size(*items: Any) -> torch.Size:
-    if len(items) != 1 or not _are_sizes(items[0]):
-        raise CheckpointError("the description of a size is invalid")
-    return torch.Size(items[0])
+def _construct(kind: str, *arguments: Any) -> Any:
+    """Return a container or value of a kind that a pickle constructs by a call, after checking the arguments."""
+    match kind, arguments:
+        case "dictionary", () | ([],):
+            return OrderedDict()
+        case "counter", () | (dict(),):
+            return Counter(*arguments)
+        case "set", (list() as items,) if _are_keys(items):
+            return set(items)
+        case "frozenset", (list() as items,) if _are_keys(items):
+            return frozenset(items)
+        case "bytes", ():
+            return b""
+        case "bytes", (str() as text, "latin1"):  # one character per byte
+            return text.encode("latin1")
+        case "complex number", (float() as real, float() as imaginary):
+            return complex(real, imaginary)
+        case "parameter", (Tensor() as data, bool() as requires_grad, _):
+            return nn.Parameter(data.detach(), requires_grad and data.is_floating_point())
+        case "size", (sizes,) if _are_sizes(sizes):
+            return torch.Size(sizes)
+        case "dtype of NumPy", (str() as name, _, _) if name in DTYPE_NAMES:
+            return np.dtype(name)
+        case "number of NumPy", (np.dtype() as dtype, bytes() as contents):
+            return array_of(dtype, contents, ())[()]
+        case "array of NumPy", (_, (0,), b"b"):  # `fill` sets its contents
+            return np.empty(0, np.int8)
+    raise CheckpointError(f"the description of a {kind} is invalid")
 
 
 _KEYS = (str, int, float, bool, type(None))
@@ -415,26 +375,30 @@ class _Unpickler:
         self.may_copy = 3 * len(data)
         """Number of values and bytes that calls may still copy. Each is in the pickle, and is copied at most twice."""
         self.names: dict[str, Any] = {
-            "collections OrderedDict": _Name(_ordered),
-            "collections Counter": _Name(_counter),
-            "__builtin__ set": _Name(_set),
-            "builtins set": _Name(_set),
-            "__builtin__ frozenset": _Name(_frozenset),
-            "__builtin__ bytes": _Name(_bytes),
-            "_codecs encode": _Name(_bytes),
-            "__builtin__ complex": _Name(_complex),
-            "torch Size": _Name(_size),
-            "torch._utils _rebuild_tensor_v2": _Name(archive.tensor),
-            "torch._utils _rebuild_tensor_v3": _Name(archive.new_tensor),
-            "torch._utils _rebuild_parameter": _Name(_parameter),
-            "torch.storage UntypedStorage": _Name(dtype=torch.uint8),
-            **{f"torch {name}": _Name(dtype=dtype) for name, dtype in _DTYPES.items()},
+            "collections OrderedDict": partial(_construct, "dictionary"),
+            "collections Counter": partial(_construct, "counter"),
+            "__builtin__ set": partial(_construct, "set"),
+            "builtins set": partial(_construct, "set"),
+            "__builtin__ frozenset": partial(_construct, "frozenset"),
+            "__builtin__ bytes": partial(_construct, "bytes"),
+            "_codecs encode": partial(_construct, "bytes"),
+            "__builtin__ complex": partial(_construct, "complex number"),
+            "torch Size": partial(_construct, "size"),
+            "torch._utils _rebuild_parameter": partial(_construct, "parameter"),
+            "torch._utils _rebuild_tensor_v2": partial(archive.tensor),
+            "torch._utils _rebuild_tensor_v3": partial(archive.new_tensor),
+            "torch.storage UntypedStorage": torch.uint8,
+            **{f"torch {name}": dtype for name, dtype in _DTYPES.items()},
             **{str(dtype).replace(".", " "): dtype for dtype in _ALL_DTYPES},
-            "numpy dtype": _Name(kind_of),
-            "numpy ndarray": _Name(),
-            **{f"numpy.{core}.multiarray scalar": _Name(scalar) for core in ("core", "_core")},
-            **{f"numpy.{core}.multiarray _reconstruct": _Name(empty) for core in ("core", "_core")},
+            "numpy dtype": partial(_construct, "dtype of NumPy"),
+            "numpy ndarray": None,
+            **{f"numpy.{core}.multiarray scalar": partial(_construct, "number of NumPy") for core in ("core", "_core")},
+            **{
+                f"numpy.{core}.multiarray _reconstruct": partial(_construct, "array of NumPy")
+                for core in ("core", "_core")
+            },
         }
+        """The values that names of classes and functions stand for. Only a `partial` may be called."""
 
     def load(self) -> Any:
         """Return the value of the pickle."""
@@ -457,20 +421,14 @@ class _Unpickler:
     def constant(self, value: Any) -> None:
         self.stack.append(value)
 
-    def byte(self) -> None:
-        self.stack.append(self.read(1)[0])
-
-    def short(self) -> None:
-        self.stack.append(int.from_bytes(self.read(2), "little"))
-
-    def integer(self) -> None:
-        self.stack.append(int.from_bytes(self.read(4), "little", signed=True))
+    def integer(self, size: int, signed: bool = False) -> None:
+        self.stack.append(int.from_bytes(self.read(size), "little", signed=signed))
 
     def long_integer(self) -> None:
         size = self.read(1)[0]
         if size > MAX_INTEGER_BYTES:
             raise CheckpointError("it holds a number that is too large")
-        self.stack.append(int.from_bytes(self.read(size), "little", signed=True))
+        self.integer(size, signed=True)
 
     def real(self) -> None:
         self.stack.append(struct.unpack(">d", self.read(8))[0])
@@ -496,14 +454,10 @@ class _Unpickler:
         self.outer.append(self.stack)
         self.stack = []
 
-    def _since_mark(self) -> list[Any]:
+    def since_mark(self) -> list[Any]:
         """Pop and return the items after the last mark."""
         items, self.stack = self.stack, self.outer.pop()
         return items
-
-    def tuple_since_mark(self) -> None:
-        items = tuple(self._since_mark())
-        self.stack.append(items)
 
     def tuple_of(self, count: int) -> None:
         items = tuple(self.stack[-count:])
@@ -512,25 +466,12 @@ class _Unpickler:
         del self.stack[-count:]
         self.container(items)
 
-    def append(self) -> None:
-        self._extend([self.stack.pop()])
-
-    def appends(self) -> None:
-        self._extend(self._since_mark())
-
-    def _extend(self, items: list[Any]) -> None:
+    def extend(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not list:
             raise CheckpointError("its pickle is damaged")
         self.stack[-1].extend(items)
 
-    def set_item(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self._update([key, value])
-
-    def set_items(self) -> None:
-        self._update(self._since_mark())
-
-    def _update(self, items: list[Any]) -> None:
+    def update(self, items: list[Any]) -> None:
         """Put keys and values, one after the other, into the dictionary on the stack."""
         keys, values = items[::2], items[1::2]
         if not isinstance(self.stack[-1], dict) or len(keys) != len(values):
@@ -541,19 +482,13 @@ class _Unpickler:
 
     # ---- memo of values that occur more than once ----------------------------------------------------------------
 
-    def put(self) -> None:
-        self.memo[self.read(1)[0]] = self.stack[-1]
-
-    def put_long(self) -> None:
-        self.memo[int.from_bytes(self.read(4), "little")] = self.stack[-1]
+    def put(self, size: int) -> None:
+        self.memo[int.from_bytes(self.read(size), "little")] = self.stack[-1]
         if len(self.memo) > MAX_MEMO:
             raise CheckpointError("it holds too many values")
 
-    def get(self) -> None:
-        self.stack.append(self.memo[self.read(1)[0]])
-
-    def get_long(self) -> None:
-        self.stack.append(self.memo[int.from_bytes(self.read(4), "little")])
+    def get(self, size: int) -> None:
+        self.stack.append(self.memo[int.from_bytes(self.read(size), "little")])
 
     # ---- tensors and other objects -------------------------------------------------------------------------------
 
@@ -568,10 +503,10 @@ class _Unpickler:
 
     def call(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
-        if not isinstance(function, _Name) or function.call is None or not isinstance(arguments, tuple):
+        if type(function) is not partial or not isinstance(arguments, tuple):
             raise CheckpointError("its pickle calls something that is not allowed")
         self._count_copied(*(argument for argument in arguments if isinstance(argument, str | bytes | list | dict)))
-        self.container(function.call(*arguments))
+        self.container(function(*arguments))
 
     def _count_copied(self, *copied: Any) -> None:
         self.may_copy -= sum(map(len, copied))
@@ -580,10 +515,10 @@ class _Unpickler:
 
     def storage(self) -> None:
         persistent_id = self.stack.pop()
-        if not isinstance(persistent_id, tuple) or len(persistent_id) != 5 or not isinstance(persistent_id[1], _Name):
+        if not isinstance(persistent_id, tuple) or len(persistent_id) != 5:
             raise CheckpointError("the description of a storage is invalid")
-        _, name, key, _, count = persistent_id
-        self.stack.append(_Storage(self.archive.storage(key, name.dtype, count)))
+        _, dtype, key, _, count = persistent_id
+        self.stack.append(self.archive.storage(key, dtype, count))
 
     def attributes(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
@@ -591,7 +526,7 @@ class _Unpickler:
             self._count_copied(state[-1])
             fill(target, state)
         elif isinstance(target, np.dtype):
-            check_state_of_kind(state)
+            check_dtype_state(state)
         elif type(target) is not OrderedDict or type(state) is not dict or set(state) != {"_metadata"}:
             raise CheckpointError("it changes an object in a way that is not allowed")
         elif not isinstance(state["_metadata"], dict):
@@ -618,9 +553,9 @@ _INSTRUCTIONS: dict[bytes, Callable[[_Unpickler], None]] = {
     pickle.NONE: lambda reader: reader.constant(None),
     pickle.NEWTRUE: lambda reader: reader.constant(True),
     pickle.NEWFALSE: lambda reader: reader.constant(False),
-    pickle.BININT1: _Unpickler.byte,
-    pickle.BININT2: _Unpickler.short,
-    pickle.BININT: _Unpickler.integer,
+    pickle.BININT1: lambda reader: reader.integer(1),
+    pickle.BININT2: lambda reader: reader.integer(2),
+    pickle.BININT: lambda reader: reader.integer(4, signed=True),
     pickle.LONG1: _Unpickler.long_integer,
     pickle.BINFLOAT: _Unpickler.real,
     pickle.BINUNICODE: _Unpickler.text,
@@ -628,33 +563,24 @@ _INSTRUCTIONS: dict[bytes, Callable[[_Unpickler], None]] = {
     pickle.EMPTY_TUPLE: lambda reader: reader.constant(()),
     pickle.EMPTY_LIST: lambda reader: reader.container([]),
     pickle.EMPTY_DICT: lambda reader: reader.container({}),
-    pickle.TUPLE: _Unpickler.tuple_since_mark,
+    pickle.TUPLE: lambda reader: reader.constant(tuple(reader.since_mark())),
     pickle.TUPLE1: lambda reader: reader.tuple_of(1),
     pickle.TUPLE2: lambda reader: reader.tuple_of(2),
     pickle.TUPLE3: lambda reader: reader.tuple_of(3),
-    pickle.APPEND: _Unpickler.append,
-    pickle.APPENDS: _Unpickler.appends,
-    pickle.SETITEM: _Unpickler.set_item,
-    pickle.SETITEMS: _Unpickler.set_items,
-    pickle.BINPUT: _Unpickler.put,
-    pickle.LONG_BINPUT: _Unpickler.put_long,
-    pickle.BINGET: _Unpickler.get,
-    pickle.LONG_BINGET: _Unpickler.get_long,
+    pickle.APPEND: lambda reader: reader.extend([reader.stack.pop()]),
+    pickle.APPENDS: lambda reader: reader.extend(reader.since_mark()),
+    pickle.SETITEM: lambda reader: reader.update([reader.stack.pop(-2), reader.stack.pop()]),
+    pickle.SETITEMS: lambda reader: reader.update(reader.since_mark()),
+    pickle.BINPUT: lambda reader: reader.put(1),
+    pickle.LONG_BINPUT: lambda reader: reader.put(4),
+    pickle.BINGET: lambda reader: reader.get(1),
+    pickle.LONG_BINGET: lambda reader: reader.get(4),
     pickle.GLOBAL: _Unpickler.name,
     pickle.REDUCE: _Unpickler.call,
     pickle.BINPERSID: _Unpickler.storage,
     pickle.BUILD: _Unpickler.attributes,
 }
 """The supported instructions of a pickle."""
-
-
-def check_tree(value: Any) -> None:
-    """Raise `CheckpointError` if a value contains itself, is nested too deep, or is too large.
-
-    Args:
-        value: value of containers, tensors, arrays, texts and numbers. A container counts for each occurrence.
-    """
-    _Tree().measure(value)
 
 
 _CONTAINERS = (dict, OrderedDict, Counter, list, tuple, set, frozenset, torch.Size)

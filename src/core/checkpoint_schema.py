@@ -137,41 +137,41 @@ def _check_gridlight_part(part: dict[str, Any]) -> None:
             raise Damaged(f"'gridlight.{name}' is not a dictionary")
 
 
-def check_like(own: Any, recorded: Any, name: str, exact: bool = True) -> None:
+def check_like(expected: Any, recorded: Any, name: str, exact: bool = True) -> None:
     """Raise an error unless a recorded state has the structure of the state of the object that will load it.
 
     Args:
-        own: the `state_dict` of the object before it is restored.
+        expected: the `state_dict` of the object before it is restored.
         recorded: the state in a checkpoint.
         name: name of the state, for the error.
         exact: refuse parts that the object does not have. A schedule sets every part as an attribute; a callback may have
             parts that are created during training, such as the path of a checkpoint.
     """
-    if isinstance(own, Mapping):
+    if isinstance(expected, Mapping):
         if not isinstance(recorded, Mapping):
             raise Damaged(f"{name} is not a dictionary")
         for key, value in recorded.items():
-            if key in own:
-                check_like(own[key], value, f"{name}.{key}", exact)
-            elif own and exact:
+            if key in expected:
+                check_like(expected[key], value, f"{name}.{key}", exact)
+            elif expected and exact:
                 raise Damaged(f"{name} has no part {str(key)[:60]!r}")
-    elif isinstance(own, list | tuple):
+    elif isinstance(expected, list | tuple):
         if not isinstance(recorded, list | tuple):
             raise Damaged(f"{name} is not a list")
-        if own and all(is_scalar(value) for value in own) and not all(is_scalar(value) for value in recorded):
+        if expected and all(is_scalar(value) for value in expected) and not all(is_scalar(value) for value in recorded):
             raise Damaged(f"{name} contains values that are not numbers")
-        if own and all(isinstance(value, Mapping) for value in own):
-            if len(own) != len(recorded):
-                raise Damaged(f"{name} has {len(recorded)} parts, not {len(own)}")
-            for own_value, value in zip(own, recorded, strict=True):
-                check_like(own_value, value, name, exact)
-    elif is_scalar(own):
-        if not (is_scalar(recorded) or (recorded is None and isinstance(own, bool))):
+        if expected and all(isinstance(value, Mapping) for value in expected):
+            if len(expected) != len(recorded):
+                raise Damaged(f"{name} has {len(recorded)} parts, not {len(expected)}")
+            for expected_value, value in zip(expected, recorded, strict=True):
+                check_like(expected_value, value, name, exact)
+    elif is_scalar(expected):
+        if not (is_scalar(recorded) or (recorded is None and isinstance(expected, bool))):
             raise Damaged(f"{name} is not a number")
-    elif isinstance(own, str):
+    elif isinstance(expected, str):
         if not isinstance(recorded, str | None):
             raise Damaged(f"{name} is not a string")
-    elif own is not None and recorded is not None and not isinstance(recorded, type(own)):
+    elif expected is not None and recorded is not None and not isinstance(recorded, type(expected)):
         raise Damaged(f"{name} is of a wrong type")
 
 
@@ -215,8 +215,9 @@ def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any], steps: in
     for group in optimizer.param_groups:
         expected = _state_per_parameter(optimizer, group)
         parameters += [(parameter, expected) for parameter in group["params"]]
-    if steps and not recorded["state"] and any(expected for _, expected in parameters):
-        raise Damaged(f"the state of an optimizer is empty, after {steps} steps")
+    stateful = {number for number, (_, expected) in enumerate(parameters) if expected}
+    if steps and (missing := stateful - recorded["state"].keys() - set(recorded.get(WITHOUT_STATE, ()))):
+        raise Damaged(f"the state of an optimizer is missing for {len(missing)} of {len(parameters)} parameters")
     for number, state in recorded["state"].items():
         if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(state, dict):
             raise Damaged("the state of an optimizer belongs to no parameter")
@@ -227,6 +228,17 @@ def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any], steps: in
             raise Damaged("the state of an optimizer is incomplete")
         if not all(_is_valid_state(value, expected[name], name, parameter) for name, value in state.items()):
             raise Damaged("the state of an optimizer does not fit its parameters")
+
+
+WITHOUT_STATE = "without_state"
+"""Entry of a recorded optimizer: the parameters that have received no gradient yet, so that they have no state."""
+
+
+def list_parameters_without_state(checkpoint: Mapping[str, Any]) -> None:
+    """Add the entry `WITHOUT_STATE` to the optimizers of a new checkpoint, for `check_optimizer`."""
+    for optimizer in checkpoint.get("optimizer_states", []):
+        numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
+        optimizer[WITHOUT_STATE] = [number for number in numbers if number not in optimizer["state"]]
 
 
 _FLAGS = ("capturable", "differentiable")
@@ -273,7 +285,7 @@ def _is_valid_state(value: Any, expected: Any, name: str, parameter: Tensor) -> 
 
 def check_callback(callback: Any, state: Mapping[str, Any]) -> None:
     """Raise an error unless a recorded state fits a callback."""
-    own = callback.state_dict()
-    if missing := own.keys() - state.keys():
+    expected = callback.state_dict()
+    if missing := expected.keys() - state.keys():
         raise Damaged(f"the state of {type(callback).__name__} lacks {sorted(missing)[0]!r}")
-    check_like(own, state, f"the state of {type(callback).__name__}", exact=False)
+    check_like(expected, state, f"the state of {type(callback).__name__}", exact=False)

@@ -1,11 +1,13 @@
 """DataSpec: the properties of the data from which a model is built."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from src.core.errors import UserError
+from pydantic_core import SchemaValidator
+from pydantic_core import core_schema as core
+
+from src.core.records import check_schema, object_schema
 
 INPUTS = ("vector", "image", "sequence", "tokens")
 """The kinds of one input."""
@@ -72,53 +74,39 @@ class DataSpec:
         Raises:
             UserError: if a field is missing or invalid; the message names it.
         """
-        if not isinstance(plain, dict) or not {"task", "inputs", "input_shape", "output_shape"} <= plain.keys():
-            raise UserError("the data spec in this checkpoint is damaged: fields are missing")
-        names = {field.name for field in fields(cls)}
-        values: dict[str, Any] = {}
-        for key, value in plain.items():
-            if key not in names:
-                raise UserError(f"the data spec in this checkpoint is damaged: there is no field '{str(key)[:60]}'")
-            values[key] = tuple(value) if isinstance(value, list) else value
-            if not _CHECKS[key](values[key]):
-                raise UserError(f"the data spec in this checkpoint is damaged: '{key}' is invalid")
-        return cls(**values)
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in dict(plain).items()}
+        return cls(**check_schema(_SCHEMA, values, "the data spec in this checkpoint is damaged"))
 
 
 MAX_SIZE = 2**31
 """Upper bound of the number of elements of an input or output, and of token ids."""
 
 
-def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 < value < MAX_SIZE
+def _check_size(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if prod(shape) >= MAX_SIZE:
+        raise ValueError("too many elements")
+    return shape
 
 
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) <= 8 and all(map(_is_size, value)) and prod(value) < MAX_SIZE
-
-
-def _is_id(value: Any) -> bool:
-    return value is None or (type(value) is int and 0 <= value < MAX_SIZE)
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(name, str) for name in value)
-
-
-_CHECKS: dict[str, Callable[[Any], bool]] = {
-    "task": lambda value: isinstance(value, str),  # `src.tasks.registry.check_task` checks the name
-    "inputs": lambda value: isinstance(value, str) and value in INPUTS,
-    "input_shape": lambda value: value != () and _is_shape(value),
-    "output_shape": _is_shape,
-    "vocabulary_size": lambda value: value is None or _is_size(value),
-    "padding_id": _is_id,
-    "start_id": _is_id,
-    "end_id": _is_id,
-    "target_length": lambda value: value is None or _is_size(value),
-    "reserved_tokens": lambda value: value is not None and _is_id(value),
-    "stateful": lambda value: isinstance(value, bool),
-    "class_names": _are_names,
-    "feature_names": _are_names,
-    "target_names": _are_names,
-}
-"""Check of the value of each field."""
+_SIZE = core.int_schema(ge=1, lt=MAX_SIZE)
+_ID = core.int_schema(ge=0, lt=MAX_SIZE)
+_SHAPE = core.tuple_schema([_SIZE], variadic_item_index=0, max_length=8)
+_NAMES = core.tuple_schema([core.str_schema()], variadic_item_index=0)
+_SCHEMA = SchemaValidator(
+    object_schema(
+        required={
+            "task": core.str_schema(),  # `src.tasks.registry.check_task` checks the name
+            "inputs": core.literal_schema(list(INPUTS)),
+            "input_shape": core.no_info_after_validator_function(_check_size, _SHAPE | {"min_length": 1}),
+            "output_shape": core.no_info_after_validator_function(_check_size, _SHAPE),
+        },
+        optional={
+            **{name: core.nullable_schema(_SIZE) for name in ("vocabulary_size", "target_length")},
+            **{name: core.nullable_schema(_ID) for name in ("padding_id", "start_id", "end_id")},
+            "reserved_tokens": _ID,
+            "stateful": core.bool_schema(),
+            **{name: _NAMES for name in ("class_names", "feature_names", "target_names")},
+        },
+        others="forbid",
+    )
+)

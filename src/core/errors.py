@@ -27,7 +27,7 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
-def short(text: str, max_length: int = MAX_NAME_LENGTH) -> str:
+def truncate(text: str, max_length: int = MAX_NAME_LENGTH) -> str:
     """Return a text, truncated to a maximum length."""
     return text if len(text) <= max_length else f"{text[:max_length]}…"
 
@@ -56,7 +56,7 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     matches.sort(key=lambda match: sorted(match) != sorted(typed))  # swapped letters are the likeliest mistake
     question = f"Did you mean '{lower[matches[0]]}'? " if matches else ""
     more = len(options) - MAX_LISTED
-    listed = [*map(short, options[:MAX_LISTED]), *([f"…, {more} more"] if more > 0 else [])]
+    listed = [*map(truncate, options[:MAX_LISTED]), *([f"…, {more} more"] if more > 0 else [])]
     return f"{question}Possible: {', '.join(listed) or 'none'}."
 
 

@@ -7,6 +7,7 @@ formula, or a script. Each function returns text that the format shows literally
 import html as _html
 import json
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _CONTROL = re.compile(
@@ -109,6 +110,11 @@ def markdown_code(text: object) -> str:
     fence = "`" * (longest + 1)
     space = " " if plain.startswith("`") or plain.endswith("`") else ""
     return f"{fence}{space}{plain}{space}{fence}" if plain else ""
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of Markdown from cells that are already escaped."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
 
 
 def mathtext(text: object, max_length: int = 200) -> str:

@@ -2,8 +2,8 @@
 
 A run folder, a sweep, or a data set may contain anything: a link to a private file, a named pipe that never ends, a file of a
 terabyte. The functions below open a file from a trusted root folder, component by component, and never through a link; they
-open regular files only; and they read at most a given number of bytes. On POSIX the checks are safe against concurrent changes
-of the folder, because each component is opened relative to the one before it (``openat`` with ``O_NOFOLLOW``).
+open regular files only; and they read at most a given number of bytes. The checks are safe against concurrent changes of the
+folder, because each component is opened relative to the one before it (``openat`` with ``O_NOFOLLOW``).
 
 The root is the folder that the user named, so its path may contain links.
 """
@@ -23,12 +23,7 @@ from src.core.errors import UserError
 MAX_RECORD_BYTES = 16 * 2**20
 """Maximum size of a record (run.json, config.yaml, a line of a ledger) in bytes."""
 
-_ANCHORED = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
-_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
-_DIRECTORY = getattr(os, "O_DIRECTORY", 0)
-_NO_FILES = ("", ".", "..")
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 class UnsafeFileError(UserError):
@@ -62,46 +57,36 @@ def plain_name(name: object, kind: str = "a file name") -> str:
     return name
 
 
-def _parts(name: str | PurePath) -> list[str]:
-    """Return the components of a path below a folder; raise `UnsafeFileError` if it leaves the folder."""
-    parts = PurePath(name).parts
-    if not parts or PurePath(name).is_absolute() or any(part in ("..", "") for part in parts):
-        raise UnsafeFileError(f"{name}: this path leaves its folder")
-    return list(parts)
-
-
 @contextmanager
 def _parent_of(root: Path, name: str | PurePath, make: bool = False) -> Iterator[tuple[int | None, str]]:
-    """Yield a descriptor of the folder that holds a file, and the file's last component.
+    """Yield a descriptor of the folder that contains a file, and the file's last component.
+
+    For a file in the root itself, yield None and its path, as no folder below the root has to be opened.
 
     Args:
         root: the trusted folder.
         name: a path below it.
         make: create missing parent folders.
+
+    Raises:
+        UnsafeFileError: if the path leaves the root, or if a parent folder is a link.
     """
-    *folders, last = _parts(name)
-    if not _ANCHORED:
-        path = root
-        for folder in folders:
-            path = path / folder
-            if path.is_symlink():
-                raise _link_error(path)
-            if make:
-                path.mkdir(exist_ok=True)
-        if (path / last).is_symlink():
-            raise _link_error(path / last)
-        yield None, str(path / last)
+    *folders, last = (name if isinstance(name, PurePath) else PurePath(name)).parts or ("..",)
+    if ".." in (*folders, last) or os.path.isabs(name):
+        raise UnsafeFileError(f"{name}: this path leaves its folder")
+    if not folders:
+        yield None, os.path.join(root, last)
         return
-    descriptor = os.open(root, os.O_RDONLY | _DIRECTORY | _BINARY)
+    path = root
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        path = root
         for folder in folders:
             path = path / folder
             if make:
                 with suppress(FileExistsError):
                     os.mkdir(folder, dir_fd=descriptor)
             try:
-                inner = os.open(folder, os.O_RDONLY | _DIRECTORY | _NOFOLLOW | _BINARY, dir_fd=descriptor)
+                inner = os.open(folder, _FOLDER, dir_fd=descriptor)
             except OSError as error:
                 explained = _explain(error, path, descriptor, folder)
                 if make and isinstance(explained, NotADirectoryError):
@@ -133,29 +118,14 @@ def _explain(
     return error
 
 
-def _is_last(name: str | PurePath) -> bool:
-    """Return whether a name is one component, for which opening the parent folder is not necessary: `O_NOFOLLOW` applies to
-    the last component of a path, and the others belong to the root, which may contain links.
-    """
-    return _ANCHORED and isinstance(name, str) and name not in _NO_FILES and "/" not in name
-
-
 def _open(root: Path, name: str | PurePath, flags: int, make: bool = False) -> int:
     writing = bool(flags & (os.O_WRONLY | os.O_RDWR))
-    flags |= _NOFOLLOW | _NONBLOCK | _BINARY
-    if _is_last(name) and not make:
-        path = os.path.join(root, name)
+    path = os.path.join(root, name)
+    with _parent_of(root, name, make) as (parent, last):
         try:
-            descriptor = os.open(path, flags, 0o666)
+            descriptor = os.open(last, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=parent)
         except OSError as error:
-            raise _explain(error, Path(path), None, path, writing) from error
-    else:
-        path = str(root / name)
-        with _parent_of(root, name, make) as (parent, last):
-            try:
-                descriptor = os.open(last, flags, 0o666, dir_fd=parent)
-            except OSError as error:
-                raise _explain(error, Path(path), parent, last, writing) from error
+            raise _explain(error, Path(path), parent, last, writing) from error
     try:
         return _check_regular(descriptor, path)
     except IsADirectoryError as error:
@@ -173,16 +143,20 @@ def _check_regular(descriptor: int, path: str | Path) -> int:
     raise UnsafeFileError(f"{path}: this is not a regular file")
 
 
-def _read_bounded(file: BinaryIO, limit: int, path: Path) -> bytes:
+def _read_bounded(file: BinaryIO, limit: int, path: str | Path) -> bytes:
     """Return the contents of a file, and close it.
 
     Raises:
         UnsafeFileError: if it has more than `limit` bytes.
     """
     with file:
-        if os.fstat(file.fileno()).st_size <= limit and len(contents := file.read(limit + 1)) <= limit:
-            return contents
-    raise UnsafeFileError(f"{path}: this file has more than {limit / 2**20:,.0f} MiB, the most that is read")
+        size = os.fstat(file.fileno()).st_size
+        contents = file.read(size + 1) if size <= limit else b""
+        if len(contents) > size:  # the file has grown in the meantime
+            contents += file.read(limit + 1 - len(contents))
+    if size > limit or len(contents) > limit:
+        raise UnsafeFileError(f"{path}: this file has more than {limit / 2**20:,.0f} MiB, the most that is read")
+    return contents
 
 
 def open_below(root: Path, name: str | PurePath) -> BinaryIO:
@@ -209,7 +183,7 @@ def open_data_file(path: Path) -> BinaryIO:
         OSError: if there is no such file.
         UnsafeFileError: if it is a pipe, a device, or a socket.
     """
-    return os.fdopen(_check_regular(os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY), path), "rb")
+    return os.fdopen(_check_regular(os.open(path, os.O_RDONLY | os.O_NONBLOCK), path), "rb")
 
 
 def open_text_file(path: Path) -> BinaryIO:
@@ -252,27 +226,12 @@ def read_below(root: Path, name: str | PurePath, limit: int = MAX_RECORD_BYTES) 
         OSError: if there is no such file.
         UnsafeFileError: if it is larger, a link, or not a regular file.
     """
-    descriptor = _open(root, name, os.O_RDONLY)
-    try:
-        parts = []
-        remaining = limit + 1 if os.fstat(descriptor).st_size <= limit else 0
-        while remaining > 0 and (
-            part := os.read(descriptor, min(remaining, 1 << 20))
-        ):  # twice as fast as a file object
-            parts.append(part)
-            remaining -= len(part)
-    finally:
-        os.close(descriptor)
-    if remaining <= 0:
-        raise UnsafeFileError(f"{root / name}: this file has more than {limit / 2**20:,.0f} MiB, the most that is read")
-    return b"".join(parts)
+    return _read_bounded(open_below(root, name), limit, os.path.join(root, name))
 
 
 def is_file_below(root: Path, name: str | PurePath) -> bool:
     """Return whether there is a regular file that `open_below` would open."""
     try:
-        if _is_last(name):
-            return stat.S_ISREG(os.lstat(os.path.join(root, name)).st_mode)
         with _parent_of(root, name) as (parent, last):
             return stat.S_ISREG(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode)
     except (OSError, UserError):
@@ -310,7 +269,7 @@ def create_below(root: Path, name: str | PurePath, make: bool = False) -> Binary
 
 def sync_below(root: Path, name: str | PurePath) -> None:
     """Wait until a file is on the disk."""
-    descriptor = _open(root, name, os.O_RDWR)  # Windows cannot flush a file that is open for reading only
+    descriptor = _open(root, name, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -324,10 +283,9 @@ def move_below(root: Path, name: str | PurePath, target: str | PurePath) -> None
         OSError: if it cannot be moved.
         UnsafeFileError: if a component is a link, or if there is a folder of the new name.
     """
-    with _parent_of_entry(root, name) as (parent, last):
-        new_path = PurePath(target).name if parent is not None else str(root / target)
+    with _parent_of(root, name) as (parent, last):
         try:
-            os.replace(last, new_path, src_dir_fd=parent, dst_dir_fd=parent)
+            os.replace(last, _path_beside(last, target), src_dir_fd=parent, dst_dir_fd=parent)
         except IsADirectoryError as error:
             raise UnsafeFileError(f"{root / target}: this is a folder, and a file is expected here") from error
 
@@ -335,9 +293,13 @@ def move_below(root: Path, name: str | PurePath, target: str | PurePath) -> None
 def link_below(root: Path, name: str | PurePath, target: str | PurePath) -> None:
     """Create a hard link to a regular file in the same folder; the new name must not exist."""
     os.close(_open(root, name, os.O_RDONLY))
-    with _parent_of_entry(root, name) as (parent, last):
-        new_path = PurePath(target).name if parent is not None else str(root / target)
-        os.link(last, new_path, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+    with _parent_of(root, name) as (parent, last):
+        os.link(last, _path_beside(last, target), src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+
+
+def _path_beside(path: str, name: str | PurePath) -> str:
+    """Return a path in the same folder, with the last component of `name`."""
+    return os.path.join(os.path.dirname(path), PurePath(name).name)
 
 
 def make_folder_below(root: Path, name: str | PurePath) -> Path:
@@ -358,22 +320,11 @@ def remove_below(root: Path, name: str | PurePath) -> None:
         OSError: if it cannot be removed.
         UnsafeFileError: if it is a folder, or if a parent folder is a link.
     """
-    with suppress(FileNotFoundError), _parent_of_entry(root, name) as (parent, last):
+    with suppress(FileNotFoundError), _parent_of(root, name) as (parent, last):
         try:
             os.unlink(last, dir_fd=parent)
         except IsADirectoryError as error:
             raise UnsafeFileError(f"{root / name}: this is a folder, and a file is expected here") from error
-
-
-@contextmanager
-def _parent_of_entry(root: Path, name: str | PurePath) -> Iterator[tuple[int | None, str]]:
-    """Like `_parent_of`, but the last component may be a link."""
-    if _ANCHORED:
-        with _parent_of(root, name) as parent_and_name:
-            yield parent_and_name
-    else:
-        with _parent_of(root, PurePath(name).parent / "_"):
-            yield None, str(root / name)
 
 
 @contextmanager
@@ -437,7 +388,10 @@ def walk(root: str | os.PathLike[str], strict: bool = False) -> Iterator[tuple[s
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    (subfolders if _is_folder(entry) else others).append(entry.name)
+                    is_folder = False
+                    with suppress(OSError):  # a circular link
+                        is_folder = entry.is_dir()
+                    (subfolders if is_folder else others).append(entry.name)
                     if entry.is_symlink():
                         links.add(entry.name)
         except OSError:
@@ -450,15 +404,11 @@ def walk(root: str | os.PathLike[str], strict: bool = False) -> Iterator[tuple[s
             raise UnsafeFileError(f"{root}: its folders are nested deeper than {MAX_FOLDER_DEPTH} levels")
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a circular link
-        return False
-
-
 def links_that_leave(root: Path, allowed: Sequence[str] = ()) -> list[Path]:
     """Return the links below a folder whose target is outside of it.
+
+    This protects against libraries that write by path (W&B, CSV loggers). Gridlight's own code opens files with `open_below`
+    and similar functions, which follow no links.
 
     Args:
         root: the folder.
@@ -475,34 +425,14 @@ def links_that_leave(root: Path, allowed: Sequence[str] = ()) -> list[Path]:
             if path.is_symlink():
                 target = os.path.realpath(path)
                 leaves = target != real_root and not target.startswith(real_root + os.sep)
-                if leaves and not (_matches(path.relative_to(root), allowed) and not path.is_dir()):
+                is_allowed = any(
+                    path.relative_to(root).match(pattern)
+                    and len(path.relative_to(root).parts) == pattern.count("/") + 1
+                    for pattern in allowed
+                )
+                if leaves and not (is_allowed and not path.is_dir()):
                     links.append(path)
     return links
-
-
-def _matches(path: PurePath, patterns: Sequence[str]) -> bool:
-    """Return whether a relative path matches a pattern with the same number of components."""
-    return any(path.match(pattern) and len(path.parts) == len(PurePath(pattern).parts) for pattern in patterns)
-
-
-def refuse_links_that_leave(root: Path, purpose: str, allowed: Sequence[str] = ()) -> None:
-    """Raise an error if links below a folder point out of it.
-
-    This protects against libraries that write by path (W&B, CSV loggers). Gridlight's own code opens files with `open_below`
-    and similar functions, which follow no links.
-
-    Args:
-        root: the folder.
-        purpose: the refused operation, such as ``resume``.
-        allowed: as in `links_that_leave`.
-
-    Raises:
-        UnsafeFileError: if there is such a link; the message names it.
-    """
-    if links := links_that_leave(root, allowed):
-        raise UnsafeFileError(
-            f"{links[0]}: this link points out of the folder, so {purpose} is refused. Remove it, or replace it by a copy"
-        )
 
 
 def _copy_contents(source: BinaryIO, target: BinaryIO) -> None:

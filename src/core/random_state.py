@@ -48,22 +48,24 @@ def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
 def _check_generators(python: tuple[Any, ...], numpy: dict[str, Any], key: Tensor, cpu: Tensor, cuda: object) -> None:
     """Check values that the generators themselves do not check, or only after they have changed."""
     version, integers, gauss = python
-    if version != 3 or len(integers) != 625 or not 0 <= integers[-1] <= 624:
-        raise ValueError("Python's is damaged")
-    if not (gauss is None or type(gauss) is float) or any(not 0 <= integer < 2**32 for integer in integers):
-        raise ValueError("Python's is damaged")
     position = numpy["state"]["pos"]
-    if set(numpy) != {"bit_generator", "state", "has_gauss", "gauss"} or numpy["bit_generator"] != "MT19937":
-        raise ValueError("NumPy's is damaged")
-    if key.dtype != torch.int64 or key.shape != (624,) or type(position) is not int or not 0 <= position <= 624:
-        raise ValueError("NumPy's is damaged")
-    if (
-        type(numpy["has_gauss"]) is not int
-        or type(numpy["gauss"]) is not float
-        or set(numpy["state"]) != {"key", "pos"}
-    ):
-        raise ValueError("NumPy's is damaged")
-    if not isinstance(cpu, Tensor) or cpu.dtype != torch.uint8 or cpu.shape != torch.get_rng_state().shape:
-        raise ValueError("torch's is damaged")
-    if not (cuda is None or (isinstance(cuda, Tensor) and cuda.dtype == torch.uint8 and cuda.shape == (16,))):
-        raise ValueError("that of the GPU is damaged")
+    is_valid = {
+        "Python's": version == 3
+        and len(integers) == 625
+        and all(0 <= integer < 2**32 for integer in integers)
+        and integers[-1] <= 624
+        and (gauss is None or type(gauss) is float),
+        "NumPy's": set(numpy) == {"bit_generator", "state", "has_gauss", "gauss"}
+        and numpy["bit_generator"] == "MT19937"
+        and set(numpy["state"]) == {"key", "pos"}
+        and (key.dtype, key.shape) == (torch.int64, (624,))
+        and (type(position) is int and 0 <= position <= 624)
+        and type(numpy["has_gauss"]) is int
+        and type(numpy["gauss"]) is float,
+        "torch's": isinstance(cpu, Tensor) and (cpu.dtype, cpu.shape) == (torch.uint8, torch.get_rng_state().shape),
+        "that of the GPU": cuda is None
+        or (isinstance(cuda, Tensor) and (cuda.dtype, cuda.shape) == (torch.uint8, (16,))),
+    }
+    for name, valid in is_valid.items():
+        if not valid:
+            raise ValueError(f"{name} is damaged")

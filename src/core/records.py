@@ -48,22 +48,18 @@ def parse_json(text: bytes | str, name: object) -> Any:
         RecordError: if it is not JSON, is nested deeper than `MAX_DEPTH`, or has an integer that does not fit into a float.
     """
     try:
-        value = from_json(text)
-    except (ValueError, TypeError):
-        value = _parse_with_json(text, name)  # several times slower, but accepts single surrogates
-    _check_values(value, name)
-    return value
-
-
-def _parse_with_json(text: bytes | str, name: object) -> Any:
-    try:
-        return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+        try:
+            value = from_json(text)
+        except (ValueError, TypeError):  # the parser of Python is several times slower, but accepts single surrogates
+            value = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise RecordError(f"{name}: this is not UTF-8 text (byte {error.start})") from error
     except RecursionError as error:
         raise RecordError(f"{name}: nested deeper than {MAX_DEPTH} levels") from error
     except ValueError as error:
         raise RecordError(f"{name}: this is not JSON ({error})") from error
+    _check_values(value, name)
+    return value
 
 
 def object_schema(
@@ -102,7 +98,7 @@ def check_schema(schema: SchemaValidator, value: Any, name: object) -> Any:
         raise RecordError(f"{name}: {key}: {first['msg']}" if key else f"{name}: {first['msg']}") from error
 
 
-_MAX_INTEGER = 10**300
+MAX_INTEGER = 10**300
 
 
 def _check_values(value: Any, name: object) -> None:
@@ -111,7 +107,7 @@ def _check_values(value: Any, name: object) -> None:
     for _ in range(MAX_DEPTH + 1):
         values = [item for inner in level for item in (inner.values() if type(inner) is dict else inner)]
         for item in values:
-            if type(item) is int and not -_MAX_INTEGER < item < _MAX_INTEGER:
+            if type(item) is int and not -MAX_INTEGER < item < MAX_INTEGER:
                 raise RecordError(f"{name}: an integer has more than 300 digits")
         level = [item for item in values if type(item) is dict or type(item) is list]
         if not level:
@@ -225,16 +221,7 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
 
 
-def _integer(loader: Any, node: Any) -> int:
-    return int(node.value)
-
-
-def _number(loader: Any, node: Any) -> float:
-    return float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
-_Loader.add_constructor("tag:yaml.org,2002:float", _number)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 
 
 def parse_yaml(text: bytes | str, name: object) -> Any:

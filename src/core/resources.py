@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,25 +18,23 @@ _REFS = Path("/proc/self/clear_refs")
 
 def available_memory() -> int:
     """Return the memory in bytes that this process can allocate: that of the machine, or of its container if that is less."""
-    limits = [_free_memory(), _free_container_memory()]
-    return min(limit for limit in limits if limit is not None)
+    available = _read_size(_MEMINFO, "MemAvailable")
+    if available is None:  # the system does not report it
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    with suppress(OSError, ValueError):  # not in a container, or in one without a limit
+        limit, used = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        available = min(available, max(limit - used, 0))
+    return available
 
 
-def _free_memory() -> int:
-    if _MEMINFO.is_file():
-        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
-        if "MemAvailable" in lines:
-            return int(lines["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # the system does not report it
-
-
-def _free_container_memory() -> int | None:
-    try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        used = int((_CGROUP / "memory.current").read_text())
-        return None if limit == "max" else max(int(limit) - used, 0)
-    except (OSError, ValueError):
-        return None
+def _read_size(file: Path, name: str) -> int | None:
+    """Return an entry of a file of /proc in bytes; None if there is none."""
+    with suppress(OSError):
+        for entry in file.read_text().splitlines():
+            key, _, value = entry.partition(":")
+            if key == name:
+                return int(value.split()[0]) * 1024
+    return None
 
 
 def fits_in_memory(needed: int, share: float, name: str) -> bool:
@@ -108,12 +107,8 @@ def check_generated_size(needed: int, source: str) -> None:
 
 def resident_memory(peak: bool = False) -> int:
     """Return the resident memory of this process in bytes, or its peak since `reset_peak_memory`."""
-    if not _STATUS.is_file():
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS reports only the peak, in bytes
-    lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
-    return int(lines["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
+    size = _read_size(_STATUS, "VmHWM" if peak else "VmRSS")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if size is None else size  # macOS has the peak, in bytes
 
 
 def reset_peak_memory() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from src.core.errors import UserError, nearest, short
+from src.core.errors import UserError, nearest, truncate
 
 MAX_DIGITS = 300
 """Largest number of digits of a class name that is sorted as a number."""
@@ -23,7 +23,7 @@ def classes_of(labels: Iterable[str], where: str) -> tuple[str, ...]:
     """
     names = set(labels)
     if len(names) < 2:
-        name = short(next(iter(names), ""))
+        name = truncate(next(iter(names), ""))
         raise UserError(f"{where}: training has one class only, '{name}'; there must be two or more")
     if all(name.isdecimal() and len(name) <= MAX_DIGITS for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
@@ -39,5 +39,7 @@ def class_numbers(labels: Sequence[str], classes: Sequence[str], where: str) -> 
     numbers = {name: number for number, name in enumerate(classes)}
     for label in labels:
         if label not in numbers:
-            raise UserError(f"{where} has the class '{short(label)}', which training lacks. {nearest(label, classes)}")
+            raise UserError(
+                f"{where} has the class '{truncate(label)}', which training lacks. {nearest(label, classes)}"
+            )
     return torch.tensor([numbers[label] for label in labels], dtype=torch.int64)

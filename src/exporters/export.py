@@ -1,11 +1,14 @@
 """Export the best weights of a run as programs, with a model card."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.core.errors import UserError
-from src.core.files import make_folder_below, write_below
+from src.core.files import write_below
+from src.exporters.model_card import model_card
+from src.run_store.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from src.exporters.programs import Exported
@@ -22,11 +25,7 @@ def export(path: Path, formats: Sequence[str] | None = None, target: Path | None
     Raises:
         UserError: if there is no such run, if its model cannot be exported, or if the folder cannot be written.
     """
-    from importlib.util import find_spec
-
-    from src.exporters import programs
-    from src.exporters.model_card import model_card
-    from src.run_store.run_folder import RunFolder
+    from src.exporters import programs  # lazy: loads torch
     from src.training.inference import load
 
     if path.is_file():
@@ -36,21 +35,21 @@ def export(path: Path, formats: Sequence[str] | None = None, target: Path | None
         has_onnx = find_spec("onnxruntime") and find_spec("onnxscript")
         formats = [name for name in programs.FORMATS if name != "onnx" or has_onnx]
     loaded = load(path)
+    root = target or run.path
+    folder = target or run.path / "export"
     try:
-        folder = target or make_folder_below(run.path, "export")
-        exported = programs.export(loaded, folder, formats)
+        exported = programs.export(loaded, folder, formats, root)
+        files = {
+            program.file.name: f"{program.format}; outputs differ by at most {program.difference:.1g} from the model's on "
+            f"{program.examples} examples of the test split"
+            for program in exported
+        }
+        card = model_card(run, loaded.config.plain(), loaded.model.spec, usage(exported, loaded.model.spec.task), files)
+        write_below(root, (folder / "README.md").relative_to(root), card)
     except OSError as error:
-        unwritable = error.filename or target or run.path
         raise UserError(
-            f"{unwritable}: cannot be written: {error.strerror}. Choose another folder with --to FOLDER"
+            f"{error.filename or folder}: cannot be written: {error.strerror}. Choose another folder with --to FOLDER"
         ) from error
-    files = {
-        program.file.name: f"{program.format}; outputs differ by at most {program.difference:.1g} from the model's on "
-        f"{program.examples} examples of the test split"
-        for program in exported
-    }
-    card = model_card(run, loaded.config.plain(), loaded.model.spec, usage(exported, loaded.model.spec.task), files)
-    write_below(folder, "README.md", card)
     return exported
 
 

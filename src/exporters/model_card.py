@@ -3,12 +3,12 @@
 The headings are those of Mitchell et al., Model Cards for Model Reporting (2019), as far as a run records their content.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from src.core.console import number
 from src.core.data_spec import DataSpec
-from src.core.escape import markdown, markdown_code
+from src.core.escape import markdown, markdown_code, markdown_table
 from src.run_store.filters import flatten
 from src.run_store.run_folder import RunFolder
 from src.tasks.registry import TASKS
@@ -62,7 +62,7 @@ def _results(record: Mapping[str, Any]) -> str:
     note = f"\n\nOf the best epoch ({epoch + 1}) by {markdown(record.get('monitor'))}." if epoch is not None else ""
     if not rows:
         return "Not evaluated: the run did not finish."
-    return _table(["metric", "train", "val", "test"], rows) + note
+    return markdown_table(["metric", "train", "val", "test"], rows) + note
 
 
 def _model(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
@@ -96,7 +96,7 @@ def _settings(section: Mapping[str, Any], only_active: bool = False) -> str:
         for key, value in flatten(section)
         if key.rpartition(".")[2] != "_target_" and (not only_active or value not in (None, 0, False))
     ]
-    return _table(["setting", "value"], rows)
+    return markdown_table(["setting", "value"], rows)
 
 
 def _names(spec: DataSpec) -> str:
@@ -121,10 +121,4 @@ def _provenance(folder: RunFolder) -> str:
         "packages": ", ".join(f"{name} {text}" for name, text in (record.get("packages") or {}).items()),
         "machine": (record.get("hardware") or {}).get("cpu"),
     }
-    return _table(["", ""], [[name, markdown_code(value)] for name, value in rows.items() if value])
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table of cells that are already Markdown."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(["", ""], [[name, markdown_code(value)] for name, value in rows.items() if value])

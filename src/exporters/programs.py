@@ -50,7 +50,9 @@ class Exported:
     examples: int
 
 
-def export(loaded: "LoadedModel", folder: Path, formats: Sequence[str] = FORMATS) -> list[Exported]:
+def export(
+    loaded: "LoadedModel", folder: Path, formats: Sequence[str] = FORMATS, root: Path | None = None
+) -> list[Exported]:
     """Write a trained model as programs, and compare their outputs with the model's on examples of the test split.
 
     Batches may have any size; texts and translations may have any length.
@@ -59,6 +61,7 @@ def export(loaded: "LoadedModel", folder: Path, formats: Sequence[str] = FORMATS
         loaded: model with its data.
         folder: folder for the files; a link at the path of a file is replaced.
         formats: formats of `FORMATS`.
+        root: parent of `folder` below which no link is followed; by default `folder` itself.
 
     Raises:
         UserError: if the model cannot be exported, if a package is missing, or if outputs differ.
@@ -69,17 +72,23 @@ def export(loaded: "LoadedModel", folder: Path, formats: Sequence[str] = FORMATS
     name = type(model).__name__
     batches = _examples(loaded)
     inputs = tuple(batches[0].inputs)
-    names = _names(batches[0])
+    names = batches[0]._fields[: len(inputs)]
+    batch_size = torch.export.Dim("batch", min=1)
+    sizes: list[dict[int, Any]] = [{0: batch_size} for _ in inputs]
+    for tensor, variable_sizes in zip(inputs, sizes, strict=True):
+        if tensor.dim() > 1 and not isinstance(batches[0], LabelledBatch):
+            variable_sizes[1] = torch.export.Dim.AUTO  # time
     with _quiet():
         try:
             program = torch.export.export(
-                _FORWARD[len(inputs)](model), inputs, dynamic_shapes=_dynamic_shapes(batches[0]), strict=False
+                _FORWARD[len(inputs)](model), inputs, dynamic_shapes=tuple(sizes), strict=False
             )
         except Exception as error:
             padded = loaded.model.spec.inputs == "tokens" and loaded.model.spec.padding_id is not None
             hint = ". Perhaps it packs padded sequences by their lengths, which depends on the data" if padded else ""
             raise UserError(f"{name} cannot be exported: {_reason(error)}{hint}") from error
-    folder.mkdir(parents=True, exist_ok=True)
+    root = root or folder
+    root.mkdir(parents=True, exist_ok=True)
     exported = []
     # The libraries follow links at the path they write to: they write into an empty folder, and the files are copied from it.
     with TemporaryDirectory() as scratch:
@@ -91,10 +100,11 @@ def export(loaded: "LoadedModel", folder: Path, formats: Sequence[str] = FORMATS
                 except Exception as error:
                     raise UserError(f"{name} cannot be exported to {format}: {_reason(error)}") from error
             difference = max(_difference(model, run, batch, f"{name} as {format}") for batch in batches)
-            with file.open("rb") as source, replace_below(folder, file.name) as target:
+            path = folder / file.name
+            with file.open("rb") as source, replace_below(root, path.relative_to(root), make=True) as target:
                 shutil.copyfileobj(source, target)
             examples = sum(len(batch[0]) for batch in batches)
-            exported.append(Exported(format, folder / file.name, _shapes(program, names), difference, examples))
+            exported.append(Exported(format, path, _shapes(program, names), difference, examples))
     return exported
 
 
@@ -110,23 +120,6 @@ def _examples(loaded: "LoadedModel") -> list[Batch]:
         converted = (tensor.to(loaded.model.dtype) if tensor.is_floating_point() else tensor for tensor in batch)
         batches.append(type(batch)(*converted))
     return batches
-
-
-def _names(batch: Batch) -> list[str]:
-    """Return the names of the inputs: the fields of the batch that the model reads."""
-    return list(batch._fields[: len(batch.inputs)])
-
-
-def _dynamic_shapes(batch: Batch) -> tuple[dict[int, Any], ...]:
-    """Return the dimensions of variable size: the batch and, for sequences, time."""
-    size = torch.export.Dim("batch", min=1)
-    shapes: list[dict[int, Any]] = []
-    for tensor in batch.inputs:
-        shape: dict[int, Any] = {0: size}
-        if tensor.dim() > 1 and not isinstance(batch, LabelledBatch):
-            shape[1] = torch.export.Dim.AUTO
-        shapes.append(shape)
-    return tuple(shapes)
 
 
 def _shapes(program: Any, names: Sequence[str]) -> dict[str, list[str]]:

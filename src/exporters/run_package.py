@@ -13,7 +13,7 @@ from src.core.console import echo, shown
 from src.core.errors import UserError
 from src.core.files import copy_tree_below
 from src.exporters.model_card import model_card
-from src.run_store.archive import StoredRun, size
+from src.run_store.archive import StoredRun, folder_size
 from src.run_store.provenance import DIFF_LIMIT, run_git
 
 CODE = ("src", "conf", "hydra_plugins", "pyproject.toml", "constraints.txt", "README.md")
@@ -30,9 +30,9 @@ python3 -m venv .venv
 ```
 
 `predict` needs only the checkpoint. The data are not in this folder: `evaluate` and `rerun` read them from the paths in
-the config, which `datamodule.path=…` or `paths.data=…` replaces.{own}"""
+the config, which `datamodule.path=…` or `paths.data=…` replaces.{extensions}"""
 
-_OWN = """
+_EXTENSIONS = """
 
 The run uses modules that are not part of Gridlight and not in this folder. Install them first: `--trust` lets the config of the
 run import them."""
@@ -71,7 +71,7 @@ def pack(run: StoredRun, target: Path, apply_changes: bool = False) -> None:
     loaded = load(run.path)
     target.mkdir(parents=True)
     try:
-        needed, free = size(run.path), shutil.disk_usage(target).free
+        needed, free = folder_size(run.path), shutil.disk_usage(target).free
         if needed > free:
             raise UserError(f"{target}: {free / 1e6:,.0f} MB are free, and the run has {needed / 1e6:,.0f} MB")
         copy_tree_below(run.path, target / "run", leave_out=("wandb",))
@@ -82,24 +82,23 @@ def pack(run: StoredRun, target: Path, apply_changes: bool = False) -> None:
         }
         config = loaded.config.plain()
         trust = trust_flag(config)
-        use = _USE.format(trust=trust, own=_OWN if trust else "")
+        use = _USE.format(trust=trust, extensions=_EXTENSIONS if trust else "")
         card = model_card(run.folder, config, loaded.model.spec, use, files)
         (target / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
     echo(f"code/: {code}")
-    echo(f"{shown(target.absolute())}: {size(target) / 1e6:.1f} MB; start with its README.md")
+    echo(f"{shown(target.absolute())}: {folder_size(target) / 1e6:.1f} MB; start with its README.md")
 
 
 def _write_code(run: StoredRun, target: Path, apply_changes: bool) -> str:
     """Write the code of the run if git has it, else the current code; return a description."""
-    git = run.record.get("git")
-    git = git if isinstance(git, dict) else {}
-    revision, diff = git.get("revision"), git.get("diff") or ""
+    git = run.record.get("git") or {}
+    revision, diff = git.get("revision", ""), git.get("diff", "")
     target.mkdir()
     reason = "the code of the run is not complete in git"
-    if not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
+    if not _REVISION.fullmatch(revision):
         reason = "the run records no revision"
     elif git.get("diff_complete") and not git.get("untracked"):
         if not diff or not apply_changes:
@@ -143,14 +142,10 @@ def _extract_revision(revision: str, target: Path) -> bool:
     return True
 
 
-def _is_text_diff(diff: object) -> bool:
+def _is_text_diff(diff: str) -> bool:
     """Return whether a recorded diff only changes the text of regular files."""
-    return (
-        isinstance(diff, str)
-        and len(diff) <= DIFF_LIMIT
-        and "GIT binary patch" not in diff
-        and all(mode.strip() in _FILE_MODES for mode in _MODE.findall(diff))
-    )
+    modes = [mode.strip() for mode in _MODE.findall(diff)]
+    return len(diff) <= DIFF_LIMIT and "GIT binary patch" not in diff and set(modes) <= set(_FILE_MODES)
 
 
 def _apply_diff(target: Path, diff: str) -> bool:

@@ -128,13 +128,13 @@ class Member:
         for callback in trainer.callbacks:
             callback.setup(trainer, model, "fit")  # type: ignore[arg-type]
         if checkpoint is not None:
-            with name_errors(self.folder.last_checkpoint):
+            with name_errors(self.folder.checkpoint("last")):
                 self._restore(checkpoint)
         trainer.optimizers, schedules = build_optimization(model, model.spec.task, self.config, trainer)  # type: ignore[arg-type]
         mark_stepped(self.optimizer)
         trainer.lr_scheduler_configs = [LRSchedulerConfig(**schedule) for schedule in schedules]
         if checkpoint is not None:
-            with name_errors(self.folder.last_checkpoint):
+            with name_errors(self.folder.checkpoint("last")):
                 self._restore_optimization(checkpoint)
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:

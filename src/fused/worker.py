@@ -98,7 +98,7 @@ def _train_members(assignment: Assignment, send: Send) -> None:
     for member, config in zip(assignment.members, configs, strict=True):
         try:
             folder = open_started_run(member.folder)
-            state = load_checkpoint(folder.last_checkpoint) if folder and folder.has_checkpoint("last") else None
+            state = load_checkpoint(folder.checkpoint("last")) if folder and folder.has_checkpoint("last") else None
         except Exception as error:  # as a separate run it fails as any run does
             send(Rejected(member.number, first_line(error)))
             continue

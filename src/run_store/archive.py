@@ -5,9 +5,9 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,6 @@ class StoredRun:
     """A run on disk."""
 
     folder: RunFolder
-    outputs: Path = field(compare=False)
 
     @property
     def path(self) -> Path:
@@ -49,8 +48,8 @@ class StoredRun:
     @cached_property
     def status(self) -> str:
         """The status of the run; a run that was killed is ``interrupted``."""
-        recorded = str(self.record.get("status") or "unknown")
-        return "interrupted" if recorded == "running" and not self.folder.alive else recorded
+        is_killed = self.record["status"] == "running" and not self.folder.alive
+        return "interrupted" if is_killed else str(self.record["status"])
 
     @property
     def sweep(self) -> str | None:
@@ -65,18 +64,15 @@ class StoredRun:
 
     @property
     def tags(self) -> list[str]:
-        tags = self.record["tags"] if "tags" in self.record else self.config.get("tags")
-        return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+        return list(self.record.get("tags", self.config.get("tags")) or [])
 
     @property
     def notes(self) -> str | None:
-        notes = self.record["notes"] if "notes" in self.record else self.config.get("notes")
-        return notes if isinstance(notes, str) else None
+        return self.record.get("notes", self.config.get("notes"))
 
     def option(self, group: str) -> str:
         """Return the option chosen for a config group, such as ``mlp`` for ``model``; ``?`` if there is none."""
-        section = self.config.get(group)
-        return str(section.get("name", "?")) if isinstance(section, dict) else "?"
+        return (self.config.get(group) or {}).get("name") or "?"
 
     @property
     def archived(self) -> bool:
@@ -100,7 +96,7 @@ class StoredRun:
         }
 
 
-def runs_in(outputs: Path) -> list[StoredRun]:
+def list_runs(outputs: Path) -> list[StoredRun]:
     """Return all runs below a folder, the oldest first. Log a warning for each run that cannot be opened.
 
     Raises:
@@ -113,15 +109,13 @@ def runs_in(outputs: Path) -> list[StoredRun]:
         if folder.name.startswith(_DELETED) or not os.path.lexists(folder / "config.yaml"):
             continue
         try:
-            run_folder = RunFolder.open(folder)
-            run_folder.root = outputs.absolute()
-            runs.append(StoredRun(run_folder, outputs))
+            runs.append(StoredRun(RunFolder.open(folder, root=outputs.absolute())))
         except UserError as error:
             log.warning("left out: %s", error)
     return sorted(runs, key=lambda run: str(run.record.get("started")))
 
 
-def select(runs: Sequence[StoredRun], conditions: Sequence[str]) -> list[StoredRun]:
+def filter_runs(runs: Sequence[StoredRun], conditions: Sequence[str]) -> list[StoredRun]:
     """Return the runs that match all conditions.
 
     Raises:
@@ -149,12 +143,12 @@ def find_runs(references: Sequence[str], outputs: Path) -> list[StoredRun]:
             raise UserError("an empty name selects no run")
         path = Path(reference)
         if (path / "config.yaml").is_file():
-            selected[path.absolute()] = StoredRun(RunFolder.open(path), outputs)
+            selected[path.absolute()] = StoredRun(RunFolder.open(path))
             continue
         if path.is_dir():
-            runs = runs_in(path.absolute())
+            runs = list_runs(path.absolute())
         else:
-            all_runs = runs_in(outputs) if all_runs is None else all_runs
+            all_runs = list_runs(outputs) if all_runs is None else all_runs
             runs = _find(reference, all_runs, outputs)
         if not runs:
             raise UserError(f"{reference}: there are no runs in this folder")
@@ -165,7 +159,7 @@ def find_runs(references: Sequence[str], outputs: Path) -> list[StoredRun]:
 def _find(reference: str, all_runs: Sequence[StoredRun], outputs: Path) -> list[StoredRun]:
     """Return the runs that match a condition, belong to a sweep of this name, or have this name."""
     if any(sign in reference for sign in "=<>"):
-        if runs := select(all_runs, [reference]):
+        if runs := filter_runs(all_runs, [reference]):
             return runs
         raise UserError(f"{reference}: no run in {shown(outputs.absolute())} matches")
     if runs := [run for run in all_runs if run.sweep == reference]:
@@ -181,7 +175,7 @@ def _find(reference: str, all_runs: Sequence[StoredRun], outputs: Path) -> list[
     return runs
 
 
-def change(run: StoredRun, **entries: Any) -> None:
+def update_record(run: StoredRun, **entries: Any) -> None:
     """Change entries of the record of a run that is not running.
 
     Raises:
@@ -194,24 +188,21 @@ def change(run: StoredRun, **entries: Any) -> None:
             raise UserError(f"{run.path / 'run.json'}: cannot be written: {error.strerror}") from error
 
 
-def archive(run: StoredRun, back: bool = False) -> None:
-    """Hide a run from lists, or show it again if `back`. Its files are not moved."""
-    change(run, archived=None if back else datetime.now(UTC).isoformat(timespec="seconds"))
+def set_archived(run: StoredRun, archived: bool) -> None:
+    """Hide a run from lists, or show it again. Its files are not moved."""
+    update_record(run, archived=datetime.now(UTC).isoformat(timespec="seconds") if archived else None)
 
 
-def size(path: Path) -> int:
+def folder_size(path: Path) -> int:
     """Return the size of a folder in bytes; a file with two hard links counts once."""
-    files = {(info.st_dev, info.st_ino): info.st_size for info in _files(path)}
-    return sum(files.values())
-
-
-def _files(path: Path) -> Iterator[Any]:
+    sizes: dict[tuple[int, int], int] = {}
     for folder, _, names in walk(path):
         for name in names:
             with suppress(OSError):
                 info = os.lstat(os.path.join(folder, name))
                 if stat.S_ISREG(info.st_mode):
-                    yield info
+                    sizes[info.st_dev, info.st_ino] = info.st_size
+    return sum(sizes.values())
 
 
 SWEEP_FILES = ("ledger.jsonl", "states.jsonl", "study.journal", "report.html", ".lock")
@@ -222,7 +213,7 @@ _DELETED = ".deleted-"
 """Prefix of the name of a run folder while it is deleted."""
 
 
-def emptied_sweeps(runs: Sequence[StoredRun]) -> list[Path]:
+def sweeps_left_empty(runs: Sequence[StoredRun]) -> list[Path]:
     """Return the folders of the sweeps that have no runs left after the given runs are deleted."""
     paths = {run.path for run in runs}
     sweeps = {run.path.parent for run in runs if run.sweep is not None}
@@ -231,16 +222,19 @@ def emptied_sweeps(runs: Sequence[StoredRun]) -> list[Path]:
     )
 
 
-def delete(runs: Sequence[StoredRun]) -> None:
+def delete_runs(runs: Sequence[StoredRun]) -> None:
     """Delete run folders, the own files of sweeps that have no runs left, and parent folders that are empty.
 
     Raises:
-        UserError: if a run is running, in which case none is deleted, or if a run cannot be deleted.
+        UserError: if a run is running or read-only, in which case none is deleted, or if a run cannot be deleted.
     """
     for run in runs:
         if run.folder.alive:
             raise UserError(f"{shown(run.path)}: this run is running")
-    emptied = emptied_sweeps(runs)
+        for subfolder, _, _ in () if run.path.is_symlink() else walk(run.path):
+            if not os.access(subfolder, os.W_OK | os.X_OK):
+                raise UserError(f"{shown(Path(subfolder))}: this folder is read-only, so nothing was deleted")
+    emptied = sweeps_left_empty(runs)
     for run in runs:
         if run.path.is_symlink():  # the target of the link is not among the runs that were listed
             run.path.unlink()
@@ -253,10 +247,9 @@ def delete(runs: Sequence[StoredRun]) -> None:
         try:
             shutil.rmtree(renamed)
         except (OSError, RecursionError) as error:
+            reason = "its folders are nested too deep"
             if isinstance(error, OSError):
                 reason = f"{error.filename or renamed}: {error.strerror}"
-            else:
-                reason = "its folders are nested too deep"
             raise UserError(
                 f"{run.path}: cannot be deleted completely: {reason}. Delete the rest by hand: {renamed}"
             ) from error

@@ -118,24 +118,14 @@ def flush_writes() -> None:
     partials = list(_batch.values())
     _batch.clear()
     with ThreadPoolExecutor(min(MAX_CONCURRENT_SYNCS, len(partials))) as pool:
-        errors = list(pool.map(_sync, partials))
-    for i, partial in enumerate(partials):
+        syncs = [pool.submit(sync_below, partial.root, partial.partial) for partial in partials]
+    errors = []
+    for partial, sync in zip(partials, syncs, strict=True):
         try:
-            if errors[i] is None:
-                partial.move()
-            else:
-                partial.remove()
+            sync.result()
+            partial.move()
         except (OSError, UserError) as error:
-            errors[i] = error
-    for failure in errors:
-        if failure is not None:
-            raise failure
-
-
-def _sync(partial: _Partial) -> Exception | None:
-    """Wait until a partial file is on the disk; return the error if there is one."""
-    try:
-        sync_below(partial.root, partial.partial)
-    except (OSError, UserError) as error:
-        return error
-    return None
+            partial.remove()
+            errors.append(error)
+    if errors:
+        raise errors[0]

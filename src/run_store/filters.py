@@ -148,8 +148,7 @@ def condition_values(config: Mapping[str, Any], record: Mapping[str, Any]) -> di
 
 def recorded_metrics(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metrics of the best epoch and of the test from a record."""
-    sections = [record.get(name) for name in ("best", "final")]
-    return {key: value for section in sections if isinstance(section, Mapping) for key, value in section.items()}
+    return {**record.get("best", {}), **record.get("final", {})}
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -16,23 +16,10 @@ MAX_PIXELS = 2**24
 log = logging.getLogger(__name__)
 
 
-def read_predictions(path: Path) -> dict[str, Any]:
-    """Return the validated predictions of a run on its test split.
-
-    Args:
-        path: the run folder.
-
-    Raises:
-        OSError: if there are none.
-        UserError: if the file is damaged, or of another format version.
-    """
-    return validate_predictions(read_json(path, PREDICTIONS), path / PREDICTIONS)
-
-
 def load_predictions(folder: Path) -> dict[str, Any] | None:
-    """Return the predictions of a run; None if there are none, or, with a warning, if the file is damaged."""
+    """Return the predictions of a run on its test split; None if there are none, or, with a warning, if they are damaged."""
     try:
-        return read_predictions(folder)
+        return validate_predictions(read_json(folder, PREDICTIONS), folder / PREDICTIONS)
     except FileNotFoundError:
         return None
     except (OSError, UserError) as error:

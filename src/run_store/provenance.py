@@ -3,10 +3,8 @@
 import importlib.metadata
 import os
 import platform
-import shlex
 import socket
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +37,9 @@ GIT_TIMEOUT = 5.0
 _cached: dict[str, Any] = {}
 
 
-def provenance(command: Sequence[str]) -> dict[str, Any]:
-    """Return the provenance entries of run.json.
-
-    Args:
-        command: the command line, as a list of arguments.
-    """
-    return {"command": shlex.join(command), **(_cached or _environment()), "pid": os.getpid()}
+def provenance() -> dict[str, Any]:
+    """Return the entries of run.json about the code, the packages, the machine and the process."""
+    return {**(_cached or _environment()), "pid": os.getpid()}
 
 
 def cache_provenance() -> None:
@@ -133,8 +127,8 @@ def run_git(
 
 def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages of `PACKAGES`."""
-    versions = {name: version(name) for name in PACKAGES}
-    return {"python": platform.python_version()} | {name: text for name, text in versions.items() if text is not None}
+    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    return {name: text for name, text in versions.items() if text is not None}
 
 
 def version(package: str) -> str | None:

@@ -6,7 +6,7 @@ if a curve is needed, or if run.json has no value yet.
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from src.core.files import is_file_below, read_below, walk
 from src.core.records import RecordError, VersionError, parse_yaml
 from src.run_store.filters import flatten
 from src.run_store.metrics_file import read_metrics
-from src.run_store.predictions import read_predictions
+from src.run_store.predictions import load_predictions
 from src.run_store.recorded_run import Curve, RecordedRun, curves_of, recorded_run
 from src.run_store.run_folder import RunFolder, read_record
 
@@ -48,15 +48,14 @@ class ReadWarnings:
             paths.append(path)
 
     def __str__(self) -> str:
-        return "\n".join(f"{message}: {_list_paths(paths)}" for message, paths in self._paths.items())
+        lines = []
+        for message, paths in self._paths.items():
+            more = f" and {len(paths) - _MAX_LISTED} more" if len(paths) > _MAX_LISTED else ""
+            lines.append(f"{message}: {', '.join(map(_display_path, paths[:_MAX_LISTED]))}{more}")
+        return "\n".join(lines)
 
     def __bool__(self) -> bool:
         return bool(self._paths)
-
-
-def _list_paths(paths: Sequence[Path]) -> str:
-    more = len(paths) - _MAX_LISTED
-    return ", ".join(map(_display_path, paths[:_MAX_LISTED])) + (f" and {more} more" if more > 0 else "")
 
 
 def _display_path(path: Path) -> str:
@@ -125,7 +124,7 @@ def _read(folder: Path, several: bool, read_warnings: ReadWarnings) -> RecordedR
         config=config,
         record=record,
         read_curves=partial(_read_curves, folder, read_warnings),
-        load_predictions=partial(_load_predictions, folder),
+        load_predictions=partial(load_predictions, folder),
         read_attention=partial(_read_attention, folder),
         folder=folder,
     )
@@ -151,13 +150,6 @@ def _record(folder: Path, read_warnings: ReadWarnings) -> dict[str, Any] | None:
 def _read_curves(folder: Path, read_warnings: ReadWarnings) -> dict[str, Curve]:
     message = "lines of metrics.jsonl are damaged and left out"
     return curves_of(read_metrics(folder, damaged=partial(read_warnings.add, message, folder)))
-
-
-def _load_predictions(folder: Path) -> Any:
-    try:
-        return read_predictions(folder)
-    except (OSError, UserError):
-        return None
 
 
 def _read_attention(folder: Path) -> dict[str, bytes]:
@@ -193,31 +185,25 @@ def read_config(text: bytes) -> dict[str, Any]:
     Raises:
         RecordError: if it is not YAML of plain containers, is not a mapping, or has more than `MAX_KEYS` keys.
     """
-    config = _flat_config(text)
+    config: dict[str, Any] = {}
+    try:
+        sections = re.split(r"\n(?=[^\s#-])", text.decode("utf-8").strip())
+        for section in sections if len(sections) <= _MAX_SECTIONS else ():
+            config.update(_flat_section(section))
+    except (UnicodeDecodeError, RecordError):  # a hand-written config may have another layout
+        config = {}
+    config = config or dict(_flat_config(text))
     if len(config) > MAX_KEYS:
         raise RecordError(f"config.yaml: more than {MAX_KEYS:,} keys")
     return config
 
 
-def _flat_config(text: bytes) -> dict[str, Any]:
-    try:
-        sections = re.split(r"\n(?=[^\s#-])", text.decode("utf-8").strip())
-        if len(sections) > _MAX_SECTIONS:
-            return dict(_leaves(parse_yaml(text, "config.yaml")))
-        config: dict[str, Any] = {}
-        for section in sections:
-            config.update(_section(section))
-        return config
-    except (UnicodeDecodeError, RecordError):  # a hand-written config may have another layout
-        return dict(_leaves(parse_yaml(text, "config.yaml")))
-
-
-@lru_cache(maxsize=8192)
-def _section(text: str) -> Mapping[str, Any]:
-    return dict(_leaves(parse_yaml(text, "config.yaml")))
-
-
-def _leaves(node: Any) -> Iterator[tuple[str, Any]]:
+def _flat_config(text: bytes | str) -> Mapping[str, Any]:
+    """Return the values of a config, or of one of its sections, by dotted key."""
+    node = parse_yaml(text, "config.yaml")
     if not isinstance(node, Mapping):
         raise RecordError("config.yaml: expected a mapping")
-    return flatten(node)
+    return dict(flatten(node))
+
+
+_flat_section = lru_cache(maxsize=8192)(_flat_config)

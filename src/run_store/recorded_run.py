@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from src.core.data_spec import SPLITS
 from src.core.errors import UserError, nearest
+from src.core.records import MAX_INTEGER
 from src.tasks.registry import direction_of
 
 _BOOKKEEPING_SECTIONS = ("paths", "resume", "tags", "notes", "logger", "sweep", "callbacks")
@@ -100,13 +101,10 @@ class RecordedRun:
         return float(value)
 
 
-_MAX_INTEGER = 10**300
-
-
 def is_number(value: Any) -> bool:
     """Return whether a value is a number that fits into a float."""
     return isinstance(value, float) or (
-        isinstance(value, int) and not isinstance(value, bool) and -_MAX_INTEGER < value < _MAX_INTEGER
+        isinstance(value, int) and not isinstance(value, bool) and -MAX_INTEGER < value < MAX_INTEGER
     )
 
 
@@ -136,14 +134,14 @@ def recorded_run(
     mode = record["mode"] if record.get("mode") in ("min", "max") else direction_of(metric)
     status = str(record.get("status") or "unknown")
     summary = _numbers(record.get("best")) | _numbers(record.get("final"))
-    value, epoch, seconds, *sizes = (_number(record.get(key)) for key in ("value", "best_epoch", "seconds", *SIZES))
+    numbers = {key: record[key] for key in ("value", "best_epoch", "seconds", *SIZES) if is_number(record.get(key))}
+    value, epoch = numbers.get("value"), numbers.get("best_epoch")
     if status != "finished":  # the record gets its results at the end of the run
         curves = read_curves()
-        read_curves = partial(_identity, curves)
+        read_curves = partial(dict, curves)
         if metric in curves:
             epoch, summary = best_of(curves, metric, mode)
             value = summary.get(metric)
-    entries: dict[str, Any] = {key: record.get(key) for key in _RECORD_KEYS} | dict(zip(SIZES, sizes, strict=True))
     return RecordedRun(
         name=name,
         place=place,
@@ -152,9 +150,13 @@ def recorded_run(
         metric=metric,
         mode=mode,
         value=value,
-        seconds=seconds,
+        seconds=numbers.get("seconds"),
         summary=summary,
-        record=entries | {"best_epoch": epoch},
+        record={
+            **{key: record.get(key) for key in _RECORD_KEYS},
+            **{key: numbers.get(key) for key in SIZES},
+            "best_epoch": epoch,
+        },
         read_curves=read_curves,
         load_predictions=load_predictions,
         read_attention=read_attention,
@@ -168,18 +170,10 @@ def _compared_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(key for key in keys if key.partition(".")[0] not in _BOOKKEEPING_SECTIONS)
 
 
-def _identity(curves: Mapping[str, Curve]) -> Mapping[str, Curve]:
-    return curves
-
-
 def _numbers(entries: Any) -> dict[str, float]:
     """Return the metrics among some entries: numbers whose name has a split in front."""
     pairs = entries.items() if isinstance(entries, Mapping) else ()
     return {name: float(value) for name, value in pairs if is_number(value) and "/" in name}
-
-
-def _number(value: Any) -> Any:
-    return value if is_number(value) else None
 
 
 def best_of(curves: Mapping[str, Curve], metric: str, mode: str) -> tuple[int | None, dict[str, float]]:
@@ -218,7 +212,9 @@ def curves_of(entries: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
                 points = points_by_name[name] = {}
             points[epoch + 1] = value
     return {
-        name: Curve(array("l", points), array("d", map(_float, points.values())))
+        name: Curve(
+            array("l", points), array("d", (float(value) if is_number(value) else nan for value in points.values()))
+        )
         for name, points in points_by_name.items()
     }
 
@@ -226,7 +222,3 @@ def curves_of(entries: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
 def _is_epoch_metric(name: str) -> bool:
     split = name.partition("/")[0]
     return name == "lr" or (split in SPLITS and split != "test" and not name.endswith("_step"))
-
-
-def _float(value: Any) -> float:
-    return float(value) if is_number(value) else nan

@@ -11,11 +11,13 @@
 Epochs in these files count from 0, as in Lightning; displayed epochs count from 1.
 """
 
+import fcntl
 import json
 import logging
 import os
 import re
 import secrets
+import shlex
 import shutil
 import traceback
 import weakref
@@ -28,7 +30,7 @@ from time import monotonic
 from typing import Any
 
 from src.core.errors import UserError
-from src.core.files import is_file_below, read_below, refuse_links_that_leave
+from src.core.files import UnsafeFileError, is_file_below, links_that_leave, read_below
 from src.core.records import FORMAT_VERSION, parse_yaml, read_json
 from src.run_store.atomic_write import atomic_write
 from src.run_store.config_file import as_yaml, plain
@@ -52,9 +54,9 @@ class RunFolder:
     `alive` is reliable even if the record still has the status "running".
     """
 
-    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+    def __init__(self, path: Path, record: dict[str, Any], root: Path | None = None) -> None:
         self.path = path
-        self.root: Path | None = None  # a folder above it, below which no link is followed
+        self.root = root
         self.record = record
         self._created_folders: list[Path] = []
         self._before_resume: tuple[dict[str, Any], str] | None = None
@@ -100,7 +102,8 @@ class RunFolder:
             "ended": None,
             "seconds": None,
             "resumed": [],
-            **provenance(command),
+            "command": shlex.join(command),
+            **provenance(),
             "wandb": None,
             "parameters": None,
             "best_epoch": None,
@@ -112,10 +115,14 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls, path: Path, root: Path | None = None) -> "RunFolder":
         """Read an existing run.
 
         If run.json is missing or damaged, log a warning and return a run of the status "unknown".
+
+        Args:
+            path: the folder of the run.
+            root: a folder above it, below which no link is followed when the record is written; by default the folder itself.
 
         Raises:
             UserError: if the folder is not a run folder, which has at least config.yaml.
@@ -137,7 +144,7 @@ class RunFolder:
         except (OSError, UserError) as error:
             log.warning("%s: cannot be read (%s); the status of the run is unknown", path / "run.json", error)
             record = {"status": "unknown"}
-        return cls(path, record)
+        return cls(path, record, root)
 
     def update(self, **changes: Any) -> None:
         """Change entries of the record, and write run.json atomically."""
@@ -175,20 +182,21 @@ class RunFolder:
         Raises:
             UserError: if the run is still running elsewhere, or if the folder cannot be written.
         """
-        refuse_links_that_leave(self.path, "resume", WANDB_LINKS)  # loggers write into the folder by its path
+        if links := links_that_leave(self.path, WANDB_LINKS):  # loggers write into the folder by its path
+            raise UnsafeFileError(
+                f"{links[0]}: this link points out of the folder, so resume is refused. Remove it, or replace it by a copy"
+            )
         text = None if config is None else as_yaml(config)
         self._acquire()
         seconds = self._total_seconds()
         self._session_start = monotonic()
         self._before_resume = self.record.copy(), read_below(self.path, "config.yaml").decode("utf-8", "replace")
-        environment = provenance([])
-        del environment["command"]
         resumed = [*self.record.get("resumed", []), _now()]
         try:
             if config is not None and text is not None:
                 _write(self.path / "config.yaml", text)
                 self.record["config_hash"] = config_hash(config)
-            self.update(status="running", ended=None, error=None, resumed=resumed, seconds=seconds, **environment)
+            self.update(status="running", ended=None, error=None, resumed=resumed, seconds=seconds, **provenance())
         except OSError as error:
             raise UserError(f"{error.filename or self.path}: cannot be written: {error.strerror}") from error
 
@@ -274,15 +282,21 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    @property
-    def best_checkpoint(self) -> Path:
-        """The path of the weights of the best epoch; raises UserError if there are none."""
-        return self._checkpoint("best.ckpt")
+    def checkpoint(self, name: str) -> Path:
+        """Return the path of a checkpoint.
 
-    @property
-    def last_checkpoint(self) -> Path:
-        """The path of the state from which the run resumes; raises UserError if there is none."""
-        return self._checkpoint("last.ckpt")
+        Args:
+            name: ``best`` for the weights of the best epoch, ``last`` for the state from which the run resumes.
+
+        Raises:
+            UserError: if there is none.
+        """
+        path = self.checkpoints / f"{name}.ckpt"
+        if not self.has_checkpoint(name):
+            finished = self.record.get("status") == "finished"
+            reason = "the run saved none" if finished else "the run was stopped before its first epoch ended"
+            raise UserError(f"{path}: there is no such checkpoint; {reason}")
+        return path
 
     def has_checkpoint(self, name: str) -> bool:
         """Return whether there is a checkpoint of this name, ``best`` or ``last``."""
@@ -311,38 +325,26 @@ class RunFolder:
         """Return all log entries; see `read_metrics`."""
         return read_metrics(self.path)
 
-    def _checkpoint(self, name: str) -> Path:
-        path = self.checkpoints / name
-        if not is_file_below(self.path, f"checkpoints/{name}"):
-            finished = self.record.get("status") == "finished"
-            reason = "the run saved none" if finished else "the run was stopped before its first epoch ended"
-            raise UserError(f"{path}: there is no such checkpoint; {reason}")
-        return path
-
     # ---- the lock ------------------------------------------------------------------------------------------------
 
     def _acquire(self) -> None:
         try:
-            import fcntl
-
             handle = os.open(self.path, os.O_RDONLY)
-        except (ImportError, OSError) as error:
+        except OSError as error:
             log.debug("%s: no lock: %s", self.path, error)
             return
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            self._lock = weakref.finalize(self, os.close, handle), handle
+        except BlockingIOError:
             os.close(handle)
-            if isinstance(error, BlockingIOError):
-                raise UserError(f"{self.path}: this run is still running") from None
-            log.debug("%s: no lock: %s", self.path, error)  # some network file systems cannot lock folders
-            return
-        self._lock = weakref.finalize(self, os.close, handle), handle
+            raise UserError(f"{self.path}: this run is still running") from None
+        except OSError as error:  # some network file systems cannot lock folders
+            os.close(handle)
+            log.debug("%s: no lock: %s", self.path, error)
 
     def _release(self) -> None:
         if self._lock is not None:
-            import fcntl
-
             close, handle = self._lock
             fcntl.flock(handle, fcntl.LOCK_UN)  # forked worker processes may still have the descriptor open
             close()

@@ -37,10 +37,9 @@ def sweep_runs_with(folder: RunFolder, key: str) -> list[RunFolder]:
 
 def section_of(run: RunFolder, group: str) -> dict[str, Any]:
     """Return a section of the config of a run, such as ``model``. Its ``name`` is ``?`` if the config has none."""
+    section: dict[str, Any] = {}
     try:
-        section = run.config().get(group)
+        section = run.config().get(group) or {}
     except UserError as error:
         log.warning("%s", error)
-        section = None
-    section = section if isinstance(section, dict) else {}
-    return section | {"name": str(section.get("name", "?"))}
+    return section | {"name": section.get("name") or "?"}

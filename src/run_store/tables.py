@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.core.escape import markdown
+from src.core.escape import markdown, markdown_table
 from src.core.tables import new_table, show
 from src.run_store.atomic_write import atomic_write
 
@@ -25,7 +25,6 @@ def show_table(sweep: Path, name: str, title: str, rows: Sequence[dict[str, str]
     path = sweep / f"{name}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     body = ([markdown(cell) for cell in row.values()] for row in rows)
-    lines = [list(map(markdown, columns)), ["---"] * len(columns), *body]
     with atomic_write(path) as file:
-        file.write("".join(f"| {' | '.join(cells)} |\n" for cells in lines).encode())
+        file.write(f"{markdown_table(list(map(markdown, columns)), body)}\n".encode())
     return path

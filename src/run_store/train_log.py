@@ -20,6 +20,18 @@ class _RunLogHandler(logging.FileHandler):
         return TextIOWrapper(append_below(file.parent, file.name), encoding="utf-8", errors="backslashreplace")
 
 
+_IRRELEVANT_WARNINGS = (
+    "does not have many workers",
+    "log_every_n_steps",
+    "Checkpoint directory.*exists",
+    "LeafSpec",
+    "sync_dist=True",
+    "`srun` command is available",
+    "TF32 acceleration on top of oneDNN",  # from torch
+)
+"""Warnings of Lightning that do not apply here, as patterns."""
+
+
 @contextmanager
 def log_to(file: Path | None, quiet: bool = False) -> Iterator[None]:
     """Write the log within the context to a file, if one is given, and warnings to the terminal unless `quiet`."""
@@ -43,7 +55,8 @@ def log_to(file: Path | None, quiet: bool = False) -> Iterator[None]:
         root.addHandler(handler)
     try:
         with warnings.catch_warnings():
-            _quiet_known_warnings()
+            for text in _IRRELEVANT_WARNINGS:
+                warnings.filterwarnings("ignore", message=f".*{text}")
             yield
     finally:
         for handler in handlers:
@@ -53,19 +66,3 @@ def log_to(file: Path | None, quiet: bool = False) -> Iterator[None]:
         for logger, old_handlers, propagate in before:
             logger.handlers, logger.propagate = old_handlers, propagate
         logging.captureWarnings(False)
-
-
-def _quiet_known_warnings() -> None:
-    """Silence Lightning's warnings that do not apply here: about the number of data-loading workers, the logging interval,
-    the folder of checkpoints, and srun.
-    """
-    for text in (
-        "does not have many workers",
-        "log_every_n_steps",
-        "Checkpoint directory.*exists",
-        "LeafSpec",
-        "sync_dist=True",
-        "`srun` command is available",
-    ):
-        warnings.filterwarnings("ignore", message=f".*{text}")
-    warnings.filterwarnings("ignore", message=".*TF32 acceleration on top of oneDNN")  # from torch

@@ -16,7 +16,7 @@ from torch.nn.modules.module import (
 )
 
 from src.core.checkpoint_file import CheckpointError, read_checkpoint_file, write_checkpoint_file
-from src.core.checkpoint_schema import check_checkpoint, check_parts
+from src.core.checkpoint_schema import check_checkpoint, check_parts, list_parameters_without_state
 from src.core.errors import UserError, first_line
 from src.run_store.atomic_write import atomic_write
 
@@ -55,6 +55,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         root.mkdir(parents=True, exist_ok=True)
         try:
             check_parts(checkpoint)
+            list_parameters_without_state(checkpoint)
             with atomic_write(target, root) as file:
                 write_checkpoint_file(checkpoint, file)
         except (CheckpointError, ValueError) as error:

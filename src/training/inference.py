@@ -74,7 +74,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> LoadedModel:
     file = path
     if path.is_dir():
         folder = RunFolder.open(path)
-        file = folder.best_checkpoint if folder.has_checkpoint("best") else folder.last_checkpoint
+        file = folder.checkpoint("best" if folder.has_checkpoint("best") else "last")
     checkpoint = load_checkpoint(file)
     recorded = checkpoint["gridlight"]
     literal = check_recorded_config(recorded["config"], file, for_training=False)

@@ -193,13 +193,13 @@ def _train_and_test(experiment: Experiment, folder: RunFolder, started: float, v
         if verbose:
             console_report.print_header(config, folder, summary, datamodule)
         folder.update(monitor=monitor, mode=mode, parameters=summary.parameters, multiply_adds=summary.multiply_adds)
-    last_checkpoint = folder.last_checkpoint if folder.has_checkpoint("last") else None
+    last_checkpoint = folder.checkpoint("last") if folder.has_checkpoint("last") else None
     (checkpoint_check,) = (callback for callback in trainer.callbacks if isinstance(callback, CheckpointCheck))  # type: ignore[attr-defined]
     with checkpoint_check.wrap_restore_errors(trainer):
         trainer.fit(
             model, datamodule=datamodule, ckpt_path=last_checkpoint, weights_only=True if last_checkpoint else None
         )
-    best_checkpoint = folder.best_checkpoint if folder.has_checkpoint("best") else None
+    best_checkpoint = folder.checkpoint("best") if folder.has_checkpoint("best") else None
     with checkpoint_check.wrap_restore_errors(trainer):
         test_results = trainer.test(
             model,

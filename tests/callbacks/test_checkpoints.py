@@ -317,7 +317,7 @@ def test_a_failed_run_saves_its_best_epoch(tmp_path: Path, monkeypatch: pytest.M
         )
     folder = RunFolder.open(tmp_path / "run")
     best, last = (
-        torch.load(path, weights_only=True)["epoch"] for path in (folder.best_checkpoint, folder.last_checkpoint)
+        torch.load(path, weights_only=True)["epoch"] for path in (folder.checkpoint("best"), folder.checkpoint("last"))
     )
     assert best == best_epoch(folder.metrics(), "val/loss", "min")[0] > last == 0
 

@@ -14,6 +14,7 @@ import torch
 
 from src.config.groups import CONF
 from src.core.batches import LabelledBatch
+from src.core.checkpoint_schema import check_optimizer, list_parameters_without_state
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.datamodules.preparation import load_preparation
@@ -139,6 +140,24 @@ def test_resuming(finished: Path, tmp_path: Path, path: tuple[Any, ...], value: 
     folder = changed(finished, tmp_path / "run", *path, value=value)
     with pytest.raises(UserError, match="damaged"):
         resume(*prepare_resume(str(folder), ["trainer.max_epochs=2"]), verbose=False)
+
+
+def test_a_missing_state_of_a_parameter_is_refused(finished: Path, tmp_path: Path) -> None:
+    optimizer = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]
+    del optimizer["state"][1]
+    folder = changed(finished, tmp_path / "run", "optimizer_states", 0, value=optimizer)
+    with pytest.raises(UserError, match="damaged: the state of an optimizer is missing for 1 of 4 parameters"):
+        resume(*prepare_resume(str(folder), ["trainer.max_epochs=2"]), verbose=False)
+
+
+def test_parameters_without_gradients_have_no_state(finished: Path) -> None:
+    unused, used = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.Adam([unused, used])
+    used.sum().backward()
+    optimizer.step()
+    checkpoint = {"optimizer_states": [optimizer.state_dict()]}
+    list_parameters_without_state(checkpoint)
+    check_optimizer(torch.optim.Adam([unused, used]), checkpoint["optimizer_states"][0], steps=1)
 
 
 def test_recorded_paths_of_checkpoints_are_not_written(finished: Path, tmp_path: Path) -> None:

@@ -9,14 +9,15 @@ import pytest
 from tests.conftest import ROOT
 
 PROGRAM = """
-import resource, sys, torch
+import resource, sys
+import numpy as np
 from src.core.process import tune_allocator
 
 if sys.argv[1] == "keep":
     tune_allocator()
 
 def step():
-    activations = [torch.ones(2**20) for _ in range(16)]
+    activations = [np.ones(2**20, np.float32) for _ in range(16)]
 
 for _ in range(3):
     step()

@@ -80,7 +80,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **git: Any) -> Sto
     folder.checkpoints.mkdir(exist_ok=True)
     (folder.checkpoints / "best.ckpt").write_bytes(b"weights")
     folder._release()
-    return StoredRun(RunFolder.open(folder.path), tmp_path)
+    return StoredRun(RunFolder.open(folder.path))
 
 
 def test_the_code_of_the_revision_is_exported(revision: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

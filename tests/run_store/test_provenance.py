@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from src.run_store import provenance as module
-from src.run_store.provenance import DIFF_LIMIT, git_state, hardware, package_versions, provenance
+from src.run_store.provenance import DIFF_LIMIT, git_state, hardware, package_versions
+from src.run_store.run_folder import RunFolder
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -81,13 +82,14 @@ def test_recorded_versions_are_the_installed_ones() -> None:
 
 
 def test_hardware() -> None:
-    found = hardware()
-    assert 1 <= found["usable_cores"] <= found["cores"]
-    assert found["cpu"] and found["memory_gib"] > 0
+    machine = hardware()
+    assert 1 <= machine["usable_cores"] <= machine["cores"]
+    assert machine["cpu"] and machine["memory_gib"] > 0
 
 
-def test_the_recorded_command_can_be_run() -> None:
-    record = provenance(["python", "-m", "src.train", "regularization=[dropout,l2]", "notes=a 'b'"])
+def test_the_recorded_command_can_be_run(tmp_path: Path) -> None:
+    command = ["python", "-m", "src.train", "regularization=[dropout,l2]", "notes=a 'b'"]
+    record = RunFolder.create(tmp_path / "run", {"seed": 0}, command).record
     printed = subprocess.run(
         ["sh", "-c", f"printf '%s\\n' {record['command']}"], check=True, capture_output=True, text=True
     ).stdout

@@ -177,7 +177,7 @@ def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run folder, which contains"):
         RunFolder.open(tmp_path)
     with pytest.raises(UserError, match="no such checkpoint"):
-        RunFolder.open(tmp_path / "120000-mlp-digits-abc").best_checkpoint  # noqa: B018
+        RunFolder.open(tmp_path / "120000-mlp-digits-abc").checkpoint("best")
 
 
 @pytest.mark.parametrize("text", [None, "", '{"status": "fini', "[]", "\x00\x00"])
@@ -620,9 +620,8 @@ def test_entries_without_a_step_and_an_epoch_are_left_out(place: bytes, value: b
 @pytest.mark.parametrize(
     "line", ["\n", "x\n", "0\n", "{}\n", '{"step": 1, "resumed": true}\n', '{"step": %d, "resumed": true}\n'], ids=ascii
 )
-@pytest.mark.parametrize("mib", [15, 17])
-def test_reading_metrics_takes_time_in_proportion_to_their_size(line: str, mib: int, tmp_path: Path) -> None:
-    count = mib * 2**20 // len(line)
+def test_reading_metrics_takes_time_in_proportion_to_their_size(line: str, tmp_path: Path) -> None:
+    count = 17 * 2**20 // len(line)
     lines = "".join(line % step for step in range(count)) if "%" in line else line * count
     (tmp_path / "metrics.jsonl").write_text(lines)
     started = time.process_time()
@@ -720,7 +719,7 @@ def test_reading_of_endless_metrics_stops(line: str, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     "line",
     [
-        '{"step": 1, "a": [' + ",".join(["[]"] * 100_000) + "]}\n",
+        '{"step": 1, "a": [' + ",".join(["[]"] * 30_000) + "]}\n",
         '{"step": 1, "a": [' + ",".join(["[]"] * 1_000_000) + "]}\n",
         '{"a": 1}\n',
         '{"step": 1' + "".join(f', "val/%d_{i}": 0.5' for i in range(30_000)) + "}\n",
@@ -728,7 +727,7 @@ def test_reading_of_endless_metrics_stops(line: str, tmp_path: Path, monkeypatch
     ids=["containers", "long", "no step", "names"],
 )
 def test_memory_for_metrics_is_limited_to_the_returned_entries(line: str, tmp_path: Path) -> None:
-    count = 8 * 2**20 // len(line)
+    count = 3 * 2**20 // len(line) + 1
     with (tmp_path / "metrics.jsonl").open("w") as file:
         file.writelines(line.replace("%d", str(number)) for number in range(count))
     tracemalloc.start()
@@ -738,7 +737,7 @@ def test_memory_for_metrics_is_limited_to_the_returned_entries(line: str, tmp_pa
     finally:
         tracemalloc.stop()
     assert len({name for entry in found for name in entry}) <= 10_000
-    assert peak < 80e6  # all values of the file at once take more than 150 MB
+    assert peak < 30e6  # all values of the file at once take more than 50 MB
 
 
 @pytest.mark.parametrize("name", ["\0", "x" * 300, "\U0001f600" * 300, "../../x", "a/b", "\x1b[2J"])

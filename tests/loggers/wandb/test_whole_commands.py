@@ -130,7 +130,7 @@ def _model(server: Any, folder: RunFolder) -> None:
         if artifact["artifactTypeName"] == "model" and artifact["committed"]
     ]
     (artifact,) = (model for model in models if "best" in {entry["alias"] for entry in model["aliases"]})
-    weights = folder.best_checkpoint.read_bytes()
+    weights = folder.checkpoint("best").read_bytes()
     assert weights in artifact["files"].values()
     manifest = json.loads(artifact["files"]["wandb_manifest.json"])
     digest = base64.b64encode(hashlib.md5(weights).digest()).decode()
