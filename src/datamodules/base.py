@@ -3,8 +3,9 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import lightning as L
 import numpy as np
@@ -38,6 +39,14 @@ class DataModule(L.LightningDataModule):
         batch_size: examples per step and device.
         seed: seed of the shuffling.
         shuffle: draw a new order of the training examples in every epoch.
+        data_dir: folder of the public files.
+        write_dir: folder to which downloads and caches are written, and in which files are searched too; None: `data_dir`.
+            It differs if `data_dir` comes from a record of someone else: a recorded folder is read, never written.
+        fold: fold of a cross-validation; None: no cross-validation.
+        augmentation: augmentation of raw training examples; None: none.
+
+    Raises:
+        UserError: if a fold is given and the class does not support folds.
     """
 
     task: ClassVar[str]
@@ -46,17 +55,29 @@ class DataModule(L.LightningDataModule):
     """Kind of one input: vector, image, sequence or tokens."""
     raw: ClassVar[str | None] = None
     """Kind of a raw example that can be augmented before it becomes an input: text or audio; None: there is none."""
+    supports_folds: ClassVar[bool] = False
+    """Whether `load` splits training and validation data by `fold`, before it fits anything."""
 
-    def __init__(self, batch_size: int = 64, seed: int = 0, shuffle: bool = True) -> None:
+    def __init__(
+        self,
+        batch_size: int = 64,
+        seed: int = 0,
+        shuffle: bool = True,
+        data_dir: Path = Path("data"),
+        write_dir: Path | None = None,
+        fold: Fold | None = None,
+        augmentation: Any = None,
+    ) -> None:
+        if fold is not None and not self.supports_folds:
+            raise UserError(f"cross_validation: {type(self).__name__} does not support folds (docs/extending.md)")
         super().__init__()
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
-        self.data_dir = Path("data")
-        """Folder of the public files."""
-        self._write_dir: Path | None = None
-        self.augmentation: Any = None
-        """Augmentation of raw training examples; set by `src.training.experiment.build`, None in a loaded datamodule."""
+        self.data_dir = data_dir
+        self.write_dir = write_dir or data_dir
+        self.fold = fold
+        self.augmentation = augmentation
         self.readers: dict[str, Callable[[Tensor, bool], Tensor]] = {}
         """For each split that is not in memory, a picklable function (indices of examples [B], augment) → inputs."""
         self.workers: int | None = 0
@@ -69,32 +90,17 @@ class DataModule(L.LightningDataModule):
         """Whether the whole file of the user is the test split; `load` then returns only this split."""
         self._only_split: str | None = None
         self._splits: dict[str, Batch] | None = None
-        self._fold: Fold | None = None
-        self._fold_was_read = False
         self._moved: dict[str, Batch] = {}
 
-    @property
-    def write_dir(self) -> Path:
-        """Folder to which downloads and caches are written, and in which files are searched too. It is `data_dir`, unless
-        `data_dir` comes from a record of someone else: a recorded folder is read, never written.
-        """
-        return self._write_dir or self.data_dir
+    def with_batch_size(self, batch_size: int) -> Self:
+        """Return a datamodule with another batch size, which shares the loaded data and has no trainer."""
+        other = copy(self)
+        other.batch_size, other.trainer = batch_size, None
+        return other
 
-    @write_dir.setter
-    def write_dir(self, folder: Path) -> None:
-        self._write_dir = folder
-
-    @property
-    def fold(self) -> Fold | None:
-        """The fold of a cross-validation, or None. `load` must read it and split training and validation data by it before
-        it fits anything.
-        """
-        self._fold_was_read = True
-        return self._fold
-
-    @fold.setter
-    def fold(self, fold: Fold | None) -> None:
-        self._fold = fold
+    def attach(self, trainer: L.Trainer) -> None:
+        """Load data for the device of a trainer to which loaders are passed instead of this datamodule."""
+        self.trainer = trainer
 
     def groups(self, column: str) -> Sequence[Any]:
         """Return the value of a column for each example; a cross-validation keeps examples of equal values in one fold.
@@ -106,7 +112,7 @@ class DataModule(L.LightningDataModule):
 
     def fold_groups(self) -> np.ndarray | None:
         """Return the group index [N] of each example if the cross-validation splits by groups, else None."""
-        column = self._fold.group if self._fold else None
+        column = self.fold.group if self.fold else None
         return None if column is None else factorize([str(value) for value in self.groups(column)])[1]
 
     @abstractmethod
@@ -123,7 +129,7 @@ class DataModule(L.LightningDataModule):
             whole: use the whole file of the user as this split.
         """
         self._only_split, self.whole, self._splits = name, whole, None
-        has_own_file = name in self.paths and (name == "test" or (name == "val" and self._fold is None))
+        has_own_file = name in self.paths and (name == "test" or (name == "val" and self.fold is None))
         if self.paths and (whole or has_own_file):
             self.paths = {name: self.paths["train" if whole else name]}
 
@@ -192,18 +198,13 @@ class DataModule(L.LightningDataModule):
                 self._splits, self._moved = self.load(), {}
             except UserError as error:
                 raise UserError(self._with_location(str(error))) from error
-            if self._fold is not None and not self._fold_was_read and self._only_split is None:
-                raise UserError(
-                    f"cross_validation: {type(self).__name__} does not support folds; its load() must use self.fold "
-                    "(docs/extending.md)"
-                )
 
     def _with_location(self, message: str) -> str:
         """Prepend the file and the fold to an error message about the data."""
         paths = [str(path) for path in self.paths.values()]
         if paths and not any(path in message for path in paths):
             message = f"{paths[0]}: {message}"
-        return f"cross_validation, fold {self._fold.number} of {self._fold.of}: {message}" if self._fold else message
+        return f"cross_validation, fold {self.fold.number} of {self.fold.of}: {message}" if self.fold else message
 
     def split(self, name: str) -> Batch:
         """Return one whole split as `load` made it."""

@@ -59,6 +59,7 @@ class Audio(DataModule):
 
     task = "classification"
     inputs = "image"
+    supports_folds = True
     raw = "audio"
 
     def __init__(

@@ -47,6 +47,7 @@ class Dates(DataModule):
 
     task = "translation"
     inputs = "tokens"
+    supports_folds = True
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class Function(DataModule):
 
     task = "regression"
     inputs = "vector"
+    supports_folds = True
 
     def __init__(
         self,

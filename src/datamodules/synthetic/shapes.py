@@ -99,6 +99,7 @@ class Shapes(DataModule):
 
     task = "classification"
     inputs = "image"
+    supports_folds = True
 
     def __init__(
         self,

@@ -55,6 +55,7 @@ class ETT(DataModule):
 
     task = "forecasting"
     inputs = "sequence"
+    supports_folds = True
 
     def __init__(
         self, variant: str = "h1", window: int = 96, horizon: int = 96, verify: bool = True, **common: Any

@@ -33,6 +33,7 @@ class Windows(DataModule):
 
     task = "forecasting"
     inputs = "sequence"
+    supports_folds = True
     too_short = "reduce datamodule.window, .horizon"
     """What to do if the series is too short, for error messages."""
     where = "datamodule"

@@ -37,6 +37,7 @@ class Digits(DataModule):
 
     task = "classification"
     inputs = "image"
+    supports_folds = True
 
     def __init__(
         self, split_seed: int = 0, val_fraction: float = 0.15, test_fraction: float = 0.15, **common: Any

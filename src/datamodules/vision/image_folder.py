@@ -59,6 +59,7 @@ class ImageFolder(DataModule):
 
     task = "classification"
     inputs = "image"
+    supports_folds = True
 
     def __init__(
         self,

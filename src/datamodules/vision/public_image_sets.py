@@ -44,6 +44,7 @@ class ImageSet(DataModule):
 
     task = "classification"
     inputs = "image"
+    supports_folds = True
     shape: ClassVar[tuple[int, int, int]]
     classes: ClassVar[tuple[str, ...]]
 
