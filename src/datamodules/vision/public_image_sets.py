@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
@@ -19,10 +18,10 @@ from src.core.files import read_data_file
 from src.datamodules.base import DataModule
 from src.datamodules.io.downloads import PublicFile, has_checksum
 from src.datamodules.io.image_files import is_image, read_image
-from src.datamodules.io.numeric_table import read_rows
 from src.datamodules.preparation import part
 from src.datamodules.splits.holdout import split_indices
 from src.datamodules.standardizer import Standardizer
+from src.datamodules.vision.pixels import fit_pixel_scale, read_pixel_rows, standardize_pixels
 
 log = logging.getLogger(__name__)
 
@@ -63,18 +62,11 @@ class ImageSet(DataModule):
         splits = {name: (images[parts[name]], labels[parts[name]]) for name in ("train", "val")}
         splits["test"] = (test_images, test_labels)
         if self.scale is None:
-            self.scale = pixel_scale(splits["train"][0])
+            self.scale = fit_pixel_scale(splits["train"][0])
         return {
-            name: LabelledBatch(self._standardize(pixels), torch.from_numpy(y.astype(np.int64)))
+            name: LabelledBatch(standardize_pixels(pixels, self.scale), torch.from_numpy(y.astype(np.int64)))
             for name, (pixels, y) in splits.items()
         }
-
-    def _standardize(self, pixels: np.ndarray) -> Tensor:
-        """Standardise images [N, C, H, W] uint8 to float32 in place: some sets need a gigabyte."""
-        assert self.scale is not None
-        x = torch.tensor(pixels).float()
-        mean, deviation = (torch.tensor(row).view(1, -1, 1, 1) for row in (self.scale.mean, self.scale.deviation))
-        return x.sub_(mean).div_(deviation)
 
     @property
     def spec(self) -> DataSpec:
@@ -85,16 +77,13 @@ class ImageSet(DataModule):
         channel by channel and row by row.
         """
         pixels = np.concatenate([self._pixels(text) for text in inputs])
-        return LabelledBatch(self._standardize(pixels), torch.zeros(len(pixels), dtype=torch.int64))
+        assert self.scale is not None
+        return LabelledBatch(standardize_pixels(pixels, self.scale), torch.zeros(len(pixels), dtype=torch.int64))
 
     def _pixels(self, text: str) -> np.ndarray:
         if is_image(text):
             return read_image(text, self.shape)[None]
-        values = np.array(read_rows([text], self.spec.input_size))
-        for number, value in enumerate(values.flat):
-            if not 0 <= value <= 255:
-                row, column = divmod(number, self.spec.input_size)
-                raise UserError(f"'{text[:60]}', row {row + 1}, column {column + 1}: {value:g} is outside 0 to 255")
+        values = read_pixel_rows(text, self.spec.input_size, 255)
         return values.round().astype(np.uint8).reshape(-1, *self.shape)
 
     def example_inputs(self, count: int = 3) -> list[str]:
@@ -106,20 +95,6 @@ class ImageSet(DataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.scale = Standardizer.from_plain(part(state_dict, "scale"))
-
-
-def pixel_scale(pixels: np.ndarray) -> Standardizer:
-    """Return the exact mean and deviation of each channel, computed from the histogram of the 256 values.
-
-    Args:
-        pixels: [N, C, H, W] uint8.
-    """
-    values = np.arange(256.0)
-    counts = [np.bincount(pixels[:, channel].ravel(), minlength=256) for channel in range(pixels.shape[1])]
-    means = [float((count * values).sum() / count.sum()) for count in counts]
-    pairs = zip(counts, means, strict=True)
-    deviations = [float(((count * (values - mean) ** 2).sum() / count.sum()) ** 0.5) or 1.0 for count, mean in pairs]
-    return Standardizer(tuple(means), tuple(deviations))
 
 
 # ---- the IDX format -------------------------------------------------------------------------------------------------
@@ -138,7 +113,7 @@ def read_idx(contents: bytes, where: str) -> np.ndarray:
     shape = tuple(int(n) for n in np.frombuffer(contents[4:start], ">u4"))
     if len(shape) < dimensions or len(contents) - start != int(np.prod(shape, dtype=np.int64)):
         raise UserError(f"{where}: {len(contents):,} bytes do not fit an array of shape {list(shape)}")
-    return np.frombuffer(contents, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(contents, np.uint8, offset=start).reshape(shape).copy()  # writable, as torch requires
 
 
 class IdxImages(ImageSet):
@@ -340,7 +315,7 @@ class CIFAR10(ImageSet):
     def _arrays(self, contents: bytes, where: str) -> Arrays:
         try:
             batch = _ArrayUnpickler(io.BytesIO(contents), encoding="bytes").load()
-            images = _to_array(batch[b"data"]).astype(np.uint8, copy=False).reshape(-1, *self.shape)
+            images = _to_array(batch[b"data"]).astype(np.uint8).reshape(-1, *self.shape)
             labels = _to_array(batch[b"labels"]).astype(np.int64, copy=False)
         except Exception as error:  # a damaged pickle can raise any exception
             raise UserError(f"{where}: this is not a batch of CIFAR-10: {error}") from error

@@ -11,7 +11,8 @@ from PIL import Image
 
 from src import ROOT
 from src.core.errors import UserError
-from src.datamodules.vision.public_image_sets import CIFAR10, MNIST, FashionMNIST, pixel_scale, read_idx
+from src.datamodules.vision.pixels import fit_pixel_scale
+from src.datamodules.vision.public_image_sets import CIFAR10, MNIST, FashionMNIST, read_idx
 from tests.miniatures import cifar_batch, idx, write_cifar10, write_idx_set
 
 REAL = ROOT.parent / "shared" / "data"
@@ -55,7 +56,7 @@ def test_pixels_are_standardised_by_the_training_part_alone(tmp_path) -> None:
 
 def test_the_scale_is_that_of_numpy() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 3, 4, 5), dtype=np.uint8)
-    scale = pixel_scale(pixels)
+    scale = fit_pixel_scale(pixels)
     np.testing.assert_allclose(scale.mean, pixels.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(scale.deviation, pixels.std((0, 2, 3)), rtol=1e-12)
 
