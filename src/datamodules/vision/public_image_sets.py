@@ -5,7 +5,9 @@ import logging
 import pickle
 import tarfile
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -123,30 +125,25 @@ class IdxImages(ImageSet):
     files: ClassVar[dict[str, PublicFile]]
 
     def read(self) -> tuple[Arrays, Arrays]:
-        train, test = (self._pair(part) for part in ("train", "t10k"))
-        return train, test
+        return self._pair("train"), self._pair("t10k")
 
     def _pair(self, part: str) -> Arrays:
-        images, labels = (
-            read_idx(
-                self.files[f"{part}-{kind}"].read(self.data_dir, self.verify, self.write_dir),
-                self._where(f"{part}-{kind}"),
-            )
-            for kind in ("images-idx3", "labels-idx1")
-        )
-        where = self._where(f"{part}-images-idx3")
+        images, images_path = self._read_file(f"{part}-images-idx3")
+        labels, labels_path = self._read_file(f"{part}-labels-idx1")
         if images.ndim != 3 or images.shape[1:] != self.shape[1:]:
-            raise UserError(f"{where}: has an array of shape {list(images.shape)} instead of images of 28×28")
+            raise UserError(f"{images_path}: has an array of shape {list(images.shape)} instead of images of 28×28")
         if labels.shape != images.shape[:1]:
-            raise UserError(f"{where}: {len(images):,} images, but {len(labels):,} labels")
+            raise UserError(f"{images_path}: {len(images):,} images, but {len(labels):,} labels")
         if labels.size and labels.max() >= len(self.classes):
-            raise UserError(
-                f"{self._where(f'{part}-labels-idx1')}: label {labels.max()}, but there are {len(self.classes)} classes"
-            )
+            raise UserError(f"{labels_path}: label {labels.max()}, but there are {len(self.classes)} classes")
         return images[:, None], labels
 
-    def _where(self, name: str) -> str:
-        return str(self.files[name].find(self.data_dir, self.write_dir))
+    def _read_file(self, name: str) -> tuple[np.ndarray, str]:
+        """Return the array of a file, and its path."""
+        file = self.files[name]
+        contents = file.read(self.data_dir, self.verify, self.write_dir)
+        path = str(file.find(self.data_dir, self.write_dir))
+        return read_idx(contents, path), path
 
 
 def _idx_files(folder: str, base: str, torchvision: str, **sums: str) -> dict[str, PublicFile]:
@@ -198,28 +195,16 @@ MAX_MEMBERS = 1000
 """Number of archive members that are searched; CIFAR-10 has 9."""
 
 
-class _PickledArray:
-    """Description of an array in a pickle; NumPy's own classes would trust it."""
+class _PickledObject:
+    """Description of an array or a dtype in a pickle; NumPy's own classes would trust it."""
 
     state: Any = None
 
-    def __init__(self, *_arguments: Any) -> None:
-        pass
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
-
-
-class _PickledDtype:
-    """Description of the dtype of an array in a pickle."""
-
-    order: Any = b"|"
-
-    def __init__(self, code: Any, *_rest: Any) -> None:
-        self.code = code
-
-    def __setstate__(self, state: Any) -> None:
-        self.order = state[1]
 
 
 class _ArrayUnpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the C version allocates whatever size a file states
@@ -227,27 +212,31 @@ class _ArrayUnpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the C
 
     def find_class(self, module: str, name: str) -> Any:
         if name in ("_reconstruct", "ndarray", "dtype") and module.partition(".")[0] == "numpy":
-            return _PickledDtype if name == "dtype" else _PickledArray
+            return _PickledObject
         raise pickle.UnpicklingError(f"it contains {module}.{name}, which is not an array")
 
 
-def _to_array(value: Any) -> np.ndarray:
-    """Convert an array or list that `_ArrayUnpickler` read to an array of integers.
+def read_cifar_batch(contents: bytes, where: str) -> Arrays:
+    """Read a pickle of CIFAR-10.
 
     Raises:
-        ValueError, TypeError: if it contains anything but integers.
+        UserError: if it contains anything but an array of bytes as images and a list of the labels 0 to 9.
     """
-    if isinstance(value, list):
-        if not all(type(item) is int for item in value):
-            raise TypeError("a list contains something else than integers")
-        return np.array(value, dtype=np.int64)
-    _, shape, dtype_state, fortran_order, contents = value.state
-    fields = (dtype_state.code, dtype_state.order)
-    code, order = (text.decode() if isinstance(text, bytes) else text for text in fields)
-    if code not in ("u1", "i1", "i2", "i4", "i8", "u2", "u4", "u8") or order not in ("|", "<", ">", "="):
-        raise TypeError("its arrays are not of integers")
-    dtype = np.dtype(code).newbyteorder(order)  # type: ignore[arg-type]
-    return np.frombuffer(contents, dtype).reshape(shape, order="F" if fortran_order else "C")
+    try:
+        batch = _ArrayUnpickler(io.BytesIO(contents), encoding="bytes").load()
+        _, shape, dtype, fortran_order, values = batch[b"data"].state
+        if dtype.arguments[0] not in (b"u1", "u1"):
+            raise TypeError("its images are not arrays of bytes")
+        pixels = np.frombuffer(values, np.uint8).reshape(shape, order="F" if fortran_order else "C")
+        images = pixels.reshape(-1, *CIFAR10.shape).copy()  # writable, as torch requires
+        labels = batch[b"labels"]
+        if not all(type(label) is int and 0 <= label < len(CIFAR10.classes) for label in labels):
+            raise ValueError("its labels are not integers from 0 to 9")
+    except Exception as error:  # a damaged pickle can raise any exception
+        raise UserError(f"{where}: this is not a batch of CIFAR-10: {error}") from error
+    if len(images) != len(labels):
+        raise UserError(f"{where}: {len(images):,} images with {len(labels):,} labels")
+    return images, np.array(labels, dtype=np.int64)
 
 
 class CIFAR10(ImageSet):
@@ -272,53 +261,37 @@ class CIFAR10(ImageSet):
     }
 
     def read(self) -> tuple[Arrays, Arrays]:
-        parts = [self._batch(f"data_batch_{number}") for number in range(1, 6)]
-        images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return (images, labels), self._batch("test_batch")
+        folders = (self.data_dir / "cifar10" / self.folder, self.data_dir / self.folder)
+        complete = [folder for folder in folders if all((folder / name).is_file() for name in self.sums)]
+        *train, test = self._read_folder(complete[0]) if complete else self._read_archive()
+        images, labels = (np.concatenate(arrays) for arrays in zip(*train, strict=True))
+        return (images, labels), test
 
-    def _batch(self, name: str) -> Arrays:
-        """Return the arrays of one file of the archive, which is not extracted to disk."""
-        for path in (self.data_dir / "cifar10" / self.folder / name, self.data_dir / self.folder / name):
-            if path.is_file():
-                contents = read_data_file(path, MAX_BATCH_BYTES)
-                if self.verify and not has_checksum(contents, self.sums[name]):
-                    raise UserError(
-                        f"{path}: {len(contents):,} bytes that differ from those published in {self.archive.url}; "
-                        "set datamodule.verify=false to use them unverified"
-                    )
-                return self._arrays(contents, str(path))
-        where = f"{self.archive.find(self.data_dir, self.write_dir) or self.write_dir / self.archive.path}, {self.folder}/{name}"
+    def _read_folder(self, folder: Path) -> Iterator[Arrays]:
+        for name, checksum in self.sums.items():
+            contents = read_data_file(folder / name, MAX_BATCH_BYTES)
+            if self.verify and not has_checksum(contents, checksum):
+                raise UserError(
+                    f"{folder / name}: {len(contents):,} bytes that differ from those published in {self.archive.url}; "
+                    "set datamodule.verify=false to use them unverified"
+                )
+            yield read_cifar_batch(contents, str(folder / name))
+
+    def _read_archive(self) -> Iterator[Arrays]:
+        """Yield the arrays of the files of the archive, which is not extracted to disk."""
+        packed = io.BytesIO(self.archive.read(self.data_dir, self.verify, self.write_dir))
+        path = self.archive.find(self.data_dir, self.write_dir)
         try:
-            contents = self._member(f"{self.folder}/{name}")
-        except (tarfile.TarError, LookupError, ValueError, OSError) as error:
-            raise UserError(f"{where}: cannot be read from the archive: {error}") from error
-        return self._arrays(contents, where)
-
-    def _member(self, name: str) -> bytes:
-        archive = self._archive()
-        member = next(
-            (member for member, _ in zip(archive, range(MAX_MEMBERS), strict=False) if member.name == name), None
-        )
-        if member is None:
-            raise KeyError(f"there is no {name}")
-        if not member.isreg() or member.issparse() or member.size > MAX_BATCH_BYTES:
-            raise ValueError(f"{name} is not a regular file of at most {MAX_BATCH_BYTES / 2**20:,.0f} MiB")
-        file = archive.extractfile(member)
-        return file.read() if file else b""
-
-    def _archive(self) -> tarfile.TarFile:
-        if not hasattr(self, "_tar"):
-            contents = self.archive.read(self.data_dir, self.verify, self.write_dir)
-            self._tar = tarfile.open(fileobj=io.BytesIO(contents), mode="r:")  # noqa: SIM115 - in memory, for six reads
-        return self._tar
-
-    def _arrays(self, contents: bytes, where: str) -> Arrays:
-        try:
-            batch = _ArrayUnpickler(io.BytesIO(contents), encoding="bytes").load()
-            images = _to_array(batch[b"data"]).astype(np.uint8).reshape(-1, *self.shape)
-            labels = _to_array(batch[b"labels"]).astype(np.int64, copy=False)
-        except Exception as error:  # a damaged pickle can raise any exception
-            raise UserError(f"{where}: this is not a batch of CIFAR-10: {error}") from error
-        if len(images) != len(labels) or (len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes)):
-            raise UserError(f"{where}: {len(images):,} images with {len(labels):,} labels, which must be 0 to 9")
-        return images, labels
+            with tarfile.open(fileobj=packed, mode="r:") as archive:
+                members = {member.name: member for member in islice(archive, MAX_MEMBERS)}
+                for name in self.sums:
+                    member = members[f"{self.folder}/{name}"]
+                    if not member.isreg() or member.issparse() or member.size > MAX_BATCH_BYTES:
+                        raise ValueError(f"{name} is not a regular file of at most {MAX_BATCH_BYTES / 2**20:,.0f} MiB")
+                    file = archive.extractfile(member)
+                    assert file is not None
+                    yield read_cifar_batch(file.read(), f"{path}, {member.name}")
+        except KeyError as error:
+            raise UserError(f"{path}: this archive has no {error}") from error
+        except (tarfile.TarError, ValueError, OSError) as error:
+            raise UserError(f"{path}: cannot be read from the archive: {error}") from error
