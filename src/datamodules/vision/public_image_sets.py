@@ -291,7 +291,9 @@ class CIFAR10(ImageSet):
                     file = archive.extractfile(member)
                     assert file is not None
                     yield read_cifar_batch(file.read(), f"{path}, {member.name}")
+        except UserError:
+            raise
         except KeyError as error:
-            raise UserError(f"{path}: this archive has no {error}") from error
+            raise UserError(f"{path}: cannot be read from the archive: there is no {error}") from error
         except (tarfile.TarError, ValueError, OSError) as error:
             raise UserError(f"{path}: cannot be read from the archive: {error}") from error
