@@ -17,7 +17,7 @@ from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.core.resources import format_bytes
 from src.datamodules.loaders.in_memory import BatchLoader
-from src.datamodules.loaders.worker_processes import StreamLoader, default_workers
+from src.datamodules.loaders.worker_processes import StreamLoader
 from src.datamodules.splits.cross_validation import Fold, factorize
 from src.tasks.naive_baseline import score_naive_baseline
 
@@ -80,15 +80,15 @@ class DataModule(L.LightningDataModule):
         self.augmentation = augmentation
         self.readers: dict[str, Callable[[Tensor, bool], Tensor]] = {}
         """For each split that is not in memory, a picklable function (indices of examples [B], augment) → inputs."""
-        self.workers: int | None = 0
-        """Number of reader processes; None: `src.datamodules.loaders.worker_processes.default_workers`."""
+        self.workers = 0
+        """Number of reader processes; 0 reads in this process."""
         self.movable = True
         """Whether splits may be moved to the training device."""
         self.paths: dict[str, Path] = {}
         """Paths of the splits that the user gave, in datamodules that take a path per split; the others are drawn from train."""
         self.whole = False
         """Whether the whole file of the user is the test split; `load` then returns only this split."""
-        self._only_split: str | None = None
+        self._loads_all = True
         self._splits: dict[str, Batch] | None = None
         self._moved: dict[str, Batch] = {}
 
@@ -128,7 +128,7 @@ class DataModule(L.LightningDataModule):
             name: train, val or test.
             whole: use the whole file of the user as this split.
         """
-        self._only_split, self.whole, self._splits = name, whole, None
+        self._loads_all, self.whole, self._splits = False, whole, None
         has_own_file = name in self.paths and (name == "test" or (name == "val" and self.fold is None))
         if self.paths and (whole or has_own_file):
             self.paths = {name: self.paths["train" if whole else name]}
@@ -191,26 +191,31 @@ class DataModule(L.LightningDataModule):
             self._splits = None
 
     def setup(self, stage: str | None = None) -> None:
-        if self._splits is None:
-            if self._only_split is None:
-                self.fold_groups()  # raises for an unknown column, even if `load` does not call it
-            try:
-                self._splits, self._moved = self.load(), {}
-            except UserError as error:
-                raise UserError(self._with_location(str(error))) from error
+        if self._splits is not None:
+            return
+        if self._loads_all:
+            self.fold_groups()  # raises for an unknown column, even if `load` does not call it
+        try:
+            self._splits, self._moved = self.load(), {}
+        except UserError as error:
+            message = str(error)
+            paths = [str(path) for path in self.paths.values()]
+            if paths and not any(path in message for path in paths):
+                message = f"{paths[0]}: {message}"
+            if self.fold is not None:
+                message = f"cross_validation, fold {self.fold.number} of {self.fold.of}: {message}"
+            raise UserError(message) from error
 
-    def _with_location(self, message: str) -> str:
-        """Prepend the file and the fold to an error message about the data."""
-        paths = [str(path) for path in self.paths.values()]
-        if paths and not any(path in message for path in paths):
-            message = f"{paths[0]}: {message}"
-        return f"cross_validation, fold {self.fold.number} of {self.fold.of}: {message}" if self.fold else message
+    @property
+    def splits(self) -> dict[str, Batch]:
+        """All splits as `load` made them; available after `setup`."""
+        assert self._splits is not None
+        return self._splits
 
     def split(self, name: str) -> Batch:
-        """Return one whole split as `load` made it."""
+        """Return one whole split as `load` made it; load the data first, if necessary."""
         self.setup()
-        assert self._splits is not None
-        return self._splits[name]
+        return self.splits[name]
 
     def examples(self, name: str, count: int) -> Batch:
         """Return the first examples of a split as inputs of a model."""
@@ -230,14 +235,18 @@ class DataModule(L.LightningDataModule):
             shuffle: draw a new order in every epoch.
             augment: apply `augmentation` to training examples, if there is one.
         """
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         split = self.split(name)
-        options: dict[str, Any] = {"shuffle": shuffle, "seed": self.seed, "training": name == "train"}
-        options |= {"rank": rank, "world_size": world_size, "collate": self.collate}
+        options: dict[str, Any] = {
+            "shuffle": shuffle,
+            "seed": self.seed,
+            "training": name == "train",
+            "rank": self.trainer.global_rank if self.trainer else 0,
+            "world_size": self.trainer.world_size if self.trainer else 1,
+            "collate": self.collate,
+        }
         if name in self.readers:
             assert isinstance(split, LabelledBatch)
-            workers = default_workers() if self.workers is None else self.workers
-            return StreamLoader(split, self.batch_size, self.readers[name], augment, workers, **options)
+            return StreamLoader(split, self.batch_size, self.readers[name], augment, self.workers, **options)
         if augment and self.augmentation is not None:
             split = LabelledBatch(torch.arange(len(split.targets)), split.targets)
             options["collate"] = self._augmented_batch
@@ -251,8 +260,7 @@ class DataModule(L.LightningDataModule):
         if device.type != "cuda" or not self.movable:
             return split
         if name not in self._moved:
-            assert self._splits is not None
-            needed = size_of(self._splits.values())
+            needed = size_of(self.splits.values())
             free = torch.cuda.mem_get_info(device)[0] + size_of(self._moved.values())
             if needed > DEVICE_SHARE * free:
                 log.info(
@@ -269,14 +277,11 @@ class DataModule(L.LightningDataModule):
 
     def log_storage(self) -> None:
         """Log how the data are stored."""
-        self.setup()
-        assert self._splits is not None
         if self.readers:
-            workers = default_workers() if self.workers is None else self.workers
-            reader = {0: "this process", 1: "a worker process"}.get(workers, f"{workers} worker processes")
+            reader = {0: "this process", 1: "a worker process"}.get(self.workers, f"{self.workers} worker processes")
             log.info("data: read from files batch by batch, by %s", reader)
         elif self.movable:
-            log.info("data: %s in memory, as tensors", format_bytes(size_of(self._splits.values())))
+            log.info("data: %s in memory, as tensors", format_bytes(size_of(self.splits.values())))
 
     def train_dataloader(self) -> BatchLoader:
         return self.loader("train", shuffle=self.shuffle, augment=True)

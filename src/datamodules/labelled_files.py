@@ -18,6 +18,7 @@ from src.core.resources import fits_in_memory
 from src.datamodules.base import DataModule
 from src.datamodules.class_labels import class_numbers, classes_of
 from src.datamodules.io.labelled_folder import Labelled, expand_folders, labelled_files
+from src.datamodules.loaders.worker_processes import default_workers
 from src.datamodules.preparation import part, texts
 from src.datamodules.splits.holdout import draw_missing_splits
 from src.datamodules.standardizer import Standardizer
@@ -57,7 +58,8 @@ class LabelledFiles(DataModule):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        self.memory_share, self.workers = memory_share, workers
+        self.memory_share = memory_share
+        self.workers = default_workers() if workers is None else workers
         self.split_seed = split_seed
         self.val_fraction = val_fraction
         self.classes: tuple[str, ...] = ()
