@@ -39,12 +39,15 @@ class Series(Windows):
     ) -> None:
         super().__init__(**rest)
         self.path = Path(path)
-        self.where = str(path)
         self.has_column_names = column is not None
         if column is not None:
             self.targets = (column,) if isinstance(column, str) else tuple(column)
         self.covariates = tuple(covariates)
         self.time_column = time_column
+
+    @property
+    def where(self) -> str:
+        return str(self.path)
 
     def values(self) -> Tensor:
         return torch.tensor(self._rows(self.path), dtype=torch.float64)
