@@ -17,9 +17,9 @@ from src.datamodules.io.delimited_text import read_text
 from src.datamodules.io.numeric_table import is_file_path
 from src.datamodules.loaders.in_memory import BatchLoader
 from src.datamodules.text.stateful_batches import stateful_batch_order
-from src.datamodules.tokenizers.characters import SPECIAL
 from src.datamodules.tokenizers.factory import Tokens, fit_tokenizer, from_plain
 from src.datamodules.tokenizers.memory_mapped import read_chunks, slice_chunks, split_chunks, tokens_on_disk
+from src.datamodules.tokenizers.vocabulary import SPECIAL
 from src.tasks.naive_baseline import score_naive_baseline
 
 BYTES_PER_CHARACTER = {"characters": 15, "byte_pairs": 25}

@@ -19,7 +19,7 @@ from src.datamodules.io.delimited_text import JSON_LINES, read_columns, read_lin
 from src.datamodules.io.numeric_table import looks_like_file
 from src.datamodules.preparation import part, texts
 from src.datamodules.splits.holdout import draw_missing_splits, split_paths
-from src.datamodules.tokenizers.characters import PADDING, pad, trim_padding
+from src.datamodules.tokenizers.vocabulary import PADDING, pad, trim_padding
 from src.datamodules.tokenizers.words import Words, tokenize
 
 TABLES = (".csv", ".tsv", *JSON_LINES)
@@ -116,7 +116,7 @@ class TextClassification(DataModule):
             for text, other in self.augmentation.paraphrases(texts)
         ]
         words = Words.of([*texts, *added], self.min_frequency, self.lowercase)
-        return words.extended(synonym for word in words.words for synonym in self.augmentation.synonyms(word))
+        return words.extended(synonym for word in words.tokens for synonym in self.augmentation.synonyms(word))
 
     def _tokens(self, texts: Sequence[str], warn: bool = False) -> Tensor:
         """Return the tokens of texts [B, max_length], padded at the end."""

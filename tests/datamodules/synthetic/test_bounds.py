@@ -17,7 +17,7 @@ from src.datamodules.synthetic.function import Function
 from src.datamodules.synthetic.mackey_glass import MackeyGlass
 from src.datamodules.synthetic.shapes import Shapes
 from src.datamodules.timeseries.windows import Windows
-from src.datamodules.tokenizers.characters import pad
+from src.datamodules.tokenizers.vocabulary import pad
 from src.datamodules.vision.image_folder import read_images
 from src.layers.positional_encoding import MAX_PRECOMPUTED, SinusoidalPositions
 
