@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 MAX_VALUE = 1e30
 """Largest absolute value in data: larger numbers overflow float32, and sums of their squares overflow float64."""
+FILE_ENDINGS = {".csv", ".txt", ".tsv", ".jsonl", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
+"""File extensions by which an input is a path, even if there is no such file."""
 
 
 def read_rows(inputs: Sequence[str], columns: Sequence[str] | int) -> list[list[float]]:
@@ -46,18 +48,7 @@ def looks_like_file(text: str) -> bool:
     """Return whether an input is the path of a file; raise `UserError` for a path without a file."""
     if os.path.isfile(text):  # False, not an error, for a text that is not a valid path
         return True
-    if Path(text).suffix.lower() in (
-        ".csv",
-        ".txt",
-        ".tsv",
-        ".jsonl",
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".bmp",
-        ".gif",
-        ".webp",
-    ):
+    if Path(text).suffix.lower() in FILE_ENDINGS:
         raise UserError(f"{text}: there is no such file")
     return False
 

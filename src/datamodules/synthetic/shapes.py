@@ -14,8 +14,8 @@ from torch import Tensor
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import SPLITS, DataSpec
 from src.core.resources import check_generated_size
-from src.datamodules.io.image_files import decoded_image
-from src.datamodules.io.numeric_table import looks_like_file, read_rows
+from src.datamodules.io.image_files import decoded_image, is_image
+from src.datamodules.io.numeric_table import read_rows
 from src.datamodules.splits.cross_validation import apply_fold
 from src.datamodules.standardizer import StandardizedData, Standardizer
 
@@ -152,9 +152,7 @@ class Shapes(StandardizedData):
         """Each input is an image file of any size, or its bytes (0 to 255), channel by channel, as a CSV row or file."""
         shape = (self.channels, self.side, self.side)
         images = [
-            self._read_image(text)
-            if looks_like_file(text) and not text.lower().endswith((".csv", ".txt"))
-            else np.array(read_rows([text], prod(shape))).reshape(-1, *shape)
+            self._read_image(text) if is_image(text) else np.array(read_rows([text], prod(shape))).reshape(-1, *shape)
             for text in inputs
         ]
         x = self._standardize(np.concatenate(images))

@@ -1,6 +1,5 @@
 """Labelled texts of the user, tokenized as words."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from operator import itemgetter
@@ -16,7 +15,7 @@ from src.core.errors import UserError
 from src.datamodules.base import DataModule
 from src.datamodules.class_labels import class_numbers, classes_of
 from src.datamodules.io.delimited_text import JSON_LINES, read_columns, read_lines
-from src.datamodules.io.numeric_table import looks_like_file
+from src.datamodules.io.numeric_table import is_file_path
 from src.datamodules.preparation import part, texts
 from src.datamodules.splits.holdout import draw_missing_splits, split_paths
 from src.datamodules.tokenizers.vocabulary import PADDING, pad, trim_padding
@@ -157,7 +156,7 @@ class TextClassification(DataModule):
         return [text for item in inputs for text in self._read(item)]
 
     def _read(self, item: str) -> list[str]:
-        if os.path.isfile(item) or (not any(map(str.isspace, item)) and looks_like_file(item)):
+        if is_file_path(item):
             path = Path(item)
             if path.suffix.lower() in TABLES:
                 return [text for (text,) in read_columns(path, self.columns[:1])]
