@@ -103,4 +103,4 @@ class Multi30k(Translating):
             text = file.read_text(self.data_dir, self.verify, self.write_dir)
             lines.append(split_text_lines(self._normalize_case(text), file.path))
             paths.append(str(file.find(self.data_dir, self.write_dir)))
-        return pair_texts(*lines, *paths)
+        return pair_texts(lines[0], lines[1], *paths)
