@@ -11,7 +11,7 @@ from torch import Tensor
 
 from src.core.errors import UserError
 from src.core.resources import check_memory
-from src.datamodules.io.numeric_table import invalid_number_reason, is_number
+from src.datamodules.io.numeric_table import is_number, parse_number
 from src.datamodules.preparation import DamagedPreparation, flag, is_finite, part, text, texts
 from src.datamodules.standardizer import or_one
 
@@ -70,7 +70,7 @@ class Column:
                     f"Exclude it with datamodule.ignore=[{name}]"
                 )
             return cls(name, tuple(values), missing=missing)
-        numbers = [parse_number(where, name, row[name]) for where, row in rows if row.get(name)]
+        numbers = [_parse_cell(row[name], where, name) for where, row in rows if row.get(name)]
         mean = math.fsum(numbers) / len(numbers)
         deviation = math.sqrt(math.fsum((number - mean) ** 2 for number in numbers) / len(numbers))
         return cls(name, None, mean, or_one(deviation, mean), missing)
@@ -90,7 +90,7 @@ class Column:
         """
         if self.values is None:
             numbers = [
-                parse_number(where, self.name, row[self.name]) if row.get(self.name) else None for where, row in rows
+                _parse_cell(row[self.name], where, self.name) if row.get(self.name) else None for where, row in rows
             ]
             scaled = [0.0 if number is None else (number - self.mean) / self.deviation for number in numbers]
             features = [scaled, [float(number is None) for number in numbers]] if self.missing else [scaled]
@@ -146,15 +146,9 @@ def _column_from_plain(plain: Any) -> Column:
     return Column(text(plain, "name"), values, mean, deviation, flag(plain, "missing"))
 
 
-def parse_number(where: str, column: str, cell: str) -> float:
-    """Return the number of a cell.
-
-    Raises:
-        UserError: if the cell is not a number.
-    """
-    if not is_number(cell):
-        raise UserError(
-            f"{where}, column '{column}': '{cell[:60]}' {invalid_number_reason(cell)}. If it means a missing value, add it to "
-            f"datamodule.missing; if this column is categorical, set datamodule.categories=[{column}]"
-        )
-    return float(cell)
+def _parse_cell(cell: str, where: str, column: str) -> float:
+    hint = (
+        ". If it means a missing value, add it to datamodule.missing; if this column is categorical, set "
+        f"datamodule.categories=[{column}]"
+    )
+    return parse_number(cell, f"{where}, column '{column}'", hint)

@@ -17,7 +17,7 @@ from src.core.errors import UserError, nearest
 from src.datamodules.base import DataModule
 from src.datamodules.class_labels import class_numbers, classes_of
 from src.datamodules.io.delimited_text import MAX_CELLS, iterate_rows
-from src.datamodules.io.numeric_table import invalid_number_reason, is_number, looks_like_file
+from src.datamodules.io.numeric_table import is_number, looks_like_file, parse_number
 from src.datamodules.preparation import part, texts
 from src.datamodules.splits.holdout import draw_missing_splits, split_paths
 from src.datamodules.standardizer import Standardizer
@@ -206,15 +206,10 @@ class Table(DataModule):
             )
 
     def _numbers(self, rows: Sequence[Row]) -> Tensor:
-        table = []
-        for where, row in rows:
-            for name in self.targets:
-                if not is_number(row[name]):
-                    raise UserError(
-                        f"{where}, column '{name}': '{row[name][:60]}' {invalid_number_reason(row[name])}; for classes, set "
-                        "datamodule.kind=classification"
-                    )
-            table.append([float(row[name]) for name in self.targets])
+        hint = "; for classes, set datamodule.kind=classification"
+        table = [
+            [parse_number(row[name], f"{where}, column '{name}'", hint) for name in self.targets] for where, row in rows
+        ]
         return torch.tensor(table, dtype=torch.float64)
 
     def _targets(self, name: str, rows: Sequence[Row]) -> Tensor:

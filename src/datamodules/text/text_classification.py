@@ -14,7 +14,7 @@ from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.datamodules.base import DataModule
 from src.datamodules.class_labels import class_numbers, classes_of
-from src.datamodules.io.delimited_text import JSON_LINES, read_columns, read_lines
+from src.datamodules.io.delimited_text import JSON_LINES, read_columns, read_nonempty_lines
 from src.datamodules.io.numeric_table import is_file_path
 from src.datamodules.preparation import part, texts
 from src.datamodules.splits.holdout import draw_missing_splits, split_paths
@@ -160,10 +160,7 @@ class TextClassification(DataModule):
             path = Path(item)
             if path.suffix.lower() in TABLES:
                 return [text for (text,) in read_columns(path, self.columns[:1])]
-            texts = [line.strip() for line in read_lines(path) if line.strip()]
-            if not texts:
-                raise UserError(f"{path}: there is no text in this file")
-            return texts
+            return [line.strip() for line in read_nonempty_lines(path)]
         if not item.strip():
             raise UserError("an empty input is no text")
         return [item]

@@ -14,7 +14,7 @@ from src.core.batches import Batch, TranslationBatch
 from src.core.data_spec import SPLITS, DataSpec
 from src.core.errors import UserError
 from src.datamodules.base import DataModule
-from src.datamodules.io.delimited_text import read_lines
+from src.datamodules.io.delimited_text import read_nonempty_lines
 from src.datamodules.io.numeric_table import is_file_path
 from src.datamodules.preparation import part, sizes
 from src.datamodules.tokenizers.factory import Tokens, fit_tokenizer, from_plain
@@ -166,12 +166,10 @@ class Translating(DataModule):
     def listed(self, inputs: Sequence[str]) -> list[str]:
         texts: list[str] = []
         for item in inputs:
-            lines = [item]
             if is_file_path(item):
-                lines = [line.partition("\t")[0].strip() for line in read_lines(Path(item)) if line.strip()]
-                if not lines:
-                    raise UserError(f"{item}: there is no text in this file")
-            texts += lines
+                texts += [line.partition("\t")[0] for line in read_nonempty_lines(Path(item))]
+            else:
+                texts.append(item)
         return texts
 
     def _normalize_case(self, text: str) -> str:

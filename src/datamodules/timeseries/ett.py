@@ -1,7 +1,5 @@
 """Electricity Transformer Temperature, a standard benchmark for long forecasts (Zhou et al. 2021)."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +7,9 @@ import torch
 from torch import Tensor
 
 from src.core.errors import UserError
-from src.datamodules.io.delimited_text import read_text
+from src.datamodules.io.delimited_text import iterate_rows, read_text
 from src.datamodules.io.downloads import PublicFile
-from src.datamodules.io.numeric_table import is_number
+from src.datamodules.io.numeric_table import parse_number
 from src.datamodules.timeseries.windows import Windows
 
 SERIES = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
@@ -59,13 +57,12 @@ class ETT(Windows):
         return str(file.find(self.data_dir, self.write_dir) or self.write_dir / file.path)
 
     def values(self) -> Tensor:
-        contents = FILES[self.variant].read(self.data_dir, self.verify, self.write_dir)
-        return torch.tensor(_rows(contents.decode("utf-8-sig", errors="replace"), self.where), dtype=torch.float64)
+        FILES[self.variant].read(self.data_dir, self.verify, self.write_dir)  # downloads and verifies the file
+        return torch.tensor(_rows(Path(self.where)), dtype=torch.float64)
 
     def values_in(self, path: Path) -> list[list[float]]:
         """Return the rows of a file in the format of the data set, or of a table of the seven series without date."""
-        contents = read_text(path)
-        return _rows(contents, str(path)) if contents.startswith("date,") else super().values_in(path)
+        return _rows(path) if read_text(path).startswith("date,") else super().values_in(path)
 
     def split_ranges(self, count: int) -> dict[str, tuple[int, int]]:
         month = ROWS_PER_MONTH[self.variant[0]]
@@ -92,22 +89,13 @@ class ETT(Windows):
         }
 
 
-def _rows(text: str, where: str) -> list[list[float]]:
-    """Return the seven series of the contents of a file, row by row.
+def _rows(path: Path) -> list[list[float]]:
+    """Return the seven series of a file, row by row.
 
     Raises:
-        UserError: if the columns differ, or a cell is not a number (names the row).
+        UserError: if a column is missing, or a cell is not a number; names the row.
     """
-    lines = csv.reader(io.StringIO(text))
-    try:
-        header = next(lines, [])
-        if tuple(header[1:]) != SERIES:
-            raise UserError(f"{where}: the columns must be date,{','.join(SERIES)}, not {','.join(header)[:80]}")
-        rows = []
-        for number, cells in enumerate(lines, 2):
-            if len(cells) != 1 + len(SERIES) or not all(map(is_number, cells[1:])):
-                raise UserError(f"{where}, row {number}: {len(SERIES)} numbers are expected after the date")
-            rows.append([float(cell) for cell in cells[1:]])
-    except csv.Error as error:
-        raise UserError(f"{where}: this is not valid CSV: {error}") from error
-    return rows
+    return [
+        [parse_number(cells[name].strip(), f"{path}, row {line}, column {name}") for name in SERIES]
+        for line, cells in iterate_rows(path, SERIES)
+    ]
