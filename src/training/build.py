@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.compat.lean_imports import lean
 
@@ -26,9 +26,13 @@ from src.datamodules.base import DataModule
 from src.datamodules.splits.cross_validation import Fold
 from src.models.base import Model
 from src.regularization.batch_transform import batch_transform
+from src.regularization.example_augmentation import example_augmentation
 from src.tasks.sequence_generation import Translation
 from src.training.checkpoint_check import CheckpointCheck
 from src.training.checkpoint_io import AtomicCheckpointIO
+
+if TYPE_CHECKING:
+    from src.regularization.text_augmentation import LoadTranslator
 
 
 class NoProfiler(PassThroughProfiler):
@@ -42,16 +46,27 @@ class NoProfiler(PassThroughProfiler):
         return self._null_context
 
 
-def build_data(config: Config) -> DataModule:
-    """Build the datamodule, with its cross-validation fold."""
-    datamodule = locate(config.datamodule.target or "", DataModule, "datamodule._target_")(  # type: ignore[type-abstract]
-        **config.datamodule.arguments()
-    )
-    datamodule.data_dir, datamodule.write_dir = config.paths.data, writable_data_folder(config.paths.data)
+def build_data(config: Config, load_translator: "LoadTranslator | None" = None) -> DataModule:
+    """Build the datamodule.
+
+    Args:
+        config: config of the run.
+        load_translator: loads the translator of back-translation; None leaves out the augmentation of raw training examples.
+    """
+    cls = locate(config.datamodule.target or "", DataModule, "datamodule._target_")  # type: ignore[type-abstract]
     settings = config.cross_validation
+    fold, augmentation = None, None
     if settings.folds is not None and settings.fold is not None:
-        datamodule.fold = Fold(settings.fold, settings.folds, settings.seed, settings.group)
-    return datamodule
+        fold = Fold(settings.fold, settings.folds, settings.seed, settings.group)
+    if load_translator is not None:
+        augmentation = example_augmentation(config.regularization, cls.raw, load_translator)
+    return cls(
+        **config.datamodule.arguments(),
+        data_dir=config.paths.data,
+        write_dir=writable_data_folder(config.paths.data),
+        fold=fold,
+        augmentation=augmentation,
+    )
 
 
 def build_model(config: Config, spec: Any) -> Model:

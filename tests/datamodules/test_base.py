@@ -16,6 +16,7 @@ from src.config.schema.registry import SCHEMAS
 from src.core.batches import Batch
 from src.core.data_spec import SPLITS, DataSpec
 from src.datamodules.base import DataModule
+from src.datamodules.splits.cross_validation import Fold
 from src.tasks.registry import TASKS
 from src.tasks.tagging import IGNORE_INDEX
 
@@ -46,13 +47,11 @@ def option(name: str, files: Files, **changes) -> DataOption:
     return SCHEMAS["datamodule"][plain["_target_"]].model_validate(plain)
 
 
-def make(name: str, files: Files, **changes) -> DataModule:
+def make(name: str, files: Files, fold: Fold | None = None, **changes) -> DataModule:
     chosen = option(name, files, **changes)
-    datamodule = locate(chosen.target, DataModule)(**chosen.arguments())
-    for word in files(name):
-        if word.startswith("paths.data="):
-            datamodule.data_dir = Path(word.partition("=")[2])
-    return datamodule
+    folders = [Path(word.partition("=")[2]) for word in files(name) if word.startswith("paths.data=")]
+    data_dir = folders[0] if folders else Path("data")
+    return locate(chosen.target, DataModule)(**chosen.arguments(), data_dir=data_dir, fold=fold)
 
 
 @pytest.fixture(scope="module")

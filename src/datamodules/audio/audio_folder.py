@@ -1,12 +1,11 @@
 """A folder of WAV files of the user: one subfolder per class, or the class in the file names."""
 
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from src.datamodules.audio.base import ENDINGS, Audio
-from src.datamodules.io.labelled_folder import Labelled, labelled_files
-from src.datamodules.splits.holdout import draw_missing_splits, split_paths
+from src.datamodules.audio.base import Audio
+from src.datamodules.io.labelled_folder import Labelled
+from src.datamodules.splits.holdout import split_paths
 
 
 class AudioFolder(Audio):
@@ -36,9 +35,4 @@ class AudioFolder(Audio):
         self.paths = split_paths(path, val_path, test_path)
 
     def files(self) -> dict[str, list[Labelled]]:
-        available = {
-            name: labelled_files(folder, self.pattern, ENDINGS, "a WAV file") for name, folder in self.paths.items()
-        }
-        return draw_missing_splits(
-            available, self.val_fraction, self.test_fraction, self.split_seed, itemgetter(1), self.fold
-        )
+        return self.labelled_files(self.pattern, self.test_fraction)

@@ -2,13 +2,13 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_all_start_methods
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -55,12 +55,13 @@ class StreamLoader(BatchLoader):
 
     def cut(self, indices: Sequence[Tensor], start: int) -> Iterator[Batch]:
         assert isinstance(self.split, LabelledBatch)
-        numbered = list(enumerate(indices))[start:]
-        requests = [(self.split.x[index], (self.seed, self.epoch, number, self.rank)) for number, index in numbered]
+        requests = [
+            (self.split.x[index], (self.seed, self.epoch, number, self.rank)) for number, index in enumerate(indices)
+        ]
         loader = DataLoader(
             _FileDataset(self.read, self.augment),
             batch_size=None,
-            sampler=requests,  # type: ignore[arg-type]
+            sampler=requests[start:],  # type: ignore[arg-type]
             num_workers=self.workers,
             prefetch_factor=PREFETCH if self.workers else None,
             multiprocessing_context=_START if self.workers else None,
@@ -68,7 +69,7 @@ class StreamLoader(BatchLoader):
             generator=torch.Generator(),  # draws the unused seeds of workers, instead of the global generator
         )
         batches = iter(loader)
-        for _, index in numbered:
+        for index in indices[start:]:
             try:
                 inputs = next(batches)
             except RuntimeError as error:
@@ -96,24 +97,12 @@ class _FileDataset(Dataset):
     def __getitem__(self, request: tuple[Tensor, tuple[int, ...]]) -> Tensor | UserError:
         """Return the inputs, or the error of a file: DataLoader would change the message of a raised exception."""
         index, seed = request
-        try:
-            with seeded(seed):
+        python_seed, numpy_seed, torch_seed = np.random.SeedSequence(seed).generate_state(3).tolist()
+        with isolate_rng(include_cuda=False):
+            random.seed(python_seed)
+            np.random.seed(numpy_seed)
+            torch.default_generator.manual_seed(torch_seed)  # this one alone: torch.manual_seed seeds GPUs too
+            try:
                 return self.read(index, self.augment)
-        except UserError as error:
-            return error
-
-
-@contextmanager
-def seeded(seed: tuple[int, ...]) -> Iterator[None]:
-    """Seed the generators of Python, NumPy and torch (CPU) within the context, and restore their states afterwards."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seeds = np.random.SeedSequence(seed).generate_state(3)
-    try:
-        random.seed(int(seeds[0]))
-        np.random.seed(int(seeds[1]))
-        torch.default_generator.manual_seed(int(seeds[2]))  # this one alone: torch.manual_seed seeds GPUs too
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+            except UserError as error:
+                return error

@@ -41,6 +41,7 @@ class Function(StandardizedData):
 
     task = "regression"
     inputs = "vector"
+    supports_folds = True
 
     def __init__(
         self,

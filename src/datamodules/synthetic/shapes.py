@@ -97,6 +97,7 @@ class Shapes(StandardizedData):
 
     task = "classification"
     inputs = "image"
+    supports_folds = True
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor
 from src.core.errors import UserError
 from src.core.resources import check_memory
 from src.datamodules.io.numeric_table import is_number, parse_number
-from src.datamodules.preparation import DamagedPreparation, flag, is_finite, part, text, texts
+from src.datamodules.preparation import DamagedPreparation, flag, number, part, text, texts
 from src.datamodules.standardizer import or_one
 
 log = logging.getLogger(__name__)
@@ -140,9 +140,9 @@ class Columns:
 
 def _column_from_plain(plain: Any) -> Column:
     values = None if part(plain, "values") is None else texts(plain, "values")
-    mean, deviation = part(plain, "mean"), part(plain, "deviation")
-    if not is_finite(mean) or not is_finite(deviation) or deviation <= 0:
-        raise DamagedPreparation("the mean of a column is not finite, or its deviation is not finite and positive")
+    mean, deviation = number(plain, "mean"), number(plain, "deviation")
+    if deviation <= 0:
+        raise DamagedPreparation("the deviation of a column is not positive")
     return Column(text(plain, "name"), values, mean, deviation, flag(plain, "missing"))
 
 

@@ -29,6 +29,7 @@ class SklearnTable(DataModule):
     """
 
     inputs = "vector"
+    supports_folds = True
     source: ClassVar[Callable[[], Any]]
 
     def __init__(

@@ -55,6 +55,7 @@ class Table(DataModule):
 
     task = "classification"
     inputs = "vector"
+    supports_folds = True
 
     def __init__(
         self,

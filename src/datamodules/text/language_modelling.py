@@ -52,6 +52,7 @@ class Text(DataModule):
 
     task = "language_modelling"
     inputs = "tokens"
+    supports_folds = True
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ class TextClassification(DataModule):
 
     task = "classification"
     inputs = "tokens"
+    supports_folds = True
     raw = "text"
 
     def __init__(

@@ -42,6 +42,7 @@ class Translating(DataModule):
 
     task = "translation"
     inputs = "tokens"
+    supports_folds = True
     filtered_splits: ClassVar[tuple[str, ...]] = SPLITS
     """Splits from which long pairs are dropped; in other splits, a long pair is an error."""
 

@@ -31,6 +31,7 @@ class Windows(StandardizedData):
 
     task = "forecasting"
     inputs = "sequence"
+    supports_folds = True
     too_short = "reduce datamodule.window, .horizon"
     """What to do if the series is too short, for error messages."""
 

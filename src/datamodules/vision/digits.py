@@ -13,13 +13,12 @@ from torch import Tensor
 
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
-from src.core.errors import UserError
 from src.datamodules.base import DataModule
 from src.datamodules.io.image_files import is_image, open_image
-from src.datamodules.io.numeric_table import read_rows
 from src.datamodules.preparation import part
 from src.datamodules.splits.holdout import split_indices
 from src.datamodules.standardizer import Standardizer
+from src.datamodules.vision.pixels import read_pixel_rows
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +36,7 @@ class Digits(DataModule):
 
     task = "classification"
     inputs = "image"
+    supports_folds = True
 
     def __init__(
         self, split_seed: int = 0, val_fraction: float = 0.15, test_fraction: float = 0.15, **common: Any
@@ -68,7 +68,9 @@ class Digits(DataModule):
 
     def encode(self, inputs: Sequence[str]) -> Batch:
         """Each input is an image of any size (bright on dark background), or 64 numbers (0 to 16) as a CSV row or file."""
-        pixels = [_read_image(text) if is_image(text) else _read_pixels(text) for text in inputs]
+        pixels = [
+            _read_image(text) if is_image(text) else read_pixel_rows(text, SIDE * SIDE, BRIGHTEST) for text in inputs
+        ]
         images = torch.tensor(np.concatenate(pixels), dtype=torch.float32)
         return LabelledBatch(self._standardize(images), torch.zeros(len(images), dtype=torch.int64))
 
@@ -91,15 +93,6 @@ def _read_data() -> tuple[np.ndarray, np.ndarray]:
     assert package is not None and package.submodule_search_locations
     rows = np.loadtxt(Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz"), delimiter=",")
     return rows[:, :-1], rows[:, -1].astype(np.int64)
-
-
-def _read_pixels(text: str) -> np.ndarray:
-    pixels = np.array(read_rows([text], SIDE * SIDE))
-    for number, value in enumerate(pixels.flat):
-        if not 0 <= value <= BRIGHTEST:
-            row, column = divmod(number, SIDE * SIDE)
-            raise UserError(f"'{text[:60]}', row {row + 1}, column {column + 1}: {value:g} is outside 0 to 16")
-    return pixels
 
 
 def _read_image(path: str) -> np.ndarray:

@@ -146,9 +146,7 @@ def test_predict_names_the_class_of_a_file(fast, sounds, capsys):
 
 def digits(folder: Path, **changes) -> FSDD:
     small = {"seconds": 0.3, "sample_rate": 8000, "n_fft": 256, "hop": 80, "n_mels": 20, "verify": False}
-    data = FSDD(**small | changes)
-    data.data_dir = folder
-    return data
+    return FSDD(**small | changes, data_dir=folder)
 
 
 @pytest.fixture

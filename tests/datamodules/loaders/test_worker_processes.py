@@ -10,7 +10,7 @@ import torch
 
 from src.core.batches import LabelledBatch
 from src.core.errors import UserError
-from src.datamodules.loaders.worker_processes import StreamLoader, default_workers, seeded
+from src.datamodules.loaders.worker_processes import StreamLoader, default_workers
 from src.diagnostics.resume_check import check_resume
 
 
@@ -78,15 +78,6 @@ def test_it_goes_on_where_it_was(workers):
     second.load_state_dict(first.state_dict())
     rest = [batch.x for batch in second]
     assert len(rest) == len(whole) - 2 and all(torch.equal(a, b) for a, b in zip(rest, whole[2:], strict=True))
-
-
-def test_seeds_end_with_their_block():
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    with pytest.raises(KeyError), seeded((1, 2)):
-        torch.rand(3)
-        raise KeyError
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_workers_by_default():

@@ -12,9 +12,7 @@ from tests.miniatures import write_ett
 
 
 def made(folder: Path, **more) -> ETT:
-    datamodule = ETT(verify=False, **more)
-    datamodule.data_dir = folder
-    return datamodule
+    return ETT(verify=False, data_dir=folder, **more)
 
 
 def test_windows_are_those_of_the_papers(tmp_path) -> None:
@@ -77,8 +75,7 @@ def test_a_wrong_file_is_named_with_its_row(tmp_path, change, message) -> None:
 
 def test_a_file_of_the_data_s_own_form_is_predicted_from(tmp_path):
     values = write_ett(tmp_path / "ett" / "ETTh1.csv")
-    data = ETT(verify=False)
-    data.data_dir = tmp_path
+    data = made(tmp_path)
     data.setup()
     x = data.encode([str(tmp_path / "ett" / "ETTh1.csv")]).x
     expected = data.scale.apply(torch.tensor(values[-96:]))

@@ -1,0 +1,177 @@
+"""Base class of datamodules of labelled files, which are in memory if they fit, and read batch by batch otherwise."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.core.batches import Batch, LabelledBatch
+from src.core.resources import fits_in_memory
+from src.datamodules.base import DataModule
+from src.datamodules.class_labels import class_numbers, classes_of
+from src.datamodules.io.labelled_folder import Labelled, expand_folders, labelled_files
+from src.datamodules.loaders.worker_processes import default_workers
+from src.datamodules.preparation import part, texts
+from src.datamodules.splits.holdout import draw_missing_splits
+from src.datamodules.standardizer import Standardizer
+
+log = logging.getLogger(__name__)
+
+SCALE_SAMPLES = 2000
+"""Training files from which mean and deviation are computed if not all fit into memory."""
+
+
+class LabelledFiles(DataModule):
+    """Files with one example each. If all together need more than `memory_share` of the free memory, they are read batch
+    by batch.
+
+    Args:
+        memory_share: share of the free memory; 0 always reads from the files.
+        workers: reader processes if the data do not fit into memory; None: all cores but one.
+        split_seed: seed of the splits that are drawn.
+        val_fraction: share of the validation split, if it is drawn.
+        common: arguments of `DataModule`.
+    """
+
+    task = "classification"
+    inputs = "image"
+    supports_folds = True
+    endings: ClassVar[tuple[str, ...]]
+    """Extensions of the files."""
+    kind: ClassVar[str]
+    """Such a file with its article, for error messages."""
+
+    def __init__(
+        self,
+        memory_share: float = 0.5,
+        workers: int | None = None,
+        split_seed: int = 0,
+        val_fraction: float = 0.15,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        self.memory_share = memory_share
+        self.workers = default_workers() if workers is None else workers
+        self.split_seed = split_seed
+        self.val_fraction = val_fraction
+        self.classes: tuple[str, ...] = ()
+        self.scale: Standardizer | None = None
+        self._training: Any = None
+        """Training examples in memory, if they are augmented."""
+
+    @abstractmethod
+    def files(self) -> dict[str, list[Labelled]]:
+        """Return path and class of each file of each split."""
+
+    @abstractmethod
+    def fit_shape(self, files: dict[str, list[Path]]) -> int:
+        """Determine the shape of an example, unless it is known; return the bytes that an example needs in memory."""
+
+    @abstractmethod
+    def read(self, files: Sequence[Path]) -> Any:
+        """Return the raw examples of files."""
+
+    @abstractmethod
+    def fit_scale(self, examples: Any) -> Standardizer:
+        """Return the standardisation of raw training examples."""
+
+    @abstractmethod
+    def to_inputs(self, examples: Any) -> Tensor:
+        """Return the inputs of a model [B, C, H, W] for raw examples."""
+
+    def augment(self, examples: Any) -> Any:
+        """Return raw examples, changed by a new draw of `augmentation`."""
+        return examples
+
+    def labelled_files(self, pattern: str | None, test_fraction: float) -> dict[str, list[Labelled]]:
+        """Return the files below `paths`, and draw the splits that have no path, stratified by class."""
+        available = {
+            name: labelled_files(folder, pattern, self.endings, self.kind) for name, folder in self.paths.items()
+        }
+        return draw_missing_splits(
+            available, self.val_fraction, test_fraction, self.split_seed, itemgetter(1), self.fold
+        )
+
+    def load(self) -> dict[str, Batch]:
+        splits = self.files()
+        files = {name: [path for path, _ in split] for name, split in splits.items()}
+        folders = {
+            name: str(self.source_path(name) if self.paths else paths[0].parent) for name, paths in files.items()
+        }
+        if not self.classes:
+            self.classes = classes_of((label for _, label in splits["train"]), folders["train"])
+        targets = {
+            name: class_numbers([label for _, label in split], self.classes, folders[name])
+            for name, split in splits.items()
+        }
+        count = sum(map(len, files.values()))
+        needed = count * self.fit_shape(files)
+        if not fits_in_memory(needed, self.memory_share, f"{next(iter(folders.values()))}: {count:,} files"):
+            return self._load_streamed(files, targets)
+        self.readers = {}
+        examples = {name: self.read(paths) for name, paths in files.items()}
+        if self.augmentation is not None:
+            self._training = examples["train"]
+        if self.scale is None:
+            self.scale = self.fit_scale(examples["train"])
+        return {name: LabelledBatch(self.to_inputs(examples.pop(name)), y) for name, y in targets.items()}
+
+    def _load_streamed(self, files: dict[str, list[Path]], targets: dict[str, Tensor]) -> dict[str, Batch]:
+        if self.scale is None:
+            train = files["train"]
+            sample = np.random.default_rng(self.split_seed).choice(
+                len(train), min(SCALE_SAMPLES, len(train)), replace=False
+            )
+            log.info("inputs are standardised with %s of %s training files", f"{len(sample):,}", f"{len(train):,}")
+            self.scale = self.fit_scale(self.read([train[i] for i in sample]))
+        source = copy(self)
+        source.trainer, source._splits, source.readers = None, None, {}
+        self.readers = {name: _FileReader(source, paths) for name, paths in files.items()}
+        return {name: LabelledBatch(torch.arange(len(y)), y) for name, y in targets.items()}
+
+    def augmented(self, index: Tensor) -> Tensor:
+        return self.to_inputs(self.augment([self._training[i] for i in index.tolist()]))
+
+    def encode(self, inputs: Sequence[str]) -> Batch:
+        """Each input is a file, or a folder of them."""
+        x = self.to_inputs(self.read([Path(text) for text in self.listed(inputs)]))
+        return LabelledBatch(x, torch.zeros(len(x), dtype=torch.int64))
+
+    def listed(self, inputs: Sequence[str]) -> list[str]:
+        return expand_folders(inputs, self.endings)
+
+    def example_inputs(self, count: int = 3) -> list[str]:
+        return [str(path) for path, _ in self.files()["test"][:count]]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"classes": list(self.classes), "scale": self.scale.to_plain()} if self.scale else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.classes = texts(state_dict, "classes")
+        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
+
+
+@dataclass(frozen=True)
+class _FileReader:
+    """Reads inputs of a split by index.
+
+    Args:
+        source: the datamodule, without data and trainer, so that it can be sent to a worker.
+        files: files of the split.
+    """
+
+    source: LabelledFiles
+    files: list[Path]
+
+    def __call__(self, index: Tensor, augment: bool = False) -> Tensor:
+        examples = self.source.read([self.files[i] for i in index.tolist()])
+        return self.source.to_inputs(self.source.augment(examples) if augment else examples)
