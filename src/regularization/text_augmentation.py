@@ -14,7 +14,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from src.config.schema.regularization import BackTranslation as BackTranslationKnobs
 from src.config.schema.regularization import Synonyms as SynonymsKnobs
 from src.core.errors import UserError
-from src.datamodules.tokenizers.characters import UNKNOWN
+from src.datamodules.tokenizers.vocabulary import UNKNOWN
 from src.datamodules.tokenizers.words import WORD
 
 log = logging.getLogger(__name__)

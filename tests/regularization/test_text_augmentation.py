@@ -108,7 +108,7 @@ def test_only_training_texts_are_augmented_differently_in_each_epoch(reviews: Pa
     assert not (torch.cat([b.x.flatten() for b in first]) == 3).any(), (
         "synonyms that are not in the training texts are in the vocabulary"
     )
-    assert {"movie", "big", "screen"} <= set(data.vocabulary.words)
+    assert {"movie", "big", "screen"} <= set(data.vocabulary.tokens)
     torch.manual_seed(5)
     again = list(data.train_dataloader())
     torch.manual_seed(5)
@@ -237,7 +237,7 @@ def test_word_counts_once_in_a_text_and_its_paraphrase(tmp_path: Path) -> None:
     texts = ["a rare cat", "a red cat", *changed]
     back = SimpleNamespace(fit=lambda texts: None, paraphrases={text: changed.get(text, text) for text in texts})
     augmentation._back_translation = back  # type: ignore[assignment]
-    words = data._vocabulary(texts).words
+    words = data._vocabulary(texts).tokens
     assert set(words) == {"a", "cat", "the", "dog", "hound"}
 
 

@@ -3,7 +3,6 @@
 import io
 import math
 import os
-import struct
 import warnings
 from fractions import Fraction
 from pathlib import Path
@@ -69,18 +68,9 @@ def read_wave(path: Path, sample_rate: int | None = None, seconds: float | None 
         raise UserError(f"{path}: this WAV file is truncated: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: this file cannot be read: {error.strerror or error}") from error
-    except (
-        ValueError,
-        struct.error,
-        EOFError,
-        UnboundLocalError,
-        OverflowError,
-        MemoryError,
-        ZeroDivisionError,
-        TypeError,
-        LookupError,
-        AttributeError,
-    ) as error:
+    except UserError:
+        raise
+    except Exception as error:  # scipy raises any exception for damaged files
         raise UserError(
             f"{path}: this is not a readable WAV file ({error}); convert it with ffmpeg -i IN OUT.wav"
         ) from error

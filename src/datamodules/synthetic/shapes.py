@@ -14,12 +14,10 @@ from torch import Tensor
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import SPLITS, DataSpec
 from src.core.resources import check_generated_size
-from src.datamodules.base import DataModule
-from src.datamodules.io.image_files import decoded_image
-from src.datamodules.io.numeric_table import looks_like_file, read_rows
-from src.datamodules.preparation import part
+from src.datamodules.io.image_files import decoded_image, is_image
+from src.datamodules.io.numeric_table import read_rows
 from src.datamodules.splits.cross_validation import apply_fold
-from src.datamodules.standardizer import Standardizer
+from src.datamodules.standardizer import StandardizedData, Standardizer
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow
 
@@ -85,7 +83,7 @@ def _colours(count: int, generator: np.random.Generator) -> tuple[NDArray, NDArr
     return np.where(swapped, dark, bright), np.where(swapped, bright, dark)
 
 
-class Shapes(DataModule):
+class Shapes(StandardizedData):
     """Images of ten shapes, all classes equally often; position, size, angle and colours are independent of the class.
 
     Args:
@@ -118,7 +116,6 @@ class Shapes(DataModule):
         self.sizes = {"train": train_size, "val": val_size, "test": test_size}
         self.noise = noise
         self.split_seed = split_seed
-        self.scale: Standardizer | None = None
 
     def load(self) -> dict[str, Batch]:
         count = sum(self.sizes.values())  # about 20 numbers of 8 bytes per pixel
@@ -156,9 +153,7 @@ class Shapes(DataModule):
         """Each input is an image file of any size, or its bytes (0 to 255), channel by channel, as a CSV row or file."""
         shape = (self.channels, self.side, self.side)
         images = [
-            self._read_image(text)
-            if looks_like_file(text) and not text.lower().endswith((".csv", ".txt"))
-            else np.array(read_rows([text], prod(shape))).reshape(-1, *shape)
+            self._read_image(text) if is_image(text) else np.array(read_rows([text], prod(shape))).reshape(-1, *shape)
             for text in inputs
         ]
         x = self._standardize(np.concatenate(images))
@@ -172,10 +167,3 @@ class Shapes(DataModule):
     def example_inputs(self, count: int = 3) -> list[str]:
         images, _ = self._draw("test")
         return [",".join(map(str, image.ravel())) for image in images[:count]]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"scale": self.scale.to_plain()} if self.scale else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.scale = Standardizer.from_plain(part(state_dict, "scale"))

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from src.core.errors import UserError
 from src.datamodules.io.downloads import PublicFile
 from src.datamodules.text.language_modelling import Text
 
@@ -29,9 +28,4 @@ class TinyShakespeare(Text):
         self.verify = verify
 
     def _read(self) -> str:
-        try:
-            return FILE.read(self.data_dir, self.verify, self.write_dir).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{FILE.find(self.data_dir, self.write_dir)}: this file is not UTF-8 text (byte {error.start})"
-            ) from error
+        return FILE.read_text(self.data_dir, self.verify, self.write_dir)

@@ -25,7 +25,7 @@ from src.datamodules.io.image_files import _PixelBudget, open_image, read_image,
 from src.datamodules.io.labelled_folder import labelled_files
 from src.datamodules.io.wav_files import read_wave
 from src.datamodules.synthetic.shapes import Shapes
-from src.datamodules.tokenizers.characters import Vocabulary
+from src.datamodules.tokenizers.characters import Characters
 from src.datamodules.tokenizers.memory_mapped import read_chunks
 from src.datamodules.vision.public_image_sets import read_cifar_batch
 
@@ -366,4 +366,4 @@ def test_pickles_of_cifar_hold_integers_only(capfd: pytest.CaptureFixture[str], 
 
 def test_a_vocabulary_of_another_type_is_refused() -> None:
     with pytest.raises(UserError, match="damaged"):
-        Vocabulary.from_plain({"characters": 5})
+        Characters.from_plain({"characters": 5})

@@ -38,7 +38,7 @@ def test_each_character_is_predicted_once_in_the_text_s_own_order(write):
 def test_vocabulary_is_the_training_part_s(write):
     data = write(BODY + "€" * 100)
     data.setup()
-    assert set(data.vocabulary.characters) == set(BODY)
+    assert set(data.vocabulary.tokens) == set(BODY)
     assert (data.split("test").targets == 3).sum() >= 90
     assert data.spec.vocabulary_size == data.spec.output_shape[0] == len(set(BODY)) + 4
 

@@ -58,10 +58,10 @@ def test_predict_takes_the_last_rows_of_a_file(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda lines: ["date,a,b", *lines[1:]], "the columns must be date,HUFL"),
-        (lambda lines: [*lines[:5], "x,1,2,3,4,5,6", *lines[6:]], r"row 6: 7 numbers are expected"),
-        (lambda lines: [*lines[:5], "x,1,2,3,4,5,6,oops", *lines[6:]], r"row 6: 7 numbers are expected"),
-        (lambda lines: [*lines[:5], "x,1,2,3,4,5,6,nan", *lines[6:]], r"row 6: 7 numbers are expected"),
+        (lambda lines: ["date,a,b", *lines[1:]], "the header has no column 'HUFL'"),
+        (lambda lines: [*lines[:5], "x,1,2,3,4,5,6", *lines[6:]], "row 6: 7 columns where the header has 8"),
+        (lambda lines: [*lines[:5], "x,1,2,3,4,5,6,oops", *lines[6:]], "row 6, column OT: 'oops' is not a number"),
+        (lambda lines: [*lines[:5], "x,1,2,3,4,5,6,nan", *lines[6:]], "row 6, column OT: 'nan' is not a finite number"),
         (lambda lines: lines[:5000], "4,999 rows, but the usual split needs 14,400"),
     ],
 )
