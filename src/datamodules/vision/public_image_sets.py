@@ -1,7 +1,6 @@
 """Public image sets: Fashion-MNIST, MNIST and CIFAR-10, with their published training and test splits."""
 
 import io
-import logging
 import pickle
 import tarfile
 from abc import abstractmethod
@@ -17,21 +16,17 @@ from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.core.files import read_data_file
-from src.datamodules.base import DataModule
 from src.datamodules.io.downloads import PublicFile, has_checksum
 from src.datamodules.io.image_files import is_image, read_image
-from src.datamodules.preparation import part
 from src.datamodules.splits.holdout import split_indices
-from src.datamodules.standardizer import Standardizer
+from src.datamodules.standardizer import StandardizedData
 from src.datamodules.vision.pixels import fit_pixel_scale, read_pixel_rows, standardize_pixels
-
-log = logging.getLogger(__name__)
 
 Arrays = tuple[np.ndarray, np.ndarray]
 """Images [N, C, H, W] uint8 and labels [N]."""
 
 
-class ImageSet(DataModule):
+class ImageSet(StandardizedData):
     """Labelled images of one size; validation is drawn from the training images, stratified by class.
 
     Pixels are standardised with mean and deviation per channel of the training split.
@@ -52,7 +47,6 @@ class ImageSet(DataModule):
     def __init__(self, val_fraction: float = 0.1, split_seed: int = 0, verify: bool = True, **common: Any) -> None:
         super().__init__(**common)
         self.val_fraction, self.split_seed, self.verify = val_fraction, split_seed, verify
-        self.scale: Standardizer | None = None
 
     @abstractmethod
     def read(self) -> tuple[Arrays, Arrays]:
@@ -90,13 +84,6 @@ class ImageSet(DataModule):
 
     def example_inputs(self, count: int = 3) -> list[str]:
         return [",".join(map(str, image.ravel())) for image in self.read()[1][0][:count]]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"scale": self.scale.to_plain()} if self.scale else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
 
 
 # ---- the IDX format -------------------------------------------------------------------------------------------------
