@@ -41,7 +41,7 @@ def option(name: str, files: Files, **changes) -> DataOption:
             raw[key] = yaml.safe_load(value)
     if name == "shapes":  # here and below, the rest is as shipped; fewer to be quick
         raw["train_size"], raw["val_size"], raw["test_size"] = 200, 50, 50
-    if name == "dates":
+    if name in ("adding", "copy", "dates"):
         raw["train_size"], raw["val_size"], raw["test_size"] = 400, 50, 50
     plain = {**OmegaConf.to_container(raw), **changes}
     return SCHEMAS["datamodule"][plain["_target_"]].model_validate(plain)
