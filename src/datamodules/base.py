@@ -45,18 +45,26 @@ class DataModule(L.LightningDataModule):
         fold: fold of a cross-validation; None: no cross-validation.
         augmentation: augmentation of raw training examples; None: none.
 
+    Attributes:
+        task: name of the task that the data define.
+        inputs: kind of one input: vector, image, sequence or tokens.
+        raw: kind of a raw example that can be augmented before it becomes an input: text or audio; None: there is none.
+        supports_folds: whether `load` splits training and validation data by `fold`, before it fits anything.
+        readers: for each split that is not in memory, a picklable function (indices of examples [B], augment) → inputs.
+        workers: number of reader processes; 0 reads in this process.
+        movable: whether splits may be moved to the training device.
+        paths: paths of the splits that the user gave, in datamodules that take a path per split; the others are drawn from
+            train.
+        whole: whether the whole file of the user is the test split; `load` then returns only this split.
+
     Raises:
         UserError: if a fold is given and the class does not support folds.
     """
 
     task: ClassVar[str]
-    """Name of the task that the data define."""
     inputs: ClassVar[str]
-    """Kind of one input: vector, image, sequence or tokens."""
     raw: ClassVar[str | None] = None
-    """Kind of a raw example that can be augmented before it becomes an input: text or audio; None: there is none."""
     supports_folds: ClassVar[bool] = False
-    """Whether `load` splits training and validation data by `fold`, before it fits anything."""
 
     def __init__(
         self,
@@ -79,15 +87,10 @@ class DataModule(L.LightningDataModule):
         self.fold = fold
         self.augmentation = augmentation
         self.readers: dict[str, Callable[[Tensor, bool], Tensor]] = {}
-        """For each split that is not in memory, a picklable function (indices of examples [B], augment) → inputs."""
         self.workers = 0
-        """Number of reader processes; 0 reads in this process."""
         self.movable = True
-        """Whether splits may be moved to the training device."""
         self.paths: dict[str, Path] = {}
-        """Paths of the splits that the user gave, in datamodules that take a path per split; the others are drawn from train."""
         self.whole = False
-        """Whether the whole file of the user is the test split; `load` then returns only this split."""
         self._loads_all = True
         self._splits: dict[str, Batch] | None = None
         self._moved: dict[str, Batch] = {}
@@ -246,7 +249,8 @@ class DataModule(L.LightningDataModule):
         }
         if name in self.readers:
             assert isinstance(split, LabelledBatch)
-            return StreamLoader(split, self.batch_size, self.readers[name], augment, self.workers, **options)
+            options |= {"read": self.readers[name], "augment": augment, "workers": self.workers}
+            return StreamLoader(split, self.batch_size, **options)
         if augment and self.augmentation is not None:
             split = LabelledBatch(torch.arange(len(split.targets)), split.targets)
             options["collate"] = self._augmented_batch

@@ -39,15 +39,17 @@ class LabelledFiles(DataModule):
         split_seed: seed of the splits that are drawn.
         val_fraction: share of the validation split, if it is drawn.
         common: arguments of `DataModule`.
+
+    Attributes:
+        endings: extensions of the files.
+        kind: such a file with its article, for error messages.
     """
 
     task = "classification"
     inputs = "image"
     supports_folds = True
     endings: ClassVar[tuple[str, ...]]
-    """Extensions of the files."""
     kind: ClassVar[str]
-    """Such a file with its article, for error messages."""
 
     def __init__(
         self,

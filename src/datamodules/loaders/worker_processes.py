@@ -4,7 +4,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_all_start_methods
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ def default_workers() -> int:
     return min(max(usable_cores() - 1, 1), 8)
 
 
+@dataclass(eq=False, kw_only=True)
 class StreamLoader(BatchLoader):
     """Batches in the order of `BatchLoader`, whose inputs are read from files on demand.
 
@@ -39,19 +39,14 @@ class StreamLoader(BatchLoader):
 
     Args:
         split: the targets, with indices of examples as inputs.
-        batch_size: examples per batch.
         read: reads the inputs; it must be picklable.
         augment: apply the augmentation.
         workers: number of reader processes; 0 reads in this process.
-        options: other arguments of `BatchLoader`.
     """
 
-    def __init__(
-        self, split: LabelledBatch, batch_size: int, read: Read, augment: bool, workers: int, **options: Any
-    ) -> None:
-        super().__init__(split, batch_size, **options)
-        self.read, self.augment = read, augment
-        self.workers = workers
+    read: Read
+    augment: bool
+    workers: int
 
     def cut(self, indices: Sequence[Tensor], start: int) -> Iterator[Batch]:
         assert isinstance(self.split, LabelledBatch)

@@ -1,6 +1,7 @@
 """A text file of the user, for language modelling with characters or byte pairs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -139,10 +140,10 @@ class Text(DataModule):
 
     def loader(self, name: str, shuffle: bool = False, augment: bool = False) -> BatchLoader:
         loader = super().loader(name, shuffle and not self.stateful, augment)
-        if self.stateful:
-            loader.arrangement = stateful_batch_order(len(self.split(name)[0]), self.batch_size, loader.world_size)
-            loader.training = False  # never merge a last batch of one row: it continues its own stream
-        return loader
+        if not self.stateful:
+            return loader
+        order = stateful_batch_order(len(self.split(name)[0]), self.batch_size, loader.world_size)
+        return replace(loader, arrangement=order, training=False)  # a last batch of one row continues its own stream
 
     def baseline(self) -> dict[str, float]:
         """Return the metrics of the unigram frequencies of training; for a text on disk, of its first part."""

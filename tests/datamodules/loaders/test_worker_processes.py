@@ -22,7 +22,7 @@ def read(index: torch.Tensor, augment: bool) -> torch.Tensor:
 
 def loader(workers: int, augment: bool = True, **how) -> StreamLoader:
     split = LabelledBatch(torch.arange(23), 10 * torch.arange(23))
-    return StreamLoader(split, 4, read, augment, workers, **{"shuffle": True, "seed": 3, **how})
+    return StreamLoader(split, 4, read=read, augment=augment, workers=workers, **{"shuffle": True, "seed": 3, **how})
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -43,7 +43,7 @@ def killed(index: torch.Tensor, augment: bool) -> torch.Tensor:
 
 def test_killed_worker_is_reported():
     with pytest.raises(UserError, match=r"a data-loading worker was killed.*datamodule\.workers=0"):
-        list(StreamLoader(LabelledBatch(torch.arange(8), torch.arange(8)), 4, killed, False, 1))
+        list(StreamLoader(LabelledBatch(torch.arange(8), torch.arange(8)), 4, read=killed, augment=False, workers=1))
 
 
 def test_random_numbers_differ_by_batch_epoch_and_process():
