@@ -15,13 +15,12 @@ from torch import Tensor
 
 from src.core.batches import Batch, LabelledBatch
 from src.core.resources import fits_in_memory
-from src.datamodules.base import DataModule
 from src.datamodules.class_labels import class_numbers, classes_of
 from src.datamodules.io.labelled_folder import Labelled, expand_folders, labelled_files
 from src.datamodules.loaders.worker_processes import default_workers
-from src.datamodules.preparation import part, texts
+from src.datamodules.preparation import texts
 from src.datamodules.splits.holdout import draw_missing_splits
-from src.datamodules.standardizer import Standardizer
+from src.datamodules.standardizer import StandardizedData, Standardizer
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ SCALE_SAMPLES = 2000
 """Training files from which mean and deviation are computed if not all fit into memory."""
 
 
-class LabelledFiles(DataModule):
+class LabelledFiles(StandardizedData):
     """Files with one example each. If all together need more than `memory_share` of the free memory, they are read batch
     by batch.
 
@@ -65,7 +64,6 @@ class LabelledFiles(DataModule):
         self.split_seed = split_seed
         self.val_fraction = val_fraction
         self.classes: tuple[str, ...] = ()
-        self.scale: Standardizer | None = None
         self._training: Any = None
         """Training examples in memory, if they are augmented."""
 
@@ -154,12 +152,12 @@ class LabelledFiles(DataModule):
         return [str(path) for path, _ in self.files()["test"][:count]]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"classes": list(self.classes), "scale": self.scale.to_plain()} if self.scale else {}
+        state = super().state_dict()
+        return state | {"classes": list(self.classes)} if state else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.classes = texts(state_dict, "classes")
-        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
 
 
 @dataclass(frozen=True)

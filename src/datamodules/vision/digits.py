@@ -13,11 +13,9 @@ from torch import Tensor
 
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
-from src.datamodules.base import DataModule
 from src.datamodules.io.image_files import is_image, open_image
-from src.datamodules.preparation import part
 from src.datamodules.splits.holdout import split_indices
-from src.datamodules.standardizer import Standardizer
+from src.datamodules.standardizer import StandardizedData, Standardizer
 from src.datamodules.vision.pixels import read_pixel_rows
 
 log = logging.getLogger(__name__)
@@ -25,7 +23,7 @@ log = logging.getLogger(__name__)
 SIDE, BRIGHTEST = 8, 16.0
 
 
-class Digits(DataModule):
+class Digits(StandardizedData):
     """1,797 images of digits, 8×8, bright ink on dark background (0 to 16); standardised with one mean and deviation.
 
     Args:
@@ -44,7 +42,6 @@ class Digits(DataModule):
         super().__init__(**common)
         self.split_seed = split_seed
         self.fractions = (val_fraction, test_fraction)
-        self.scale: Standardizer | None = None
 
     def load(self) -> dict[str, Batch]:
         pixels, labels = _read_data()
@@ -78,13 +75,6 @@ class Digits(DataModule):
         pixels, labels = _read_data()
         test = split_indices(len(labels), *self.fractions, self.split_seed, labels)["test"][:count]
         return [",".join(f"{value:g}" for value in row) for row in pixels[test]]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"scale": self.scale.to_plain()} if self.scale else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
 
 
 def _read_data() -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,6 @@
 """Public image sets: Fashion-MNIST, MNIST and CIFAR-10, with their published training and test splits."""
 
 import io
-import logging
 import pickle
 import tarfile
 from abc import abstractmethod
@@ -17,8 +16,6 @@ from src.core.files import read_data_file
 from src.datamodules.io.downloads import PublicFile, has_checksum
 from src.datamodules.splits.holdout import split_indices
 from src.datamodules.vision.pixels import Arrays, ImagesInMemory
-
-log = logging.getLogger(__name__)
 
 
 class ImageSet(ImagesInMemory):
