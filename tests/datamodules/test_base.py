@@ -25,6 +25,8 @@ NAMES = sorted(path.stem for path in CONF.glob("*.yaml") if "_target_" in path.r
 WITH_A_VOCABULARY = ("dates", "parallel_text", "text", "text_classification", "tiny_shakespeare")
 REPEATING = ("text", "tiny_shakespeare", "ett")  # lines may occur twice; a window may begin in the split before
 NOTHING_FITTED = ("adding", "copy")
+FEWER = {"adding": 400, "copy": 400, "dates": 400, "shapes": 200}
+"""Smaller numbers of generated training examples."""
 OF_THEIR_OWN = ("multi30k", "table")  # what they fit is neither a scale nor a list of characters or words
 
 
@@ -39,10 +41,8 @@ def option(name: str, files: Files, **changes) -> DataOption:
         if group == "datamodule":
             key, _, value = rest.partition("=")
             raw[key] = yaml.safe_load(value)
-    if name == "shapes":  # here and below, the rest is as shipped; fewer to be quick
-        raw["train_size"], raw["val_size"], raw["test_size"] = 200, 50, 50
-    if name in ("adding", "copy", "dates"):
-        raw["train_size"], raw["val_size"], raw["test_size"] = 400, 50, 50
+    if name in FEWER:  # the rest is as shipped
+        raw["train_size"], raw["val_size"], raw["test_size"] = FEWER[name], 50, 50
     plain = {**OmegaConf.to_container(raw), **changes}
     return SCHEMAS["datamodule"][plain["_target_"]].model_validate(plain)
 

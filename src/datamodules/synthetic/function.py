@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
-from src.core.errors import UserError, nearest
 from src.core.resources import check_generated_size
 from src.datamodules.io.numeric_table import read_rows
 from src.datamodules.splits.cross_validation import apply_fold
@@ -55,8 +54,6 @@ class Function(StandardizedData):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        if function not in FUNCTIONS:
-            raise UserError(f"datamodule.function={function}: {nearest(function, FUNCTIONS)}")
         self.function = FUNCTIONS[function]
         self.range = (float(range[0]), float(range[1]))
         self.sizes = (train_size, val_size, test_size)

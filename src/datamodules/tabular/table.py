@@ -130,19 +130,13 @@ class Table(DataModule):
             )
 
     def groups(self, column: str) -> list[str]:
-        rows = self._labelled_rows(self.paths["train"])
-        present = dict.fromkeys(name for _, row in rows for name in row)
-        if column not in present:
-            raise UserError(
-                f"cross_validation.group: {self.paths['train']} has no column '{column}'. {nearest(column, present)}"
-            )
-        return [_group_of(row, column) for row in rows]
+        return [_group_of(row, column) for row in self._labelled_rows(self.paths["train"])]
 
     def _labelled_rows(self, path: Path) -> list[Row]:
         group_columns = (self.group_column, None if path == self.paths.get("test") else self._fold_group_column())
         required = (*self.targets, *(self.feature_columns or ()), *(name for name in group_columns if name))
         rows = self._read(path, required)
-        labelled = [row for row in rows if not any(self._is_missing(row[1].get(name, "")) for name in self.targets)]
+        labelled = [row for row in rows if all(row[1].get(name) for name in self.targets)]
         if not labelled:
             raise UserError(f"{path}: no row has a value in column '{self.targets[0]}'")
         if dropped := len(rows) - len(labelled):
@@ -174,11 +168,7 @@ class Table(DataModule):
 
     def _fit_columns(self, rows: Sequence[Row]) -> Columns:
         present = dict.fromkeys(name for _, row in rows for name in row)
-        for key, names in (
-            ("ignore", self.ignore),
-            ("categories", self.categories),
-            ("columns", self.feature_columns or ()),
-        ):
+        for key, names in (("ignore", self.ignore), ("categories", self.categories)):
             for name in names:
                 if name not in present:
                     raise UserError(

@@ -1,12 +1,67 @@
-"""Pixels: their standardisation per channel, and rows of pixels in CSV."""
+"""Images of bytes in memory, standardised per channel, and rows of pixels in CSV."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from src.core.batches import Batch, LabelledBatch
+from src.core.data_spec import DataSpec
 from src.core.errors import UserError
+from src.datamodules.io.image_files import is_image, read_image
 from src.datamodules.io.numeric_table import read_rows
-from src.datamodules.standardizer import Standardizer
+from src.datamodules.standardizer import StandardizedData, Standardizer
+
+Arrays = tuple[np.ndarray, np.ndarray]
+"""Images [N, C, H, W] uint8 and labels [N]."""
+
+
+class ImagesInMemory(StandardizedData):
+    """Labelled images of one size, standardised with mean and deviation per channel of the training split.
+
+    Args:
+        common: arguments of `DataModule`.
+    """
+
+    task = "classification"
+    inputs = "image"
+    supports_folds = True
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+
+    @abstractmethod
+    def read_splits(self) -> dict[str, Arrays]:
+        """Return the images and labels of each split."""
+
+    def load(self) -> dict[str, Batch]:
+        splits = self.read_splits()
+        if self.scale is None:
+            self.scale = fit_pixel_scale(splits["train"][0])
+        return {
+            name: LabelledBatch(standardize_pixels(pixels, self.scale), torch.from_numpy(labels.astype(np.int64)))
+            for name, (pixels, labels) in splits.items()
+        }
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec(self.task, self.inputs, self.shape, (len(self.classes),), class_names=self.classes)
+
+    def encode(self, inputs: Sequence[str]) -> Batch:
+        """Each input is an image file of any size, which is converted and resized, or a CSV row or file of bytes,
+        channel by channel and row by row.
+        """
+        pixels = np.concatenate([self._pixels(text) for text in inputs])
+        assert self.scale is not None
+        return LabelledBatch(standardize_pixels(pixels, self.scale), torch.zeros(len(pixels), dtype=torch.int64))
+
+    def _pixels(self, text: str) -> np.ndarray:
+        if is_image(text):
+            return read_image(text, self.shape)[None]
+        values = read_pixel_rows(text, prod(self.shape), 255)
+        return values.round().astype(np.uint8).reshape(-1, *self.shape)
 
 
 def fit_pixel_scale(pixels: np.ndarray) -> Standardizer:

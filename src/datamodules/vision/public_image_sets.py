@@ -4,32 +4,22 @@ import io
 import pickle
 import tarfile
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
-from src.core.batches import Batch, LabelledBatch
-from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.core.files import read_data_file
 from src.datamodules.io.downloads import PublicFile, has_checksum
-from src.datamodules.io.image_files import is_image, read_image
 from src.datamodules.splits.holdout import split_indices
-from src.datamodules.standardizer import StandardizedData
-from src.datamodules.vision.pixels import fit_pixel_scale, read_pixel_rows, standardize_pixels
-
-Arrays = tuple[np.ndarray, np.ndarray]
-"""Images [N, C, H, W] uint8 and labels [N]."""
+from src.datamodules.vision.pixels import Arrays, ImagesInMemory
 
 
-class ImageSet(StandardizedData):
+class ImageSet(ImagesInMemory):
     """Labelled images of one size; validation is drawn from the training images, stratified by class.
-
-    Pixels are standardised with mean and deviation per channel of the training split.
 
     Args:
         val_fraction: share of the training images.
@@ -37,12 +27,6 @@ class ImageSet(StandardizedData):
         verify: reject files that differ from the published ones.
         common: arguments of `DataModule`.
     """
-
-    task = "classification"
-    inputs = "image"
-    supports_folds = True
-    shape: ClassVar[tuple[int, int, int]]
-    classes: ClassVar[tuple[str, ...]]
 
     def __init__(self, val_fraction: float = 0.1, split_seed: int = 0, verify: bool = True, **common: Any) -> None:
         super().__init__(**common)
@@ -52,35 +36,11 @@ class ImageSet(StandardizedData):
     def read(self) -> tuple[Arrays, Arrays]:
         """Return training and test images with their labels."""
 
-    def load(self) -> dict[str, Batch]:
-        (images, labels), (test_images, test_labels) = self.read()
+    def read_splits(self) -> dict[str, Arrays]:
+        (images, labels), test = self.read()
         parts = split_indices(len(labels), self.val_fraction, 0.0, self.split_seed, labels, self.fold)
-        splits = {name: (images[parts[name]], labels[parts[name]]) for name in ("train", "val")}
-        splits["test"] = (test_images, test_labels)
-        if self.scale is None:
-            self.scale = fit_pixel_scale(splits["train"][0])
-        return {
-            name: LabelledBatch(standardize_pixels(pixels, self.scale), torch.from_numpy(y.astype(np.int64)))
-            for name, (pixels, y) in splits.items()
-        }
-
-    @property
-    def spec(self) -> DataSpec:
-        return DataSpec(self.task, self.inputs, self.shape, (len(self.classes),), class_names=self.classes)
-
-    def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is an image file of any size, which is converted and resized, or a CSV row or file of bytes,
-        channel by channel and row by row.
-        """
-        pixels = np.concatenate([self._pixels(text) for text in inputs])
-        assert self.scale is not None
-        return LabelledBatch(standardize_pixels(pixels, self.scale), torch.zeros(len(pixels), dtype=torch.int64))
-
-    def _pixels(self, text: str) -> np.ndarray:
-        if is_image(text):
-            return read_image(text, self.shape)[None]
-        values = read_pixel_rows(text, self.spec.input_size, 255)
-        return values.round().astype(np.uint8).reshape(-1, *self.shape)
+        train, val = ((images[parts[name]], labels[parts[name]]) for name in ("train", "val"))
+        return {"train": train, "val": val, "test": test}
 
     def example_inputs(self, count: int = 3) -> list[str]:
         return [",".join(map(str, image.ravel())) for image in self.read()[1][0][:count]]
