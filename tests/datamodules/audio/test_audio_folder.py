@@ -62,7 +62,7 @@ def test_a_file_s_name_may_hold_its_class(tmp_path, tone):
     with pytest.raises(
         UserError, match=r"none of the 5 files here, such as deep/no_2.wav, matches datamodule.pattern=x\{label\}"
     ):
-        AudioFolder(tmp_path, "x{label}", **SMALL).files()
+        AudioFolder(tmp_path, pattern="x{label}", **SMALL).files()
 
 
 def test_splits_with_a_folder_are_that_folder(sounds, tmp_path, tone):
