@@ -24,7 +24,7 @@ from src.core.errors import UserError, all_of, nearest, option_name, truncate
 
 _GROUP_CLASSES: dict[str, tuple[str, type[Option], set[str]]] = {
     "model": ("src.models.base.Model", ModelOption, {"spec", "training_config", "batch_transform", "decode"}),
-    "datamodule": ("src.datamodules.base.DataModule", DataOption, set()),
+    "datamodule": ("src.datamodules.base.DataModule", DataOption, {"data_dir", "write_dir", "fold", "augmentation"}),
     "optimizer": ("torch.optim.Optimizer", Option, {"params"}),
     "scheduler": ("torch.optim.lr_scheduler.LRScheduler", SchedulerOption, {"optimizer"}),
 }

@@ -3,8 +3,9 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import lightning as L
 import numpy as np
@@ -16,7 +17,7 @@ from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.core.resources import format_bytes
 from src.datamodules.loaders.in_memory import BatchLoader
-from src.datamodules.loaders.worker_processes import StreamLoader, default_workers
+from src.datamodules.loaders.worker_processes import StreamLoader
 from src.datamodules.splits.cross_validation import Fold, factorize
 from src.tasks.naive_baseline import score_naive_baseline
 
@@ -38,63 +39,71 @@ class DataModule(L.LightningDataModule):
         batch_size: examples per step and device.
         seed: seed of the shuffling.
         shuffle: draw a new order of the training examples in every epoch.
+        data_dir: folder of the public files.
+        write_dir: folder to which downloads and caches are written, and in which files are searched too; None: `data_dir`.
+            It differs if `data_dir` comes from a record of someone else: a recorded folder is read, never written.
+        fold: fold of a cross-validation; None: no cross-validation.
+        augmentation: augmentation of raw training examples; None: none.
+
+    Attributes:
+        task: name of the task that the data define.
+        inputs: kind of one input: vector, image, sequence or tokens.
+        raw: kind of a raw example that can be augmented before it becomes an input: text or audio; None: there is none.
+        supports_folds: whether `load` splits training and validation data by `fold`, before it fits anything.
+        readers: for each split that is not in memory, a picklable function (indices of examples [B], augment) → inputs.
+        workers: number of reader processes; 0 reads in this process.
+        movable: whether splits may be moved to the training device.
+        paths: paths of the splits that the user gave, in datamodules that take a path per split; the others are drawn from
+            train.
+        whole: whether the whole file of the user is the test split; `load` then returns only this split.
+
+    Raises:
+        UserError: if a fold is given and the class does not support folds.
     """
 
     task: ClassVar[str]
-    """Name of the task that the data define."""
     inputs: ClassVar[str]
-    """Kind of one input: vector, image, sequence or tokens."""
     raw: ClassVar[str | None] = None
-    """Kind of a raw example that can be augmented before it becomes an input: text or audio; None: there is none."""
+    supports_folds: ClassVar[bool] = False
 
-    def __init__(self, batch_size: int = 64, seed: int = 0, shuffle: bool = True) -> None:
+    def __init__(
+        self,
+        batch_size: int = 64,
+        seed: int = 0,
+        shuffle: bool = True,
+        data_dir: Path = Path("data"),
+        write_dir: Path | None = None,
+        fold: Fold | None = None,
+        augmentation: Any = None,
+    ) -> None:
+        if fold is not None and not self.supports_folds:
+            raise UserError(f"cross_validation: {type(self).__name__} does not support folds (docs/extending.md)")
         super().__init__()
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
-        self.data_dir = Path("data")
-        """Folder of the public files."""
-        self._write_dir: Path | None = None
-        self.augmentation: Any = None
-        """Augmentation of raw training examples; set by `src.training.experiment.build`, None in a loaded datamodule."""
+        self.data_dir = data_dir
+        self.write_dir = write_dir or data_dir
+        self.fold = fold
+        self.augmentation = augmentation
         self.readers: dict[str, Callable[[Tensor, bool], Tensor]] = {}
-        """For each split that is not in memory, a picklable function (indices of examples [B], augment) → inputs."""
-        self.workers: int | None = 0
-        """Number of reader processes; None: `src.datamodules.loaders.worker_processes.default_workers`."""
+        self.workers = 0
         self.movable = True
-        """Whether splits may be moved to the training device."""
         self.paths: dict[str, Path] = {}
-        """Paths of the splits that the user gave, in datamodules that take a path per split; the others are drawn from train."""
         self.whole = False
-        """Whether the whole file of the user is the test split; `load` then returns only this split."""
-        self._only_split: str | None = None
+        self._loads_all = True
         self._splits: dict[str, Batch] | None = None
-        self._fold: Fold | None = None
-        self._fold_was_read = False
         self._moved: dict[str, Batch] = {}
 
-    @property
-    def write_dir(self) -> Path:
-        """Folder to which downloads and caches are written, and in which files are searched too. It is `data_dir`, unless
-        `data_dir` comes from a record of someone else: a recorded folder is read, never written.
-        """
-        return self._write_dir or self.data_dir
+    def with_batch_size(self, batch_size: int) -> Self:
+        """Return a datamodule with another batch size, which shares the loaded data and has no trainer."""
+        other = copy(self)
+        other.batch_size, other.trainer = batch_size, None
+        return other
 
-    @write_dir.setter
-    def write_dir(self, folder: Path) -> None:
-        self._write_dir = folder
-
-    @property
-    def fold(self) -> Fold | None:
-        """The fold of a cross-validation, or None. `load` must read it and split training and validation data by it before
-        it fits anything.
-        """
-        self._fold_was_read = True
-        return self._fold
-
-    @fold.setter
-    def fold(self, fold: Fold | None) -> None:
-        self._fold = fold
+    def attach(self, trainer: L.Trainer) -> None:
+        """Load data for the device of a trainer to which loaders are passed instead of this datamodule."""
+        self.trainer = trainer
 
     def groups(self, column: str) -> Sequence[Any]:
         """Return the value of a column for each example; a cross-validation keeps examples of equal values in one fold.
@@ -106,7 +115,7 @@ class DataModule(L.LightningDataModule):
 
     def fold_groups(self) -> np.ndarray | None:
         """Return the group index [N] of each example if the cross-validation splits by groups, else None."""
-        column = self._fold.group if self._fold else None
+        column = self.fold.group if self.fold else None
         return None if column is None else factorize([str(value) for value in self.groups(column)])[1]
 
     @abstractmethod
@@ -122,8 +131,8 @@ class DataModule(L.LightningDataModule):
             name: train, val or test.
             whole: use the whole file of the user as this split.
         """
-        self._only_split, self.whole, self._splits = name, whole, None
-        has_own_file = name in self.paths and (name == "test" or (name == "val" and self._fold is None))
+        self._loads_all, self.whole, self._splits = False, whole, None
+        has_own_file = name in self.paths and (name == "test" or (name == "val" and self.fold is None))
         if self.paths and (whole or has_own_file):
             self.paths = {name: self.paths["train" if whole else name]}
 
@@ -185,31 +194,31 @@ class DataModule(L.LightningDataModule):
             self._splits = None
 
     def setup(self, stage: str | None = None) -> None:
-        if self._splits is None:
-            if self._only_split is None:
-                self.fold_groups()  # raises for an unknown column, even if `load` does not call it
-            try:
-                self._splits, self._moved = self.load(), {}
-            except UserError as error:
-                raise UserError(self._with_location(str(error))) from error
-            if self._fold is not None and not self._fold_was_read and self._only_split is None:
-                raise UserError(
-                    f"cross_validation: {type(self).__name__} does not support folds; its load() must use self.fold "
-                    "(docs/extending.md)"
-                )
+        if self._splits is not None:
+            return
+        if self._loads_all:
+            self.fold_groups()  # raises for an unknown column, even if `load` does not call it
+        try:
+            self._splits, self._moved = self.load(), {}
+        except UserError as error:
+            message = str(error)
+            paths = [str(path) for path in self.paths.values()]
+            if paths and not any(path in message for path in paths):
+                message = f"{paths[0]}: {message}"
+            if self.fold is not None:
+                message = f"cross_validation, fold {self.fold.number} of {self.fold.of}: {message}"
+            raise UserError(message) from error
 
-    def _with_location(self, message: str) -> str:
-        """Prepend the file and the fold to an error message about the data."""
-        paths = [str(path) for path in self.paths.values()]
-        if paths and not any(path in message for path in paths):
-            message = f"{paths[0]}: {message}"
-        return f"cross_validation, fold {self._fold.number} of {self._fold.of}: {message}" if self._fold else message
+    @property
+    def splits(self) -> dict[str, Batch]:
+        """All splits as `load` made them; available after `setup`."""
+        assert self._splits is not None
+        return self._splits
 
     def split(self, name: str) -> Batch:
-        """Return one whole split as `load` made it."""
+        """Return one whole split as `load` made it; load the data first, if necessary."""
         self.setup()
-        assert self._splits is not None
-        return self._splits[name]
+        return self.splits[name]
 
     def examples(self, name: str, count: int) -> Batch:
         """Return the first examples of a split as inputs of a model."""
@@ -229,14 +238,19 @@ class DataModule(L.LightningDataModule):
             shuffle: draw a new order in every epoch.
             augment: apply `augmentation` to training examples, if there is one.
         """
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         split = self.split(name)
-        options: dict[str, Any] = {"shuffle": shuffle, "seed": self.seed, "training": name == "train"}
-        options |= {"rank": rank, "world_size": world_size, "collate": self.collate}
+        options: dict[str, Any] = {
+            "shuffle": shuffle,
+            "seed": self.seed,
+            "training": name == "train",
+            "rank": self.trainer.global_rank if self.trainer else 0,
+            "world_size": self.trainer.world_size if self.trainer else 1,
+            "collate": self.collate,
+        }
         if name in self.readers:
             assert isinstance(split, LabelledBatch)
-            workers = default_workers() if self.workers is None else self.workers
-            return StreamLoader(split, self.batch_size, self.readers[name], augment, workers, **options)
+            options |= {"read": self.readers[name], "augment": augment, "workers": self.workers}
+            return StreamLoader(split, self.batch_size, **options)
         if augment and self.augmentation is not None:
             split = LabelledBatch(torch.arange(len(split.targets)), split.targets)
             options["collate"] = self._augmented_batch
@@ -250,8 +264,7 @@ class DataModule(L.LightningDataModule):
         if device.type != "cuda" or not self.movable:
             return split
         if name not in self._moved:
-            assert self._splits is not None
-            needed = size_of(self._splits.values())
+            needed = size_of(self.splits.values())
             free = torch.cuda.mem_get_info(device)[0] + size_of(self._moved.values())
             if needed > DEVICE_SHARE * free:
                 log.info(
@@ -268,14 +281,11 @@ class DataModule(L.LightningDataModule):
 
     def log_storage(self) -> None:
         """Log how the data are stored."""
-        self.setup()
-        assert self._splits is not None
         if self.readers:
-            workers = default_workers() if self.workers is None else self.workers
-            reader = {0: "this process", 1: "a worker process"}.get(workers, f"{workers} worker processes")
+            reader = {0: "this process", 1: "a worker process"}.get(self.workers, f"{self.workers} worker processes")
             log.info("data: read from files batch by batch, by %s", reader)
         elif self.movable:
-            log.info("data: %s in memory, as tensors", format_bytes(size_of(self._splits.values())))
+            log.info("data: %s in memory, as tensors", format_bytes(size_of(self.splits.values())))
 
     def train_dataloader(self) -> BatchLoader:
         return self.loader("train", shuffle=self.shuffle, augment=True)

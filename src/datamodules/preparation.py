@@ -6,12 +6,19 @@ failure to one error that names the checkpoint.
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
 
 from src.core.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from src.datamodules.base import DataModule
+
+
+T = TypeVar("T")
+Number = Annotated[StrictInt | StrictFloat, Field(gt=-1e300, lt=1e300)]
+"""A finite number, whose products with others do not overflow."""
 
 
 class DamagedPreparation(UserError):
@@ -49,33 +56,32 @@ def part(state: Any, key: str) -> Any:
     return state[key]
 
 
+def _read(state: Any, key: str, kind: TypeAdapter[T]) -> T:
+    """Return a value of a preparation, validated by pydantic."""
+    try:
+        return kind.validate_python(part(state, key))
+    except ValidationError as error:
+        raise DamagedPreparation(f"'{key}': {error.errors()[0]['msg']}") from error
+
+
 def text(state: Any, key: str) -> str:
     """Return a string of a preparation."""
-    value = part(state, key)
-    if not isinstance(value, str):
-        raise DamagedPreparation(f"'{key}' is not a string")
-    return value
+    return _read(state, key, TypeAdapter(StrictStr))
 
 
 def texts(state: Any, key: str) -> tuple[str, ...]:
     """Return a list of strings of a preparation."""
-    value = part(state, key)
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise DamagedPreparation(f"'{key}' is not a list of strings")
-    return tuple(value)
+    return _read(state, key, TypeAdapter(tuple[StrictStr, ...]))
 
 
 def flag(state: Any, key: str) -> bool:
     """Return a boolean of a preparation."""
-    value = part(state, key)
-    if not isinstance(value, bool):
-        raise DamagedPreparation(f"'{key}' is neither true nor false")
-    return value
+    return _read(state, key, TypeAdapter(StrictBool))
 
 
 def size(state: Any, key: str, largest: int = 2**31) -> int:
     """Return a positive integer of a preparation."""
-    return _sizes([part(state, key)], key, largest)[0]
+    return _read(state, key, TypeAdapter(Annotated[StrictInt, Field(gt=0, le=largest)]))
 
 
 def sizes(state: Any, key: str, count: int | None = None, largest: int = 2**31) -> tuple[int, ...]:
@@ -87,26 +93,17 @@ def sizes(state: Any, key: str, count: int | None = None, largest: int = 2**31) 
         count: required length; None allows any.
         largest: upper bound of their product.
     """
-    value = part(state, key)
-    if not isinstance(value, list | tuple) or (count is not None and len(value) != count):
-        raise DamagedPreparation(f"'{key}' is not a list of {'' if count is None else f'{count} '}numbers")
-    return _sizes(value, key, largest)
+    values: tuple[int, ...] = _read(state, key, TypeAdapter(tuple[Annotated[StrictInt, Field(gt=0, le=largest)], ...]))
+    if (count is not None and len(values) != count) or math.prod(values) > largest:
+        raise DamagedPreparation(f"'{key}' has too few or too many numbers, or their product is too large")
+    return values
 
 
-def _sizes(values: Any, key: str, largest: int) -> tuple[int, ...]:
-    if not all(type(value) is int and 0 < value <= largest for value in values) or math.prod(values) > largest:
-        raise DamagedPreparation(f"'{key}' is not positive, not an integer, or too large")
-    return tuple(values)
+def number(state: Any, key: str) -> float:
+    """Return a finite number of a preparation."""
+    return _read(state, key, TypeAdapter(Number))
 
 
 def numbers(state: Any, key: str) -> tuple[float, ...]:
     """Return a list of finite numbers of a preparation."""
-    value = part(state, key)
-    if not isinstance(value, list | tuple) or not all(map(is_finite, value)):
-        raise DamagedPreparation(f"'{key}' is not a list of finite numbers")
-    return tuple(value)
-
-
-def is_finite(value: object) -> bool:
-    """Return whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    return _read(state, key, TypeAdapter(tuple[Number, ...]))

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.datamodules.preparation import DamagedPreparation, numbers
+from src.datamodules.base import DataModule
+from src.datamodules.preparation import DamagedPreparation, numbers, part
 
 ROUNDING = 1e-13
 """Ratio of deviation to mean up to which the deviation is rounding error only: a column of 99.9 has 3e-16."""
@@ -57,3 +58,22 @@ class Standardizer:
         if len(mean) != len(deviation) or not mean or not all(value > 0 for value in deviation):
             raise DamagedPreparation("means and deviations do not fit each other")
         return cls(mean, deviation)
+
+
+class StandardizedData(DataModule):
+    """Base class of datamodules whose only preparation is a `Standardizer` of the inputs.
+
+    Args:
+        common: arguments of `DataModule`.
+    """
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        self.scale: Standardizer | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scale": self.scale.to_plain()} if self.scale else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.scale = Standardizer.from_plain(part(state_dict, "scale"))

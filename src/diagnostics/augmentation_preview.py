@@ -18,10 +18,8 @@ from src.core.random_state import random_state, restore_random_state
 from src.core.tables import Rows
 from src.datamodules.base import DataModule
 from src.regularization.batch_transform import batch_transform
-from src.regularization.example_augmentation import example_augmentation
 from src.regularization.mixup_cutmix import Mixing
-from src.training.build import build_data
-from src.training.inference import Translator
+from src.training.experiment import prepare_datamodule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,10 +43,8 @@ def augmentation_preview(config: Config) -> "Figure | Rows":
     Raises:
         UserError: if the examples have no preview, or if the config does not change training examples.
     """
-    data = build_data(config)
-    data.augmentation = example_augmentation(config.regularization, data.raw, Translator)
-    data.prepare_data()
-    data.setup()
+    with _seeded(config.seed):
+        data = prepare_datamodule(config)
     kind = data.raw or data.spec.inputs
     if kind not in DRAWS:
         raise UserError(

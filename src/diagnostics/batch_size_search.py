@@ -22,10 +22,9 @@ from src.core.console import echo
 from src.core.errors import UserError
 from src.core.resources import available_memory, reset_peak_memory, resident_memory
 from src.datamodules.base import DataModule
-from src.regularization.example_augmentation import example_augmentation
 from src.run_store import train_log
-from src.training.build import build_data, build_model, build_trainer
-from src.training.inference import Translator
+from src.training.build import build_model, build_trainer
+from src.training.experiment import prepare_datamodule
 
 SHARE = 0.8
 """Share of the free memory that training may use."""
@@ -207,10 +206,7 @@ class _BatchSizeSearch:
         send(budget=self.budget)
 
     def run(self) -> None:
-        data = build_data(self.config)
-        data.augmentation = example_augmentation(self.config.regularization, data.raw, Translator)
-        data.prepare_data()
-        data.setup()
+        data = prepare_datamodule(self.config)
         maximum = len(data.split("train")[0])
         fitting: set[int] = set()
         for size in sizes_to_try(fitting.__contains__, FIRST, maximum):
@@ -232,16 +228,14 @@ class _BatchSizeSearch:
         """Return the result of a batch size and the seconds per step; None if it does not fit."""
         if self._predicted_peak(size) > self.budget:
             return None
-        data.trainer = None  # release the model of the last trial
-        gc.collect()
+        gc.collect()  # release the model of the last trial
         self._reset_peak()
         L.seed_everything(self.config.seed, workers=True, verbose=False)
-        data.batch_size = size
         clock = _Clock(size, self.cuda)
         try:
             model = build_model(self.config, data.spec)
             model._report = _do_nothing  # type: ignore[method-assign]  # divergence does not matter here
-            build_trainer(self.config, [clock]).fit(model, datamodule=data)
+            build_trainer(self.config, [clock]).fit(model, datamodule=data.with_batch_size(size))
         except (torch.OutOfMemoryError, MemoryError):
             return None
         except RuntimeError as error:

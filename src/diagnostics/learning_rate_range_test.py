@@ -17,10 +17,9 @@ from src.config.schema.run import Config
 from src.core.errors import UserError
 from src.core.escape import mathtext
 from src.models.base import Model
-from src.regularization.example_augmentation import example_augmentation
 from src.run_store import train_log
-from src.training.build import build_data, build_model, build_trainer
-from src.training.inference import Translator
+from src.training.build import build_model, build_trainer
+from src.training.experiment import prepare_datamodule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,11 +97,7 @@ def range_test(config: Config, lowest: float = LOWEST, highest: float = HIGHEST,
         }
     )
     with isolate_rng(), TemporaryDirectory() as scratch, train_log.log_to(None), _silent():
-        L.seed_everything(config.seed, workers=True, verbose=False)
-        datamodule = build_data(config)
-        datamodule.augmentation = example_augmentation(config.regularization, datamodule.raw, Translator)
-        datamodule.prepare_data()
-        datamodule.setup()
+        datamodule = prepare_datamodule(config)
         model = build_model(config, datamodule.spec)
         # Lightning saves the weights in the scratch folder and restores them after the test.
         trainer = build_trainer(config.model_copy(update={"trainer": settings}), default_root_dir=scratch)

@@ -111,7 +111,7 @@ def schedule_curve(config: Config, improving: bool = False) -> Curve:
     model = build_model(config, datamodule.spec)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     world_size = _world_size(config)
-    datamodule.trainer = SimpleNamespace(global_rank=0, world_size=world_size, strategy=strategy)  # type: ignore[assignment]
+    datamodule.attach(SimpleNamespace(global_rank=0, world_size=world_size, strategy=strategy))  # type: ignore[arg-type]
     settings = config.trainer.model_copy(
         update={
             "accelerator": "cpu",

@@ -57,7 +57,7 @@ class Group:
         self._checkpoints = list(checkpoints)
         self._log = log
         self._on_failed, self._on_finished = on_failed, on_finished
-        datamodule.trainer = trainer  # its splits are moved to the training device
+        datamodule.attach(trainer)  # its splits are moved to the training device
         self.loader = StackedLoader(datamodule, [member.config.datamodule.seed for member in members])
         self._losses: list[Tensor] = []
         self._loops_at: tuple[int, dict[str, Any]] | None = None

@@ -1,7 +1,7 @@
 """Batches of a group: the data are in memory once, and each member sees them in the order of its own seed."""
 
-import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -32,14 +32,9 @@ class StackedLoader:
     batch_sampler = None
 
     def __init__(self, datamodule: DataModule, seeds: Sequence[int]) -> None:
-        first = datamodule.train_dataloader()
-        first.seed = seeds[0]
         self.stacked = datamodule.shuffle and len(set(seeds)) > 1
-        self._loaders = [first]
-        for seed in seeds[1:] if self.stacked else ():
-            loader = copy.copy(first)
-            loader.seed = seed
-            self._loaders.append(loader)
+        loader = datamodule.train_dataloader()
+        self._loaders = [replace(loader, seed=seed) for seed in (seeds if self.stacked else seeds[:1])]
         self._rows = list(range(len(seeds)))
 
     def select(self, members: Sequence[int]) -> None:

@@ -26,59 +26,51 @@ class ImageAugmentation(nn.Module):
         import kornia.augmentation as K
         from kornia.augmentation import auto
 
-        channels, *size = shape
+        channels, height, width = shape
         policies = [name for name in ("trivial_augment", "rand_augment", "auto_augment") if name in strengths]
         if policies and channels not in (1, 3):
             raise UserError(
                 f"regularization.augmentation.{policies[0]} changes colours, and images here have {channels} channels: "
                 "they must be grey or RGB."
             )
-        if (crop := strengths.get("crop", 0)) >= min(size):
+        if (crop := strengths.get("crop", 0)) >= min(height, width):
             raise UserError(
-                f"regularization.augmentation.crop={crop:.0f}: images here are {size[0]}×{size[1]}, and nothing would be "
-                f"left of some. Allowed: at most {min(size) - 1} pixels; usual: an eighth of the side"
+                f"regularization.augmentation.crop={crop:.0f}: images here are {height}×{width}, and nothing would be "
+                f"left of some. Allowed: at most {min(height, width) - 1} pixels; usual: an eighth of the side"
             )
+        affine = {name: strengths[name] for name in ("rotation", "translate", "scale", "shear") if name in strengths}
+        flips = {"horizontal_flip": K.RandomHorizontalFlip, "vertical_flip": K.RandomVerticalFlip}
         steps: list[nn.Module] = []
-        if {"rotation", "translate", "scale", "shear"} & set(strengths):
-            scale, translate = strengths.get("scale"), strengths.get("translate")
+        if affine:
+            scale, translate = affine.get("scale"), affine.get("translate")
             steps.append(
                 K.RandomAffine(
-                    degrees=strengths.get("rotation", 0.0),
+                    degrees=affine.get("rotation", 0.0),
                     translate=(translate, translate) if translate else None,
                     scale=(1 - scale, 1 + scale) if scale else None,
-                    shear=strengths.get("shear"),
+                    shear=affine.get("shear"),
                     padding_mode="border",
                     p=1.0,
                 )
             )
-        for name in ("crop", "horizontal_flip", "vertical_flip", "colour_jitter", *policies, "noise", "erasing"):
-            strength = strengths.get(name)
-            if strength is None:
-                continue
-            match name:
-                case "crop":  # "resample" crops the whole batch at once; the shifts are whole pixels
-                    crop_size = (size[0], size[1])
-                    padding = int(strength)
-                    steps.append(
-                        K.RandomCrop(crop_size, padding=padding, padding_mode="replicate", cropping_mode="resample")
-                    )
-                case "horizontal_flip":
-                    steps.append(K.RandomHorizontalFlip(p=strength))
-                case "vertical_flip":
-                    steps.append(K.RandomVerticalFlip(p=strength))
-                case "colour_jitter":
-                    colour = (strength, strength / 4) if channels == 3 else (0.0, 0.0)
-                    steps.append(InUnitRange(K.ColorJitter(strength, strength, *colour, p=1.0)))
-                case "trivial_augment":
-                    steps.append(InUnitRange(auto.TrivialAugment(), strength, rgb=True))
-                case "rand_augment":
-                    steps.append(InUnitRange(auto.RandAugment(n=2, m=int(strength)), rgb=True))
-                case "auto_augment":
-                    steps.append(InUnitRange(auto.AutoAugment("imagenet"), strength, rgb=True))
-                case "noise":
-                    steps.append(K.RandomGaussianNoise(std=strength, p=1.0))
-                case "erasing":
-                    steps.append(K.RandomErasing(p=strength))
+        if crop:  # "resample" crops the whole batch at once; the shifts are whole pixels
+            steps.append(
+                K.RandomCrop((height, width), padding=int(crop), padding_mode="replicate", cropping_mode="resample")
+            )
+        steps += [flip(p=strengths[name]) for name, flip in flips.items() if name in strengths]
+        if (jitter := strengths.get("colour_jitter")) is not None:
+            saturation, hue = (jitter, jitter / 4) if channels == 3 else (0.0, 0.0)
+            steps.append(InUnitRange(K.ColorJitter(jitter, jitter, saturation, hue, p=1.0)))
+        if "trivial_augment" in strengths:
+            steps.append(InUnitRange(auto.TrivialAugment(), strengths["trivial_augment"], rgb=True))
+        if "rand_augment" in strengths:
+            steps.append(InUnitRange(auto.RandAugment(n=2, m=int(strengths["rand_augment"])), rgb=True))
+        if "auto_augment" in strengths:
+            steps.append(InUnitRange(auto.AutoAugment("imagenet"), strengths["auto_augment"], rgb=True))
+        if "noise" in strengths:
+            steps.append(K.RandomGaussianNoise(std=strengths["noise"], p=1.0))
+        if "erasing" in strengths:
+            steps.append(K.RandomErasing(p=strengths["erasing"]))
         self.steps = nn.Sequential(*steps)
 
     @torch.no_grad()

@@ -2,8 +2,8 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from src.config.schema.regularization import BackTranslation as BackTranslationKnobs
 from src.config.schema.regularization import Synonyms as SynonymsKnobs
 from src.core.errors import UserError
-from src.datamodules.tokenizers.characters import UNKNOWN
+from src.datamodules.tokenizers.vocabulary import UNKNOWN
 from src.datamodules.tokenizers.words import WORD
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,17 @@ class BackTranslation:
     """
 
     def __init__(self, forward: Path, backward: Path, probability: float, load: LoadTranslator) -> None:
-        self._translators = (_load_translator(load, forward, "forward"), _load_translator(load, backward, "backward"))
+        self._translators: list[Translator] = []
+        for key, path in (("forward", forward), ("backward", backward)):
+            try:
+                translator = load(path)
+            except UserError as error:
+                raise UserError(f"regularization.back_translation.{key}: {error}") from error
+            if translator.task != "translation":
+                raise UserError(
+                    f"regularization.back_translation.{key}={path}: this run does {translator.task}, and not translation"
+                )
+            self._translators.append(translator)
         if self._translators[0].checkpoint.samefile(self._translators[1].checkpoint):
             raise UserError(f"regularization.back_translation: forward and backward are the same run, {forward}")
         self.probability = probability
@@ -215,46 +225,22 @@ def sentences(text: str) -> list[str]:
     return re.split(r"(?<=[.!?])\s+", text.strip())
 
 
-def _load_translator(load: LoadTranslator, path: Path, key: str) -> Translator:
-    try:
-        translator = load(path)
-    except UserError as error:
-        raise UserError(f"regularization.back_translation.{key}: {error}") from error
-    if translator.task != "translation":
-        raise UserError(
-            f"regularization.back_translation.{key}={path}: this run does {translator.task}, and not translation"
-        )
-    return translator
-
-
-def _translate(translator: Translator, texts: list[str | None]) -> list[str | None]:
+def _translate(translator: Translator, texts: Sequence[str | None]) -> list[str | None]:
     """Return the translation of each text; None for None, and for a text that cannot be read or written completely."""
+    readable: list[str] = []
     translations: dict[str, str] = {}
-    with _without_warnings():
-        readable = {text for text in texts if text is not None and _can_encode(translator, text)}
-        order = sorted(readable, key=lambda text: (len(text), text))  # similar lengths in a batch need little padding
-        for start in range(0, len(order), TRANSLATION_BATCH_SIZE):
-            batch = order[start : start + TRANSLATION_BATCH_SIZE]
-            translations |= dict(zip(batch, translator.translate(translator.encode(batch)), strict=True))
-    complete = {text: result for text, result in translations.items() if result and REPLACEMENT_CHARACTER not in result}
-    return [None if text is None else complete.get(text) for text in texts]
-
-
-def _can_encode(translator: Translator, text: str) -> bool:
-    """Return whether a translator can encode a text without unknown tokens."""
-    try:
-        tokens = translator.encode([text]).inputs[0]
-    except UserError:
-        return False
-    return not (tokens == UNKNOWN).any()
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Disable the translator's warning for each unknown text, because unknown texts are counted."""
     previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.WARNING)  # a translator warns of each unknown text; here they are counted
     try:
-        yield
+        for text in {text for text in texts if text is not None}:
+            with suppress(UserError):
+                if not (translator.encode([text]).inputs[0] == UNKNOWN).any():
+                    readable.append(text)
+        readable.sort(key=lambda text: (len(text), text))  # similar lengths in a batch need little padding
+        for start in range(0, len(readable), TRANSLATION_BATCH_SIZE):
+            batch = readable[start : start + TRANSLATION_BATCH_SIZE]
+            translations |= dict(zip(batch, translator.translate(translator.encode(batch)), strict=True))
     finally:
         logging.disable(previous)
+    complete = {text: result for text, result in translations.items() if result and REPLACEMENT_CHARACTER not in result}
+    return [None if text is None else complete.get(text) for text in texts]

@@ -1,9 +1,9 @@
 """Build the datamodule, the model and the trainer of a run from its config."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.compat.lean_imports import lean
 
@@ -29,8 +29,12 @@ from src.datamodules.base import DataModule
 from src.datamodules.splits.cross_validation import Fold
 from src.models.base import Model
 from src.regularization.batch_transform import batch_transform
+from src.regularization.example_augmentation import example_augmentation
 from src.training.checkpoint_check import CheckpointCheck
 from src.training.checkpoint_io import AtomicCheckpointIO
+
+if TYPE_CHECKING:
+    from src.regularization.text_augmentation import LoadTranslator
 
 
 class NoProfiler(PassThroughProfiler):
@@ -44,16 +48,39 @@ class NoProfiler(PassThroughProfiler):
         return self._null_context
 
 
-def build_data(config: Config) -> DataModule:
-    """Build the datamodule, with its cross-validation fold."""
-    datamodule = locate(config.datamodule.target or "", DataModule, "datamodule._target_")(  # type: ignore[type-abstract]
-        **config.datamodule.arguments()
-    )
-    datamodule.data_dir, datamodule.write_dir = config.paths.data, writable_data_folder(config.paths.data)
+def _require_arguments(cls: type, key: str, arguments: Collection[str]) -> None:
+    """Raise `UserError` if the constructor of a user's class does not take the arguments that a run passes."""
+    parameters = inspect.signature(cls).parameters
+    missing = [name for name in arguments if name not in parameters]
+    if missing and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        raise UserError(
+            f"{key}: its constructor does not take {', '.join(sorted(missing))}. Add **common to its arguments, and pass "
+            "it to super().__init__"
+        )
+
+
+def build_data(config: Config, load_translator: "LoadTranslator | None" = None) -> DataModule:
+    """Build the datamodule.
+
+    Args:
+        config: config of the run.
+        load_translator: loads the translator of back-translation; None leaves out the augmentation of raw training examples.
+    """
+    cls = locate(config.datamodule.target or "", DataModule, "datamodule._target_")  # type: ignore[type-abstract]
     settings = config.cross_validation
+    fold, augmentation = None, None
     if settings.folds is not None and settings.fold is not None:
-        datamodule.fold = Fold(settings.fold, settings.folds, settings.seed, settings.group)
-    return datamodule
+        fold = Fold(settings.fold, settings.folds, settings.seed, settings.group)
+    if load_translator is not None:
+        augmentation = example_augmentation(config.regularization, cls.raw, load_translator)
+    common: dict[str, Any] = {
+        "data_dir": config.paths.data,
+        "write_dir": writable_data_folder(config.paths.data),
+        "fold": fold,
+        "augmentation": augmentation,
+    }
+    _require_arguments(cls, f"datamodule._target_={config.datamodule.target}", common)
+    return cls(**config.datamodule.arguments(), **common)
 
 
 def construct_model(
@@ -73,15 +100,8 @@ def construct_model(
         UserError: if the constructor of a user's model does not take the arguments of `Model`.
     """
     cls = locate(config.model.target or "", Model, "model._target_")
-    parameters = inspect.signature(cls).parameters
     common: dict[str, Any] = {"training_config": config, "batch_transform": transform, "decode": decode}
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()) and (
-        missing := common.keys() - parameters
-    ):
-        raise UserError(
-            f"model._target_={config.model.target}: its constructor does not take {', '.join(sorted(missing))}. "
-            "Add **common to its arguments, and call super().__init__(spec, **common)"
-        )
+    _require_arguments(cls, f"model._target_={config.model.target}", common)
     return cls(spec=spec, **common, **config.model.arguments())
 
 

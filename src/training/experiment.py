@@ -13,7 +13,6 @@ from lightning.pytorch.loggers import Logger
 from src.config.schema.run import Config
 from src.datamodules.base import DataModule
 from src.models.base import Model
-from src.regularization.example_augmentation import example_augmentation
 from src.run_store.run_folder import RunFolder
 from src.training.build import build_data, build_model, build_trainer
 from src.training.callbacks import build_callbacks
@@ -33,11 +32,9 @@ class Experiment:
 def prepare_datamodule(config: Config) -> DataModule:
     """Build the datamodule of a training run, and load its data."""
     L.seed_everything(config.seed, workers=True, verbose=False)
-    datamodule = build_data(config)
-    datamodule.augmentation = example_augmentation(config.regularization, datamodule.raw, Translator)
+    datamodule = build_data(config, Translator)
     datamodule.prepare_data()
     datamodule.setup()
-    datamodule.log_storage()
     return datamodule
 
 
@@ -64,6 +61,7 @@ def build(
         callbacks: additional callbacks.
     """
     datamodule = prepare_datamodule(config)
+    datamodule.log_storage()
     model = build_seeded_model(config, datamodule)
     configured = build_callbacks(config, folder, datamodule.task, verbose) if folder else []
     trainer = build_trainer(config, [*configured, *callbacks], loggers)

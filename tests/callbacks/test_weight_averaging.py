@@ -105,7 +105,6 @@ def test_batch_norm_statistics_are_recomputed_for_the_average(fast: MakeOverride
     history, result = recorded(overrides, monkeypatch)
     state = saved(result.folder, "last")["state_dict"]
     loaded = load(result.folder)
-    loaded.datamodule.trainer = None
     loader = loaded.datamodule.loader("train", shuffle=True)
     loader.set_epoch(3)
     hidden = []

@@ -1,6 +1,8 @@
 """Each augmentation of waveforms against its parameter, on pure tones, and only in training."""
 
 import random
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,14 +93,16 @@ def data(tmp_path, tone) -> AudioFolder:
     for name, hertz in (("low", 300), ("high", 1500)):
         for i in range(10):
             tone(tmp_path / name / f"{i}.wav", hertz, 0.2, seed=i)
-    data = AudioFolder(tmp_path, sample_rate=RATE, seconds=0.3, n_fft=256, hop=80, n_mels=20, batch_size=4)
-    data.augmentation = augmentation(time_stretch=0.2, pitch_shift=2.0, noise_snr=[10.0, 20.0])
-    return data
+    changes = augmentation(time_stretch=0.2, pitch_shift=2.0, noise_snr=[10.0, 20.0])
+    return sounds(tmp_path, augmentation=changes, batch_size=4, shuffle=False)
+
+
+def sounds(folder: Path, **more: Any) -> AudioFolder:
+    return AudioFolder(folder, sample_rate=RATE, seconds=0.3, n_fft=256, hop=80, n_mels=20, **more)
 
 
 @pytest.mark.req("G8")
 def test_only_training_sounds_are_augmented_differently_in_each_epoch(data: AudioFolder) -> None:
-    data.shuffle = False
     plain = data.loader("train")
     first, second = (torch.cat([batch.x for batch in data.train_dataloader()]) for _ in range(2))
     own = torch.cat([batch.x for batch in plain])
@@ -109,7 +113,7 @@ def test_only_training_sounds_are_augmented_differently_in_each_epoch(data: Audi
     assert torch.equal(labels, data.split("train").y)
     for name, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
         assert torch.equal(torch.cat([batch.x for batch in loader]), data.split(name).x)
-    unchanged = AudioFolder(data.paths["train"], sample_rate=RATE, seconds=0.3, n_fft=256, hop=80, n_mels=20)
+    unchanged = sounds(data.paths["train"])
     assert torch.equal(unchanged.split("val").x, data.split("val").x), "fitted on the original sounds"
 
 
@@ -126,8 +130,9 @@ def test_random_state_determines_the_augmentation(data: AudioFolder) -> None:
 @pytest.mark.req("G8")
 def test_stretched_sound_is_longer_within_its_clip(data: AudioFolder) -> None:
     """0.2 of 0.3 seconds are sound; the rest is silence, where a band has its minimum."""
-    data.augmentation = augmentation(time_stretch=0.2)
-    data.augmentation.steps[0].min_rate = data.augmentation.steps[0].max_rate = 0.8
+    stretched = augmentation(time_stretch=0.2)
+    stretched.steps[0].min_rate = stretched.steps[0].max_rate = 0.8
+    data = sounds(data.paths["train"], augmentation=stretched)
     own = data.split("train").x
     longer = data.augmented(torch.arange(len(own)))
     frames = [(x[:, 0] > x.amin() + 0.5).any(2).sum(1) for x in (own, longer)]

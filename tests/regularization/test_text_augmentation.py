@@ -92,8 +92,8 @@ def reviews(users_files) -> Path:
 
 @pytest.mark.req("G7")
 def test_only_training_texts_are_augmented_differently_in_each_epoch(reviews: Path, wordnet: str) -> None:
-    data = TextClassification(reviews, max_length=6, shuffle=False)
-    data.augmentation = TextAugmentation(SynonymKnobs(probability=0.5, lexicon=wordnet), OFF, Translator)
+    augmentation = TextAugmentation(SynonymKnobs(probability=0.5, lexicon=wordnet), OFF, Translator)
+    data = TextClassification(reviews, max_length=6, shuffle=False, augmentation=augmentation)
     data.setup()
     first, second = (list(data.train_dataloader()) for _ in range(2))
     assert not all(a.x.shape == b.x.shape and torch.equal(a.x, b.x) for a, b in zip(first, second, strict=True))
@@ -108,7 +108,7 @@ def test_only_training_texts_are_augmented_differently_in_each_epoch(reviews: Pa
     assert not (torch.cat([b.x.flatten() for b in first]) == 3).any(), (
         "synonyms that are not in the training texts are in the vocabulary"
     )
-    assert {"movie", "big", "screen"} <= set(data.vocabulary.words)
+    assert {"movie", "big", "screen"} <= set(data.vocabulary.tokens)
     torch.manual_seed(5)
     again = list(data.train_dataloader())
     torch.manual_seed(5)
@@ -231,13 +231,13 @@ def test_word_counts_once_in_a_text_and_its_paraphrase(tmp_path: Path) -> None:
     """A word in only one text is unknown, so that training sees unknown words."""
     file = tmp_path / "texts.csv"
     file.write_text("text,label\n" + "a rare cat,x\na red cat,y\n" * 10 + "the odd dog,x\nthe kind dog,y\n")
-    data = TextClassification(file, val_fraction=0.1, test_fraction=0.1, min_frequency=2)
-    data.augmentation = TextAugmentation(SynonymKnobs(probability=0.0, lexicon="none"), OFF, Translator)
+    augmentation = TextAugmentation(SynonymKnobs(probability=0.0, lexicon="none"), OFF, Translator)
+    data = TextClassification(file, val_fraction=0.1, test_fraction=0.1, min_frequency=2, augmentation=augmentation)
     changed = {"the odd dog": "the odd hound", "the kind dog": "the good hound"}
     texts = ["a rare cat", "a red cat", *changed]
     back = SimpleNamespace(fit=lambda texts: None, paraphrases={text: changed.get(text, text) for text in texts})
-    data.augmentation._back_translation = back  # type: ignore[assignment]
-    words = data._vocabulary(texts).words
+    augmentation._back_translation = back  # type: ignore[assignment]
+    words = data._vocabulary(texts).tokens
     assert set(words) == {"a", "cat", "the", "dog", "hound"}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from src.core.errors import UserError
 from src.core.files import open_data_file, read_data_file
-from src.datamodules.audio.base import Audio
+from src.datamodules.audio.audio_folder import AudioFolder
 from src.datamodules.io.downloads import download
 from src.datamodules.io.labelled_folder import Labelled
 from src.datamodules.splits.holdout import draw_missing_splits
@@ -24,7 +24,7 @@ ARCHIVE = "https://codeload.github.com/Jakobovski/free-spoken-digit-dataset/tar.
 CHECKSUM = "45a9b976ba3397a2fd5c70a9f2e43c34f442a3a6be47392ecfc41174b678f37e"
 """SHA-256 of the concatenated names and contents of all recordings, sorted by name; the archive has no fixed checksum, because
 it is compressed anew for each download."""
-SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+SPEAKERS: tuple[str, ...] = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 REPETITIONS = 50
 """Recordings of each digit by each speaker."""
 TEST_INDICES = range(5)
@@ -33,27 +33,28 @@ MAX_FILE_BYTES = 2**24
 """Largest size of a recording."""
 MAX_ARCHIVE_BYTES = 2**28
 """Largest size of all recordings; the published ones have 17 MB."""
-_NAME = re.compile(r"[0-9]_[^_/]+_[0-9]+\.wav")
+_NAME = re.compile(r"[0-9]_[^_/]+_(0|[1-9][0-9]*)\.wav")
 
 
-class FSDD(Audio):
+class FSDD(AudioFolder):
     """Recordings ``{digit}_{speaker}_{index}.wav`` in ``paths.data/fsdd/recordings``. Indices 0 to 4 are the usual
     test set; validation is drawn from the rest, stratified by digit and speaker.
 
     Args:
         verify: reject recordings that differ from the published ones.
-        rest: arguments of `Audio`.
+        options: arguments of `AudioFolder`, except those of its folders.
     """
 
-    def __init__(self, verify: bool = True, **rest: Any) -> None:
-        super().__init__(**rest)
+    def __init__(self, verify: bool = True, **options: Any) -> None:
+        super().__init__(Path(), **options)
+        self.paths = {"train": self.data_dir / "fsdd" / "recordings"}
         self.verify = verify
 
     def files(self) -> dict[str, list[Labelled]]:
         recordings = self._recordings()
         available = {
-            "train": [path for path in recordings if _index(path.name) not in TEST_INDICES],
-            "test": [path for path in recordings if _index(path.name) in TEST_INDICES],
+            "train": [path for path in recordings if _index(path) not in TEST_INDICES],
+            "test": [path for path in recordings if _index(path) in TEST_INDICES],
         }
         fold_groups = _speaker if self.fold and self.fold.group else None
         parts = draw_missing_splits(
@@ -78,32 +79,27 @@ class FSDD(Audio):
             with suppress(OSError):
                 folder.rmdir()  # if empty
             download(ARCHIVE, self.write_dir, "fsdd/recordings", lambda archive: self._unpack(archive, folder))
-        paths = {path.name: path for path in sorted(folder.glob("*.wav")) if _NAME.fullmatch(path.name)}
-        speakers = SPEAKERS if self.verify else sorted({name.split("_")[1] for name in paths})
-        count = REPETITIONS if self.verify else 1 + max(len(TEST_INDICES), *map(_index, paths))  # at least one trains
-        expected = (
-            f"{d}_{speaker}_{i}.wav" for d in range(10) for speaker in speakers for i in range(count)
-        )  # a generator: the count may be large
-        present = sum(
-            _speaker(path) in speakers and _index(name) < count and name.endswith(f"_{_index(name)}.wav")
-            for name, path in paths.items()
-        )
+        paths = [path for path in sorted(folder.glob("*.wav")) if _NAME.fullmatch(path.name)]
+        names = {path.name for path in paths}
+        speakers, count = SPEAKERS, REPETITIONS
+        if not self.verify:
+            speakers = tuple(sorted(set(map(_speaker, paths)))) or SPEAKERS
+            count = 1 + max([len(TEST_INDICES), *map(_index, paths)])  # at least one recording is for training
         instruction = f"Copy the folder recordings of {HOME} to {folder}, or move it away to download it again."
+        present = sum(_speaker(path) in speakers and _index(path) < count for path in paths)
         if missing := 10 * len(speakers) * count - present:
-            examples = list(islice((name for name in expected if name not in paths), 5))
+            expected = (f"{digit}_{name}_{i}.wav" for digit in range(10) for name in speakers for i in range(count))
+            examples = list(islice((name for name in expected if name not in names), 5))
             listing = ", ".join(examples) + (", …" if missing > 5 else "")
             raise UserError(
                 f"datamodule=fsdd: {missing:,} recordings are missing in {folder}: {listing}.\n{instruction}"
             )
-        if (
-            self.verify
-            and _checksum((name, read_data_file(path, MAX_FILE_BYTES)) for name, path in paths.items()) != CHECKSUM
-        ):
+        if self.verify and _checksum((path.name, read_data_file(path, MAX_FILE_BYTES)) for path in paths) != CHECKSUM:
             raise UserError(
                 f"datamodule=fsdd: the recordings in {folder} differ from those of version 1.0.10.\n{instruction} "
                 "Or set datamodule.verify=false to use them unverified"
             )
-        return list(paths.values())
+        return paths
 
     def _unpack(self, archive: Path, folder: Path) -> bool:
         """Extract the recordings of an archive if they are the published ones, and remove it; return whether they are."""
@@ -141,8 +137,8 @@ def _checksum(recordings: Iterable[tuple[str, bytes]]) -> str:
     return digest.hexdigest()
 
 
-def _index(name: str) -> int:
-    return int(name.removesuffix(".wav").rpartition("_")[2])
+def _index(path: Path) -> int:
+    return int(path.stem.rpartition("_")[2])
 
 
 def _speaker(path: Path) -> str:

@@ -72,6 +72,18 @@ def split_lines(text: str, path: Path | str) -> list[str]:
     return text.split("\n")
 
 
+def read_nonempty_lines(path: Path) -> list[str]:
+    """Return the lines of a text file that are not blank.
+
+    Raises:
+        UserError: if there is none, or if the file cannot be read; see `read_lines`.
+    """
+    lines = [line for line in read_lines(path) if line.strip()]
+    if not lines:
+        raise UserError(f"{path}: there is no text in this file")
+    return lines
+
+
 def read_columns(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the named columns of every row as stripped texts.
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from src.core.console import on_terminal
 from src.core.errors import UserError
 from src.core.escape import line
 from src.core.files import UnsafeFileError, is_file_below, make_folder_below, read_data_file
@@ -80,6 +81,19 @@ class PublicFile:
             )
         return contents
 
+    def read_text(self, data_dir: Path, verify: bool = True, write_dir: Path | None = None) -> str:
+        """Return the contents as text; see `read`.
+
+        Raises:
+            UserError: as `read`, or if the file is not UTF-8 text.
+        """
+        contents = self.read(data_dir, verify, write_dir)
+        try:
+            return contents.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            path = self.find(data_dir, write_dir)
+            raise UserError(f"{path}: this file is not UTF-8 text (byte {error.start})") from error
+
     def find(self, data_dir: Path, write_dir: Path | None = None) -> Path | None:
         """Return the path of the file, or None if it is missing; see `read`."""
         names = [name for path in (self.path, *self.also) for name in (path, path.removesuffix(".gz"))]
@@ -108,9 +122,8 @@ class PublicFile:
 
 def has_checksum(contents: bytes, expected: str) -> bool:
     """Return whether contents have a checksum: MD5 if it has 32 digits, else SHA-256."""
-    return (
-        hashlib.new("md5" if len(expected) == 32 else "sha256", contents, usedforsecurity=False).hexdigest() == expected
-    )
+    algorithm = "md5" if len(expected) == 32 else "sha256"
+    return hashlib.new(algorithm, contents, usedforsecurity=False).hexdigest() == expected
 
 
 def _read_unpacked(path: Path) -> tuple[bytes, bytes]:
@@ -178,6 +191,14 @@ def fetch(url: str, partial: Path) -> None:
     Raises:
         OSError, HTTPException: if the server is unreachable, refuses, or disconnects; the partial file remains.
     """
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TransferSpeedColumn,
+    )  # lazy: start-up time
+
     size = partial.stat().st_size if partial.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={size}-"} if size else {})
     log.info("downloading %s", url)
@@ -195,14 +216,18 @@ def fetch(url: str, partial: Path) -> None:
             size = 0
         length = response.headers.get("Content-Length")
         total = size + int(length) if length else None
+        columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()
         with (
             open(partial, "ab" if size else "wb", opener=_open_without_links) as file,
-            _ProgressBar(partial.name.strip(".").removesuffix(".partial")) as bar,
+            Progress(*columns, transient=True, disable=not on_terminal()) as progress,
         ):
+            task = progress.add_task(
+                line(partial.name.strip(".").removesuffix(".partial")), total=total, completed=size
+            )
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 size += len(chunk)
-                bar(size, total)
+                progress.update(task, completed=size)
             file.flush()
             os.fsync(file.fileno())
     if total is not None and size < total:
@@ -211,27 +236,3 @@ def fetch(url: str, partial: Path) -> None:
 
 def _open_without_links(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
-
-
-class _ProgressBar:
-    """A progress bar of bytes, on a terminal only; called with the number of bytes so far."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> "_ProgressBar":
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-        from src.core.console import on_terminal
-
-        columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-        self.progress = Progress(*columns, transient=True, disable=not on_terminal())
-        self.task = self.progress.add_task(line(self.name), total=None)
-        self.progress.start()
-        return self
-
-    def __call__(self, size: int, total: int | None) -> None:
-        self.progress.update(self.task, completed=size, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()

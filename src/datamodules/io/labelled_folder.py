@@ -63,24 +63,24 @@ def labelled_files(folder: Path, pattern: str | None, endings: Sequence[str], ki
     return files
 
 
-def files_in(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """Return the files of a folder with one of the extensions, at any depth, sorted by name.
+def expand_folders(inputs: Sequence[str], endings: Sequence[str]) -> list[str]:
+    """Return the inputs, with each folder replaced by its files with one of the extensions, at any depth, sorted by name.
 
     Raises:
-        UserError: if there is none.
+        UserError: if a folder has no such file.
     """
-    names = _names(folder)
-    files = [folder / name for name in names if name.lower().endswith(tuple(endings))]
-    if not files:
-        raise UserError(f"{folder}: none of the {len(names)} files here{_example(names)} ends in {', '.join(endings)}")
-    return files
-
-
-def expand_folders(inputs: Sequence[str], endings: Sequence[str]) -> list[str]:
-    """Return the inputs, with each folder replaced by its files."""
     paths: list[str] = []
-    for text in inputs:
-        paths += map(str, files_in(Path(text), endings)) if os.path.isdir(text) else [text]
+    for item in inputs:
+        if not os.path.isdir(item):
+            paths.append(item)
+            continue
+        names = _names(Path(item))
+        files = [str(Path(item, name)) for name in names if name.lower().endswith(tuple(endings))]
+        if not files:
+            raise UserError(
+                f"{item}: none of the {len(names)} files here{_example(names)} ends in {', '.join(endings)}"
+            )
+        paths += files
     return paths
 
 
@@ -112,31 +112,23 @@ def _names(folder: Path) -> list[str]:
                         f"{folder}: there are more than {MAX_ENTRIES:,} files and folders here, which is the limit"
                     )
                 name = f"{parent}{entry.name}"
-                kind = _kind(entry)
-                if kind == "file":
+                try:
+                    is_folder, is_file = entry.is_dir(), entry.is_file()  # links are resolved
+                except OSError:  # for example, a link to itself
+                    continue
+                if is_file:
                     files.append(name)
-                elif kind == "folder" and entry.is_symlink():
+                if not is_folder:
+                    continue
+                if entry.is_symlink():
                     links += 1
                     if links > MAX_LINKS:
                         raise UserError(f"{folder}: there are more than {MAX_LINKS:,} links to folders here")
-                    if not _is_cyclic(folder / name):
-                        pending.append((f"{name}/", depth + 1))
-                elif kind == "folder":
-                    pending.append((f"{name}/", depth + 1))
+                    target = (folder / name).resolve()
+                    if (folder / parent).resolve().is_relative_to(target):
+                        continue  # a cycle
+                pending.append((f"{name}/", depth + 1))
     return sorted(files)
-
-
-def _kind(entry: os.DirEntry[str]) -> str:
-    """Return ``file``, ``folder``, or ``other``; links are resolved."""
-    try:
-        return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
-    except OSError:  # for example, a link to itself
-        return "other"
-
-
-def _is_cyclic(folder: Path) -> bool:
-    """Return whether a link points to a folder that contains it."""
-    return folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _regular(pattern: str) -> str:

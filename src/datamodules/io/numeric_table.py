@@ -4,6 +4,7 @@ import csv
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 
@@ -14,6 +15,8 @@ log = logging.getLogger(__name__)
 
 MAX_VALUE = 1e30
 """Largest absolute value in data: larger numbers overflow float32, and sums of their squares overflow float64."""
+FILE_ENDINGS = {".csv", ".txt", ".tsv", ".jsonl", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
+"""File extensions by which an input is a path, even if there is no such file."""
 
 
 def read_rows(inputs: Sequence[str], columns: Sequence[str] | int) -> list[list[float]]:
@@ -46,18 +49,7 @@ def looks_like_file(text: str) -> bool:
     """Return whether an input is the path of a file; raise `UserError` for a path without a file."""
     if os.path.isfile(text):  # False, not an error, for a text that is not a valid path
         return True
-    if Path(text).suffix.lower() in (
-        ".csv",
-        ".txt",
-        ".tsv",
-        ".jsonl",
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".bmp",
-        ".gif",
-        ".webp",
-    ):
+    if Path(text).suffix.lower() in FILE_ENDINGS:
         raise UserError(f"{text}: there is no such file")
     return False
 
@@ -96,10 +88,8 @@ def _numbers(cells: list[str], names: list[str], where: str) -> list[float]:
     if len(cells) != len(names):
         expected = "" if names[0] == "column 1" else f": {', '.join(names[:40])}"
         raise UserError(f"{where}: {len(cells)} columns where {len(names)} are expected{expected}")
-    for number, (cell, name) in enumerate(zip(cells, names, strict=True), 1):
-        if not is_number(cell):
-            raise UserError(f"{where}, column {number} ({name}): '{_short(cell)}' {invalid_number_reason(cell)}")
-    return [float(cell) for cell in cells]
+    columns = enumerate(zip(cells, names, strict=True), 1)
+    return [parse_number(cell, f"{where}, column {number} ({name})") for number, (cell, name) in columns]
 
 
 def is_number(cell: str) -> bool:
@@ -110,12 +100,23 @@ def is_number(cell: str) -> bool:
         return False
 
 
-def invalid_number_reason(cell: str) -> str:
-    """Return why a cell is invalid as a number, for error messages."""
-    try:
-        return "is not a finite number" if not isfinite(float(cell)) else f"is not a number up to {MAX_VALUE:g}"
-    except ValueError:
-        return "is not a number"
+def parse_number(cell: str, where: str, hint: str = "") -> float:
+    """Return the number of a cell.
+
+    Args:
+        cell: a decimal number of at most `MAX_VALUE`, without underscores.
+        where: the row and column, for error messages.
+        hint: end of the error message.
+
+    Raises:
+        UserError: if the cell is not a number.
+    """
+    if is_number(cell):
+        return float(cell)
+    reason = "is not a number"
+    with suppress(ValueError):
+        reason = f"is not a number up to {MAX_VALUE:g}" if isfinite(float(cell)) else "is not a finite number"
+    raise UserError(f"{where}: '{_short(cell)}' {reason}{hint}")
 
 
 def _short(text: str) -> str:

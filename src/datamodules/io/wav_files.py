@@ -3,7 +3,6 @@
 import io
 import math
 import os
-import struct
 import warnings
 from fractions import Fraction
 from pathlib import Path
@@ -69,18 +68,9 @@ def read_wave(path: Path, sample_rate: int | None = None, seconds: float | None 
         raise UserError(f"{path}: this WAV file is truncated: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: this file cannot be read: {error.strerror or error}") from error
-    except (
-        ValueError,
-        struct.error,
-        EOFError,
-        UnboundLocalError,
-        OverflowError,
-        MemoryError,
-        ZeroDivisionError,
-        TypeError,
-        LookupError,
-        AttributeError,
-    ) as error:
+    except UserError:
+        raise
+    except Exception as error:  # scipy raises any exception for damaged files
         raise UserError(
             f"{path}: this is not a readable WAV file ({error}); convert it with ffmpeg -i IN OUT.wav"
         ) from error
@@ -104,20 +94,18 @@ def read_wave(path: Path, sample_rate: int | None = None, seconds: float | None 
 
 
 def _to_mono(samples: np.ndarray, path: Path) -> np.ndarray:
-    """Convert samples [N] or [N, channels] to mono floats from -1 to 1 [N]."""
-    wave = _to_unit(samples)
+    """Convert samples [N] or [N, channels] to mono floats from -1 to 1 [N].
+
+    Integers are mapped to [-1, 1): 8-bit integers are unsigned, and 24-bit ones fill the upper part of 32 bits.
+    """
+    wave = samples.astype(np.float64)
+    if samples.dtype == np.uint8:
+        wave = (wave - 128) / 128
+    elif np.issubdtype(samples.dtype, np.integer):
+        wave /= -float(np.iinfo(samples.dtype).min)
     if not (np.abs(wave) <= MAX_VALUE).all():
         raise UserError(f"{path}: a sample of this WAV file is not a number up to {MAX_VALUE:g}")
     return wave.mean(1) if wave.ndim > 1 else wave
-
-
-def _to_unit(samples: np.ndarray) -> np.ndarray:
-    """Map integers to [-1, 1); 8-bit integers are unsigned, and 24-bit ones fill the upper part of 32 bits."""
-    if samples.dtype == np.uint8:
-        return (samples.astype(np.float64) - 128) / 128
-    if np.issubdtype(samples.dtype, np.integer):
-        return samples / -float(np.iinfo(samples.dtype).min)
-    return samples.astype(np.float64)
 
 
 def stack_waves(waves: list[np.ndarray], length: int) -> Tensor:

@@ -1,6 +1,7 @@
 """BatchLoader: batches indexed out of tensors, in an order that depends on seed and epoch only."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from math import ceil
 
 import torch
@@ -9,6 +10,7 @@ from src.core.batches import Batch
 from src.core.errors import UserError
 
 
+@dataclass(eq=False)
 class BatchLoader:
     """Iterate over a split in memory; no Python code runs per example.
 
@@ -28,35 +30,26 @@ class BatchLoader:
         UserError: if an unshuffled split has fewer examples than there are processes.
     """
 
-    def __init__(
-        self,
-        split: Batch,
-        batch_size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        training: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        collate: Callable[[Batch], Batch] | None = None,
-        arrangement: torch.Tensor | None = None,
-    ) -> None:
-        size = len(split[0])
-        if not shuffle and size < world_size:
-            raise UserError(f"trainer.devices: a split of {size} examples cannot be shared by {world_size} processes")
-        self.split = split
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.training = training
-        self.rank = rank
-        self.world_size = world_size
-        self.collate = collate
-        self.arrangement = arrangement
+    split: Batch
+    batch_size: int
+    shuffle: bool = False
+    seed: int = 0
+    training: bool = False
+    rank: int = 0
+    world_size: int = 1
+    collate: Callable[[Batch], Batch] | None = None
+    arrangement: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        size = len(self.split[0])
+        if not self.shuffle and size < self.world_size:
+            raise UserError(
+                f"trainer.devices: a split of {size} examples cannot be shared by {self.world_size} processes"
+            )
+        self.batch_sampler = None
         self.epoch = 0
         self._yielded = 0
         self._resume_position: tuple[int, int] | None = None
-
-    batch_sampler = None
 
     @property
     def sampler(self) -> "BatchLoader":
@@ -67,9 +60,10 @@ class BatchLoader:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        batches = ceil(self._share() / self.batch_size)
-        single = self.training and batches > 1 and self._share() % self.batch_size == 1 and self.batch_size > 1
-        return batches - single
+        share = self._share()
+        if self.training and share > self.batch_size > 1 and share % self.batch_size == 1:
+            return share // self.batch_size
+        return ceil(share / self.batch_size)
 
     def state_dict(self) -> dict[str, int]:
         """Return the position of the loader: the epoch, and the number of batches that it has yielded in it."""
@@ -104,22 +98,22 @@ class BatchLoader:
     def _share(self) -> int:
         """Return the number of examples per process; without shuffling, some processes take one more."""
         size = len(self.split[0])
-        return -(-size // self.world_size) if self.shuffle else size // self.world_size
+        return ceil(size / self.world_size) if self.shuffle else size // self.world_size
 
     def indices(self) -> list[torch.Tensor]:
         """Return the indices [B] of the examples of each batch of this epoch."""
-        chunks = list(self._order().to(self.split[0].device).split(self.batch_size))
-        if len(chunks) > len(self):
-            chunks[-2:] = [torch.cat(chunks[-2:])]
-        return chunks
+        batches = list(self._order().to(self.split[0].device).split(self.batch_size))
+        if len(batches) > len(self):
+            last = batches.pop()
+            batches[-1] = torch.cat((batches[-1], last))
+        return batches
 
     def _order(self) -> torch.Tensor:
+        """Return the indices of the examples of this process in the order of this epoch."""
         size = len(self.split[0])
         if not self.shuffle:
             order = torch.arange(size) if self.arrangement is None else self.arrangement
             return order[self.rank :: self.world_size]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(size, generator=generator)
-        if self.world_size == 1:
-            return order
         return order[torch.arange(self.rank, self._share() * self.world_size, self.world_size) % size]

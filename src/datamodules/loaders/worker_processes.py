@@ -2,13 +2,12 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_all_start_methods
-from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,6 +30,7 @@ def default_workers() -> int:
     return min(max(usable_cores() - 1, 1), 8)
 
 
+@dataclass(eq=False, kw_only=True)
 class StreamLoader(BatchLoader):
     """Batches in the order of `BatchLoader`, whose inputs are read from files on demand.
 
@@ -39,28 +39,24 @@ class StreamLoader(BatchLoader):
 
     Args:
         split: the targets, with indices of examples as inputs.
-        batch_size: examples per batch.
         read: reads the inputs; it must be picklable.
         augment: apply the augmentation.
         workers: number of reader processes; 0 reads in this process.
-        options: other arguments of `BatchLoader`.
     """
 
-    def __init__(
-        self, split: LabelledBatch, batch_size: int, read: Read, augment: bool, workers: int, **options: Any
-    ) -> None:
-        super().__init__(split, batch_size, **options)
-        self.read, self.augment = read, augment
-        self.workers = workers
+    read: Read
+    augment: bool
+    workers: int
 
     def cut(self, indices: Sequence[Tensor], start: int) -> Iterator[Batch]:
         assert isinstance(self.split, LabelledBatch)
-        numbered = list(enumerate(indices))[start:]
-        requests = [(self.split.x[index], (self.seed, self.epoch, number, self.rank)) for number, index in numbered]
+        requests = [
+            (self.split.x[index], (self.seed, self.epoch, number, self.rank)) for number, index in enumerate(indices)
+        ]
         loader = DataLoader(
             _FileDataset(self.read, self.augment),
             batch_size=None,
-            sampler=requests,  # type: ignore[arg-type]
+            sampler=requests[start:],  # type: ignore[arg-type]
             num_workers=self.workers,
             prefetch_factor=PREFETCH if self.workers else None,
             multiprocessing_context=_START if self.workers else None,
@@ -68,7 +64,7 @@ class StreamLoader(BatchLoader):
             generator=torch.Generator(),  # draws the unused seeds of workers, instead of the global generator
         )
         batches = iter(loader)
-        for _, index in numbered:
+        for index in indices[start:]:
             try:
                 inputs = next(batches)
             except RuntimeError as error:
@@ -96,24 +92,12 @@ class _FileDataset(Dataset):
     def __getitem__(self, request: tuple[Tensor, tuple[int, ...]]) -> Tensor | UserError:
         """Return the inputs, or the error of a file: DataLoader would change the message of a raised exception."""
         index, seed = request
-        try:
-            with seeded(seed):
+        python_seed, numpy_seed, torch_seed = np.random.SeedSequence(seed).generate_state(3).tolist()
+        with isolate_rng(include_cuda=False):
+            random.seed(python_seed)
+            np.random.seed(numpy_seed)
+            torch.default_generator.manual_seed(torch_seed)  # this one alone: torch.manual_seed seeds GPUs too
+            try:
                 return self.read(index, self.augment)
-        except UserError as error:
-            return error
-
-
-@contextmanager
-def seeded(seed: tuple[int, ...]) -> Iterator[None]:
-    """Seed the generators of Python, NumPy and torch (CPU) within the context, and restore their states afterwards."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seeds = np.random.SeedSequence(seed).generate_state(3)
-    try:
-        random.seed(int(seeds[0]))
-        np.random.seed(int(seeds[1]))
-        torch.default_generator.manual_seed(int(seeds[2]))  # this one alone: torch.manual_seed seeds GPUs too
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+            except UserError as error:
+                return error

@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -53,34 +53,30 @@ class Fold:
         """
         from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
-        names, labels = ([], None) if classes is None else factorize(classes)
-        group_index = None if groups is None else factorize(groups)[1]
-        always_training = _singletons(names, labels, group_index) if labels is not None else np.zeros(size, bool)
-        pool = np.flatnonzero(~always_training)
-        labels = None if labels is None else labels[pool]
-        group_index = None if group_index is None else group_index[pool]
-        if group_index is None:
-            count, unit = len(pool), "examples"
-        else:
+        names, labels = factorize(classes) if classes is not None else ([], None)
+        group_index = factorize(groups)[1] if groups is not None else None
+        is_divided = np.ones(size, bool)
+        if labels is not None:
+            is_divided = ~_singletons(names, labels, group_index)
+        pool = np.flatnonzero(is_divided)
+        count, unit = len(pool), "examples"
+        if group_index is not None:
+            group_index = group_index[pool]
             count, unit = len(set(group_index)), f"values of {self.group}"
         if count < self.of:
             raise UserError(f"cross_validation.folds={self.of}: only {count} {unit} can be divided among the folds")
-        strata = None if labels is None else np.unique(labels, return_inverse=True)[1]
-        if strata is not None and (largest := np.bincount(strata).max()) < self.of:
-            raise UserError(
-                f"cross_validation.folds={self.of}: the largest class has only {largest} examples that can be divided; "
-                "use fewer folds"
-            )
-        splitters: dict[tuple[bool, bool], Any] = {
-            (False, False): KFold,
-            (True, False): StratifiedKFold,
-            (False, True): GroupKFold,
-            (True, True): StratifiedGroupKFold,
-        }
-        splitter = splitters[classes is not None, groups is not None](self.of, shuffle=True, random_state=self.seed)
+        splitter = KFold if groups is None else GroupKFold
+        if labels is not None:
+            labels = np.unique(labels[pool], return_inverse=True)[1]
+            if (largest := np.bincount(labels).max()) < self.of:
+                raise UserError(
+                    f"cross_validation.folds={self.of}: the largest class has only {largest} examples that can be "
+                    "divided; use fewer folds"
+                )
+            splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
         with warnings.catch_warnings():  # about classes that are too rare to be in every fold
             warnings.simplefilter("ignore", UserWarning)
-            folds = list(splitter.split(pool, strata, group_index))
+            folds = list(splitter(self.of, shuffle=True, random_state=self.seed).split(pool, labels, group_index))
         val = np.sort(pool[folds[self.number - 1][1]])
         return np.setdiff1d(np.arange(size), val), val
 
@@ -151,25 +147,26 @@ def apply_fold(
     """
     if fold is None:
         return parts
-    pool = _concatenate(parts["train"], parts["val"])
+    pool = _map_columns(_concatenate, parts["train"], parts["val"])
     size = len(pool) if isinstance(pool, list) else len(pool[0])
     train, val = fold.cut(size, classes(pool) if classes else None, groups(pool) if groups else None)
-    return parts | {"train": _take(pool, train), "val": _take(pool, val)}
+    return parts | {name: _map_columns(partial(_take, index), pool) for name, index in (("train", train), ("val", val))}
+
+
+def _map_columns(function: Callable[..., Any], *parts: Any) -> Any:
+    """Apply a function to the columns of parts; a part without columns is one column."""
+    first = parts[0]
+    if not isinstance(first, tuple):
+        return function(*parts)
+    columns = [_map_columns(function, *column) for column in zip(*parts, strict=True)]
+    return type(first)(*columns) if hasattr(first, "_fields") else tuple(columns)
 
 
 def _concatenate(one: Any, other: Any) -> Any:
-    if isinstance(one, tuple):
-        return _like(one, [_concatenate(*pair) for pair in zip(one, other, strict=True)])
     if isinstance(one, torch.Tensor):
         return torch.cat((one, other))
     return np.concatenate((one, other)) if isinstance(one, np.ndarray) else [*one, *other]
 
 
-def _take(pool: Any, index: np.ndarray) -> Any:
-    if isinstance(pool, tuple):
-        return _like(pool, [_take(column, index) for column in pool])
-    return [pool[i] for i in index] if isinstance(pool, list) else pool[index]
-
-
-def _like(example: tuple[Any, ...], columns: list[Any]) -> Any:
-    return type(example)(*columns) if hasattr(example, "_fields") else tuple(columns)
+def _take(index: np.ndarray, column: Any) -> Any:
+    return [column[i] for i in index] if isinstance(column, list) else column[index]

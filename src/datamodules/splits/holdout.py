@@ -102,6 +102,7 @@ def draw_missing_splits(
     stratum: Callable[[Example], str],
     fold: Fold | None = None,
     fold_groups: Callable[[Example], str] | None = None,
+    groups: Callable[[Example], str] | None = None,
 ) -> dict[str, list[Example]]:
     """Draw the splits that the user did not provide from the training examples.
 
@@ -111,8 +112,9 @@ def draw_missing_splits(
         seed: the same seed draws the same split.
         stratum: returns the stratum of an example; each stratum is drawn in the same proportion.
         fold: fold of a cross-validation, which redistributes training and validation examples.
-        fold_groups: returns the group of an example; all examples of a group are in one split and one fold, and
-            the draw is not stratified.
+        fold_groups: returns the group of an example; all examples of a group are in one fold.
+        groups: returns the group of an example; all examples of a group are in one split, and the draw is not
+            stratified. None: as `fold_groups`.
 
     Raises:
         UserError: if a split would be empty.
@@ -121,11 +123,12 @@ def draw_missing_splits(
         return available
     examples = available["train"]
     val, test = 0.0 if "val" in available else val_fraction, 0.0 if "test" in available else test_fraction
-    if fold_groups is None:
+    groups = groups or fold_groups
+    if groups is None:
         strata = factorize([stratum(example) for example in examples])[1]
         indices = split_indices(len(examples), val, test, seed, strata)
     else:
-        indices = split_groups([fold_groups(example) for example in examples], val, test, seed)
+        indices = split_groups([groups(example) for example in examples], val, test, seed)
     drawn = {name: [examples[i] for i in index] for name, index in indices.items()}
     splits = drawn | {name: split for name, split in available.items() if name != "train"}
     return apply_fold(splits, fold, _map_over(stratum), _map_over(fold_groups) if fold_groups else None)

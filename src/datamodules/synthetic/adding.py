@@ -31,6 +31,7 @@ class Adding(DataModule):
 
     task = "regression"
     inputs = "sequence"
+    supports_folds = True
 
     def __init__(
         self,

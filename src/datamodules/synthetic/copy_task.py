@@ -34,6 +34,7 @@ class Copy(DataModule):
 
     task = "tagging"
     inputs = "tokens"
+    supports_folds = True
 
     def __init__(
         self,

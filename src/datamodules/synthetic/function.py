@@ -9,13 +9,10 @@ from numpy.typing import NDArray
 
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
-from src.core.errors import UserError, nearest
 from src.core.resources import check_generated_size
-from src.datamodules.base import DataModule
 from src.datamodules.io.numeric_table import read_rows
-from src.datamodules.preparation import part
 from src.datamodules.splits.cross_validation import apply_fold
-from src.datamodules.standardizer import Standardizer
+from src.datamodules.standardizer import StandardizedData, Standardizer
 
 FUNCTIONS: dict[str, Callable[[NDArray], NDArray]] = {
     "sine": lambda x: np.sin(2 * np.pi * x),
@@ -29,7 +26,7 @@ FUNCTIONS: dict[str, Callable[[NDArray], NDArray]] = {
 """The available functions; periodic ones have period 1."""
 
 
-class Function(DataModule):
+class Function(StandardizedData):
     """Pairs of x and y = f(x) + noise. The test split is noise-free, with evenly spaced x.
 
     Args:
@@ -43,6 +40,7 @@ class Function(DataModule):
 
     task = "regression"
     inputs = "vector"
+    supports_folds = True
 
     def __init__(
         self,
@@ -56,14 +54,11 @@ class Function(DataModule):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        if function not in FUNCTIONS:
-            raise UserError(f"datamodule.function={function}: {nearest(function, FUNCTIONS)}")
         self.function = FUNCTIONS[function]
         self.range = (float(range[0]), float(range[1]))
         self.sizes = (train_size, val_size, test_size)
         self.noise = noise
         self.split_seed = split_seed
-        self.scale: Standardizer | None = None
 
     def load(self) -> dict[str, Batch]:
         count = sum(self.sizes)  # float64 pairs, noise and copies
@@ -101,13 +96,6 @@ class Function(DataModule):
 
     def decode_predictions(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{"prediction": prediction["prediction"]["y"]} for prediction in predictions]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"scale": self.scale.to_plain()} if self.scale else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
 
 
 def _column(values: NDArray) -> torch.Tensor:

@@ -1,25 +1,16 @@
 """Generated images of ten geometric shapes, in colour or grey."""
 
-from collections.abc import Callable, Sequence
-from math import prod
+from collections.abc import Callable
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from src.core.batches import Batch, LabelledBatch
-from src.core.data_spec import SPLITS, DataSpec
+from src.core.data_spec import SPLITS
 from src.core.resources import check_generated_size
-from src.datamodules.base import DataModule
-from src.datamodules.io.image_files import decoded_image
-from src.datamodules.io.numeric_table import looks_like_file, read_rows
-from src.datamodules.preparation import part
 from src.datamodules.splits.cross_validation import apply_fold
-from src.datamodules.standardizer import Standardizer
+from src.datamodules.vision.pixels import Arrays, ImagesInMemory
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow
 
@@ -85,7 +76,7 @@ def _colours(count: int, generator: np.random.Generator) -> tuple[NDArray, NDArr
     return np.where(swapped, dark, bright), np.where(swapped, bright, dark)
 
 
-class Shapes(DataModule):
+class Shapes(ImagesInMemory):
     """Images of ten shapes, all classes equally often; position, size, angle and colours are independent of the class.
 
     Args:
@@ -97,8 +88,7 @@ class Shapes(DataModule):
         common: arguments of `DataModule`.
     """
 
-    task = "classification"
-    inputs = "image"
+    classes = tuple(SHAPES)
 
     def __init__(
         self,
@@ -114,25 +104,18 @@ class Shapes(DataModule):
         super().__init__(**common)
         self.side = side
         self.channels = channels
+        self.shape = (channels, side, side)
         self.sizes = {"train": train_size, "val": val_size, "test": test_size}
         self.noise = noise
         self.split_seed = split_seed
-        self.scale: Standardizer | None = None
 
-    def load(self) -> dict[str, Batch]:
+    def read_splits(self) -> dict[str, Arrays]:
         count = sum(self.sizes.values())  # about 20 numbers of 8 bytes per pixel
         needed = 160 * self.side**2 * count
         check_generated_size(needed, f"datamodule.side={self.side} with {count:,} images")
-        parts = apply_fold({name: self._draw(name) for name in SPLITS}, self.fold, classes=itemgetter(1))
-        if self.scale is None:
-            pixels = torch.from_numpy(parts["train"][0]).movedim(1, -1).reshape(-1, self.channels)
-            self.scale = Standardizer.fit(pixels)
-        return {
-            name: LabelledBatch(self._standardize(images), torch.from_numpy(labels))
-            for name, (images, labels) in parts.items()
-        }
+        return apply_fold({name: self._draw(name) for name in SPLITS}, self.fold, classes=itemgetter(1))
 
-    def _draw(self, split: str) -> tuple[NDArray, NDArray]:
+    def _draw(self, split: str) -> Arrays:
         """Return images [N, C, H, W] uint8, and labels [N]."""
         generator = np.random.default_rng([self.split_seed, SPLITS.index(split)])
         labels = generator.permutation(np.arange(self.sizes[split]) % len(SHAPES))
@@ -142,39 +125,6 @@ class Shapes(DataModule):
         images += 255 * self.noise * generator.standard_normal(images.shape)
         return images.round().clip(0, 255).astype(np.uint8), labels
 
-    def _standardize(self, images: NDArray) -> Tensor:
-        assert self.scale is not None
-        return self.scale.apply(torch.from_numpy(images).movedim(1, -1)).movedim(-1, 1).contiguous()
-
-    @property
-    def spec(self) -> DataSpec:
-        shape = (self.channels, self.side, self.side)
-        return DataSpec(self.task, self.inputs, shape, (len(SHAPES),), class_names=tuple(SHAPES))
-
-    def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is an image file of any size, or its bytes (0 to 255), channel by channel, as a CSV row or file."""
-        shape = (self.channels, self.side, self.side)
-        images = [
-            self._read_image(text)
-            if looks_like_file(text) and not text.lower().endswith((".csv", ".txt"))
-            else np.array(read_rows([text], prod(shape))).reshape(-1, *shape)
-            for text in inputs
-        ]
-        x = self._standardize(np.concatenate(images))
-        return LabelledBatch(x, torch.zeros(len(x), dtype=torch.int64))
-
-    def _read_image(self, path: str) -> NDArray:
-        with decoded_image(Path(path)) as image:
-            small = image.convert("RGB" if self.channels == 3 else "L").resize((self.side, self.side))
-        return np.asarray(small).reshape(1, self.side, self.side, self.channels).transpose(0, 3, 1, 2)
-
     def example_inputs(self, count: int = 3) -> list[str]:
         images, _ = self._draw("test")
         return [",".join(map(str, image.ravel())) for image in images[:count]]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"scale": self.scale.to_plain()} if self.scale else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.scale = Standardizer.from_plain(part(state_dict, "scale"))

@@ -2,8 +2,7 @@
 
 import logging
 import math
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,14 +11,14 @@ from torch import Tensor
 
 from src.core.errors import UserError
 from src.core.resources import check_memory
-from src.datamodules.io.numeric_table import invalid_number_reason, is_number
-from src.datamodules.preparation import DamagedPreparation, flag, is_finite, part, text, texts
+from src.datamodules.io.numeric_table import is_number, parse_number
+from src.datamodules.preparation import DamagedPreparation, flag, number, part, text, texts
 from src.datamodules.standardizer import or_one
 
 log = logging.getLogger(__name__)
 
 Row = tuple[str, Mapping[str, str]]
-"""Location of a row, such as ``my.csv, row 3``, and its cells by column."""
+"""Location of a row, such as ``my.csv, row 3``, and its cells by column; a missing cell is empty."""
 MAX_CATEGORIES = 1000
 """Largest number of values of a categorical column; a column with more is probably a name or a text."""
 
@@ -46,34 +45,32 @@ class Column:
     missing: bool = False
 
     @classmethod
-    def fit(cls, name: str, rows: Sequence[Row], category: bool, absent: Collection[str]) -> "Column":
+    def fit(cls, name: str, rows: Sequence[Row], category: bool) -> "Column":
         """Determine the encoding of a column from training rows.
 
         Args:
             name: name of the column.
             rows: training rows.
             category: treat numbers as categories, for example post codes.
-            absent: texts of missing cells.
 
         Raises:
             UserError: if all cells are missing, if numbers and texts are mixed, or if there are too many categories.
         """
-        cells = [(where, row.get(name, "")) for where, row in rows]
-        present = [(where, cell) for where, cell in cells if cell not in absent]
-        if not present:
+        cells = [row.get(name, "") for _, row in rows]
+        missing = "" in cells
+        if not any(cells):
             raise UserError(
                 f"column '{name}': all training cells are missing; exclude it with datamodule.ignore=[{name}]"
             )
-        missing = len(present) < len(cells)
-        if category or not any(is_number(cell) for _, cell in present):
-            counts = Counter(cell if cell not in absent else "" for _, cell in cells)
-            if len(counts) > MAX_CATEGORIES:
+        if category or not any(is_number(cell) for cell in cells):
+            values = sorted(set(cells))
+            if len(values) > MAX_CATEGORIES:
                 raise UserError(
-                    f"column '{name}' has {len(counts):,} different texts; a category has at most {MAX_CATEGORIES:,}. "
+                    f"column '{name}' has {len(values):,} different texts; a category has at most {MAX_CATEGORIES:,}. "
                     f"Exclude it with datamodule.ignore=[{name}]"
                 )
-            return cls(name, tuple(sorted(counts)), missing=missing)
-        numbers = [parse_number(where, name, cell) for where, cell in present]
+            return cls(name, tuple(values), missing=missing)
+        numbers = [_parse_cell(row[name], where, name) for where, row in rows if row.get(name)]
         mean = math.fsum(numbers) / len(numbers)
         deviation = math.sqrt(math.fsum((number - mean) ** 2 for number in numbers) / len(numbers))
         return cls(name, None, mean, or_one(deviation, mean), missing)
@@ -85,30 +82,34 @@ class Column:
             return [f"{self.name}={value or '(missing)'}" for value in self.values]
         return [self.name, f"{self.name} is missing"] if self.missing else [self.name]
 
-    def apply(self, where: str, cell: str, absent: Collection[str]) -> list[float]:
-        """Return the features of a cell; an unknown category becomes all zeros.
+    def apply(self, rows: Sequence[Row]) -> Tensor:
+        """Return the features of rows [N, features]; an unknown category becomes all zeros, with a warning.
 
         Raises:
             UserError: if a cell of a numeric column is not a number; names the row.
         """
-        is_missing = cell in absent
-        if self.values is not None:
-            return [float(("" if is_missing else cell) == value) for value in self.values]
-        number = 0.0 if is_missing else (parse_number(where, self.name, cell) - self.mean) / self.deviation
-        return [number, float(is_missing)] if self.missing else [number]
+        if self.values is None:
+            numbers = [
+                _parse_cell(row[self.name], where, self.name) if row.get(self.name) else None for where, row in rows
+            ]
+            scaled = [0.0 if number is None else (number - self.mean) / self.deviation for number in numbers]
+            features = [scaled, [float(number is None) for number in numbers]] if self.missing else [scaled]
+            return torch.tensor(features).T
+        cells = [row.get(self.name, "") for _, row in rows]
+        if unknown := sorted(set(cells) - set(self.values)):
+            listing = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+            log.warning(
+                f"column '{self.name}': values that did not occur in training match no category: "
+                f"{listing or 'missing cells'}"
+            )
+        return torch.tensor([[float(cell == value) for value in self.values] for cell in cells])
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The feature columns of a table.
-
-    Args:
-        columns: in the order of their features.
-        absent: texts of missing cells.
-    """
+    """The feature columns of a table, in the order of their features."""
 
     columns: tuple[Column, ...]
-    absent: tuple[str, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -120,28 +121,13 @@ class Columns:
 
     def apply(self, rows: Sequence[Row]) -> Tensor:
         """Return the features of rows [N, F]."""
-        width = sum(len(column.features) for column in self.columns)
+        width = len(self.features)
         check_memory(40 * len(rows) * width, f"{len(rows):,} rows of {width:,} features")  # as lists and as a tensor
-        unknown: dict[str, set[str]] = {}
-        table = []
-        for where, row in rows:
-            features: list[float] = []
-            for column in self.columns:
-                cell = row.get(column.name, "")
-                features += column.apply(where, cell, self.absent)
-                if column.values is not None and ("" if cell in self.absent else cell) not in column.values:
-                    unknown.setdefault(column.name, set()).add(cell)
-            table.append(features)
-        for name, cells in unknown.items():
-            listing = ", ".join(sorted(cells)[:5]) + (", …" if len(cells) > 5 else "")
-            log.warning(
-                f"column '{name}': values that did not occur in training match no category: {listing or 'missing cells'}"
-            )
-        return torch.tensor(table, dtype=torch.float64).float()
+        return torch.cat([column.apply(rows) for column in self.columns], 1)
 
     def to_plain(self) -> dict[str, Any]:
         columns = [{**asdict(column), "values": column.values and list(column.values)} for column in self.columns]
-        return {"columns": columns, "absent": list(self.absent)}
+        return {"columns": columns}
 
     @classmethod
     def from_plain(cls, plain: Any) -> "Columns":
@@ -149,26 +135,20 @@ class Columns:
         columns = part(plain, "columns")
         if not isinstance(columns, list):
             raise DamagedPreparation("'columns' is not a list")
-        return cls(tuple(map(_column, columns)), texts(plain, "absent"))
+        return cls(tuple(map(_column_from_plain, columns)))
 
 
-def _column(plain: Any) -> Column:
+def _column_from_plain(plain: Any) -> Column:
     values = None if part(plain, "values") is None else texts(plain, "values")
-    mean, deviation = part(plain, "mean"), part(plain, "deviation")
-    if not is_finite(mean) or not is_finite(deviation) or deviation <= 0:
-        raise DamagedPreparation("the mean of a column is not finite, or its deviation is not finite and positive")
+    mean, deviation = number(plain, "mean"), number(plain, "deviation")
+    if deviation <= 0:
+        raise DamagedPreparation("the deviation of a column is not positive")
     return Column(text(plain, "name"), values, mean, deviation, flag(plain, "missing"))
 
 
-def parse_number(where: str, column: str, cell: str) -> float:
-    """Return the number of a cell.
-
-    Raises:
-        UserError: if the cell is not a number.
-    """
-    if not is_number(cell):
-        raise UserError(
-            f"{where}, column '{column}': '{cell[:60]}' {invalid_number_reason(cell)}. If it means a missing value, add it to "
-            f"datamodule.missing; if this column is categorical, set datamodule.categories=[{column}]"
-        )
-    return float(cell)
+def _parse_cell(cell: str, where: str, column: str) -> float:
+    hint = (
+        ". If it means a missing value, add it to datamodule.missing; if this column is categorical, set "
+        f"datamodule.categories=[{column}]"
+    )
+    return parse_number(cell, f"{where}, column '{column}'", hint)

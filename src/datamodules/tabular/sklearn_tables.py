@@ -9,14 +9,13 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
-from src.datamodules.base import DataModule
 from src.datamodules.io.numeric_table import read_rows
 from src.datamodules.preparation import part
 from src.datamodules.splits.holdout import split_indices
-from src.datamodules.standardizer import Standardizer
+from src.datamodules.standardizer import StandardizedData, Standardizer
 
 
-class SklearnTable(DataModule):
+class SklearnTable(StandardizedData):
     """A table whose columns are standardised with mean and standard deviation of the training split.
 
     A regression target is standardised too, so that the loss does not depend on its unit. Metrics are on this scale;
@@ -29,6 +28,7 @@ class SklearnTable(DataModule):
     """
 
     inputs = "vector"
+    supports_folds = True
     source: ClassVar[Callable[[], Any]]
 
     def __init__(
@@ -38,7 +38,6 @@ class SklearnTable(DataModule):
         self.split_seed = split_seed
         self.fractions = (val_fraction, test_fraction)
         self._bunch = type(self).source()
-        self.scale: Standardizer | None = None
         self.target_scale: Standardizer | None = None
 
     @property
@@ -96,12 +95,11 @@ class SklearnTable(DataModule):
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        scales = {"scale": self.scale, "target_scale": self.target_scale}
-        return {name: scale.to_plain() for name, scale in scales.items() if scale is not None}
+        targets = {"target_scale": self.target_scale.to_plain()} if self.target_scale else {}
+        return super().state_dict() | targets
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
         if self.task == "regression":
             self.target_scale = Standardizer.from_plain(part(state_dict, "target_scale"))
 

@@ -4,7 +4,7 @@ import csv
 import io
 import logging
 from collections.abc import Sequence
-from operator import itemgetter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,11 @@ from src.core.errors import UserError, nearest
 from src.datamodules.base import DataModule
 from src.datamodules.class_labels import class_numbers, classes_of
 from src.datamodules.io.delimited_text import MAX_CELLS, iterate_rows
-from src.datamodules.io.numeric_table import invalid_number_reason, is_number, looks_like_file
+from src.datamodules.io.numeric_table import is_number, looks_like_file, parse_number
 from src.datamodules.preparation import part, texts
-from src.datamodules.splits.cross_validation import apply_fold
-from src.datamodules.splits.holdout import draw_missing_splits, split_groups, split_paths
+from src.datamodules.splits.holdout import draw_missing_splits, split_paths
 from src.datamodules.standardizer import Standardizer
-from src.datamodules.tabular.column_encoding import Column, Columns, Row, parse_number
+from src.datamodules.tabular.column_encoding import Column, Columns, Row
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +55,7 @@ class Table(DataModule):
 
     task = "classification"
     inputs = "vector"
+    supports_folds = True
 
     def __init__(
         self,
@@ -106,20 +106,15 @@ class Table(DataModule):
             return available
         self._refuse_quantities(available["train"])
         fold_column = self._fold_group_column()
-        label = itemgetter(self.targets[0])
-        stratum = (lambda row: "") if self.task == "regression" else (lambda row: label(row[1]))
-        if self.group_column is None:
-            group = (lambda row: self._group(row, fold_column)) if fold_column else None
-            return draw_missing_splits(available, *self.fractions, self.split_seed, stratum, self.fold, group)
-        val, test = (0.0 if name in available else f for name, f in zip(("val", "test"), self.fractions, strict=True))
-        groups = [self._group(row, self.group_column) for row in available["train"]]
-        drawn = split_groups(groups, val, test, self.split_seed)
-        splits = {
-            name: available[name] if name in available and name != "train" else [available["train"][i] for i in index]
-            for name, index in drawn.items()
-        }
-        classes = None if self.task == "regression" else (lambda rows: [stratum(row) for row in rows])
-        return apply_fold(splits, self.fold, classes, lambda rows: [self._group(row, fold_column) for row in rows])
+        return draw_missing_splits(
+            available,
+            *self.fractions,
+            self.split_seed,
+            stratum=lambda row: "" if self.task == "regression" else row[1][self.targets[0]],
+            fold=self.fold,
+            fold_groups=partial(_group_of, column=fold_column) if fold_column else None,
+            groups=partial(_group_of, column=self.group_column) if self.group_column else None,
+        )
 
     def _fold_group_column(self) -> str | None:
         """Return the column whose groups stay in one fold: that of the cross-validation, or else `group_column`."""
@@ -135,30 +130,13 @@ class Table(DataModule):
             )
 
     def groups(self, column: str) -> list[str]:
-        rows = self._labelled_rows(self.paths["train"])
-        present = dict.fromkeys(name for _, row in rows for name in row)
-        if column not in present:
-            raise UserError(
-                f"cross_validation.group: {self.paths['train']} has no column '{column}'. {nearest(column, present)}"
-            )
-        return [self._group(row, column) for row in rows]
-
-    def _group(self, row: Row, column: str | None) -> str:
-        """Return the group of a row.
-
-        Raises:
-            UserError: if the cell is empty.
-        """
-        where, cells = row
-        if not (column and cells.get(column)):
-            raise UserError(f"{where}, column '{column}': this is empty, but must contain the group of the row")
-        return cells[column]
+        return [_group_of(row, column) for row in self._labelled_rows(self.paths["train"])]
 
     def _labelled_rows(self, path: Path) -> list[Row]:
         group_columns = (self.group_column, None if path == self.paths.get("test") else self._fold_group_column())
         required = (*self.targets, *(self.feature_columns or ()), *(name for name in group_columns if name))
         rows = self._read(path, required)
-        labelled = [row for row in rows if not any(self._is_missing(row[1].get(name, "")) for name in self.targets)]
+        labelled = [row for row in rows if all(row[1].get(name) for name in self.targets)]
         if not labelled:
             raise UserError(f"{path}: no row has a value in column '{self.targets[0]}'")
         if dropped := len(rows) - len(labelled):
@@ -190,11 +168,7 @@ class Table(DataModule):
 
     def _fit_columns(self, rows: Sequence[Row]) -> Columns:
         present = dict.fromkeys(name for _, row in rows for name in row)
-        for key, names in (
-            ("ignore", self.ignore),
-            ("categories", self.categories),
-            ("columns", self.feature_columns or ()),
-        ):
+        for key, names in (("ignore", self.ignore), ("categories", self.categories)):
             for name in names:
                 if name not in present:
                     raise UserError(
@@ -204,10 +178,10 @@ class Table(DataModule):
         names = tuple(name for name in self.feature_columns or present if name not in excluded)
         if not names:
             raise UserError(f"{self.paths['train']}: no column is left to predict {', '.join(self.targets)} from")
-        columns = tuple(Column.fit(name, rows, name in self.categories, ("",)) for name in names)
+        columns = tuple(Column.fit(name, rows, name in self.categories) for name in names)
         kinds = [f"{c.name} ({'number' if c.values is None else f'{len(c.values)} categories'})" for c in columns]
         log.info("%s: columns read as %s", self.paths["train"], ", ".join(kinds))
-        return Columns(columns, ("",))
+        return Columns(columns)
 
     def _fit_targets(self, rows: Sequence[Row]) -> None:
         where = str(self.paths["train"])
@@ -223,15 +197,10 @@ class Table(DataModule):
             )
 
     def _numbers(self, rows: Sequence[Row]) -> Tensor:
-        table = []
-        for where, row in rows:
-            for name in self.targets:
-                if not is_number(row[name]):
-                    raise UserError(
-                        f"{where}, column '{name}': '{row[name][:60]}' {invalid_number_reason(row[name])}; for classes, set "
-                        "datamodule.kind=classification"
-                    )
-            table.append([parse_number(where, name, row[name]) for name in self.targets])
+        hint = "; for classes, set datamodule.kind=classification"
+        table = [
+            [parse_number(row[name], f"{where}, column '{name}'", hint) for name in self.targets] for where, row in rows
+        ]
         return torch.tensor(table, dtype=torch.float64)
 
     def _targets(self, name: str, rows: Sequence[Row]) -> Tensor:
@@ -322,3 +291,11 @@ class Table(DataModule):
         self.classes = texts(state_dict, "classes")
         if self.task == "regression":
             self.target_scale = Standardizer.from_plain(part(state_dict, "target_scale"))
+
+
+def _group_of(row: Row, column: str) -> str:
+    """Return the group of a row; raise `UserError` if the cell is empty."""
+    where, cells = row
+    if not cells.get(column):
+        raise UserError(f"{where}, column '{column}': this is empty, but must contain the group of the row")
+    return cells[column]

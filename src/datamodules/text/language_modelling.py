@@ -1,6 +1,8 @@
 """A text file of the user, for language modelling with characters or byte pairs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,9 @@ from src.datamodules.io.delimited_text import read_text
 from src.datamodules.io.numeric_table import is_file_path
 from src.datamodules.loaders.in_memory import BatchLoader
 from src.datamodules.text.stateful_batches import stateful_batch_order
-from src.datamodules.tokenizers.characters import SPECIAL
 from src.datamodules.tokenizers.factory import Tokens, fit_tokenizer, from_plain
 from src.datamodules.tokenizers.memory_mapped import read_chunks, slice_chunks, split_chunks, tokens_on_disk
+from src.datamodules.tokenizers.vocabulary import SPECIAL
 from src.tasks.naive_baseline import score_naive_baseline
 
 BYTES_PER_CHARACTER = {"characters": 15, "byte_pairs": 25}
@@ -51,6 +53,7 @@ class Text(DataModule):
 
     task = "language_modelling"
     inputs = "tokens"
+    supports_folds = True
 
     def __init__(
         self,
@@ -76,25 +79,24 @@ class Text(DataModule):
         self.on_disk = False
 
     def load(self) -> dict[str, Batch]:
-        self.on_disk = self._is_large()
+        self.on_disk = self.path.is_file() and not fits_in_memory(
+            BYTES_PER_CHARACTER[self.tokens] * self.path.stat().st_size, self.memory_share, f"{self.path}, as tokens"
+        )
         self.movable = not self.on_disk
         tokens = self._from_disk() if self.on_disk else self._in_memory()
+        splits: dict[str, Batch] = {}
         for name, part in tokens.items():
             if len(part) <= self.context:
                 raise UserError(
                     f"{self.path}: every split needs more tokens than datamodule.context={self.context}, and {name} "
                     f"has {len(part):,}"
                 )
-        return {name: LanguageBatch(self._windows(part)) for name, part in tokens.items()}
+            # Windows overlap by one token, so that every token but the first is predicted once.
+            windows = part.unfold(0, self.context + 1, self.context)
+            splits[name] = LanguageBatch(windows if self.on_disk else windows.long().contiguous())
+        return splits
 
-    def _is_large(self) -> bool:
-        if not self.path.is_file():
-            return False
-        return not fits_in_memory(
-            BYTES_PER_CHARACTER[self.tokens] * self.path.stat().st_size, self.memory_share, f"{self.path}, as tokens"
-        )
-
-    def _parts(self, length: int) -> dict[str, tuple[int, int]]:
+    def _split_ranges(self, length: int) -> dict[str, tuple[int, int]]:
         """Return start and end of each split in characters."""
         if self.whole:
             return {"test": (0, length)}
@@ -111,38 +113,26 @@ class Text(DataModule):
 
     def _in_memory(self) -> dict[str, Tensor]:
         text = self._read()
-        parts = self._parts(len(text))
+        ranges = self._split_ranges(len(text))
         if self.vocabulary is None:
-            self.vocabulary = self._fit_tokenizer(slice_chunks(split_chunks(text), *parts["train"]))
-        tokens = {
-            name: [
-                np.array(self.vocabulary.encode(chunk), dtype=np.int32)
-                for chunk in slice_chunks(split_chunks(text), *part)
-            ]
-            for name, part in parts.items()
-        }
-        empty = np.zeros(0, dtype=np.int32)
-        return {name: torch.from_numpy(np.concatenate([empty, *part])) for name, part in tokens.items()}
+            training = slice_chunks(split_chunks(text), *ranges["train"])
+            self.vocabulary = fit_tokenizer(self.tokens, training, self.vocabulary_size, sentences=False)
+        tokens = {}
+        for name, (start, end) in ranges.items():
+            chunks = slice_chunks(split_chunks(text), start, end)
+            ids = chain.from_iterable(map(self.vocabulary.encode, chunks))
+            tokens[name] = torch.from_numpy(np.fromiter(ids, dtype=np.int32))
+        return tokens
 
     def _from_disk(self) -> dict[str, Tensor]:
-        parts = self._parts(sum(map(len, read_chunks(self.path))))
-        settings = {"vocabulary_size": self.vocabulary_size}
-        cache = self.write_dir / "tokens"
+        ranges = self._split_ranges(sum(map(len, read_chunks(self.path))))
         self.vocabulary, tokens = tokens_on_disk(
-            self.path, parts, self.tokens, settings, self.vocabulary, self._fit_tokenizer, cache
+            self.path, ranges, self.tokens, self.vocabulary_size, self.vocabulary, self.write_dir / "tokens"
         )
         return tokens
 
-    def _fit_tokenizer(self, texts: Iterable[str]) -> Tokens:
-        return fit_tokenizer(self.tokens, texts, self.vocabulary_size, sentences=False)
-
     def _read(self) -> str:
         return read_text(self.path)
-
-    def _windows(self, tokens: Tensor) -> Tensor:
-        """Divide tokens into windows that overlap by one token, so that every token but the first is predicted once."""
-        windows = tokens.unfold(0, self.context + 1, self.context)
-        return windows if self.on_disk else windows.long().contiguous()
 
     def collate(self, batch: Batch) -> Batch:
         """Convert tokens from disk to int64."""
@@ -150,10 +140,10 @@ class Text(DataModule):
 
     def loader(self, name: str, shuffle: bool = False, augment: bool = False) -> BatchLoader:
         loader = super().loader(name, shuffle and not self.stateful, augment)
-        if self.stateful:
-            loader.arrangement = stateful_batch_order(len(self.split(name)[0]), self.batch_size, loader.world_size)
-            loader.training = False  # never merge a last batch of one row: it continues its own stream
-        return loader
+        if not self.stateful:
+            return loader
+        order = stateful_batch_order(len(self.split(name)[0]), self.batch_size, loader.world_size)
+        return replace(loader, arrangement=order, training=False)  # a last batch of one row continues its own stream
 
     def baseline(self) -> dict[str, float]:
         """Return the metrics of the unigram frequencies of training; for a text on disk, of its first part."""

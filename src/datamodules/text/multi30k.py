@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from src.core.errors import UserError
 from src.datamodules.io.downloads import PublicFile
 from src.datamodules.splits.cross_validation import apply_fold
-from src.datamodules.text.parallel_text import clean_pairs, split_text_lines, zip_lines
+from src.datamodules.text.parallel_text import pair_texts, split_text_lines
 from src.datamodules.text.translation import Pair, Row, Translating
 
 _BASE = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
@@ -98,16 +97,10 @@ class Multi30k(Translating):
         return self.max_length + 1, self.max_length + 2
 
     def _part(self, part: str) -> list[Pair]:
-        files = [file_of(part, language) for language in self.languages]
-        sides = [self._lines(file) for file in files]
-        names = [str(file.find(self.data_dir, self.write_dir)) for file in files]
-        return clean_pairs(zip_lines(sides[0], sides[1], *names), *names)
-
-    def _lines(self, file: PublicFile) -> list[str]:
-        contents = file.read(self.data_dir, self.verify, self.write_dir)
-        try:
-            return split_text_lines(self._normalize_case(contents.decode("utf-8-sig")), file.path)
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{file.find(self.data_dir, self.write_dir)}: this file is not UTF-8 text (byte {error.start})"
-            ) from error
+        lines, paths = [], []
+        for language in self.languages:
+            file = file_of(part, language)
+            text = file.read_text(self.data_dir, self.verify, self.write_dir)
+            lines.append(split_text_lines(self._normalize_case(text), file.path))
+            paths.append(str(file.find(self.data_dir, self.write_dir)))
+        return pair_texts(lines[0], lines[1], *paths)

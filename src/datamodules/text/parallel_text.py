@@ -42,11 +42,10 @@ class ParallelText(Translating):
     def pairs(self) -> dict[str, list[Pair]]:
         sources = self._lines(self.path)
         if self.target_path is None:
-            pairs = clean_pairs(_columns(sources, self.path), str(self.path), str(self.path))
+            sources, targets = _split_at_tabs(sources, self.path)
         else:
             targets = self._lines(self.target_path)
-            names = (str(self.path), str(self.target_path))
-            pairs = clean_pairs(zip_lines(sources, targets, *names), *names)
+        pairs = pair_texts(sources, targets, str(self.path), str(self.target_path or self.path))
         if self.whole:
             return {"test": pairs}
         parts = split_indices(len(pairs), *self.fractions, self.split_seed, fold=self.fold)
@@ -61,8 +60,9 @@ def split_text_lines(text: str, path: Path | str) -> list[str]:
     return [line.rstrip("\r") for line in split_lines(text.rstrip("\r\n"), path)]
 
 
-def _columns(lines: Sequence[str], path: Path) -> list[Pair]:
-    rows = []
+def _split_at_tabs(lines: Sequence[str], path: Path) -> tuple[list[str], list[str]]:
+    """Return the sources and the targets of lines that have both."""
+    sources, targets = [], []
     for number, line in enumerate(lines, 1):
         cells = line.split("\t")
         if line.strip() and len(cells) != 2:
@@ -70,32 +70,24 @@ def _columns(lines: Sequence[str], path: Path) -> list[Pair]:
                 f"{path}, row {number}: {len(cells)} tab-separated columns where 2 are expected, a text and its "
                 "translation; set datamodule.target_path for a separate file of translations"
             )
-        rows.append((cells[0], cells[-1]))
-    return rows
+        sources.append(cells[0])
+        targets.append(cells[-1])
+    return sources, targets
 
 
-def zip_lines(sources: Sequence[str], targets: Sequence[str], source_file: str, target_file: str) -> list[Pair]:
-    """Return pairs of corresponding lines of two files.
+def pair_texts(sources: Sequence[str], targets: Sequence[str], source_file: str, target_file: str) -> list[Pair]:
+    """Return pairs of corresponding lines, stripped, without pairs that are empty on both sides.
 
     Raises:
-        UserError: if one file has more lines.
+        UserError: if one file has more lines, if one side of a pair is empty, or if there is no pair.
     """
     if len(sources) != len(targets):
         raise UserError(
             f"{source_file} has {len(sources):,} lines and {target_file} has {len(targets):,}: "
             "each line must be the translation of the same line of the other file"
         )
-    return list(zip(sources, targets, strict=True))
-
-
-def clean_pairs(rows: Sequence[Pair], source_file: str, target_file: str) -> list[Pair]:
-    """Strip the texts of pairs and drop rows that are empty on both sides.
-
-    Raises:
-        UserError: if one side of a row is empty, or if there is no pair.
-    """
     pairs = []
-    for number, (source, target) in enumerate(rows, 1):
+    for number, (source, target) in enumerate(zip(sources, targets, strict=True), 1):
         pair = (source.strip(), target.strip())
         if all(pair):
             pairs.append(pair)

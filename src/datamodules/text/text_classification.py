@@ -1,6 +1,5 @@
 """Labelled texts of the user, tokenized as words."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from operator import itemgetter
@@ -15,11 +14,11 @@ from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.datamodules.base import DataModule
 from src.datamodules.class_labels import class_numbers, classes_of
-from src.datamodules.io.delimited_text import JSON_LINES, read_columns, read_lines
-from src.datamodules.io.numeric_table import looks_like_file
+from src.datamodules.io.delimited_text import JSON_LINES, read_columns, read_nonempty_lines
+from src.datamodules.io.numeric_table import is_file_path
 from src.datamodules.preparation import part, texts
 from src.datamodules.splits.holdout import draw_missing_splits, split_paths
-from src.datamodules.tokenizers.characters import PADDING, pad, trim_padding
+from src.datamodules.tokenizers.vocabulary import PADDING, pad, trim_padding
 from src.datamodules.tokenizers.words import Words, tokenize
 
 TABLES = (".csv", ".tsv", *JSON_LINES)
@@ -45,6 +44,7 @@ class TextClassification(DataModule):
 
     task = "classification"
     inputs = "tokens"
+    supports_folds = True
     raw = "text"
 
     def __init__(
@@ -116,7 +116,7 @@ class TextClassification(DataModule):
             for text, other in self.augmentation.paraphrases(texts)
         ]
         words = Words.of([*texts, *added], self.min_frequency, self.lowercase)
-        return words.extended(synonym for word in words.words for synonym in self.augmentation.synonyms(word))
+        return words.extended(synonym for word in words.tokens for synonym in self.augmentation.synonyms(word))
 
     def _tokens(self, texts: Sequence[str], warn: bool = False) -> Tensor:
         """Return the tokens of texts [B, max_length], padded at the end."""
@@ -157,14 +157,11 @@ class TextClassification(DataModule):
         return [text for item in inputs for text in self._read(item)]
 
     def _read(self, item: str) -> list[str]:
-        if os.path.isfile(item) or (not any(map(str.isspace, item)) and looks_like_file(item)):
+        if is_file_path(item):
             path = Path(item)
             if path.suffix.lower() in TABLES:
                 return [text for (text,) in read_columns(path, self.columns[:1])]
-            texts = [line.strip() for line in read_lines(path) if line.strip()]
-            if not texts:
-                raise UserError(f"{path}: there is no text in this file")
-            return texts
+            return [line.strip() for line in read_nonempty_lines(path)]
         if not item.strip():
             raise UserError("an empty input is no text")
         return [item]

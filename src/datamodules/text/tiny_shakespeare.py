@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from src.core.errors import UserError
 from src.datamodules.io.downloads import PublicFile
 from src.datamodules.text.language_modelling import Text
 
@@ -20,32 +19,13 @@ class TinyShakespeare(Text):
 
     Args:
         verify: reject a file that differs from the published one.
-        tokens, vocabulary_size, context, stateful, val_fraction, test_fraction, batch_size, seed, shuffle: as for
-            `Text`.
+        vocabulary_size: number of tokens, for byte pairs.
+        options: other arguments of `Text`, except `path`.
     """
 
-    def __init__(
-        self,
-        verify: bool = True,
-        tokens: str = "characters",
-        vocabulary_size: int = 2000,
-        context: int = 64,
-        stateful: bool = False,
-        val_fraction: float = 0.05,
-        test_fraction: float = 0.05,
-        batch_size: int = 64,
-        seed: int = 0,
-        shuffle: bool = True,
-    ) -> None:
-        windows = (context, stateful, val_fraction, test_fraction)
-        common: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle}
-        super().__init__(Path(FILE.path), tokens, vocabulary_size, *windows, **common)
+    def __init__(self, verify: bool = True, vocabulary_size: int = 2000, **options: Any) -> None:
+        super().__init__(Path(FILE.path), vocabulary_size=vocabulary_size, **options)
         self.verify = verify
 
     def _read(self) -> str:
-        try:
-            return FILE.read(self.data_dir, self.verify, self.write_dir).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{FILE.find(self.data_dir, self.write_dir)}: this file is not UTF-8 text (byte {error.start})"
-            ) from error
+        return FILE.read_text(self.data_dir, self.verify, self.write_dir)

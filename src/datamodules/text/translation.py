@@ -3,6 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,11 +14,11 @@ from src.core.batches import Batch, TranslationBatch
 from src.core.data_spec import SPLITS, DataSpec
 from src.core.errors import UserError
 from src.datamodules.base import DataModule
-from src.datamodules.io.delimited_text import read_lines
+from src.datamodules.io.delimited_text import read_nonempty_lines
 from src.datamodules.io.numeric_table import is_file_path
 from src.datamodules.preparation import part, sizes
-from src.datamodules.tokenizers.characters import END, PADDING, START, pad, trim_padding
 from src.datamodules.tokenizers.factory import Tokens, fit_tokenizer, from_plain
+from src.datamodules.tokenizers.vocabulary import END, PADDING, START, pad, trim_padding
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Translating(DataModule):
 
     task = "translation"
     inputs = "tokens"
+    supports_folds = True
     filtered_splits: ClassVar[tuple[str, ...]] = SPLITS
     """Splits from which long pairs are dropped; in other splits, a long pair is an error."""
 
@@ -74,8 +76,7 @@ class Translating(DataModule):
     def load(self) -> dict[str, Batch]:
         parts = self.pairs()
         if self.vocabularies is None:
-            source, target = (self._fit_tokenizer([pair[side] for pair in parts["train"]]) for side in (0, 1))
-            self.vocabularies = (source, target)
+            self.vocabularies = self.fit_vocabularies(parts["train"])
         rows = self._drop_long({name: list(map(self._encode_pair, part)) for name, part in parts.items()})
         if self.lengths == (0, 0):
             self.lengths = self.max_lengths([row for part in rows.values() for row in part])
@@ -85,8 +86,13 @@ class Translating(DataModule):
         """Return the largest length of a source, with its end token, and of a target, with its start and end tokens."""
         return max(len(source) for source, _ in rows) + 1, max(len(target) for _, target in rows) + 2
 
-    def _fit_tokenizer(self, texts: Sequence[str]) -> Tokens:
-        return fit_tokenizer(self.tokens, texts, self.vocabulary_size, self.min_frequency)
+    def fit_vocabularies(self, pairs: Sequence[Pair]) -> tuple[Tokens, Tokens]:
+        """Return the vocabularies of the source and target texts of training."""
+        sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
+        return (
+            fit_tokenizer(self.tokens, sources, self.vocabulary_size, self.min_frequency),
+            fit_tokenizer(self.tokens, targets, self.vocabulary_size, self.min_frequency),
+        )
 
     def _encode_pair(self, pair: Pair, warn: bool = False) -> Row:
         assert self.vocabularies is not None
@@ -95,19 +101,20 @@ class Translating(DataModule):
 
     def _drop_long(self, parts: dict[str, list[Row]]) -> dict[str, list[Row]]:
         """Drop pairs that are longer than `max_length`, or than the lengths that the model was trained for."""
-        limits = (self.max_length, self.max_length)
+        source_limit = target_limit = self.max_length
         if self.lengths != (0, 0):
-            limits = (self.lengths[0] - 1, self.lengths[1] - 2)
-        limit = " and ".join(map(str, dict.fromkeys(limits)))
-        fits = {name: [_within(row, limits) for row in part] for name, part in parts.items()}
-        for name in set(SPLITS) - set(self.filtered_splits):
-            if not all(fits[name]):
+            source_limit, target_limit = self.lengths[0] - 1, self.lengths[1] - 2
+        limit = f"{source_limit}" if source_limit == target_limit else f"{source_limit} and {target_limit}"
+        short = {}
+        for name, rows in parts.items():
+            fits = [len(source) <= source_limit and len(target) <= target_limit for source, target in rows]
+            if name not in self.filtered_splits and not all(fits):
                 raise UserError(
-                    f"{self.where}: pair {fits[name].index(False) + 1} of the {name} split has more than {limit} tokens, "
+                    f"{self.where}: pair {fits.index(False) + 1} of the {name} split has more than {limit} tokens, "
                     "and this split must be complete: train with a larger datamodule.max_length"
                 )
-        short = {name: [row for row, fit in zip(part, fits[name], strict=True) if fit] for name, part in parts.items()}
-        total, remaining = (sum(map(len, rows.values())) for rows in (parts, short))
+            short[name] = list(compress(rows, fits))
+        total, remaining = sum(map(len, parts.values())), sum(map(len, short.values()))
         if not remaining:
             raise UserError(f"{self.where}: every pair has more tokens than datamodule.max_length={self.max_length}")
         if remaining < total:
@@ -160,7 +167,10 @@ class Translating(DataModule):
     def listed(self, inputs: Sequence[str]) -> list[str]:
         texts: list[str] = []
         for item in inputs:
-            texts += _lines(Path(item)) if is_file_path(item) else [item]
+            if is_file_path(item):
+                texts += [line.partition("\t")[0] for line in read_nonempty_lines(Path(item))]
+            else:
+                texts.append(item)
         return texts
 
     def _normalize_case(self, text: str) -> str:
@@ -192,14 +202,3 @@ class Translating(DataModule):
         self.vocabularies = tuple(from_plain(self.tokens, part(state_dict, side)) for side in ("source", "target"))  # type: ignore[assignment]
         source, target = sizes(state_dict, "lengths", 2)
         self.lengths = (source, target)
-
-
-def _lines(path: Path) -> list[str]:
-    texts = [line.partition("\t")[0].strip() for line in read_lines(path) if line.strip()]
-    if not texts:
-        raise UserError(f"{path}: there is no text in this file")
-    return texts
-
-
-def _within(row: Row, limits: tuple[int, int]) -> bool:
-    return len(row[0]) <= limits[0] and len(row[1]) <= limits[1]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from src.core.errors import UserError, nearest
 from src.datamodules.io.delimited_text import iterate_rows, read_text
-from src.datamodules.io.numeric_table import invalid_number_reason, is_number
+from src.datamodules.io.numeric_table import parse_number
 from src.datamodules.timeseries.windows import Windows
 
 
@@ -39,12 +39,15 @@ class Series(Windows):
     ) -> None:
         super().__init__(**rest)
         self.path = Path(path)
-        self.where = str(path)
         self.has_column_names = column is not None
         if column is not None:
             self.targets = (column,) if isinstance(column, str) else tuple(column)
         self.covariates = tuple(covariates)
         self.time_column = time_column
+
+    @property
+    def where(self) -> str:
+        return str(self.path)
 
     def values(self) -> Tensor:
         return torch.tensor(self._rows(self.path), dtype=torch.float64)
@@ -72,7 +75,7 @@ class Series(Windows):
                 if time <= previous:
                     raise UserError(f"{where} {self.time_column}: '{text}' is not later than in the previous row")
                 previous = time
-            rows.append([_parse_number(cells.get(name, "").strip(), f"{where} {name}") for name in names])
+            rows.append([parse_number(cells.get(name, "").strip(), f"{where} {name}") for name in names])
         if not rows:
             raise UserError(f"{path}: there are no rows in this file")
         return rows
@@ -88,12 +91,6 @@ class Series(Windows):
             if name not in header:
                 raise UserError(f"{path}: datamodule.{key}={name or 'null'}: {nearest(name, header)}")
         return self.names
-
-
-def _parse_number(text: str, where: str) -> float:
-    if not is_number(text):
-        raise UserError(f"{where}: '{text[:60]}' {invalid_number_reason(text)}")
-    return float(text)
 
 
 def _parse_time(text: str, where: str) -> float:

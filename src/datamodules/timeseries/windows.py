@@ -12,14 +12,12 @@ from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.core.resources import check_memory
-from src.datamodules.base import DataModule
 from src.datamodules.io.numeric_table import looks_like_file, read_rows
-from src.datamodules.preparation import part
-from src.datamodules.standardizer import Standardizer
+from src.datamodules.standardizer import StandardizedData, Standardizer
 from src.tasks.naive_baseline import score_outputs
 
 
-class Windows(DataModule):
+class Windows(StandardizedData):
     """Windows of series that are split in temporal order, without overlap, and standardised with the training split.
 
     A subclass implements `values`; `targets` are the series to forecast, `covariates` additional input series.
@@ -33,10 +31,9 @@ class Windows(DataModule):
 
     task = "forecasting"
     inputs = "sequence"
+    supports_folds = True
     too_short = "reduce datamodule.window, .horizon"
     """What to do if the series is too short, for error messages."""
-    where = "datamodule"
-    """Source of the series, for error messages."""
 
     def __init__(
         self,
@@ -49,10 +46,14 @@ class Windows(DataModule):
         super().__init__(**common)
         self.window, self.horizon = window, horizon
         self.fractions = (val_fraction, test_fraction)
-        self.scale: Standardizer | None = None
 
     targets: tuple[str, ...] = ("x",)
     covariates: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """Source of the series, for error messages."""
+        return "datamodule"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,35 +70,34 @@ class Windows(DataModule):
 
     def load(self) -> dict[str, Batch]:
         series = self.values()
-        if self.whole:
-            self._refuse_short(len(series))
-            assert self.scale is not None
-            return {"test": self._windows(self.scale.apply(series))}
-        val, test = (round(len(series) * fraction) for fraction in self.fractions)
-        sizes = [len(series) - val - test, val, test]
-        if self.fold is not None:
-            start, end = self.fold.blocks(len(series) - test)
-            sizes = [start, end - start, test]
-            series = torch.cat((series[:end], series[len(series) - test :]))
-        self._refuse_short(min(sizes))
-        parts = dict(zip(("train", "val", "test"), series.split(sizes), strict=True))
-        if self.scale is None:
-            self.scale = Standardizer.fit(parts["train"])
-        return {name: self._windows(self.scale.apply(part)) for name, part in parts.items()}
-
-    def _refuse_short(self, size: int) -> None:
-        if size < self.window + self.horizon:
+        ranges = {"test": (0, len(series))} if self.whole else self.split_ranges(len(series))
+        length = self.window + self.horizon
+        shortest = min(end - start for start, end in ranges.values())
+        if shortest < length:
             raise UserError(
-                f"{self.where}: a split of {size} values is too short for a window of {self.window} + {self.horizon}; "
+                f"{self.where}: a split of {shortest} values is too short for a window of {self.window} + {self.horizon}; "
                 f"{self.too_short}"
             )
+        check_memory(
+            4 * len(series) * length * series.size(1), f"{self.where}: {len(series):,} windows of {length:,} values"
+        )
+        if self.scale is None:
+            self.scale = Standardizer.fit(series[slice(*ranges["train"])])
+        series = self.scale.apply(series)
+        splits: dict[str, Batch] = {}
+        for name, (start, end) in ranges.items():
+            windows = series[start:end].unfold(0, length, 1).transpose(1, 2)  # [N, window + horizon, series]
+            targets = windows[:, self.window :, : len(self.targets)]
+            splits[name] = LabelledBatch(windows[:, : self.window].contiguous(), targets.contiguous())
+        return splits
 
-    def _windows(self, part: Tensor) -> LabelledBatch:
-        length, count = self.window + self.horizon, len(part)
-        check_memory(4 * count * length * part.size(1), f"{self.where}: {count:,} windows of {length:,} values")
-        windows = part.unfold(0, self.window + self.horizon, 1).transpose(1, 2)  # [N, window + horizon, series]
-        targets = windows[:, self.window :, : len(self.targets)]
-        return LabelledBatch(windows[:, : self.window].contiguous(), targets.contiguous())
+    def split_ranges(self, count: int) -> dict[str, tuple[int, int]]:
+        """Return start and end of each split in a series of `count` values."""
+        val, test = (round(count * fraction) for fraction in self.fractions)
+        start, end = count - val - test, count - test
+        if self.fold is not None:
+            start, end = self.fold.blocks(end)
+        return {"train": (0, start), "val": (start, end), "test": (count - test, count)}
 
     @property
     def spec(self) -> DataSpec:
@@ -127,36 +127,24 @@ class Windows(DataModule):
             else:
                 values = read_rows(text.splitlines(), self.names)
             if len(values) < self.window:
-                raise UserError(f"'{text[:60]}': {len(values)} values, but the model needs {self.window}")
+                unit = "values" if len(self.names) == 1 else "rows"
+                raise UserError(f"'{text[:60]}': {len(values)} {unit}, but the model needs {self.window}")
             windows.append(values[-self.window :])
         x = self.scale.apply(torch.tensor(windows, dtype=torch.float64))
         return LabelledBatch(x, torch.zeros(len(x), self.horizon, len(self.targets)))
 
     def example_inputs(self, count: int = 3) -> list[str]:
-        series = self.values().tolist()
-        starts = range(len(series) - self.window - count, len(series) - self.window)
+        series = self.values()
+        first, _ = self.split_ranges(len(series))["test"]
+        rows = [",".join(f"{value:.9g}" for value in row) for row in series[first:].tolist()]
         separator = "," if len(self.names) == 1 else "\n"
-        rows = [",".join(f"{value:.6f}" for value in row) for row in series]
-        return [separator.join(rows[start : start + self.window]) for start in starts]
+        return [separator.join(rows[i : i + self.window]) for i in range(count)]
 
     def decode_predictions(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        scale = self.scale
-        assert scale is not None
-        if len(self.targets) == 1:
-            return [{"prediction": [scale.undo(0, step[0]) for step in p["prediction"]]} for p in predictions]
-        return [
-            {
-                "prediction": [
-                    {name: scale.undo(i, value) for i, (name, value) in enumerate(zip(self.targets, step, strict=True))}
-                    for step in p["prediction"]
-                ]
-            }
-            for p in predictions
-        ]
+        return [{"prediction": [self._decode_step(step) for step in row["prediction"]]} for row in predictions]
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"scale": self.scale.to_plain()} if self.scale else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
+    def _decode_step(self, step: Sequence[float]) -> float | dict[str, float]:
+        """Return the forecast of one time in original units; for several series, by name."""
+        assert self.scale is not None
+        values = [self.scale.undo(i, value) for i, value in enumerate(step)]
+        return values[0] if len(values) == 1 else dict(zip(self.targets, values, strict=True))

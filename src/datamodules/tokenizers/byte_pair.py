@@ -1,17 +1,16 @@
 """Byte-pair encoding (Sennrich, Haddow and Birch 2016), trained with the package tokenizers."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from src.core.records import parse_json
 from src.datamodules.preparation import DamagedPreparation, part, text
-from src.datamodules.tokenizers.characters import END, PADDING, SPECIAL, visible
+from src.datamodules.tokenizers.vocabulary import SPECIAL, before_end, visible
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -23,14 +22,14 @@ class BytePairs:
     """
 
     serialized: str
-    _tokenizer: "Tokenizer" = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        from tokenizers import Tokenizer
+    @cached_property
+    def _tokenizer(self) -> "Tokenizer":
+        from tokenizers import Tokenizer  # lazy: needed for byte pairs only
 
         tokenizer = Tokenizer.from_str(self.serialized)
         tokenizer.encode_special_tokens = True  # "<end>" in a text is five characters, not a token
-        object.__setattr__(self, "_tokenizer", tokenizer)
+        return tokenizer
 
     @classmethod
     def of(cls, texts: Iterable[str], size: int, min_frequency: int = 2, sentences: bool = True) -> "BytePairs":
@@ -67,12 +66,7 @@ class BytePairs:
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the text of tokens, up to the first end or padding token; invalid UTF-8 becomes �."""
-        ids = []
-        for token in tokens:
-            if token in (END, PADDING):
-                break
-            ids.append(token)
-        text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        text = self._tokenizer.decode(before_end(tokens), skip_special_tokens=True)
         return text.removeprefix(" ") if self._tokenizer.pre_tokenizer.add_prefix_space else text
 
     def names(self, tokens: Iterable[int]) -> list[str]:
@@ -95,9 +89,11 @@ class BytePairs:
         others = [parsed.get(key) for key in ("normalizer", "post_processor", "truncation", "padding")]
         if types != ["BPE", "ByteLevel", "ByteLevel"] or any(value is not None for value in others):
             raise DamagedPreparation("the byte pairs have an unknown type")
+        byte_pairs = cls(serialized)
         try:
-            return cls(serialized)
+            len(byte_pairs)
         except BaseException as error:  # Rust panics are not subclasses of `Exception`
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             raise DamagedPreparation(f"the byte pairs cannot be read ({str(error)[:100]})") from error
+        return byte_pairs

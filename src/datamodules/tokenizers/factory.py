@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from src.datamodules.tokenizers.byte_pair import BytePairs
-from src.datamodules.tokenizers.characters import Vocabulary
+from src.datamodules.tokenizers.characters import Characters
 from src.datamodules.tokenizers.words import Words
 
-Tokens: TypeAlias = Vocabulary | Words | BytePairs
+Tokens: TypeAlias = Characters | Words | BytePairs
 
-KINDS: dict[str, type[Vocabulary] | type[Words] | type[BytePairs]] = {
-    "characters": Vocabulary,
+KINDS: dict[str, type[Characters] | type[Words] | type[BytePairs]] = {
+    "characters": Characters,
     "words": Words,
     "byte_pairs": BytePairs,
 }
@@ -28,7 +28,7 @@ def fit_tokenizer(kind: str, texts: Iterable[str], size: int, min_frequency: int
     """
     if kind == "byte_pairs":
         return BytePairs.of(texts, size, min_frequency, sentences)
-    return Words.of(texts, min_frequency, lowercase=False) if kind == "words" else Vocabulary.of(texts, min_frequency)
+    return Words.of(texts, min_frequency, lowercase=False) if kind == "words" else Characters.of(texts, min_frequency)
 
 
 def from_plain(kind: str, plain: dict[str, Any]) -> Tokens:

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -21,7 +21,7 @@ from src.core.errors import UserError
 from src.core.files import is_file_below, make_folder_below, open_text_file
 from src.core.records import read_json
 from src.core.resources import format_bytes
-from src.datamodules.tokenizers.factory import Tokens, from_plain
+from src.datamodules.tokenizers.factory import Tokens, fit_tokenizer, from_plain
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +82,8 @@ def tokens_on_disk(
     path: Path,
     parts: Mapping[str, tuple[int, int]],
     kind: str,
-    settings: Mapping[str, object],
+    vocabulary_size: int,
     vocabulary: Tokens | None,
-    fit: Callable[[Iterator[str]], Tokens],
     cache: Path,
 ) -> tuple[Tokens, dict[str, Tensor]]:
     """Return the vocabulary of a text and the memory-mapped tokens [N] int32 of its splits.
@@ -95,9 +94,8 @@ def tokens_on_disk(
         path: the text file.
         parts: start and end of each split in characters; ``train`` is required to fit a vocabulary.
         kind: kind of tokens, see `src.datamodules.tokenizers.factory`.
-        settings: everything else that determines the tokens.
+        vocabulary_size: number of tokens, for byte pairs.
         vocabulary: vocabulary of a checkpoint; None: fit one to the training split.
-        fit: fits a vocabulary to chunks of text.
         cache: folder of the token files.
 
     Raises:
@@ -105,14 +103,17 @@ def tokens_on_disk(
     """
     stat = path.stat()
     source = [str(path.absolute()), stat.st_size, stat.st_mtime_ns]
-    key = [*source, dict(parts), kind, dict(settings), vocabulary.to_plain() if vocabulary is not None else None]
+    key = [*source, dict(parts), kind, vocabulary_size, vocabulary.to_plain() if vocabulary is not None else None]
     folder = cache / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     try:
         if (cached := _read_cache(folder, parts, kind, vocabulary)) is None:
             cache.parent.mkdir(parents=True, exist_ok=True)
             make_folder_below(cache.parent, cache.name)  # does not follow links
             folder.unlink() if folder.is_symlink() else shutil.rmtree(folder, ignore_errors=True)
-            _write_cache(folder, path, parts, vocabulary, fit, source)
+            if vocabulary is None:
+                training = slice_chunks(read_chunks(path), *parts["train"])
+                vocabulary = fit_tokenizer(kind, training, vocabulary_size, sentences=False)
+            _write_cache(folder, path, parts, vocabulary, source)
             _remove_outdated(cache, source)
             cached = _read_cache(folder, parts, kind, vocabulary)
         if cached is None:
@@ -136,24 +137,19 @@ def _read_cache(
     if folder.parent.is_symlink():
         return None
     try:
-        metadata = _read_metadata(folder)
-        files = {name: Path(folder.name, f"{name}.int32") for name in parts}
-        if all(
-            is_file_below(folder.parent, file) and (folder.parent / file).stat().st_size == 4 * metadata["tokens"][name]
-            for name, file in files.items()
-        ):
-            vocabulary = vocabulary or from_plain(kind, metadata["vocabulary"])
-            tokens = {name: _memory_map(folder.parent / file) for name, file in files.items()}
-            if all(part.min() >= 0 and part.max() < len(vocabulary) for part in tokens.values() if len(part)):
-                return vocabulary, tokens
+        metadata = read_json(folder.parent, Path(folder.name, METADATA), MAX_METADATA_BYTES)  # does not follow links
+        vocabulary = vocabulary or from_plain(kind, metadata["vocabulary"])
+        tokens = {}
+        for name in parts:
+            file, count = folder / f"{name}.int32", metadata["tokens"][name]
+            if not is_file_below(folder.parent, Path(folder.name, file.name)) or file.stat().st_size != 4 * count:
+                return None
+            tokens[name] = torch.from_file(str(file), shared=False, size=count, dtype=torch.int32)
+            if count and not 0 <= tokens[name].min() <= tokens[name].max() < len(vocabulary):
+                return None
     except (OSError, ValueError, KeyError, TypeError, UserError):
-        pass
-    return None
-
-
-def _read_metadata(folder: Path) -> Any:
-    """Return the metadata beside tokens; links are not followed."""
-    return read_json(folder.parent, Path(folder.name, METADATA), MAX_METADATA_BYTES)
+        return None
+    return vocabulary, tokens
 
 
 def _remove_outdated(cache: Path, source: list[Any]) -> None:
@@ -162,7 +158,7 @@ def _remove_outdated(cache: Path, source: list[Any]) -> None:
         if not _FOLDER.fullmatch(folder.name) or folder.is_symlink():
             continue
         with suppress(OSError, ValueError, KeyError, TypeError, UserError):
-            recorded = _read_metadata(folder)["text"]
+            recorded = read_json(cache, Path(folder.name, METADATA), MAX_METADATA_BYTES)["text"]
             if recorded[0] == source[0] and recorded != source:
                 shutil.rmtree(folder)
 
@@ -171,15 +167,13 @@ def _write_cache(
     folder: Path,
     path: Path,
     parts: Mapping[str, tuple[int, int]],
-    vocabulary: Tokens | None,
-    fit: Callable[[Iterator[str]], Tokens],
+    vocabulary: Tokens,
     source: list[Any],
 ) -> None:
     """Write the tokens and their metadata to a temporary folder, and rename it when it is complete."""
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
     partial.mkdir()
     try:
-        vocabulary = vocabulary or fit(slice_chunks(read_chunks(path), *parts["train"]))
         counts = {}
         for name, (start, stop) in parts.items():
             with (partial / f"{name}.int32").open("wb") as file:
@@ -196,8 +190,3 @@ def _write_cache(
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _memory_map(file: Path) -> Tensor:
-    count = file.stat().st_size // 4
-    return torch.from_file(str(file), shared=False, size=count, dtype=torch.int32)

@@ -13,20 +13,17 @@ from torch import Tensor
 
 from src.core.batches import Batch, LabelledBatch
 from src.core.data_spec import DataSpec
-from src.core.errors import UserError
-from src.datamodules.base import DataModule
 from src.datamodules.io.image_files import is_image, open_image
-from src.datamodules.io.numeric_table import read_rows
-from src.datamodules.preparation import part
 from src.datamodules.splits.holdout import split_indices
-from src.datamodules.standardizer import Standardizer
+from src.datamodules.standardizer import StandardizedData, Standardizer
+from src.datamodules.vision.pixels import read_pixel_rows
 
 log = logging.getLogger(__name__)
 
 SIDE, BRIGHTEST = 8, 16.0
 
 
-class Digits(DataModule):
+class Digits(StandardizedData):
     """1,797 images of digits, 8×8, bright ink on dark background (0 to 16); standardised with one mean and deviation.
 
     Args:
@@ -37,6 +34,7 @@ class Digits(DataModule):
 
     task = "classification"
     inputs = "image"
+    supports_folds = True
 
     def __init__(
         self, split_seed: int = 0, val_fraction: float = 0.15, test_fraction: float = 0.15, **common: Any
@@ -44,7 +42,6 @@ class Digits(DataModule):
         super().__init__(**common)
         self.split_seed = split_seed
         self.fractions = (val_fraction, test_fraction)
-        self.scale: Standardizer | None = None
 
     def load(self) -> dict[str, Batch]:
         pixels, labels = _read_data()
@@ -68,7 +65,9 @@ class Digits(DataModule):
 
     def encode(self, inputs: Sequence[str]) -> Batch:
         """Each input is an image of any size (bright on dark background), or 64 numbers (0 to 16) as a CSV row or file."""
-        pixels = [_read_image(text) if is_image(text) else _read_pixels(text) for text in inputs]
+        pixels = [
+            _read_image(text) if is_image(text) else read_pixel_rows(text, SIDE * SIDE, BRIGHTEST) for text in inputs
+        ]
         images = torch.tensor(np.concatenate(pixels), dtype=torch.float32)
         return LabelledBatch(self._standardize(images), torch.zeros(len(images), dtype=torch.int64))
 
@@ -77,13 +76,6 @@ class Digits(DataModule):
         test = split_indices(len(labels), *self.fractions, self.split_seed, labels)["test"][:count]
         return [",".join(f"{value:g}" for value in row) for row in pixels[test]]
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"scale": self.scale.to_plain()} if self.scale else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
-
 
 def _read_data() -> tuple[np.ndarray, np.ndarray]:
     """Return pixels [1797, 64] and labels [1797] from the data file of scikit-learn, whose import would take half a second."""
@@ -91,15 +83,6 @@ def _read_data() -> tuple[np.ndarray, np.ndarray]:
     assert package is not None and package.submodule_search_locations
     rows = np.loadtxt(Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz"), delimiter=",")
     return rows[:, :-1], rows[:, -1].astype(np.int64)
-
-
-def _read_pixels(text: str) -> np.ndarray:
-    pixels = np.array(read_rows([text], SIDE * SIDE))
-    for number, value in enumerate(pixels.flat):
-        if not 0 <= value <= BRIGHTEST:
-            row, column = divmod(number, SIDE * SIDE)
-            raise UserError(f"'{text[:60]}', row {row + 1}, column {column + 1}: {value:g} is outside 0 to 16")
-    return pixels
 
 
 def _read_image(path: str) -> np.ndarray:

@@ -1,39 +1,25 @@
 """Public image sets: Fashion-MNIST, MNIST and CIFAR-10, with their published training and test splits."""
 
 import io
-import logging
 import pickle
 import tarfile
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from src.core.batches import Batch, LabelledBatch
-from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.core.files import read_data_file
-from src.datamodules.base import DataModule
 from src.datamodules.io.downloads import PublicFile, has_checksum
-from src.datamodules.io.image_files import is_image, read_image
-from src.datamodules.io.numeric_table import read_rows
-from src.datamodules.preparation import part
 from src.datamodules.splits.holdout import split_indices
-from src.datamodules.standardizer import Standardizer
-
-log = logging.getLogger(__name__)
-
-Arrays = tuple[np.ndarray, np.ndarray]
-"""Images [N, C, H, W] uint8 and labels [N]."""
+from src.datamodules.vision.pixels import Arrays, ImagesInMemory
 
 
-class ImageSet(DataModule):
+class ImageSet(ImagesInMemory):
     """Labelled images of one size; validation is drawn from the training images, stratified by class.
-
-    Pixels are standardised with mean and deviation per channel of the training split.
 
     Args:
         val_fraction: share of the training images.
@@ -42,83 +28,22 @@ class ImageSet(DataModule):
         common: arguments of `DataModule`.
     """
 
-    task = "classification"
-    inputs = "image"
-    shape: ClassVar[tuple[int, int, int]]
-    classes: ClassVar[tuple[str, ...]]
-
     def __init__(self, val_fraction: float = 0.1, split_seed: int = 0, verify: bool = True, **common: Any) -> None:
         super().__init__(**common)
         self.val_fraction, self.split_seed, self.verify = val_fraction, split_seed, verify
-        self.scale: Standardizer | None = None
 
     @abstractmethod
     def read(self) -> tuple[Arrays, Arrays]:
         """Return training and test images with their labels."""
 
-    def load(self) -> dict[str, Batch]:
-        (images, labels), (test_images, test_labels) = self.read()
+    def read_splits(self) -> dict[str, Arrays]:
+        (images, labels), test = self.read()
         parts = split_indices(len(labels), self.val_fraction, 0.0, self.split_seed, labels, self.fold)
-        splits = {name: (images[parts[name]], labels[parts[name]]) for name in ("train", "val")}
-        splits["test"] = (test_images, test_labels)
-        if self.scale is None:
-            self.scale = pixel_scale(splits["train"][0])
-        return {
-            name: LabelledBatch(self._standardize(pixels), torch.from_numpy(y.astype(np.int64)))
-            for name, (pixels, y) in splits.items()
-        }
-
-    def _standardize(self, pixels: np.ndarray) -> Tensor:
-        """Standardise images [N, C, H, W] uint8 to float32 in place: some sets need a gigabyte."""
-        assert self.scale is not None
-        x = torch.tensor(pixels).float()
-        mean, deviation = (torch.tensor(row).view(1, -1, 1, 1) for row in (self.scale.mean, self.scale.deviation))
-        return x.sub_(mean).div_(deviation)
-
-    @property
-    def spec(self) -> DataSpec:
-        return DataSpec(self.task, self.inputs, self.shape, (len(self.classes),), class_names=self.classes)
-
-    def encode(self, inputs: Sequence[str]) -> Batch:
-        """Each input is an image file of any size, which is converted and resized, or a CSV row or file of bytes,
-        channel by channel and row by row.
-        """
-        pixels = np.concatenate([self._pixels(text) for text in inputs])
-        return LabelledBatch(self._standardize(pixels), torch.zeros(len(pixels), dtype=torch.int64))
-
-    def _pixels(self, text: str) -> np.ndarray:
-        if is_image(text):
-            return read_image(text, self.shape)[None]
-        values = np.array(read_rows([text], self.spec.input_size))
-        for number, value in enumerate(values.flat):
-            if not 0 <= value <= 255:
-                row, column = divmod(number, self.spec.input_size)
-                raise UserError(f"'{text[:60]}', row {row + 1}, column {column + 1}: {value:g} is outside 0 to 255")
-        return values.round().astype(np.uint8).reshape(-1, *self.shape)
+        train, val = ((images[parts[name]], labels[parts[name]]) for name in ("train", "val"))
+        return {"train": train, "val": val, "test": test}
 
     def example_inputs(self, count: int = 3) -> list[str]:
         return [",".join(map(str, image.ravel())) for image in self.read()[1][0][:count]]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"scale": self.scale.to_plain()} if self.scale else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.scale = Standardizer.from_plain(part(state_dict, "scale"))
-
-
-def pixel_scale(pixels: np.ndarray) -> Standardizer:
-    """Return the exact mean and deviation of each channel, computed from the histogram of the 256 values.
-
-    Args:
-        pixels: [N, C, H, W] uint8.
-    """
-    values = np.arange(256.0)
-    counts = [np.bincount(pixels[:, channel].ravel(), minlength=256) for channel in range(pixels.shape[1])]
-    means = [float((count * values).sum() / count.sum()) for count in counts]
-    pairs = zip(counts, means, strict=True)
-    deviations = [float(((count * (values - mean) ** 2).sum() / count.sum()) ** 0.5) or 1.0 for count, mean in pairs]
-    return Standardizer(tuple(means), tuple(deviations))
 
 
 # ---- the IDX format -------------------------------------------------------------------------------------------------
@@ -137,7 +62,7 @@ def read_idx(contents: bytes, where: str) -> np.ndarray:
     shape = tuple(int(n) for n in np.frombuffer(contents[4:start], ">u4"))
     if len(shape) < dimensions or len(contents) - start != int(np.prod(shape, dtype=np.int64)):
         raise UserError(f"{where}: {len(contents):,} bytes do not fit an array of shape {list(shape)}")
-    return np.frombuffer(contents, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(contents, np.uint8, offset=start).reshape(shape).copy()  # writable, as torch requires
 
 
 class IdxImages(ImageSet):
@@ -147,30 +72,25 @@ class IdxImages(ImageSet):
     files: ClassVar[dict[str, PublicFile]]
 
     def read(self) -> tuple[Arrays, Arrays]:
-        train, test = (self._pair(part) for part in ("train", "t10k"))
-        return train, test
+        return self._pair("train"), self._pair("t10k")
 
     def _pair(self, part: str) -> Arrays:
-        images, labels = (
-            read_idx(
-                self.files[f"{part}-{kind}"].read(self.data_dir, self.verify, self.write_dir),
-                self._where(f"{part}-{kind}"),
-            )
-            for kind in ("images-idx3", "labels-idx1")
-        )
-        where = self._where(f"{part}-images-idx3")
+        images, images_path = self._read_file(f"{part}-images-idx3")
+        labels, labels_path = self._read_file(f"{part}-labels-idx1")
         if images.ndim != 3 or images.shape[1:] != self.shape[1:]:
-            raise UserError(f"{where}: has an array of shape {list(images.shape)} instead of images of 28×28")
+            raise UserError(f"{images_path}: has an array of shape {list(images.shape)} instead of images of 28×28")
         if labels.shape != images.shape[:1]:
-            raise UserError(f"{where}: {len(images):,} images, but {len(labels):,} labels")
+            raise UserError(f"{images_path}: {len(images):,} images, but {len(labels):,} labels")
         if labels.size and labels.max() >= len(self.classes):
-            raise UserError(
-                f"{self._where(f'{part}-labels-idx1')}: label {labels.max()}, but there are {len(self.classes)} classes"
-            )
+            raise UserError(f"{labels_path}: label {labels.max()}, but there are {len(self.classes)} classes")
         return images[:, None], labels
 
-    def _where(self, name: str) -> str:
-        return str(self.files[name].find(self.data_dir, self.write_dir))
+    def _read_file(self, name: str) -> tuple[np.ndarray, str]:
+        """Return the array of a file, and its path."""
+        file = self.files[name]
+        contents = file.read(self.data_dir, self.verify, self.write_dir)
+        path = str(file.find(self.data_dir, self.write_dir))
+        return read_idx(contents, path), path
 
 
 def _idx_files(folder: str, base: str, torchvision: str, **sums: str) -> dict[str, PublicFile]:
@@ -222,28 +142,16 @@ MAX_MEMBERS = 1000
 """Number of archive members that are searched; CIFAR-10 has 9."""
 
 
-class _PickledArray:
-    """Description of an array in a pickle; NumPy's own classes would trust it."""
+class _PickledObject:
+    """Description of an array or a dtype in a pickle; NumPy's own classes would trust it."""
 
     state: Any = None
 
-    def __init__(self, *_arguments: Any) -> None:
-        pass
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
-
-
-class _PickledDtype:
-    """Description of the dtype of an array in a pickle."""
-
-    order: Any = b"|"
-
-    def __init__(self, code: Any, *_rest: Any) -> None:
-        self.code = code
-
-    def __setstate__(self, state: Any) -> None:
-        self.order = state[1]
 
 
 class _ArrayUnpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the C version allocates whatever size a file states
@@ -251,27 +159,31 @@ class _ArrayUnpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the C
 
     def find_class(self, module: str, name: str) -> Any:
         if name in ("_reconstruct", "ndarray", "dtype") and module.partition(".")[0] == "numpy":
-            return _PickledDtype if name == "dtype" else _PickledArray
+            return _PickledObject
         raise pickle.UnpicklingError(f"it contains {module}.{name}, which is not an array")
 
 
-def _to_array(value: Any) -> np.ndarray:
-    """Convert an array or list that `_ArrayUnpickler` read to an array of integers.
+def read_cifar_batch(contents: bytes, where: str) -> Arrays:
+    """Read a pickle of CIFAR-10.
 
     Raises:
-        ValueError, TypeError: if it contains anything but integers.
+        UserError: if it contains anything but an array of bytes as images and a list of the labels 0 to 9.
     """
-    if isinstance(value, list):
-        if not all(type(item) is int for item in value):
-            raise TypeError("a list contains something else than integers")
-        return np.array(value, dtype=np.int64)
-    _, shape, dtype_state, fortran_order, contents = value.state
-    fields = (dtype_state.code, dtype_state.order)
-    code, order = (text.decode() if isinstance(text, bytes) else text for text in fields)
-    if code not in ("u1", "i1", "i2", "i4", "i8", "u2", "u4", "u8") or order not in ("|", "<", ">", "="):
-        raise TypeError("its arrays are not of integers")
-    dtype = np.dtype(code).newbyteorder(order)  # type: ignore[arg-type]
-    return np.frombuffer(contents, dtype).reshape(shape, order="F" if fortran_order else "C")
+    try:
+        batch = _ArrayUnpickler(io.BytesIO(contents), encoding="bytes").load()
+        _, shape, dtype, fortran_order, values = batch[b"data"].state
+        if dtype.arguments[0] not in (b"u1", "u1"):
+            raise TypeError("its images are not arrays of bytes")
+        pixels = np.frombuffer(values, np.uint8).reshape(shape, order="F" if fortran_order else "C")
+        images = pixels.reshape(-1, *CIFAR10.shape).copy()  # writable, as torch requires
+        labels = batch[b"labels"]
+        if not all(type(label) is int and 0 <= label < len(CIFAR10.classes) for label in labels):
+            raise ValueError("its labels are not integers from 0 to 9")
+    except Exception as error:  # a damaged pickle can raise any exception
+        raise UserError(f"{where}: this is not a batch of CIFAR-10: {error}") from error
+    if len(images) != len(labels):
+        raise UserError(f"{where}: {len(images):,} images with {len(labels):,} labels")
+    return images, np.array(labels, dtype=np.int64)
 
 
 class CIFAR10(ImageSet):
@@ -296,53 +208,39 @@ class CIFAR10(ImageSet):
     }
 
     def read(self) -> tuple[Arrays, Arrays]:
-        parts = [self._batch(f"data_batch_{number}") for number in range(1, 6)]
-        images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return (images, labels), self._batch("test_batch")
+        folders = (self.data_dir / "cifar10" / self.folder, self.data_dir / self.folder)
+        complete = [folder for folder in folders if all((folder / name).is_file() for name in self.sums)]
+        *train, test = self._read_folder(complete[0]) if complete else self._read_archive()
+        images, labels = (np.concatenate(arrays) for arrays in zip(*train, strict=True))
+        return (images, labels), test
 
-    def _batch(self, name: str) -> Arrays:
-        """Return the arrays of one file of the archive, which is not extracted to disk."""
-        for path in (self.data_dir / "cifar10" / self.folder / name, self.data_dir / self.folder / name):
-            if path.is_file():
-                contents = read_data_file(path, MAX_BATCH_BYTES)
-                if self.verify and not has_checksum(contents, self.sums[name]):
-                    raise UserError(
-                        f"{path}: {len(contents):,} bytes that differ from those published in {self.archive.url}; "
-                        "set datamodule.verify=false to use them unverified"
-                    )
-                return self._arrays(contents, str(path))
-        where = f"{self.archive.find(self.data_dir, self.write_dir) or self.write_dir / self.archive.path}, {self.folder}/{name}"
+    def _read_folder(self, folder: Path) -> Iterator[Arrays]:
+        for name, checksum in self.sums.items():
+            contents = read_data_file(folder / name, MAX_BATCH_BYTES)
+            if self.verify and not has_checksum(contents, checksum):
+                raise UserError(
+                    f"{folder / name}: {len(contents):,} bytes that differ from those published in {self.archive.url}; "
+                    "set datamodule.verify=false to use them unverified"
+                )
+            yield read_cifar_batch(contents, str(folder / name))
+
+    def _read_archive(self) -> Iterator[Arrays]:
+        """Yield the arrays of the files of the archive, which is not extracted to disk."""
+        packed = io.BytesIO(self.archive.read(self.data_dir, self.verify, self.write_dir))
+        path = self.archive.find(self.data_dir, self.write_dir)
         try:
-            contents = self._member(f"{self.folder}/{name}")
-        except (tarfile.TarError, LookupError, ValueError, OSError) as error:
-            raise UserError(f"{where}: cannot be read from the archive: {error}") from error
-        return self._arrays(contents, where)
-
-    def _member(self, name: str) -> bytes:
-        archive = self._archive()
-        member = next(
-            (member for member, _ in zip(archive, range(MAX_MEMBERS), strict=False) if member.name == name), None
-        )
-        if member is None:
-            raise KeyError(f"there is no {name}")
-        if not member.isreg() or member.issparse() or member.size > MAX_BATCH_BYTES:
-            raise ValueError(f"{name} is not a regular file of at most {MAX_BATCH_BYTES / 2**20:,.0f} MiB")
-        file = archive.extractfile(member)
-        return file.read() if file else b""
-
-    def _archive(self) -> tarfile.TarFile:
-        if not hasattr(self, "_tar"):
-            contents = self.archive.read(self.data_dir, self.verify, self.write_dir)
-            self._tar = tarfile.open(fileobj=io.BytesIO(contents), mode="r:")  # noqa: SIM115 - in memory, for six reads
-        return self._tar
-
-    def _arrays(self, contents: bytes, where: str) -> Arrays:
-        try:
-            batch = _ArrayUnpickler(io.BytesIO(contents), encoding="bytes").load()
-            images = _to_array(batch[b"data"]).astype(np.uint8, copy=False).reshape(-1, *self.shape)
-            labels = _to_array(batch[b"labels"]).astype(np.int64, copy=False)
-        except Exception as error:  # a damaged pickle can raise any exception
-            raise UserError(f"{where}: this is not a batch of CIFAR-10: {error}") from error
-        if len(images) != len(labels) or (len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes)):
-            raise UserError(f"{where}: {len(images):,} images with {len(labels):,} labels, which must be 0 to 9")
-        return images, labels
+            with tarfile.open(fileobj=packed, mode="r:") as archive:
+                members = {member.name: member for member in islice(archive, MAX_MEMBERS)}
+                for name in self.sums:
+                    member = members[f"{self.folder}/{name}"]
+                    if not member.isreg() or member.issparse() or member.size > MAX_BATCH_BYTES:
+                        raise ValueError(f"{name} is not a regular file of at most {MAX_BATCH_BYTES / 2**20:,.0f} MiB")
+                    file = archive.extractfile(member)
+                    assert file is not None
+                    yield read_cifar_batch(file.read(), f"{path}, {member.name}")
+        except UserError:
+            raise
+        except KeyError as error:
+            raise UserError(f"{path}: cannot be read from the archive: there is no {error}") from error
+        except (tarfile.TarError, ValueError, OSError) as error:
+            raise UserError(f"{path}: cannot be read from the archive: {error}") from error

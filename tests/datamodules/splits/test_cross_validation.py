@@ -39,8 +39,7 @@ pytestmark = pytest.mark.req("H4")
 
 def folded(name: str, files: Files, number: int, like: DataModule | None = None) -> DataModule:
     """Return a datamodule with one fold; with the preparation of another, so that their examples can be compared."""
-    datamodule = make(name, files, **SHORT.get(name, {}))
-    datamodule.fold = Fold(number, FOLDS)
+    datamodule = make(name, files, Fold(number, FOLDS), **SHORT.get(name, {}))
     if like is not None and (state := like.state_dict()):
         datamodule.load_state_dict(state)
     return datamodule
@@ -214,13 +213,11 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
     datamodule = build_data(check(compose([*overrides, "cross_validation.group=author"])))
     authors = [{text.split()[1] for text, _ in rows} for rows in datamodule._rows().values()]
     assert sum(map(len, authors)) == 6 == len(set.union(*authors)), "each author is in one split, test among them"
-    table = Table(file, "label")
-    table.fold = Fold(2, 3, group="author")
+    table = Table(file, "label", fold=Fold(2, 3, group="author"))
     authors = [{row["author"] for _, row in rows} for rows in table.rows().values()]
     assert sum(map(len, authors)) == 6 == len(set.union(*authors))
     (tmp_path / "val.csv").write_text("text,label\nx,good\n")
-    table = Table(file, "label", val_path=tmp_path / "val.csv")
-    table.fold = Fold(2, 3, group="author")
+    table = Table(file, "label", val_path=tmp_path / "val.csv", fold=Fold(2, 3, group="author"))
     with pytest.raises(UserError, match=r"val.csv: the header has no column 'author'"):
         table.rows()
     with pytest.raises(UserError, match=r"Did you mean 'author'"):
@@ -233,8 +230,7 @@ def test_errors_of_a_fold_name_the_fold(tmp_path: Path) -> None:
     file.write_text("".join(["a,label,patient\n", *rows]))
     message = []
     for number in (1, 2, 3):
-        table = Table(file, "label", test_path=_test_rows(tmp_path))
-        table.fold = Fold(number, 3, group="patient")
+        table = Table(file, "label", test_path=_test_rows(tmp_path), fold=Fold(number, 3, group="patient"))
         try:
             table.setup()
         except UserError as error:
@@ -254,8 +250,7 @@ def test_singleton_class_is_in_training_of_every_fold(tmp_path: Path, caplog: py
     _warn_once.cache_clear()
     trained, validated = [], []
     for number in (1, 2, 3):
-        table = Table(file, "label", test_fraction=0.1)
-        table.fold = Fold(number, 3)
+        table = Table(file, "label", test_fraction=0.1, fold=Fold(number, 3))
         table.setup()
         parts = {name: [(row["a"], row["label"]) for _, row in rows] for name, rows in table.rows().items()}
         trained.append(parts["train"])
@@ -281,8 +276,7 @@ def test_singleton_class_is_in_training_with_its_group() -> None:
 
 
 def test_data_without_columns_cannot_be_grouped(users_files: Files) -> None:
-    datamodule = make("adding", users_files)
-    datamodule.fold = Fold(1, 3, group="lag")
+    datamodule = make("adding", users_files, Fold(1, 3, group="lag"))
     with pytest.raises(UserError, match="Adding has no columns to group by"):
         datamodule.setup()
 
@@ -295,9 +289,6 @@ def test_a_datamodule_that_knows_no_folds_is_refused() -> None:
             return {name: LabelledBatch(torch.zeros(4, 1), torch.zeros(4, 1)) for name in SPLITS}
 
     Plain.__abstractmethods__ = frozenset()
-    datamodule = Plain()
-    datamodule.setup()
-    datamodule = Plain()
-    datamodule.fold = Fold(1, 2)
+    Plain().setup()
     with pytest.raises(UserError, match=r"Plain does not support folds"):
-        datamodule.setup()
+        Plain(fold=Fold(1, 2))

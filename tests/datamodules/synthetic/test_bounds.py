@@ -16,7 +16,8 @@ from src.datamodules.synthetic.copy_task import Copy
 from src.datamodules.synthetic.function import Function
 from src.datamodules.synthetic.mackey_glass import MackeyGlass
 from src.datamodules.synthetic.shapes import Shapes
-from src.datamodules.tokenizers.characters import pad
+from src.datamodules.timeseries.windows import Windows
+from src.datamodules.tokenizers.vocabulary import pad
 from src.datamodules.vision.image_folder import read_images
 from src.layers.positional_encoding import MAX_PRECOMPUTED, SinusoidalPositions
 
@@ -45,8 +46,13 @@ def test_the_environment_sets_the_limit(cls: type[DataModule], monkeypatch: pyte
         cls().setup()
 
 
+class Zeros(Windows):
+    def values(self) -> torch.Tensor:
+        return torch.zeros(1000, 1)
+
+
 MADE: dict[str, Callable[[], Any]] = {
-    "windows": lambda: MackeyGlass(length=1000)._windows(torch.zeros(1000, 1)),
+    "windows": lambda: Zeros().load(),
     "texts": lambda: pad([[5]], 100),
     "sounds": lambda: stack_waves([np.zeros(1, np.float32)], 100),
     "spectra": lambda: LogMel(8000, 256, 100, 8)(torch.zeros(1, 1000)),

@@ -25,7 +25,7 @@ def dates() -> Dates:
 def texts_of(dates: Dates, name: str) -> list[tuple[str, str]]:
     """Read the pairs of a split back from its tokens."""
     batch = dates.split(name)
-    source, target = dates.source_vocabulary, dates.target_vocabulary
+    source, target = dates.vocabularies
     return [
         (source.decode(s), target.decode(t[1:]))
         for s, t in zip(batch.source.tolist(), batch.target.tolist(), strict=True)
@@ -121,8 +121,8 @@ def test_the_test_split_does_not_depend_on_the_size_of_training(dates):
 def test_vocabulary_is_the_training_split_s():
     few = Dates(train_size=5, val_size=200, test_size=200, languages=SHIPPED)
     few.setup()
-    training = {c for text, _ in few._texts()["train"] for c in text}
-    assert set(few.source_vocabulary.characters) == training
+    training = {c for text, _ in few.pairs()["train"] for c in text}
+    assert set(few.vocabularies[0].tokens) == training
     assert (few.split("test").source == 3).any()  # characters that training lacks
     assert few.split("val").source.shape[1] <= few.spec.input_shape[0]
 
@@ -148,7 +148,7 @@ def test_a_date_is_read_as_training_read_it(dates, caplog):
     with caplog.at_level(logging.WARNING):
         batch = dates.encode(["  12 mai 1999 ", "5 May 2001"])
     assert not caplog.records
-    assert [dates.source_vocabulary.decode(row) for row in batch.source.tolist()] == ["12 mai 1999", "5 May 2001"]
+    assert [dates.vocabularies[0].decode(row) for row in batch.source.tolist()] == ["12 mai 1999", "5 May 2001"]
     assert not batch.target.any() and batch.target.shape == (2, 12)
     with caplog.at_level(logging.WARNING):
         assert 3 in dates.encode(["12 мая 1999"]).source[0]
@@ -156,11 +156,13 @@ def test_a_date_is_read_as_training_read_it(dates, caplog):
 
 
 def test_decoded_predictions_stop_at_the_end_token(dates):
-    tokens = [*dates.target_vocabulary.encode("1999-05-12"), 2, 0, 0]
+    tokens = [*dates.vocabularies[1].encode("1999-05-12"), 2, 0, 0]
     assert dates.decode_predictions([{"tokens": tokens}]) == [{"prediction": "1999-05-12"}]
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "empty"), ("   ", "empty"), ("1" * 60, "60 characters")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "empty"), ("   ", "empty"), ("1" * 60, "60 tokens; the longest text of training")]
+)
 def test_what_cannot_be_a_date_is_refused(dates, text, message):
     with pytest.raises(UserError, match=message):
         dates.encode(["1 May 2000", text])

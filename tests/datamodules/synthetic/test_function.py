@@ -9,7 +9,9 @@ from PIL import Image
 
 from src.callbacks.fitted_function import fit_figure
 from src.cli.predict import predict
+from src.config.compose import compose
 from src.config.schema.datamodule import Function as FunctionOption
+from src.config.validate import check
 from src.core.errors import UserError
 from src.datamodules.synthetic.function import FUNCTIONS, Function
 from src.training.run import run
@@ -51,7 +53,7 @@ def test_test_split_is_noise_free_and_training_is_noisy(name: str) -> None:
 
 def test_an_unknown_function_is_refused() -> None:
     with pytest.raises(UserError, match="Did you mean 'sine'"):
-        Function("sinne")
+        check(compose(["model=mlp", "datamodule=function", "datamodule.function=sinne"]))
 
 
 @pytest.mark.req("M7")

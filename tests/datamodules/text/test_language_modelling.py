@@ -38,7 +38,7 @@ def test_each_character_is_predicted_once_in_the_text_s_own_order(write):
 def test_vocabulary_is_the_training_part_s(write):
     data = write(BODY + "€" * 100)
     data.setup()
-    assert set(data.vocabulary.characters) == set(BODY)
+    assert set(data.vocabulary.tokens) == set(BODY)
     assert (data.split("test").targets == 3).sum() >= 90
     assert data.spec.vocabulary_size == data.spec.output_shape[0] == len(set(BODY)) + 4
 
@@ -99,11 +99,9 @@ def test_a_text_on_disk_has_the_tokens_of_one_in_memory(kind, text, tmp_path, mo
     monkeypatch.setattr("src.datamodules.tokenizers.memory_mapped.CHUNK_CHARACTERS", 64)
     path = tmp_path / "book.txt"
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
-    made = [
-        Text(path, kind, 300, context=10, val_fraction=0.1, test_fraction=0.2, memory_share=share) for share in (1, 0)
-    ]
+    settings = {"context": 10, "val_fraction": 0.1, "test_fraction": 0.2, "data_dir": tmp_path / "data"}
+    made = [Text(path, kind, 300, memory_share=share, **settings) for share in (1, 0)]
     for data in made:
-        data.data_dir = tmp_path / "data"
         data.setup()
     assert [data.on_disk for data in made] == [False, True]
     assert made[0].state_dict() == made[1].state_dict() and made[0].spec == made[1].spec
@@ -119,8 +117,7 @@ def test_tokens_on_disk_are_written_once_and_anew_for_another_file(tmp_path, cap
     path.write_text(BODY)
 
     def folders() -> dict[str, int]:
-        data = Text(path, context=10, memory_share=0)
-        data.data_dir = tmp_path
+        data = Text(path, context=10, memory_share=0, data_dir=tmp_path)
         with caplog.at_level(logging.INFO):
             data.setup()
         return {f.name: f.stat().st_mtime_ns for f in (tmp_path / "tokens").iterdir()}
@@ -163,8 +160,7 @@ def test_tokens_on_disk_that_are_not_whole_are_written_anew(tmp_path, damage):
     path.write_text(BODY * 20)
 
     def tokens() -> dict[str, torch.Tensor]:
-        data = Text(path, context=10, memory_share=0)
-        data.data_dir = tmp_path
+        data = Text(path, context=10, memory_share=0, data_dir=tmp_path)
         return {name: data.split(name)[0].clone() for name in ("train", "val", "test")}
 
     whole = tokens()
@@ -179,8 +175,7 @@ def test_tokens_are_not_written_through_a_link(tmp_path):
     (tmp_path / "tokens").symlink_to(tmp_path / "thesis")
     path = tmp_path / "book.txt"
     path.write_text(BODY)
-    data = Text(path, context=10, memory_share=0)
-    data.data_dir = tmp_path
+    data = Text(path, context=10, memory_share=0, data_dir=tmp_path)
     with pytest.raises(UserError, match="tokens: this is a link"):
         data.setup()
     assert not list((tmp_path / "thesis").iterdir())
@@ -189,12 +184,11 @@ def test_tokens_are_not_written_through_a_link(tmp_path):
 def test_a_large_text_that_cannot_be_used_is_named(tmp_path):
     path = tmp_path / "book.txt"
     path.write_bytes(BODY.encode() + b"\xc3(")
-    data = Text(path, context=10, memory_share=0)
-    data.data_dir = tmp_path
+    data = Text(path, context=10, memory_share=0, data_dir=tmp_path)
     with pytest.raises(UserError, match=r"book.txt: this file is not UTF-8 text"):
         data.setup()
     path.write_text(BODY)
-    data.data_dir = path  # a file, where a folder should be
+    data = Text(path, context=10, memory_share=0, data_dir=path)  # a file, where a folder should be
     with pytest.raises(UserError, match=r"the tokens of .*book.txt cannot be written there.*paths.data"):
         data.setup()
     assert [p.name for p in tmp_path.iterdir()] == ["book.txt"]

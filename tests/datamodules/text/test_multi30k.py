@@ -19,9 +19,7 @@ def small(tmp_path):
     write_multi30k(tmp_path / "multi30k")
 
     def make(**changes) -> Multi30k:
-        data = Multi30k(**{"tokens": "words", "verify": False, **changes})
-        data.data_dir = tmp_path
-        return data
+        return Multi30k(**{"tokens": "words", "verify": False, "data_dir": tmp_path, **changes})
 
     return make
 
@@ -88,8 +86,7 @@ def test_the_layout_of_a_clone_is_found(small, tmp_path):
 @pytest.mark.skipif(not (REAL / "multi30k").is_dir(), reason="the real files are not here")
 @pytest.mark.parametrize("test", ["2016_flickr", "2017_flickr"])
 def test_the_real_files_are_the_published_ones(test):
-    data = Multi30k(test=test)
-    data.data_dir = REAL
+    data = Multi30k(test=test, data_dir=REAL)
     pairs = data.pairs()
     assert {name: len(part) for name, part in pairs.items()} == {
         "train": LINES["train"],

@@ -9,7 +9,7 @@ from src.config.compose import compose
 from src.config.validate import check
 from src.core.errors import UserError
 from src.datamodules.text.text_classification import TextClassification
-from src.datamodules.tokenizers.characters import PADDING, UNKNOWN
+from src.datamodules.tokenizers.vocabulary import PADDING, UNKNOWN
 from src.training.run import run
 
 
@@ -49,7 +49,7 @@ def test_the_vocabulary_is_training_s_words_that_occur_often_enough(tmp_path):
     test = write(tmp_path / "test.jsonl", [("four two", "a"), ("one", "b")])
     data = TextClassification(train, val_path=test, test_path=test, min_frequency=2, max_length=2)
     data.setup()
-    assert set(data.vocabulary.words) == {"two", "three"}
+    assert set(data.vocabulary.tokens) == {"two", "three"}
     assert data.split("test").x.tolist() == [[UNKNOWN, data.vocabulary.encode("two")[0]], [UNKNOWN, PADDING]]
     assert data.split("train").x.shape == (3, 2), "the first max_length words"
 

@@ -12,9 +12,7 @@ from tests.miniatures import write_ett
 
 
 def made(folder: Path, **more) -> ETT:
-    datamodule = ETT(verify=False, **more)
-    datamodule.data_dir = folder
-    return datamodule
+    return ETT(verify=False, data_dir=folder, **more)
 
 
 def test_windows_are_those_of_the_papers(tmp_path) -> None:
@@ -60,10 +58,10 @@ def test_predict_takes_the_last_rows_of_a_file(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda lines: ["date,a,b", *lines[1:]], "the columns must be date,HUFL"),
-        (lambda lines: [*lines[:5], "x,1,2,3,4,5,6", *lines[6:]], r"row 6: 7 numbers are expected"),
-        (lambda lines: [*lines[:5], "x,1,2,3,4,5,6,oops", *lines[6:]], r"row 6: 7 numbers are expected"),
-        (lambda lines: [*lines[:5], "x,1,2,3,4,5,6,nan", *lines[6:]], r"row 6: 7 numbers are expected"),
+        (lambda lines: ["date,a,b", *lines[1:]], "the header has no column 'HUFL'"),
+        (lambda lines: [*lines[:5], "x,1,2,3,4,5,6", *lines[6:]], "row 6: 7 columns where the header has 8"),
+        (lambda lines: [*lines[:5], "x,1,2,3,4,5,6,oops", *lines[6:]], "row 6, column OT: 'oops' is not a number"),
+        (lambda lines: [*lines[:5], "x,1,2,3,4,5,6,nan", *lines[6:]], "row 6, column OT: 'nan' is not a finite number"),
         (lambda lines: lines[:5000], "4,999 rows, but the usual split needs 14,400"),
     ],
 )
@@ -77,8 +75,7 @@ def test_a_wrong_file_is_named_with_its_row(tmp_path, change, message) -> None:
 
 def test_a_file_of_the_data_s_own_form_is_predicted_from(tmp_path):
     values = write_ett(tmp_path / "ett" / "ETTh1.csv")
-    data = ETT(verify=False)
-    data.data_dir = tmp_path
+    data = made(tmp_path)
     data.setup()
     x = data.encode([str(tmp_path / "ett" / "ETTh1.csv")]).x
     expected = data.scale.apply(torch.tensor(values[-96:]))

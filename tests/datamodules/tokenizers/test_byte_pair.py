@@ -10,7 +10,7 @@ import torch
 from src.datamodules.text.language_modelling import Text
 from src.datamodules.text.parallel_text import ParallelText
 from src.datamodules.tokenizers.byte_pair import BytePairs
-from src.datamodules.tokenizers.characters import END, PADDING
+from src.datamodules.tokenizers.vocabulary import END, PADDING
 
 BOOK = "the cat sat on the mat, and the other cat sat on the other mat\n" * 30
 STRANGE = ["", "the cat", "  two  spaces ", "größer – 東京 🙂", "a\n\nb\tc", "<pad> <end>", "\u00a0x", "\x00"]

@@ -1,19 +1,20 @@
 import logging
 
-from src.datamodules.tokenizers.characters import END, PADDING, START, UNKNOWN, Vocabulary
+from src.datamodules.tokenizers.characters import Characters
+from src.datamodules.tokenizers.vocabulary import END, PADDING, START, UNKNOWN
 
 
 def test_characters_come_back_in_a_stable_order():
-    vocabulary = Vocabulary.of(["żółw", "abba"])
-    assert vocabulary == Vocabulary.of(["abba", "wółż"])  # neither the order nor the number of occurrences counts
-    assert vocabulary.characters == "".join(sorted("żółwab"))
+    vocabulary = Characters.of(["żółw", "abba"])
+    assert vocabulary == Characters.of(["abba", "wółż"])  # neither the order nor the number of occurrences counts
+    assert vocabulary.tokens == "".join(sorted("żółwab"))
     assert vocabulary.decode(vocabulary.encode("żaba")) == "żaba"
     ids = {token for token in vocabulary.encode("żółwab")}
     assert ids == set(range(4, len(vocabulary))) and not ids & {PADDING, START, END, UNKNOWN}
 
 
 def test_unknown_characters_are_reported(caplog):
-    vocabulary = Vocabulary("ab")
+    vocabulary = Characters("ab")
     with caplog.at_level(logging.WARNING):
         assert vocabulary.encode("a?b", warn=True) == [4, UNKNOWN, 5]
     assert "'?'" in caplog.text
@@ -23,7 +24,7 @@ def test_unknown_characters_are_reported(caplog):
 
 
 def test_text_ends_at_the_first_end_or_padding():
-    vocabulary = Vocabulary("ab")
+    vocabulary = Characters("ab")
     assert vocabulary.decode([4, 5, END, 5]) == "ab"
     assert vocabulary.decode([4, PADDING, 5]) == "a"
     assert vocabulary.decode([4, UNKNOWN]) == "a�"

@@ -11,16 +11,15 @@ from PIL import Image
 
 from src import ROOT
 from src.core.errors import UserError
-from src.datamodules.vision.public_image_sets import CIFAR10, MNIST, FashionMNIST, pixel_scale, read_idx
+from src.datamodules.vision.pixels import fit_pixel_scale
+from src.datamodules.vision.public_image_sets import CIFAR10, MNIST, FashionMNIST, read_idx
 from tests.miniatures import cifar_batch, idx, write_cifar10, write_idx_set
 
 REAL = ROOT.parent / "shared" / "data"
 
 
 def made(cls, folder: Path, **more):
-    datamodule = cls(verify=False, **more)
-    datamodule.data_dir = folder
-    return datamodule
+    return cls(**{"verify": False, "data_dir": folder, **more})
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 4)])
@@ -57,7 +56,7 @@ def test_pixels_are_standardised_by_the_training_part_alone(tmp_path) -> None:
 
 def test_the_scale_is_that_of_numpy() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 3, 4, 5), dtype=np.uint8)
-    scale = pixel_scale(pixels)
+    scale = fit_pixel_scale(pixels)
     np.testing.assert_allclose(scale.mean, pixels.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(scale.deviation, pixels.std((0, 2, 3)), rtol=1e-12)
 
@@ -97,7 +96,7 @@ def test_the_unpacked_folder_of_cifar_serves_too(tmp_path) -> None:
         (folder / name).write_bytes(cifar_batch(40, seed))
     packed, unpacked = made(CIFAR10, tmp_path / "packed"), made(CIFAR10, tmp_path / "unpacked")
     assert torch.equal(packed.split("test").x, unpacked.split("test").x)
-    unpacked.verify = True
+    unpacked = made(CIFAR10, tmp_path / "unpacked", verify=True)
     with pytest.raises(
         UserError, match=r"data_batch_1: 123,\d+ bytes that differ from those published in https://.*cifar"
     ):
@@ -109,9 +108,8 @@ def test_another_set_is_refused_in_the_place_of_mnist(tmp_path) -> None:
     for file in (tmp_path / "mnist").iterdir():
         file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
         file.unlink()
-    data = made(MNIST, tmp_path)
-    data.read()
-    data.verify = True
+    made(MNIST, tmp_path).read()
+    data = made(MNIST, tmp_path, verify=True)
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte: .* differ from those published"):
         data.read()
 
@@ -144,8 +142,7 @@ def test_an_archive_that_lacks_a_batch_is_named(tmp_path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real files beside the checkout")
 def test_the_real_fashion_mnist_has_its_published_statistics() -> None:
-    data = FashionMNIST(val_fraction=1 / 60)
-    data.data_dir = REAL
+    data = FashionMNIST(val_fraction=1 / 60, data_dir=REAL)
     (images, labels), (test_images, test_labels) = data.read()
     assert images.shape == (60_000, 1, 28, 28) and test_images.shape == (10_000, 1, 28, 28)
     assert np.bincount(labels).tolist() == [6000] * 10 and np.bincount(test_labels).tolist() == [1000] * 10
