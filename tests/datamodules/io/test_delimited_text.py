@@ -18,7 +18,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_gives_the_same_rows(name, tmp_path):
+def test_all_formats_give_the_same_rows(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(FORMS[name])
     assert read_columns(path, ("text", "label")) == ROWS
@@ -46,13 +46,13 @@ def test_every_form_gives_the_same_rows(name, tmp_path):
         ("a.csv", b"text,label\n\xff,1\n", "this file is not UTF-8 text (byte 11)"),
     ],
 )
-def test_a_wrong_file_is_refused_with_row_and_column(name, content, message, tmp_path):
+def test_error_names_row_and_column_of_an_invalid_file(name, content, message, tmp_path):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match="^" + re.escape(str(path)) + ".*" + re.escape(message)):
         read_columns(path, ("text", "label"))
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_error_names_a_missing_file(tmp_path):
     with pytest.raises(UserError, match=r"missing\.csv: this file cannot be read: No such file"):
         read_columns(tmp_path / "missing.csv", ("text",))

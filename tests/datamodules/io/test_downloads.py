@@ -99,7 +99,7 @@ def test_interrupted_download_is_continued(server: Server, tmp_path: Path, range
     assert server.asked == [None, "bytes=100000-"]
 
 
-def test_a_download_that_was_complete_but_not_moved(server: Server, tmp_path: Path) -> None:
+def test_complete_partial_download_is_moved(server: Server, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / ".file.bin.partial").write_bytes(CONTENTS)
     assert public(server.url, None).read(tmp_path) == CONTENTS
@@ -159,7 +159,7 @@ def test_missing_url_is_reported(server: Server, tmp_path: Path) -> None:
         PublicFile(f"{server.url}/gone", "set/file.bin").read(tmp_path)
 
 
-def test_wrong_contents_are_refused_unless_asked_for(tmp_path: Path) -> None:
+def test_other_contents_are_rejected_unless_verify_is_false(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "file.bin").write_bytes(CONTENTS[:-1])
     with pytest.raises(UserError, match=r"file\.bin: the contents \(511,999 bytes\) differ from those published at"):
@@ -167,7 +167,7 @@ def test_wrong_contents_are_refused_unless_asked_for(tmp_path: Path) -> None:
     assert public("http://x").read(tmp_path, verify=False) == CONTENTS[:-1]
 
 
-def test_a_truncated_archive_is_named(tmp_path: Path) -> None:
+def test_error_names_a_truncated_archive(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "file.bin").write_bytes(gzip.compress(CONTENTS)[:-100])
     with pytest.raises(UserError, match=r"file\.bin: this file is damaged"):

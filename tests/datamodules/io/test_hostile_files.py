@@ -42,14 +42,14 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes of POSIX")
 @pytest.mark.parametrize("kind", READERS)
-def test_a_pipe_is_refused(tmp_path: Path, kind: str) -> None:
+def test_pipes_are_rejected(tmp_path: Path, kind: str) -> None:
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"a\.png"):
         READERS[kind](tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_a_file_of_a_gigabyte_of_nothing_is_refused(tmp_path: Path, kind: str) -> None:
+def test_sparse_files_are_rejected(tmp_path: Path, kind: str) -> None:
     with (tmp_path / "a.png").open("wb") as file:
         file.truncate(2**30)
     began = time.monotonic()
@@ -60,14 +60,14 @@ def test_a_file_of_a_gigabyte_of_nothing_is_refused(tmp_path: Path, kind: str) -
 
 @pytest.mark.parametrize("kind", ["image", "size of an image", "image of shapes"])
 @pytest.mark.parametrize("height", [8193, 22_000])  # the latter is refused by Pillow itself
-def test_an_image_has_a_limited_number_of_pixels(tmp_path: Path, kind: str, height: int) -> None:
+def test_each_reader_limits_the_number_of_pixels(tmp_path: Path, kind: str, height: int) -> None:
     Image.new("1", (8192, height)).save(tmp_path / "a.png")
     read = READERS.get(kind) or (lambda path: Shapes(side=8).encode([str(path)]))
     with pytest.raises(UserError, match=r"a\.png: this image has more than 67,108,864 pixels"):
         read(tmp_path / "a.png")
 
 
-def test_an_image_of_the_most_pixels_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_largest_allowed_image_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("1", (200, 100)).save(tmp_path / "a.png")
     monkeypatch.setattr("src.datamodules.io.image_files.MAX_PIXELS", 20_000)
     assert open_image(str(tmp_path / "a.png")).size == (200, 100)
@@ -98,7 +98,7 @@ TEXT = "src.datamodules.io.delimited_text."
         ("MAX_CELLS", "a.jsonl", '{"a": 1, "b": 2}\n{"a": 1}', "more than 2 cells"),
     ],
 )
-def test_tables_and_lines_are_bounded(
+def test_tables_and_lines_have_limits(
     limit: str, name: str, content: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / name).write_text(content)
@@ -130,7 +130,7 @@ def found(folder: Path, pattern: str | None = None) -> list[str]:
 
 
 @pytest.mark.parametrize("path", ["/", "link", "back"])
-def test_the_root_of_the_file_system_is_no_folder_of_data(data: Path, path: str) -> None:
+def test_root_of_the_file_system_is_rejected(data: Path, path: str) -> None:
     (data / "link").symlink_to("/")
     (data / "back").symlink_to(data.parent.relative_to("/").as_posix().count("/") * "../" + "../..")
     with pytest.raises(UserError, match="root of the file system"):
@@ -138,7 +138,7 @@ def test_the_root_of_the_file_system_is_no_folder_of_data(data: Path, path: str)
     assert found(data) == ["a/1.wav", "b/1.wav"]
 
 
-def test_a_link_that_leads_nowhere_hides_no_file(data: Path) -> None:
+def test_broken_links_are_ignored(data: Path) -> None:
     (data / "a" / "0.wav").symlink_to("0.wav")
     (data / "b" / "0.wav").symlink_to("missing.wav")
     assert found(data) == ["a/1.wav", "b/1.wav"]
@@ -152,7 +152,7 @@ def test_a_link_that_leads_nowhere_hides_no_file(data: Path) -> None:
         ("MAX_LINKS", "more than 2 links"),
     ],
 )
-def test_a_folder_of_data_is_searched_within_bounds(
+def test_search_of_a_data_folder_has_limits(
     limit: str, message: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (data / "a" / "c" / "d" / "e").mkdir(parents=True)
@@ -165,7 +165,7 @@ def test_a_folder_of_data_is_searched_within_bounds(
         found(data)
 
 
-def test_a_pattern_has_few_wildcards(data: Path) -> None:
+def test_number_of_wildcards_is_limited(data: Path) -> None:
     assert found(data, "{label}/*.wav") == ["a/1.wav", "b/1.wav"]
     assert found(data, "{label}/****************.wav") == ["a/1.wav", "b/1.wav"]
     with pytest.raises(UserError, match="at most 3 of"):
@@ -178,7 +178,7 @@ def test_classes_with_too_many_digits_are_names() -> None:
 
 
 @pytest.mark.parametrize("kind", ["text", "table", "chunks"])
-def test_a_text_that_ends_in_gigabytes_of_nothing_is_refused(tmp_path: Path, kind: str) -> None:
+def test_sparse_end_of_a_text_is_rejected(tmp_path: Path, kind: str) -> None:
     with (tmp_path / "a.csv").open("wb") as file:
         file.write(b"a,b\n" + b"1,2\n" * 50_000)
         file.truncate(2**31)
@@ -197,28 +197,28 @@ def sparse_wave(path: Path, rate: int, size: int, data: bool = True) -> None:
         file.truncate(44 + size)
 
 
-def test_of_a_long_sound_only_the_beginning_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_used_part_of_a_sound_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.datamodules.io.wav_files.MAX_SAMPLES", 100_000)
     sparse_wave(tmp_path / "a.wav", 1000, 2**22)
     wave, rate = read_wave(tmp_path / "a.wav", 48_000, seconds=2.0)
     assert (len(wave), rate) == (96_000, 48_000)
 
 
-def test_a_sound_of_countless_chunks_is_refused(tmp_path: Path) -> None:
+def test_number_of_chunks_of_a_sound_is_limited(tmp_path: Path) -> None:
     sparse_wave(tmp_path / "a.wav", 1000, 2**28, data=False)
     with pytest.raises(UserError, match="too many chunks"):
         read_wave(tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize("read", [lambda path: open_image(path), lambda path: read_image(path, (1, 8, 8))])
-def test_an_image_of_too_many_pixels_is_refused(tmp_path: Path, read: Callable[[str], Any]) -> None:
+def test_number_of_pixels_of_an_image_is_limited(tmp_path: Path, read: Callable[[str], Any]) -> None:
     Image.new("1", (15_000, 10_000)).save(tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size < 2**20
     with pytest.raises(UserError, match=r"a\.png: this image has more than 67,108,864 pixels"):
         read(str(tmp_path / "a.png"))
 
 
-def test_a_jpeg_of_countless_scans_is_refused(tmp_path: Path) -> None:
+def test_number_of_scans_of_a_jpeg_is_limited(tmp_path: Path) -> None:
     Image.new("L", (4000, 4000), 100).save(tmp_path / "a.jpg", progressive=True)
     assert open_image(str(tmp_path / "a.jpg")).size == (4000, 4000)
     contents = (tmp_path / "a.jpg").read_bytes()
@@ -228,7 +228,7 @@ def test_a_jpeg_of_countless_scans_is_refused(tmp_path: Path) -> None:
         open_image(str(tmp_path / "a.jpg"))
 
 
-def test_images_that_are_decoded_at_the_same_time_share_a_budget() -> None:
+def test_concurrently_decoded_images_share_a_pixel_limit() -> None:
     budget = _PixelBudget(10)
     entered = threading.Event()
 
@@ -245,7 +245,7 @@ def test_images_that_are_decoded_at_the_same_time_share_a_budget() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "I;16"])
-def test_images_that_are_converted_in_strips_are_the_same(
+def test_conversion_in_strips_equals_conversion_at_once(
     tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 2**16, (13, 7), dtype=np.uint16)
@@ -258,7 +258,7 @@ def test_images_that_are_converted_in_strips_are_the_same(
     assert np.array_equal(np.asarray(open_image(str(tmp_path / "a.png"))), whole)
 
 
-def test_folders_with_links_to_each_other_are_refused(tmp_path: Path) -> None:
+def test_number_of_followed_links_is_limited(tmp_path: Path) -> None:
     for label, other in (("a", "b"), ("b", "a")):
         (tmp_path / label).mkdir()
         (tmp_path / label / "x.png").touch()
@@ -269,34 +269,34 @@ def test_folders_with_links_to_each_other_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
-def test_a_class_that_is_named_in_another_encoding_has_a_printable_name(tmp_path: Path) -> None:
+def test_class_names_in_other_encodings_become_printable(tmp_path: Path) -> None:
     for label in (b"caf\xe9", b"tea"):
         os.mkdir(os.fsencode(tmp_path) + b"/" + label)
         open(os.fsencode(tmp_path) + b"/" + label + b"/x.png", "wb").close()
     assert [label for _, label in labelled_files(tmp_path, None, (".png",), "an image")] == ["caf\\udce9", "tea"]
 
 
-def test_halves_of_characters_in_json_lines_are_printable(tmp_path: Path) -> None:
+def test_lone_surrogates_in_json_lines_become_printable(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a\\ud800", "\\udfff": 1}\n')
     assert list(iterate_rows(tmp_path / "a.jsonl", ("text",))) == [(1, {"text": "a\\ud800", "\\udfff": "1"})]
 
 
 @pytest.mark.parametrize("ending", ["eps", "pcx", "tga", "ico"])
-def test_images_of_other_formats_are_refused_whatever_their_name(tmp_path: Path, ending: str) -> None:
+def test_other_image_formats_are_rejected_by_content(tmp_path: Path, ending: str) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / f"a.{ending}")
     (tmp_path / f"a.{ending}").rename(tmp_path / "a.png")
     with pytest.raises(UserError, match="not a readable image"):
         open_image(str(tmp_path / "a.png"))
 
 
-def test_a_bomb_is_unpacked_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompressed_size_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.datamodules.io.downloads.MAX_BYTES", 2**20)
     (tmp_path / "a.gz").write_bytes(gzip.compress(bytes(2**20 + 1)))
     with pytest.raises(UserError, match="unpacks to more"):
         PublicFile("https://example.invalid/a", "a.gz").read(tmp_path)
 
 
-def test_a_download_is_not_written_through_links(tmp_path: Path) -> None:
+def test_download_is_not_written_through_links(tmp_path: Path) -> None:
     victim = tmp_path / "thesis"
     victim.write_text("precious")
     data = tmp_path / "data"
@@ -308,7 +308,7 @@ def test_a_download_is_not_written_through_links(tmp_path: Path) -> None:
     assert victim.read_text() == "precious"
 
 
-def test_a_download_is_not_written_into_a_folder_behind_a_link(tmp_path: Path) -> None:
+def test_download_is_not_written_into_a_linked_folder(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mnist").symlink_to(tmp_path / "thesis")
@@ -318,7 +318,7 @@ def test_a_download_is_not_written_into_a_folder_behind_a_link(tmp_path: Path) -
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes of POSIX")
-def test_a_download_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
+def test_download_replaces_pipes(tmp_path: Path) -> None:
     for name in (".download.lock", ".a.partial"):
         os.mkfifo(tmp_path / name)
     with pytest.raises(UserError, match="cannot be downloaded"):
@@ -364,6 +364,6 @@ def test_pickles_of_cifar_hold_integers_only(capfd: pytest.CaptureFixture[str], 
     assert "code ran" not in capfd.readouterr().out
 
 
-def test_a_vocabulary_of_another_type_is_refused() -> None:
+def test_vocabulary_of_another_type_is_rejected() -> None:
     with pytest.raises(UserError, match="damaged"):
         Characters.from_plain({"characters": 5})

@@ -28,17 +28,17 @@ def test_rows_and_files_can_be_mixed(csv_file):
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_a_header_is_no_example(csv_file, mark):
+def test_header_is_not_an_example(csv_file, mark):
     assert read_rows([csv_file(mark + "height,width,age\n1,2,3\n")], NAMES) == [[1, 2, 3]]
 
 
-def test_a_header_may_order_the_columns(csv_file, caplog):
+def test_header_determines_the_order_of_columns(csv_file, caplog):
     with caplog.at_level(logging.WARNING):
         assert read_rows([csv_file("age,height,width\n1,2,3\n4,5,6\n")], NAMES) == [[2, 3, 1], [5, 6, 4]]
     assert not caplog.records
 
 
-def test_a_foreign_header_is_passed_over_aloud(csv_file, caplog):
+def test_unknown_header_is_ignored_with_a_warning(csv_file, caplog):
     with caplog.at_level(logging.WARNING):
         assert read_rows([csv_file("a,b,c\n1,2,3\n")], NAMES) == [[1, 2, 3]]
     assert "height, width, age" in caplog.text
@@ -58,7 +58,7 @@ def test_a_foreign_header_is_passed_over_aloud(csv_file, caplog):
         (b"1,2,3\n4,\xff,6\n", r"data\.csv: this file is not UTF-8 text \(byte 8\)"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(csv_file, text, message):
+def test_error_names_the_invalid_part_of_a_file(csv_file, text, message):
     with pytest.raises(UserError, match=message):
         read_rows([csv_file(text)], NAMES)
 
@@ -74,12 +74,12 @@ def test_what_is_wrong_in_a_file_is_named(csv_file, text, message):
         ("9" * 5000, "neither a file nor a row"),
     ],
 )
-def test_what_is_wrong_in_a_row_is_named(text, message):
+def test_error_names_the_invalid_part_of_a_row(text, message):
     with pytest.raises(UserError, match=message):
         read_rows([text], NAMES)
 
 
-def test_what_is_no_csv_is_refused(csv_file):
+def test_invalid_csv_is_rejected(csv_file):
     with pytest.raises(UserError, match=r"input '1,2,3\\n4,5,6': this is not valid CSV"):
         read_rows(["1,2,3\n4,5,6"], NAMES)
     path = csv_file("1,2," + "3" * 200_000)  # longer than a field may be

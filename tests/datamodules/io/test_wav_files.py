@@ -64,13 +64,13 @@ def test_resampling_keeps_the_tone_and_the_time(rate, tmp_path):
     ],
     ids=["empty", "mp3", "header", "cut", "silent", "nan", "huge"],
 )
-def test_a_file_that_cannot_be_used_is_named(content, message, tmp_path):
+def test_error_names_an_unusable_sound(content, message, tmp_path):
     (tmp_path / "a.wav").write_bytes(content)
     with pytest.raises(UserError, match=re.escape(str(tmp_path / "a.wav")) + f": ({message})"):
         read_wave(tmp_path / "a.wav")
 
 
-def test_a_missing_file_or_a_folder_is_named(tmp_path):
+def test_error_names_a_missing_sound_or_a_folder(tmp_path):
     for path in (tmp_path / "none.wav", tmp_path):
         with pytest.raises(UserError, match=f"{path}: this file cannot be read"):
             read_wave(path)
@@ -83,19 +83,19 @@ def test_unknown_chunks_are_ignored(tmp_path):
     np.testing.assert_allclose(read_wave(tmp_path / "a.wav")[0], SINE, atol=1e-3)
 
 
-def test_clips_are_cut_or_filled_up_at_their_end():
+def test_clips_are_truncated_or_padded_at_the_end():
     waves = [np.arange(1, 4, dtype=np.float32), np.arange(1, 8, dtype=np.float32)]
     assert torch.equal(stack_waves(waves, 5), torch.tensor([[1.0, 2, 3, 0, 0], [1, 2, 3, 4, 5]]))
 
 
 @pytest.mark.parametrize("rate", [10, 999, 3_999_999, 2_000_000_011])
-def test_a_rate_that_no_sound_has_is_refused(rate, tmp_path):
+def test_invalid_sample_rates_are_rejected(rate, tmp_path):
     (tmp_path / "a.wav").write_bytes(riff(integers(SINE, 16), 16, rate=rate))
     with pytest.raises(UserError, match=rf"{rate:,} samples per second; the rate must be 1,000 to 768,000"):
         read_wave(tmp_path / "a.wav", 16_000)
 
 
-def test_rates_without_a_common_divisor_are_resampled_by_a_short_filter(tmp_path, monkeypatch):
+def test_length_of_the_resampling_filter_is_limited(tmp_path, monkeypatch):
     import scipy.signal
 
     ratios = []

@@ -31,13 +31,13 @@ HUGE: dict[str, Callable[[], DataModule]] = {
 
 
 @pytest.mark.parametrize("name", HUGE)
-def test_no_more_than_16_gb_are_generated(name: str) -> None:
+def test_generated_data_are_limited_to_16_gb(name: str) -> None:
     with pytest.raises(UserError, match=r"GB of generated data; at most 16\.0 GB unless GRIDLIGHT_MAX_GENERATED_GB"):
         HUGE[name]().setup()
 
 
 @pytest.mark.parametrize("cls", [Adding, Copy, Function, MackeyGlass, Shapes])
-def test_the_environment_sets_the_limit(cls: type[DataModule], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variable_sets_the_limit(cls: type[DataModule], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRIDLIGHT_MAX_GENERATED_GB", "0.00001")
     with pytest.raises(UserError, match="at most 10 kB"):
         cls().setup()
@@ -61,13 +61,13 @@ MADE: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", MADE)
-def test_no_more_is_made_of_data_than_memory_holds(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_larger_than_memory_are_rejected(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.core.resources.SMALL", 0)
     monkeypatch.setattr("src.core.resources.available_memory", lambda: 10)
     with pytest.raises(UserError, match="of data, and 10 bytes of memory are free"):
         MADE[kind]()
 
 
-def test_few_positions_are_computed_in_advance() -> None:
+def test_precomputed_positions_are_limited() -> None:
     assert len(SinusoidalPositions(64, 2**30).table) == MAX_PRECOMPUTED // 64
     assert len(SinusoidalPositions(64, 100).table) == 100

@@ -32,7 +32,7 @@ def texts_of(dates: Dates, name: str) -> list[tuple[str, str]]:
     ]
 
 
-def test_a_text_means_one_date_in_all_languages():
+def test_each_text_is_one_date_in_all_languages():
     """All days of a leap year, in every shipped language and pattern; the year always has four digits."""
     meanings = defaultdict(set)
     for language in SHIPPED:
@@ -84,7 +84,7 @@ def test_english_texts_match_their_target_dates():
     ("language", "text"),
     [("fr", "lundi 3 mars 1975"), ("de", "Montag, 3. März 1975"), ("pl", "poniedziałek, 3 marca 1975")],
 )
-def test_full_dates_are_as_people_write_them(language, text):
+def test_full_dates_are_idiomatic(language, text):
     assert format_date(date(1975, 3, 3), PATTERNS[-1], locale=language) == text
 
 
@@ -118,7 +118,7 @@ def test_the_test_split_does_not_depend_on_the_size_of_training(dates):
     assert texts_of(other, "test") != texts_of(dates, "test")
 
 
-def test_vocabulary_is_the_training_split_s():
+def test_source_vocabulary_is_fitted_on_the_training_split():
     few = Dates(train_size=5, val_size=200, test_size=200, languages=SHIPPED)
     few.setup()
     training = {c for text, _ in few.pairs()["train"] for c in text}
@@ -127,14 +127,14 @@ def test_vocabulary_is_the_training_split_s():
     assert few.split("val").source.shape[1] <= few.spec.input_shape[0]
 
 
-def test_targets_open_with_start_and_close_with_end(dates):
+def test_targets_begin_with_start_and_end_with_end(dates):
     target, spec = dates.split("train").target, dates.spec
     assert target.shape[1] == spec.target_length == 12
     assert (target[:, 0] == spec.start_id).all() and (target[:, -1] == spec.end_id).all()
     assert not (target == spec.padding_id).any()
 
 
-def test_collate_cuts_padding_and_nothing_else(dates):
+def test_collate_removes_only_padding(dates):
     batch = dates.split("train")
     short = TranslationBatch(*(tensor[batch.source.ne(0).sum(1) < 14][:5] for tensor in batch))
     cut = dates.collate(short)
@@ -144,7 +144,7 @@ def test_collate_cuts_padding_and_nothing_else(dates):
     assert torch.equal(cut.target, short.target)
 
 
-def test_a_date_is_read_as_training_read_it(dates, caplog):
+def test_encode_tokenizes_as_in_training(dates, caplog):
     with caplog.at_level(logging.WARNING):
         batch = dates.encode(["  12 mai 1999 ", "5 May 2001"])
     assert not caplog.records
@@ -163,7 +163,7 @@ def test_decoded_predictions_stop_at_the_end_token(dates):
 @pytest.mark.parametrize(
     ("text", "message"), [("", "empty"), ("   ", "empty"), ("1" * 60, "60 tokens; the longest text of training")]
 )
-def test_what_cannot_be_a_date_is_refused(dates, text, message):
+def test_invalid_dates_are_rejected(dates, text, message):
     with pytest.raises(UserError, match=message):
         dates.encode(["1 May 2000", text])
 
@@ -176,11 +176,11 @@ def test_what_cannot_be_a_date_is_refused(dates, text, message):
         ({"train_size": 80_000}, "the splits need 82,000 dates, but there are only 73,049"),
     ],
 )
-def test_impossible_settings_are_refused(settings, message):
+def test_invalid_settings_are_rejected(settings, message):
     with pytest.raises(UserError, match=message):
         Dates(**settings).setup()
 
 
-def test_position_by_position_guessing_matches_no_date(dates):
+def test_baseline_matches_no_date(dates):
     assert dates.baseline()["test/exact_match"] == 0
     assert 0.2 < dates.baseline()["test/token_accuracy"] < 0.7

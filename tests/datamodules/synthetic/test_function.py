@@ -34,7 +34,7 @@ def test_schema_and_class_know_the_same_functions() -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_function_has_its_values(name: str) -> None:
+def test_functions_have_known_values(name: str) -> None:
     np.testing.assert_allclose(FUNCTIONS[name](np.array([-0.75, 0, 0.3])), VALUES[name], rtol=0, atol=1e-12)
 
 
@@ -51,14 +51,14 @@ def test_test_split_is_noise_free_and_training_is_noisy(name: str) -> None:
     assert steady.mean() > 0.999 and abs(noise[steady].std() - 0.2) < 0.01 and abs(noise[steady].mean()) < 0.02
 
 
-def test_an_unknown_function_is_refused() -> None:
+def test_unknown_function_is_rejected() -> None:
     with pytest.raises(UserError, match="Did you mean 'sine'"):
         check(compose(["model=mlp", "datamodule=function", "datamodule.function=sinne"]))
 
 
 @pytest.mark.req("M7")
 @pytest.mark.slow
-def test_the_error_falls_with_the_width(fast: MakeOverrides) -> None:
+def test_test_error_decreases_with_the_width(fast: MakeOverrides) -> None:
     """Universal approximation: one hidden layer comes as near as its width allows."""
     everything = [
         "trainer.limit_train_batches=null",

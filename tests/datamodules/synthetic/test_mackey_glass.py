@@ -34,11 +34,11 @@ def data() -> MackeyGlass:
     return datamodule
 
 
-def test_series_is_scipy_s():
+def test_series_equals_scipy():
     np.testing.assert_allclose(mackey_glass(200), reference(500, 17)[300:], atol=1e-6)
 
 
-def test_a_short_delay_settles_and_a_long_one_does_not():
+def test_short_delay_converges_and_long_delay_is_chaotic():
     """x = 1 is stable for τ below 4.7, and the delay of the benchmark is chaotic (Mackey and Glass 1977)."""
     assert np.abs(mackey_glass(300, tau=2)[-50:] - 1).max() < 1e-6
     late = mackey_glass(3000)[-2000:]
@@ -46,7 +46,7 @@ def test_a_short_delay_settles_and_a_long_one_does_not():
     assert min(np.abs(late[lag:] - late[:-lag]).max() for lag in range(10, 300)) > 0.05  # no period
 
 
-def test_windows_are_followed_by_what_they_forecast(data):
+def test_targets_follow_their_windows(data):
     series = mackey_glass(1000)
     scale = data.state_dict()["scale"]
     start = {"train": 0, "val": 700, "test": 850}
@@ -60,13 +60,13 @@ def test_windows_are_followed_by_what_they_forecast(data):
         assert first + len(split.x) + 59 <= first + size  # no window reaches into the next split
 
 
-def test_series_is_standardised_by_its_training_part(data):
+def test_series_is_standardised_with_the_training_split(data):
     part = mackey_glass(1000)[:700]
     assert data.state_dict()["scale"]["mean"] == [pytest.approx(part.mean(), rel=1e-12)]
     assert data.state_dict()["scale"]["deviation"] == [pytest.approx(part.std(), rel=1e-12)]
 
 
-def test_repeating_the_last_value_is_a_poor_forecast(data):
+def test_baseline_repeats_the_last_value(data):
     series = (mackey_glass(1000)[850:] - data.scale.mean[0]) / data.scale.deviation[0]
     windows = np.lib.stride_tricks.sliding_window_view(series, 60)
     error = windows[:, 48:] - windows[:, 47:48]
@@ -77,7 +77,7 @@ def test_repeating_the_last_value_is_a_poor_forecast(data):
     assert found["test/mse"] > 0.5  # of a variance of 1
 
 
-def test_the_last_values_of_a_longer_past_are_read(data, tmp_path):
+def test_encode_uses_the_last_values_of_an_input(data, tmp_path):
     values = [f"{v:.6f}" for v in mackey_glass(60)]
     for header in ("", "x\n"):
         (tmp_path / "past.csv").write_text(header + "\n".join(values) + "\n")
@@ -88,14 +88,14 @@ def test_the_last_values_of_a_longer_past_are_read(data, tmp_path):
     np.testing.assert_allclose(from_file.x[0, :, 0], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_examples_come_from_the_test_part(data):
+def test_example_inputs_are_in_the_test_split(data):
     series = mackey_glass(1000)
     for text in data.example_inputs(3):
         values = np.array(text.split(","), dtype=float)
         assert any(np.allclose(values, series[s : s + 48], atol=1e-6) for s in range(850, 953))
 
 
-def test_forecasts_are_in_the_series_own_unit(data):
+def test_forecasts_are_in_original_units(data):
     y = data.split("test").y[:2]
     predictions = data.decode_predictions([{"prediction": steps} for steps in y.tolist()])
     for i, prediction in enumerate(predictions):
@@ -110,19 +110,19 @@ def test_forecasts_are_in_the_series_own_unit(data):
         ("1\n" * 47 + "one\n", r"past.csv, row 48, column 1 \(x\): 'one' is not a number"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(data, tmp_path, content, message):
+def test_error_names_the_invalid_part_of_a_file(data, tmp_path, content, message):
     (tmp_path / "past.csv").write_text(content)
     with pytest.raises(UserError, match=message):
         data.encode([str(tmp_path / "past.csv")])
 
 
 @pytest.mark.parametrize("text", ["1,2,3", "5"])
-def test_a_short_row_is_refused(data, text):
+def test_short_inputs_are_rejected(data, text):
     with pytest.raises(UserError, match="but the model needs 48"):
         data.encode([text])
 
 
 @pytest.mark.parametrize("settings", [{"length": 200}, {"val_fraction": 0.01}, {"window": 500}, {"horizon": 300}])
-def test_a_split_too_short_for_a_window_is_refused(settings):
+def test_splits_shorter_than_a_window_are_rejected(settings):
     with pytest.raises(UserError, match="is too short for a window"):
         MackeyGlass(**({"length": 1000} | settings)).setup()

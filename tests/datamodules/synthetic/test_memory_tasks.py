@@ -23,7 +23,7 @@ def test_target_is_the_sum_of_the_two_marked_numbers() -> None:
     assert not torch.equal(data.split("val")[0], data.split("train")[0][:50])
 
 
-def test_sequences_follow_from_their_seed() -> None:
+def test_split_seed_determines_the_sequences() -> None:
     one, same, other = (Adding(lag=5, split_seed=seed).split("train")[0] for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
 
@@ -36,12 +36,12 @@ def test_sequences_follow_from_their_seed() -> None:
         (",".join(["0.5*", "x*"] + ["0.5"] * 10), "'x' is not a number"),
     ],
 )
-def test_rows_that_are_no_adding_problem_are_named(text: str, message: str) -> None:
+def test_invalid_inputs_of_the_adding_problem_are_rejected(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Adding(lag=2).encode([text])
 
 
-def test_a_row_is_read_as_it_is_shown() -> None:
+def test_example_inputs_encode_to_the_test_split() -> None:
     data = Adding(lag=2, test_size=20)
     batch = data.encode(data.example_inputs(2))
     torch.testing.assert_close(batch[0], data.split("test")[0][:2], rtol=0, atol=1e-4)
@@ -56,7 +56,7 @@ def test_too_much_generated_data_is_refused(data: Adding | Copy) -> None:
 
 
 @pytest.mark.req("R3", "R7")
-def test_targets_are_only_after_the_call() -> None:
+def test_copy_targets_follow_the_call_token() -> None:
     data = Copy(lag=4, symbols=3, train_size=200)
     x, y = data.split("train")
     assert x.shape == y.shape == (200, 11)

@@ -34,7 +34,7 @@ def test_outline_encloses_the_area_of_its_shape(name: str) -> None:
     assert np.isclose((radius**2).mean() * pi, AREAS[name], rtol=1e-3)
 
 
-def test_images_have_the_area_and_lie_within() -> None:
+def test_images_have_the_area_of_their_shape_and_are_complete() -> None:
     side = 96
     images = draw(np.arange(200) % len(SHAPES), side, np.random.default_rng(0))
     assert images.shape == (200, 3, side, side) and images.min() >= 0 and images.max() <= 255
@@ -63,7 +63,7 @@ def test_channels_and_size_follow_the_config() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_an_image_file_is_read_as_its_pixels(tmp_path: Path, channels: int) -> None:
+def test_image_file_is_encoded_as_its_pixels(tmp_path: Path, channels: int) -> None:
     data = Shapes(channels=channels, train_size=20, val_size=10, test_size=10)
     data.setup()
     images, _ = data._draw("test")

@@ -16,14 +16,14 @@ def table(request) -> SklearnTable:
     return datamodule
 
 
-def test_columns_are_standardised_by_the_training_split(table):
+def test_columns_are_standardised_with_the_training_split(table):
     train = table.split("train").x.double()
     assert train.mean(0).abs().max() < 1e-6
     torch.testing.assert_close(train.std(0, correction=0), torch.ones_like(train[0]), rtol=1e-6, atol=0)
     assert table.split("test").x.double().mean(0).abs().max() > 1e-3  # it has no part in the fit
 
 
-def test_every_row_of_the_source_is_there_in_its_own_units(table):
+def test_splits_contain_every_row_of_the_source(table):
     source = SOURCES[type(table)]()
     scale = table.state_dict()["scale"]
     rows = [
@@ -40,7 +40,7 @@ def test_every_row_of_the_source_is_there_in_its_own_units(table):
     np.testing.assert_allclose(np.sort(found.sum(1)), np.sort(expected.sum(1)), rtol=1e-5)
 
 
-def test_the_test_set_does_not_leak_into_the_features_of_diabetes():
+def test_features_of_diabetes_are_not_scaled_with_the_test_split():
     """What scikit-learn returns by default was centred over all rows; ages in years were not."""
     datamodule = Diabetes()
     datamodule.setup()
@@ -48,7 +48,7 @@ def test_the_test_set_does_not_leak_into_the_features_of_diabetes():
     assert 40 < ages["mean"][0] < 60 and 10 < ages["deviation"][0] < 16
 
 
-def test_classes_have_their_share_in_every_split():
+def test_splits_are_stratified_by_class():
     for cls in (BreastCancer, Wine):
         datamodule = cls()
         whole = np.bincount(SOURCES[cls]().target) / len(SOURCES[cls]().target)
@@ -63,7 +63,7 @@ def test_class_names_are_in_the_order_of_the_targets():
     assert Wine().spec.class_names == ("class_0", "class_1", "class_2")
 
 
-def test_predictions_of_diabetes_are_in_its_own_unit():
+def test_predictions_of_diabetes_are_in_original_units():
     datamodule = Diabetes()
     y = datamodule.split("test").y
     predictions = datamodule.decode_predictions([{"prediction": {"target": value}} for value in y.flatten().tolist()])
@@ -73,7 +73,7 @@ def test_predictions_of_diabetes_are_in_its_own_unit():
     np.testing.assert_allclose(predicted, load_diabetes().target[test], rtol=1e-5)
 
 
-def test_a_file_with_a_header_is_read_by_its_names(table, tmp_path):
+def test_columns_of_a_file_are_ordered_by_its_header(table, tmp_path):
     source = SOURCES[type(table)]()
     backwards = ",".join(reversed([str(name) for name in source.feature_names]))
     rows = [",".join(repr(float(v)) for v in reversed(row)) for row in source.data[:2]]
@@ -82,7 +82,7 @@ def test_a_file_with_a_header_is_read_by_its_names(table, tmp_path):
     torch.testing.assert_close(table.encode([str(tmp_path / "data.csv")]).x, table.encode(straight).x)
 
 
-def test_a_bad_cell_is_named_with_its_column(table, tmp_path):
+def test_error_names_row_and_column_of_an_invalid_cell(table, tmp_path):
     names = [str(name) for name in SOURCES[type(table)]().feature_names]
     cells = ["1"] * len(names)
     cells[4] = "1..5"

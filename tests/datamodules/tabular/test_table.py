@@ -34,7 +34,7 @@ def make(tmp_path):
     return with_content
 
 
-def test_features_are_those_of_scikit_learn(make):
+def test_features_equal_those_of_scikit_learn(make):
     data = make(table(), ignore=["patient"])
     data.setup()
     rows = {name: [row for _, row in part] for name, part in data.rows().items()}
@@ -72,7 +72,7 @@ def test_rows_without_a_target_are_dropped_and_counted(make, caplog):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_group_is_in_one_split(make, seed):
+def test_each_group_is_in_one_split(make, seed):
     data = make(table(), group_column="patient", split_seed=seed, val_fraction=0.2, test_fraction=0.2)
     groups = {name: {row["patient"] for _, row in part} for name, part in data.rows().items()}
     assert not groups["train"] & groups["val"] and not groups["train"] & groups["test"]
@@ -83,7 +83,7 @@ def test_a_group_is_in_one_split(make, seed):
     assert "patient" not in " ".join(data.spec.feature_names)
 
 
-def test_groups_of_any_size_come_near_their_shares():
+def test_group_splits_approximate_their_fractions():
     dice = np.random.default_rng(0)
     groups = [str(g) for g in range(40) for _ in range(dice.integers(1, 20))]
     parts = split_groups(groups, 0.2, 0.3, seed=1)
@@ -108,7 +108,7 @@ def test_several_targets_are_predicted_in_original_units(make):
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
-def test_every_kind_of_file_holds_the_same(make, kind):
+def test_all_file_formats_give_the_same_data(make, kind):
     names = ["age", "city", "income", "patient", "bought"]
     lines = "\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in ROWS)
     content = {"csv": table(), "tsv": table(delimiter="\t"), "jsonl": lines}[kind]
@@ -116,7 +116,7 @@ def test_every_kind_of_file_holds_the_same(make, kind):
     assert all(torch.equal(data.split(name).x, other.split(name).x) for name in ("train", "val", "test"))
 
 
-def test_columns_are_found_by_name_in_another_file(make, tmp_path):
+def test_columns_of_another_file_are_matched_by_name(make, tmp_path):
     data = make(table(), columns=["city", "age"])
     data.setup()
     (tmp_path / "new.csv").write_text("id,age,city\n7,30,Rome\n8,?,Oslo\n")
@@ -124,7 +124,7 @@ def test_columns_are_found_by_name_in_another_file(make, tmp_path):
     assert torch.equal(data.encode([str(tmp_path / "new.csv")]).x, expected)
 
 
-def test_a_value_that_training_lacks_is_none_of_its_values(make, caplog):
+def test_unknown_category_is_encoded_as_zeros_with_a_warning(make, caplog):
     data = make(table(), columns=["city"])
     data.setup()
     with caplog.at_level(logging.WARNING):
@@ -132,7 +132,7 @@ def test_a_value_that_training_lacks_is_none_of_its_values(make, caplog):
     assert "column 'city': values that did not occur in training match no category: Bonn" in caplog.text
 
 
-def test_a_key_that_is_mistyped_in_json_lines_is_not_a_missing_cell(make, tmp_path, caplog):
+def test_misspelled_json_key_is_reported(make, tmp_path, caplog):
     data = make("\n".join(json.dumps({"age": a, "city": c, "bought": b}) for a, c, _, _, b in ROWS), "t.jsonl")
     data.setup()
     other = tmp_path / "other.jsonl"
@@ -145,7 +145,7 @@ def test_a_key_that_is_mistyped_in_json_lines_is_not_a_missing_cell(make, tmp_pa
 
 
 @pytest.mark.parametrize("cell", ["1e200", "1e308", "1_000"])
-def test_what_32_bits_cannot_hold_is_no_number(make, cell):
+def test_numbers_beyond_single_precision_are_rejected(make, cell):
     rows = [f"{n},{'no' if n % 2 else 'yes'}" for n in range(40)]
     with pytest.raises(UserError, match=rf"column 'a': '{cell}' is not a number"):
         make("a,bought\n" + "\n".join([*rows, f"{cell},no"])).setup()
@@ -157,13 +157,13 @@ def test_what_32_bits_cannot_hold_is_no_number(make, cell):
         data.encode([cell])
 
 
-def test_a_constant_column_is_one_in_spite_of_rounding(make):
+def test_constant_column_is_not_scaled_by_its_rounding_error(make):
     data = make("a,b,bought\n" + "\n".join(f"99.9,{n},{'no' if n % 2 else 'yes'}" for n in range(500)))
     data.setup()
     assert abs(data.encode(["100,3"]).x[0, 0]) < 1
 
 
-def test_every_input_row_has_a_prediction(make):
+def test_every_line_of_an_input_is_one_example(make):
     data = make(table(), ignore=["patient"])
     data.setup()
     assert torch.equal(data.encode(["30,Rome,4\n40,Oslo,5"]).x, data.encode(["30,Rome,4", "40,Oslo,5"]).x)
@@ -171,7 +171,7 @@ def test_every_input_row_has_a_prediction(make):
         data.encode(["1" * 140_000])
 
 
-def test_the_preparation_travels(make):
+def test_state_dict_restores_the_preparation(make):
     other = make(table([(i, "Bonn", 0, 0, "yes") for i in range(9)]))
     data = make(table(), ignore=["patient"])
     data.setup()
@@ -222,7 +222,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("content", "changes", "message"), BAD)
-def test_a_wrong_table_is_refused_by_name(make, content, changes, message):
+def test_invalid_tables_are_rejected(make, content, changes, message):
     with pytest.raises(UserError, match=message):
         make(content, **changes).setup()
 
@@ -231,7 +231,7 @@ def test_a_wrong_table_is_refused_by_name(make, content, changes, message):
     ("row", "message"),
     [("1", "1 columns where 3 are expected: age, city, income"), ("old,Rome,1", "column 'age': 'old' is not a number")],
 )
-def test_a_wrong_input_is_refused(make, row, message):
+def test_invalid_inputs_are_rejected(make, row, message):
     data = make(table(), ignore=["patient"])
     data.setup()
     with pytest.raises(UserError, match=re.escape(message)):

@@ -23,7 +23,7 @@ def write(tmp_path):
     return to_file
 
 
-def test_each_character_is_predicted_once_in_the_text_s_own_order(write):
+def test_each_character_is_predicted_once_in_text_order(write):
     data = write(BODY)
     parts = {"train": BODY[: len(BODY) * 7 // 10], "val": None, "test": BODY[len(BODY) * 8 // 10 :]}
     parts["val"] = BODY[len(parts["train"]) : len(BODY) - len(parts["test"])]
@@ -35,7 +35,7 @@ def test_each_character_is_predicted_once_in_the_text_s_own_order(write):
         assert read == part[: 10 * count] and asked == part[1 : 10 * count + 1]
 
 
-def test_vocabulary_is_the_training_part_s(write):
+def test_vocabulary_is_fitted_on_the_training_split(write):
     data = write(BODY + "€" * 100)
     data.setup()
     assert set(data.vocabulary.tokens) == set(BODY)
@@ -52,18 +52,18 @@ def test_vocabulary_is_the_training_part_s(write):
         ("é".encode("latin-1") + BODY.encode(), r"UTF-8 text \(byte 0\)"),
     ],
 )
-def test_a_text_that_cannot_be_used_is_named(write, content, message):
+def test_error_names_an_unusable_text(write, content, message):
     with pytest.raises(UserError, match=message):
         write(content).setup()
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_error_names_a_missing_file(tmp_path):
     for path in (tmp_path / "missing.txt", tmp_path):
         with pytest.raises(UserError, match=f"{path}: this file cannot be read"):
             Text(path).setup()
 
 
-def test_a_prompt_is_read_whole_and_continued(write, caplog):
+def test_prompt_is_encoded_completely(write, caplog):
     data = write(BODY)
     data.setup()
     batch = data.encode(["the fox"])
@@ -75,14 +75,14 @@ def test_a_prompt_is_read_whole_and_continued(write, caplog):
 
 
 @pytest.mark.parametrize("prompts", [[], [""], ["the", "fox"]])
-def test_prompts_come_one_at_a_time(write, prompts):
+def test_several_prompts_are_rejected(write, prompts):
     data = write(BODY)
     data.setup()
     with pytest.raises(UserError, match="exactly one prompt"):
         data.encode(prompts)
 
 
-def test_frequencies_alone_have_the_perplexity_of_their_entropy(write):
+def test_baseline_has_the_perplexity_of_the_unigram_entropy(write):
     data = write(BODY * 20)
     found = data.baseline()
     shares = {c: n / len(BODY) for c, n in Counter(BODY).items()}
@@ -95,7 +95,7 @@ def test_frequencies_alone_have_the_perplexity_of_their_entropy(write):
 
 @pytest.mark.parametrize("kind", ["characters", "byte_pairs"])
 @pytest.mark.parametrize("text", [BODY, "word " * 500, "a\n\nb\r\nc é\n" * 200], ids=["lines", "one line", "mixed"])
-def test_a_text_on_disk_has_the_tokens_of_one_in_memory(kind, text, tmp_path, monkeypatch):
+def test_tokens_on_disk_equal_tokens_in_memory(kind, text, tmp_path, monkeypatch):
     monkeypatch.setattr("src.datamodules.tokenizers.memory_mapped.CHUNK_CHARACTERS", 64)
     path = tmp_path / "book.txt"
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
@@ -112,7 +112,7 @@ def test_a_text_on_disk_has_the_tokens_of_one_in_memory(kind, text, tmp_path, mo
     assert made[0].baseline() == made[1].baseline()
 
 
-def test_tokens_on_disk_are_written_once_and_anew_for_another_file(tmp_path, caplog):
+def test_token_cache_is_reused_until_the_text_changes(tmp_path, caplog):
     path = tmp_path / "book.txt"
     path.write_text(BODY)
 
@@ -155,7 +155,7 @@ def test_tokens_on_disk_are_written_once_and_anew_for_another_file(tmp_path, cap
         "behind a link",
     ],
 )
-def test_tokens_on_disk_that_are_not_whole_are_written_anew(tmp_path, damage):
+def test_damaged_token_cache_is_written_again(tmp_path, damage):
     path = tmp_path / "book.txt"
     path.write_text(BODY * 20)
 
@@ -170,7 +170,7 @@ def test_tokens_on_disk_that_are_not_whole_are_written_anew(tmp_path, damage):
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
-def test_tokens_are_not_written_through_a_link(tmp_path):
+def test_token_cache_is_not_written_through_a_link(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "tokens").symlink_to(tmp_path / "thesis")
     path = tmp_path / "book.txt"
@@ -181,7 +181,7 @@ def test_tokens_are_not_written_through_a_link(tmp_path):
     assert not list((tmp_path / "thesis").iterdir())
 
 
-def test_a_large_text_that_cannot_be_used_is_named(tmp_path):
+def test_error_names_an_unusable_text_on_disk(tmp_path):
     path = tmp_path / "book.txt"
     path.write_bytes(BODY.encode() + b"\xc3(")
     data = Text(path, context=10, memory_share=0, data_dir=tmp_path)
@@ -212,7 +212,7 @@ def test_a_prompt_may_be_a_file(write, tmp_path):
 @pytest.mark.req("R3", "T6")
 @pytest.mark.parametrize("kind", ["characters", "byte_pairs"])
 @pytest.mark.parametrize("model", [LSTM, Transformer])
-def test_tokens_without_text_are_not_generated(model, kind, tmp_path):
+def test_reserved_tokens_are_not_generated(model, kind, tmp_path):
     """With a network that thinks nothing else likely: a text has every token that was asked for, and no unknown one."""
     path = tmp_path / "book.txt"
     path.write_text(BODY)

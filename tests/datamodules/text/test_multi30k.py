@@ -24,7 +24,7 @@ def small(tmp_path):
     return make
 
 
-def test_a_language_pair_is_read_in_its_direction(small):
+def test_languages_determine_source_and_target(small):
     there, back = small(), small(languages=["de", "en"])
     assert there.pairs()["test"][0] == ("A man, 70 dogs and a ball.", "Ein Mann, 70 Hunde und ein Ball.")
     assert [pair[::-1] for pair in there.pairs()["val"]] == back.pairs()["val"]
@@ -62,13 +62,13 @@ def test_long_pairs_are_dropped_from_training_only(small, tmp_path):
     # gzip writes the time into its bytes: as names they would differ from worker to worker.
     ids=["one line", "broken gzip", "no text", "an empty side", "empty"],
 )
-def test_a_wrong_file_is_named(small, tmp_path, contents, message):
+def test_error_names_an_invalid_file(small, tmp_path, contents, message):
     (tmp_path / "multi30k" / "train.de.gz").write_bytes(contents)
     with pytest.raises(UserError, match=message):
         small().setup()
 
 
-def test_a_file_of_another_length_or_contents_is_refused(small, tmp_path):
+def test_files_with_other_contents_are_rejected(small, tmp_path):
     with pytest.raises(UserError, match=r"train.en.gz: .*differ from those published"):
         small(verify=True).setup()
     for language in ("fr", "cs"):  # of which the sum of the unpacked contents is not known
@@ -77,7 +77,7 @@ def test_a_file_of_another_length_or_contents_is_refused(small, tmp_path):
         small(verify=True, languages=["fr", "cs"]).setup()
 
 
-def test_the_layout_of_a_clone_is_found(small, tmp_path):
+def test_files_of_a_clone_of_the_repository_are_used(small, tmp_path):
     (tmp_path / "dataset" / "data" / "task1").mkdir(parents=True)
     (tmp_path / "multi30k").rename(tmp_path / "dataset" / "data" / "task1" / "raw")
     small().setup()
@@ -85,7 +85,7 @@ def test_the_layout_of_a_clone_is_found(small, tmp_path):
 
 @pytest.mark.skipif(not (REAL / "multi30k").is_dir(), reason="the real files are not here")
 @pytest.mark.parametrize("test", ["2016_flickr", "2017_flickr"])
-def test_the_real_files_are_the_published_ones(test):
+def test_real_files_equal_the_published_ones(test):
     data = Multi30k(test=test, data_dir=REAL)
     pairs = data.pairs()
     assert {name: len(part) for name, part in pairs.items()} == {

@@ -26,7 +26,7 @@ def two_files(tmp_path):
 
 
 @pytest.mark.parametrize("tokens", ["characters", "words"])
-def test_both_forms_hold_the_same_pairs(tsv, two_files, tokens):
+def test_one_file_and_two_files_give_the_same_pairs(tsv, two_files, tokens):
     read = []
     for given in ({"path": tsv}, two_files):
         data = ParallelText(**given, tokens=tokens)
@@ -69,7 +69,7 @@ def test_long_pairs_are_dropped_and_counted(tsv, caplog):
         ("a\nb\nc\n", "x\n\nz\n", "b.txt, row 2: one side"),
     ],
 )
-def test_a_wrong_file_is_refused_with_its_row(content, target, message, tmp_path):
+def test_error_names_file_and_row_of_an_invalid_pair(content, target, message, tmp_path):
     (tmp_path / "a.txt").write_text(content)
     if target is not None:
         (tmp_path / "b.txt").write_text(target)
@@ -77,7 +77,7 @@ def test_a_wrong_file_is_refused_with_its_row(content, target, message, tmp_path
         ParallelText(tmp_path / "a.txt", None if target is None else tmp_path / "b.txt").setup()
 
 
-def test_predict_translates_and_refuses_what_is_too_long(fast, tsv):
+def test_predict_translates_and_rejects_long_texts(fast, tsv):
     result = run(fast("model=transformer", "datamodule=parallel_text", f"datamodule.path={tsv}"), verbose=False)
     assert isinstance(predict(result.folder, ["Number 3 is 9."])[0]["prediction"], str)
     with pytest.raises(UserError, match="12 tokens; the longest text of training has 5"):
@@ -87,7 +87,7 @@ def test_predict_translates_and_refuses_what_is_too_long(fast, tsv):
     assert len(predict(result.folder, [str(tsv), "Number 4 is 16."])) == 51  # a file, its first column
 
 
-def test_other_data_keep_within_what_the_model_was_trained_for(tsv, tmp_path, caplog):
+def test_pairs_longer_than_those_of_training_are_dropped(tsv, tmp_path, caplog):
     trained, other = ParallelText(tsv), ParallelText(tmp_path / "other.tsv", val_fraction=0.3, test_fraction=0.3)
     trained.setup()
     rows = [f"Number {i} is 9.\tZahl {i} ist 9." for i in range(9)] + ["Number 3 is 9.\tDie Zahl drei ist wohl neun."]

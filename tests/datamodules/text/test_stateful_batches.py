@@ -15,7 +15,7 @@ from src.datamodules.text.stateful_batches import stateful_batch_order
 @pytest.mark.req("R3")
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 7, 50])
 @pytest.mark.parametrize("count", [1, 3, 12, 13, 23])
-def test_each_row_goes_on_where_it_was(count: int, batch_size: int) -> None:
+def test_each_row_continues_its_stream(count: int, batch_size: int) -> None:
     windows = torch.arange(count).unsqueeze(1)
     order = stateful_batch_order(count, batch_size)
     batches = [b.tokens[:, 0] for b in BatchLoader(LanguageBatch(windows), batch_size, arrangement=order)]
@@ -41,7 +41,7 @@ def test_each_process_keeps_its_streams(count: int) -> None:
 
 @pytest.mark.req("R3")
 @pytest.mark.parametrize(("batch_size", "last"), [(8, 3), (89, 1)], ids=["a few rows", "a lone last row"])
-def test_a_text_is_read_on_from_batch_to_batch(batch_size: int, last: int, tmp_path: Path) -> None:
+def test_stateful_batches_continue_the_text(batch_size: int, last: int, tmp_path: Path) -> None:
     path = tmp_path / "book.txt"
     path.write_text("".join(chr(97 + (i * i + i // 7) % 26) for i in range(2000)))
     data = Text(path, context=10, stateful=True, batch_size=batch_size, shuffle=True)

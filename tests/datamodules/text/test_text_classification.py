@@ -26,14 +26,14 @@ def texts_of(data, split):
     return sorted(data.vocabulary.decode(row) for row in data.split(split).x.tolist())
 
 
-def test_splits_are_drawn_class_by_class(tmp_path):
+def test_drawn_splits_are_stratified(tmp_path):
     data = TextClassification(write(tmp_path / "a.jsonl", rows(0, 300)), min_frequency=1, val_fraction=0.2)
     counts = {name: Counter(data.split(name).y.tolist()) for name in ("train", "val", "test")}
     assert counts == {"train": {0: 65, 1: 130}, "val": {0: 20, 1: 40}, "test": {0: 15, 1: 30}}
     assert data.spec.class_names == ("no", "yes") and data.spec.output_shape == (2,)
 
 
-def test_splits_with_a_file_are_that_file(tmp_path):
+def test_splits_with_their_own_file_are_read_from_it(tmp_path):
     files = {
         name: write(tmp_path / f"{name}.jsonl", rows(100 * i, 30)) for i, name in enumerate(("path", "val", "test"))
     }
@@ -44,7 +44,7 @@ def test_splits_with_a_file_are_that_file(tmp_path):
     assert one.example_inputs(2) == ["text number 200", "text number 201"]
 
 
-def test_the_vocabulary_is_training_s_words_that_occur_often_enough(tmp_path):
+def test_vocabulary_contains_the_frequent_words_of_training(tmp_path):
     train = write(tmp_path / "train.jsonl", [("one two two", "a"), ("two three", "b"), ("Three", "b")])
     test = write(tmp_path / "test.jsonl", [("four two", "a"), ("one", "b")])
     data = TextClassification(train, val_path=test, test_path=test, min_frequency=2, max_length=2)
@@ -54,18 +54,18 @@ def test_the_vocabulary_is_training_s_words_that_occur_often_enough(tmp_path):
     assert data.split("train").x.shape == (3, 2), "the first max_length words"
 
 
-def test_a_batch_holds_no_needless_padding(tmp_path):
+def test_batches_are_padded_to_their_longest_text(tmp_path):
     data = TextClassification(write(tmp_path / "a.jsonl", rows(0, 100)), batch_size=4, max_length=50)
     assert {batch.x.size(1) for batch in data.loader("train")} == {3}
 
 
-def test_classes_are_ordered_as_numbers_where_they_are(tmp_path):
+def test_numeric_class_names_are_sorted_as_numbers(tmp_path):
     data = TextClassification(write(tmp_path / "a.jsonl", rows(0, 99, ("10", "9", "2"))))
     data.setup()
     assert data.classes == ("2", "9", "10")
 
 
-def test_one_class_or_a_new_one_is_refused(tmp_path):
+def test_a_single_class_or_an_unknown_class_is_rejected(tmp_path):
     one = write(tmp_path / "one.jsonl", rows(0, 20, ("yes",)))
     two = write(tmp_path / "two.jsonl", rows(0, 20))
     with pytest.raises(UserError, match=r"one\.jsonl: training has one class only, 'yes'"):
@@ -75,7 +75,7 @@ def test_one_class_or_a_new_one_is_refused(tmp_path):
         TextClassification(two, test_path=other).setup()
 
 
-def test_a_missing_file_is_refused_before_anything_starts(tmp_path):
+def test_missing_files_are_rejected_with_the_config(tmp_path):
     for key in ("path", "val_path"):
         words = [f"datamodule.path={write(tmp_path / 'a.jsonl', rows(0, 20))}", f"datamodule.{key}=none.csv"]
         with pytest.raises(UserError, match=rf"datamodule\.{key}=/.*none\.csv: there is no such file"):
@@ -93,7 +93,7 @@ def test_padding_does_not_change_predictions(model, fast):
     assert list(alone["probabilities"].values()) == pytest.approx(list(beside["probabilities"].values()), abs=1e-6)
 
 
-def test_predict_takes_texts_and_files_of_them(tmp_path):
+def test_encode_accepts_texts_and_files_of_texts(tmp_path):
     data = TextClassification(write(tmp_path / "a.jsonl", rows(0, 60)), min_frequency=1)
     data.setup()
     (tmp_path / "texts.txt").write_bytes(b"text number 3\r\n\nnumber\n")

@@ -15,7 +15,7 @@ def made(folder: Path, **more) -> ETT:
     return ETT(verify=False, data_dir=folder, **more)
 
 
-def test_windows_are_those_of_the_papers(tmp_path) -> None:
+def test_windows_equal_those_of_the_papers(tmp_path) -> None:
     values = write_ett(tmp_path / "ett" / "ETTh1.csv")
     train = values[: 12 * 720]
     scaled = (values - train.mean(0)) / train.std(0)
@@ -44,7 +44,7 @@ def test_forecasts_are_in_original_units(tmp_path) -> None:
     assert list(prediction["prediction"][0]) == ["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"]
 
 
-def test_predict_takes_the_last_rows_of_a_file(tmp_path) -> None:
+def test_encode_uses_the_last_rows_of_a_file(tmp_path) -> None:
     values = write_ett(tmp_path / "ett" / "ETTh1.csv")
     data = made(tmp_path, window=8, horizon=2)
     data.setup()
@@ -65,7 +65,7 @@ def test_predict_takes_the_last_rows_of_a_file(tmp_path) -> None:
         (lambda lines: lines[:5000], "4,999 rows, but the usual split needs 14,400"),
     ],
 )
-def test_a_wrong_file_is_named_with_its_row(tmp_path, change, message) -> None:
+def test_error_names_file_and_row_of_invalid_data(tmp_path, change, message) -> None:
     path = tmp_path / "ett" / "ETTh1.csv"
     write_ett(path)
     path.write_text("\n".join(change(path.read_text().splitlines())))
@@ -73,7 +73,7 @@ def test_a_wrong_file_is_named_with_its_row(tmp_path, change, message) -> None:
         made(tmp_path).setup()
 
 
-def test_a_file_of_the_data_s_own_form_is_predicted_from(tmp_path):
+def test_encode_accepts_a_file_in_the_published_format(tmp_path):
     values = write_ett(tmp_path / "ett" / "ETTh1.csv")
     data = made(tmp_path)
     data.setup()
@@ -83,7 +83,7 @@ def test_a_file_of_the_data_s_own_form_is_predicted_from(tmp_path):
 
 
 @pytest.mark.parametrize("variant", ["h1", "h2", "m1", "m2"])
-def test_every_variant_is_known_by_its_contents(tmp_path, variant) -> None:
+def test_every_variant_has_a_checksum(tmp_path, variant) -> None:
     write_ett(tmp_path / "ett" / f"ETT{variant}.csv")  # as another variant's file would be, of the same form
     with pytest.raises(UserError, match=rf"ETT{variant}.csv: .* differ from those published"):
         FILES[variant].read(tmp_path)

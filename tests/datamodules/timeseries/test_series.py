@@ -15,7 +15,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_chosen_column_is_forecast(tmp_path: Path) -> None:
+def test_configured_column_is_forecast(tmp_path: Path) -> None:
     rows = "".join(f"2020-01-{n},{n * n},{-n}\n" for n in range(60))
     data = Series(write(tmp_path, "day, price ,other\n" + rows), column="price", window=4, horizon=2)
     data.setup()
@@ -28,13 +28,13 @@ def test_the_chosen_column_is_forecast(tmp_path: Path) -> None:
     assert data.scale.mean[0] == pytest.approx(mean)
 
 
-def test_a_constant_series_stays_one_in_spite_of_rounding(tmp_path: Path) -> None:
+def test_constant_series_is_not_scaled_by_its_rounding_error(tmp_path: Path) -> None:
     data = Series(write(tmp_path, "x\n" + "99.9\n" * 500), window=4, horizon=2)
     data.setup()
     assert data.scale is not None and data.scale.deviation == (1.0,)
 
 
-def test_one_column_needs_no_name(tmp_path: Path) -> None:
+def test_single_column_needs_no_name(tmp_path: Path) -> None:
     data = Series(write(tmp_path, "x\n" + "1\n2\n" * 30), window=4, horizon=2)
     assert data.values().tolist() == [[1.0], [2.0]] * 30
 
@@ -57,7 +57,9 @@ def test_one_column_needs_no_name(tmp_path: Path) -> None:
         ("a\n1\n1_000\n", "a", r"row 3, column a: '1_000' is not a number"),
     ],
 )
-def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, column: str | None, message: str) -> None:
+def test_error_names_row_and_column_of_an_invalid_series(
+    tmp_path: Path, text: str, column: str | None, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         Series(write(tmp_path, text), column=column).setup()
 
@@ -67,7 +69,7 @@ TABLE = "day,price,sold,rain\n" + "".join(
 )
 
 
-def test_several_series_are_forecast_with_others_beside_them(tmp_path: Path) -> None:
+def test_several_series_are_forecast_with_covariates(tmp_path: Path) -> None:
     path = write(tmp_path, TABLE)
     data = Series(path, ["sold", "price"], ["rain"], "day", window=4, horizon=2, batch_size=8)
     data.setup()
@@ -99,7 +101,7 @@ def test_several_series_are_forecast_with_others_beside_them(tmp_path: Path) -> 
         ({",4,-2,2": ",4,-2,inf"}, "row 4, column rain: 'inf' is not a finite number"),
     ],
 )
-def test_wrong_times_and_covariates_are_named(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+def test_error_names_invalid_times_and_covariates(tmp_path: Path, changes: dict[str, str], message: str) -> None:
     text = TABLE
     for old, new in changes.items():
         text = text.replace(old, new, 1)

@@ -43,7 +43,7 @@ def merges(text: str, count: int) -> list[str]:
     return found
 
 
-def test_merges_are_the_algorithm_s():
+def test_merges_follow_the_published_algorithm():
     text = " ".join(["ab"] * 9 + ["cb"] * 5 + ["ad"] * 3 + ["cd"] * 2)  # no pair is as frequent as another
     expected = merges(text, 6)
     learned = BytePairs.of([text], 260 + len(expected))
@@ -53,7 +53,7 @@ def test_merges_are_the_algorithm_s():
 
 @pytest.mark.parametrize("text", STRANGE)
 @pytest.mark.parametrize("sentences", [True, False])
-def test_any_text_comes_back(text, sentences):
+def test_decode_inverts_encode(text, sentences):
     text = text.strip() if sentences else text
     tokens = BytePairs.of([BOOK], 300, sentences=sentences)
     ids = tokens.encode(text)
@@ -62,7 +62,7 @@ def test_any_text_comes_back(text, sentences):
     assert tokens.decode([*ids, END, *ids, PADDING]) == text
 
 
-def test_the_same_texts_teach_the_same_tokens_whatever_their_pieces():
+def test_vocabulary_does_not_depend_on_the_chunks_of_a_text():
     lines = BOOK.splitlines(keepends=True)
     assert BytePairs.of([BOOK], 320, sentences=False) == BytePairs.of(iter(lines), 320, sentences=False)
 
@@ -71,13 +71,13 @@ def test_rare_pairs_are_not_merged():
     assert len(BytePairs.of(["one two three"], 400, min_frequency=2)) < len(BytePairs.of(["one two three"], 400, 1))
 
 
-def test_pieces_are_readable():
+def test_names_of_tokens_are_readable():
     tokens = BytePairs.of([BOOK], 300)
     assert tokens.names([0, 1, *tokens.encode("the\n")]) == ["<pad>", "<start>", "␣the", "⏎"]
 
 
 @pytest.mark.parametrize("kind", ["text", "parallel_text"])
-def test_they_travel_in_a_checkpoint(kind, tmp_path):
+def test_state_dict_restores_byte_pairs(kind, tmp_path):
     path = tmp_path / "file"
     if kind == "text":
         path.write_text(BOOK)
@@ -96,7 +96,7 @@ def test_they_travel_in_a_checkpoint(kind, tmp_path):
     assert torch.equal(made[1].encode([text]).inputs[0], made[0].encode([text]).inputs[0])
 
 
-def test_two_languages_have_their_own(tmp_path):
+def test_each_language_has_its_own_byte_pairs(tmp_path):
     path = tmp_path / "pairs.tsv"
     path.write_text("".join(f"the {i} cats\tdie {i} Katzen\n" for i in range(40)))
     data = ParallelText(path, tokens="byte_pairs", vocabulary_size=300)

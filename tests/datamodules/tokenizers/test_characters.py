@@ -4,7 +4,7 @@ from src.datamodules.tokenizers.characters import Characters
 from src.datamodules.tokenizers.vocabulary import END, PADDING, START, UNKNOWN
 
 
-def test_characters_come_back_in_a_stable_order():
+def test_vocabulary_of_characters_is_sorted():
     vocabulary = Characters.of(["żółw", "abba"])
     assert vocabulary == Characters.of(["abba", "wółż"])  # neither the order nor the number of occurrences counts
     assert vocabulary.tokens == "".join(sorted("żółwab"))
@@ -23,7 +23,7 @@ def test_unknown_characters_are_reported(caplog):
     assert not caplog.records
 
 
-def test_text_ends_at_the_first_end_or_padding():
+def test_decode_stops_at_the_first_end_or_padding():
     vocabulary = Characters("ab")
     assert vocabulary.decode([4, 5, END, 5]) == "ab"
     assert vocabulary.decode([4, PADDING, 5]) == "a"

@@ -15,7 +15,7 @@ from src.datamodules.tokenizers.words import Words, tokenize
         ("l’été… à Paris", ["l’été", "…", "à", "paris"]),
     ],
 )
-def test_words_and_marks_are_tokens(text, tokens):
+def test_words_and_punctuation_marks_are_tokens(text, tokens):
     assert tokenize(text) == tokens
     assert "".join(tokens) == "".join(text.lower().split()), "nothing is lost"
 
