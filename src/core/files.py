@@ -57,6 +57,21 @@ def plain_name(name: object, kind: str = "a file name") -> str:
     return name
 
 
+_CONFINED: set[str] = set()
+
+
+def confine(folder: Path) -> None:
+    """Do not follow a link in place of a folder from now on, in this process.
+
+    A root is trusted, as the user named it. The folder of a job is not: somebody who can write to its sweep could replace it
+    by a link while the job runs. After this call it is opened through its parent, as a component below a root is.
+
+    Args:
+        folder: absolute path.
+    """
+    _CONFINED.add(str(folder))
+
+
 @contextmanager
 def _parent_of(root: Path, name: str | PurePath, make: bool = False) -> Iterator[tuple[int | None, str]]:
     """Yield a descriptor of the folder that contains a file, and the file's last component.
@@ -74,6 +89,8 @@ def _parent_of(root: Path, name: str | PurePath, make: bool = False) -> Iterator
     *folders, last = (name if isinstance(name, PurePath) else PurePath(name)).parts or ("..",)
     if ".." in (*folders, last) or os.path.isabs(name):
         raise UnsafeFileError(f"{name}: this path leaves its folder")
+    if str(root) in _CONFINED:
+        folders, root = [root.name, *folders], root.parent
     if not folders:
         yield None, os.path.join(root, last)
         return

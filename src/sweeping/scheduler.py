@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from src.core.errors import UserError
-from src.core.files import append_below, is_file_below, open_below, remove_below
+from src.core.files import append_below, confine, is_file_below, open_below, remove_below
 from src.run_store.best_epoch import best_so_far
 from src.run_store.metrics_file import read_metrics
 from src.run_store.run_folder import RunFolder
@@ -165,7 +165,8 @@ class Driver:
 
     def _record(self, job: Job, ended: Ended) -> None:
         """Complete the record of a job whose process could not, and append its output to train.log."""
-        path = self._ledger.path(job)
+        path = self._ledger.path(job).absolute()
+        confine(path)
         output = f"{self._output.name}/{job.slug}.txt"
         try:
             if is_file_below(path, "run.json"):

@@ -19,7 +19,7 @@ from pathlib import Path
 from src.config.trust import trust_environment
 from src.core.console import echo, escape_diagnostics
 from src.core.errors import UserError
-from src.core.files import append_below, is_file_below, make_folder_below, remove_below
+from src.core.files import append_below, confine, is_file_below, make_folder_below, remove_below
 from src.run_store.best_epoch import best_so_far
 from src.run_store.run_folder import RunFolder
 from src.sweeping.messages import PRUNE, Assignment, Ended, Event, Progress
@@ -161,11 +161,12 @@ def open_started_run(folder: Path) -> RunFolder | None:
     """Return the run folder of a job that was started before; remove one that was killed before it wrote its record.
 
     Args:
-        folder: folder of a job, directly below its sweep.
+        folder: absolute path of the folder of a job, directly below its sweep.
 
     Raises:
         UserError: if there is something else in its place.
     """
+    confine(folder)
     if folder.is_symlink():
         raise UserError(f"{folder}: this is a link; the folder of a job is within its sweep")
     if is_file_below(folder, "run.json"):

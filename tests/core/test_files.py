@@ -11,6 +11,7 @@ from src.core.files import (
     MAX_FOLDER_DEPTH,
     UnsafeFileError,
     append_below,
+    confine,
     copy_tree_below,
     create_below,
     is_file_below,
@@ -180,3 +181,20 @@ def test_a_copied_sparse_file_stays_sparse(tmp_path: Path) -> None:
     copy_tree_below(source, tmp_path / "copy")
     assert (tmp_path / "copy" / "file").read_bytes() == (source / "file").read_bytes()
     assert (tmp_path / "copy" / "file").stat().st_blocks * 512 <= 2**22
+
+
+def test_a_confined_folder_is_not_followed_when_it_becomes_a_link(tmp_path: Path) -> None:
+    victim, job = tmp_path / "victim", tmp_path / "sweep" / "job"
+    victim.mkdir()
+    job.mkdir(parents=True)
+    confine(job)
+    write_below(job, "run.json", "{}")
+    assert read_below(job, "run.json") == b"{}"
+    job.rename(tmp_path / "sweep" / "moved")
+    job.symlink_to(victim)
+    for write in (write_below, lambda *arguments: append_below(*arguments[:2])):
+        with pytest.raises(UserError, match="this is a link"):
+            write(job, "run.json", "{}")
+    with pytest.raises(UserError, match="this is a link"):
+        make_folder_below(job, "plots")
+    assert list(victim.iterdir()) == []
