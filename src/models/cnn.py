@@ -48,6 +48,7 @@ class CNN(ImageModel):
         dropout: probability to drop a unit of the fully connected layers.
         spatial_dropout: probability to drop a feature map after a block.
         drop_connect: probability to drop a weight of the fully connected layers except the last.
+        common: arguments of `Model`.
 
     Raises:
         UserError: if pooling and strides reduce an image to less than one pixel.
@@ -70,8 +71,9 @@ class CNN(ImageModel):
         dropout: float = 0.0,
         spatial_dropout: float = 0.0,
         drop_connect: float = 0.0,
+        **common: Any,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, **common)
         width, *size = self.spec.input_shape
         blocks = []
         settings = (

@@ -35,6 +35,7 @@ class Transformer(Model):
         dropout: on attention weights, feed-forward networks, sublayer outputs and embeddings.
         stochastic_depth: probability to skip a sublayer of a stack's last block; the l-th of N blocks has l/N of it.
         checkpoint_activations: recompute each block in the backward pass, which needs less memory and more time.
+        common: arguments of `Model`.
 
     Raises:
         UserError: if num_heads does not divide d_model.
@@ -66,8 +67,9 @@ class Transformer(Model):
         dropout: float = 0.1,
         stochastic_depth: float = 0.0,
         checkpoint_activations: bool = False,
+        **common: Any,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, **common)
         if d_model % num_heads:
             raise UserError(f"model.num_heads={num_heads} does not divide model.d_model={d_model}")
         spec = self.spec

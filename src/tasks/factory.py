@@ -1,5 +1,9 @@
 """Construction of the task of a DataSpec."""
 
+from collections.abc import Callable
+
+from torch import Tensor
+
 from src.core.data_spec import DataSpec
 from src.tasks.base import Task
 from src.tasks.classification import BinaryClassification, Classification
@@ -21,6 +25,6 @@ _CLASSES: dict[str, type[Task]] = {
 }
 
 
-def build_task(spec: DataSpec) -> Task:
-    """Return the task of the data."""
-    return _CLASSES[spec.task](spec)
+def build_task(spec: DataSpec, texts: Callable[[Tensor], list[str]] | None = None) -> Task:
+    """Return the task of the data; the arguments are those of `Task`."""
+    return _CLASSES[spec.task](spec, texts)

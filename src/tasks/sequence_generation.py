@@ -1,6 +1,5 @@
 """Tasks that predict sequences of tokens: language modelling and translation."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -53,8 +52,6 @@ class Translation(LanguageModelling):
 
     name = "translation"
     accuracy_name = "token_accuracy"
-    texts: Callable[[Tensor], list[str]] | None = None
-    """Decodes target tokens [B, T] to texts, if BLEU applies to them; set by `src.training.build`."""
 
     def decoded_metrics(self) -> MetricCollection | None:
         metrics: dict[str, Metric | MetricCollection] = {"exact_match": MeanMetric()}

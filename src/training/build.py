@@ -1,5 +1,6 @@
 """Build the datamodule, the model and the trainer of a run from its config."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -20,13 +21,13 @@ from src.config.combinations import model_and_data_problems
 from src.config.locate import locate
 from src.config.schema.run import Config
 from src.config.trust import writable_data_folder
+from src.core.data_spec import DataSpec
 from src.core.errors import UserError, first_line
 from src.core.resources import available_memory, format_bytes
 from src.datamodules.base import DataModule
 from src.datamodules.splits.cross_validation import Fold
 from src.models.base import Model
 from src.regularization.batch_transform import batch_transform
-from src.tasks.sequence_generation import Translation
 from src.training.checkpoint_check import CheckpointCheck
 from src.training.checkpoint_io import AtomicCheckpointIO
 
@@ -54,20 +55,51 @@ def build_data(config: Config) -> DataModule:
     return datamodule
 
 
-def build_model(config: Config, spec: Any) -> Model:
+def build_model(config: Config, datamodule: DataModule, transform_batches: bool = True) -> Model:
     """Build the model for the data.
+
+    Args:
+        config: config of the run.
+        datamodule: its `spec` describes the data.
+        transform_batches: whether training batches are augmented and mixed as the config states.
 
     Raises:
         UserError: if the model does not support the data (where this is only known after loading them), or if its weights
             do not fit into the free memory.
     """
+    spec = datamodule.spec
     if problems := list(model_and_data_problems(config, spec.task, spec.inputs)):
         raise UserError("\n".join(problems))
+    transform = batch_transform(config, spec) if transform_batches else None
     with _limit_to_free_memory():
-        model = locate(config.model.target or "", Model, "model._target_")(spec=spec, **config.model.arguments())
-    model.training_config = config
-    model.batch_transform = batch_transform(config, spec)
-    return model
+        return instantiate_model(config, spec, datamodule, transform)
+
+
+def instantiate_model(
+    config: Config, spec: DataSpec, datamodule: DataModule | None = None, transform: Any = None
+) -> Model:
+    """Call the constructor of the model's class.
+
+    Args:
+        config: config of the run.
+        spec: the data that the model is built for.
+        datamodule: decodes the tokens of a translation.
+        transform: transformation of training batches.
+
+    Raises:
+        UserError: if the constructor does not accept the common arguments of models.
+    """
+    cls = locate(config.model.target or "", Model, "model._target_")
+    parameters = inspect.signature(cls).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        raise UserError(f"{cls.__name__}: its __init__ must take **common and call super().__init__(spec, **common)")
+    return cls(
+        spec=spec,
+        **config.model.arguments(),
+        training_config=config,
+        batch_transform=transform,
+        texts=getattr(datamodule, "texts", None),
+    )
 
 
 @contextmanager
@@ -91,12 +123,6 @@ def _limit_to_free_memory() -> Iterator[None]:
         raise
     finally:
         hook.remove()
-
-
-def set_translation_texts(model: Model, datamodule: DataModule) -> None:
-    """Give a translation task the function that decodes tokens to texts, for BLEU."""
-    if isinstance(model.task, Translation):
-        model.task.texts = datamodule.texts
 
 
 def build_trainer(

@@ -11,9 +11,9 @@ from src.training.build import build_data, build_model
 @pytest.mark.parametrize("width", [1000, 1_000_000])  # for the latter, the allocator itself may fail
 def test_a_model_larger_than_memory_is_rejected(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = check(compose(["model=mlp", "datamodule=function", f"model.hidden_sizes=[{width},{width}]"]))
-    spec = build_data(config).spec
+    datamodule = build_data(config)
     monkeypatch.setattr("src.training.build.available_memory", lambda: 1_000_000)
     with pytest.raises(
         UserError, match=r"model: its weights (take more than the 1\.0 MB of free memory|do not fit into memory)"
     ):
-        build_model(config, spec)
+        build_model(config, datamodule)
