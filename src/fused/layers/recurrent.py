@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from src.fused.layers.dropout import HasDropoutRate, dropout_mask
+from src.fused.layers.lstm import MembersLSTM
 from src.fused.layers.vmap_escape import call_outside_vmap
-from src.layers.lstm_kernel import LSTMFunction
 from src.layers.recurrent_cells import Cell, LSTMCell, RecurrentLayers, RNNCell, State
 
 Weights = tuple[Tensor, Tensor, Tensor]
@@ -59,7 +59,7 @@ def _lstm_steps(
     W_x: Tensor, W_h: Tensor, b: Tensor, x: Tensor, valid: Tensor | None, h: Tensor, C: Tensor
 ) -> tuple[Tensor, ...]:
     valid = None if valid is None else valid.transpose(0, 1)
-    outputs, C = LSTMFunction.apply(x.transpose(0, 1), W_x, W_h, b, h, C, valid)
+    outputs, C = MembersLSTM.apply(x.transpose(0, 1), W_x, W_h, b, h, C, valid)
     return outputs.transpose(0, 1), outputs[-1], C
 
 
