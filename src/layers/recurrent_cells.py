@@ -71,7 +71,11 @@ class Cell(nn.Module):
             return outputs.flip(0), state
         a = F.linear(x, self.W_x, self.b)  # [T, B, gates · H]
         state = tuple(part.to(a.dtype) for part in state)  # autocast may have changed it
-        weights = self.weights(self.W_h)
+        return self.run_steps(a, state, self.W_h, valid)
+
+    def run_steps(self, a: Tensor, state: State, W_h: Tensor, valid: Tensor | None) -> tuple[Tensor, State]:
+        """Take one step after the other; arguments as in `step` and results as in `forward`, with time as first dimension."""
+        weights = self.weights(W_h)
         outputs = []
         for t, a_t in enumerate(a.unbind(0)):
             next_state = self.step(a_t, state, weights)
