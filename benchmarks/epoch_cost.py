@@ -206,7 +206,7 @@ def measure(case: Case, epochs: int) -> Cost:
         data = experiment.datamodule
         train, val = data.split("train"), data.split("val")
         alternating = AlternatingEpochs(
-            [BareLoop(build_model(config, data), train, val, case.batch_size, fused) for fused in (False, True)]
+            [BareLoop(build_model(config, data.spec), train, val, case.batch_size, fused) for fused in (False, True)]
         )
         experiment.trainer.callbacks.insert(0, alternating)  # type: ignore[attr-defined]
         experiment.trainer.fit(experiment.model, datamodule=data)

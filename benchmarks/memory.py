@@ -60,7 +60,7 @@ def measure(case: Case) -> dict[str, float]:
         folder = RunFolder.create(Path(temporary) / "run", config.plain(), ["benchmark"])
         experiment = build(config, folder, verbose=False)
         batch = next(iter(experiment.datamodule.loader("train")))
-        saved = activations(build_model(config, experiment.datamodule), batch)
+        saved = activations(build_model(config, experiment.datamodule.spec), batch)
         parameters = sum(p.numel() * p.element_size() for p in experiment.model.parameters())
         before = resident_memory()
         reset_peak_memory()

@@ -23,7 +23,7 @@ from src.core.data_spec import DataSpec
 from src.fused.population.population import Population
 from src.models.base import Model
 from src.optim.factory import build_optimizer
-from src.training.build import instantiate_model
+from src.training.build import build_model
 
 DIGITS = DataSpec("classification", "image", (1, 8, 8), (10,))
 FASHION = DataSpec("classification", "image", (1, 28, 28), (10,))
@@ -50,7 +50,7 @@ def members(spec: DataSpec, overrides: list[str], count: int, device: str) -> tu
     models = []
     for seed in range(count):
         L.seed_everything(seed, verbose=False)
-        models.append(instantiate_model(config, spec).to(device).train())
+        models.append(build_model(config, spec).to(device).train())
     return models, [build_optimizer(model, config) for model in models]
 
 

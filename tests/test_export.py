@@ -30,7 +30,7 @@ def loaded(overrides: list[str]) -> LoadedModel:
     torch.manual_seed(0)
     datamodule = build_data(config)
     datamodule.setup()
-    return LoadedModel(config, datamodule, build_model(config, datamodule).eval(), Path())
+    return LoadedModel(config, datamodule, build_model(config, datamodule.spec).eval(), Path())
 
 
 @pytest.mark.slow

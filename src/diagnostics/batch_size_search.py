@@ -239,7 +239,7 @@ class _BatchSizeSearch:
         data.batch_size = size
         clock = _Clock(size, self.cuda)
         try:
-            model = build_model(self.config, data)
+            model = build_model(self.config, data.spec)
             model._report = _do_nothing  # type: ignore[method-assign]  # divergence does not matter here
             build_trainer(self.config, [clock]).fit(model, datamodule=data)
         except (torch.OutOfMemoryError, MemoryError):

@@ -103,7 +103,7 @@ def range_test(config: Config, lowest: float = LOWEST, highest: float = HIGHEST,
         datamodule.augmentation = example_augmentation(config.regularization, datamodule.raw, Translator)
         datamodule.prepare_data()
         datamodule.setup()
-        model = build_model(config, datamodule)
+        model = build_model(config, datamodule.spec)
         # Lightning saves the weights in the scratch folder and restores them after the test.
         trainer = build_trainer(config.model_copy(update={"trainer": settings}), default_root_dir=scratch)
         finder = Tuner(trainer).lr_find(

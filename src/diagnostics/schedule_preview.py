@@ -108,7 +108,7 @@ def schedule_curve(config: Config, improving: bool = False) -> Curve:
     datamodule = build_data(config)
     datamodule.prepare_data()
     datamodule.setup()
-    model = build_model(config, datamodule)
+    model = build_model(config, datamodule.spec)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     world_size = _world_size(config)
     datamodule.trainer = SimpleNamespace(global_rank=0, world_size=world_size, strategy=strategy)  # type: ignore[assignment]

@@ -22,15 +22,15 @@ from src.tasks.registry import check_task
 class Model(L.LightningModule):
     """An architecture that can be trained on each task that it declares.
 
-    A subclass declares `tasks` and `inputs`, takes its own settings as keyword arguments, passes the others on with
+    A subclass declares `tasks` and `inputs`, takes its own settings as keyword arguments, calls
     `super().__init__(spec, **common)`, and implements `forward`, which takes the batch's `inputs` and returns outputs
     shaped [B, *spec.output_shape] (with a time axis after B for tokens).
 
     Args:
         spec: the description of the data; a plain dictionary when it comes from a checkpoint.
-        training_config: the config of the run (`src.config.schema.run.Config`); a model without it cannot be trained.
-        batch_transform: augmentation and mixing of a training batch (`src.regularization.batch_transform`).
-        texts: decodes target tokens [B, T] of a translation to texts, for BLEU.
+        training_config: the config of the run; required for training, and None in a model that is only applied.
+        batch_transform: augmentation and mixing of training batches (`src.regularization.batch_transform`).
+        decode: function that maps target tokens [B, T] to texts, for BLEU.
     """
 
     tasks: ClassVar[tuple[str, ...]]
@@ -47,12 +47,12 @@ class Model(L.LightningModule):
         spec: DataSpec | dict[str, Any],
         training_config: Any = None,
         batch_transform: Callable[[Batch], tuple[Batch, Any]] | None = None,
-        texts: Callable[[Tensor], list[str]] | None = None,
+        decode: Callable[[Tensor], list[str]] | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec if isinstance(spec, DataSpec) else DataSpec.from_plain(spec)
         check_task(self.spec.task)
-        self.task = build_task(self.spec, texts)
+        self.task = build_task(self.spec, decode)
         self.meters: dict[str, Meter] = {}
         self.training_config = training_config
         self.batch_transform = batch_transform

@@ -52,7 +52,7 @@ def estimate(config: Config) -> Estimate:
     datamodule.prepare_data()
     datamodule.setup()
     with torch.device("meta"):
-        model = build_model(config, datamodule, transform_batches=False)
+        model = build_model(config, datamodule.spec)
     batch = next(iter(datamodule.loader("train")))
     activations = meta_saved_bytes(model, batch)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]

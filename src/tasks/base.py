@@ -1,7 +1,6 @@
 """Task: loss, metrics and the conversion of outputs to predictions."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -15,14 +14,12 @@ class Task(ABC):
 
     Args:
         spec: the data.
-        texts: decodes target tokens [B, T] to texts, for metrics of generated texts; None if the targets are not texts.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, spec: DataSpec, texts: Callable[[Tensor], list[str]] | None = None) -> None:
+    def __init__(self, spec: DataSpec) -> None:
         self.spec = spec
-        self.texts = texts
 
     @abstractmethod
     def losses(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:

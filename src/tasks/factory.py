@@ -20,11 +20,17 @@ _CLASSES: dict[str, type[Task]] = {
         Forecasting,
         Tagging,
         LanguageModelling,
-        Translation,
     )
 }
 
 
-def build_task(spec: DataSpec, texts: Callable[[Tensor], list[str]] | None = None) -> Task:
-    """Return the task of the data; the arguments are those of `Task`."""
-    return _CLASSES[spec.task](spec, texts)
+def build_task(spec: DataSpec, decode: Callable[[Tensor], list[str]] | None = None) -> Task:
+    """Return the task of the data.
+
+    Args:
+        spec: description of the data.
+        decode: function that maps target tokens [B, T] to texts, for the BLEU of a translation.
+    """
+    if spec.task == Translation.name:
+        return Translation(spec, decode)
+    return _CLASSES[spec.task](spec)

@@ -1,7 +1,7 @@
 """Build the datamodule, the model and the trainer of a run from its config."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -21,6 +21,7 @@ from src.config.combinations import model_and_data_problems
 from src.config.locate import locate
 from src.config.schema.run import Config
 from src.config.trust import writable_data_folder
+from src.core.batches import Batch
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError, first_line
 from src.core.resources import available_memory, format_bytes
@@ -55,51 +56,51 @@ def build_data(config: Config) -> DataModule:
     return datamodule
 
 
-def build_model(config: Config, datamodule: DataModule, transform_batches: bool = True) -> Model:
+def construct_model(
+    config: Config,
+    spec: DataSpec,
+    transform: Callable[[Batch], Any] | None,
+    decode: Callable[[Tensor], list[str]] | None,
+) -> Model:
+    """Call the constructor of the configured model.
+
+    Args:
+        config: config of the run.
+        spec: description of the data.
+        transform, decode: `batch_transform` and `decode` of `Model`.
+
+    Raises:
+        UserError: if the constructor of a user's model does not take the arguments of `Model`.
+    """
+    cls = locate(config.model.target or "", Model, "model._target_")
+    parameters = inspect.signature(cls).parameters
+    common: dict[str, Any] = {"training_config": config, "batch_transform": transform, "decode": decode}
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()) and (
+        missing := common.keys() - parameters
+    ):
+        raise UserError(
+            f"model._target_={config.model.target}: its constructor does not take {', '.join(sorted(missing))}. "
+            "Add **common to its arguments, and call super().__init__(spec, **common)"
+        )
+    return cls(spec=spec, **common, **config.model.arguments())
+
+
+def build_model(config: Config, spec: DataSpec, decode: Callable[[Tensor], list[str]] | None = None) -> Model:
     """Build the model for the data.
 
     Args:
         config: config of the run.
-        datamodule: its `spec` describes the data.
-        transform_batches: whether training batches are augmented and mixed as the config states.
+        spec: description of the data.
+        decode: maps target tokens to texts (`DataModule.texts`), for BLEU.
 
     Raises:
         UserError: if the model does not support the data (where this is only known after loading them), or if its weights
             do not fit into the free memory.
     """
-    spec = datamodule.spec
     if problems := list(model_and_data_problems(config, spec.task, spec.inputs)):
         raise UserError("\n".join(problems))
-    transform = batch_transform(config, spec) if transform_batches else None
     with _limit_to_free_memory():
-        return instantiate_model(config, spec, datamodule, transform)
-
-
-def instantiate_model(
-    config: Config, spec: DataSpec, datamodule: DataModule | None = None, transform: Any = None
-) -> Model:
-    """Call the constructor of the model's class.
-
-    Args:
-        config: config of the run.
-        spec: the data that the model is built for.
-        datamodule: decodes the tokens of a translation.
-        transform: transformation of training batches.
-
-    Raises:
-        UserError: if the constructor does not accept the common arguments of models.
-    """
-    cls = locate(config.model.target or "", Model, "model._target_")
-    parameters = inspect.signature(cls).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        raise UserError(f"{cls.__name__}: its __init__ must take **common and call super().__init__(spec, **common)")
-    return cls(
-        spec=spec,
-        **config.model.arguments(),
-        training_config=config,
-        batch_transform=transform,
-        texts=getattr(datamodule, "texts", None),
-    )
+        return construct_model(config, spec, batch_transform(config, spec), decode)
 
 
 @contextmanager

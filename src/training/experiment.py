@@ -44,7 +44,7 @@ def prepare_datamodule(config: Config) -> DataModule:
 def build_seeded_model(config: Config, datamodule: DataModule) -> Model:
     """Build the model of a training run; its initial weights depend on the seed only, not on how the data were prepared."""
     L.seed_everything(config.seed, workers=True, verbose=False)
-    return build_model(config, datamodule)
+    return build_model(config, datamodule.spec, datamodule.texts)
 
 
 def build(

@@ -40,7 +40,7 @@ def inverted_bernoulli_std(drop: float) -> float:
 
 def model_of(*overrides: str) -> Any:
     config = check(compose([*overrides]))
-    return build_model(config, build_data(config))
+    return build_model(config, build_data(config).spec)
 
 
 # ---- units and maps: torch's layers, where the configs put them ----------------------------------------------------

@@ -43,7 +43,7 @@ def test_shapes_and_parameters_of_the_textbook() -> None:
 def test_default_config_is_the_network_of_the_textbook() -> None:
     config = check(compose(["model=cnn", "datamodule=shapes", "datamodule.train_size=10", "datamodule.val_size=10"]))
     data = build_data(config)
-    summary = summarize(build_model(config, data), next(iter(data.loader("train"))))
+    summary = summarize(build_model(config, data.spec), next(iter(data.loader("train"))))
     rows = {row.name: row for row in summary.rows}
     layers = [*(f"features.{block}.{part}" for block in (0, 1) for part in (0, 1, 2)), *(f"head.{n}" for n in range(4))]
     shapes = [rows[layer].output_shape for layer in layers]

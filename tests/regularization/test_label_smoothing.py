@@ -88,11 +88,10 @@ def test_loss_is_minimal_at_the_smoothed_label() -> None:
 @pytest.mark.req("G4")
 def test_training_smooths_and_evaluation_does_not() -> None:
     """val/loss of runs with and without smoothing can be compared."""
-    config = check(
-        compose(["model=mlp", "datamodule=wine", "regularization.label_smoothing=0.2", "trainer.log_every_n_steps=0"])
-    )
+    overrides = ["model=mlp", "datamodule=wine", "regularization.label_smoothing=0.2", "trainer.log_every_n_steps=0"]
+    config = check(compose(overrides))
     data = build_data(config)
-    model = build_model(config, data)
+    model = build_model(config, data.spec)
     batch = data.split("val")
     model._trainer = None
     outputs = model(*batch.inputs)

@@ -51,7 +51,7 @@ class Twins:
         self.models: list[Model] = []
         for config in configs:
             L.seed_everything(config.seed, verbose=False)
-            self.models.append(build_model(config, datamodule).to(dtype).train())
+            self.models.append(build_model(config, datamodule.spec).to(dtype).train())
         self.optimizers = [build_optimizer(m, m.training_config) for m in self.models]
         self.separate = [deepcopy(model) for model in self.models]
         self.separate_optimizers = [build_optimizer(m, m.training_config) for m in self.separate]
