@@ -90,8 +90,7 @@ def _train_members(assignment: Assignment, send: Send) -> None:
     """Train members that are at the same step as one model, and reject members that are the only one at their step."""
     configs = [check(member.config) for member in assignment.members]
     if (problem := group_problem(build_trainer(configs[0]))) is not None:
-        for member in assignment.members:
-            send(Rejected(member.number, problem))
+        _reject(assignment.members, problem, send)
         return
     jobs_at_step: dict[int, list[_Job]] = defaultdict(list)
     for member, config in zip(assignment.members, configs, strict=True):
@@ -138,7 +137,7 @@ def _max_members(model: torch.nn.Module) -> int:
     return max(1, int(MEMORY_SHARE * available_memory() / max(1, COPIES_PER_PARAMETER * parameter_bytes(model))))
 
 
-def _reject(jobs: Sequence[_Job], reason: str, send: Send) -> None:
+def _reject(jobs: Sequence[_Job | Assignment], reason: str, send: Send) -> None:
     for job in jobs:
         send(Rejected(job.number, reason))
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
-from src.layers.activations import activation as make_activation
+from src.layers.activations import make_activation
 from src.layers.dropout import DropConnect
 from src.layers.initialization import initialize
 from src.models.base import Model
