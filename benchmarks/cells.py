@@ -4,11 +4,9 @@ Forward and backward pass of one layer, both sides alternating in one process, i
 ratio does not depend on the machine's threading. Results are medians; the ratio is the median of the ratios of neighboring
 passes.
 
-The LSTM over 200 steps is the slowest, at about 1.5 (1.45 to 1.63, more on a busy machine; AMD EPYC, 2 cores, torch
-2.13.0+cpu, 2026-11-26). In a profile, two fifths of its time are matrix products, which torch's kernel has too. The rest is
-ten small operations a step, four of them in the backward pass, the views that they work on, and operations on all steps at
-once. One call of sigmoid for all gates and one product for dW reduced 1.62 to 1.45, measured side by side; computing tanh(C)
-with a sigmoid did not help (1.47).
+The LSTM's equations take 1.5 to 1.9 times as long as torch's kernel where all sequences have the same length (1.92, 1.49 and
+1.53 for the three shapes; Intel Xeon, 2 cores, torch 2.13.0+cpu, 2026-12-01), and a third to a half of its time where the
+lengths differ, because torch packs the sequences.
 """
 
 import argparse

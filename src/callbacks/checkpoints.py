@@ -76,8 +76,6 @@ class Checkpoints(Checkpoint):
         self._every_n_steps = every_n_steps
         self._every_seconds = None if every_minutes is None else 60 * every_minutes
         self.min_interval = 0.0 if every_n_steps else min_interval
-        self.defer_write: Callable[[], bool] = self._is_within_interval
-        """Whether writing the end of this epoch may be deferred; in fused training, the group decides for all members."""
         self._defers = False
         self._best_in_memory: dict[str, Any] | None = None
         self._has_best = False
@@ -144,7 +142,9 @@ class Checkpoints(Checkpoint):
 
     def _may_defer(self, trainer: L.Trainer) -> bool:
         """Return whether the files of this epoch may be deferred to a later one, which is certain to follow."""
-        if not self.min_interval or not self.defer_write():
+        # in fused training, the group decides for all members
+        defer_write: Callable[[], bool] = getattr(trainer, "defer_write", self._is_within_interval)
+        if not self.min_interval or not defer_write():
             return False
         is_last = (
             trainer.current_epoch + 1 == trainer.max_epochs

@@ -26,11 +26,11 @@ class RandomState(Callback):
 
     def __init__(self) -> None:
         self._restored: dict[str, Any] = {}
-        self.get_state: Callable[[torch.device], dict[str, Any]] = random_state
-        """Returns the state to save; in fused training, the group replaces it by the state that a separate run would have."""
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        state = {**self.get_state(trainer.strategy.root_device)}
+        # the trainer of a member of a group returns the state that a separate run would have
+        get_state: Callable[[torch.device], dict[str, Any]] = getattr(trainer, "saved_random_state", random_state)
+        state = {**get_state(trainer.strategy.root_device)}
         if isinstance(pl_module, Model):
             state |= pl_module.mid_epoch_state()
         states: list[Any] = [state]

@@ -20,7 +20,6 @@ from torch.optim import Optimizer
 
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.predictions import Predictions
-from src.callbacks.random_state import RandomState
 from src.compat.group_loop import MemberCheckpointConnector, scheduler_progress
 from src.compat.torch_private import mark_stepped
 from src.config.combinations import monitor_of
@@ -63,7 +62,11 @@ class MemberTrainer:
         self._checkpoint_connector = MemberCheckpointConnector(self)  # type: ignore[arg-type]
 
     loops: Callable[[], dict[str, Any]]
-    """Function that returns the progress of the group's loops; set by `Member.connect`."""
+    """Function that returns the progress of the group's loops; this and the next two are set by `Member.connect`."""
+    defer_write: Callable[[], bool]
+    """Function that returns whether the write at the end of an epoch is deferred."""
+    saved_random_state: Callable[[torch.device], dict[str, Any]]
+    """Function that returns the states of the random number generators that a checkpoint records."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._group, name)
@@ -188,7 +191,7 @@ class Member:
     def connect(
         self, loops: Callable[[], dict[str, Any]], defer_write: Callable[[], bool], has_drawn: Callable[[], bool]
     ) -> None:
-        """Connect the callbacks to the state that the member shares with its group.
+        """Connect the trainer of the member to the state that the member shares with its group.
 
         Args:
             loops: returns the progress of the group's loops.
@@ -196,12 +199,10 @@ class Member:
             has_drawn: returns whether training has drawn random numbers; if not, the state of the generators is that of a
                 separate run.
         """
-        self.trainer.loops = loops
-        for callback in self.trainer.callbacks:
-            if isinstance(callback, Checkpoints):
-                callback.defer_write = defer_write
-            elif isinstance(callback, RandomState):
-                callback.get_state = lambda device: random_state(device) if has_drawn() else self._initial_random_state
+        self.trainer.loops, self.trainer.defer_write = loops, defer_write
+        self.trainer.saved_random_state = lambda device: (
+            random_state(device) if has_drawn() else self._initial_random_state
+        )
 
     def is_due(self) -> bool:
         """Return whether a checkpoint within an epoch is due."""

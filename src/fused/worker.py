@@ -12,7 +12,6 @@ import torch
 
 from src.compat.group_loop import group_problem
 from src.config.combinations import monitor_of
-from src.config.schema.base import Option, Section
 from src.config.schema.run import Config
 from src.config.validate import check
 from src.core.console import echo
@@ -89,10 +88,9 @@ def train_group(assignment: Assignment, control: WorkerControl) -> Ended:
 
 def _train_members(assignment: Assignment, send: Send) -> None:
     """Train members that are at the same step as one model, and reject members that are the only one at their step."""
-    configs = _checked_configs([member.config for member in assignment.members])
+    configs = [check(member.config) for member in assignment.members]
     if (problem := group_problem(build_trainer(configs[0]))) is not None:
-        for member in assignment.members:
-            send(Rejected(member.number, problem))
+        _reject(assignment.members, problem, send)
         return
     jobs_at_step: dict[int, list[_Job]] = defaultdict(list)
     for member, config in zip(assignment.members, configs, strict=True):
@@ -139,31 +137,9 @@ def _max_members(model: torch.nn.Module) -> int:
     return max(1, int(MEMORY_SHARE * available_memory() / max(1, COPIES_PER_PARAMETER * parameter_bytes(model))))
 
 
-def _reject(jobs: Sequence[_Job], reason: str, send: Send) -> None:
+def _reject(jobs: Sequence[_Job | Assignment], reason: str, send: Send) -> None:
     for job in jobs:
         send(Rejected(job.number, reason))
-
-
-def _checked_configs(plain: Sequence[dict[str, Any]]) -> list[Config]:
-    """Return the validated configs of the members.
-
-    All of them were validated when they were written to the ledger, so the first is validated as a whole, and of the others
-    only the sections that differ from it.
-    """
-    first = check(plain[0])
-    return [first, *(_with_changes(first, plain[0], other) for other in plain[1:])]
-
-
-def _with_changes(first: Config, first_plain: dict[str, Any], other: dict[str, Any]) -> Config:
-    changes = {}
-    for key, value in other.items():
-        if value == first_plain.get(key):
-            continue
-        section = getattr(first, key)
-        if isinstance(section, Option) and section.target != value["_target_"]:
-            return check(other)
-        changes[key] = type(section).model_validate(value) if isinstance(section, Section) else value
-    return first.model_copy(update=changes)
 
 
 def _train(jobs: Sequence[_Job], datamodule: DataModule, send: Send) -> None:

@@ -23,7 +23,7 @@ class IncrementalDecoder:
 
     Args:
         next_logits: maps tokens [N, t], the position of the first of them, and caches to logits [N, V] after the last.
-        new_caches: returns empty caches; None processes the whole sequence at each step.
+        caches: empty caches; None processes the whole sequence at each step.
         context: maximum number of earlier tokens to use; None for all.
         suppressed: tokens that are never generated, such as padding.
     """
@@ -31,12 +31,12 @@ class IncrementalDecoder:
     def __init__(
         self,
         next_logits: Callable[[Tensor, int, Caches | None], Tensor],
-        new_caches: Callable[[], Caches] | None = None,
+        caches: Caches | None = None,
         context: int | None = None,
         suppressed: tuple[int, ...] = (),
     ) -> None:
         self.next_logits = next_logits
-        self.caches = new_caches() if new_caches else None
+        self.caches = caches
         self.cached_length = 0
         self.context = context
         self.suppressed = list(suppressed)

@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.layers.lstm_kernel import LSTMFunction
-
 State: TypeAlias = tuple[Tensor, ...]
 """The state that a cell passes to the next step: (h,), for an LSTM (h, C); each [B, H]."""
 
@@ -71,18 +69,18 @@ class Cell(nn.Module):
         if backwards:
             outputs, state = self(x.flip(0), state, None if valid is None else valid.flip(0))
             return outputs.flip(0), state
-        return self.run(x, state, valid)
-
-    def run(self, x: Tensor, state: State, valid: Tensor | None) -> tuple[Tensor, State]:
-        """Read the sequence from the first step to the last; arguments and results as in `forward`."""
         a = F.linear(x, self.W_x, self.b)  # [T, B, gates · H]
         state = tuple(part.to(a.dtype) for part in state)  # autocast may have changed it
-        weights = self.weights(self.W_h)
+        return self.run_steps(a, state, self.W_h, valid)
+
+    def run_steps(self, a: Tensor, state: State, W_h: Tensor, valid: Tensor | None) -> tuple[Tensor, State]:
+        """Take one step after the other; arguments as in `step` and results as in `forward`, with time as first dimension."""
+        weights = self.weights(W_h)
         outputs = []
-        for a_t, valid_t in zip(a.unbind(0), [None] * len(a) if valid is None else valid.unbind(0), strict=True):
+        for t, a_t in enumerate(a.unbind(0)):
             next_state = self.step(a_t, state, weights)
-            if valid_t is not None:
-                next_state = tuple(torch.where(valid_t, new, old) for new, old in zip(next_state, state, strict=True))
+            if valid is not None:
+                next_state = tuple(torch.where(valid[t], new, old) for new, old in zip(next_state, state, strict=True))
             state = next_state
             outputs.append(state[0])
         return torch.stack(outputs), state
@@ -104,14 +102,18 @@ class RNNCell(Cell):
 
 
 class LSTMCell(Cell):
-    """Long short-term memory. The state is (h, C)."""
+    """Long short-term memory: C_t = f_t ⊙ C_{t-1} + i_t ⊙ C̃_t and h_t = o_t ⊙ tanh(C_t). The state is (h, C)."""
 
     gates = ("o", "f", "i", "C")
     num_states = 2
 
-    def run(self, x: Tensor, state: State, valid: Tensor | None) -> tuple[Tensor, State]:
-        outputs, C = LSTMFunction.apply(x, self.W_x, self.W_h, self.b, *state, valid)
-        return outputs, (outputs[-1], C)
+    def step(self, a: Tensor, state: State, weights: tuple[Tensor, ...]) -> State:
+        (h, C), (W_h,) = state, weights
+        a_ofi, a_C = _add_product(a, h, W_h).split((3 * self.hidden_size, self.hidden_size), -1)
+        o, f, i = a_ofi.sigmoid().chunk(3, -1)
+        candidate = torch.tanh(a_C)
+        C = f * C + i * candidate
+        return o * torch.tanh(C), C
 
 
 class GRUCell(Cell):

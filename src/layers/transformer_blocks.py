@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from src.layers.activation_checkpointing import checkpointed
-from src.layers.activations import activation as make_activation
+from src.layers.activations import make_activation
 from src.layers.attention import KeyValueCache, MultiHeadAttention
 from src.layers.dropout import StochasticDepth
 

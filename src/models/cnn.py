@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
-from src.layers.activations import activation as make_activation
+from src.layers.activations import make_activation
 from src.layers.dropout import DropConnect
 from src.layers.initialization import initialize
 from src.models.image_model import ImageModel
@@ -48,10 +48,10 @@ class CNN(ImageModel):
         dropout: probability to drop a unit of the fully connected layers.
         spatial_dropout: probability to drop a feature map after a block.
         drop_connect: probability to drop a weight of the fully connected layers except the last.
+        common: arguments of `Model`.
 
     Raises:
         UserError: if pooling and strides reduce an image to less than one pixel.
-        common: arguments of `Model`.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
-from src.layers.activations import activation as make_activation
+from src.layers.activations import make_activation
 from src.layers.dropout import DropConnect
 from src.layers.initialization import initialize
 from src.models.base import Model
@@ -28,10 +28,10 @@ class MLP(Model):
             weights (channel independence; Zeng et al. 2023, Nie et al. 2023).
         subtract_last: subtract the last value of the window from the inputs and add it to the forecast (NLinear, Zeng et al.
             2023, "Are Transformers Effective for Time Series Forecasting?"), so that a drifting level has no effect.
+        common: arguments of `Model`.
 
     Raises:
         UserError: if series or subtract_last is set and the predicted series are not the input series.
-        common: arguments of `Model`.
     """
 
     tasks = ("classification", "binary_classification", "regression", "forecasting")

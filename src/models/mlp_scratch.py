@@ -20,7 +20,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from src.core.data_spec import DataSpec
-from src.layers.activations import activation as make_activation
+from src.layers.activations import make_activation
 from src.layers.initialization import initialize
 from src.models.base import Model
 from src.tasks.base import Task

@@ -58,7 +58,7 @@ class ReceptiveFields(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        fields = [field for tensor in _tensors((args, kwargs or {})) if (field := self.field_of(tensor)) is not None]
+        fields = [field for tensor in tensors_in((args, kwargs or {})) if (field := self.field_of(tensor)) is not None]
         if fields and (field := _output_field(func, args, fields)) is not None:
             output = result[0] if isinstance(result, (tuple, list)) else result
             if isinstance(output, Tensor) and output.dim() == 2 + len(field.size):
@@ -66,13 +66,13 @@ class ReceptiveFields(TorchDispatchMode):
         return result
 
 
-def _tensors(arguments: Any) -> Iterator[Tensor]:
+def tensors_in(arguments: Any) -> Iterator[Tensor]:
     """Yield the tensors in nested lists, tuples and dictionaries."""
     if isinstance(arguments, Tensor):
         yield arguments
     elif isinstance(arguments, (list, tuple, dict)):
         for part in arguments.values() if isinstance(arguments, dict) else arguments:
-            yield from _tensors(part)
+            yield from tensors_in(part)
 
 
 _FIELD_PRESERVING = {

@@ -33,11 +33,11 @@ class Recurrent(Model):
         embedding_size: width of a token's embedding; numbers are not embedded.
         dropout: probability to drop a unit between layers and before the output.
         drop_connect: probability to drop a hidden-to-hidden weight, with one mask for all steps of a batch.
+        common: arguments of `Model`.
 
     Raises:
         UserError: for a bidirectional language model, which would see the token that it predicts; for drop_connect with
             textbook cells.
-        common: arguments of `Model`.
     """
 
     tasks = ("classification", "binary_classification", "regression", "forecasting", "tagging", "language_modelling")

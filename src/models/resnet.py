@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from src.core.data_spec import DataSpec
 from src.layers.activation_checkpointing import checkpointed
-from src.layers.activations import activation as make_activation
+from src.layers.activations import make_activation
 from src.layers.dropout import StochasticDepth
 from src.layers.initialization import initialize
 from src.models.image_model import ImageModel

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from src.core.batches import Batch
 from src.core.tables import new_table
-from src.models.receptive_field import Field, ReceptiveFields
+from src.models.receptive_field import Field, ReceptiveFields, tensors_in
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def summarize(model: nn.Module, batch: Batch) -> Summary:
 
             def after_forward(_m: Any, _i: Any, output: Any, name: str = name, starts: list[int] = starts) -> None:
                 flops[name] = flops.get(name, 0) + counter.get_total_flops() - starts.pop()
-                shapes[name] = _shape(output)
+                shapes[name] = next((tuple(tensor.shape) for tensor in tensors_in(output)), None)
                 fields[name] = receptive_fields.field_of(output)
 
             for handle in (
@@ -181,15 +181,6 @@ def _plain_kernels() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-
-
-def _shape(output: Any) -> tuple[int, ...] | None:
-    """Return the shape of a layer's output, or of the first tensor in it."""
-    if isinstance(output, Tensor):
-        return tuple(output.shape)
-    if isinstance(output, (tuple, list)):
-        return next((shape for item in output if (shape := _shape(item)) is not None), None)
-    return None
 
 
 def _sides(sides: tuple[int, ...]) -> str:

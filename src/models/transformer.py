@@ -35,10 +35,10 @@ class Transformer(Model):
         dropout: on attention weights, feed-forward networks, sublayer outputs and embeddings.
         stochastic_depth: probability to skip a sublayer of a stack's last block; the l-th of N blocks has l/N of it.
         checkpoint_activations: recompute each block in the backward pass, which needs less memory and more time.
+        common: arguments of `Model`.
 
     Raises:
         UserError: if num_heads does not divide d_model.
-        common: arguments of `Model`.
     """
 
     tasks = (
@@ -167,14 +167,12 @@ class Transformer(Model):
         top_p: float | None = None,
         beams: int | None = None,
         length_penalty: float | None = None,
-        use_cache: bool = True,
     ) -> Tensor:
         """Return generated tokens as `Model.generate` does; at temperature 0 with several beams, by beam search.
 
         Args:
             inputs, max_new_tokens, temperature, top_k, top_p: as in `Model.generate`.
             beams, length_penalty: beams and length penalty of the beam search; None takes those of the model.
-            use_cache: cache keys and values of earlier tokens, which is faster and does not change the result.
         """
         spec = self.spec
         if temperature:
@@ -184,7 +182,7 @@ class Transformer(Model):
         padding = spec.padding_id or 0
         if spec.task == "translation":
             assert spec.target_length is not None and spec.start_id is not None
-            decoder = self._translation_decoder(inputs, beams, use_cache)
+            decoder = self._translation_decoder(inputs, beams)
             tokens = torch.full((inputs.size(0), 1), spec.start_id, device=inputs.device)
             longest = spec.target_length - 1
             count = longest if max_new_tokens is None else max_new_tokens
@@ -194,7 +192,7 @@ class Transformer(Model):
                     f"{longest} or less"
                 )
         else:
-            decoder = self._text_decoder(use_cache)
+            decoder = self._text_decoder()
             tokens = inputs
             count = DEFAULT_NEW_TOKENS if max_new_tokens is None else max_new_tokens
         if beams == 1:
@@ -214,10 +212,10 @@ class Transformer(Model):
         spec = self.spec
         count = DEFAULT_NEW_TOKENS if max_new_tokens is None else max_new_tokens
         padding = spec.padding_id or 0
-        decoder = self._text_decoder(use_cache=True)
+        decoder = self._text_decoder()
         yield from stream(decoder, inputs, count, spec.end_id, padding, temperature, top_k=top_k, top_p=top_p)
 
-    def _translation_decoder(self, source: Tensor, beams: int, use_cache: bool) -> IncrementalDecoder:
+    def _translation_decoder(self, source: Tensor, beams: int) -> IncrementalDecoder:
         """Return a decoder of target tokens, with one row for each source and beam."""
         assert self.decoder is not None and self.spec.padding_id is not None and self.spec.start_id is not None
         memory, mask = self._encode(source)
@@ -228,9 +226,9 @@ class Transformer(Model):
             return self._decode(new, memory, mask, caches, start)[:, -1]
 
         suppressed = (self.spec.padding_id, self.spec.start_id)
-        return IncrementalDecoder(next_logits, self.decoder.new_caches if use_cache else None, suppressed=suppressed)
+        return IncrementalDecoder(next_logits, self.decoder.new_caches(), suppressed=suppressed)
 
-    def _text_decoder(self, use_cache: bool) -> IncrementalDecoder:
+    def _text_decoder(self) -> IncrementalDecoder:
         """Return a decoder of text, which looks back as far as in training: positions beyond that were never trained,
         sinusoidal or not (measured on text, context 64: 1.6 nats per character within a sliding window, 3.4 at positions
         192 to 256).
@@ -241,6 +239,5 @@ class Transformer(Model):
         def next_logits(new: Tensor, start: int, caches: Caches | None) -> Tensor:
             return self.output(decoder(self._embedded(new, start), causal=True, caches=caches)[:, -1])
 
-        new_caches = decoder.new_caches if use_cache else None
         suppressed = tuple(range(self.spec.reserved_tokens))
-        return IncrementalDecoder(next_logits, new_caches, self.spec.input_shape[0], suppressed=suppressed)
+        return IncrementalDecoder(next_logits, decoder.new_caches(), self.spec.input_shape[0], suppressed=suppressed)

@@ -16,6 +16,17 @@ from torchmetrics.classification import (
 from src.tasks.base import Task
 
 
+def multiclass_metrics(classes: int, ignore_index: int | None = None) -> MetricCollection:
+    """Return accuracy and macro-averaged F1 of classes, without the targets that are `ignore_index`."""
+    options: dict[str, Any] = {"ignore_index": ignore_index, "validate_args": False}
+    return MetricCollection(
+        {
+            "accuracy": MulticlassAccuracy(classes, average="micro", **options),
+            "f1": MulticlassF1Score(classes, average="macro", **options),
+        }
+    )
+
+
 class Classification(Task):
     """Softmax cross-entropy over logits [B, C] (textbook M2)."""
 
@@ -25,26 +36,17 @@ class Classification(Task):
         return F.cross_entropy(outputs, targets, reduction="none", label_smoothing=smoothing)
 
     def metrics(self) -> MetricCollection:
-        classes = self.spec.output_size
-        return MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False),
-                "f1": MulticlassF1Score(classes, average="macro", validate_args=False),
-            }
-        )
+        return multiclass_metrics(self.spec.output_size)
 
     def update(self, metrics: MetricCollection, outputs: Tensor, targets: Tensor) -> None:
         metrics.update(outputs, targets)
 
     def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
         names = self.spec.class_names or tuple(str(i) for i in range(self.spec.output_size))
-        predictions = []
-        for probabilities in outputs.softmax(-1).tolist():
-            best = max(range(len(names)), key=probabilities.__getitem__)
-            predictions.append(
-                {"prediction": names[best], "probabilities": dict(zip(names, probabilities, strict=True))}
-            )
-        return predictions
+        return [
+            {"prediction": names[best], "probabilities": dict(zip(names, probabilities, strict=True))}
+            for best, probabilities in zip(outputs.argmax(-1).tolist(), outputs.softmax(-1).tolist(), strict=True)
+        ]
 
 
 class BinaryClassification(Task):

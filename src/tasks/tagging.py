@@ -5,9 +5,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from src.tasks.base import Task
+from src.tasks.classification import multiclass_metrics
 
 IGNORE_INDEX = -100
 """The target of a step without a class, such as padding; losses and metrics ignore it."""
@@ -27,15 +27,7 @@ class Tagging(Task):
         return (targets != IGNORE_INDEX).float()
 
     def metrics(self) -> MetricCollection:
-        classes = self.spec.output_size
-        return MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(
-                    classes, average="micro", ignore_index=IGNORE_INDEX, validate_args=False
-                ),
-                "f1": MulticlassF1Score(classes, average="macro", ignore_index=IGNORE_INDEX, validate_args=False),
-            }
-        )
+        return multiclass_metrics(self.spec.output_size, IGNORE_INDEX)
 
     def update(self, metrics: MetricCollection, outputs: Tensor, targets: Tensor) -> None:
         metrics.update(outputs.flatten(0, 1), targets.flatten())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from src.core.errors import UserError
-from src.layers.activations import ACTIVATIONS, activation
+from src.layers.activations import ACTIVATIONS, make_activation
 
 FORMULAS: dict[str, Callable[[float], float]] = {
     "tanh": tanh,
@@ -24,9 +24,9 @@ FORMULAS: dict[str, Callable[[float], float]] = {
 def test_activation_is_its_formula(name: str) -> None:
     x = torch.linspace(-4, 4, 33, dtype=torch.float64)
     expected = torch.tensor([FORMULAS[name](value) for value in x.tolist()], dtype=torch.float64)
-    torch.testing.assert_close(activation(name)(x), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(make_activation(name)(x), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_unknown_activation_is_refused_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"'rellu'.*Did you mean 'relu'\? Possible: elu, gelu"):
-        activation("rellu")
+        make_activation("rellu")

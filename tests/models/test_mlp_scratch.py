@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from src.core.data_spec import DataSpec
-from src.layers.activations import ACTIVATIONS, activation
+from src.layers.activations import ACTIVATIONS, make_activation
 from src.models.mlp import MLP
 from src.models.mlp_scratch import ACTIVATION_DERIVATIVES, MlpScratch
 from src.training.inference import load
@@ -38,7 +38,7 @@ def scratch_and_reference(task: str, hidden_sizes: tuple[int, ...], activation: 
 def test_activation_derivatives_equal_central_differences(name: str) -> None:
     """The grid avoids zero, where relu and similar functions have a kink."""
     z = torch.linspace(-5, 5, 102, dtype=torch.float64)
-    g, h = activation(name), 1e-6
+    g, h = make_activation(name), 1e-6
     slope = (g(z + h) - g(z - h)) / (2 * h)
     torch.testing.assert_close(ACTIVATION_DERIVATIVES[name](z, g(z)), slope, rtol=0, atol=1e-9)
 
@@ -48,7 +48,7 @@ def test_activation_derivatives_equal_central_differences(name: str) -> None:
 def test_derivative_at_zero_equals_autograd(name: str) -> None:
     """At a kink, as of relu, any subgradient is correct; equal training runs need the same one as autograd."""
     z = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    a = activation(name)(z)
+    a = make_activation(name)(z)
     a.backward()
     torch.testing.assert_close(ACTIVATION_DERIVATIVES[name](z.detach(), a.detach()), z.grad, rtol=0, atol=1e-12)
 

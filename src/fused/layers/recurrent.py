@@ -1,14 +1,15 @@
 """Recurrent layers within a vmap over members: they leave it and loop over time with batched products of all members."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from src.fused.layers.dropout import HasDropoutRate, dropout_mask
+from src.fused.layers.linear import batched_linear
+from src.fused.layers.lstm import MembersLSTM
 from src.fused.layers.vmap_escape import call_outside_vmap
-from src.layers.lstm_kernel import LSTMFunction
 from src.layers.recurrent_cells import Cell, LSTMCell, RecurrentLayers, RNNCell, State
 
 Weights = tuple[Tensor, Tensor, Tensor]
@@ -50,37 +51,22 @@ def run_cell(
     """
     if backwards:
         x, valid = x.flip(0), None if valid is None else valid.flip(0)
-    steps = _lstm_steps if isinstance(cell, LSTMCell) else _steps_of(cell)
-    outputs, *last = call_outside_vmap(steps, *weights, x, valid, *state)
+    outputs, *last = call_outside_vmap(partial(_run_members, cell), *weights, x, valid, *state)
     return outputs.flip(0) if backwards else outputs, tuple(last)
 
 
-def _lstm_steps(
-    W_x: Tensor, W_h: Tensor, b: Tensor, x: Tensor, valid: Tensor | None, h: Tensor, C: Tensor
+def _run_members(
+    cell: Cell, W_x: Tensor, W_h: Tensor, b: Tensor, x: Tensor, valid: Tensor | None, *state: Tensor
 ) -> tuple[Tensor, ...]:
+    """Run a cell with the weights of each member over x [K, T, B, F], with states [K, B, H]."""
     valid = None if valid is None else valid.transpose(0, 1)
-    outputs, C = LSTMFunction.apply(x.transpose(0, 1), W_x, W_h, b, h, C, valid)
-    return outputs.transpose(0, 1), outputs[-1], C
-
-
-def _steps_of(cell: Cell) -> Callable[..., tuple[Tensor, ...]]:
-    """Return the time loop of a cell, over x [K, T, B, F] with states [K, B, H]."""
-
-    def steps(
-        W_x: Tensor, W_h: Tensor, b: Tensor, x: Tensor, valid: Tensor | None, *state: Tensor
-    ) -> tuple[Tensor, ...]:
-        a = torch.baddbmm(b.unsqueeze(1), x.flatten(1, 2), W_x.mT).unflatten(1, x.shape[1:3])  # [K, T, B, gates · H]
-        weights = cell.weights(W_h)
-        outputs = []
-        for t, a_t in enumerate(a.unbind(1)):
-            new_state = cell.step(a_t, state, weights)
-            if valid is not None:
-                new_state = tuple(torch.where(valid[:, t], new, old) for new, old in zip(new_state, state, strict=True))
-            state = new_state
-            outputs.append(state[0])
-        return torch.stack(outputs, 1), *state
-
-    return steps
+    last: State
+    if isinstance(cell, LSTMCell):
+        outputs, C = MembersLSTM.apply(x.transpose(0, 1), W_x, W_h, b, *state, valid)
+        last = outputs[-1], C
+    else:
+        outputs, last = cell.run_steps(batched_linear(x, W_x, b).transpose(0, 1), state, W_h, valid)
+    return outputs.transpose(0, 1), *last
 
 
 class MemberCell(nn.Module):
@@ -133,7 +119,12 @@ class MemberRNN(RecurrentLayers, HasDropoutRate):
         suffixes = [
             f"_l{layer}{suffix}" for layer in range(self.num_layers) for suffix in ("", "_reverse")[: self.directions]
         ]
-        self.cells = [_KernelCell(self, suffix) for suffix in suffixes]  # type: ignore[assignment]
+        self.cells = [partial(self._run_cell, suffix) for suffix in suffixes]  # type: ignore[assignment]
+
+    def _run_cell(
+        self, suffix: str, x: Tensor, state: State, valid: Tensor | None, backwards: bool
+    ) -> tuple[Tensor, State]:
+        return run_cell(self._equations[0], self.weights_of(suffix), x, state, valid, backwards)
 
     def weights_of(self, suffix: str) -> Weights:
         """Return the weights of a layer in one direction, arranged for the equations of the cell.
@@ -157,13 +148,3 @@ class MemberRNN(RecurrentLayers, HasDropoutRate):
 def _reorder_gates(gates: Tensor) -> Tensor:
     i, f, candidate, o = gates.chunk(4)
     return torch.cat((o, f, i, candidate))
-
-
-class _KernelCell:
-    def __init__(self, kernel: MemberRNN, suffix: str) -> None:
-        self.kernel, self.suffix = kernel, suffix
-
-    def __call__(
-        self, x: Tensor, state: State, valid: Tensor | None = None, backwards: bool = False
-    ) -> tuple[Tensor, State]:
-        return run_cell(self.kernel._equations[0], self.kernel.weights_of(self.suffix), x, state, valid, backwards)

@@ -110,10 +110,10 @@ class PopulationOptimizer:
                     for row, parameters in zip(states, matrix.members, strict=True)
                 ]
                 self.buffers[name] = matrix.gather(rows)
+        # torch's optimizers count steps in float64 or float32
+        count_dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
         self.scalars = {
-            name: torch.tensor(
-                [[float(state.get(name, start)) for state in row] for row in states], dtype=_count_dtype()
-            )
+            name: torch.tensor([[float(state.get(name, start)) for state in row] for row in states], dtype=count_dtype)
             for name, start in rule.scalars.items()
         }
         if any((tensor != tensor[:, :1]).any() for tensor in self.scalars.values()):
@@ -191,8 +191,3 @@ class PopulationOptimizer:
             for group in optimizer.param_groups:
                 group["step"] = group.get("step", 0) + 1
         return self.step_counts.add_(1)
-
-
-def _count_dtype() -> torch.dtype:
-    """Return the dtype in which the optimizers of torch count steps."""
-    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
