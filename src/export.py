@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.cli.hydra_app import parse_arguments, report_user_errors, run_parser
-from src.core.console import echo
+from src.core.console import display_path, echo
 from src.exporters.export import export
 
 
@@ -22,19 +22,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, help="folder for the files (export/ of the run)")
     options = parse_arguments(parser, argv)
     with report_user_errors():
-        from src.core.console import shown
-
         programs = export(options.run, options.format, options.to)
         for program in programs:
             if options.json:
                 echo(json.dumps({"file": str(program.file), "difference": program.difference}))
             else:
                 echo(
-                    f"{shown(program.file.absolute())}: {program.file.stat().st_size / 1e6:.2f} MB, largest difference "
+                    f"{display_path(program.file.absolute())}: {program.file.stat().st_size / 1e6:.2f} MB, largest difference "
                     f"{program.difference:.1e} on {program.examples} examples"
                 )
         if not options.json:
-            echo(f"{shown((programs[0].file.parent / 'README.md').absolute())}: the model card")
+            echo(f"{display_path((programs[0].file.parent / 'README.md').absolute())}: the model card")
 
 
 if __name__ == "__main__":

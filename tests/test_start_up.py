@@ -1,7 +1,10 @@
 """Commands that train nothing load no heavy library, so that they start and refuse invalid input quickly."""
 
+import ast
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +54,30 @@ except SystemExit as end:
 else:
     raise AssertionError("the command was accepted")"""
     assert loaded_by(script, argument) == set()
+
+
+def _inner_imports(file: Path) -> list[str]:
+    """Return the modules of this repository that the functions of a file import."""
+    functions = (n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.FunctionDef))
+    imports = {n for f in functions for n in ast.walk(f) if isinstance(n, ast.ImportFrom)}
+    return sorted({name for n in imports for name in _modules(n) if name.startswith("src.")})
+
+
+def _modules(node: ast.ImportFrom) -> list[str]:
+    name = node.module or ""
+    is_package = ROOT.joinpath(*name.split(".")).is_dir()
+    return [f"{name}.{alias.name}" for alias in node.names] if is_package else [name]
+
+
+FILES_WITH_INNER_IMPORTS = [file for file in sorted((ROOT / "src").rglob("*.py")) if _inner_imports(file)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES_WITH_INNER_IMPORTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_import_inside_a_function_saves_time(file: Path) -> None:
+    """Its module is not loaded with the file: the import is not there to hide a cycle."""
+    name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    code = f"import json, sys, {name}; print(json.dumps(sorted(sys.modules)))"
+    completed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
+    assert set(_inner_imports(file)) & set(json.loads(completed.stdout.splitlines()[-1])) == set()

@@ -18,7 +18,7 @@ import pytest
 
 from src import ROOT
 from src.cli.tune import tune
-from src.core.console import number
+from src.core.console import format_number
 from src.core.errors import UserError
 from src.sweeping.tuning.stages import ORDER, Tuning, thinned
 
@@ -118,10 +118,10 @@ def test_a_killed_tuning_continues_with_the_same_command(fast: MakeOverrides, tm
         values = [r["value"] for path, r in after.items() if re.search(rf"-{index}-[a-z-]+$", path.parent.name)]
         assert int(row[2]) == len(values)
         gained, best = max(best - min(values), 0.0), min(best, *values)
-        assert row[3] == number(best) and (index == 0 or row[4] == (number(gained) if gained else "0"))
+        assert row[3] == format_number(best) and (index == 0 or row[4] == (format_number(gained) if gained else "0"))
     assert best == min(record["value"] for record in after.values())
     winner = next(record for record in after.values() if record["value"] == best)
-    assert all(f"{name.partition('/')[2]} {number(value)}" in page for name, value in winner["final"].items())
+    assert all(f"{name.partition('/')[2]} {format_number(value)}" in page for name, value in winner["final"].items())
 
     # the experiment reproduces the best job
     (line,) = [

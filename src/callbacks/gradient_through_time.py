@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from src.core.console import shown
+from src.core.console import display_path
 from src.core.errors import UserError
 from src.core.escape import mathtext
 from src.core.tables import show
@@ -102,7 +102,7 @@ def compare(folder: RunFolder) -> None:
             rows.append({"run": label, "training": when, **cells})
     sweep = folder.path.parent
     show_table(sweep, KEY, "share of the last step's gradient that reaches the state k steps before", rows)
-    show(f"plot: {shown(save_figure(sweep, KEY, _figure(norms_by_run)))}")
+    show(f"plot: {display_path(save_figure(sweep, KEY, _figure(norms_by_run)))}")
 
 
 def _shares(norms: list[float]) -> list[float]:

@@ -21,7 +21,7 @@ from src.datamodules.base import DataModule
 from src.loggers.wandb.logger import WeightsAndBiases
 from src.models.base import Model
 from src.run_store.atomic_write import atomic_write
-from src.run_store.config_file import plain
+from src.run_store.config_file import to_plain
 from src.run_store.predictions import EXAMPLES, PREDICTIONS
 from src.run_store.run_folder import RunFolder
 from src.tasks.registry import TASKS
@@ -177,7 +177,7 @@ class Predictions(Callback):
             "classes": _class_names(pl_module),
             "confusion": None if self._confusion is None else self._confusion.tolist(),
             **self._true_and_predicted(trainer, pl_module),
-            "examples": plain(self._examples),
+            "examples": to_plain(self._examples),
         }
         with atomic_write(self.folder.path / PREDICTIONS) as file:
             text = json.dumps(contents, ensure_ascii=False, indent=1, allow_nan=False)

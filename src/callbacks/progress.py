@@ -10,7 +10,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from torch import Tensor
 
-from src.core.console import duration, echo, number, on_terminal
+from src.core.console import echo, format_duration, format_number, on_terminal
 from src.core.escape import line
 
 _STAGES = {"train": "", "validate": "validating", "test": "testing"}
@@ -150,9 +150,9 @@ class Progress(Callback):
             labels.insert(0, _epoch(trainer, trainer.current_epoch))
             seconds_left = self._time_left(trainer, share if stage == "train" else 1.0, now)
             if seconds_left is not None:
-                parts.append(f"{duration(seconds_left)} left")
+                parts.append(f"{format_duration(seconds_left)} left")
             if loss is not None:
-                parts.append(f"loss {number(float(loss))}")
+                parts.append(f"loss {format_number(float(loss))}")
             parts += _values(trainer, "val/")
         description = " ".join(filter(None, labels))
         width = self._bar.console.width - len(description) - _BAR_WIDTH - 3
@@ -180,7 +180,12 @@ class Progress(Callback):
         if self._bar is None and (
             last or self._epoch_printed is None or now - self._epoch_printed >= self.min_interval
         ):
-            parts = [_epoch(trainer, epoch), *_values(trainer, "train/"), *_values(trainer, "val/"), duration(seconds)]
+            parts = [
+                _epoch(trainer, epoch),
+                *_values(trainer, "train/"),
+                *_values(trainer, "val/"),
+                format_duration(seconds),
+            ]
             echo("  ".join(parts), flush=True)
             self._epoch_printed = now
         self._ended = None
@@ -196,4 +201,4 @@ def _values(trainer: L.Trainer, prefix: str) -> list[str]:
     """Return the metrics of a split as texts, the loss first."""
     metrics = {name: value for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
     names = sorted(metrics, key=lambda name: name != f"{prefix}loss")
-    return [f"{line(name)} {number(float(metrics[name]))}" for name in names]
+    return [f"{line(name)} {format_number(float(metrics[name]))}" for name in names]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from src.core.console import number, shown
+from src.core.console import display_path, format_number
 from src.core.errors import option_name
 from src.core.escape import mathtext
 from src.core.tables import show
@@ -104,17 +104,17 @@ def compare(folder: RunFolder) -> None:
                 "data": _data(config),
                 "model": config["model"]["name"],
                 "parameters": f"{record['parameters']:,}",
-                "seconds per epoch": number(results.get("seconds")),
+                "seconds per epoch": format_number(results.get("seconds")),
                 "MiB per step": f"{results['bytes'] / 2**20:.2f}",
                 "epochs": str(results["epochs"]),
-                "test loss": number(results["test"]["test/loss"]),
-                "naive baseline": number(results["baseline"]),
+                "test loss": format_number(results["test"]["test/loss"]),
+                "naive baseline": format_number(results["baseline"]),
             }
         )
     sweep = folder.path.parent
     show_table(sweep, KEY, "comparison of recurrent networks", rows)
     if len({_data(config) for config, _ in runs}) > 1:
-        show(f"plot: {shown(save_figure(sweep, KEY, _figure(runs)))}")
+        show(f"plot: {display_path(save_figure(sweep, KEY, _figure(runs)))}")
 
 
 def _is_complete(config: dict[str, Any], record: dict[str, Any]) -> bool:

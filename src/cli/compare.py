@@ -14,10 +14,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.comparison.console_table import LIMIT
-from src.core.console import Parser, echo
+from src.comparison.console_table import LIMIT, columns_of, headline, print_view
+from src.comparison.view import views
+from src.core.console import Parser, echo, on_terminal
 from src.core.errors import UserError, nearest
 from src.core.escape import line
+from src.run_store.recorded_run import curves_of, recorded_run
 
 if TYPE_CHECKING:
     from src.comparison.view import View
@@ -90,9 +92,7 @@ def compare(loaded: LoadedRuns, options: argparse.Namespace, reload: float | Non
     Raises:
         UserError: if an option names a run, key, metric or column that does not exist.
     """
-    from src.comparison.console_table import columns_of, headline, print_view
     from src.comparison.filters import matching_runs, parse_filters
-    from src.comparison.view import views
 
     runs = loaded.runs
     if filters := [run_filter for text in options.filter for run_filter in parse_filters(text, runs)]:
@@ -141,7 +141,6 @@ def watch(read: Callable[[], LoadedRuns], options: argparse.Namespace) -> "list[
         read: returns the current state of the runs.
         options: parsed by `parser`.
     """
-    from src.core.console import on_terminal
     from src.run_store.reader import NoRuns
 
     views: list[View] = []
@@ -373,7 +372,6 @@ def read_wandb(project: str, target: Path | None) -> LoadedRuns:
     """
     from src.loggers.wandb.reader import read_project
     from src.run_store.filters import flatten
-    from src.run_store.recorded_run import curves_of, recorded_run
 
     runs = [
         recorded_run(

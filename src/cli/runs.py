@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.cli.hydra_app import add_trust_options
-from src.core.console import Parser, echo
+from src.core.console import Parser, display_path, echo, format_duration, format_number
 from src.core.errors import UserError, truncate
 from src.core.escape import line
 
@@ -35,7 +35,6 @@ MAX_SHOWN = 2000
 
 def show_list(runs: "Sequence[StoredRun]", as_json: bool = False) -> None:
     """Print runs, one for each line."""
-    from src.core.console import duration, number, shown
     from src.core.tables import new_table, show
 
     if as_json:
@@ -63,10 +62,10 @@ def show_list(runs: "Sequence[StoredRun]", as_json: bool = False) -> None:
             run.status,
             *map(run.option, ("model", "datamodule")),
             record.get("monitor") or "",
-            number(record.get("value")),
-            duration(seconds) if seconds else "-",
+            format_number(record.get("value")),
+            format_duration(seconds) if seconds else "-",
             " ".join(run.tags),
-            shown(run.path),
+            display_path(run.path),
         )
     show(table)
     echo("1 run" if len(runs) == 1 else f"{len(runs)} runs")
@@ -74,7 +73,6 @@ def show_list(runs: "Sequence[StoredRun]", as_json: bool = False) -> None:
 
 def show_one(run: "StoredRun") -> None:
     """Print the main facts about one run."""
-    from src.core.console import duration, number, shown
     from src.run_store.archive import folder_size
     from src.run_store.filters import flatten, recorded_metrics
 
@@ -87,8 +85,10 @@ def show_one(run: "StoredRun") -> None:
         "status": run.status + (", archived" if run.archived else ""),
         "error": (record.get("error") or "").strip().rpartition("\n")[2],
         "started": record.get("started"),
-        "time": duration(record["seconds"]) if record.get("seconds") else None,
-        "best": None if best is None else f"{record.get('monitor')} {number(record.get('value'))} in epoch {best + 1}",
+        "time": format_duration(record["seconds"]) if record.get("seconds") else None,
+        "best": None
+        if best is None
+        else f"{record.get('monitor')} {format_number(record.get('value'))} in epoch {best + 1}",
         "parameters": f"{record['parameters']:,}" if record.get("parameters") else None,
         "tags": " ".join(run.tags),
         "notes": run.notes,
@@ -97,16 +97,16 @@ def show_one(run: "StoredRun") -> None:
         "W&B": wandb.get("url"),
         "size": f"{folder_size(run.path) / 1e6:.1f} MB",
     }
-    echo(shown(run.path))
+    echo(display_path(run.path))
     for name, value in facts.items():
         if value:
             echo(f"  {name:<11} {line(truncate(value, MAX_SHOWN))}")
     for name, value in recorded_metrics(record).items():
-        echo(f"  {line(name):<24} {line(number(value))}")
+        echo(f"  {line(name):<24} {line(format_number(value))}")
     echo("config:")
     for key, value in flatten({key: run.config.get(key) for key in ("model", "datamodule", "optimizer", "scheduler")}):
         echo(f"  {line(key):<24} {'null' if value is None else line(truncate(str(value), MAX_SHOWN))}")
-    echo(f"  …, complete in {shown(run.path / 'config.yaml')}")
+    echo(f"  …, complete in {display_path(run.path / 'config.yaml')}")
 
 
 def delete(runs: "Sequence[StoredRun]", yes: bool) -> None:
@@ -119,13 +119,12 @@ def delete(runs: "Sequence[StoredRun]", yes: bool) -> None:
     Raises:
         UserError: if nobody can confirm, as standard input is no terminal.
     """
-    from src.core.console import shown
     from src.run_store.archive import SWEEP_FILES, delete_runs, folder_size, sweeps_left_empty
 
     for run in runs:
-        echo(f"  {line(run.status)}  {shown(run.path)}")
+        echo(f"  {line(run.status)}  {display_path(run.path)}")
     for sweep in sweeps_left_empty(runs):
-        echo(f"  and {', '.join(SWEEP_FILES)} of {shown(sweep)}, which then holds no run")
+        echo(f"  and {', '.join(SWEEP_FILES)} of {display_path(sweep)}, which then holds no run")
     summary = (
         f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {sum(folder_size(run.path) for run in runs) / 1e6:.1f} MB"
     )

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.core.console import echo
+from src.core.console import display_path, echo, on_terminal
 from src.core.errors import UserError
 
 
@@ -19,7 +19,6 @@ def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
         UserError: if there is no such folder, if no key is configured, or if the server cannot be reached.
     """
     from src.config.wandb_account import user_account
-    from src.core.console import shown
     from src.loggers.wandb.pending import PendingUpload, find_pending
     from src.loggers.wandb.sync import BUSY, upload
     from src.run_store.run_folder import RunFolder
@@ -30,15 +29,15 @@ def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
         if not folder.alive:
             runs.append(run)
         elif folder.record.get("status") == "running":
-            echo(f"still running: {shown(run.folder)}")
+            echo(f"still running: {display_path(run.folder)}")
         else:
-            echo(f"left alone, {BUSY}: {shown(run.folder)}")
+            echo(f"left alone, {BUSY}: {display_path(run.folder)}")
     if not runs:
         echo("nothing to upload")
         return True
     size = sum(run.size for run in runs)
     if dry_run:
-        echo("\n".join(f"would upload {shown(run.folder)}" for run in runs))
+        echo("\n".join(f"would upload {display_path(run.folder)}" for run in runs))
         echo(f"{_runs(len(runs))}, {_megabytes(size)}")
         return True
     _check_server(paths)
@@ -47,9 +46,9 @@ def sync(paths: Sequence[Path], dry_run: bool = False) -> bool:
     failed = [(run, reason) for run, reason in remaining if reason != BUSY]
     for run, reason in remaining:
         if reason == BUSY:
-            echo(f"left alone, {BUSY}: {shown(run.folder)}")
+            echo(f"left alone, {BUSY}: {display_path(run.folder)}")
         else:
-            echo(f"not uploaded: {shown(run.folder)}: {reason}", file=sys.stderr)
+            echo(f"not uploaded: {display_path(run.folder)}: {reason}", file=sys.stderr)
     uploaded = size - sum(run.size for run, _ in remaining)
     echo(f"{_runs(len(runs) - len(remaining))} uploaded, {_megabytes(uploaded)}")
     if failed:
@@ -78,8 +77,6 @@ class _Bar:
     def __init__(self, runs: int, size: int) -> None:
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-        from src.core.console import on_terminal
-
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, disable=not on_terminal())
         self._runs, self._done = runs, 0
@@ -90,14 +87,13 @@ class _Bar:
 
     def add_run(self, run: object) -> None:
         """Count one more uploaded run."""
-        from src.core.console import shown
         from src.loggers.wandb.pending import PendingUpload
 
         assert isinstance(run, PendingUpload)
         self._done += 1
         self._progress.update(self._task, advance=run.size, description=self._text())
         if self._progress.disable:
-            echo(f"{self._text()}: {shown(run.folder)}", flush=True)
+            echo(f"{self._text()}: {display_path(run.folder)}", flush=True)
 
     def __enter__(self) -> "_Bar":
         self._progress.start()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.cli.hydra_app import run_with_hydra
+from src.config.overrides import quote_override
 from src.core.console import echo
 from src.core.errors import UserError
 
@@ -20,7 +21,6 @@ def tune(argv: Sequence[str]) -> Path:
         KeyboardInterrupt: after Ctrl-C; the same command continues.
     """
     from src.cli.train import job
-    from src.config.overrides import quote_override
     from src.sweeping.tuning.stages import Stage, Tuning
 
     overrides = [quote_override(override) for override in argv if not override.startswith("budget=")]

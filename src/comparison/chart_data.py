@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import isfinite, nan
 from typing import Any
 
-from src.comparison.config_keys import MISSING, short, shown
+from src.comparison.config_keys import MISSING, format_value, short_names
 from src.comparison.view import Row, View
 from src.run_store.recorded_run import Curve, RecordedRun, is_log_scaled, is_number
 
@@ -93,7 +93,7 @@ def axis(key: str, rows: Sequence[Row]) -> Axis:
         numbers = tuple(float(value) for value in values)
         lowest, highest = min(numbers), max(numbers)
         return Axis(key, numbers, (), lowest > 0 and (is_log_scaled(key) or highest / lowest >= KEY_LOG_RATIO))
-    texts = [shown(value) for value in values]
+    texts = [format_value(value) for value in values]
     names = sorted(set(texts), key=_order)
     return Axis(key, tuple(float(names.index(text)) for text in texts), tuple(names))
 
@@ -117,7 +117,7 @@ def best_rows(view: View, limit: int) -> list[Row]:
 
 def label(row: Row, keys: Sequence[str]) -> str:
     """Return the values that distinguish a row from the others, such as ``lr=0.01 model=mlp``."""
-    parts = [f"{name}={row.text(key)}" for name, key in zip(short(keys), keys, strict=True)]
+    parts = [f"{name}={row.text(key)}" for name, key in zip(short_names(keys), keys, strict=True)]
     return " ".join(parts) or row.best.name
 
 
@@ -130,7 +130,7 @@ def recorded_predictions(run: RecordedRun) -> Mapping[str, Any] | None:
         return None
     names, counts = record.get("classes"), record.get("confusion")
     if isinstance(names, list) and 0 < len(names) <= MAX_CLASSES and _is_matrix(counts, len(names), len(names)):
-        return {"classes": [shown(name) for name in names], "confusion": counts}
+        return {"classes": [format_value(name) for name in names], "confusion": counts}
     true, predicted = record.get("true"), record.get("predicted")
     if not (isinstance(true, list) and true and isinstance(true[0], list)):
         return None

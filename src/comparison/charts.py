@@ -19,7 +19,7 @@ from src.comparison.chart_data import (
     recorded_predictions,
 )
 from src.comparison.importance import Importance, importance
-from src.comparison.statistics import number
+from src.comparison.statistics import format_number
 from src.comparison.view import Row, View
 from src.core.escape import mathtext
 
@@ -143,7 +143,7 @@ def heat_figure(view: View, rows: Sequence[Row], down: str, across: str) -> "Fig
     axes.imshow(colours, cmap="viridis", aspect="auto", vmin=0, vmax=1)
     for (i, j), value in means.items():
         dark = colours[i][j] < 0.55
-        axes.text(j, i, number(value), ha="center", va="center", color="white" if dark else "black", fontsize=8)
+        axes.text(j, i, format_number(value), ha="center", va="center", color="white" if dark else "black", fontsize=8)
     axes.set_xticks(range(len(column_names)), column_names, rotation=30 if len(column_names) > 6 else 0, fontsize=8)
     axes.set_yticks(range(len(row_names)), row_names, fontsize=8)
     axes.set_xlabel(mathtext(across))

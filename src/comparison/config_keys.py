@@ -23,7 +23,7 @@ def is_repetition_key(key: str) -> bool:
     return last in _REPEATS or last.endswith(tuple(f"_{name}" for name in _REPEATS))
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value of a config as written on the command line."""
     if value is None:
         return "null"
@@ -36,7 +36,7 @@ def shown(value: Any) -> str:
 
 def comparable(value: Any) -> Any:
     """Return a hashable equivalent of a value, equal for equal values."""
-    return value if value is None or isinstance(value, str | int | float) else shown(value)
+    return value if value is None or isinstance(value, str | int | float) else format_value(value)
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -90,7 +90,7 @@ def _is_function_of(values: Sequence[Any], names: Sequence[Any]) -> bool:
     return all(value_of.setdefault(name, value) == value for name, value in zip(names, values, strict=True))
 
 
-def short(columns: Sequence[str]) -> list[str]:
+def short_names(columns: Sequence[str]) -> list[str]:
     """Return short names of columns: the last part of a config key, or the group of an option, if it is unique."""
     parts = [_last(column) for column in columns]
     counts = Counter(parts)

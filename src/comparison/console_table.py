@@ -6,9 +6,9 @@ from pathlib import Path
 from rich.cells import cell_len
 from rich.console import Console
 
-from src.comparison.config_keys import resolve_name, short, shown
+from src.comparison.config_keys import format_value, resolve_name, short_names
 from src.comparison.statistics import CONFIDENCE, mark
-from src.comparison.view import Row, View, names_of, statuses
+from src.comparison.view import Row, View, names_of, statuses, views
 from src.core.console import LOG_WIDTH, echo, on_terminal
 from src.core.errors import MAX_LISTED, truncate
 from src.core.escape import line
@@ -74,7 +74,7 @@ def print_view(view: View, columns: Sequence[str], limit: int = 0, whole: bool =
     rows = view.rows[:limit] if limit else view.rows
     head, *body = texts(view, columns, rows)
     first = len(head) - len(columns)
-    head = [*head[:first], *map(shown, short(columns))]
+    head = [*head[:first], *map(format_value, short_names(columns))]
     places = range(len(head)) if whole else _fitting([head, *body], first)
     numbers = {0, 1, *(first + place for place, column in enumerate(columns) if _is_number(view.rows[0], column))}
     table = new_table()
@@ -100,7 +100,7 @@ def texts(view: View, columns: Sequence[str], rows: Sequence[Row]) -> list[list[
     """
     repeated, tested = view.repeated, bool(view.test)
     leading = ["rank", view.metric, *(["95 % interval"] if repeated else []), *(["vs best"] if tested else [])]
-    lines = [[shown(name) for name in (*leading, *columns)]]
+    lines = [[format_value(name) for name in (*leading, *columns)]]
     for row in rows:
         cells = [str(row.rank or "-"), str(row.score or "-")]
         cells += [row.score.shown_interval() if row.score else ""] if repeated else []
@@ -157,12 +157,12 @@ def legend(view: View, columns: Sequence[str]) -> list[str]:
 
 def _folder_lines(view: View) -> list[str]:
     """Return the folder of the best run, and those of failed runs with their errors."""
-    lines = [f"best: {shown(view.rows[0].best.place)}"] if view.rows[0].rank == 1 else []
+    lines = [f"best: {format_value(view.rows[0].best.place)}"] if view.rows[0].rank == 1 else []
     failed = [run for run in view.runs if run.status == "failed"]
     for run in failed[:MAX_FAILED]:
         error = str(run.record.get("error") or "").strip().splitlines()
         lines.append(
-            f"failed: {shown(run.place)}  {shown(truncate(error[-1], MAX_ERROR_LENGTH)) if error else ''}".rstrip()
+            f"failed: {format_value(run.place)}  {format_value(truncate(error[-1], MAX_ERROR_LENGTH)) if error else ''}".rstrip()
         )
     more = len(failed) - MAX_FAILED
     return [*lines, *([f"failed: {more} more (status=failed lists them)"] if more > 0 else [])]
@@ -178,7 +178,6 @@ def print_ranking(folders: Sequence[Path]) -> None:
     Args:
         folders: folders of its jobs; those that hold no run yet are ignored.
     """
-    from src.comparison.view import views
     from src.run_store.reader import read_runs
 
     started = [folder for folder in folders if (folder / "run.json").is_file()]

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 
-from src.comparison.config_keys import MISSING, differing, shown
-from src.comparison.statistics import number
+from src.comparison.config_keys import MISSING, differing, format_value
+from src.comparison.statistics import format_number
 from src.comparison.view import COLUMNS, Row, View, measurement
-from src.core.console import duration
+from src.core.console import format_duration
 from src.core.errors import UserError, nearest
 from src.core.tables import new_table, show
 from src.run_store.recorded_run import Curve, RecordedRun
@@ -45,12 +45,12 @@ def resolve_run(name: str, runs: Sequence[RecordedRun], rows: Sequence[Row]) -> 
 
 def print_diff(one: RecordedRun, other: RecordedRun) -> None:
     """Print the differences of two runs: configs, metrics and curves."""
-    show(f"\nA  {shown(one.place)}  ({one.status})\nB  {shown(other.place)}  ({other.status})\n")
+    show(f"\nA  {format_value(one.place)}  ({one.status})\nB  {format_value(other.place)}  ({other.status})\n")
     keys = differing([one.config, other.config])
     if keys:
         table = new_table("key", "A", "B")
         for key in keys:
-            table.add_row(key, *(shown(run.config.get(key, MISSING)) for run in (one, other)))
+            table.add_row(key, *(format_value(run.config.get(key, MISSING)) for run in (one, other)))
         show(table)
     else:
         show("the configs are the same")
@@ -58,7 +58,7 @@ def print_diff(one: RecordedRun, other: RecordedRun) -> None:
     names = dict.fromkeys([*one.summary, *other.summary, *(c for c in COLUMNS if c in ("gap", "time", "parameters"))])
     for name in names:
         a, b = measurement(one, name), measurement(other, name)
-        show_value = duration if name == "time" else "{:,.0f}".format if name == "parameters" else number
+        show_value = format_duration if name == "time" else "{:,.0f}".format if name == "parameters" else format_number
         difference = "" if a is None or b is None or a == b else show_value(b - a)
         table.add_row(name, *("-" if value is None else show_value(value) for value in (a, b)), difference)
     show("")
@@ -70,7 +70,7 @@ def print_diff(one: RecordedRun, other: RecordedRun) -> None:
         longest = max(len(curve.values) for curve in pair)
         for letter, curve in zip("AB", pair, strict=True):
             if finite and len(curve.values):
-                ends = number(curve.values[0]), number(curve.values[-1])
+                ends = format_number(curve.values[0]), format_number(curve.values[-1])
                 table.add_row(name if letter == "A" else "", letter, *ends, sparkline(curve, finite, longest))
     show("")
     show(table)

@@ -22,14 +22,14 @@ from src.comparison.chart_data import (
     needs_log_scale,
     recorded_predictions,
 )
-from src.comparison.config_keys import short, shown
+from src.comparison.config_keys import format_value, short_names
 from src.comparison.console_table import count_statuses, legend
 from src.comparison.importance import importance
-from src.comparison.statistics import Sample, mark, number
+from src.comparison.statistics import Sample, format_number, mark
 from src.comparison.view import Row, View
 from src.core.escape import json_in_html
 from src.core.files import write_below
-from src.run_store.config_file import plain
+from src.run_store.config_file import to_plain
 from src.run_store.recorded_run import is_number
 
 PAGE = Path(__file__).parent / "page"
@@ -67,8 +67,8 @@ def write_report(
     images = _ImageBudget()
     view_data = [_view(view, columns, images) for view, columns in views]  # reads curves, which may add to the remarks
     data = {
-        "title": f"Comparison of {', '.join(shown(Path(place).name or place) for place in places)}",
-        "places": [shown(place) for place in places],
+        "title": f"Comparison of {', '.join(format_value(Path(place).name or place) for place in places)}",
+        "places": [format_value(place) for place in places],
         "counts": count_statuses(runs, pending),
         "remarks": str(read_warnings).splitlines(),
         "written": f"{datetime.now():%Y-%m-%d %H:%M}",
@@ -81,7 +81,7 @@ def write_report(
         ("SCRIPT_HASH", base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
         ("/*STYLE*/", (PAGE / "page.css").read_text(encoding="utf-8")),
         ("/*SCRIPT*/", script),
-        ("/*DATA*/", json_in_html(plain(data))),  # last, so that no placeholder in the data is replaced
+        ("/*DATA*/", json_in_html(to_plain(data))),  # last, so that no placeholder in the data is replaced
     ):
         page = page.replace(placeholder, part, 1)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,9 @@ class _ImageBudget:
             if len(png) <= self._remaining:
                 self._remaining -= len(png)
                 data = base64.b64encode(png).decode()
-                images.append({"name": _cut(shown(name.replace("-", " "))), "data": f"data:image/png;base64,{data}"})
+                images.append(
+                    {"name": _cut(format_value(name.replace("-", " "))), "data": f"data:image/png;base64,{data}"}
+                )
         return images
 
 
@@ -120,7 +122,7 @@ def _view(view: View, columns: Sequence[str], images: _ImageBudget) -> dict[str,
         entry: dict[str, Any] = {
             "rank": row.rank,
             "label": _cut(label(row, view.keys)),
-            "place": _cut(shown(row.best.place)),
+            "place": _cut(format_value(row.best.place)),
             "value": row.score.mean if row.score else None,
             "cells": _cells(view, row, columns),
             "curves": _curves(row, metrics) if id(row) in with_curves else None,
@@ -158,11 +160,11 @@ def _heads(view: View, columns: Sequence[str]) -> list[dict[str, Any]]:
     leading += [("vs best", False)] if view.test else []
     others = [
         (name, not isinstance(view.rows[0].value(column), str | list | bool))
-        for name, column in zip(short(columns), columns, strict=True)
+        for name, column in zip(short_names(columns), columns, strict=True)
     ]
     keys = [*(name for name, _ in leading), *columns]
     return [
-        {"name": _cut(shown(name)), "number": numeric, "key": _cut(key), "title": _cut(shown(key))}
+        {"name": _cut(format_value(name)), "number": numeric, "key": _cut(key), "title": _cut(format_value(key))}
         for (name, numeric), key in zip([*leading, *others], keys, strict=True)
     ]
 
@@ -184,7 +186,7 @@ def _cells(view: View, row: Row, columns: Sequence[str]) -> list[dict[str, Any]]
         cells.append(
             {
                 "text": _cut(row.text(column)),
-                "value": sortable if is_number(sortable) or value is None else _cut(shown(value)),
+                "value": sortable if is_number(sortable) or value is None else _cut(format_value(value)),
             }
         )
     return cells
@@ -224,7 +226,7 @@ def _importance(view: View) -> dict[str, Any] | None:
     if result is None:
         return None
     explained = f"a random forest explains {100 * result.explained:.0f} % of held-out rows"
-    note = f"Loss of R² of the rank when a key is shuffled; {explained}, of {number(len(view.rows))} rows."
+    note = f"Loss of R² of the rank when a key is shuffled; {explained}, of {format_number(len(view.rows))} rows."
     if not result.is_reliable:
         note = f"These rows are too few to estimate importance: {explained}."
     return {"keys": list(map(_cut, result.keys)), "loss": result.loss, "deviation": result.deviation, "note": note}

@@ -31,10 +31,10 @@ class Sample:
 
     def __str__(self) -> str:
         if self.deviation is None:
-            return number(self.mean)
+            return format_number(self.mean)
         places = _places(self.deviation)
         if places is None:
-            return f"{number(self.mean)} ± {number(self.deviation)}"
+            return f"{format_number(self.mean)} ± {format_number(self.deviation)}"
         return f"{self.mean:.{places}f} ± {self.deviation:.{places}f}"
 
     def shown_interval(self) -> str:
@@ -42,11 +42,11 @@ class Sample:
         if self.interval is None or self.deviation is None:
             return ""
         places = _places(self.deviation)
-        low, high = (number(x) if places is None else f"{x:.{places}f}" for x in self.interval)
+        low, high = (format_number(x) if places is None else f"{x:.{places}f}" for x in self.interval)
         return f"[{low}, {high}]"
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Return a number with four significant digits."""
     return f"{value:.4g}"
 

@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from src.comparison.config_keys import shown
+from src.comparison.config_keys import format_value
 from src.comparison.console_table import texts
 from src.comparison.statistics import Sample
 from src.comparison.view import Row, View
 from src.core.escape import csv_cell, latex, markdown, markdown_table
-from src.run_store.config_file import plain
+from src.run_store.config_file import to_plain
 from src.run_store.recorded_run import is_number
 
 Tables = Sequence[tuple[View, Sequence[str]]]
@@ -45,7 +45,7 @@ def to_json(tables: Tables) -> str:
         }
         for view, columns in tables
     ]
-    return json.dumps(plain(entries), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(to_plain(entries), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_markdown(tables: Tables) -> str:
@@ -120,4 +120,4 @@ def _run(run: Any) -> dict[str, Any]:
 
 def _cell(value: Any) -> Any:
     """Return a number unchanged, and any other value as text that a spreadsheet does not read as a formula."""
-    return value if value is None or is_number(value) else csv_cell(shown(value))
+    return value if value is None or is_number(value) else csv_cell(format_value(value))

@@ -11,9 +11,16 @@ from functools import cached_property
 from math import inf, isfinite
 from typing import Any
 
-from src.comparison.config_keys import MISSING, comparable, informative_keys, is_repetition_key, resolve_name, shown
-from src.comparison.statistics import Sample, holm, number, paired, sample, welch
-from src.core.console import duration
+from src.comparison.config_keys import (
+    MISSING,
+    comparable,
+    format_value,
+    informative_keys,
+    is_repetition_key,
+    resolve_name,
+)
+from src.comparison.statistics import Sample, format_number, holm, paired, sample, welch
+from src.core.console import format_duration
 from src.core.errors import UserError
 from src.run_store.recorded_run import RecordedRun, is_number
 from src.tasks.registry import direction_of
@@ -74,9 +81,9 @@ class Row:
             return MISSING
         if isinstance(value, Sample):
             if column == "time":
-                return duration(value.mean)
+                return format_duration(value.mean)
             return f"{value.mean:,.0f}" if column in _WHOLE else str(value)
-        return number(value) if isinstance(value, float) else shown(value)
+        return format_number(value) if isinstance(value, float) else format_value(value)
 
 
 def is_measure(column: str) -> bool:
@@ -131,10 +138,10 @@ class View:
     def title(self) -> str:
         """Metric, data and direction, as text."""
         data = dict.fromkeys(
-            shown(run.config["datamodule.name"]) for run in self.runs if "datamodule.name" in run.config
+            format_value(run.config["datamodule.name"]) for run in self.runs if "datamodule.name" in run.config
         )
         where = f" on {', '.join(data)}" if data else ""
-        return f"{shown(self.metric)}{where}, {'lower' if self.mode == 'min' else 'higher'} is better"
+        return f"{format_value(self.metric)}{where}, {'lower' if self.mode == 'min' else 'higher'} is better"
 
     @property
     def repeated(self) -> bool:
@@ -298,6 +305,6 @@ def _sorted(view: View, sort: str) -> View:
 
     with_value = [row for row in view.rows if value(row) is not None]
     numbers = all(is_number(value(row)) for row in with_value)
-    with_value.sort(key=lambda row: value(row) if numbers else shown(value(row)), reverse=descending)
+    with_value.sort(key=lambda row: value(row) if numbers else format_value(value(row)), reverse=descending)
     rest = [row for row in view.rows if value(row) is None]
     return replace(view, rows=(*with_value, *rest))

@@ -81,7 +81,7 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def number(value: object) -> str:
+def format_number(value: object) -> str:
     """Return a number with four significant digits, a dash for None, and any other value as text."""
     if value is None:
         return "-"
@@ -91,7 +91,7 @@ def number(value: object) -> str:
         return str(value)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format a duration: 0.4 s, 12 s, 3:07 min, 1:02:45 h."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
@@ -103,6 +103,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d} h"
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """Return a path for a message, on one line, and relative to the working directory if it is below it."""
     return line(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -6,7 +6,7 @@ The headings are those of Mitchell et al., Model Cards for Model Reporting (2019
 from collections.abc import Mapping
 from typing import Any
 
-from src.core.console import number
+from src.core.console import format_number
 from src.core.data_spec import DataSpec
 from src.core.escape import markdown, markdown_code, markdown_table
 from src.run_store.filters import flatten
@@ -57,7 +57,7 @@ def _results(record: Mapping[str, Any]) -> str:
     rows = []
     for name in names:
         cells = [{**best, **final}.get(f"{split}/{name}") for split in ("train", "val", "test")]
-        rows.append([markdown(name), *("" if cell is None else markdown(number(cell)) for cell in cells)])
+        rows.append([markdown(name), *("" if cell is None else markdown(format_number(cell)) for cell in cells)])
     epoch = record.get("best_epoch")
     note = f"\n\nOf the best epoch ({epoch + 1}) by {markdown(record.get('monitor'))}." if epoch is not None else ""
     if not rows:

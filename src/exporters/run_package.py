@@ -9,7 +9,7 @@ from pathlib import Path
 
 from src import ROOT
 from src.config.trust import trust_flag
-from src.core.console import echo, shown
+from src.core.console import display_path, echo
 from src.core.errors import UserError
 from src.core.files import copy_tree_below
 from src.exporters.model_card import model_card
@@ -65,7 +65,7 @@ def pack(run: StoredRun, target: Path, apply_changes: bool = False) -> None:
     if target.resolve().is_relative_to(run.path.resolve()):
         raise UserError(f"{target}: this is within the exported run; name a folder outside it")
     if not (run.folder.has_checkpoint("best") or run.folder.has_checkpoint("last")):
-        raise UserError(f"{shown(run.path)}: the run has no checkpoint, so there is no model to export")
+        raise UserError(f"{display_path(run.path)}: the run has no checkpoint, so there is no model to export")
     from src.training.inference import load
 
     loaded = load(run.path)
@@ -89,7 +89,7 @@ def pack(run: StoredRun, target: Path, apply_changes: bool = False) -> None:
         shutil.rmtree(target, ignore_errors=True)
         raise
     echo(f"code/: {code}")
-    echo(f"{shown(target.absolute())}: {folder_size(target) / 1e6:.1f} MB; start with its README.md")
+    echo(f"{display_path(target.absolute())}: {folder_size(target) / 1e6:.1f} MB; start with its README.md")
 
 
 def _write_code(run: StoredRun, target: Path, apply_changes: bool) -> str:

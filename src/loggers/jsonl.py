@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.core.files import append_below, open_below
-from src.run_store.config_file import plain
+from src.run_store.config_file import to_plain
 from src.run_store.run_folder import RunFolder
 
 METRICS = "metrics.jsonl"
@@ -49,7 +49,7 @@ class RunLogger(Logger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         values = dict(metrics)
         epoch = values.pop("epoch", None)
-        entry = {"step": step, "epoch": None if epoch is None else int(epoch), **plain(values)}
+        entry = {"step": step, "epoch": None if epoch is None else int(epoch), **to_plain(values)}
         if self._resumed and step is not None:
             entry["resumed"] = True
             self._resumed = False

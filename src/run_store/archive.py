@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from src.core.console import shown
+from src.core.console import display_path
 from src.core.errors import UserError, nearest
 from src.core.files import remove_below, walk
 from src.run_store.filters import condition_values, matching, parse_conditions
@@ -161,12 +161,12 @@ def _find(reference: str, all_runs: Sequence[StoredRun], outputs: Path) -> list[
     if any(sign in reference for sign in "=<>"):
         if runs := filter_runs(all_runs, [reference]):
             return runs
-        raise UserError(f"{reference}: no run in {shown(outputs.absolute())} matches")
+        raise UserError(f"{reference}: no run in {display_path(outputs.absolute())} matches")
     if runs := [run for run in all_runs if run.sweep == reference]:
         return runs
     runs = [run for run in all_runs if reference in run.names]
     if len(runs) > 1:
-        paths = ", ".join(shown(run.path) for run in runs[:5])
+        paths = ", ".join(display_path(run.path) for run in runs[:5])
         raise UserError(f"{reference}: {len(runs)} runs have this name: {paths}")
     if not runs:
         names = {run.id for run in all_runs} | {run.path.name for run in all_runs}
@@ -230,10 +230,10 @@ def delete_runs(runs: Sequence[StoredRun]) -> None:
     """
     for run in runs:
         if run.folder.alive:
-            raise UserError(f"{shown(run.path)}: this run is running")
+            raise UserError(f"{display_path(run.path)}: this run is running")
         for subfolder, _, _ in () if run.path.is_symlink() else walk(run.path):
             if not os.access(subfolder, os.W_OK | os.X_OK):
-                raise UserError(f"{shown(Path(subfolder))}: this folder is read-only, so nothing was deleted")
+                raise UserError(f"{display_path(Path(subfolder))}: this folder is read-only, so nothing was deleted")
     emptied = sweeps_left_empty(runs)
     for run in runs:
         if run.path.is_symlink():  # the target of the link is not among the runs that were listed
@@ -261,6 +261,8 @@ def delete_runs(runs: Sequence[StoredRun]) -> None:
             (sweep / "plots").rmdir()
     for parent in sorted({run.path.parent for run in runs}):
         for folder in sorted(parent.glob(f"{_DELETED}*")):
-            log.warning("%s: an earlier delete was stopped and left this folder; delete it by hand", shown(folder))
+            log.warning(
+                "%s: an earlier delete was stopped and left this folder; delete it by hand", display_path(folder)
+            )
         with suppress(OSError):  # the folder is not empty
             parent.rmdir()

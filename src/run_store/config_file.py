@@ -15,7 +15,7 @@ def as_yaml(config: Mapping[str, Any]) -> str:
     """Return a config as YAML for config.yaml: as OmegaConf writes it, in a tenth of the time. The text of a section that
     several configs share is cached.
     """
-    return "".join(_section_as_yaml(key, json.dumps(plain(value))) for key, value in config.items())
+    return "".join(_section_as_yaml(key, json.dumps(to_plain(value))) for key, value in config.items())
 
 
 @lru_cache(maxsize=1000)
@@ -45,16 +45,16 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Return a value as JSON can represent it: plain containers, and null for numbers that are not finite."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+        return [to_plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
     if isinstance(value, (str, bool, int)) or value is None:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if hasattr(value, "tolist"):  # tensors, and arrays and scalars of NumPy
-        return plain(value.tolist())
+        return to_plain(value.tolist())
     return str(value)

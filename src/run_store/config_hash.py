@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from src.run_store.config_file import plain
+from src.run_store.config_file import to_plain
 
 _NO_INFLUENCE = (
     "paths",
@@ -34,7 +34,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
     The order of keys does not matter, nor do the keys in `_NO_INFLUENCE`. Paths below the working directory are made
     relative to it, so that the hash does not depend on where a project is stored.
     """
-    relevant = plain(config)
+    relevant = to_plain(config)
     for key in _NO_INFLUENCE:
         *parents, last = key.split(".")
         node = relevant

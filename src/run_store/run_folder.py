@@ -33,7 +33,7 @@ from src.core.errors import UserError
 from src.core.files import UnsafeFileError, is_file_below, links_that_leave, read_below
 from src.core.records import FORMAT_VERSION, parse_yaml, read_json
 from src.run_store.atomic_write import atomic_write
-from src.run_store.config_file import as_yaml, plain
+from src.run_store.config_file import as_yaml, to_plain
 from src.run_store.config_hash import config_hash
 from src.run_store.metrics_file import read_metrics
 from src.run_store.provenance import provenance
@@ -149,13 +149,13 @@ class RunFolder:
     def update(self, **changes: Any) -> None:
         """Change entries of the record, and write run.json atomically."""
         self.set_entries(**changes)
-        text = json.dumps(plain(self.record), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        text = json.dumps(to_plain(self.record), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         with atomic_write(self.path / "run.json", self.root) as file:
             file.write(text.encode("utf-8", "backslashreplace"))  # JSON escapes a single surrogate in the same way
 
     def set_entries(self, **changes: Any) -> None:
         """Change entries of the record in memory; the next `update` writes them."""
-        self.record.update(plain(changes))
+        self.record.update(to_plain(changes))
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Record the end of a run.

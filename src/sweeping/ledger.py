@@ -9,6 +9,7 @@ A job is defined by its frozen config: later changes of conf/ affect only jobs t
 is in its run.json; an entry of states.jsonl is ignored if run.json is newer.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -402,8 +403,6 @@ def _lock_file(folder: Path) -> BinaryIO:
 
 def _lock(handle: int, folder: Path) -> None:
     try:
-        import fcntl
-
         for _ in range(20):  # the lock of a driver that was just killed takes a moment to be released
             with suppress(BlockingIOError):
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

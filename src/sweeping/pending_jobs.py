@@ -1,5 +1,6 @@
 """Count the jobs of sweeps that have not started."""
 
+import fcntl
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
@@ -29,8 +30,6 @@ def pending(paths: Iterable[Path]) -> tuple[int, bool]:
 def _is_driven(sweep: Path) -> bool:
     """Return whether a process holds the lock of a sweep; True on systems without file locks."""
     try:
-        import fcntl
-
         with open_below(sweep, LOCK) as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from src.core.console import duration, echo, number, on_terminal
+from src.core.console import echo, format_duration, format_number, on_terminal
 from src.core.escape import terminal
 from src.core.tables import new_table
 from src.sweeping.ledger import Job, State
@@ -95,9 +95,9 @@ class Display:
             self._worked += 1 - (run.before if run else 0.0)
         self._monitor = state.metric or self._monitor
         self._recent.append((job, state))
-        value = f"{state.metric} {number(state.value)}" if state.value is not None else ""
+        value = f"{state.metric} {format_number(state.value)}" if state.value is not None else ""
         parts = [f"[{self._before + self._ended}/{self._count()}]", f"{state.status:<8}", str(job), value]
-        parts += [f"({duration(state.seconds)})" if state.seconds else "", self._time_left()]
+        parts += [f"({format_duration(state.seconds)})" if state.seconds else "", self._time_left()]
         if state.status == "failed":
             self._failed += 1
             self.log("\n".join(["  ".join(parts[:3]), _short_traceback(event.error or state.error)]))
@@ -133,15 +133,17 @@ class Display:
 
     def _time_left(self) -> str:
         seconds = self.seconds_left()
-        return f"about {duration(seconds)} left" if seconds else ""
+        return f"about {format_duration(seconds)} left" if seconds else ""
 
     def _table(self) -> Group:
         table = new_table("job", "state", "epoch", self._monitor or "metric", "time", numbers=("epoch", "time"))
         now = time.monotonic()
         for job, state in self._recent:
-            table.add_row(str(job), state.status, "", number(state.value), duration(state.seconds))
+            table.add_row(str(job), state.status, "", format_number(state.value), format_duration(state.seconds))
         for run in self._running.values():
-            table.add_row(str(run.job), "running", _epoch(run), _metric(run, self._monitor), duration(now - run.since))
+            table.add_row(
+                str(run.job), "running", _epoch(run), _metric(run, self._monitor), format_duration(now - run.since)
+            )
         done = f"{self._before + self._ended} of {self._count()} jobs done"
         failed = f", {self._failed} failed" if self._failed else ""
         time_left = self._time_left()
@@ -159,7 +161,7 @@ def _epoch(run: _Running) -> str:
 def _metric(run: _Running, monitor: str) -> str:
     metrics = run.progress.metrics if run.progress else {}
     value = metrics.get(monitor, metrics.get("val/loss"))
-    return number(value) if value is not None else ""
+    return format_number(value) if value is not None else ""
 
 
 def _short_traceback(error: str) -> str:

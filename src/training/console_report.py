@@ -10,7 +10,7 @@ from rich.text import Text
 
 from src.config.schema.run import Config
 from src.config.trust import trust_flag
-from src.core.console import echo, shown
+from src.core.console import display_path, echo
 from src.core.data_spec import SPLITS
 from src.core.escape import terminal
 from src.core.tables import new_table
@@ -33,7 +33,7 @@ def print_header(config: Config, folder: RunFolder, summary: Summary, datamodule
         f"scheduler {config.scheduler.name}, seed {config.seed}",
     )
     show_table(summary.table())
-    echo(f"run folder: {shown(folder.path)}\n")
+    echo(f"run folder: {display_path(folder.path)}\n")
 
 
 def _print_bold_start(first: str, rest: str) -> None:
@@ -62,7 +62,7 @@ def print_results(experiment: "Experiment", result: "RunResult", folder: RunFold
     _print_bold_start("\nfinished", f" in {result.seconds:.1f} s, {shown_epoch}")
     Console(highlight=False, emoji=False, markup=False).print(table)
     echo(f"\n{advice(experiment, folder, result)}")
-    path = shown(folder.path)
+    path = display_path(folder.path)
     lines = [f"recorded in {path}"]
     if folder.has_checkpoint("last"):
         lines.append(f"  python -m src.evaluate {shlex.quote(path)} split=val{trust_flag(experiment.config.plain())}")

@@ -177,7 +177,7 @@ def _execute(config: Config, folder: RunFolder, verbose: bool, callbacks: Sequen
 def _resume_hint(config: Config, folder: RunFolder) -> str:
     if config.callbacks.get("checkpoints") is None:
         return "it kept no checkpoint to resume from (callbacks.checkpoints is off)"
-    return f"resume with: python -m src.train {shlex.quote(f'resume={console_report.shown(folder.path)}')}"
+    return f"resume with: python -m src.train {shlex.quote(f'resume={console_report.display_path(folder.path)}')}"
 
 
 def _train_and_test(experiment: Experiment, folder: RunFolder, started: float, verbose: bool) -> RunResult:

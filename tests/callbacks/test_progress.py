@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from src.callbacks.progress import Progress
-from src.core.console import duration, number
+from src.core.console import format_duration, format_number
 
 
 class Net(L.LightningModule):
@@ -160,14 +160,14 @@ def test_a_step_reads_no_loss_between_drawings(monkeypatch: pytest.MonkeyPatch) 
     [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.6, "1:00 min"), (187, "3:07 min"), (3765, "1:02:45 h")],
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(0.51234, "0.5123"), (0.0, "0"), (float("nan"), "nan"), (None, "-"), (1e-9, "1e-09")]
 )
 def test_number(value: float | None, text: str) -> None:
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 def test_an_epoch_resumed_in_the_middle_is_timed_from_the_resume(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ import time
 import pytest
 from scipy import stats
 
-from src.comparison.config_keys import informative_keys, is_repetition_key, resolve_name, short, shown
+from src.comparison.config_keys import format_value, informative_keys, is_repetition_key, resolve_name, short_names
 from src.comparison.view import View, views
 from src.core.errors import UserError
 from tests.comparison.conftest import MakeRun
@@ -190,10 +190,10 @@ def test_a_key_may_be_missing_or_null(run: MakeRun) -> None:
 
 def test_values_are_shown_as_on_the_command_line() -> None:
     values = [None, True, 0.001, 1e-8, 1 / 3, 3, [128, 64], {"layers.*": 0.1}, "adam"]
-    assert list(map(shown, values)) == [
+    assert list(map(format_value, values)) == [
         "null", "true", "0.001", "1e-08", "0.3333333333333333", "3", "[128,64]", '{"layers.*":0.1}', "adam",
     ]  # fmt: skip
-    assert shown("red\x1b[31m") == '"red\\u001b[31m"', "control characters are escaped"
+    assert format_value("red\x1b[31m") == '"red\\u001b[31m"', "control characters are escaped"
 
 
 def test_many_keys_are_compared_in_linear_time(run: MakeRun) -> None:
@@ -201,13 +201,13 @@ def test_many_keys_are_compared_in_linear_time(run: MakeRun) -> None:
     runs = [run(0.5, {f"k{i}": f"{i} {number}" for i in range(20_000)}, command=command) for number in range(2)]
     start = time.process_time()
     needed, dependent = informative_keys(runs)
-    assert len(short(needed)) == 20_000 and not dependent
+    assert len(short_names(needed)) == 20_000 and not dependent
     assert time.process_time() - start < 5, "in quadratic time it takes minutes"
 
 
 def test_unambiguous_names_are_short() -> None:
     keys = ["model.name", "optimizer.lr", "model.dropout", "regularization.dropout", "val/loss", "time"]
-    assert short(keys) == ["model", "lr", "model.dropout", "regularization.dropout", "val/loss", "time"]
+    assert short_names(keys) == ["model", "lr", "model.dropout", "regularization.dropout", "val/loss", "time"]
 
 
 def test_abbreviated_names_are_resolved() -> None:
@@ -240,5 +240,5 @@ def test_many_differing_keys_are_shown_in_linear_time(run: MakeRun) -> None:
     runs = [run(0.1, {f"model.k{number}": f"{name}{number}" for number in range(30_000)}) for name in "ab"]
     started = time.process_time()
     needed, _ = informative_keys(runs)
-    assert len(short(needed)) == 30_000
+    assert len(short_names(needed)) == 30_000
     assert time.process_time() - started < 10  # in quadratic time it takes minutes

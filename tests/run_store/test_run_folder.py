@@ -25,7 +25,7 @@ from src.config.compose import compose
 from src.config.validate import check
 from src.core.errors import UserError
 from src.run_store.best_epoch import best_epoch
-from src.run_store.config_file import as_yaml, plain
+from src.run_store.config_file import as_yaml, to_plain
 from src.run_store.config_hash import config_hash
 from src.run_store.metrics_file import read_metrics
 from src.run_store.recorded_run import curves_of
@@ -328,8 +328,8 @@ def test_plain_values_are_json() -> None:
         2: {"set": {"b", "a"}},
     }
     expected = {"tensor": [1.0, None], "scalar": 0.5, "path": "a/b", "tuple": [1, True, None], "2": {"set": ["a", "b"]}}
-    assert plain(values) == expected
-    json.dumps(plain(values), allow_nan=False)
+    assert to_plain(values) == expected
+    json.dumps(to_plain(values), allow_nan=False)
 
 
 def test_the_record_needs_no_torch() -> None:

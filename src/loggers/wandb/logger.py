@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import WandbLogger
 
 from src.config.wandb_account import user_account
-from src.core.console import shown
+from src.core.console import display_path
 from src.core.errors import first_line
 from src.core.escape import line
 from src.core.files import open_below, replace_below
@@ -26,7 +26,7 @@ from src.loggers.wandb.pending import pending_upload
 from src.loggers.wandb.sync import mark_sent
 from src.run_store.atomic_write import flush_writes
 from src.run_store.best_epoch import best_epoch
-from src.run_store.predictions import PREDICTIONS
+from src.run_store.predictions import PREDICTIONS, load_predictions, read_example_images
 from src.run_store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -119,8 +119,6 @@ class WeightsAndBiases(WandbLogger):
         confusion matrix as the chart ``test/confusion``, and the file itself.
         """
         import wandb
-
-        from src.run_store.predictions import load_predictions, read_example_images
 
         flush_writes()
         predictions = load_predictions(self._folder.path)
@@ -220,7 +218,7 @@ class WeightsAndBiases(WandbLogger):
             "WANDB_PROJECT": settings.project if account.refusal(project=settings.project) else None,
         }
         assignments = [f"{variable}={quote(line(value))}" for variable, value in variables.items() if value]
-        return " ".join([*assignments, "python -m src.sync", quote(shown(self._folder.path))])
+        return " ".join([*assignments, "python -m src.sync", quote(display_path(self._folder.path))])
 
 
 def _text(value: Any) -> str:

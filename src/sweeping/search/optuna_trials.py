@@ -9,7 +9,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from src.compat.optuna_trial import continue_trial
-from src.core.console import echo, number
+from src.core.console import echo, format_number
 from src.core.errors import UserError
 from src.core.files import is_file_below
 from src.core.tables import new_table, show
@@ -184,7 +184,7 @@ class Trials:
         for trial in sorted(best.values(), key=lambda trial: trial.values):
             if (job := _job_of(trial, self._ledger)) is not None:
                 pairs = zip(names, trial.values, strict=True)
-                cells = [f"{value:,.0f}" if name in COSTS[:2] else number(value) for name, value in pairs]
+                cells = [f"{value:,.0f}" if name in COSTS[:2] else format_number(value) for name, value in pairs]
                 table.add_row(*cells, str(job), str(self._ledger.path(job)))
         show(table)
 

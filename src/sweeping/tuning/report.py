@@ -10,7 +10,8 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.config.groups import groups, search_roots
-from src.core.console import number
+from src.config.validate import check
+from src.core.console import format_number
 from src.core.errors import UserError
 from src.core.escape import line, markdown, markdown_code, mathtext
 from src.core.files import walk, write_below
@@ -36,7 +37,6 @@ def write_experiment(
         config_folders: config folders of a user's own options, as entries of ``hydra.searchpath``.
     """
     from src.config.compose import compose
-    from src.config.validate import check
 
     best = stages[-1].best
     options: list[Any] = []
@@ -58,7 +58,7 @@ def write_experiment(
             _put(keys, key, parsed.value())
     ended = str(RunFolder.open(best.path).record.get("ended"))[:10]
     on = f" on {ended}" if re.fullmatch(r"\d{4}-\d\d-\d\d", ended) else ""
-    tuned = f"{name}: tuned to {best.state.metric} {number(best.state.value)} in {count_of(stages)} jobs"
+    tuned = f"{name}: tuned to {best.state.metric} {format_number(best.state.value)} in {count_of(stages)} jobs"
     head = f"# @package _global_\n# {line(tuned)}\n# written by python -m src.tune{on}, from {line(best.path)}\n"
     text = yaml.safe_dump({"defaults": options}, sort_keys=False, default_flow_style=None) if options else ""
     text += f"\n{yaml.safe_dump(keys, sort_keys=False, default_flow_style=None)}" if keys else ""
@@ -111,8 +111,8 @@ def write_page(folder: Path, title: str, stages: Sequence[Stage], command: Seque
         "|---|---|--:|--:|--:|---|",
         *(_row(stage) for stage in stages),
         "",
-        f"From {number(first.state.value)} to {number(best.state.value)} {markdown(metric)} in {count_of(stages)} jobs, one seed "
-        "each: a gain that is smaller than the difference between seeds may be luck.",
+        f"From {format_number(first.state.value)} to {format_number(best.state.value)} {markdown(metric)} in "
+        f"{count_of(stages)} jobs, one seed each: a gain that is smaller than the difference between seeds may be luck.",
         "",
         "![what each stage gained](plots/tune.png)",
         "",
@@ -139,12 +139,19 @@ def write_page(folder: Path, title: str, stages: Sequence[Stage], command: Seque
 def _row(stage: Stage) -> str:
     assert stage.best.state.value is not None
     if not stage.jobs:
-        cells = [markdown(stage.name), "nothing here", "0", number(stage.best.state.value), "", ""]
+        cells = [markdown(stage.name), "nothing here", "0", format_number(stage.best.state.value), "", ""]
     else:
-        gained = number(stage.gain) if stage.gain else "" if stage.before is None else "0"
+        gained = format_number(stage.gain) if stage.gain else "" if stage.before is None else "0"
         chosen = " ".join(map(markdown_code, stage.chosen)) or ("" if stage.before is None else "as before")
         varied = ", ".join(map(markdown_code, stage.axes))
-        cells = [markdown(stage.name), varied, str(len(stage.jobs)), number(stage.best.state.value), gained, chosen]
+        cells = [
+            markdown(stage.name),
+            varied,
+            str(len(stage.jobs)),
+            format_number(stage.best.state.value),
+            gained,
+            chosen,
+        ]
     return f"| {' | '.join(cells)} |"
 
 
@@ -155,7 +162,7 @@ def _measured(record: Mapping[str, Any]) -> str:
         for name, value in (final.items() if isinstance(final, Mapping) else ())
         if isinstance(value, int | float)
     }
-    return ", ".join(f"{name} {number(value)}" for name, value in measured.items())
+    return ", ".join(f"{name} {format_number(value)}" for name, value in measured.items())
 
 
 def draw(stages: Sequence[Stage], title: str) -> "Figure":
@@ -173,7 +180,7 @@ def draw(stages: Sequence[Stage], title: str) -> "Figure":
     panel.step(range(len(stages)), best, where="post", color="tab:red", label="best so far")
     panel.plot(range(len(stages)), best, "o", color="tab:red")
     for place, value in enumerate(best):
-        panel.annotate(number(value), (place, value), textcoords="offset points", xytext=(0, -14), ha="center")
+        panel.annotate(format_number(value), (place, value), textcoords="offset points", xytext=(0, -14), ha="center")
     values = [state.value for stage in stages for _, state in stage.jobs if state.value is not None]
     if min(values) > 0 and max(values) > 10 * min(values):
         panel.set_yscale("log")

@@ -19,6 +19,7 @@ from src.config.groups import CONF, search_roots, sweeps
 from src.config.isolated_hydra import isolated_hydra
 from src.config.overrides import quote_override
 from src.config.schema.run import Config
+from src.config.validate import check
 from src.core.console import echo
 from src.core.errors import JobsFailed, UserError
 from src.run_store.config_hash import config_hash
@@ -229,7 +230,6 @@ class Tuning:
 
     def _config(self, overrides: Sequence[str]) -> Config:
         from src.config.compose import compose
-        from src.config.validate import check
 
         return check(compose([*self._search_path, *overrides]))
 
