@@ -67,7 +67,7 @@ class Checkpoints(Checkpoint):
         for name, value in (("every_n_steps", every_n_steps), ("every_minutes", every_minutes)):
             if value is not None and value <= 0:
                 raise UserError(f"callbacks.checkpoints.{name}={value}: must be above 0, or null to disable it")
-        self.dirpath = Path(dirpath).resolve()
+        self.dirpath = Path(dirpath).absolute()
         self.monitor, self.mode = monitor, mode
         self.best_epoch: int | None = None
         """Epoch of best.ckpt, counted from 0."""

@@ -23,7 +23,7 @@ from src.config.schema.search import SEARCHES, Search
 from src.core.errors import UserError, all_of, nearest, option_name, short
 
 _GROUP_CLASSES: dict[str, tuple[str, type[Option], set[str]]] = {
-    "model": ("src.models.base.Model", ModelOption, {"spec"}),
+    "model": ("src.models.base.Model", ModelOption, {"spec", "training_config", "batch_transform", "decode"}),
     "datamodule": ("src.datamodules.base.DataModule", DataOption, {"data_dir", "write_dir", "fold", "augmentation"}),
     "optimizer": ("torch.optim.Optimizer", Option, {"params"}),
     "scheduler": ("torch.optim.lr_scheduler.LRScheduler", SchedulerOption, {"optimizer"}),

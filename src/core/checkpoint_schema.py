@@ -16,7 +16,8 @@ _VERSION = re.compile(r"2(?:\.\d{1,4}){0,2}(?:\.?(?:dev|post|rc|a|b)\d{0,8})?(?:
 """Supported versions of Lightning. Lightning would migrate older checkpoints by its own rules."""
 _TRAINING_PARTS = ("state_dict", "callbacks", "optimizer_states", "lr_schedulers")
 """Parts that a checkpoint with the progress of training must have."""
-_COUNTERS = {"ready", "completed", "started", "processed"}
+_COUNTERS = ("ready", "started", "processed", "completed")
+"""Counters of Lightning's loops, in the order in which they are increased."""
 _PROGRESS = {*_COUNTERS, "total", "current", "is_last_batch", "optimizer", "step", "zero_grad"}
 """Names in the progress of Lightning's loops, which sets every name in a checkpoint as an attribute."""
 
@@ -83,7 +84,8 @@ def check_parts(checkpoint: dict[str, Any]) -> None:
         if not isinstance(key, str) or not isinstance(state, dict):
             raise Damaged("the state of a callback is not a dictionary")
     _check_progress(checkpoint.get("loops", {}), "loops")
-    _check_gridlight_part(checkpoint.get("gridlight", {}))
+    if "gridlight" in checkpoint:
+        _check_gridlight_part(checkpoint["gridlight"])
 
 
 def _check_versions(layers: Any, name: str) -> None:
@@ -103,6 +105,11 @@ def is_count(value: object) -> bool:
 def _check_progress(value: Any, name: str) -> None:
     """Check the progress of Lightning's loops, in which every leaf is a count."""
     if isinstance(value, dict):
+        counts = [value[key] for key in _COUNTERS if key in value]
+        if all(map(is_count, counts)) and counts != sorted(counts, reverse=True):
+            raise Damaged("the progress of training contradicts itself")
+        if name.endswith(("epoch_progress.progress", "batch_progress.progress")) and len(counts) < len(_COUNTERS):
+            raise Damaged("the progress of training is incomplete")
         for key, inner in value.items():
             if key == "_batches_that_stepped" and not is_count(inner):
                 raise Damaged("the progress of training is not a count")
@@ -119,8 +126,6 @@ def _check_progress(value: Any, name: str) -> None:
 
 
 def _check_gridlight_part(part: dict[str, Any]) -> None:
-    if not part:
-        return
     version = part.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION or type(version) is not int:
         text = version if type(version) is int else "an unknown one"

@@ -118,7 +118,9 @@ def _parent_of(root: Path, name: str | PurePath, make: bool = False) -> Iterator
         os.close(descriptor)
 
 
-def _explain(error: OSError, path: Path, descriptor: int | None, name: str) -> OSError | UnsafeFileError:
+def _explain(
+    error: OSError, path: Path, descriptor: int | None, name: str, writing: bool = False
+) -> OSError | UnsafeFileError:
     """Return the error to raise when a component could not be opened, with a message that names a link or special file."""
     if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
         with suppress(OSError):
@@ -126,6 +128,8 @@ def _explain(error: OSError, path: Path, descriptor: int | None, name: str) -> O
                 return _link_error(path)
     if error.errno == errno.ENXIO:
         return UnsafeFileError(f"{path}: this is not a regular file")
+    if writing and error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+        return UnsafeFileError(f"{path}: cannot be written: {error.strerror}")
     return error
 
 
@@ -137,20 +141,21 @@ def _is_last(name: str | PurePath) -> bool:
 
 
 def _open(root: Path, name: str | PurePath, flags: int, make: bool = False) -> int:
+    writing = bool(flags & (os.O_WRONLY | os.O_RDWR))
     flags |= _NOFOLLOW | _NONBLOCK | _BINARY
     if _is_last(name) and not make:
         path = os.path.join(root, name)
         try:
             descriptor = os.open(path, flags, 0o666)
         except OSError as error:
-            raise _explain(error, Path(path), None, path) from error
+            raise _explain(error, Path(path), None, path, writing) from error
     else:
         path = str(root / name)
         with _parent_of(root, name, make) as (parent, last):
             try:
                 descriptor = os.open(last, flags, 0o666, dir_fd=parent)
             except OSError as error:
-                raise _explain(error, Path(path), parent, last) from error
+                raise _explain(error, Path(path), parent, last, writing) from error
     return _check_regular(descriptor, path)
 
 
@@ -161,7 +166,7 @@ def _check_regular(descriptor: int, path: str | Path) -> int:
         return descriptor
     os.close(descriptor)
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise UnsafeFileError(f"{path}: this is a folder, and a file is expected here")
     raise UnsafeFileError(f"{path}: this is not a regular file")
 
 
@@ -497,6 +502,16 @@ def refuse_links_that_leave(root: Path, purpose: str, allowed: Sequence[str] = (
         )
 
 
+def _copy_contents(source: BinaryIO, target: BinaryIO) -> None:
+    """Copy a file. Blocks of zeros become holes, so that a sparse file does not fill the disk."""
+    while block := source.read(1 << 20):
+        if block.count(0) == len(block):
+            target.seek(len(block), os.SEEK_CUR)
+        else:
+            target.write(block)
+    target.truncate()
+
+
 def copy_tree_below(root: Path, target: Path, leave_out: Sequence[str] = ()) -> None:
     """Copy the regular files below a folder. Links, pipes, devices, and deep nesting are errors.
 
@@ -522,4 +537,4 @@ def copy_tree_below(root: Path, target: Path, leave_out: Sequence[str] = ()) -> 
             (target / parent / name).mkdir()
         for name in sorted(filter(is_copied, files)):
             with open_below(root, parent / name) as source, (target / parent / name).open("xb") as copy:
-                shutil.copyfileobj(source, copy)
+                _copy_contents(source, copy)

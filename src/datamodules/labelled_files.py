@@ -19,7 +19,7 @@ from src.datamodules.class_labels import class_numbers, classes_of
 from src.datamodules.io.labelled_folder import Labelled, expand_folders, labelled_files
 from src.datamodules.loaders.worker_processes import default_workers
 from src.datamodules.preparation import texts
-from src.datamodules.splits.holdout import draw_missing_splits
+from src.datamodules.splits.holdout import draw_missing_splits, split_paths
 from src.datamodules.standardizer import StandardizedData, Standardizer
 
 log = logging.getLogger(__name__)
@@ -29,14 +29,19 @@ SCALE_SAMPLES = 2000
 
 
 class LabelledFiles(StandardizedData):
-    """Files with one example each. If all together need more than `memory_share` of the free memory, they are read batch
-    by batch.
+    """Files with one example each. Validation and test have their own folders, or are drawn, stratified by class.
+
+    If all files together need more than `memory_share` of the free memory, they are read batch by batch.
 
     Args:
+        path: the data folder; with `val_path` and `test_path`, all of it is training data.
+        pattern: position of the class in the path of a file below the folder, such as ``{label}_*.wav``; ``*`` matches
+            anything within a name. None: one subfolder per class, with files at any depth.
+        val_path, test_path: folders of the other splits.
         memory_share: share of the free memory; 0 always reads from the files.
         workers: reader processes if the data do not fit into memory; None: all cores but one.
         split_seed: seed of the splits that are drawn.
-        val_fraction: share of the validation split, if it is drawn.
+        val_fraction, test_fraction: shares of the splits that are drawn.
         common: arguments of `DataModule`.
 
     Attributes:
@@ -52,24 +57,36 @@ class LabelledFiles(StandardizedData):
 
     def __init__(
         self,
+        path: Path,
+        pattern: str | None = None,
+        val_path: Path | None = None,
+        test_path: Path | None = None,
         memory_share: float = 0.5,
         workers: int | None = None,
         split_seed: int = 0,
         val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
         **common: Any,
     ) -> None:
         super().__init__(**common)
+        self.paths = split_paths(path, val_path, test_path)
+        self.pattern = pattern
         self.memory_share = memory_share
         self.workers = default_workers() if workers is None else workers
         self.split_seed = split_seed
-        self.val_fraction = val_fraction
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.classes: tuple[str, ...] = ()
         self._training: Any = None
         """Training examples in memory, if they are augmented."""
 
-    @abstractmethod
     def files(self) -> dict[str, list[Labelled]]:
         """Return path and class of each file of each split."""
+        available = {
+            name: labelled_files(folder, self.pattern, self.endings, self.kind) for name, folder in self.paths.items()
+        }
+        return draw_missing_splits(
+            available, self.val_fraction, self.test_fraction, self.split_seed, itemgetter(1), self.fold
+        )
 
     @abstractmethod
     def fit_shape(self, files: dict[str, list[Path]]) -> int:
@@ -91,21 +108,10 @@ class LabelledFiles(StandardizedData):
         """Return raw examples, changed by a new draw of `augmentation`."""
         return examples
 
-    def labelled_files(self, pattern: str | None, test_fraction: float) -> dict[str, list[Labelled]]:
-        """Return the files below `paths`, and draw the splits that have no path, stratified by class."""
-        available = {
-            name: labelled_files(folder, pattern, self.endings, self.kind) for name, folder in self.paths.items()
-        }
-        return draw_missing_splits(
-            available, self.val_fraction, test_fraction, self.split_seed, itemgetter(1), self.fold
-        )
-
     def load(self) -> dict[str, Batch]:
         splits = self.files()
         files = {name: [path for path, _ in split] for name, split in splits.items()}
-        folders = {
-            name: str(self.source_path(name) if self.paths else paths[0].parent) for name, paths in files.items()
-        }
+        folders = {name: str(self.source_path(name)) for name in files}
         if not self.classes:
             self.classes = classes_of((label for _, label in splits["train"]), folders["train"])
         targets = {

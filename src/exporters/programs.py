@@ -66,7 +66,6 @@ def export(loaded: "LoadedModel", folder: Path, formats: Sequence[str] = FORMATS
     if "onnx" in formats:
         _check_onnx()
     model = loaded.model.eval()
-    model.training_config = None
     name = type(model).__name__
     batches = _examples(loaded)
     inputs = tuple(batches[0].inputs)

@@ -23,11 +23,14 @@ class Model(L.LightningModule):
     """An architecture that can be trained on each task that it declares.
 
     A subclass declares `tasks` and `inputs`, takes its own settings as keyword arguments, calls
-    `super().__init__(spec)`, and implements `forward`, which takes the batch's `inputs` and returns outputs
+    `super().__init__(spec, **common)`, and implements `forward`, which takes the batch's `inputs` and returns outputs
     shaped [B, *spec.output_shape] (with a time axis after B for tokens).
 
     Args:
         spec: the description of the data; a plain dictionary when it comes from a checkpoint.
+        training_config: the config of the run; required for training, and None in a model that is only applied.
+        batch_transform: augmentation and mixing of training batches (`src.regularization.batch_transform`).
+        decode: function that maps target tokens [B, T] to texts, for BLEU.
     """
 
     tasks: ClassVar[tuple[str, ...]]
@@ -39,18 +42,21 @@ class Model(L.LightningModule):
     supports_stateful: ClassVar[bool] = False
     """Whether it can pass its state from one batch to the next (`spec.stateful`)."""
 
-    training_config: Any
-    """The training config (`src.config.schema.run.Config`); set by `src.training`, None in a model that is built directly."""
-
-    def __init__(self, spec: DataSpec | dict[str, Any]) -> None:
+    def __init__(
+        self,
+        spec: DataSpec | dict[str, Any],
+        training_config: Any = None,
+        batch_transform: Callable[[Batch], tuple[Batch, Any]] | None = None,
+        decode: Callable[[Tensor], list[str]] | None = None,
+    ) -> None:
         super().__init__()
         self.spec = spec if isinstance(spec, DataSpec) else DataSpec.from_plain(spec)
         check_task(self.spec.task)
-        self.task = build_task(self.spec)
+        self.task = build_task(self.spec, decode)
         self.meters: dict[str, Meter] = {}
-        self.training_config = None
+        self.training_config = training_config
+        self.batch_transform = batch_transform
         self.evaluated_split = "test"
-        self.batch_transform: Callable[[Batch], tuple[Batch, Any]] | None = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to rebuild the model: its config, the DataSpec and the preparation of the data."""

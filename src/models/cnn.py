@@ -51,6 +51,7 @@ class CNN(ImageModel):
 
     Raises:
         UserError: if pooling and strides reduce an image to less than one pixel.
+        common: arguments of `Model`.
     """
 
     def __init__(
@@ -70,8 +71,9 @@ class CNN(ImageModel):
         dropout: float = 0.0,
         spatial_dropout: float = 0.0,
         drop_connect: float = 0.0,
+        **common: Any,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, **common)
         width, *size = self.spec.input_shape
         blocks = []
         settings = (

@@ -1,6 +1,7 @@
 """Multi-layer perceptron (textbook, Multi-Layer Perceptrons)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ class MLP(Model):
 
     Raises:
         UserError: if series or subtract_last is set and the predicted series are not the input series.
+        common: arguments of `Model`.
     """
 
     tasks = ("classification", "binary_classification", "regression", "forecasting")
@@ -46,8 +48,9 @@ class MLP(Model):
         drop_connect: float = 0.0,
         series: str = "together",
         subtract_last: bool = False,
+        **common: Any,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, **common)
         self.channel_independent, self.subtract_last = series == "independent", subtract_last
         if (self.channel_independent or subtract_last) and self.spec.input_shape[1:] != self.spec.output_shape[1:]:
             option = "series=independent" if self.channel_independent else "subtract_last=true"

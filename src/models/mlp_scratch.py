@@ -173,6 +173,7 @@ class MlpScratch(Model):
         hidden_sizes: width of each hidden layer; an empty list makes a linear model.
         activation: a name from `src.layers.activations`; tanh is the textbook's.
         initialization: a name from `src.layers.initialization`.
+        common: arguments of `Model`.
     """
 
     tasks = ("classification", "binary_classification", "regression", "forecasting")
@@ -184,8 +185,9 @@ class MlpScratch(Model):
         hidden_sizes: Sequence[int] = (128, 64),
         activation: str = "tanh",
         initialization: str = "torch",
+        **common: Any,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, **common)
         layers: list[nn.Module] = [nn.Flatten()]
         width = self.spec.input_size
         for hidden in hidden_sizes:

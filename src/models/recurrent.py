@@ -37,6 +37,7 @@ class Recurrent(Model):
     Raises:
         UserError: for a bidirectional language model, which would see the token that it predicts; for drop_connect with
             textbook cells.
+        common: arguments of `Model`.
     """
 
     tasks = ("classification", "binary_classification", "regression", "forecasting", "tagging", "language_modelling")
@@ -58,8 +59,9 @@ class Recurrent(Model):
         embedding_size: int = 64,
         dropout: float = 0.0,
         drop_connect: float = 0.0,
+        **common: Any,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, **common)
         self.every_step = self.spec.task in ("language_modelling", "tagging")
         if bidirectional and self.spec.task == "language_modelling":
             raise UserError("model.bidirectional=true: a language model that reads backwards sees what it predicts")

@@ -1,6 +1,7 @@
 """Residual network of the CIFAR family (He et al. 2016), optionally with stochastic depth (textbook C6)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,6 +55,7 @@ class ResNet(ImageModel):
         dropout: probability to drop a unit before the last layer.
         stochastic_depth: probability to skip the last block; the l-th of L blocks is skipped with l/L of this probability.
         checkpoint_activations: recompute each block in the backward pass, which needs less memory and more time.
+        common: arguments of `Model`.
     """
 
     def __init__(
@@ -65,8 +67,9 @@ class ResNet(ImageModel):
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
         checkpoint_activations: bool = False,
+        **common: Any,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, **common)
         self.checkpoint_activations = checkpoint_activations
         self.stem = nn.Sequential(
             nn.Conv2d(self.spec.input_shape[0], widths[0], 3, padding=1, bias=False),

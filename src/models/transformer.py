@@ -38,6 +38,7 @@ class Transformer(Model):
 
     Raises:
         UserError: if num_heads does not divide d_model.
+        common: arguments of `Model`.
     """
 
     tasks = (
@@ -66,8 +67,9 @@ class Transformer(Model):
         dropout: float = 0.1,
         stochastic_depth: float = 0.0,
         checkpoint_activations: bool = False,
+        **common: Any,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, **common)
         if d_model % num_heads:
             raise UserError(f"model.num_heads={num_heads} does not divide model.d_model={d_model}")
         spec = self.spec

@@ -377,7 +377,10 @@ def locked(folder: Path) -> Iterator[None]:
         UserError: if the sweep is running already.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: this folder cannot be made: {error.strerror}") from error
     try:
         with _lock_file(folder) as handle:
             _lock(handle.fileno(), folder)

@@ -35,7 +35,7 @@ def _is_driven(sweep: Path) -> bool:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except (FileNotFoundError, IsADirectoryError, UserError):
+    except (FileNotFoundError, UserError):
         return False
     except (ImportError, OSError):
         return True

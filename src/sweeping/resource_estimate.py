@@ -53,7 +53,6 @@ def estimate(config: Config) -> Estimate:
     datamodule.setup()
     with torch.device("meta"):
         model = build_model(config, datamodule.spec)
-    model.batch_transform = None
     batch = next(iter(datamodule.loader("train")))
     activations = meta_saved_bytes(model, batch)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]

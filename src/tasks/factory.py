@@ -1,5 +1,9 @@
 """Construction of the task of a DataSpec."""
 
+from collections.abc import Callable
+
+from torch import Tensor
+
 from src.core.data_spec import DataSpec
 from src.tasks.base import Task
 from src.tasks.classification import BinaryClassification, Classification
@@ -16,11 +20,17 @@ _CLASSES: dict[str, type[Task]] = {
         Forecasting,
         Tagging,
         LanguageModelling,
-        Translation,
     )
 }
 
 
-def build_task(spec: DataSpec) -> Task:
-    """Return the task of the data."""
+def build_task(spec: DataSpec, decode: Callable[[Tensor], list[str]] | None = None) -> Task:
+    """Return the task of the data.
+
+    Args:
+        spec: description of the data.
+        decode: function that maps target tokens [B, T] to texts, for the BLEU of a translation.
+    """
+    if spec.task == Translation.name:
+        return Translation(spec, decode)
     return _CLASSES[spec.task](spec)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from src.core.data_spec import DataSpec
 from src.tasks.base import Task
 
 
@@ -49,16 +50,23 @@ class LanguageModelling(Task):
 
 
 class Translation(LanguageModelling):
-    """Cross-entropy of each target token given the source and the earlier target tokens; padding is ignored."""
+    """Cross-entropy of each target token given the source and the earlier target tokens; padding is ignored.
+
+    Args:
+        spec: description of the data.
+        decode: function that maps target tokens [B, T] to texts; without it, BLEU is not computed.
+    """
 
     name = "translation"
     accuracy_name = "token_accuracy"
-    texts: Callable[[Tensor], list[str]] | None = None
-    """Decodes target tokens [B, T] to texts, if BLEU applies to them; set by `src.training.build`."""
+
+    def __init__(self, spec: DataSpec, decode: Callable[[Tensor], list[str]] | None = None) -> None:
+        super().__init__(spec)
+        self._decode = decode
 
     def decoded_metrics(self) -> MetricCollection | None:
         metrics: dict[str, Metric | MetricCollection] = {"exact_match": MeanMetric()}
-        if self.texts is not None:
+        if self._decode is not None:
             from src.tasks.bleu import CorpusBLEU
 
             metrics["bleu"] = CorpusBLEU()
@@ -68,9 +76,9 @@ class Translation(LanguageModelling):
         width = max(generated.size(1), targets.size(1))
         equal = self._until_end(generated, width) == self._until_end(targets, width)
         metrics["exact_match"].update(equal.all(1).float())
-        if self.texts is not None:  # a generated unknown word never matches an unknown word of a reference
-            hypotheses = [text.replace("\ufffd", "") for text in self.texts(generated)]
-            metrics["bleu"].update(hypotheses, self.texts(targets))
+        if self._decode is not None:  # a generated unknown word never matches an unknown word of a reference
+            hypotheses = [text.replace("\ufffd", "") for text in self._decode(generated)]
+            metrics["bleu"].update(hypotheses, self._decode(targets))
 
     def _until_end(self, tokens: Tensor, width: int) -> Tensor:
         """Replace all tokens after the first end token by padding, and pad to [B, width]."""

@@ -1,6 +1,7 @@
 """Build the datamodule, the model and the trainer of a run from its config."""
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from src.config.combinations import model_and_data_problems
 from src.config.locate import locate
 from src.config.schema.run import Config
 from src.config.trust import writable_data_folder
+from src.core.batches import Batch
+from src.core.data_spec import DataSpec
 from src.core.errors import UserError, first_line
 from src.core.resources import available_memory, format_bytes
 from src.datamodules.base import DataModule
@@ -27,7 +30,6 @@ from src.datamodules.splits.cross_validation import Fold
 from src.models.base import Model
 from src.regularization.batch_transform import batch_transform
 from src.regularization.example_augmentation import example_augmentation
-from src.tasks.sequence_generation import Translation
 from src.training.checkpoint_check import CheckpointCheck
 from src.training.checkpoint_io import AtomicCheckpointIO
 
@@ -46,6 +48,17 @@ class NoProfiler(PassThroughProfiler):
         return self._null_context
 
 
+def _require_arguments(cls: type, key: str, arguments: Collection[str]) -> None:
+    """Raise `UserError` if the constructor of a user's class does not take the arguments that a run passes."""
+    parameters = inspect.signature(cls).parameters
+    missing = [name for name in arguments if name not in parameters]
+    if missing and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        raise UserError(
+            f"{key}: its constructor does not take {', '.join(sorted(missing))}. Add **common to its arguments, and pass "
+            "it to super().__init__"
+        )
+
+
 def build_data(config: Config, load_translator: "LoadTranslator | None" = None) -> DataModule:
     """Build the datamodule.
 
@@ -60,17 +73,45 @@ def build_data(config: Config, load_translator: "LoadTranslator | None" = None) 
         fold = Fold(settings.fold, settings.folds, settings.seed, settings.group)
     if load_translator is not None:
         augmentation = example_augmentation(config.regularization, cls.raw, load_translator)
-    return cls(
-        **config.datamodule.arguments(),
-        data_dir=config.paths.data,
-        write_dir=writable_data_folder(config.paths.data),
-        fold=fold,
-        augmentation=augmentation,
-    )
+    common: dict[str, Any] = {
+        "data_dir": config.paths.data,
+        "write_dir": writable_data_folder(config.paths.data),
+        "fold": fold,
+        "augmentation": augmentation,
+    }
+    _require_arguments(cls, f"datamodule._target_={config.datamodule.target}", common)
+    return cls(**config.datamodule.arguments(), **common)
 
 
-def build_model(config: Config, spec: Any) -> Model:
+def construct_model(
+    config: Config,
+    spec: DataSpec,
+    transform: Callable[[Batch], Any] | None,
+    decode: Callable[[Tensor], list[str]] | None,
+) -> Model:
+    """Call the constructor of the configured model.
+
+    Args:
+        config: config of the run.
+        spec: description of the data.
+        transform, decode: `batch_transform` and `decode` of `Model`.
+
+    Raises:
+        UserError: if the constructor of a user's model does not take the arguments of `Model`.
+    """
+    cls = locate(config.model.target or "", Model, "model._target_")
+    common: dict[str, Any] = {"training_config": config, "batch_transform": transform, "decode": decode}
+    _require_arguments(cls, f"model._target_={config.model.target}", common)
+    return cls(spec=spec, **common, **config.model.arguments())
+
+
+def build_model(config: Config, spec: DataSpec, decode: Callable[[Tensor], list[str]] | None = None) -> Model:
     """Build the model for the data.
+
+    Args:
+        config: config of the run.
+        spec: description of the data.
+        decode: maps target tokens to texts (`DataModule.texts`), for BLEU.
 
     Raises:
         UserError: if the model does not support the data (where this is only known after loading them), or if its weights
@@ -79,10 +120,7 @@ def build_model(config: Config, spec: Any) -> Model:
     if problems := list(model_and_data_problems(config, spec.task, spec.inputs)):
         raise UserError("\n".join(problems))
     with _limit_to_free_memory():
-        model = locate(config.model.target or "", Model, "model._target_")(spec=spec, **config.model.arguments())
-    model.training_config = config
-    model.batch_transform = batch_transform(config, spec)
-    return model
+        return construct_model(config, spec, batch_transform(config, spec), decode)
 
 
 @contextmanager
@@ -106,12 +144,6 @@ def _limit_to_free_memory() -> Iterator[None]:
         raise
     finally:
         hook.remove()
-
-
-def set_translation_texts(model: Model, datamodule: DataModule) -> None:
-    """Give a translation task the function that decodes tokens to texts, for BLEU."""
-    if isinstance(model.task, Translation):
-        model.task.texts = datamodule.texts
 
 
 def build_trainer(

@@ -14,7 +14,7 @@ from src.config.schema.run import Config
 from src.datamodules.base import DataModule
 from src.models.base import Model
 from src.run_store.run_folder import RunFolder
-from src.training.build import build_data, build_model, build_trainer, set_translation_texts
+from src.training.build import build_data, build_model, build_trainer
 from src.training.callbacks import build_callbacks
 from src.training.inference import Translator
 
@@ -41,9 +41,7 @@ def prepare_datamodule(config: Config) -> DataModule:
 def build_seeded_model(config: Config, datamodule: DataModule) -> Model:
     """Build the model of a training run; its initial weights depend on the seed only, not on how the data were prepared."""
     L.seed_everything(config.seed, workers=True, verbose=False)
-    model = build_model(config, datamodule.spec)
-    set_translation_texts(model, datamodule)
-    return model
+    return build_model(config, datamodule.spec, datamodule.texts)
 
 
 def build(

@@ -15,7 +15,6 @@ with lean():
 import torch
 
 from src.config.compose import update
-from src.config.locate import locate
 from src.config.schema.run import Config
 from src.config.trust import check_recorded_config, log_external_data
 from src.config.validate import check
@@ -28,7 +27,7 @@ from src.models.base import Model
 from src.run_store import train_log
 from src.run_store.run_folder import RunFolder
 from src.tasks.registry import TASKS, check_task
-from src.training.build import build_data, build_trainer, set_translation_texts
+from src.training.build import build_data, build_trainer, construct_model
 from src.training.checkpoint_io import limit_model_size, load_checkpoint
 
 log = logging.getLogger(__name__)
@@ -85,16 +84,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> LoadedModel:
     load_preparation(datamodule, recorded["preparation"], file)
     spec, state = DataSpec.from_plain(recorded["spec"]), checkpoint["state_dict"]
     check_task(spec.task)
-    arguments = config.model.arguments()
-    with limit_model_size(state, arguments, file):
-        model = locate(config.model.target or "", Model, "model._target_")(spec=spec, **arguments)
+    with limit_model_size(state, config.model.arguments(), file):
+        model = construct_model(config, spec, None, datamodule.texts)
     model.to(_DTYPES.get(config.trainer.precision, model.dtype))
     try:
         model.load_state_dict(state)
     except (RuntimeError, AttributeError, TypeError) as error:  # the last two for damaged versions of layers
         raise UserError(f"{file}: the weights do not fit the model that the config describes: {error}") from error
-    model.training_config = config
-    set_translation_texts(model, datamodule)
     model.eval()
     return LoadedModel(config, datamodule, model, file)
 

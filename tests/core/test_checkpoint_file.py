@@ -306,7 +306,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.ckpt")
     with pytest.raises(UserError, match="not a regular file"):
         read_checkpoint_file(tmp_path / "pipe.ckpt")
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(UserError, match="this is a folder"):
         read_checkpoint_file(tmp_path)
     with (tmp_path / "sparse.ckpt").open("wb") as file:
         file.truncate(2**30)

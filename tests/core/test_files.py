@@ -168,3 +168,17 @@ def test_a_file_in_place_of_a_folder_is_named(root: Path) -> None:
     for name in ("run", "run/below"):
         with pytest.raises(UserError, match="run: this is not a folder"):
             make_folder_below(root, name)
+
+
+@pytest.mark.skipif(not hasattr(os.stat_result, "st_blocks"), reason="allocated blocks of POSIX")
+def test_a_copied_sparse_file_stays_sparse(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    with (source / "file").open("wb") as file:
+        file.write(b"start")
+        file.truncate(2**26)
+        file.seek(2**25)
+        file.write(b"middle")
+    copy_tree_below(source, tmp_path / "copy")
+    assert (tmp_path / "copy" / "file").read_bytes() == (source / "file").read_bytes()
+    assert (tmp_path / "copy" / "file").stat().st_blocks * 512 <= 2**22

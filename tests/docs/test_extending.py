@@ -23,8 +23,8 @@ class Linear(Model):
     tasks = ("regression",)
     inputs = ("vector",)
 
-    def __init__(self, spec, width: int, gain: float = 1.0):
-        super().__init__(spec)
+    def __init__(self, spec, width: int, gain: float = 1.0, **common):
+        super().__init__(spec, **common)
         self.gain = gain
         inputs, outputs = self.spec.input_size, self.spec.output_size
         self.layers = nn.Sequential(nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, outputs))

@@ -43,7 +43,7 @@ PAIRS = [
 def test_class_and_schema_agree(target: str) -> None:
     cls, schema = locate(target, Model), MODELS[target]
     assert (tuple(cls.tasks), tuple(cls.inputs)) == (schema.tasks, schema.inputs)
-    assert set(inspect.signature(cls).parameters) - {"spec"} == set(schema.model_fields) - {"target", "name"}
+    assert set(inspect.signature(cls).parameters) - {"spec", "common"} == set(schema.model_fields) - {"target", "name"}
 
 
 @pytest.mark.parametrize(("target", "task", "kind"), PAIRS)

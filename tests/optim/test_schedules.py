@@ -56,8 +56,7 @@ class Recorder(Callback):
 def train(config: Config, recorder: Recorder, folder: Path | None = None, resume: bool = False) -> MLP:
     """Train a model; with a folder, save checkpoints there, and with resume continue from the last one."""
     torch.manual_seed(0)
-    model = MLP(SPEC, hidden_sizes=[])
-    model.training_config = config
+    model = MLP(SPEC, hidden_sizes=[], training_config=config)
     data = LabelledBatch(torch.randn(4 * STEPS, 3), torch.randn(4 * STEPS, 1))
     trainer = L.Trainer(
         accelerator="cpu",

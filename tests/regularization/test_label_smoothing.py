@@ -88,7 +88,8 @@ def test_loss_is_minimal_at_the_smoothed_label() -> None:
 @pytest.mark.req("G4")
 def test_training_smooths_and_evaluation_does_not() -> None:
     """val/loss of runs with and without smoothing can be compared."""
-    config = check(compose(["model=mlp", "datamodule=wine", "regularization.label_smoothing=0.2"]))
+    overrides = ["model=mlp", "datamodule=wine", "regularization.label_smoothing=0.2", "trainer.log_every_n_steps=0"]
+    config = check(compose(overrides))
     data = build_data(config)
     model = build_model(config, data.spec)
     batch = data.split("val")
@@ -96,9 +97,6 @@ def test_training_smooths_and_evaluation_does_not() -> None:
     outputs = model(*batch.inputs)
     plain, smoothed = (model.task.losses(outputs, batch.targets, e).mean() for e in (0.0, 0.2))
     meter = model.meters["train"] = Meter(model.task, detailed=False)
-    model.training_config = config.model_copy(
-        update={"trainer": config.trainer.model_copy(update={"log_every_n_steps": 0})}
-    )
     assert torch.equal(model.training_step(batch, 0), smoothed)
     assert meter._add_up() == pytest.approx(smoothed.item() * len(batch.x), rel=1e-6)
     model.meters["val"] = Meter(model.task)

@@ -14,7 +14,7 @@ from typing import Any
 
 from src.core.errors import UserError
 from src.core.files import open_data_file, read_data_file
-from src.datamodules.audio.base import Audio
+from src.datamodules.audio.audio_folder import AudioFolder
 from src.datamodules.io.downloads import download
 from src.datamodules.io.labelled_folder import Labelled
 from src.datamodules.splits.holdout import draw_missing_splits
@@ -36,17 +36,18 @@ MAX_ARCHIVE_BYTES = 2**28
 _NAME = re.compile(r"[0-9]_[^_/]+_(0|[1-9][0-9]*)\.wav")
 
 
-class FSDD(Audio):
+class FSDD(AudioFolder):
     """Recordings ``{digit}_{speaker}_{index}.wav`` in ``paths.data/fsdd/recordings``. Indices 0 to 4 are the usual
     test set; validation is drawn from the rest, stratified by digit and speaker.
 
     Args:
         verify: reject recordings that differ from the published ones.
-        rest: arguments of `Audio`.
+        options: arguments of `AudioFolder`, except those of its folders.
     """
 
-    def __init__(self, verify: bool = True, **rest: Any) -> None:
-        super().__init__(**rest)
+    def __init__(self, verify: bool = True, **options: Any) -> None:
+        super().__init__(Path(), **options)
+        self.paths = {"train": self.data_dir / "fsdd" / "recordings"}
         self.verify = verify
 
     def files(self) -> dict[str, list[Labelled]]:

@@ -14,10 +14,8 @@ from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.core.resources import check_memory, usable_cores
 from src.datamodules.io.image_files import read_image, size_and_channels
-from src.datamodules.io.labelled_folder import Labelled
 from src.datamodules.labelled_files import LabelledFiles
 from src.datamodules.preparation import DamagedPreparation, sizes
-from src.datamodules.splits.holdout import split_paths
 from src.datamodules.standardizer import Standardizer
 from src.datamodules.vision.pixels import fit_pixel_scale, standardize_pixels
 
@@ -28,44 +26,24 @@ Result = TypeVar("Result")
 
 
 class ImageFolder(LabelledFiles):
-    """Labelled images. Validation and test have their own folders, or are drawn, stratified by class.
-
-    Pixels are standardised with mean and deviation per channel of the training split.
+    """Images of a folder. Pixels are standardised with mean and deviation per channel of the training split.
 
     Args:
-        path: the data folder; with `val_path` and `test_path`, all of it is training data.
-        pattern: position of the class in the path of a file below the folder, such as ``{label}_*.png``; None: one
-            subfolder per class, with files at any depth.
-        val_path, test_path: folders of the other splits.
+        path: the data folder.
         size: height and width to which images are resized; None: the common size of all files.
         channels: 1 for grey, 3 for colour; None: 1 if all training images are grey.
-        test_fraction: share of the test split, if it is drawn.
-        common: arguments of `LabelledFiles`.
+        common: other arguments of `LabelledFiles`.
     """
 
     endings = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
     kind = "an image"
 
     def __init__(
-        self,
-        path: Path,
-        pattern: str | None = None,
-        val_path: Path | None = None,
-        test_path: Path | None = None,
-        size: Sequence[int] | None = None,
-        channels: int | None = None,
-        test_fraction: float = 0.15,
-        **common: Any,
+        self, path: Path, size: Sequence[int] | None = None, channels: int | None = None, **common: Any
     ) -> None:
-        super().__init__(**common)
-        self.paths = split_paths(path, val_path, test_path)
-        self.pattern = pattern
+        super().__init__(path, **common)
         self.size, self.channels = size, channels
-        self.test_fraction = test_fraction
         self.shape: tuple[int, ...] = ()
-
-    def files(self) -> dict[str, list[Labelled]]:
-        return self.labelled_files(self.pattern, self.test_fraction)
 
     def fit_shape(self, files: dict[str, list[Path]]) -> int:
         """Use the configured or common size of the images.

@@ -61,8 +61,6 @@ def test_folding_and_vmap_train_alike(
     others = deepcopy(pair.models)
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in pair.models]
     other_optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in others]
-    for model, other in zip(pair.models, others, strict=True):
-        other.training_config = model.training_config
     one = Population(pair.models, optimizers)
     monkeypatch.setattr(folded, "FOLDABLE_MODELS", ())
     other = Population(others, other_optimizers)

@@ -57,12 +57,12 @@ def test_a_file_s_name_may_hold_its_class(tmp_path, tone):
         ("deep/*_{label}.wav", ["2"]),
     ):
         share = {"val_fraction": 0.4, "test_fraction": 0.4}
-        data = AudioFolder(tmp_path, pattern, val_path=tmp_path, test_path=tmp_path, **share, **SMALL)
+        data = AudioFolder(tmp_path, pattern=pattern, val_path=tmp_path, test_path=tmp_path, **share, **SMALL)
         assert sorted(label for _, label in data.files()["train"]) == labels
     with pytest.raises(
         UserError, match=r"none of the 5 files here, such as deep/no_2.wav, matches datamodule.pattern=x\{label\}"
     ):
-        AudioFolder(tmp_path, "x{label}", **SMALL).files()
+        AudioFolder(tmp_path, pattern="x{label}", **SMALL).files()
 
 
 def test_splits_with_a_folder_are_that_folder(sounds, tmp_path, tone):
