@@ -59,7 +59,7 @@ def test_error_names_an_unusable_text(write, content, message):
 
 def test_error_names_a_missing_file(tmp_path):
     for path in (tmp_path / "missing.txt", tmp_path):
-        with pytest.raises(UserError, match=f"{path}: this file cannot be read"):
+        with pytest.raises(UserError, match=f"{path}: this (file cannot be read|is a folder)"):
             Text(path).setup()
 
 
