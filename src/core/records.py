@@ -18,7 +18,7 @@ from pydantic_core import core_schema as core
 from src.core.errors import UserError, first_line
 from src.core.files import MAX_RECORD_BYTES, read_below
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """The version of the files of run folders and sweeps that this code writes and reads."""
 
 MAX_DEPTH = 64
