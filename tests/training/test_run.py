@@ -119,8 +119,8 @@ def test_the_loss_is_logged_once_per_optimizer_step(fast: MakeOverrides) -> None
 class ModelWithPath(MLP):
     """A model of an extension with an argument that is not a plain value."""
 
-    def __init__(self, spec: Any, file: Path) -> None:
-        super().__init__(spec, [8])
+    def __init__(self, spec: Any, file: Path, **common: Any) -> None:
+        super().__init__(spec, [8], **common)
         self.file = file
 
 
