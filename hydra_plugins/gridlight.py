@@ -34,7 +34,7 @@ class SearchSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from src.sweeping.cross_validation import expand_folds
+        from src.sweeping.search.cross_validation import expand_folds
 
         assert self.config is not None and self.launcher is not None
         search = self.config.search

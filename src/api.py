@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from src.comparison.view import View
     from src.training.inference import LoadedModel
-    from src.training.run import RunResult
+    from src.training.result import RunResult
 
 __all__ = ["JobsFailed", "UserError", "compare", "evaluate", "load", "predict", "resume", "run", "sweep"]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from src import api
-from src.training.run import RunResult
+from src.training.result import RunResult
 from tests.conftest import ROOT
 
 OVERRIDES = ["model=mlp", "datamodule=breast_cancer", "trainer=cpu", "trainer.max_epochs=1", "logger=none"]

@@ -9,7 +9,7 @@ from src.config.locate import locate
 from src.core.errors import UserError
 from src.loggers.jsonl import RunLogger
 from src.loggers.wandb.logger import WeightsAndBiases
-from src.loggers.wandb.session import start
+from src.loggers.wandb.start import start
 from src.run_store.run_folder import RunFolder
 
 

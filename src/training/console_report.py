@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
@@ -18,10 +18,8 @@ from src.core.tables import show as show_table
 from src.loggers.factory import sync_hint
 from src.models.summary import Summary
 from src.run_store.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from src.training.experiment import Experiment
-    from src.training.run import RunResult
+from src.training.experiment import Experiment
+from src.training.result import RunResult
 
 
 def print_header(config: Config, folder: RunFolder, summary: Summary, datamodule: Any) -> None:
@@ -41,7 +39,7 @@ def _print_bold_start(first: str, rest: str) -> None:
     Console(highlight=False, emoji=False, markup=False).print(text, soft_wrap=True)
 
 
-def print_results(experiment: "Experiment", result: "RunResult", folder: RunFolder, loggers: Sequence[Logger]) -> None:
+def print_results(experiment: Experiment, result: RunResult, folder: RunFolder, loggers: Sequence[Logger]) -> None:
     """Print the final metrics beside the naive baseline, and advice on what to do next."""
     if not experiment.trainer.is_global_zero:
         return
@@ -71,7 +69,7 @@ def print_results(experiment: "Experiment", result: "RunResult", folder: RunFold
     echo("\n".join(lines))
 
 
-def advice(experiment: "Experiment", folder: RunFolder, result: "RunResult") -> str:
+def advice(experiment: Experiment, folder: RunFolder, result: RunResult) -> str:
     """Return one sentence of advice on how to improve the result, from how the run ended."""
     knobs = experiment.config.regularization
     epochs = experiment.trainer.current_epoch

@@ -6,7 +6,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.compat.lean_imports import lean
@@ -34,6 +33,7 @@ from src.run_store.run_folder import RunFolder, new_run_path
 from src.training import console_report
 from src.training.checkpoint_check import CheckpointCheck
 from src.training.experiment import Experiment, build
+from src.training.result import RunResult
 from src.training.resume import prepare_resume
 
 log = logging.getLogger(__name__)
@@ -41,30 +41,6 @@ log = logging.getLogger(__name__)
 
 class Interrupted(KeyboardInterrupt):
     """A run was interrupted; the message states how to resume it."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """Result of a run.
-
-    Args:
-        folder: the run folder.
-        status: ``finished``, ``failed`` or ``interrupted``.
-        monitor: metric that selected the best epoch.
-        mode: direction of the monitor, ``min`` or ``max``.
-        value: best value of the monitor; without a best checkpoint, the last value.
-        metrics: metrics of the best epoch and of the test split, by ``split/name``; without a best checkpoint, those of
-            the last epoch, whose weights were tested.
-        seconds: wall-clock time.
-    """
-
-    folder: Path
-    status: str
-    monitor: str
-    mode: str
-    value: float | None
-    metrics: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
 
 
 def run(

@@ -20,7 +20,8 @@ from src.models.base import Model
 from src.models.mlp import MLP
 from src.training.experiment import build
 from src.training.inference import load
-from src.training.run import RunResult, run
+from src.training.result import RunResult
+from src.training.run import run
 
 OPTIONS = groups([CONF])
 STEP_OPTIONS = [

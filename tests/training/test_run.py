@@ -22,8 +22,9 @@ from src.evaluate import evaluate
 from src.models.mlp import MLP
 from src.run_store.run_folder import RunFolder
 from src.training.inference import load
+from src.training.result import RunResult
 from src.training.resume import prepare_resume
-from src.training.run import Interrupted, RunResult, resume, run
+from src.training.run import Interrupted, resume, run
 
 MakeOverrides = Callable[..., list[str]]
 

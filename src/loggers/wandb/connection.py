@@ -13,6 +13,9 @@ log = logging.getLogger(__name__)
 _RECORDS = ("run.json", "ledger.jsonl", "config.yaml", "metrics.jsonl")
 """Files that identify a folder as a run or a sweep."""
 
+failed_servers: set[str] = set()
+"""Servers that failed for a run of this process; later runs of a sweep do not wait for them."""
+
 
 def refuse_foreign_settings(opened: Sequence[Path] = ()) -> None:
     """Raise an error if the W&B client would read settings that may come from someone else.

@@ -22,17 +22,14 @@ from src.core.console import display_path
 from src.core.errors import first_line
 from src.core.escape import line
 from src.core.files import open_below, replace_below
-from src.loggers.wandb.pending import pending_upload
-from src.loggers.wandb.sync import mark_sent
+from src.loggers.wandb.connection import failed_servers
+from src.loggers.wandb.pending import mark_sent, pending_upload
 from src.run_store.atomic_write import flush_writes
 from src.run_store.best_epoch import best_epoch
 from src.run_store.predictions import PREDICTIONS, load_predictions, read_example_images
 from src.run_store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
-_used_ids: set[str] = set()
-_unreachable: set[str] = set()
-"""Servers that failed for a run of this process; later runs of a sweep do not wait for them."""
 _SUMMARIZED = ("command", "monitor", "mode", "parameters", "multiply_adds", "seconds", "best_since")
 """Entries of the record that are copied to the summary, for `src.loggers.wandb.reader`."""
 F = TypeVar("F", bound=Callable[..., Any])
@@ -184,7 +181,7 @@ class WeightsAndBiases(WandbLogger):
             if self.mode == "online":
                 mark_sent(self._session)
         except Exception as error:
-            _unreachable.add(self._host)
+            failed_servers.add(self._host)
             self.warn_once("finish", error)
         self._folder.update(wandb={**self._folder.record["wandb"], "complete": self._complete and not self._warned})
 

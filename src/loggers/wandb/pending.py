@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from src.core.errors import UserError, first_line
-from src.core.files import is_file_below, walk
+from src.core.files import is_file_below, walk, write_below
 from src.core.wandb_account import RUN_ID
 from src.run_store.run_folder import RunFolder
 
@@ -99,3 +99,14 @@ def find_pending(paths: Sequence[Path]) -> Iterator[PendingUpload]:
 def run_id(session: Path) -> str:
     """Return the id of the W&B run to which a session belongs."""
     return session.stem.removeprefix("run-")
+
+
+def mark_sent(session: Path) -> None:
+    """Record that a session was uploaded. A link under the name of the marker is replaced."""
+    write_beside(session, marker(session).name, b"")
+
+
+def write_beside(session: Path, name: str, contents: bytes) -> None:
+    """Write a file beside a session, which is in a folder of ``wandb/`` of a run folder; follow no link below that."""
+    run_folder = session.parents[2]
+    write_below(run_folder, session.parent.relative_to(run_folder) / name, contents)

@@ -1,109 +1,22 @@
-"""Start and resume sessions of Weights & Biases, online or offline."""
+"""Open a run of Weights & Biases, online or offline."""
 
 import logging
-import os
-import re
-import secrets
-import shutil
-import string
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_only
-
-from src.config.wandb_account import user_account
-from src.core.errors import UserError, first_line
-from src.core.files import UnsafeFileError, links_that_leave
-from src.core.wandb_account import RUN_ID, Account
+from src.core.errors import UserError
+from src.core.wandb_account import Account
 from src.loggers.wandb.connection import (
     has_foreign_repository,
-    key_is_configured,
     refuse_foreign_settings,
-    why_unreachable,
 )
-from src.loggers.wandb.logger import WeightsAndBiases, _unreachable, _used_ids
-from src.loggers.wandb.pending import pending_upload, recorded_state
-from src.loggers.wandb.sync import upload
-from src.run_store.run_folder import WANDB_LINKS, RunFolder
+from src.loggers.wandb.logger import WeightsAndBiases
+from src.loggers.wandb.pending import recorded_state
+from src.run_store.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
-
-
-def start(
-    settings: Mapping[str, Any], folder: RunFolder, run_config: Mapping[str, Any], concurrent: bool = False
-) -> WeightsAndBiases | None:
-    """Open a W&B run, online if possible, else offline; return None, with a warning, if neither is possible.
-
-    The id of the W&B run is written to run.json before the W&B run is opened, so that a resumed run continues the same one.
-
-    Args:
-        settings: conf/logger/wandb.yaml.
-        folder: the run's folder.
-        run_config: the resolved config, which W&B shows.
-        concurrent: keep other W&B runs of this process open.
-    """
-    if getattr(rank_zero_only, "rank", 0) != 0:
-        return None
-    try:
-        import wandb
-
-        mode = _mode(wandb)
-        if mode == "disabled":
-            log.info("Weights & Biases is left out: WANDB_MODE=disabled")
-            return None
-        refuse_foreign_settings([folder.path])
-        _refuse_links(folder)
-        run_id = _run_id(folder)
-        if mode == "online" and not _upload_earlier_sessions(folder, settings):
-            mode = "offline"
-    except Exception as error:
-        log.warning("Weights & Biases is left out: %s", first_line(error))
-        return None
-    state = recorded_state(folder)
-    complete = mode == "online" or state.get(
-        "complete", True
-    )  # online mode requires that earlier sessions are uploaded
-    for attempt in ("online", "offline") if mode == "online" else ("offline",):
-        before = set(_session_folders(folder))
-        try:
-            folder.update(wandb={"id": run_id, "mode": attempt, "url": state.get("url"), "complete": False})
-            return _open(wandb, attempt, run_id, settings, folder, run_config, folder.path, complete, concurrent)
-        except Exception as error:
-            _unreachable.add(_host(wandb))
-            consequence = "the run is recorded offline" if attempt == "online" else "it is left out"
-            log.warning("Weights & Biases %s failed, %s: %s", attempt, consequence, first_line(error))
-            if not concurrent:
-                with suppress(Exception):
-                    wandb.teardown()  # its service still holds the id
-            for new in set(_session_folders(folder)) - before:
-                shutil.rmtree(new, ignore_errors=True)
-    return None
-
-
-def _upload_earlier_sessions(folder: RunFolder, settings: Mapping[str, Any]) -> bool:
-    """Upload the earlier sessions of a resumed run, because the server needs the steps of a run in order; return whether
-    that succeeded.
-
-    They may be uploaded to the account of the run itself, whose settings are the user's or were checked.
-    """
-    earlier = pending_upload(folder.path)
-    if earlier is None:
-        return True
-    log.info("Weights & Biases: uploading an earlier part of this run first")
-    account = user_account(settings.get("entity"), settings.get("project"))
-    timeout = settings.get("finish_timeout", 30.0)
-    reason = why_unreachable()
-    if not reason:
-        failed = upload([earlier], account, timeout=timeout, is_locked=True)
-        if not failed:
-            return True
-        reason = failed[0][1]
-    log.warning(
-        "Weights & Biases: an earlier part of this run cannot be uploaded yet, so the run continues offline: %s", reason
-    )
-    return False
 
 
 def reopen(folder: RunFolder, timeout: float, account: Account, client_folder: Path) -> WeightsAndBiases:
@@ -126,7 +39,7 @@ def reopen(folder: RunFolder, timeout: float, account: Account, client_folder: P
     settings = _recorded_settings(logger.get("wandb") if isinstance(logger, dict) else None, account)
     run_id = recorded_state(folder)["id"]
     settings |= {"init_timeout": 60, "finish_timeout": timeout}
-    return _open(wandb, "online", run_id, settings, folder, config, client_folder)
+    return open_run(wandb, "online", run_id, settings, folder, config, client_folder)
 
 
 def _recorded_settings(recorded: object, account: Account) -> dict[str, Any]:
@@ -151,29 +64,10 @@ def _recorded_settings(recorded: object, account: Account) -> dict[str, Any]:
     return settings.model_dump()
 
 
-def _refuse_links(folder: RunFolder) -> None:
-    """Raise an error if the client, which opens files by path, would write through a link of the run folder.
-
-    Raises:
-        UnsafeFileError: if there is such a link.
-    """
-    wandb_folder = folder.path / "wandb"
-    if wandb_folder.is_symlink():
-        raise UnsafeFileError(f"{wandb_folder}: this is a link, and links are not followed here")
-    links = [link for link in links_that_leave(folder.path, WANDB_LINKS) if link.is_relative_to(wandb_folder)]
-    if links:
-        raise UnsafeFileError(f"{links[0]}: this link points out of the folder, so W&B does not write there")
-
-
-def _host(wandb: Any) -> str:
+def host(wandb: Any) -> str:
     from wandb.sdk import wandb_setup
 
     return str(wandb_setup.singleton().settings.base_url)
-
-
-def _session_folders(folder: RunFolder) -> list[Path]:
-    """Return the folders of the W&B sessions of a run."""
-    return sorted(path for path in (folder.path / "wandb").glob("*run-*") if path.is_dir() and not path.is_symlink())
 
 
 def _quiet(wandb: Any) -> None:
@@ -187,7 +81,7 @@ def _quiet(wandb: Any) -> None:
     wandb.termsetup(silent, None)
 
 
-def _open(
+def open_run(
     wandb: Any,
     mode: str,
     run_id: str,
@@ -239,37 +133,3 @@ def _sweep_parameters(run_config: Mapping[str, Any]) -> dict[str, Any]:
     parameters = config_util.dict_from_config_file(settings.sweep_param_path) or {}
     settings.sweep_param_path = None
     return {key: value for key, value in parameters.items() if key not in run_config}
-
-
-def _mode(wandb: Any) -> str:
-    """Return ``online``, ``offline`` or ``disabled``: the configured mode, as far as it is possible without a prompt."""
-    from wandb.sdk import wandb_setup
-
-    settings = wandb_setup.singleton().settings
-    mode = {"dryrun": "offline", "run": "online"}.get(settings.mode, settings.mode)
-    if mode in ("offline", "disabled"):
-        return mode
-    if settings.base_url in _unreachable:
-        log.info("Weights & Biases: %s failed for an earlier run, so this run is recorded offline", settings.base_url)
-        return "offline"
-    if key_is_configured():
-        return "online"
-    if os.environ.get("WANDB_MODE"):
-        log.warning("Weights & Biases: no key is configured for %s, so the run is recorded offline", settings.base_url)
-    return "offline"
-
-
-def _run_id(folder: RunFolder) -> str:
-    """Return the id of the W&B run: the recorded one, the one that a W&B agent sets, or a new one."""
-    run_id = recorded_state(folder).get("id")
-    agent_id = os.environ.get("WANDB_RUN_ID")
-    if run_id is None and agent_id and agent_id not in _used_ids:
-        if not re.fullmatch(RUN_ID, agent_id):
-            raise UserError(
-                f"WANDB_RUN_ID={agent_id!r:.80}: the id of a run has at most 128 letters, digits, '_', '-' and '.'"
-            )
-        run_id = agent_id
-    if run_id is None:
-        run_id = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
-    _used_ids.add(run_id)
-    return run_id

@@ -14,17 +14,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
 from src.core.errors import UserError, first_line
-from src.core.files import write_below
 from src.core.wandb_account import Account
 from src.loggers.wandb.connection import refuse_foreign_settings
 from src.loggers.wandb.pending import (
     PendingUpload,
+    mark_sent,
     marker,
     pending_upload,
     recorded_state,
     run_id,
     sessions,
     sync_state,
+    write_beside,
 )
 from src.run_store.run_folder import RunFolder, read_record
 
@@ -39,17 +40,6 @@ BUSY = "another process works on it"
 _CLIENT_DIED = "Connection lost"
 """Printed by the client when its uploading process has crashed."""
 _CLIENT = "from src.core.process import set_parent_death_signal; set_parent_death_signal(); from wandb.cli.cli import cli; cli()"
-
-
-def mark_sent(session: Path) -> None:
-    """Record that a session was uploaded. A link under the name of the marker is replaced."""
-    _write_beside(session, marker(session).name, b"")
-
-
-def _write_beside(session: Path, name: str, contents: bytes) -> None:
-    """Write a file beside a session, which is in a folder of ``wandb/`` of a run folder; follow no link below that."""
-    run_folder = session.parents[2]
-    write_below(run_folder, session.parent.relative_to(run_folder) / name, contents)
 
 
 def upload(
@@ -198,7 +188,7 @@ def _client(
                 for copy in list(without_state):
                     if (state := sync_state(copy).read_bytes()).endswith(b"}"):
                         without_state.remove(copy)
-                        _write_beside(copies[copy], sync_state(copies[copy]).name, state)
+                        write_beside(copies[copy], sync_state(copies[copy]).name, state)
                 for copy in [copy for copy in open_copies if marker(copy).exists()]:
                     mark_sent(open_copies.pop(copy))
                 for run in [run for run in open_runs if run.complete and not run.left]:

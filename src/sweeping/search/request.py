@@ -16,10 +16,10 @@ from src.config.schema.run import Config
 from src.config.schema.search import SEARCHES, OptunaSearch, RandomSearch, Search
 from src.config.validate import check, check_search
 from src.core.errors import UserError
-from src.sweeping.cross_validation import FOLD
 from src.sweeping.job_composer import JobComposer, add_to_ledger
 from src.sweeping.ledger import LEDGER, Job, Ledger
 from src.sweeping.naming import varied
+from src.sweeping.search.cross_validation import FOLD
 from src.sweeping.search.objectives import COSTS, Objective, objectives_of
 from src.sweeping.search.space import Space, check_count
 

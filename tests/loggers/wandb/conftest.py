@@ -21,7 +21,7 @@ def fresh_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     """Remove keys, settings and sessions from outside, and close the session of the test after it."""
     import wandb
 
-    from src.loggers.wandb import logger
+    from src.loggers.wandb import connection, start
 
     for name in list(os.environ):
         if name.startswith("WANDB_"):
@@ -29,8 +29,8 @@ def fresh_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     wandb.teardown()  # an earlier test of this process may have left a session, with the settings of its environment
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    logger._unreachable.clear()
-    logger._used_ids.clear()
+    connection.failed_servers.clear()
+    start._used_ids.clear()
     yield
     wandb.teardown()
     for name in ("WANDB_SERVICE", "WANDB_MODE"):

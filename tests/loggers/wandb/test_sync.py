@@ -15,11 +15,10 @@ from src.cli.sync import sync
 from src.core.errors import UserError
 from src.core.wandb_account import Account
 from src.loggers.factory import close_loggers
-from src.loggers.wandb import logger as logger_module
+from src.loggers.wandb import connection, start
 from src.loggers.wandb import session as session_module
-from src.loggers.wandb.pending import find_pending, marker, run_id, sessions
+from src.loggers.wandb.pending import find_pending, mark_sent, marker, run_id, sessions
 from src.loggers.wandb.reader import read_project
-from src.loggers.wandb.sync import mark_sent
 from src.run_store.run_folder import RunFolder
 from src.sync import main
 from tests.conftest import ROOT
@@ -136,7 +135,7 @@ def test_a_dead_server_comes_back(tmp_path: Path, wandb_server: Any, monkeypatch
         sync([tmp_path])
 
     wandb_server.revive()
-    logger_module._unreachable.clear()
+    connection.failed_servers.clear()
     folder = record(tmp_path / "run", 6, 2)
     assert folder.record["wandb"]["mode"] == "online", "what was missing went first"
     assert arrived(wandb_server, folder) == recorded(folder) and len(recorded(folder)) == 8
@@ -412,10 +411,10 @@ def test_settings_of_a_folder_that_is_opened_are_refused(
         if inside != ".":
             with pytest.raises(UserError, match="working directory"):
                 read_project("local/tests")
-            assert session_module.start({}, folder, {}) is None
+            assert start.start({}, folder, {}) is None
         assert attacker.requests == 0 and wandb_server.requests == 0
     finally:
-        logger_module._used_ids.clear()
+        start._used_ids.clear()
         attacker.die()
 
 
@@ -451,7 +450,7 @@ def test_a_run_is_not_recorded_through_a_link(tmp_path: Path, wandb_server: Any,
     (folder.path / name).parent.mkdir(exist_ok=True)
     (folder.path / name).symlink_to(outside)
     requests = wandb_server.requests
-    assert session_module.start({"project": "tests"}, folder, {}) is None
+    assert start.start({"project": "tests"}, folder, {}) is None
     assert wandb_server.requests == requests and not list(outside.iterdir())
 
 

@@ -11,7 +11,7 @@ import pytest
 from src.config.compose import compose
 from src.config.validate import check
 from src.core.errors import UserError
-from src.sweeping.cross_validation import expand_folds
+from src.sweeping.search.cross_validation import expand_folds
 
 MakeOverrides = Callable[..., list[str]]
 
