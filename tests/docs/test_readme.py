@@ -94,7 +94,7 @@ def test_every_command_has_its_test() -> None:
 @pytest.mark.slow
 def test_pytest_runs_the_fast_tests() -> None:
     completed = _run([sys.executable, "-m", "pytest", "--collect-only", "--rootdir", str(ROOT), "-c",
-                 str(ROOT / "pyproject.toml"), str(ROOT / "tests" / "test_readme.py")], ROOT)  # fmt: skip
+                 str(ROOT / "pyproject.toml"), str(ROOT / "tests" / "docs" / "test_readme.py")], ROOT)  # fmt: skip
     assert completed.returncode == 0, completed.stdout
     assert "test_commands_are_found" in completed.stdout and "deselected" in completed.stdout
 

@@ -14,6 +14,7 @@ from src.config.groups import SWEEPS
 from src.loggers.wandb.reader import read_project
 from src.run_store.run_folder import RunFolder
 from tests.conftest import ROOT
+from tests.loggers.wandb.conftest import fresh_wandb, wandb_server  # noqa: F401
 from tests.loggers.wandb.recording import KEY, use
 
 pytest.importorskip("wandb")

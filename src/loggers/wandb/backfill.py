@@ -58,7 +58,6 @@ def backfill(folder: RunFolder, timeout: float, account: Account) -> bool:
                 copy = Path(temporary, plot.name)
                 copy.write_bytes(contents)
                 logger.log_image(name, [str(copy)])
-        logger.log_checkpoints()
         logger.close(0 if folder.record["status"] == "finished" else 1)
     return bool(folder.record["wandb"]["complete"])
 

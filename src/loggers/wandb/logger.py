@@ -104,7 +104,6 @@ class WeightsAndBiases(WandbLogger):
     def after_save_checkpoint(self, checkpoint_callback: Checkpoint) -> None:
         """Upload the checkpoints at every save, if ``log_model`` is ``all``."""
         if self._upload_checkpoints == "all":
-            flush_writes()
             self.log_checkpoints()
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
@@ -160,6 +159,7 @@ class WeightsAndBiases(WandbLogger):
             return
         import wandb
 
+        flush_writes()
         run: Any = self.experiment
         for name in ("last", "best"):
             if self._folder.has_checkpoint(name):
@@ -174,7 +174,11 @@ class WeightsAndBiases(WandbLogger):
                 run.log_artifact(artifact, aliases=["latest", "best"] if name == "best" else ["latest"])
 
     def close(self, exit_code: int) -> None:
-        """Write the best values to the summary, finish the W&B run with an exit code, and record whether it is complete."""
+        """Upload the checkpoints of a successful run, write the best values to the summary, finish the W&B run with an exit
+        code, and record whether it is complete.
+        """
+        if exit_code == 0:
+            self.log_checkpoints()
         self._summarize()
         try:
             self.experiment.finish(exit_code=exit_code)  # type: ignore[union-attr]
