@@ -36,7 +36,10 @@ def wandb(*overrides: str) -> str:
     "trainer", [["trainer=smoke"], ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]]
 )
 def test_an_agent_runs_each_job_once(
-    tmp_path: Path, wandb_server: Any, monkeypatch: pytest.MonkeyPatch, trainer: list[str]
+    tmp_path: Path,
+    wandb_server: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    trainer: list[str],
 ) -> None:
     use(wandb_server, monkeypatch)
     sweep = yaml.safe_load((SWEEPS / "wandb" / "learning_rate.yaml").read_text(encoding="utf-8"))
