@@ -120,12 +120,23 @@ class LocalPool:
             assignment = replace(assignment, processes=max(len(devices), 1))
         assignment = replace(assignment, threads=self._threads, devices=devices or None, environment=dict(os.environ))
         channel, worker_channel = Pipe()
-        process = context.Process(
-            target=work, args=(assignment, worker_channel, self.train_group), name=f"job {assignment.number}"
-        )
-        process.start()
+        process = self._start_process(assignment, worker_channel)
         worker_channel.close()
         self._workers.append(_Worker(assignment, process, channel, devices))
+
+    def _start_process(self, assignment: Assignment, channel: Connection) -> ForkServerProcess:
+        """Fork a worker. If the fork server is killed meanwhile, `Process.start` starts a new one at the second attempt."""
+        for attempt in (1, 2):
+            process = context.Process(
+                target=work, args=(assignment, channel, self.train_group), name=f"job {assignment.number}"
+            )
+            try:
+                process.start()
+                break
+            except (EOFError, ConnectionError):
+                if attempt == 2:
+                    raise
+        return process
 
     def wait(self, timeout: float) -> list[Event]:
         handles: list[int | Connection] = [worker.process.sentinel for worker in self._workers]
