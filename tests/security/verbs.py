@@ -70,6 +70,17 @@ VERBS: dict[str, Verb] = {
     "export": Verb("src.export", lambda case: [case.run, "--format", "torch", "--to", case.out / "made"], _USED, 20.0),
     "compare": Verb("src.compare", lambda case: [case.outputs, "--into", case.out], _SHOWN, 20.0),
     "compare_sweep": Verb("src.compare", lambda case: [case.sweep, "--into", case.out], _SHOWN, 20.0),
+    "compare_page": Verb(
+        "src.compare", lambda case: [case.outputs, "--plots", "--html", "--into", case.out], _SHOWN, 40.0
+    ),
+    "compare_diff": Verb("src.compare", lambda case: [case.outputs, "--diff", "1", "2"], _SHOWN, 20.0),
+    **{
+        f"compare_{name}": Verb("src.compare", lambda case, name=name: [case.outputs, "--export", name], _SHOWN, 20.0)  # type: ignore[misc]
+        for name in ("csv", "json", "markdown", "latex")
+    },
+    "compare_scaling": Verb(
+        "src.compare", lambda case: [case.outputs, "--scaling", "parameters", "--into", case.out], _SHOWN, 20.0
+    ),
     "sync": Verb("src.sync", lambda case: [case.outputs, "--dry-run"], _SHOWN),
     "resume": Verb(
         "src.train", lambda case: [f"resume={case.run}", "trainer.max_epochs=2"], (*RUN_RECORDS, *SWEEP_RECORDS), 20.0
