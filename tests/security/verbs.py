@@ -78,9 +78,6 @@ VERBS: dict[str, Verb] = {
         f"compare_{name}": Verb("src.compare", lambda case, name=name: [case.outputs, "--export", name], _SHOWN, 20.0)  # type: ignore[misc]
         for name in ("csv", "json", "markdown", "latex")
     },
-    "compare_scaling": Verb(
-        "src.compare", lambda case: [case.outputs, "--scaling", "parameters", "--into", case.out], _SHOWN, 20.0
-    ),
     "sync": Verb("src.sync", lambda case: [case.outputs, "--dry-run"], _SHOWN),
     "resume": Verb(
         "src.train", lambda case: [f"resume={case.run}", "trainer.max_epochs=2"], (*RUN_RECORDS, *SWEEP_RECORDS), 20.0
