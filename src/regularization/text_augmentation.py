@@ -54,7 +54,8 @@ class TextAugmentation:
     def __init__(self, synonyms: SynonymsKnobs, back_translation: BackTranslationKnobs, load: LoadTranslator) -> None:
         self._synonyms = Synonyms(synonyms.probability, synonyms.lexicon) if synonyms.enabled() else None
         self._back_translation = None
-        if back_translation.forward is not None and back_translation.backward is not None:
+        if back_translation.enabled():
+            assert back_translation.forward is not None and back_translation.backward is not None
             self._back_translation = BackTranslation(
                 back_translation.forward, back_translation.backward, back_translation.probability, load
             )

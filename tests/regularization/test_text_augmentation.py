@@ -265,3 +265,13 @@ def test_runs_that_are_not_translators_are_rejected(fast, tmp_path: Path) -> Non
         BackTranslation(folder, folder, 0.5, Translator)
     with pytest.raises(UserError, match=r"regularization\.back_translation\.forward: .*none"):
         BackTranslation(tmp_path / "none", folder, 0.5, Translator)
+
+
+def test_back_translation_with_probability_0_loads_no_translator() -> None:
+    def load(path: Path) -> Translator:
+        raise AssertionError(f"{path} was loaded")
+
+    settings = BackKnobs(forward="en-de", backward="de-en", probability=0.0)
+    augmentation = TextAugmentation(SynonymKnobs(probability=0.0, lexicon="none"), settings, load)
+    augmentation.fit(["a text"])
+    assert augmentation.paraphrases(["a text"]) == [] and augmentation("a text") == "a text"
