@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from src.core.errors import UserError
 from src.tasks.base import Task
 
 
@@ -64,12 +65,21 @@ class Meter:
         self.task.update_decoded(self.decoded, generated, targets)
 
     def compute(self, strategy: Any) -> dict[str, Tensor]:
-        """Return every metric, reduced over all devices."""
+        """Return every metric, reduced over all devices.
+
+        Raises:
+            UserError: if there was no example, as in an epoch that is resumed from a damaged checkpoint.
+        """
         dtype = torch.float32 if strategy.root_device.type == "mps" else torch.float64
         total, count = (
             strategy.reduce(torch.as_tensor(value, dtype=dtype, device=strategy.root_device), reduce_op="sum")
             for value in (self._add_up(), self._count)
         )
+        if not count:
+            raise UserError(
+                "an epoch without a single target cannot be measured: the data are empty or padding only, or the progress in "
+                "the checkpoint is damaged"
+            )
         values: dict[str, Tensor] = {"loss": total / count}
         for metrics in filter(None, (self.metrics, self.decoded)):
             values |= metrics.compute()
