@@ -107,7 +107,7 @@ def test_without_a_key_it_is_offline_and_syncs_later(
     close_loggers(loggers, 0)
     assert wandb_server.requests == 0
 
-    assert sync_hint(loggers) == "WANDB_ENTITY=local python -m src.sync run"
+    assert sync_hint(loggers) == "python -m src.sync run"
     folder.interrupt()
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert sync([folder.path]) and sync([folder.path])
@@ -159,7 +159,7 @@ def test_a_failing_server_does_not_stop_a_run(
     assert time.monotonic() - started < 15
     (warning,) = warnings(caplog)
     assert "the run is recorded offline" in warning
-    assert sync_hint(loggers) == "WANDB_ENTITY=local python -m src.sync run"
+    assert sync_hint(loggers) == "python -m src.sync run"
     (session,) = sessions(folder.path)
     assert session.parent.name.startswith("offline-"), "nothing is left of the failed attempt"
 
