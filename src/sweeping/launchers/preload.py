@@ -34,7 +34,7 @@ def wait_for_modules() -> list[str]:
 
 
 for name in (
-    "src.training.build",
+    "src.training.run",
     "src.sweeping.worker_callback",
     "torch.utils.serialization.config",  # imported by the first checkpoint
     "torch.utils._device",
