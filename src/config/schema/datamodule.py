@@ -220,6 +220,7 @@ class ImageSet(DataOption):
 
 
 class TinyShakespeare(TextWindows):
+    vocabulary_size: BytePairs = 2000
     verify: bool
 
 
