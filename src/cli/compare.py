@@ -47,7 +47,9 @@ def _add_view_options(parser: argparse.ArgumentParser) -> None:
     )
     export_help = "print the table in this format; in CSV, text like =1+1 gets an apostrophe in front"
     parser.add_argument("--export", metavar="|".join(FORMATS), help=export_help)
-    parser.add_argument("--plots", action="store_true", help="write curves, responses, importance, … to plots/")
+    parser.add_argument(
+        "--plots", action="store_true", help="write curves, responses, importance, … to plots/, as PNG and SVG"
+    )
     parser.add_argument("--html", action="store_true", help="write everything as one page, report.html")
     parser.add_argument("--open", action="store_true", help="write the page and open it")
     parser.add_argument("--watch", action="store_true", help="repeat while jobs run")
@@ -116,9 +118,9 @@ def compare(loaded: LoadedRuns, options: argparse.Namespace, reload: float | Non
     stream = sys.stderr if options.export else sys.stdout
     try:
         if options.plots:
-            from src.comparison.charts import save_figures
+            from src.comparison.chart_files import save_charts
 
-            echo(f"\nplots in {save_figures(loaded.folder, selected_views)}", file=stream)
+            echo(f"\nplots in {save_charts(loaded.folder, selected_views)}", file=stream)
         if options.html:
             from src.comparison.page import write_report
 

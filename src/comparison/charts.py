@@ -1,318 +1,403 @@
-"""Charts of a comparison, drawn with matplotlib."""
+"""Charts of a comparison in Vega-Lite, defined once for the page, for PNG and SVG files, and for Weights & Biases.
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
-from math import isfinite
-from pathlib import Path
-from textwrap import fill
-from typing import TYPE_CHECKING, Any
+Each function returns a chart that reads one of the named data sets of `src.comparison.chart_data`; `with_data` adds the data.
+Names of runs and keys occur in data, titles and constants only, never in a field name or an expression, so that they are shown
+as text. A chart has these signals, which the page sets:
 
-from src.comparison.chart_data import (
-    Axis,
-    axis,
-    best_rows,
-    label,
-    mean_curve,
-    metrics_drawn,
-    needs_log_scale,
-    recorded_predictions,
-)
-from src.comparison.importance import Importance, importance
-from src.comparison.statistics import format_number
-from src.comparison.view import Row, View
-from src.core.escape import mathtext
+- ``highlighted_row``: index of the row that is emphasized; -1 for none.
+- ``highlighted_epoch``: epoch of the emphasized point of a curve; -1 for none.
+- ``labels``: labels of the rows that the legend of curves lists.
+"""
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-MAX_CURVES = 10
-"""Rows whose curves are drawn; more could not be distinguished."""
-MAX_PREDICTIONS = 4
-"""Rows whose predictions are drawn side by side."""
-MAX_KEYS = 9
-"""Hyperparameters that are curve."""
+import altair as alt
 
+from src.comparison.chart_data import Axis, CurveScale, Records, chart_text
+from src.comparison.importance import Importance
 
-def figures(view: View) -> "Iterator[tuple[str, Figure]]":
-    """Yield the figures of a view, each with its name."""
-    rows = best_rows(view, len(view.rows))
-    if not rows:
-        return
-    yield from _curve_figures(view, rows[:MAX_CURVES])
-    if len(rows) > 1 and view.keys:
-        key_importance = importance(view)
-        keys = list(key_importance.keys if key_importance else view.keys)[:MAX_KEYS]
-        yield "response", response_figure(view, rows, keys)
-        if len(keys) > 1:
-            yield "parallel-coordinates", parallel_figure(view, rows, keys)
-            yield "heat-map", heat_figure(view, rows, keys[0], keys[1])
-        if key_importance:
-            yield "importance", importance_figure(key_importance)
-    yield from _prediction_figures(view, rows)
+WIDTH = 360
+"""Width of a small chart in pixels. The page uses the width of its column instead."""
+PALETTES = {
+    "light": [
+        "#0b62b5",
+        "#c2410c",
+        "#0f7a4d",
+        "#a21caf",
+        "#a16207",
+        "#0e7490",
+        "#be123c",
+        "#6d28d9",
+        "#4d7c0f",
+        "#475569",
+    ],
+    "dark": [
+        "#6cb2ff",
+        "#ff9d5c",
+        "#4fd19a",
+        "#e58bf2",
+        "#e6c04a",
+        "#55cfe6",
+        "#ff8aa5",
+        "#b79bff",
+        "#a8d64a",
+        "#b4c0d0",
+    ],
+}
+_SHADES = {
+    "light": {"text": "#1b1f24", "soft": "#57606a", "grid": "#e8ebef", "ramp": ["#c3cad3", "#0b5cad"]},
+    "dark": {"text": "#e6eaf0", "soft": "#a2adba", "grid": "#252c35", "ramp": ["#4a5563", "#76b5f5"]},
+}
 
 
-# ---- curves ------------------------------------------------------------------------------------------------------
-
-
-def _curve_figures(view: View, rows: Sequence[Row]) -> "Iterator[tuple[str, Figure]]":
-    names = metrics_drawn(view, rows)
-    for metric in dict.fromkeys(name.partition("/")[2] for name in names if "/" in name):
-        pair = [name for name in (f"val/{metric}", f"train/{metric}") if name in names]
-        yield f"curves-{metric}", curve_figure(view, rows, pair)
-    if "lr" in names:
-        yield "schedules", curve_figure(view, rows, ["lr"])
-
-
-def curve_figure(view: View, rows: Sequence[Row], names: Sequence[str]) -> "Figure":
-    """Draw metrics by epoch: the mean and the range of the repetitions of each row.
+def theme(mode: str) -> dict[str, Any]:
+    """Return the Vega-Lite config of all charts.
 
     Args:
-        view: view of the rows, for their labels.
-        rows: rows to draw.
-        names: one or two metrics: the first solid, the second dashed.
+        mode: ``light`` or ``dark``.
     """
-    from matplotlib.ticker import MaxNLocator
-
-    figure, (axes,) = _figure(1, (9, 5))
-    values = []
-    for place, row in enumerate(rows):
-        for name, style in zip(names, ("-", "--"), strict=False):
-            curve = mean_curve(row.counted, name)
-            if curve is None:
-                continue
-            text = mathtext(f"{row.rank}. {label(row, view.keys)}") if name == names[0] else None
-            marker = "." if len(curve.epochs) == 1 else None
-            axes.plot(curve.epochs, curve.mean, style, marker=marker, color=f"C{place % 10}", label=text, linewidth=1.5)
-            if name == names[0] and len(row.counted) > 1:
-                axes.fill_between(curve.epochs, curve.low, curve.high, color=f"C{place % 10}", alpha=0.12, linewidth=0)
-            values += [value for value in curve.mean if isfinite(value)]
-    if names[0] == "lr":  # a schedule may end at 0, which a logarithmic axis cannot show
-        values = [value for value in values if value > 1e-4 * max(values)]
-    if names[0].endswith(("lr", "loss", "error")) and needs_log_scale(values):
-        _logarithmic(axes, "y")
-        axes.set_ylim(bottom=0.8 * min(values))
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    first = mathtext(_axis_label(names[0]))
-    axes.set_ylabel(f"{first} (dashed: {mathtext(names[1])})" if len(names) > 1 else first)
-    axes.grid(True, alpha=0.3)
-    figure.legend(fontsize=8, loc="outside lower left", frameon=False)
-    return figure
-
-
-def _axis_label(name: str) -> str:
-    return "learning rate" if name == "lr" else name
-
-
-# ---- hyperparameters ---------------------------------------------------------------------------------------------
-
-
-def response_figure(view: View, rows: Sequence[Row], keys: Sequence[str]) -> "Figure":
-    """Draw the metric against each hyperparameter: a point for each row, with the standard deviation of its repetitions."""
-    columns = min(len(keys), 3)
-    figure, panels = _figure(len(keys), (4 * columns + 0.5, 3.2 * -(-len(keys) // columns) + 0.3), columns)
-    scores = [row.score for row in rows if row.score]
-    means = [score.mean for score in scores]
-    errors = [score.deviation or 0.0 for score in scores]
-    for axes, key in zip(panels, keys, strict=False):
-        key_axis = axis(key, rows)
-        axes.errorbar(key_axis.values, means, errors, fmt="o", markersize=4, alpha=0.7, elinewidth=1)
-        _format_axis(axes, key_axis)
-        if needs_log_scale(means):
-            _logarithmic(axes, "y")
-        axes.set_ylabel(mathtext(view.metric))
-        axes.grid(True, alpha=0.3)
-    return figure
+    shades, palette = _SHADES[mode], PALETTES[mode]
+    return {
+        "aria": False,  # Vega-Lite writes titles into the expressions of ARIA descriptions
+        "background": "transparent" if mode == "dark" else "white",
+        "font": "sans-serif",
+        "view": {"stroke": None},
+        "mark": {"color": palette[0]},
+        "text": {"color": shades["text"]},
+        "rule": {"color": shades["soft"]},
+        "axis": {
+            "labelColor": shades["soft"],
+            "titleColor": shades["text"],
+            "titleFontWeight": "normal",
+            "gridColor": shades["grid"],
+            "domainColor": shades["soft"],
+            "tickColor": shades["soft"],
+            "labelLimit": 130,
+            "labelFontSize": 11,
+            "titleFontSize": 12,
+            "titleLimit": 600,
+        },
+        "legend": {
+            "labelColor": shades["text"],
+            "titleColor": shades["soft"],
+            "labelLimit": 800,
+            "labelFontSize": 12,
+            "symbolLimit": 12,
+        },
+        "title": {
+            "color": shades["text"],
+            "anchor": "start",
+            "fontSize": 13,
+            "subtitleColor": shades["soft"],
+            "limit": 900,
+        },
+        "range": {"category": palette, "ramp": shades["ramp"], "heatmap": {"scheme": "viridis"}},
+    }
 
 
-def heat_figure(view: View, rows: Sequence[Row], down: str, across: str) -> "Figure":
-    """Draw the metric over two hyperparameters: the mean of the rows of each cell, coloured by its rank among the cells."""
-    values_of: dict[tuple[int, int], list[float]] = {}
-    (row_of, row_names), (column_of, column_names) = (_bins(axis(key, rows)) for key in (down, across))
-    for i, j, row in zip(row_of, column_of, rows, strict=True):
-        if row.score:
-            values_of.setdefault((i, j), []).append(row.score.mean)
-    means = {cell: sum(values) / len(values) for cell, values in values_of.items()}
-    order = sorted(means, key=lambda cell: means[cell], reverse=view.mode == "min")
-    colours = [[float("nan")] * len(column_names) for _ in row_names]
-    for place, (i, j) in enumerate(order):
-        colours[i][j] = place / max(len(order) - 1, 1)
-    figure, (axes,) = _figure(1, (max(4.5, 1.6 + 0.75 * len(column_names)), 1.6 + 0.45 * len(row_names)))
-    axes.imshow(colours, cmap="viridis", aspect="auto", vmin=0, vmax=1)
-    for (i, j), value in means.items():
-        dark = colours[i][j] < 0.55
-        axes.text(j, i, format_number(value), ha="center", va="center", color="white" if dark else "black", fontsize=8)
-    axes.set_xticks(range(len(column_names)), column_names, rotation=30 if len(column_names) > 6 else 0, fontsize=8)
-    axes.set_yticks(range(len(row_names)), row_names, fontsize=8)
-    axes.set_xlabel(mathtext(across))
-    axes.set_ylabel(mathtext(down))
-    axes.set_title(f"{mathtext(view.metric)}: mean of a cell, yellow is best", fontsize=9)
-    return figure
+_HIGHLIGHTED_ROW = alt.param(name="highlighted_row", value=-1)
+_HIGHLIGHTED_EPOCH = alt.param(name="highlighted_epoch", value=-1)
+_IS_HIGHLIGHTED = "datum.row === highlighted_row"
 
 
-def _bins(key_axis: Axis) -> tuple[list[int], list[str]]:
-    """Return the cell of each value and the names of the cells: at most twelve single values, else eight ranges."""
-    import numpy as np
+def learning_curves(metric: str, labels: Sequence[str], scale: CurveScale) -> alt.TopLevelMixin:
+    """Return the chart of a metric by epoch: mean and range of the repetitions of each row, validation solid, training dashed.
 
-    if key_axis.names:
-        return [int(value) for value in key_axis.values], [mathtext(name) for name in key_axis.names]
-    unique = sorted(set(key_axis.values))
-    if len(unique) <= 12:
-        return [unique.index(value) for value in key_axis.values], [f"{value:g}" for value in unique]
-    space = np.geomspace if key_axis.logarithmic else np.linspace
-    edges = space(unique[0], unique[-1], 9)
-    cells = np.clip(np.searchsorted(edges, key_axis.values, side="right") - 1, 0, 7)
-    return cells.tolist(), [f"{low:.2g} to {high:.2g}" for low, high in pairwise(edges)]
-
-
-def parallel_figure(view: View, rows: Sequence[Row], keys: Sequence[str]) -> "Figure":
-    """Draw a line for each row over all hyperparameters and the metric, coloured by rank."""
-    import numpy as np
-    from matplotlib import colormaps
-
-    means = tuple(row.score.mean for row in rows if row.score)
-    all_axes = [*(axis(key, rows) for key in keys), Axis(view.metric, means, (), needs_log_scale(means))]
-    figure, (axes,) = _figure(1, (max(6, 2.1 * len(all_axes)), 4.5))
-    heights = []
-    for key_axis in all_axes:
-        values = np.log10(key_axis.values) if key_axis.logarithmic else np.asarray(key_axis.values)
-        low, high = float(values.min()), float(values.max())
-        heights.append((values - low) / (high - low) if high > low else np.full(len(rows), 0.5))
-    for place in reversed(range(len(rows))):  # draw the best last, on top
-        quality = 1 - place / max(len(rows) - 1, 1)
-        axes.plot([h[place] for h in heights], color=colormaps["Blues"](0.35 + 0.6 * quality), linewidth=1.2)
-    for place, (key_axis, height) in enumerate(zip(all_axes, heights, strict=True)):
-        axes.axvline(place, color="0.4", linewidth=1)
-        ticks = sorted(set(zip(height.tolist(), key_axis.values, strict=True)))
-        ticks = ticks if len(ticks) <= 8 else [ticks[i * (len(ticks) - 1) // 5] for i in range(6)]
-        for at, value in ticks:
-            text = key_axis.names[int(value)] if key_axis.names else f"{value:.3g}"
-            axes.text(
-                place + 0.02,
-                at + 0.012,
-                mathtext(text),
-                fontsize=8,
-                bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.6},
-            )
-    axes.set_xticks(range(len(all_axes)), [mathtext(key_axis.key) for key_axis in all_axes], fontsize=8)
-    axes.set_xlim(-0.1, len(all_axes) - 0.75)
-    axes.set_yticks([])
-    axes.set_frame_on(False)
-    axes.set_title("one line for each row; darker is better", fontsize=9)
-    return figure
-
-
-def importance_figure(importance: Importance) -> "Figure":
-    """Draw the importance of each hyperparameter, with its standard deviation over folds."""
-    figure, (axes,) = _figure(1, (7, 1.3 + 0.35 * len(importance.keys)))
-    places = range(len(importance.keys))[::-1]
-    axes.barh(places, importance.loss, xerr=importance.deviation, height=0.6, color="C0", ecolor="0.3", capsize=2)
-    axes.set_yticks(places, [mathtext(key) for key in importance.keys], fontsize=8)
-    axes.set_xlabel("R² of the rank lost when the key is shuffled")
-    note = "" if importance.is_reliable else "; too little to estimate importance"
-    axes.set_title(f"a random forest explains {100 * importance.explained:.0f} % of held-out rows{note}", fontsize=9)
-    axes.grid(True, axis="x", alpha=0.3)
-    return figure
-
-
-# ---- predictions -------------------------------------------------------------------------------------------------
-
-
-def _prediction_figures(view: View, rows: Sequence[Row]) -> "Iterator[tuple[str, Figure]]":
-    pairs = [(row, record) for row in rows if (record := recorded_predictions(row.best))][:MAX_PREDICTIONS]
-    kinds: tuple[tuple[str, str, Callable[[Axes, Any], None]], ...] = (
-        ("confusion", "confusion", _draw_confusion),
-        ("predictions", "true", _draw_predictions),
+    Args:
+        metric: name of the metric, such as ``val/loss``.
+        labels: labels of all rows that have curves, in the order of their colours.
+        scale: axis of the metric.
+    """
+    limits = {"domainMin": scale.lowest, "domainMax": scale.highest}
+    y_scale = _scale(scale.logarithmic, **{name: limit for name, limit in limits.items() if limit is not None})
+    color = alt.Color(
+        "label:N",
+        scale=alt.Scale(domain=list(labels)),
+        legend=alt.Legend(
+            title=None,
+            values=alt.expr("labels"),
+            orient="bottom",
+            direction="vertical",
+            symbolType="stroke",
+            symbolStrokeWidth=3,
+            symbolOpacity=1,
+        ),
     )
-    for name, key, draw in kinds:
-        chosen = [(row, record) for row, record in pairs if key in record]
-        if not chosen:
-            continue
-        side = max(4.2, *(0.38 * len(record.get("classes", ())) + 1.2 for _, record in chosen))
-        figure, panels = _figure(len(chosen), (side * len(chosen), side), len(chosen))
-        for axes, (row, record) in zip(panels, chosen, strict=True):
-            draw(axes, record)
-            title = fill(f"{row.rank}. {label(row, view.keys)}"[:400], round(11 * side))
-            axes.set_title(mathtext(title, 500), fontsize=8)
-        yield name, figure
+    settings = [alt.param(name="labels", value=list(labels)), alt.param(name="logarithmic", value=scale.logarithmic)]
+    legend = alt.selection_point(name="legend", fields=["label"], bind="legend")
+    zoom = alt.selection_interval(name="zoom", bind="scales", zoom="wheel![event.ctrlKey]")
+    nearest = alt.selection_point(name="nearest", fields=["row", "epoch"], on="pointermove", nearest=True, empty=False)
+    base = (
+        alt.Chart(alt.NamedData("curves"))
+        .transform_calculate(is_point="length(datum.epoch) == 1")
+        .transform_flatten(["epoch", "mean", "low", "high"])
+        .transform_filter("!logarithmic || datum.mean > 0")
+        .transform_calculate(text="'epoch ' + datum.epoch + ': ' + format(datum.mean, '.4~g') + ', ' + datum.label")
+        .encode(
+            x=alt.X(
+                "epoch:Q",
+                title="epoch",
+                axis=alt.Axis(tickMinStep=1, format="d"),
+                scale=alt.Scale(zero=False, nice=False),
+            ),
+            y=alt.Y("mean:Q", title=chart_text(metric), scale=y_scale),
+            color=color,
+            detail="row:N",
+        )
+    )
+    opacity = alt.when(legend).then(alt.value(1)).otherwise(alt.value(0.1))
+    repeated = base.transform_filter("datum.high > datum.low && (!logarithmic || datum.low > 0)")
+    ranges = repeated.mark_area(clip=True, opacity=0.15).encode(y=alt.Y("low:Q", title=chart_text(metric)), y2="high:Q")
+    lines = base.mark_line(clip=True, strokeWidth=1.8).encode(
+        opacity=opacity,
+        strokeDash=alt.StrokeDash(
+            "split:N", scale=alt.Scale(domain=["val", "train", ""], range=[[1, 0], [5, 3], [1, 0]]), legend=None
+        ),
+    )
+    highlighted = base.transform_filter(_IS_HIGHLIGHTED).mark_line(clip=True, strokeWidth=4).encode(detail="split:N")
+    single = base.transform_filter("datum.is_point").mark_point(filled=True, size=50, opacity=1)
+    cursor = (
+        base.transform_filter(_IS_HIGHLIGHTED)
+        .transform_filter("datum.epoch === highlighted_epoch")
+        .mark_point(filled=True, size=90, opacity=1)
+    )
+    # the mark under the pointer is the cell around the nearest point, which contains the point
+    tooltip: Any = alt.expr("datum.datum ? datum.datum.text : datum.text")
+    targets = base.mark_point(opacity=0, size=1, tooltip=tooltip).add_params(nearest)
+    return (
+        alt.layer(
+            ranges.transform_filter("datum.high > datum.low && (!logarithmic || datum.low > 0)"),
+            lines,
+            highlighted,
+            single,
+            cursor,
+            targets,
+        )
+        .add_params(*settings, _HIGHLIGHTED_ROW, _HIGHLIGHTED_EPOCH, legend, zoom)
+        .properties(width=800, height=360)
+    )
 
 
-def _draw_confusion(axes: "Axes", record: Any) -> None:
-    counts, names = record["confusion"], record["classes"]
-    shares = [[count / (sum(row) or 1) for count in row] for row in counts]
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(names) <= 25:
-        for i, row in enumerate(counts):
-            for j, count in enumerate(row):
-                if count:
-                    colour = "white" if shares[i][j] > 0.6 else "black"
-                    axes.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=7)
-    step = -(-len(names) // 25)
-    axes.set_xticks(range(0, len(names), step), [mathtext(n) for n in names[::step]], rotation=90, fontsize=7)
-    axes.set_yticks(range(0, len(names), step), [mathtext(n) for n in names[::step]], fontsize=7)
-    axes.set_xlabel("predicted class of the test split")
-    axes.set_ylabel("true class")
+def _scale(logarithmic: bool, **settings: Any) -> alt.Scale:
+    """Return a scale that need not include 0."""
+    return alt.Scale(type="log", **settings) if logarithmic else alt.Scale(zero=False, **settings)
 
 
-def _draw_predictions(axes: "Axes", record: Any) -> None:
-    true, predicted = ([value for row in record[key] for value in row] for key in ("true", "predicted"))
-    axes.plot(true, predicted, ".", alpha=0.6)
-    limits = min(true + predicted), max(true + predicted)
-    axes.plot(limits, limits, "--", color="0.4", linewidth=1)
-    axes.set_xlabel("target of the test split")
-    axes.set_ylabel("prediction")
-    axes.grid(True, alpha=0.3)
-
-
-# ---- matplotlib --------------------------------------------------------------------------------------------------
-
-
-def _figure(panels: int, size: tuple[float, float], columns: int = 1) -> "tuple[Figure, list[Axes]]":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(-(-panels // columns), columns, squeeze=False)
-    all_axes = list(grid.flat)
-    for empty in all_axes[panels:]:
-        empty.set_axis_off()
-    return figure, all_axes[:panels]
-
-
-def _format_axis(axes: "Axes", key_axis: Axis) -> None:
-    axes.set_xlabel(mathtext(key_axis.key))
-    if key_axis.names:
-        axes.set_xticks(range(len(key_axis.names)), [mathtext(name) for name in key_axis.names], fontsize=8)
-        if sum(map(len, key_axis.names)) > 30:
-            axes.tick_params(axis="x", rotation=30)
-    elif key_axis.logarithmic:
-        _logarithmic(axes, "x")
-
-
-def _logarithmic(axes: "Axes", side: str) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    getattr(axes, f"set_{side}scale")("log")
-    key_axis = getattr(axes, f"{side}axis")
-    low, high = key_axis.get_view_interval()
-    key_axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-    key_axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    key_axis.set_minor_formatter(NullFormatter())
-
-
-def save_figures(folder: Path, views: "Sequence[View]") -> Path:
-    """Write every figure of some views as PNG, and return their folder, plots/.
+def response(metric: str, index: int, key: Axis, logarithmic: bool) -> alt.TopLevelMixin:
+    """Return the chart of the metric against one hyperparameter, with the standard deviation of repetitions.
 
     Args:
-        folder: compared folder.
-        views: views of its runs; with several, file names begin with the data set and the metric.
+        metric: name of the metric.
+        index: place of the hyperparameter in the data set ``rows``.
+        key: its axis.
+        logarithmic: whether the axis of the metric is logarithmic.
     """
-    from src.run_store.plots import save_figure
+    if key.names:
+        axis = alt.Axis(labelAngle=-30 if _crowded(key) else 0)
+        x = alt.X(f"value{index}:N", title=key.key, scale=alt.Scale(domain=list(key.names)), sort=None, axis=axis)
+    else:
+        few = sorted(set(key.values))
+        axis = alt.Axis(format=".4~g", values=few) if 1 < len(few) <= 5 else alt.Axis(format=".4~g", tickCount=5)
+        scale = _scale(key.logarithmic, padding=12)
+        x = alt.X(f"value{index}:Q", title=key.key, axis=axis, scale=scale)
+    y = alt.Y("score:Q", title=chart_text(metric), axis=alt.Axis(format=".4~g"), scale=_scale(logarithmic))
+    base = alt.Chart(alt.NamedData("rows")).encode(x=x, y=y)
+    brush = alt.selection_interval(name=f"brush{index}", encodings=["x", "y"])
+    errors = base.transform_filter("datum.high > datum.low").mark_rule(opacity=0.5).encode(y="low:Q", y2="high:Q")
+    points = base.mark_point(filled=True, size=45).encode(color=_QUALITY, tooltip="text:N").add_params(brush)
+    highlighted = base.transform_filter(_IS_HIGHLIGHTED).mark_point(size=140, strokeWidth=3)
+    return alt.layer(errors, points, highlighted).add_params(_HIGHLIGHTED_ROW).properties(width=WIDTH, height=230)
 
-    for view in views:
-        data = view.runs[0].config.get("datamodule.name", "runs")
-        prefix = re.sub(r"[^\w.-]", "-", f"{data}-{view.metric}-")[:100] if len(views) > 1 else ""
-        for name, figure in figures(view):
-            save_figure(folder, prefix + re.sub(r"[^\w.-]", "-", name)[:100], figure)
-    return folder / "plots"
+
+_QUALITY = alt.Color("quality:Q", scale=alt.Scale(domain=[0, 1]), legend=None)
+
+
+def _crowded(key: Axis) -> bool:
+    return sum(len(name) + 2 for name in key.names) > 45
+
+
+def heat_map(metric: str, keys: Sequence[str], down: int = 0, across: int = 1) -> alt.TopLevelMixin:
+    """Return the chart of the metric over two hyperparameters: the mean of the rows of each cell, coloured by its rank.
+
+    Args:
+        metric: name of the metric.
+        keys: all hyperparameters of the data set ``rows``, from which the page lets the reader choose.
+        down, across: places of the two that are shown first.
+    """
+    options = list(range(len(keys)))
+    selectors = [
+        alt.param(name=name, value=value, bind=alt.binding_select(options=options, labels=list(keys), name=f"{name} "))
+        for name, value in (("down", down), ("across", across))
+    ]
+    base = (
+        alt.Chart(alt.NamedData("rows"))
+        .transform_calculate(
+            x="datum['cell' + across]", y="datum['cell' + down]", i="datum['place' + across]", j="datum['place' + down]"
+        )
+        .transform_aggregate(mean="mean(score)", count="count()", worth="mean(worth)", groupby=["x", "y", "i", "j"])
+        .transform_window(rank="rank()", sort=[alt.SortField("worth")])
+        .transform_joinaggregate(cells="count()")
+        .transform_calculate(
+            share="datum.cells > 1 ? (datum.rank - 1) / (datum.cells - 1) : 1",
+            number="format(datum.mean, '.4~g')",
+            text="format(datum.mean, '.4~g') + ', mean of ' + datum.count + (datum.count > 1 ? ' rows' : ' row')",
+        )
+        .encode(
+            x=alt.X(
+                "x:N",
+                title=None,
+                sort=alt.EncodingSortField("i", op="min"),
+                axis=alt.Axis(labelAngle=-30, orient="top"),
+            ),
+            y=alt.Y("y:N", title=None, sort=alt.EncodingSortField("j", op="min")),
+        )
+    )
+    cells = base.mark_rect().encode(
+        color=alt.Color("share:Q", scale=alt.Scale(domain=[0, 1]), legend=None), tooltip="text:N"
+    )
+    dark = alt.when("datum.share < 0.6").then(alt.value("white")).otherwise(alt.value("black"))
+    return (
+        alt.layer(cells, base.mark_text(fontSize=11).encode(text="number:N", color=dark))
+        .add_params(alt.param(name="keys", value=list(keys)), *selectors)
+        .properties(
+            width=alt.Step(62),
+            height=alt.Step(26),
+            title=alt.Title(
+                alt.expr("keys[down] + ' (down) and ' + keys[across] + ' (across)'"),
+                subtitle=f"mean {chart_text(metric)} of the rows of a cell; yellow is best",
+            ),
+        )
+    )
+
+
+def parallel_coordinates(axes: Sequence[Axis]) -> alt.TopLevelMixin:
+    """Return the chart with a line for each row over all hyperparameters and the metric.
+
+    Args:
+        axes: those of the hyperparameters, and last that of the metric.
+    """
+    fields: list[Any] = [f"height{index}" for index in range(len(axes))]
+    titles = alt.param(name="titles", value={field: axis.key for field, axis in zip(fields, axes, strict=True)})
+    x = alt.X(
+        "axis:N",
+        title=None,
+        sort=None,
+        scale=alt.Scale(type="point", padding=0.3, domain=fields),
+        axis=alt.Axis(
+            labelExpr="titles[datum.value]", orient="top", domain=False, ticks=False, labelAngle=0, offset=14
+        ),
+    )
+    y = alt.Y("height:Q", axis=None, scale=alt.Scale(domain=[0, 1]))
+    base = alt.Chart(alt.NamedData("rows")).transform_fold(fields, as_=["axis", "height"])
+    shape: Any = {"interpolate": "monotone", "clip": False}
+    lines = base.mark_line(strokeWidth=1.3, opacity=0.7, **shape).encode(
+        x=x, y=y, detail="row:N", color=_QUALITY, order=alt.Order("rank:Q", sort="descending"), tooltip="text:N"
+    )
+    highlighted = (
+        base.transform_filter(_IS_HIGHLIGHTED).mark_line(strokeWidth=4, **shape).encode(x=x, y=y, detail="row:N")
+    )
+    rules = alt.Chart(alt.Data(values=[{"axis": field} for field in fields])).mark_rule(opacity=0.6).encode(x=x)
+    ticks = alt.Chart(
+        alt.Data(values=[tick for field, axis in zip(fields, axes, strict=True) for tick in _ticks(field, axis)])
+    )
+    labels = ticks.mark_text(align="left", dx=5, fontSize=10, limit=110).encode(x=x, y=y, text="label:N")
+    return (
+        alt.layer(rules, lines, highlighted, labels)
+        .add_params(titles, _HIGHLIGHTED_ROW)
+        .properties(width=max(500, 150 * len(axes)), height=300)
+    )
+
+
+def _ticks(field: str, axis: Axis) -> list[dict[str, Any]]:
+    """Return at most eight labelled heights of an axis of parallel coordinates."""
+    places = sorted(set(zip(axis.heights(), axis.labels(), strict=True)))
+    if len(places) > 8:
+        places = [places[i * (len(places) - 1) // 5] for i in range(6)]
+    return [{"axis": field, "height": height, "label": label} for height, label in places]
+
+
+def importance_bars(importance: Importance) -> alt.TopLevelMixin:
+    """Return the chart of the importance of each hyperparameter, with its standard deviation over folds."""
+    keys = [chart_text(key) for key in importance.keys]
+    columns = zip(keys, importance.loss, importance.deviation, strict=True)
+    values = [{"key": key, "loss": loss, "low": loss - sd, "high": loss + sd} for key, loss, sd in columns]
+    base = alt.Chart(alt.Data(values=values)).encode(
+        y=alt.Y(
+            "key:N",
+            title=None,
+            sort=None,
+            scale=alt.Scale(domain=keys),
+            axis=alt.Axis(labelLimit=200),
+        )
+    )
+    bars = base.mark_bar(height=14).encode(x=alt.X("loss:Q", title="loss of R² of the rank when the key is shuffled"))
+    return alt.layer(bars, base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")).properties(
+        width=WIDTH, height=28 * len(values)
+    )
+
+
+def confusion_matrix(classes: Sequence[str]) -> alt.TopLevelMixin:
+    """Return the chart of the predicted classes of each true class.
+
+    Args:
+        classes: names of the classes.
+    """
+    names = alt.param(name="names", value=[chart_text(name) for name in classes])
+    base = (
+        alt.Chart(alt.NamedData("confusion"))
+        .transform_flatten(["count"])
+        .transform_window(place="row_number()", groupby=["true"])
+        .transform_joinaggregate(total="sum(count)", groupby=["true"])
+        .transform_calculate(
+            predicted="datum.place - 1",
+            share="datum.total ? datum.count / datum.total : 0",
+            text="names[datum.true] + ' predicted as ' + names[datum.place - 1] + ': ' + datum.count + ' of ' + datum.total",
+        )
+        .transform_filter("datum.count > 0")
+    )
+    axis: Any = {"labelExpr": "names[datum.value]", "labelOverlap": True}
+    domain = alt.Scale(domain=list(range(len(classes))))
+    step = alt.Step(max(4, min(34, 700 // len(classes))))
+    encoded = base.encode(
+        x=alt.X(
+            "predicted:O",
+            title="predicted class of the test split",
+            scale=domain,
+            axis=alt.Axis(labelAngle=-45, **axis),
+        ),
+        y=alt.Y("true:O", title="true class", scale=domain, axis=alt.Axis(**axis)),
+    )
+    share = alt.Color("share:Q", scale=alt.Scale(domain=[0, 1], scheme="blues"), legend=None)
+    layers = [encoded.mark_rect().encode(color=share, tooltip="text:N")]
+    if len(classes) <= 25:
+        dark = alt.when("datum.share > 0.6").then(alt.value("white")).otherwise(alt.value("black"))
+        layers.append(encoded.mark_text(fontSize=11).encode(text="count:Q", color=dark))
+    return alt.layer(*layers).add_params(names).properties(width=step, height=step)
+
+
+def predictions() -> alt.TopLevelMixin:
+    """Return the chart of predicted numbers against targets, with the line on which both are equal."""
+    base = alt.Chart(alt.NamedData("predictions")).transform_flatten(["true", "predicted"])
+    x = alt.X("true:Q", title="target of the test split", scale=alt.Scale(zero=False))
+    y = alt.Y("predicted:Q", title="prediction", scale=alt.Scale(zero=False))
+    points = base.mark_point(filled=True, size=22, opacity=0.55).encode(x=x, y=y)
+    equal = base.transform_aggregate(low="min(true)", high="max(true)").mark_rule(strokeDash=[5, 4])
+    diagonal = equal.encode(
+        x=alt.X("low:Q", title="target of the test split"),
+        y=alt.Y("low:Q", title="prediction"),
+        x2="high:Q",
+        y2="high:Q",
+    )
+    return alt.layer(diagonal, points).properties(width=WIDTH, height=WIDTH)
+
+
+def side_by_side(panels: Sequence[Any]) -> alt.TopLevelMixin:
+    """Return one chart of several, three in a row."""
+    return alt.concat(*panels, columns=3)
+
+
+def with_data(chart: alt.TopLevelMixin, datasets: Mapping[str, Records]) -> dict[str, Any]:
+    """Return the Vega-Lite specification of a chart that contains its data, in the light theme."""
+    specification: dict[str, Any] = chart.to_dict()
+    return {**specification, "datasets": {**specification.get("datasets", {}), **datasets}, "config": theme("light")}

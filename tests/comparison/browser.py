@@ -28,7 +28,15 @@ _FLAGS = (
     "--disable-sync",
     "--disable-dev-shm-usage",
 )
-KEYS = {"tab": "\ue004", "enter": "\ue007", "escape": "\ue00c", "left": "\ue012", "up": "\ue013", "right": "\ue014"}
+KEYS = {
+    "tab": "\ue004",
+    "enter": "\ue007",
+    "escape": "\ue00c",
+    "left": "\ue012",
+    "up": "\ue013",
+    "down": "\ue015",
+    "right": "\ue014",
+}
 
 
 class Browser:
@@ -79,6 +87,13 @@ class Browser:
         """Move the mouse to a point of the window."""
         action = {"type": "pointerMove", "duration": 0, "x": round(x), "y": round(y)}
         self.call("POST", "/actions", actions=[{"type": "pointer", "id": "mouse", "actions": [action]}])
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Press the mouse at a point of the window and release it at another."""
+        points = [{"type": "pointerMove", "duration": 50, "x": round(x), "y": round(y)} for x, y in (start, end, end)]
+        down, up = ({"type": kind, "button": 0} for kind in ("pointerDown", "pointerUp"))
+        actions = [points[0], down, *points[1:], up]
+        self.call("POST", "/actions", actions=[{"type": "pointer", "id": "mouse", "actions": actions}])
 
     def log(self) -> list[str]:
         """Return the messages of the browser console since the last call."""

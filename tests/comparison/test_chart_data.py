@@ -1,14 +1,27 @@
-"""Charts show the numbers of the runs."""
+"""Charts contain the numbers of the runs."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import vl_convert
+from PIL import Image
 
-from src.comparison.chart_data import axis, mean_curve, recorded_predictions
-from src.comparison.charts import curve_figure, figures, heat_figure, response_figure, save_figures
+from src.comparison.chart_data import (
+    Axis,
+    axis,
+    best_rows,
+    curve_records,
+    curve_scale,
+    mean_curve,
+    recorded_predictions,
+    row_records,
+)
+from src.comparison.chart_files import save_charts, specifications
 from src.comparison.importance import importance
 from src.comparison.view import View, views
 from src.run_store.reader import read_runs
@@ -75,37 +88,80 @@ def test_importance_of_noise_is_not_reliable(run: MakeRun) -> None:
     assert importance(views(runs[:5])[0]) is None
 
 
-def test_a_curve_figure_has_the_means(grid: View) -> None:
-    rows = grid.rows[:2]
-    axes = curve_figure(grid, rows, ["val/loss", "train/loss"]).axes[0]
-    lines = [line.get_ydata().tolist() for line in axes.get_lines()]
-    assert lines == [[1.5, 0.5, 0.2], [1.0, 0.4]] * 2
-    assert curve_figure(grid, rows, ["lr"]).axes[0].get_yscale() == "log"
+def test_curves_contain_mean_and_range(grid: View) -> None:
+    records = curve_records(grid, grid.rows[:2], ["val/loss", "train/loss"])
+    assert [(r["row"], r["split"], r["mean"]) for r in records] == [
+        (row, split, mean) for row in (0, 1) for split, mean in (("val", [1.5, 0.5, 0.2]), ("train", [1.0, 0.4]))
+    ]
+    assert (records[0]["epoch"], records[0]["low"], records[0]["high"]) == ([1, 2, 3], [1.0, 0.5, 0.2], [2.0, 0.5, 0.2])
 
 
-def test_a_response_figure_has_logarithmic_axes(grid: View) -> None:
-    figure = response_figure(grid, grid.rows, ["optimizer.lr", "model.width"])
-    assert [axes.get_xscale() for axes in figure.axes[:2]] == ["log", "linear"]
-    points = figure.axes[0].get_lines()[0]
-    values = dict(zip(points.get_xdata(), points.get_ydata(), strict=True))
-    assert values == pytest.approx({10.0**e: (e + 2) ** 2 + 0.105 for e in (-4, -3, -2, -1)})
+@pytest.mark.parametrize(
+    ("metric", "values", "logarithmic", "ends"),
+    [
+        ("val/loss", [0.1, 0.2, 0.3], False, (None, None)),
+        ("val/loss", [0.01, 0.2, 0.3], True, (0.01, None)),
+        ("lr", [0.1, 0.01, 0.0], True, (0.01, None)),
+        ("val/accuracy", [0.01, 0.2, 0.3], False, (None, None)),
+        ("val/rmse", [*np.linspace(0, 1, 99), 1e6], False, (None, pytest.approx(1.03, abs=0.05))),
+    ],
+)
+def test_no_curve_hides_the_others(
+    metric: str, values: list[float], logarithmic: bool, ends: tuple[object, object]
+) -> None:
+    scale = curve_scale(metric, "min", [{"mean": [*values, None]}])
+    assert (scale.logarithmic, (scale.lowest, scale.highest)) == (logarithmic, ends)
 
 
-def test_a_heat_map_has_the_mean_of_each_cell(grid: View) -> None:
-    axes = heat_figure(grid, grid.rows, "optimizer.lr", "model.width").axes[0]
-    texts = {text.get_position(): text.get_text() for text in axes.texts}
-    assert texts[(0, 2)] == texts[(2, 2)] == "0.105" and texts[(1, 0)] == "4.105" and len(texts) == 12
+def test_rows_contain_score_value_cell_and_height(grid: View) -> None:
+    rows = best_rows(grid, len(grid.rows))
+    axes = [axis(key, rows) for key in ("optimizer.lr", "model.name")]
+    records = row_records(grid, rows, axes)
+    best = records[0]
+    assert (best["rank"], best["quality"], best["score"]) == (1, 1, pytest.approx(0.105))
+    assert (best["value0"], best["cell0"], best["place0"]) == (0.01, "0.01", 2)
+    assert best["height0"] == pytest.approx(2 / 3, abs=1e-4) and best["height2"] == 0
+    assert {record["value1"] for record in records} == {"mlp", "cnn"} and records[-1]["quality"] == 0
 
 
-def test_every_figure_is_drawn(grid: View) -> None:
-    names = [name for name, figure in figures(grid) if figure.axes]
-    assert names == ["curves-loss", "schedules", "response", "parallel-coordinates", "heat-map", "importance"]
+def test_a_deviation_beyond_zero_is_cut_off_on_a_logarithmic_axis(run: MakeRun) -> None:
+    runs = [
+        run(score, {"a": a, "seed": seed})
+        for a, pair in enumerate(((0.01, 0.09), (1.0, 1.2)))
+        for seed, score in enumerate(pair)
+    ]
+    (view,) = views(runs)
+    records = row_records(view, view.rows, [axis("a", view.rows)])
+    assert [record["low"] for record in records] == [pytest.approx(0.025), pytest.approx(1.1 - 0.2 / 2**0.5, rel=1e-3)]
 
 
-def test_names_are_not_drawn_as_formulas(run: MakeRun, tmp_path: Path) -> None:
-    runs = [run(0.1 * i, {"notes": f"$\\frac{i}", "a": i % 3}, curves={"val/loss": [1.0, 0.5]}) for i in range(1, 12)]
-    for name, figure in figures(views(runs)[0]):
-        figure.savefig(tmp_path / f"{name}.png")
+def test_many_values_are_grouped_into_eight_cells() -> None:
+    values = tuple(float(value) for value in range(1, 101))
+    cells, names = Axis("a", values).cells()
+    assert len(names) == 8 and sorted(set(cells)) == list(range(8)) and names[0] == "1 to 13"
+    assert np.allclose(np.histogram(values, 8)[0], np.bincount(cells), atol=1)
+
+
+def test_every_chart_is_drawn(grid: View, tmp_path: Path) -> None:
+    names = ["curves-loss", "schedules", "response", "parallel-coordinates", "heat-map", "importance"]
+    assert [name for name, _ in specifications(grid)] == names
+    save_charts(tmp_path, [grid])
+    for name in names:
+        with Image.open(tmp_path / "plots" / f"{name}.png") as image:
+            assert len(image.convert("RGB").getcolors(10**6) or []) > 5, name
+        assert "optimizer.lr" in (tmp_path / "plots" / f"{name}.svg").read_text() or name in (
+            "curves-loss",
+            "schedules",
+        )
+
+
+def test_the_charts_have_the_values_of_the_rows(grid: View) -> None:
+    """Vega computes the cells of the heat map, which are the means of the rows."""
+    charts = dict(specifications(grid))
+    heat = vl_convert.vegalite_to_svg(json.dumps(charts["heat-map"]))
+    assert heat.count(">0.105<") + heat.count(">0.11<") >= 1
+    texts = ElementTree.fromstring(vl_convert.vegalite_to_svg(json.dumps(charts["importance"]))).itertext()
+    assert "optimizer.lr" in list(texts)
 
 
 @pytest.mark.parametrize(
@@ -135,15 +191,28 @@ def test_predictions_are_drawn(write_run: WriteRun) -> None:
     folder = write_run("classes", {"seed": 1, "model.name": "cnn"}, losses=[0.2])
     folder.joinpath("predictions.json").write_text(json.dumps({"classes": ["$a", "b"], "confusion": [[3, 1], [0, 4]]}))
     (view,) = views(read_runs(folder.parent))
-    by_name = dict(figures(view))
-    (cells,) = by_name["confusion"].axes
-    assert sorted(text.get_text() for text in cells.texts) == ["1", "3", "4"]
-    (dots,) = by_name["predictions"].axes
-    assert dots.get_lines()[0].get_xydata().tolist() == [[1.0, 1.5], [2.0, 2.5]]
+    charts = {name: vl_convert.vegalite_to_svg(json.dumps(chart)) for name, chart in specifications(view)}
+    texts = list(ElementTree.fromstring(charts["confusion-1"]).itertext())
+    assert {"1", "3", "4", "$a", "b"} <= set(texts) and "0" not in texts
+    points = re.search(r'<g class="mark-symbol.*?</g>', charts["predictions-2"], re.S)
+    assert points is not None and points[0].count("<path") == 2
+
+
+EXTREMES = [(1e16, 1e16 + 2), (0.0, 5e-324), (5e-324, 1e-320), (-1.7e308, 1.7e308), (1.0, 1 + 2**-52), (1e-300, 1e300)]
+
+
+@pytest.mark.parametrize("ends", EXTREMES)
+def test_extreme_numbers_are_drawn(ends: tuple[float, float], run: MakeRun, tmp_path: Path) -> None:
+    low, high = ends
+    runs = [
+        run(value, {"a": value, "b": place % 3}, curves={"val/loss": [low, high, value], "train/loss": [high]})
+        for place, value in enumerate((low, high, low, high, low / 2 + high / 2, high))
+    ]
+    record = {"true": [[low], [high]], "predicted": [[high], [low]]}
+    save_charts(tmp_path, views([replace(each, load_predictions=lambda: record) for each in runs]))
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
-@pytest.mark.filterwarnings("ignore:.*Glyph:UserWarning")
 def test_hostile_names_are_drawn_as_text(text: str, run: MakeRun, tmp_path: Path) -> None:
     metric = f"val/{text}"
     runs = [
@@ -157,6 +226,9 @@ def test_hostile_names_are_drawn_as_text(text: str, run: MakeRun, tmp_path: Path
     ]
     confusion = {"classes": [text, "b"], "confusion": [[1, 2], [3, 4]]}
     runs = [replace(single_run, load_predictions=lambda: confusion) for single_run in runs]
-    save_figures(tmp_path / "into", views(runs))
+    save_charts(tmp_path / "into", views(runs))
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) >= 4 and {file.parent for file in files} == {tmp_path / "into" / "plots"}
+    for file in tmp_path.rglob("*.svg"):
+        elements = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(file.read_text()).iter()}
+        assert not elements & {"script", "image", "a", "foreignObject"}, file.name
