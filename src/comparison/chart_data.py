@@ -3,6 +3,8 @@
 The functions whose names end in ``_records`` return the data sets that `src.comparison.charts` draws, as lists of JSON objects.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,11 +18,18 @@ from src.comparison.view import Row, View
 from src.core.escape import line
 from src.run_store.recorded_run import Curve, RecordedRun, is_log_scaled, is_number
 
+log = logging.getLogger(__name__)
+
 KEY_LOG_RATIO = 20.0
 """Ratio of the largest to the smallest value from which the axis of a hyperparameter is logarithmic; that of a learning rate
 always is."""
 METRIC_LOG_RATIO = 5.0
 """The same ratio for a metric."""
+MAX_NAMES = 20
+"""Names on the axis of a hyperparameter; the rarer ones are drawn as one, `OTHERS`."""
+OTHERS = "(others)"
+MAX_CURVE_CHARTS = 30
+"""Charts of curves, one for each metric."""
 MAX_POINTS = 200
 """Points of a curve; longer curves are sampled at equal distances, and include the last point."""
 MAX_CLASSES = 200
@@ -97,12 +106,17 @@ def metrics_drawn(view: View, rows: Sequence[Row]) -> list[str]:
 
 
 def metric_groups(view: View, rows: Sequence[Row]) -> dict[str, list[str]]:
-    """Return the metrics that have curves by the name under which they are drawn: validation and training together."""
+    """Return the metrics that have curves by the name under which they are drawn: validation and training together.
+
+    There are at most `MAX_CURVE_CHARTS` names; a warning names the number of those that are left out.
+    """
     groups: dict[str, list[str]] = {}
     for name in metrics_drawn(view, rows):
         split, _, metric = name.partition("/")
         groups.setdefault(metric if split in ("val", "train") else name, []).append(name)
-    return groups
+    if len(groups) > MAX_CURVE_CHARTS:
+        log.warning("%d metrics have curves; the first %d are drawn", len(groups), MAX_CURVE_CHARTS)
+    return dict(list(groups.items())[:MAX_CURVE_CHARTS])
 
 
 def _split_last(name: str) -> tuple[str, bool]:
@@ -164,6 +178,8 @@ def axis(key: str, rows: Sequence[Row]) -> Axis:
             chart_text(key), numbers, (), lowest > 0 and (is_log_scaled(key) or highest / lowest >= KEY_LOG_RATIO)
         )
     texts = [chart_text(format_value(value)) for value in values]
+    frequent = {text for text, _ in Counter(texts).most_common(MAX_NAMES)}
+    texts = [text if text in frequent else OTHERS for text in texts]
     names = sorted(set(texts), key=_order)
     return Axis(chart_text(key), tuple(float(names.index(text)) for text in texts), tuple(names))
 

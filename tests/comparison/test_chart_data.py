@@ -75,6 +75,18 @@ def test_axes_of_keys(grid: View, run: MakeRun) -> None:
     assert axis("a", view.rows).names == ("9", "10", "-", "null")
 
 
+def test_the_size_of_charts_is_bounded(run: MakeRun, caplog: pytest.LogCaptureFixture) -> None:
+    curves = {f"val/m{i}": [1.0, 0.5] for i in range(200)}
+    runs = [run(float(i), {"a": f"name {i}", "b": f"other {i}"}, curves=curves) for i in range(300)]
+    (view,) = views(runs)
+    names = axis("a", view.rows).names
+    assert len(names) == 21 and names[0] == "(others)"
+    assert len(list(specifications(view))) < 40
+    assert "200 metrics have curves; the first 30 are drawn" in caplog.text
+    heat_map = dict(specifications(view))["heat-map"]
+    assert len(vl_convert.vegalite_to_png(json.dumps(heat_map))) < 10**6
+
+
 def test_the_important_key_is_first(grid: View) -> None:
     result = importance(grid)
     assert result is not None and result.keys[0] == "optimizer.lr" and result.explained > 0.5 and result.is_reliable
