@@ -11,6 +11,7 @@ The overrides are those of src.train; an experiment may be given by its name: py
 import sys
 
 from src.cli.doctor import findings, print_resume_check, run_overrides
+from src.cli.help import print_topic_help
 from src.cli.hydra_app import report_user_errors
 from src.core.console import echo
 from src.core.errors import UserError, nearest
@@ -22,7 +23,9 @@ def main() -> None:
     """Print all findings, or check that a run resumes exactly."""
     argv = sys.argv[1:]
     if {"-h", "--help"} & set(argv):
-        echo(__doc__)
+        with report_user_errors():
+            if not print_topic_help(argv):
+                echo(__doc__)
         return
     if argv:
         with report_user_errors():

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.cli.hydra_app import report_user_errors
+from src.cli.hydra_app import parse_arguments, report_user_errors
 from src.config.compose import compose
 from src.core.console import Parser, echo
 from src.core.errors import UserError, nearest
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     subjects = ", ".join(f"{name} ({text})" for name, (_, _, text) in PREVIEWS.items())
     parser.add_argument("subject", help=f"what to draw: {subjects}")
     parser.add_argument("overrides", nargs="*", metavar="group=option", help="the run, as for python -m src.train")
-    options = parser.parse_args(argv)
+    options = parse_arguments(parser, argv)
     with report_user_errors():
         result, path = preview(options.subject, options.overrides)
         if not isinstance(result, tuple):  # show_table has printed a table with its title

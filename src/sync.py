@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.cli.hydra_app import report_user_errors
+from src.cli.hydra_app import parse_arguments, report_user_errors
 from src.cli.sync import sync
 from src.core.console import Parser
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser("python -m src.sync", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, default=[Path("outputs")], help="folders with runs (outputs)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be uploaded, and stop")
-    options = parser.parse_args(argv)
+    options = parse_arguments(parser, argv)
     with report_user_errors():
         if not sync(options.folders, options.dry_run):
             raise SystemExit(1)

@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from src.cli.hydra_app import consume_trust_flags, help_text, report_user_errors, run_to_resume, run_with_hydra
+from src.cli.help import help_text, help_topic
+from src.cli.hydra_app import consume_trust_flags, report_user_errors, run_to_resume, run_with_hydra
 from src.cli.train import job, resume
 from src.core.console import echo
 from src.core.process import set_parent_death_signal
@@ -19,8 +20,8 @@ def main(argv: Sequence[str] = ()) -> None:
         set_parent_death_signal()
     with report_user_errors():
         arguments = consume_trust_flags(list(argv) or sys.argv[1:])
-        if {"-h", "--help"} & set(arguments):
-            echo(help_text(arguments))
+        if (topic := help_topic(arguments)) is not None:
+            echo(help_text(topic, arguments))
         elif path := run_to_resume(arguments):
             sys.argv[1:] = arguments  # the command that is recorded
             resume(path, arguments)

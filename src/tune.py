@@ -7,6 +7,7 @@ jobs in all; without it, every point of the ranges of sweeps/ is trained. After 
 
 import sys
 
+from src.cli.help import print_topic_help
 from src.cli.hydra_app import report_user_errors
 from src.cli.tune import tune
 from src.core.console import echo
@@ -16,6 +17,8 @@ def main() -> None:
     """Run the command line."""
     overrides = sys.argv[1:]
     with report_user_errors():
+        if print_topic_help(overrides):
+            return
         if {"-h", "--help"} & set(overrides):
             echo(__doc__)
         else:

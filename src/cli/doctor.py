@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from src import ROOT
-from src.config.groups import groups, search_roots
+from src.config.groups import groups, option_folders
 from src.core.console import echo
 from src.core.errors import UserError, nearest
 
@@ -25,7 +25,7 @@ def findings() -> Iterator[tuple[bool | None, str]]:
     yield from _devices()
     yield from _folders()
     yield _wandb()
-    options = groups(search_roots([]))
+    options = groups(option_folders([]))
     yield (
         bool(options),
         f"{sum(map(len, options.values()))} options in {len(options)} config groups, in {ROOT / 'conf'}",
@@ -34,21 +34,20 @@ def findings() -> Iterator[tuple[bool | None, str]]:
 
 def _packages() -> Iterator[tuple[bool | None, str]]:
     """Check for every package of pyproject.toml without importing it."""
-    import tomllib
+    from importlib.metadata import requires
 
     from src.run_store.provenance import version
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for extra, requirements in {"": project["dependencies"], **project["optional-dependencies"]}.items():
-        install = f"pip install -c constraints.txt -e .{f'[{extra}]' if extra else ''}"
-        for requirement in requirements:
-            package = re.match(r"[\w.-]+", requirement)[0]  # type: ignore[index]
-            if package == project["name"]:
-                continue  # an extra that includes others
-            if installed := version(package):
-                yield True, f"{package} {installed}"
-            else:
-                yield None if extra else False, f"{package} is not installed: {install}"
+    for requirement in requires("gridlight") or ():
+        package = re.match(r"[\w.-]+", requirement)[0]  # type: ignore[index]
+        extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
+        if package == "gridlight":
+            continue  # an extra that includes others
+        install = f"pip install -c constraints.txt -e .{f'[{extra[1]}]' if extra else ''}"
+        if installed := version(package):
+            yield True, f"{package} {installed}"
+        else:
+            yield None if extra else False, f"{package} is not installed: {install}"
 
 
 def _devices() -> Iterator[tuple[bool, str]]:
@@ -122,7 +121,7 @@ def run_overrides(argv: Sequence[str]) -> list[str]:
     Raises:
         UserError: for a flag, and for a bare name that is no experiment.
     """
-    experiments = groups(search_roots(argv))["experiment"]
+    experiments = groups(option_folders(argv))["experiment"]
     overrides = []
     for argument in argv:
         if argument.startswith("-"):

@@ -11,8 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from src.cli.help import print_topic_help
 from src.compat.hydra_version import version_base
-from src.config.groups import CONF, groups, search_roots, sweeps
+from src.config.groups import CONF, search_roots
 from src.config.overrides import parse_argv, quote_override
 from src.core.console import Parser, echo, escape_diagnostics
 from src.core.errors import JobsFailed, UserError, nearest
@@ -77,12 +78,16 @@ def consume_trust_flags(argv: Sequence[str]) -> list[str]:
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse a command line in which ``--trust`` and ``--trust-host`` may be between arguments that form one list.
 
+    ``--help GROUP`` prints the help about a config group, as for `src.train`.
+
     Args:
         parser: parser of a verb with `add_trust_options`.
         argv: command line; by default that of the process.
     """
     with report_user_errors():
         rest = consume_trust_flags(sys.argv[1:] if argv is None else argv)
+        if print_topic_help(rest):
+            raise SystemExit(0)
     return parser.parse_args(rest)
 
 
@@ -219,30 +224,3 @@ def _without_dashes(argv: Sequence[str], unknown: Sequence[str]) -> list[str]:
                 argument = f"{argument}={rest.pop(0)}"
         corrected.append(argument)
     return corrected
-
-
-def help_text(argv: Sequence[str]) -> str:
-    """Return the text of ``--help``: every group with its options, one line each."""
-    lines = [
-        "Train a model, evaluate it and record the run.",
-        "",
-        "  python -m src.train model=transformer optimizer=adamw      choose an option of a group",
-        "  python -m src.train optimizer.lr=0.01 trainer.max_epochs=5  change a key",
-        "  python -m src.train regularization=[dropout,l2]             combine presets",
-        "  python -m src.train -m model=mlp,cnn optimizer.lr=1e-3,1e-2 sweep over all pairs",
-        "  python -m src.train -m +sweeps=learning_rate search=optuna  search a documented range",
-        "  python -m src.train -m model=mlp,cnn --dry-run              check a sweep, print its jobs and their sizes",
-        "  python -m src.train resume=outputs/runs/…                   resume an interrupted run",
-        "  python -m src.train --cfg job model=lstm                    print the config and stop",
-        "",
-        "Groups and their options:",
-    ]
-    ranges = {"sweeps, added to a command with -m as +sweeps=learning_rate": sweeps()}
-    for group, options in (groups(search_roots(argv)) | ranges).items():
-        if group.startswith("hydra") and group not in ("hydra/launcher", "hydra/sweeper"):
-            continue
-        lines += ["", group]
-        width = max(map(len, options))
-        lines += [f"  {name:<{width}}  {text}" for name, text in options.items()]
-    lines += ["", "Every key of the chosen options: python -m src.train --cfg job. Hydra's own flags: --hydra-help."]
-    return "\n".join(lines)

@@ -1,8 +1,10 @@
 """Import of the classes that a config names."""
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
+from src import ROOT
 from src.core.errors import UserError, nearest
 
 T = TypeVar("T")
@@ -25,7 +27,10 @@ def locate(target: str, kind: type[T], key: str = "_target_") -> type[T]:
     try:
         module: Any = import_module(module_name)
     except ImportError as error:
-        raise UserError(f"{key}={target}: cannot import '{module_name}': {error}") from error
+        hint = ""
+        if module_name.partition(".")[0] == "src" and Path("src", "__init__.py").is_file() and Path.cwd() != ROOT:
+            hint = ". The package src of this folder has the name of Gridlight's package: give it another name"
+        raise UserError(f"{key}={target}: cannot import '{module_name}': {error}{hint}") from error
     except ValueError as error:
         raise UserError(f"{key}={target}: a class is named as package.module.Class") from error
     cls = getattr(module, name, None)

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config.groups import CONF, groups, search_roots, sweeps
+from src.config.groups import CONF, groups, option_folders, sweeps
 from src.config.isolated_hydra import isolated_hydra
 from src.config.overrides import parse_argv
 from src.core.errors import UserError, nearest
@@ -30,7 +30,7 @@ def explain(error: Exception, argv: Sequence[str]) -> UserError:
         error: raised by Hydra.
         argv: the command line, with flags and overrides.
     """
-    roots = search_roots(argv)
+    roots = option_folders(argv)
     options = {"sweeps": sweeps()} | groups(roots)
     overrides = parse_argv(argv)[0].overrides
     parsed: list[Override] = []

@@ -10,7 +10,6 @@ The process that the user started decides once and passes the decision on by env
 ``GRIDLIGHT_TRUST`` and ``--trust-host HOST`` to ``GRIDLIGHT_TRUST_HOST``, which worker processes, SLURM and Ray jobs inherit.
 """
 
-import importlib.metadata
 import json
 import logging
 import os
@@ -27,7 +26,7 @@ from urllib.parse import urlsplit
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config.groups import CONF, search_roots
+from src.config.groups import CONF, extension_modules, search_roots
 from src.config.schema.callbacks import ENTRIES
 from src.config.schema.registry import SCHEMAS
 from src.config.wandb_account import user_account
@@ -50,8 +49,6 @@ TRUSTED_SETTINGS = "GRIDLIGHT_TRUSTED_SETTINGS"
 """Environment variable, set by Gridlight for its workers: the settings of this command's config that name a folder, a host, or
 a W&B account, as a JSON list of ``key=value``."""
 
-ENTRY_POINTS = "gridlight.extensions"
-"""The group of entry points by which an installed package declares modules whose classes a record may name."""
 
 _WRITING_SECTIONS = ("callbacks", "logger")
 """Sections of a config whose entries write files or contact servers."""
@@ -129,17 +126,6 @@ def _shipped_classes() -> frozenset[str]:
 
 
 @cache
-def _extension_modules() -> frozenset[str]:
-    """Return the modules that installed packages declare; a package in the working directory is not installed."""
-    working_directory = {"", os.getcwd()}
-    paths = [path for path in sys.path if path not in working_directory]
-    modules = set()
-    for distribution in importlib.metadata.distributions(path=paths):
-        modules |= {point.value.partition(":")[0] for point in distribution.entry_points if point.group == ENTRY_POINTS}
-    return frozenset(modules)
-
-
-@cache
 def _classes_of_option_files(roots: tuple[Path, ...]) -> frozenset[str]:
     """Return the classes that the option files of config folders name; a process reads them once."""
     classes: set[str] = set()
@@ -201,7 +187,7 @@ def _needs_flag(target: str, roots: Iterable[Path]) -> bool:
     """Return whether a recorded config may name a class only if the user trusts it with ``--trust``."""
     return not (
         target in _shipped_classes()
-        or _is_below(target, _extension_modules())
+        or _is_below(target, extension_modules())
         or target in _classes_of_option_files(tuple(roots))
     )
 

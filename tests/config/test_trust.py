@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from src.config import trust
 from src.config.compose import compose, update
+from src.config.groups import extension_modules
 from src.config.schema.registry import SCHEMAS
 from src.config.trust import (
     check_recorded_config,
@@ -251,12 +252,12 @@ def test_installed_package_declares_its_modules(tmp_path, monkeypatch):
     distribution(tmp_path / "here", "attacker")
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(sys, "path", ["", str(tmp_path / "here"), str(tmp_path / "site-packages"), *sys.path])
-    trust._extension_modules.cache_clear()
+    extension_modules.cache_clear()
     try:
         assert is_trusted("installed.parts.Net") and not is_trusted("installed.Net")
         assert not is_trusted("attacker.parts.Net")
     finally:
-        trust._extension_modules.cache_clear()
+        extension_modules.cache_clear()
 
 
 def test_key_that_the_command_replaces_is_not_checked(recorded):

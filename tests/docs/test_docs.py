@@ -33,7 +33,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    arguments = ["-m", "src.train", "--config-dir", "my_project/conf", "model=highway", "optimizer=sign_sgd"]
+    arguments = ["-m", "src.train", "--config-dir", "my_project/mine/conf", "model=highway", "optimizer=sign_sgd"]
     completed = _run([*arguments, "callbacks=time_limit", "trainer.max_epochs=2", "logger=none"], folder)
     assert completed.returncode == 0, completed.stdout + completed.stderr
     (folder / "RUN").symlink_to(next((folder / "outputs" / "runs").glob("*/*")))
@@ -80,7 +80,7 @@ def test_command_runs(command: str, workspace: Path) -> None:
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert "Traceback" not in completed.stderr
     if "--help" in arguments:
-        assert all(name in completed.stdout for name in ("highway ", "moons ", "sign_sgd ", "time_limit "))
+        assert "Highway network" in completed.stdout and "model.num_layers" in completed.stdout
     if "src.predict" in arguments:
         assert re.search(r"0\.5,-0\.25 → (upper|lower)", completed.stdout)
     if "-m" in arguments[2:]:
@@ -88,7 +88,7 @@ def test_command_runs(command: str, workspace: Path) -> None:
 
 
 def test_misspelled_option_and_invalid_value_are_explained(workspace: Path) -> None:
-    folder = ["-m", "src.train", "hydra.searchpath=[file://my_project/conf]"]
+    folder = ["-m", "src.train", "hydra.searchpath=[file://my_project/mine/conf]"]
     completed = _run([*folder, "model=higway"], workspace)
     assert completed.returncode == 2 and "Did you mean 'highway'?" in completed.stderr
     completed = _run([*folder, "model=highway", "model.width=wide"], workspace)
@@ -96,7 +96,7 @@ def test_misspelled_option_and_invalid_value_are_explained(workspace: Path) -> N
 
 
 def test_config_dir_suggests_the_nearest_match(workspace: Path) -> None:
-    completed = _run(["-m", "src.train", "--config-dir", "my_project/conf", "model=higway"], workspace)
+    completed = _run(["-m", "src.train", "--config-dir", "my_project/mine/conf", "model=higway"], workspace)
     assert completed.returncode == 2 and "Did you mean 'highway'?" in completed.stderr
 
 

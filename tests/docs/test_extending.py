@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -122,10 +123,10 @@ def test_user_options_are_listed_and_checked(command, user_package: Path, tmp_pa
         assert output.returncode == 2 and "Traceback" not in output.stderr, output.stderr
         return output.stderr
 
-    help_text = command("src.train", *flags, "--help").stdout
-    assert all(
-        text in help_text for text in ("One layer of ours", "A line of ours", "Descent of ours", "Counts epochs")
-    )
+    summaries = {"model": "One layer of ours", "datamodule": "A line of ours", "optimizer": "Descent of ours"}
+    for group, summary in {**summaries, "callbacks": "Counts epochs"}.items():
+        assert summary in command("src.train", *flags, "--help", group).stdout
+    assert re.search(r"model\.width +8", command("src.train", *flags, "--help", "model=linear").stdout)
     assert "'linear'" in error_message("model=linaer", "datamodule=line")
     assert "'width'" in error_message(*CHOICE, "model.widht=3")
     assert not (tmp_path / "outputs").exists()

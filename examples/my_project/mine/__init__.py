@@ -1,0 +1,1 @@
+"""A model, a datamodule, an optimizer and a callback for Gridlight."""
