@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Condition
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from src.core.errors import UserError
-from src.core.files import open_data_file, read_data_file
+from src.datamodules.io.limited_reader import LimitedReader
 from src.datamodules.io.numeric_table import looks_like_file
 
 _GREY = ("1", "L", "LA", "F")
@@ -17,10 +18,16 @@ FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 """Accepted formats, whatever the file extension: Pillow reads more, some of which run other programs."""
 MAX_PIXELS = 2**26
 """Largest number of pixels of an image, and of all images that are decoded at the same time: 8192 × 8192."""
+MAX_FILE_BYTES = 2**29
+"""Largest size of an image file: 8192 × 8192 pixels of 64 bits. Pillow reads some formats as a whole."""
+MAX_READS = 300_000
+"""Largest number of reads of an image file: Pillow skips bytes before a GIF image one by one, and PNG chunks one by one."""
 MAX_SCANNED = 2**31
-"""Largest total number of pixels of the scans of a progressive JPEG file; ten scans are usual."""
-MAX_JPEG_BYTES = 2**29
-"""Largest progressive JPEG file."""
+"""Largest total number of pixels of the scans of a JPEG file; ten scans are usual in a progressive one."""
+MAX_PLAIN_BYTES = 2**24
+"""Largest PPM file of decimal numbers, which Pillow decodes in Python."""
+MAX_PLAIN_COMMENTS = 1000
+"""Largest number of comments in such a file: Pillow copies the file for each."""
 STRIP_PIXELS = 1 << 20
 """Pixels that are converted at once."""
 _MODES = {1: "L", 3: "RGB"}
@@ -66,7 +73,10 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
         UserError: if the file is not a readable image, now or within the context, or has more than `MAX_PIXELS`.
     """
     try:
-        with open_data_file(path) as file, Image.open(file, formats=FORMATS) as image:
+        with (
+            LimitedReader(path, MAX_FILE_BYTES, MAX_READS) as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             yield image
@@ -85,17 +95,31 @@ def decoded_image(path: Path) -> Iterator[Image.Image]:
     """Open an image file and decode its pixels, which count towards the limit within the context.
 
     Raises:
-        UserError: see `opened_image`; or if it is a progressive JPEG file with too many scans.
+        UserError: see `opened_image`; or if it would take too long to decode.
     """
     with opened_image(path) as image:
         pixels = image.width * image.height
-        if image.format == "JPEG" and image.info.get("progressive"):
-            scans = read_data_file(path, MAX_JPEG_BYTES).count(b"\xff\xda")
-            if scans * pixels > MAX_SCANNED:
-                raise UserError(f"{path}: this JPEG has {scans:,} scans, which would take too long to decode")
+        _check_decoding_time(image, path)
         with _DECODING.reserve(pixels):
             image.load()
             yield image
+
+
+def _check_decoding_time(image: Image.Image, path: Path) -> None:
+    """Raise `UserError` for a JPEG file of many scans, sequential ones included, or a long PPM file of decimal numbers."""
+    file: Any = image.fp  # type: ignore[attr-defined]  # set by `Image.open`
+    if image.format in ("JPEG", "MPO"):
+        file.seek(0)  # the decoder seeks to its start itself
+        scans = file.read().count(b"\xff\xda")
+        if scans * image.width * image.height > MAX_SCANNED:
+            raise UserError(f"{path}: this JPEG has {scans:,} scans, which would take too long to decode")
+    elif image.tile and image.tile[0].codec_name == "ppm_plain":  # type: ignore[attr-defined]
+        file.seek(0)
+        if (
+            len(contents := file.read(MAX_PLAIN_BYTES + 1)) > MAX_PLAIN_BYTES
+            or contents.count(b"#") > MAX_PLAIN_COMMENTS
+        ):
+            raise UserError(f"{path}: this PPM file of decimal numbers would take too long to decode; save it as PNG")
 
 
 def open_image(path: str, finish: Callable[[Image.Image], Image.Image] = Image.Image.copy) -> Image.Image:

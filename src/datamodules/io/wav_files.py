@@ -1,8 +1,6 @@
 """Read WAV files as waveforms; errors name the file."""
 
-import io
 import math
-import os
 import warnings
 from fractions import Fraction
 from pathlib import Path
@@ -13,8 +11,8 @@ from scipy.io import wavfile
 from torch import Tensor
 
 from src.core.errors import UserError
-from src.core.files import open_data_file
 from src.core.resources import check_memory
+from src.datamodules.io.limited_reader import LimitedReader
 from src.datamodules.io.numeric_table import MAX_VALUE
 
 MAX_FILE_BYTES = 2**29
@@ -30,18 +28,6 @@ MAX_READS = 10_000
 """Largest number of reads per file, several for each of its chunks; a file of zeros has millions of empty chunks."""
 BLOCK_SAMPLES = 1 << 20
 """Samples that are converted at once, over all channels."""
-
-
-class _LimitedReader(io.BufferedReader):
-    """A file that allows `MAX_READS` reads."""
-
-    remaining = MAX_READS
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self.remaining -= 1
-        if self.remaining < 0:
-            raise ValueError("it has too many chunks")
-        return super().read(size)
 
 
 def read_wave(path: Path, sample_rate: int | None = None, seconds: float | None = None) -> tuple[np.ndarray, int]:
@@ -60,9 +46,7 @@ def read_wave(path: Path, sample_rate: int | None = None, seconds: float | None 
         with warnings.catch_warnings():  # scipy warns of truncated files and of unknown chunks
             warnings.simplefilter("ignore", wavfile.WavFileWarning)
             warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
-            with _LimitedReader(open_data_file(path).detach()) as file:  # type: ignore[attr-defined]  # a buffered file
-                if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
-                    raise UserError(f"{path}: this file has more than {MAX_FILE_BYTES / 2**20:,.0f} MiB")
+            with LimitedReader(path, MAX_FILE_BYTES, MAX_READS) as file:
                 rate, samples = wavfile.read(file)
     except wavfile.WavFileWarning as error:
         raise UserError(f"{path}: this WAV file is truncated: {error}") from error

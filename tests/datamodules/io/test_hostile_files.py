@@ -206,7 +206,7 @@ def test_only_the_used_part_of_a_sound_is_converted(tmp_path: Path, monkeypatch:
 
 def test_number_of_chunks_of_a_sound_is_limited(tmp_path: Path) -> None:
     sparse_wave(tmp_path / "a.wav", 1000, 2**28, data=False)
-    with pytest.raises(UserError, match="too many chunks"):
+    with pytest.raises(UserError, match="too many parts"):
         read_wave(tmp_path / "a.wav")
 
 
@@ -216,6 +216,45 @@ def test_number_of_pixels_of_an_image_is_limited(tmp_path: Path, read: Callable[
     assert (tmp_path / "a.png").stat().st_size < 2**20
     with pytest.raises(UserError, match=r"a\.png: this image has more than 67,108,864 pixels"):
         read(str(tmp_path / "a.png"))
+
+
+def test_scans_of_a_sequential_jpeg_are_limited(tmp_path: Path) -> None:
+    image = tmp_path / "scans.jpg"
+    Image.new("L", (64, 64)).save(image)
+    contents = image.read_bytes()
+    size, scan = contents.index(b"\xff\xc0"), contents.index(b"\xff\xda")
+    large = contents[: size + 5] + struct.pack(">HH", 8192, 8192) + contents[size + 9 : scan]
+    image.write_bytes(large + contents[scan:-2] * 40 + b"\xff\xd9")
+    with pytest.raises(UserError, match="40 scans"):
+        open_image(str(image))
+
+
+@pytest.mark.parametrize("start", [b"GIF89a", b"RIFF\xff\xff\xff\x7fWEBPVP8X", b"\xff\xd8\xff", b"P6\n"])
+def test_a_sparse_image_is_refused_at_once(tmp_path: Path, start: bytes) -> None:
+    image = tmp_path / "sparse"
+    image.write_bytes(start)
+    os.truncate(image, 2**40)
+    with pytest.raises(UserError, match="512 MiB"):
+        size_and_channels(str(image))
+
+
+def test_an_image_of_many_parts_is_refused(tmp_path: Path) -> None:
+    image = tmp_path / "parts.gif"
+    image.write_bytes(b"GIF89a\x08\0\x08\0\0\0\0" + bytes(10**7))  # skipped byte by byte
+    started = time.monotonic()
+    with pytest.raises(UserError, match="not a readable image"):
+        size_and_channels(str(image))
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("text", [b"#\n" * 2000, b" " * 2**24])
+def test_a_plain_ppm_that_takes_long_is_refused(tmp_path: Path, text: bytes) -> None:
+    image = tmp_path / "plain.ppm"
+    image.write_bytes(b"P3 1 1 255\n" + text + b"1 2 3\n")
+    with pytest.raises(UserError, match="too long to decode"):
+        open_image(str(image))
+    image.write_bytes(b"P3 1 1 255\n# a comment\n1 2 3\n")
+    assert open_image(str(image)).getpixel((0, 0)) == (1, 2, 3)
 
 
 def test_number_of_scans_of_a_jpeg_is_limited(tmp_path: Path) -> None:
