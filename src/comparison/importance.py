@@ -13,6 +13,8 @@ from src.comparison.view import View
 
 MIN_ROWS = 10
 """Smallest number of rows for which importance is estimated."""
+MAX_KEYS = 50
+"""Largest number of keys whose importance is estimated, the first ones: a single odd run may add thousands."""
 _TREES, _REPEATS, _FOLDS = 50, 5, 5
 
 
@@ -41,7 +43,8 @@ class Importance:
 def importance(view: View) -> Importance | None:
     """Return the importance of the keys that differ; None with fewer than two keys or `MIN_ROWS` rows."""
     rows = best_rows(view, len(view.rows))
-    if len(rows) < MIN_ROWS or len(view.keys) < 2:
+    keys = view.keys[:MAX_KEYS]
+    if len(rows) < MIN_ROWS or len(keys) < 2:
         return None
     import numpy as np
     from sklearn.ensemble import RandomForestRegressor
@@ -49,7 +52,8 @@ def importance(view: View) -> Importance | None:
     from sklearn.metrics import r2_score
     from sklearn.model_selection import KFold
 
-    x = np.column_stack([axis(key, rows).values for key in view.keys])
+    # a forest depends only on the order of the values, which may be infinite or too large for it
+    x = np.column_stack([np.unique(axis(key, rows).values, return_inverse=True)[1] for key in keys])
     y = np.arange(len(rows), dtype=float)
     losses: list[Sequence[float]] = []
     predicted = np.empty_like(y)
@@ -59,9 +63,9 @@ def importance(view: View) -> Importance | None:
         permuted = permutation_importance(forest, x[test], y[test], n_repeats=_REPEATS, random_state=0)
         losses.append(permuted.importances_mean.tolist())
     by_key = list(zip(*losses, strict=True))
-    order = sorted(range(len(view.keys)), key=lambda place: -fmean(by_key[place]))
+    order = sorted(range(len(keys)), key=lambda place: -fmean(by_key[place]))
     return Importance(
-        tuple(view.keys[place] for place in order),
+        tuple(keys[place] for place in order),
         tuple(fmean(by_key[place]) for place in order),
         tuple(stdev(by_key[place]) for place in order),
         float(r2_score(y, predicted)),

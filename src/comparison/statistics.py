@@ -7,10 +7,12 @@ their p-values are corrected by Holm's method (1979).
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from math import floor, fsum, isfinite, log10, sqrt
+from math import floor, fsum, hypot, inf, isfinite, log10, sqrt
 
 CONFIDENCE = 0.95
 ALPHA = 0.05
+LARGEST_SUMMED = 1e300
+"""Largest number whose sums with others do not overflow."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +62,21 @@ def _places(deviation: float) -> int | None:
 
 
 def sample(values: Sequence[float], share: float = 0.0) -> Sample:
-    """Summarise the values of repeated runs.
+    """Summarise the values of repeated runs. A deviation that does not fit into a float is infinite.
 
     Args:
         values: [n], at least one.
         share: test examples of a fold for each training example: 1/(k - 1) in k folds, 0 for independent runs.
     """
-    n, mean = len(values), fsum(values) / len(values)
+    n = len(values)
+    mean = fsum(value / n for value in values) if max(map(abs, values)) > LARGEST_SUMMED else fsum(values) / n
     if n == 1:
         return Sample(tuple(values), mean)
     from scipy.special import stdtrit
 
-    variance = fsum((value - mean) ** 2 for value in values) / (n - 1)
-    margin = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sqrt(variance * (1 / n + share))
-    return Sample(tuple(values), mean, sqrt(variance), (mean - margin, mean + margin))
+    deviation = hypot(*(value - mean for value in values)) / sqrt(n - 1)  # squares would overflow
+    margin = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * deviation * sqrt(1 / n + share)
+    return Sample(tuple(values), mean, deviation, (mean - margin, mean + margin))
 
 
 def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
@@ -86,11 +89,13 @@ def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
         return None
     a, b = sample(one), sample(other)
     assert a.deviation is not None and b.deviation is not None
-    errors = a.deviation**2 / len(one), b.deviation**2 / len(other)
-    if not (total := sum(errors)):
+    errors = a.deviation / sqrt(len(one)), b.deviation / sqrt(len(other))
+    total = hypot(*errors)
+    if not 0 < total < inf:
         return None
-    degrees = total**2 / (errors[0] ** 2 / (len(one) - 1) + errors[1] ** 2 / (len(other) - 1))
-    return _two_sided((a.mean - b.mean) / sqrt(total), degrees)
+    first, second = ((error / total) ** 4 for error in errors)  # a share of the total does not overflow
+    degrees = 1 / (first / (len(one) - 1) + second / (len(other) - 1))
+    return _two_sided((a.mean - b.mean) / total, degrees)
 
 
 def paired(one: Sequence[float], other: Sequence[float], share: float = 0.0) -> float | None:
@@ -104,7 +109,7 @@ def paired(one: Sequence[float], other: Sequence[float], share: float = 0.0) -> 
     if len(differences) < 2:
         return None
     difference = sample(differences)
-    if not difference.deviation:
+    if not difference.deviation or not isfinite(difference.deviation):
         return None
     error = difference.deviation * sqrt(1 / len(differences) + share)
     return _two_sided(difference.mean / error, len(differences) - 1)

@@ -22,7 +22,7 @@ from src.comparison.chart_data import (
     row_records,
 )
 from src.comparison.chart_files import save_charts, specifications
-from src.comparison.importance import importance
+from src.comparison.importance import MAX_KEYS, importance
 from src.comparison.view import View, views
 from src.run_store.reader import read_runs
 from tests.comparison.conftest import MakeRun, WriteRun
@@ -244,3 +244,16 @@ def test_hostile_names_are_drawn_as_text(text: str, run: MakeRun, tmp_path: Path
     for file in tmp_path.rglob("*.svg"):
         elements = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(file.read_text()).iter()}
         assert not elements & {"script", "image", "a", "foreignObject"}, file.name
+
+
+def test_importance_of_numbers_beyond_single_precision_and_of_many_keys(run: MakeRun) -> None:
+    rates = [1e300, -1e300, float("inf"), float("nan"), *[0.1 * i for i in range(8)]]
+    (view,) = views(
+        [run(0.1 * (n + 1), {"optimizer.lr": rate, "model.scale": 5e-324 * (n + 1)}) for n, rate in enumerate(rates)]
+    )
+    estimate = importance(view)
+    assert estimate is not None and set(estimate.keys) == {"optimizer.lr", "model.scale"}
+    odd = {f"model.k{n}": n for n in range(2000)}
+    (view,) = views([run(0.1 + n, {"optimizer.lr": 0.01 * n, **(odd if n == 0 else {})}) for n in range(12)])
+    estimate = importance(view)
+    assert estimate is not None and len(estimate.keys) == MAX_KEYS

@@ -93,3 +93,14 @@ def test_marks() -> None:
 def test_digits_are_those_of_the_standard_deviation(values: tuple[float, ...], shown: str, interval: str) -> None:
     result = sample(values)
     assert (str(result), result.shown_interval()) == (shown, interval)
+
+
+@pytest.mark.parametrize("factor", [1e-310, 1e-170, 1e-100, 1e90, 1e200, 1e300])
+def test_extreme_numbers_neither_overflow_nor_divide_by_zero(factor: float) -> None:
+    one, other = [1.0, 2.0, 4.0], [3.0, 5.0]
+    scaled = [factor * value for value in one], [factor * value for value in other]
+    assert welch(*scaled) == pytest.approx(welch(one, other), rel=1e-3)
+    assert sample(scaled[0]).deviation == pytest.approx(factor * np.std(one, ddof=1), rel=1e-3)
+    assert paired(scaled[0], [0.0] * 3) == pytest.approx(paired(one, [0.0] * 3), rel=1e-3)
+    largest = sample([1.7e308, -1.7e308, 1.7e308])
+    assert np.isfinite(largest.mean) and welch([1.7e308, -1.7e308], [1.0, 2.0]) is None
