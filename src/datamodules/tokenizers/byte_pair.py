@@ -89,9 +89,13 @@ class BytePairs:
         others = [parsed.get(key) for key in ("normalizer", "post_processor", "truncation", "padding")]
         if types != ["BPE", "ByteLevel", "ByteLevel"] or any(value is not None for value in others):
             raise DamagedPreparation("the byte pairs have an unknown type")
+        options = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
+        if any(parsed["model"].get(option) is not None for option in options):
+            raise DamagedPreparation("the byte pairs have options that no training sets")
         byte_pairs = cls(serialized)
         try:
-            len(byte_pairs)
+            if set(byte_pairs._tokenizer.get_vocab().values()) != set(range(len(byte_pairs))):
+                raise ValueError("their numbers have gaps")
         except BaseException as error:  # Rust panics are not subclasses of `Exception`
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise

@@ -1,12 +1,16 @@
 """Byte pairs: any text comes back as it was, the merges are those of the algorithm, and they travel in a checkpoint."""
 
 import io
+import json
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 
+from src.core.errors import UserError
 from src.datamodules.text.language_modelling import Text
 from src.datamodules.text.parallel_text import ParallelText
 from src.datamodules.tokenizers.byte_pair import BytePairs
@@ -106,3 +110,18 @@ def test_each_language_has_its_own_byte_pairs(tmp_path):
         assert data.texts(torch.tensor([row[1:]]))[0].startswith("die ")
     assert data.token_names(batch.source[0].tolist())[0] == "␣the"
     assert data.token_names(batch.target[0].tolist(), target=True)[1] == "␣die"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model["vocab"].update({"h": 4_000_000_000}),
+        lambda model: model.update(unk_token="zzz"),
+        lambda model: model.update(continuing_subword_prefix="##########"),
+    ],
+)
+def test_a_vocabulary_that_no_training_makes_is_refused(change: Callable[[dict[str, Any]], None]) -> None:
+    serialized = json.loads(BytePairs.of([BOOK], 300).serialized)
+    change(serialized["model"])
+    with pytest.raises(UserError, match="byte pairs"):
+        BytePairs.from_plain({"tokenizer": json.dumps(serialized)})
