@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from optuna.storages.journal._storage import JournalOperation
 
 from src.config.isolated_hydra import isolated_hydra
@@ -418,6 +419,36 @@ def test_a_trial_holds_what_trials_hold(tmp_path: Path) -> None:
     trial.set_user_attr("job", ["x"])
     with pytest.raises(UserError, match=FILE):
         stored_study(tmp_path, SPACE, LOSS)
+
+
+def test_many_changes_of_one_trial_are_refused_at_once(tmp_path: Path) -> None:
+    open_or_create_study(tmp_path, SPACE, LOSS).ask()
+    line = '{"op_code": 7, "worker_id": "w", "trial_id": 0, "step": %d, "intermediate_value": 1.0}\n'
+    with (tmp_path / FILE).open("a") as file:
+        file.writelines(line % step for step in range(60_000))
+    with pytest.raises(UserError, match="too many changes"):
+        stored_study(tmp_path, SPACE, LOSS)
+
+
+@pytest.mark.parametrize("values", ["[1.0]", "null", "[1.0, 2.0, 3.0]"])
+def test_a_complete_trial_has_a_value_for_each_objective(tmp_path: Path, values: str) -> None:
+    objectives = (*LOSS, Objective("parameters", "min"))
+    open_or_create_study(tmp_path, SPACE, objectives).ask()
+    with (tmp_path / FILE).open("a") as file:
+        file.write(
+            '{"op_code": 6, "worker_id": "w", "trial_id": 0, "state": 1, "datetime_complete": "2026-12-01T12:00:00", '
+            f'"values": {values}}}\n'
+        )
+    with pytest.raises(UserError, match="this study is damaged"):
+        stored_study(tmp_path, SPACE, objectives)
+
+
+@pytest.mark.parametrize("text", ["range(nan,1)", "range(0,1,nan)", "range(inf,inf)"])
+def test_a_recorded_range_without_numbers_is_refused(sweep: Path, text: str) -> None:
+    search = {"settings": {"name": "optuna"}, "overrides": [[f"optimizer.lr={text}"]]}
+    changed(sweep, 0, lambda head: head.update(search=search))
+    with isolated_hydra(), pytest.raises(UserError):
+        SearchRequest.from_ledger(Ledger.open(sweep), GlobalHydra.instance().config_loader())
 
 
 @pytest.mark.parametrize("value", ["${oc.env:HOME}", "z", 1.5, None, True, [], float("nan"), float("inf")])

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, QMCSampler, R
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from src.config.schema.search import OptunaSearch, Search
 from src.core.errors import UserError, first_line
@@ -49,8 +50,12 @@ MAX_JOURNAL_LINES = 2_000_000
 """Maximum number of lines in a journal; each epoch of a trial is one."""
 MAX_STUDIES = 1000
 """Maximum number of searches of one sweep."""
-CREATE_STUDY = 0
-"""Optuna's code of an entry that creates a study (``JournalOperation.CREATE_STUDY``)."""
+MAX_COPIES = 10**9
+"""Maximum number of values that Optuna copies or compares to read a journal: for each change of a trial or study, all earlier
+ones, and for each parameter, all trials. A thousand trials of a thousand epochs need half of it.
+"""
+CREATE_STUDY, CREATE_TRIAL, SET_PARAMETER = 0, 4, 5
+"""Optuna's codes of entries (``JournalOperation``)."""
 
 
 @contextmanager
@@ -112,12 +117,12 @@ def stored_study(folder: Path, spaces: Sequence[Space], objectives: Sequence[Obj
         if len(study.directions) != len(objectives):
             raise ValueError(f"{len(study.directions)} directions for {len(objectives)} objectives")
         for trial in study.get_trials(deepcopy=False):
-            _check_trial(trial)
+            _check_trial(trial, len(objectives))
         return study
 
 
-def _check_trial(trial: FrozenTrial) -> None:
-    """Raise `ValueError` if a trial has values of types that no search writes."""
+def _check_trial(trial: FrozenTrial, objectives: int) -> None:
+    """Raise `ValueError` if a trial has values that no search writes: of other types, or not one for each objective."""
     job = trial.user_attrs.get("job", "")
     numbers = [*(trial.values or []), *trial.intermediate_values.values()]
     if (
@@ -126,8 +131,9 @@ def _check_trial(trial: FrozenTrial) -> None:
         or any(not isinstance(step, int) or step < 0 for step in trial.intermediate_values)
         or any(not isinstance(value, str | int | float) for value in trial.params.values())
         or set(trial.params) != set(trial.distributions)
+        or (trial.state == TrialState.COMPLETE and len(trial.values or []) != objectives)
     ):
-        raise ValueError(f"trial {trial.number} holds values of unexpected types")
+        raise ValueError(f"trial {trial.number} holds unexpected values")
 
 
 def _check_lines(folder: Path) -> None:
@@ -136,14 +142,24 @@ def _check_lines(folder: Path) -> None:
     with open_below(folder, FILE) as opened:
         if os.fstat(opened.fileno()).st_size > MAX_JOURNAL_BYTES:
             raise UserError(f"{file}: this study has more than {MAX_JOURNAL_BYTES / 2**20:,.0f} MiB")
-        studies = 0
+        studies = trials = copies = largest = 0
+        changes = Counter[str]()
         for number, line in enumerate(read_lines(opened, file, max_lines=MAX_JOURNAL_LINES), 1):
             if not line.endswith(b"\n"):
                 continue
             entry = parse_json(line, f"{file}, line {number}")
             if not isinstance(entry, dict):
                 raise RecordError(f"{file}, line {number}: this is not an entry of a study")
-            studies += entry.get("op_code") == CREATE_STUDY
+            code, changed = entry.get("op_code"), f"{entry.get('trial_id')} {entry.get('study_id')}"
+            studies += code == CREATE_STUDY
+            if code == CREATE_TRIAL:
+                trials += 1
+                largest = max(largest, sum(len(value) for value in entry.values() if isinstance(value, dict)))
+            else:
+                copies += changes[changed] + largest + (trials if code == SET_PARAMETER else 0)
+                changes[changed] += 1
+            if copies > MAX_COPIES:
+                raise RecordError(f"{file}, line {number}: a trial has too many changes, or the study too many trials")
             if studies > MAX_STUDIES:  # Optuna compares each name with all previous ones
                 raise RecordError(f"{file}, line {number}: more than {MAX_STUDIES} studies")
 

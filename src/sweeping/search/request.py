@@ -79,7 +79,7 @@ class SearchRequest:
             reject_unknown_options(line, loader, file)
         try:
             return cls._create(search, head["overrides"], loader)
-        except (HydraException, ValueError, TypeError, RecursionError) as error:
+        except (HydraException, ValueError, TypeError, ArithmeticError, RecursionError) as error:
             raise UserError(f"{file}: the overrides of its search cannot be read") from error
 
     @classmethod
@@ -191,7 +191,7 @@ class SearchRequest:
 
 MAX_RECORDED = 16 * 2**10
 """Maximum length of a list of recorded overrides: Hydra parses about ten thousand characters per second."""
-MAX_RECORDED_TOTAL = 2**18
+MAX_RECORDED_TOTAL = 2**16
 """Maximum total length of all lists of a recorded search; there is one unless another sweeper expanded the points."""
 MAX_NESTING = 20
 """Maximum nesting of brackets in a recorded override; Hydra's parsing time is quadratic in it."""
@@ -235,7 +235,7 @@ def reject_unknown_options(overrides: Sequence[str], loader: Any, source: object
                 continue
             chosen = list(override.sweep_string_iterator()) if override.is_sweep_override() else [value]
             options = set(loader.get_group_options(key))
-        except (HydraException, ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (HydraException, ValueError, TypeError, ArithmeticError, AttributeError, RecursionError) as error:
             raise UserError(f"{prefix}: it cannot be read") from error
         names = [name for entry in chosen for name in (entry if isinstance(entry, list) else [entry])]
         if unknown := [name for name in names if name is not None and not _is_option(name, options)]:
