@@ -129,7 +129,7 @@ class SubmititSlurmLauncher(SweepLauncher):
     def executor(self) -> "Callable[[Path], Executor]":
         from src.sweeping.launchers.submitit_slurm import slurm
 
-        return slurm(self.settings)
+        return slurm(self.settings, Path(self.config.paths.outputs))
 
 
 class RayLauncher(SweepLauncher):

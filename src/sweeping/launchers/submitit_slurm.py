@@ -25,7 +25,7 @@ from src.config.schema.launcher import SlurmSettings
 from src.config.validate import check_section
 from src.core.console import echo
 from src.core.errors import UserError, nearest
-from src.core.files import make_folder_below, open_below, plain_name, write_below
+from src.core.files import make_folder_below, open_below, plain_name, remove_below, write_below
 from src.core.records import RecordError, read_json
 from src.sweeping.launchers.cluster import RemoteExecutor
 from src.sweeping.launchers.file_channel import FileChannel, run_with_file_channel
@@ -52,6 +52,8 @@ ONE_THREAD = "export OPENBLAS_NUM_THREADS=1"
 """Keeps the imports of submitit from starting threads, which would receive the signal before `_Requeue` blocks it."""
 LARGEST_ARRAY = 1000
 """SLURM's default limit."""
+SUBMISSIONS = "slurm"
+"""Folder below the outputs with the files that submitit writes: the pickles and logs of the jobs."""
 MAX_LOG_TAIL_BYTES = 2**16
 """Bytes read from the end of a log when a job ended without a message."""
 
@@ -140,11 +142,14 @@ class SlurmExecutor(RemoteExecutor):
     Args:
         folder: folder of the sweep.
         settings: settings of the launcher, checked.
+        submissions: folder for the files of submissions, on a disk that all machines see. They are pickles, so it is not in the
+            sweep, where somebody else could replace them while a job is queued.
     """
 
-    def __init__(self, folder: Path, settings: SlurmSettings) -> None:
+    def __init__(self, folder: Path, settings: SlurmSettings, submissions: Path) -> None:
         super().__init__(folder, settings.jobs, settings.cpus_per_task, settings.gpus_per_node, settings.poll_seconds)
         self._settings = settings
+        self._submissions = submissions.absolute()
         self._queue = dict[str, _Queued]()  # by the name of the job's folder
         self._adopted: set[int] = set()
         self._missing: set[int] = set()
@@ -163,7 +168,7 @@ class SlurmExecutor(RemoteExecutor):
         slugs = [assignment.folder.name for assignment in assignments]
         folder = self._new_folder(name)
         record = self.folder / f"{name}.array"
-        write_below(self.folder, record.name, json.dumps(slugs))
+        write_below(self.folder.parent, f"{self.folder.name}/{record.name}", json.dumps(slugs), make=True)
         executor = submitit.AutoExecutor(folder, cluster="slurm")
         executor.update_parameters(**_submitit_parameters(self._settings, name))
         work = [Submission(one, self.folder, self._settings.max_requeues) for one in assignments]
@@ -240,7 +245,7 @@ class SlurmExecutor(RemoteExecutor):
         for entry in sorted(os.listdir(self.folder)):
             if pattern.fullmatch(entry):
                 try:
-                    slugs = read_json(self.folder, entry)
+                    slugs = read_json(self.folder.parent, f"{self.folder.name}/{entry}")
                     if not isinstance(slugs, list):
                         raise RecordError(f"{self.folder / entry}: this is not a list of jobs")
                     submissions[entry.removesuffix(".array")] = [
@@ -251,12 +256,9 @@ class SlurmExecutor(RemoteExecutor):
         return submissions
 
     def _new_folder(self, name: str) -> Path:
-        """Create the folder for the files of a submission, which are pickles.
-
-        It is new and has a random name, so submitit never loads a file that was in the sweep before.
-        """
-        make_folder_below(self.folder.parent, f"{self.folder.name}/slurm")
-        folder = self.folder / "slurm" / name
+        """Create the folder for the files of a submission, whose name is random."""
+        self._submissions.mkdir(parents=True, exist_ok=True)
+        folder = self._submissions / name
         folder.mkdir(mode=0o700)
         return folder
 
@@ -265,11 +267,11 @@ class SlurmExecutor(RemoteExecutor):
             return "its SLURM job is not in the queue any more, and left no message"
         file = f"{queued.name}/{queued.id}_0_log.out"
         try:
-            with open_below(self.folder, f"slurm/{file}") as opened:
+            with open_below(self._submissions, file) as opened:
                 opened.seek(max(os.fstat(opened.fileno()).st_size - MAX_LOG_TAIL_BYTES, 0))
                 tail = opened.read(MAX_LOG_TAIL_BYTES).decode(errors="replace").strip().splitlines()[-6:]
         except (OSError, UserError):
-            tail = [f"{self.folder / 'slurm' / file}: there is no such log"]
+            tail = [f"{self._submissions / file}: there is no such log"]
         return "\n".join([*tail, f"its SLURM job {queued.id} ended: {queued.state}"])
 
 
@@ -306,7 +308,7 @@ def _rejections(settings: SlurmSettings, record: Path) -> Iterator[None]:
         with redirect_stderr(StringIO()):  # submitit prints what it raises
             yield
     except (FailedJobError, FailedSubmissionError) as error:
-        record.unlink()
+        remove_below(record.parents[1], f"{record.parent.name}/{record.name}")
         reason = "; ".join(re.sub(r"^sbatch: (error: )?", "", line) for line in str(error).splitlines() if line.strip())
         advice = ""
         if "partition" in reason:
@@ -320,11 +322,12 @@ def _partitions() -> list[str]:
     return subprocess.run(["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True).stdout.split()
 
 
-def slurm(options: Mapping[str, Any]) -> Callable[[Path], SlurmExecutor]:
+def slurm(options: Mapping[str, Any], outputs: Path) -> Callable[[Path], SlurmExecutor]:
     """Return a function that creates the executor for the folder of a sweep.
 
     Args:
         options: the settings of the launcher.
+        outputs: the user's own folder of outputs (``paths.outputs``).
 
     Raises:
         UserError: if a setting is unknown or out of its range, or if SLURM's commands are missing on this machine.
@@ -342,4 +345,4 @@ def slurm(options: Mapping[str, Any]) -> Callable[[Path], SlurmExecutor]:
                 f"hydra/launcher=submitit_slurm: there is no {program} here; submit jobs from a machine of the "
                 "cluster, such as its login node"
             )
-    return lambda folder: SlurmExecutor(folder, settings)
+    return lambda folder: SlurmExecutor(folder, settings, outputs / SUBMISSIONS)

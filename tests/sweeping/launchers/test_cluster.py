@@ -140,7 +140,7 @@ def executor(folder: Path) -> SlurmExecutor:
     from src.config.schema.launcher import SlurmSettings
     from src.config.validate import check_section
 
-    return SlurmExecutor(folder, check_section(SlurmSettings, settings(), "hydra.launcher"))
+    return SlurmExecutor(folder, check_section(SlurmSettings, settings(), "hydra.launcher"), folder.parent / "slurm")
 
 
 def test_a_new_driver_takes_over_what_is_in_the_queue(
@@ -192,6 +192,15 @@ def test_a_job_is_given_up_when_squeue_lacks_it_twice(
     assert isinstance(ended, Ended) and ended.number == 1 and "7_0 ended: TIMEOUT" in ended.error
 
 
+def test_the_pickles_of_a_submission_are_not_in_the_sweep(tmp_path: Path, squeue: list[str]) -> None:
+    """Whoever controls the folder of a sweep could replace a folder within it while a job is queued."""
+    folder = executor(tmp_path / "sweep")._new_folder("sweep-aaaaaaaa")
+    assert not folder.is_relative_to(tmp_path / "sweep")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(FileExistsError):
+        executor(tmp_path / "sweep")._new_folder("sweep-aaaaaaaa")
+
+
 # ---- mistakes ------------------------------------------------------------------------------------------------------
 
 
@@ -199,14 +208,14 @@ def test_the_extra_is_named_where_a_package_is_missing(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "submitit", None)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"\.\[slurm\]"):
-        slurm(settings())
+        slurm(settings(), Path())
     with pytest.raises(UserError, match=r"\.\[ray\]"):
         ray({"address": None, "jobs": None, "cpus_per_job": 1, "gpus_per_job": 0})
 
 
 def test_settings_of_a_launcher_are_checked() -> None:
     with pytest.raises(UserError) as raised:
-        slurm(settings() | {"timeout_min": 0, "partitions": "gpu"})
+        slurm(settings() | {"timeout_min": 0, "partitions": "gpu"}, Path())
     assert "hydra.launcher.timeout_min=0: must be greater than 0" in str(raised.value)
     assert "hydra.launcher.partitions=gpu: unknown key" in str(raised.value)
 
@@ -215,4 +224,4 @@ def test_a_machine_without_slurm_is_rejected(monkeypatch: pytest.MonkeyPatch, tm
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="there is no sbatch here"):
-        slurm(settings())
+        slurm(settings(), Path())
