@@ -11,6 +11,7 @@ from pathlib import Path
 from src.core.errors import UserError, nearest
 from src.core.escape import printable
 from src.core.files import open_text_file
+from src.core.resources import check_memory
 
 MAX_TEXT_BYTES = 4 * 2**30
 """Largest text file that is read."""
@@ -20,6 +21,10 @@ MAX_COLUMNS = 100_000
 """Largest number of columns of a table."""
 MAX_CELLS = 100_000_000
 """Largest number of cells of a table."""
+ROW_BYTES, CELL_BYTES = 200, 60
+"""Approximate memory of a row, and of each of its cells."""
+ROWS_PER_CHECK = 100_000
+"""Rows after which the memory is checked."""
 CHUNK_BYTES = 1 << 20
 """Bytes per read."""
 JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -115,14 +120,30 @@ def iterate_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict
         columns: columns that the header of a table must have.
 
     Raises:
-        UserError: if the file cannot be read (names the file and the row), or exceeds `MAX_COLUMNS` or `MAX_CELLS`.
+        UserError: if the file cannot be read (names the file and the row), or exceeds `MAX_COLUMNS`, `MAX_CELLS` or the
+            free memory.
     """
     cells = 0
-    for line, row in _json_rows(path, columns) if path.suffix.lower() in JSON_LINES else _table_rows(path, columns):
+    lines = _json_rows(path, columns) if path.suffix.lower() in JSON_LINES else _table_rows(path, columns)
+    for count, (line, row) in enumerate(lines, 1):
         cells += len(row)
         if cells > MAX_CELLS:
             raise UserError(f"{path}: this table has more than {MAX_CELLS:,} cells")
+        if count % ROWS_PER_CHECK == 0:
+            check_table_memory(path, count, cells)
         yield line, row
+
+
+def check_table_memory(path: Path, rows: int, cells: int) -> None:
+    """Raise `UserError` if a table of this size does not fit into the free memory.
+
+    While a table is read, this is the size so far: it then needs the same memory once more, as stripped texts or numbers.
+
+    Args:
+        path: the file.
+        rows, cells: their numbers.
+    """
+    check_memory(rows * ROW_BYTES + cells * CELL_BYTES, f"{path}: {rows:,} rows of {cells:,} cells")
 
 
 def _table_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:

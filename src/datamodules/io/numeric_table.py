@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 
 from src.core.errors import UserError
-from src.datamodules.io.delimited_text import MAX_CELLS, read_text
+from src.datamodules.io.delimited_text import MAX_CELLS, check_table_memory, read_text
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,10 @@ def is_file_path(text: str) -> bool:
 
 def _read_file(path: Path, names: list[str]) -> list[list[float]]:
     text = read_text(path)
-    if text.count(",") + text.count("\n") > MAX_CELLS:
+    rows_bound = text.count("\n")
+    if (cells_bound := text.count(",") + rows_bound) > MAX_CELLS:
         raise UserError(f"{path}: this table has more than {MAX_CELLS:,} cells")
+    check_table_memory(path, rows_bound, cells_bound)
     lines = _cells(text.splitlines(), str(path))
     numbered = [(n, cells) for n, cells in enumerate(lines, 1) if any(cell.strip() for cell in cells)]
     header = [] if not numbered or any(map(is_number, numbered[0][1])) else [c.strip() for c in numbered.pop(0)[1]]

@@ -23,6 +23,7 @@ from src.datamodules.io.delimited_text import iterate_rows, read_columns, read_l
 from src.datamodules.io.downloads import PublicFile, download
 from src.datamodules.io.image_files import _PixelBudget, open_image, read_image, size_and_channels
 from src.datamodules.io.labelled_folder import labelled_files
+from src.datamodules.io.numeric_table import read_rows
 from src.datamodules.io.wav_files import read_wave
 from src.datamodules.synthetic.shapes import Shapes
 from src.datamodules.tokenizers.characters import Characters
@@ -406,3 +407,20 @@ def test_pickles_of_cifar_hold_integers_only(capfd: pytest.CaptureFixture[str], 
 def test_vocabulary_of_another_type_is_rejected() -> None:
     with pytest.raises(UserError, match="damaged"):
         Characters.from_plain({"characters": 5})
+
+
+@pytest.mark.parametrize(("name", "line"), [("a.csv", "1,2\n"), ("a.jsonl", "{}\n")])
+def test_a_table_that_does_not_fit_into_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, line: str
+) -> None:
+    monkeypatch.setattr("src.datamodules.io.delimited_text.ROWS_PER_CHECK", 10)
+    file = tmp_path / name
+    file.write_text(("a,b\n" if name == "a.csv" else "") + line * 1000)
+    assert len(list(iterate_rows(file, ()))) == 1000
+    monkeypatch.setattr("src.datamodules.io.delimited_text.ROW_BYTES", 2**29)
+    monkeypatch.setattr("src.core.resources.available_memory", lambda: 2**30)
+    with pytest.raises(UserError, match="memory"):
+        list(iterate_rows(file, ()))
+    if name == "a.csv":
+        with pytest.raises(UserError, match="memory"):
+            read_rows([str(file)], 2)
