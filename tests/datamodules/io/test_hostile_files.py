@@ -424,3 +424,16 @@ def test_a_table_that_does_not_fit_into_memory_is_refused(
     if name == "a.csv":
         with pytest.raises(UserError, match="memory"):
             read_rows([str(file)], 2)
+
+
+def test_long_names_are_compared_with_a_pattern_in_linear_time(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / f"{number:03}{'a' * 240}.png").touch()
+    started = time.monotonic()
+    with pytest.raises(UserError, match="none of the 300 files"):
+        labelled_files(tmp_path, "*a{label}a*b", (".png",), "an image")
+    assert time.monotonic() - started < 2
+    for name in ("x[1]?_Cat_7.PNG", "x[2]?_dog_8.png"):
+        (tmp_path / name).touch()
+    found = labelled_files(tmp_path, "x[*]?_{label}_*.png", (".png",), "an image")
+    assert [label for _, label in found] == ["Cat", "dog"]
