@@ -13,7 +13,7 @@ from src.comparison.view import View
 
 MIN_ROWS = 10
 """Smallest number of rows for which importance is estimated."""
-MAX_KEYS = 50
+MAX_KEYS = 20
 """Largest number of keys whose importance is estimated, the first ones: a single odd run may add thousands."""
 _TREES, _REPEATS, _FOLDS = 50, 5, 5
 
