@@ -23,6 +23,7 @@ from src.comparison.chart_data import (
 from src.comparison.importance import importance
 from src.comparison.view import Row, View
 from src.core.files import write_below
+from src.run_store.config_file import to_plain
 
 MAX_CURVES = 10
 """Rows whose curves are drawn; more could not be distinguished."""
@@ -93,7 +94,7 @@ def save_charts(folder: Path, views: Sequence[View]) -> Path:
         prefix = f"{data}-{view.metric}-" if len(views) > 1 else ""
         for name, specification in specifications(view):
             file_name = re.sub(r"[^\w.-]", "-", prefix)[:100] + re.sub(r"[^\w.-]", "-", name)[:100]
-            text = json.dumps(specification)
+            text = json.dumps(to_plain(specification), allow_nan=False)
             png = vl_convert.vegalite_to_png(text, scale=2, allowed_base_urls=[])
             svg = vl_convert.vegalite_to_svg(text, allowed_base_urls=[])
             folder.mkdir(parents=True, exist_ok=True)

@@ -257,3 +257,9 @@ def test_importance_of_numbers_beyond_single_precision_and_of_many_keys(run: Mak
     (view,) = views([run(0.1 + n, {"optimizer.lr": 0.01 * n, **(odd if n == 0 else {})}) for n in range(12)])
     estimate = importance(view)
     assert estimate is not None and len(estimate.keys) == MAX_KEYS
+
+
+def test_a_hyperparameter_that_is_not_finite_is_drawn(run: MakeRun, tmp_path: Path) -> None:
+    values = [float("nan"), float("inf"), float("-inf"), 1.0]
+    save_charts(tmp_path, views([run(0.1 + n, {"a": value, "b": n}) for n, value in enumerate(values)]))
+    assert (tmp_path / "plots" / "response.svg").is_file()
