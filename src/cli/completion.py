@@ -44,7 +44,7 @@ _OVERRIDES = ("train", "tune", "preview", "doctor")
 """Verbs that accept the overrides of a run."""
 _RUNS = ("evaluate", "predict", "export", "compare", "runs", "sync")
 """Verbs that open run folders."""
-_WORDS = {
+_ARGUMENTS = {
     "train": ("-m", "--help", "--cfg", "--dry-run", "--config-dir", "--trust", "resume=", "+sweeps="),
     "tune": ("budget=",),
     "preview": ("schedule", "learning_rate", "augmentation"),
@@ -72,10 +72,10 @@ def print_completions(argv: Sequence[str]) -> None:
         argv: the shell, and the command line up to the cursor.
     """
     shell, line = argv
-    words = _split(line)
-    candidates = sorted({text for text in complete(words[1:]) if text.startswith(words[-1]) and text.isprintable()})
-    if shell == "bash":  # which splits words at = and :
-        start = re.split("[=:]", words[-1])[:-1]
+    tokens = _split(line)
+    candidates = sorted({text for text in complete(tokens[1:]) if text.startswith(tokens[-1]) and text.isprintable()})
+    if shell == "bash":  # which splits tokens at = and :
+        start = re.split("[=:]", tokens[-1])[:-1]
         cut = sum(len(part) + 1 for part in start)
         candidates = [text[cut:] for text in candidates]
     for candidate in candidates:
@@ -83,43 +83,43 @@ def print_completions(argv: Sequence[str]) -> None:
 
 
 def _split(line: str) -> list[str]:
-    """Return the words of a command line; the last one is empty after a blank."""
+    """Return the tokens of a command line; the last one is empty after a blank."""
     try:
-        words = shlex.split(line)
+        tokens = shlex.split(line)
     except ValueError:  # a quotation is open
-        words = line.split()
-    return [*words, ""] if line[-1:].isspace() or len(words) < 2 else words
+        tokens = line.split()
+    return [*tokens, ""] if line[-1:].isspace() or len(tokens) < 2 else tokens
 
 
-def complete(words: Sequence[str]) -> Iterator[str]:
-    """Yield candidates for the last word.
+def complete(tokens: Sequence[str]) -> Iterator[str]:
+    """Yield candidates for the last token.
 
     Args:
-        words: the command line without the command: verb, arguments, and the word to complete, which may be empty.
+        tokens: the command line without the command: verb, arguments, and the token to complete, which may be empty.
     """
-    verb, word = words[0], words[-1]
-    if len(words) == 1:
+    verb, token = tokens[0], tokens[-1]
+    if len(tokens) == 1:
         yield from VERBS
         return
     if verb == "completion":
         yield from SCRIPTS
-    yield from _WORDS.get(verb, ())
+    yield from _ARGUMENTS.get(verb, ())
     if verb in _OVERRIDES:
-        yield from _overrides(words[1:-1], word)
+        yield from _overrides(tokens[1:-1], token)
     if verb in _RUNS:
-        yield from _run_folders(word)
+        yield from _run_folders(token)
 
 
-def _overrides(arguments: Sequence[str], word: str) -> Iterator[str]:
+def _overrides(arguments: Sequence[str], token: str) -> Iterator[str]:
     """Yield config groups, options, keys and values."""
     roots = option_folders(arguments)
     options = groups(roots)
-    key, equals, value = word.partition("=")
+    key, equals, value = token.partition("=")
     if not equals:
         yield from (f"{group}=" for group in options)
         for name in _keys(arguments, roots, options):
             section, dot, _ = name.partition(".")
-            yield f"{name}=" if "." in word or not dot else f"{section}."
+            yield f"{name}=" if "." in token or not dot else f"{section}."
     elif key == "resume" or key == "sweep.resume":
         yield from (f"{key}={folder}" for folder in _run_folders(value))
     elif key.lstrip("+") == "sweeps":
@@ -179,17 +179,19 @@ def _values(key: str, arguments: Sequence[str], roots: Sequence[Path], options: 
     ]
 
 
-def _run_folders(word: str) -> Iterator[str]:
+def _run_folders(token: str) -> Iterator[str]:
     """Yield folders that contain runs or are runs, and checkpoints; the outputs folder if nothing is typed."""
-    folder = Path(word) if word.endswith("/") else Path(word).parent
-    if not word:
+    folder = Path(token) if token.endswith("/") else Path(token).parent
+    if not token:
         folder = Path()
     try:
         entries = sorted(folder.iterdir())
     except OSError:
         return
     for entry in entries:
-        text = entry.as_posix() if word.startswith(("/", "./")) is False else f"{word.rpartition('/')[0]}/{entry.name}"
+        text = (
+            entry.as_posix() if token.startswith(("/", "./")) is False else f"{token.rpartition('/')[0]}/{entry.name}"
+        )
         if entry.is_dir() and not entry.name.startswith("."):
             yield text if (entry / "run.json").is_file() else f"{text}/"
         elif entry.suffix == ".ckpt":

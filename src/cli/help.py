@@ -239,8 +239,8 @@ def allowed(schema: Mapping[str, Any]) -> str:
 
 def _range(schema: Mapping[str, Any]) -> str:
     """Return the bounds of a number: `` from 0 to 1``, `` above 0``."""
-    words = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
-    return "".join(f" {word} {schema[name]:,}" for name, word in words.items() if name in schema)
+    prepositions = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
+    return "".join(f" {preposition} {schema[name]:,}" for name, preposition in prepositions.items() if name in schema)
 
 
 def _table(keys: Sequence[Key], schemas: Mapping[str, dict[str, Any]]) -> str:

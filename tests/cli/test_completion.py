@@ -17,8 +17,8 @@ from src.config.groups import CONF, groups
 
 
 def candidates(line: str) -> set[str]:
-    words = line.split(" ")
-    return {candidate for candidate in complete(words) if candidate.startswith(words[-1])}
+    tokens = line.split(" ")
+    return {candidate for candidate in complete(tokens) if candidate.startswith(tokens[-1])}
 
 
 @pytest.mark.parametrize("group", [group for group in groups([CONF]) if group != "hydra/sweeper"])
