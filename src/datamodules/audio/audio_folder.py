@@ -1,4 +1,4 @@
-"""A folder of WAV files of the user: clips of equal length, their features, and waveform augmentation."""
+"""A folder of sound files of the user: clips of equal length, their features, and waveform augmentation."""
 
 from collections.abc import Sequence
 from math import prod
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from src.core.data_spec import DataSpec
 from src.core.errors import UserError
 from src.datamodules.audio.log_mel import Frames, LogMel
-from src.datamodules.io.wav_files import read_wave, stack_waves
+from src.datamodules.io.sound_files import ENDINGS, read_wave, stack_waves
 from src.datamodules.labelled_files import LabelledFiles
 from src.datamodules.preparation import size
 from src.datamodules.standardizer import Standardizer
@@ -25,7 +25,7 @@ BLOCK_CLIPS = 256
 
 
 class AudioFolder(LabelledFiles):
-    """WAV files of a folder. A clip is an image [1, frames, columns] whose rows are frames in temporal order, so that
+    """Sound files of a folder. A clip is an image [1, frames, columns] whose rows are frames in temporal order, so that
     convolutional networks process it as an image, and recurrent networks and transformers frame by frame.
 
     Args:
@@ -40,8 +40,8 @@ class AudioFolder(LabelledFiles):
     """
 
     raw = "audio"
-    endings = (".wav",)
-    kind = "a WAV file"
+    endings = ENDINGS
+    kind = "a sound file"
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from src.datamodules.audio.audio_folder import AudioFolder
 from src.datamodules.audio.fsdd import FSDD
 from src.datamodules.audio.log_mel import LogMel
 from src.datamodules.io import downloads
-from src.datamodules.io.wav_files import read_wave
+from src.datamodules.io.sound_files import read_wave
 from src.training.run import run
 
 REAL = Path(os.environ.get("GRIDLIGHT_DATA", ROOT.parent / "shared" / "data"))
@@ -120,13 +120,13 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path, sounds):
         )
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        UserError, match="none of the 0 files here is a WAV file in a folder that is named after its class"
+        UserError, match="none of the 0 files here is a sound file in a folder that is named after its class"
     ):
         AudioFolder(tmp_path / "empty").setup()
     with pytest.raises(UserError, match="one class only, 'sounds'"):
         AudioFolder(tmp_path).setup()
     (sounds / "low" / "take 3.WAV").write_bytes(b"RIFF")
-    with pytest.raises(UserError, match=r"low/take 3\.WAV: this is not a readable WAV file"):
+    with pytest.raises(UserError, match=r"low/take 3\.WAV: this is not a readable sound file"):
         AudioFolder(sounds, **SMALL).setup()
 
 

@@ -10,7 +10,7 @@ import torch
 from src.core.errors import UserError
 from src.datamodules.audio.log_mel import LogMel
 from src.datamodules.base import DataModule
-from src.datamodules.io.wav_files import stack_waves
+from src.datamodules.io.sound_files import stack_waves
 from src.datamodules.synthetic.adding import Adding
 from src.datamodules.synthetic.copy_task import Copy
 from src.datamodules.synthetic.function import Function
