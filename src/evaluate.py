@@ -62,8 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.json:
             echo(json.dumps(metrics))
         else:
-            width = max(map(len, metrics))
-            echo("\n".join(f"{name:<{width}}  {value:.4f}" for name, value in metrics.items()))
+            from src.core.tables import show, two_columns
+
+            show(two_columns(((name, f"{value:.4f}") for name, value in metrics.items()), numbers=True))
             echo(f"of {count:,} examples")
 
 

@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
         lines = [f"  {shell:<6}{text}" for shell, text in HOW_TO_INSTALL.items()]
         echo(f"{problem}Usage: gridlight completion {'|'.join(SCRIPTS)}\n\n" + "\n".join(lines), file=sys.stderr)
         raise SystemExit(2 if problem else 0)
-    print(SCRIPTS[argv[0]].strip())
+    echo(SCRIPTS[argv[0]].strip())
 
 
 def print_completions(argv: Sequence[str]) -> None:
@@ -79,7 +79,7 @@ def print_completions(argv: Sequence[str]) -> None:
         cut = sum(len(part) + 1 for part in start)
         candidates = [text[cut:] for text in candidates]
     for candidate in candidates:
-        print(shlex.quote(candidate) if re.search(r"[\s'\"$;&|<>()\\]", candidate) else candidate)
+        echo(shlex.quote(candidate) if re.search(r"[\s'\"$;&|<>()\\]", candidate) else candidate)
 
 
 def _split(line: str) -> list[str]:

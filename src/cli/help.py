@@ -249,16 +249,13 @@ def _table(keys: Sequence[Key], schemas: Mapping[str, dict[str, Any]]) -> str:
     from shutil import get_terminal_size
 
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("key", no_wrap=True)
-    for heading in ("default", "allowed", "meaning"):
-        table.add_column(heading, overflow="fold")
+    from src.core.tables import new_table
+
+    table = new_table("key", "default", "allowed", "meaning")
+    table.box, table.columns[0].no_wrap = None, True
     for key in keys:
-        cells = (key.name, key.default, allowed(schemas.get(key.name, {})), key.comment)
-        table.add_row(*map(Text, cells))
+        table.add_row(key.name, key.default, allowed(schemas.get(key.name, {})), key.comment)
     console = Console(file=StringIO(), width=max(60, get_terminal_size().columns), color_system=None)
     with console.capture() as captured:
         console.print(table)

@@ -73,6 +73,7 @@ def show_list(runs: "Sequence[StoredRun]", as_json: bool = False) -> None:
 
 def show_one(run: "StoredRun") -> None:
     """Print the main facts about one run."""
+    from src.core.tables import show, two_columns
     from src.run_store.archive import folder_size
     from src.run_store.filters import flatten, recorded_metrics
 
@@ -97,16 +98,14 @@ def show_one(run: "StoredRun") -> None:
         "W&B": wandb.get("url"),
         "size": f"{folder_size(run.path) / 1e6:.1f} MB",
     }
+    sections = ("model", "datamodule", "optimizer", "scheduler")
+    config = flatten({key: run.config.get(key) for key in sections})
     echo(display_path(run.path))
-    for name, value in facts.items():
-        if value:
-            echo(f"  {name:<11} {line(truncate(value, MAX_SHOWN))}")
-    for name, value in recorded_metrics(record).items():
-        echo(f"  {line(name):<24} {line(format_number(value))}")
+    show(two_columns((name, truncate(value, MAX_SHOWN)) for name, value in facts.items() if value))
+    show(two_columns(((name, format_number(value)) for name, value in recorded_metrics(record).items()), numbers=True))
     echo("config:")
-    for key, value in flatten({key: run.config.get(key) for key in ("model", "datamodule", "optimizer", "scheduler")}):
-        echo(f"  {line(key):<24} {'null' if value is None else line(truncate(str(value), MAX_SHOWN))}")
-    echo(f"  …, complete in {display_path(run.path / 'config.yaml')}")
+    show(two_columns((key, "null" if value is None else truncate(str(value), MAX_SHOWN)) for key, value in config))
+    echo(f"…, complete in {display_path(run.path / 'config.yaml')}")
 
 
 def delete(runs: "Sequence[StoredRun]", yes: bool) -> None:

@@ -1,5 +1,6 @@
 """Print tables: in colour on a terminal, as plain text in a log, with escaped cells."""
 
+from collections.abc import Iterable
 from io import StringIO
 from typing import Any, NamedTuple
 
@@ -51,6 +52,21 @@ def new_table(*columns: str, title: str | None = None, numbers: tuple[str, ...] 
     table = _PlainTable(title=_plain(title), title_justify="left", box=box_style, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return table
+
+
+def two_columns(rows: Iterable[tuple[str, object]], numbers: bool = False) -> Table:
+    """Return a table of names and values, without headings.
+
+    Args:
+        rows: the names and values.
+        numbers: whether the values are right-aligned.
+    """
+    table = new_table("", "", numbers=("",) if numbers else ())
+    table.show_header, table.box = False, None
+    table.columns[0].justify = "left"
+    for name, value in rows:
+        table.add_row(name, str(value))
     return table
 
 
