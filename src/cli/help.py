@@ -256,7 +256,14 @@ def _table(keys: Sequence[Key], schemas: Mapping[str, dict[str, Any]]) -> str:
     table.box, table.columns[0].no_wrap = None, True
     for key in keys:
         table.add_row(key.name, key.default, allowed(schemas.get(key.name, {})), key.comment)
-    console = Console(file=StringIO(), width=max(60, get_terminal_size().columns), color_system=None)
+    console = Console(
+        file=StringIO(),
+        width=max(60, get_terminal_size().columns),
+        color_system=None,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
