@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -143,6 +144,27 @@ def test_deleting_a_link_deletes_no_files(outputs: Path, tmp_path: Path) -> None
     (tmp_path / "linked").symlink_to(real)
     main(["delete", str(tmp_path / "linked"), "--yes"])
     assert (real / "run.json").is_file() and not list(tmp_path.glob("*linked*"))
+
+
+@pytest.mark.parametrize("argument", ["rates", "sweeps/rates", "sweeps/rates/{name}", "sweeps"])
+def test_a_sweep_replaced_by_a_link_before_the_confirmation_is_not_followed(
+    argument: str, outputs: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, other = outputs / "sweeps" / "rates", tmp_path / "home"
+    shutil.copytree(sweep, other)
+    name = next(file.parent.name for file in sweep.glob("*/config.yaml"))
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            sweep.rename(tmp_path / "moved")
+            sweep.symlink_to(other)
+            return True
+
+    before = sorted(other.rglob("*"))
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    argument = argument.format(name=name)
+    error_of(capsys, "delete", argument if argument == "rates" else str(outputs / argument))
+    assert sorted(other.rglob("*")) == before
 
 
 def test_a_running_run_is_not_changed(outputs: Path, capsys: Any) -> None:
@@ -295,8 +317,8 @@ def test_a_deletion_that_fails_names_what_is_left(
 ) -> None:
     folder = outputs / "runs/2026-01-01/100000-mlp-digits-aaaaaa"
 
-    def raise_error(path: Path) -> None:
-        raise OSError(errno.EIO, "Input/output error", str(path / "checkpoints"))
+    def raise_error(path: str, dir_fd: int | None = None) -> None:
+        raise OSError(errno.EIO, "Input/output error", "checkpoints")
 
     with monkeypatch.context() as patched:
         patched.setattr("shutil.rmtree", raise_error)

@@ -344,6 +344,45 @@ def remove_below(root: Path, name: str | PurePath) -> None:
             raise UnsafeFileError(f"{root / name}: this is a folder, and a file is expected here") from error
 
 
+def remove_folder_below(root: Path, name: str | PurePath) -> None:
+    """Remove a folder if it is empty; do nothing if it is not, or if there is none. No link is followed."""
+    with suppress(OSError, UnsafeFileError), _parent_of(root, name) as (parent, last):
+        os.rmdir(last, dir_fd=parent)
+
+
+def identity_of(path: Path) -> tuple[int, int]:
+    """Return the device and the inode of a file, folder or link, which no other one has."""
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+def remove_tree_below(root: Path, name: str | PurePath, identity: tuple[int, int], partial: str) -> None:
+    """Remove a folder with its contents, or a link but not what it points to.
+
+    The folder is renamed first, so that no half-removed folder is left under its name.
+
+    Args:
+        root, name: as in `open_below`.
+        identity: what `identity_of` returned for it. Another folder of the same name is not removed.
+        partial: its name while it is removed.
+
+    Raises:
+        OSError: if it cannot be removed, or not completely.
+        RecursionError: if its folders are nested too deep.
+        UnsafeFileError: if a parent folder is a link, or if this is another folder.
+    """
+    with _parent_of(root, name) as (parent, last):
+        status = os.stat(last, dir_fd=parent, follow_symlinks=False)
+        if (status.st_dev, status.st_ino) != identity:
+            raise UnsafeFileError(f"{root / name}: this folder has been replaced by another one in the meantime")
+        if not stat.S_ISDIR(status.st_mode):
+            os.unlink(last, dir_fd=parent)
+            return
+        renamed = _path_beside(last, partial)
+        os.rename(last, renamed, src_dir_fd=parent, dst_dir_fd=parent)
+        shutil.rmtree(renamed, dir_fd=parent)
+
+
 @contextmanager
 def replace_below(root: Path, name: str | PurePath, make: bool = False) -> Iterator[BinaryIO]:
     """Yield a new file, which replaces the file of this name once it is completely on the disk.
@@ -452,39 +491,54 @@ def links_that_leave(root: Path, allowed: Sequence[str] = ()) -> list[Path]:
     return links
 
 
+def data_ranges(file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Yield the start and the end of each part of a file that is on the disk, without its holes, which are read as zeros."""
+    end, size = 0, os.fstat(file.fileno()).st_size
+    while end < size:
+        try:
+            start = os.lseek(file.fileno(), end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # there are only holes after this position
+                raise
+            return
+        end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+        yield start, end
+
+
 def _copy_contents(source: BinaryIO, target: BinaryIO) -> None:
-    """Copy a file. Blocks of zeros become holes, so that a sparse file does not fill the disk."""
-    while block := source.read(1 << 20):
-        if block.count(0) == len(block):
-            target.seek(len(block), os.SEEK_CUR)
-        else:
+    """Copy a file. Its holes remain holes, so that a sparse file neither takes long nor fills the disk."""
+    for start, end in list(data_ranges(source)):
+        source.seek(start)
+        target.seek(start)
+        while block := source.read(min(1 << 20, end - source.tell())):
             target.write(block)
-    target.truncate()
+    target.truncate(os.fstat(source.fileno()).st_size)
 
 
-def copy_tree_below(root: Path, target: Path, leave_out: Sequence[str] = ()) -> None:
+def copy_tree_below(root: Path, name: str | PurePath, target: Path, leave_out: Sequence[str] = ()) -> None:
     """Copy the regular files below a folder. Links, pipes, devices, and deep nesting are errors.
 
     Args:
-        root: the folder to copy.
+        root: the folder that the user named.
+        name: the folder to copy, a path below the root.
         target: the folder to make.
-        leave_out: names in the root folder that are not copied. Names that begin with a dot are never copied.
+        leave_out: names in the copied folder that are not copied. Names that begin with a dot are never copied.
 
     Raises:
         UnsafeFileError: for anything but regular files and folders, or if folders are nested deeper than `MAX_FOLDER_DEPTH`.
     """
     target.mkdir(parents=True)
-    for folder, subfolders, files in walk(root, strict=True):
-        parent = Path(folder).relative_to(root)
+    for folder, subfolders, files in walk(root / name, strict=True):
+        parent = Path(folder).relative_to(root / name)
 
         def is_copied(name: str, at_root: bool = parent == Path()) -> bool:
             return not name.startswith(".") and not (at_root and name in leave_out)
 
         subfolders[:] = sorted(filter(is_copied, subfolders))
-        for name in subfolders:
-            if os.path.islink(os.path.join(folder, name)):
-                raise _link_error(Path(folder, name))
-            (target / parent / name).mkdir()
-        for name in sorted(filter(is_copied, files)):
-            with open_below(root, parent / name) as source, (target / parent / name).open("xb") as copy:
+        for subfolder in subfolders:
+            if os.path.islink(os.path.join(folder, subfolder)):
+                raise _link_error(Path(folder, subfolder))
+            (target / parent / subfolder).mkdir()
+        for file in sorted(filter(is_copied, files)):
+            with open_below(root, name / parent / file) as source, (target / parent / file).open("xb") as copy:
                 _copy_contents(source, copy)

@@ -74,7 +74,8 @@ def pack(run: StoredRun, target: Path, apply_changes: bool = False) -> None:
         needed, free = folder_size(run.path), shutil.disk_usage(target).free
         if needed > free:
             raise UserError(f"{target}: {free / 1e6:,.0f} MB are free, and the run has {needed / 1e6:,.0f} MB")
-        copy_tree_below(run.path, target / "run", leave_out=("wandb",))
+        root = run.folder.root or run.path
+        copy_tree_below(root, run.path.relative_to(root), target / "run", leave_out=("wandb",))
         code = _write_code(run, target / "code", apply_changes)
         files = {
             "run/": "the run folder: config.yaml, run.json, metrics.jsonl, checkpoints, plots",

@@ -3,7 +3,6 @@
 import logging
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from typing import Any
 
 from src.core.console import display_path
 from src.core.errors import UserError, nearest
-from src.core.files import remove_below, walk
+from src.core.files import identity_of, remove_below, remove_folder_below, remove_tree_below, walk
 from src.run_store.filters import condition_values, matching, parse_conditions
 from src.run_store.run_folder import RunFolder
 
@@ -24,13 +23,35 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run on disk."""
+    """A run on disk.
+
+    Args:
+        folder: the folder of the run.
+        identity: what `src.core.files.identity_of` returns for the folder.
+    """
 
     folder: RunFolder
+    identity: tuple[int, int]
+
+    @classmethod
+    def open(cls, path: Path, root: Path | None = None) -> "StoredRun":
+        """Read a run; see `RunFolder.open`."""
+        folder = RunFolder.open(path, root)
+        try:
+            return cls(folder, identity_of(folder.path))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
     @property
     def path(self) -> Path:
         return self.folder.path
+
+    @property
+    def place(self) -> tuple[Path, Path]:
+        """The folder that the user named, or the parent of a run that the user named, and the path of the run below it."""
+        root = self.folder.root if self.folder.root not in (None, self.path) else self.path.parent
+        assert root is not None
+        return root, self.path.relative_to(root)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -109,7 +130,7 @@ def list_runs(outputs: Path) -> list[StoredRun]:
         if folder.name.startswith(_DELETED) or not os.path.lexists(folder / "config.yaml"):
             continue
         try:
-            runs.append(StoredRun(RunFolder.open(folder, root=outputs.absolute())))
+            runs.append(StoredRun.open(folder, root=outputs.absolute()))
         except UserError as error:
             log.warning("left out: %s", error)
     return sorted(runs, key=lambda run: str(run.record.get("started")))
@@ -143,7 +164,7 @@ def find_runs(references: Sequence[str], outputs: Path) -> list[StoredRun]:
             raise UserError("an empty name selects no run")
         path = Path(reference)
         if (path / "config.yaml").is_file():
-            selected[path.absolute()] = StoredRun(RunFolder.open(path))
+            selected[path.absolute()] = StoredRun.open(path)
             continue
         if path.is_dir():
             runs = list_runs(path.absolute())
@@ -236,33 +257,30 @@ def delete_runs(runs: Sequence[StoredRun]) -> None:
                 raise UserError(f"{display_path(Path(subfolder))}: this folder is read-only, so nothing was deleted")
     emptied = sweeps_left_empty(runs)
     for run in runs:
-        if run.path.is_symlink():  # the target of the link is not among the runs that were listed
-            run.path.unlink()
-            continue
-        renamed = run.path.with_name(f"{_DELETED}{secrets.token_hex(4)}-{run.path.name[:200]}")
+        partial = f"{_DELETED}{secrets.token_hex(4)}-{run.path.name[:200]}"
         try:
-            run.path.rename(renamed)  # atomic, so that no half-deleted folder is left under the name of the run
-        except OSError as error:
-            raise UserError(f"{run.path}: cannot be deleted: {error.strerror}") from error
-        try:
-            shutil.rmtree(renamed)
+            remove_tree_below(*run.place, run.identity, partial)
         except (OSError, RecursionError) as error:
+            renamed = run.path.with_name(partial)
             reason = "its folders are nested too deep"
             if isinstance(error, OSError):
-                reason = f"{error.filename or renamed}: {error.strerror}"
+                reason = f"{error.filename or run.path}: {error.strerror}"
+            if not renamed.exists():
+                raise UserError(f"{run.path}: cannot be deleted: {reason}") from error
             raise UserError(
                 f"{run.path}: cannot be deleted completely: {reason}. Delete the rest by hand: {renamed}"
             ) from error
-    for sweep in emptied:
-        for name in SWEEP_FILES:
-            with suppress(OSError, UserError):
-                remove_below(sweep, name)
-        with suppress(OSError):  # the folder is not empty, or is a link
-            (sweep / "plots").rmdir()
-    for parent in sorted({run.path.parent for run in runs}):
+    parents = {run.path.parent: run.place for run in runs}
+    for parent, (root, path) in sorted(parents.items()):
+        if root == parent:
+            root, path = parent.parent, Path(parent.name, path)
+        if parent in emptied:
+            for name in SWEEP_FILES:
+                with suppress(OSError, UserError):
+                    remove_below(root, path.parent / name)
+            remove_folder_below(root, path.parent / "plots")
         for folder in sorted(parent.glob(f"{_DELETED}*")):
             log.warning(
                 "%s: an earlier delete was stopped and left this folder; delete it by hand", display_path(folder)
             )
-        with suppress(OSError):  # the folder is not empty
-            parent.rmdir()
+        remove_folder_below(root, path.parent)

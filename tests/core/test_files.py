@@ -109,7 +109,7 @@ def test_nested_folders_are_searched_to_a_maximum_depth(tmp_path: Path) -> None:
     for refused in (
         lambda: list(walk(tmp_path, strict=True)),
         lambda: links_that_leave(tmp_path),
-        lambda: copy_tree_below(tmp_path, tmp_path.parent / "copy", leave_out=["link"]),
+        lambda: copy_tree_below(tmp_path, ".", tmp_path.parent / "copy", leave_out=["link"]),
     ):
         with pytest.raises(UnsafeFileError, match="nested deeper"):
             refused()
@@ -148,7 +148,7 @@ def test_folders_of_any_depth_are_walked_without_recursion(root: Path) -> None:
         with pytest.raises(UserError, match="nested deeper"):
             links_that_leave(root)
         with pytest.raises(UserError, match="nested deeper"):
-            copy_tree_below(root, root.parent / "copy")
+            copy_tree_below(root, ".", root.parent / "copy")
     finally:
         for folder in reversed(folders):  # pytest removes its folders recursively
             os.rmdir(folder)
@@ -178,7 +178,7 @@ def test_a_copied_sparse_file_stays_sparse(tmp_path: Path) -> None:
         file.truncate(2**26)
         file.seek(2**25)
         file.write(b"middle")
-    copy_tree_below(source, tmp_path / "copy")
+    copy_tree_below(source, ".", tmp_path / "copy")
     assert (tmp_path / "copy" / "file").read_bytes() == (source / "file").read_bytes()
     assert (tmp_path / "copy" / "file").stat().st_blocks * 512 <= 2**22
 

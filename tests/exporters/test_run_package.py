@@ -15,6 +15,7 @@ from src.core.files import UnsafeFileError
 from src.exporters import run_package
 from src.run_store.archive import StoredRun
 from src.run_store.run_folder import RunFolder
+from src.training import inference
 from tests.hostile import HOSTILE
 
 SPEC = DataSpec("classification", "vector", (4,), (2,), class_names=("no", "yes"))
@@ -80,7 +81,27 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **git: Any) -> Sto
     folder.checkpoints.mkdir(exist_ok=True)
     (folder.checkpoints / "best.ckpt").write_bytes(b"weights")
     folder._release()
-    return StoredRun(RunFolder.open(folder.path))
+    return StoredRun.open(folder.path)
+
+
+def test_a_run_replaced_by_a_link_after_its_weights_were_read_is_not_followed(
+    revision: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    run, private = make_run(tmp_path, monkeypatch, revision=revision), tmp_path / "private"
+    private.mkdir()
+    (private / "id_rsa").write_text("secret")
+    loaded = inference.load(run.path)
+
+    def load(path: Path) -> Any:
+        path.rename(tmp_path / "moved")
+        path.symlink_to(private)
+        return loaded
+
+    run = StoredRun.open(run.path, root=tmp_path)
+    monkeypatch.setattr("src.training.inference.load", load)
+    with pytest.raises(UserError, match="this is a link"):
+        run_package.pack(run, tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()
 
 
 def test_the_code_of_the_revision_is_exported(revision: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
