@@ -491,27 +491,30 @@ def links_that_leave(root: Path, allowed: Sequence[str] = ()) -> list[Path]:
     return links
 
 
-def data_ranges(file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Yield the start and the end of each part of a file that is on the disk, without its holes, which are read as zeros."""
-    end, size = 0, os.fstat(file.fileno()).st_size
-    while end < size:
-        try:
-            start = os.lseek(file.fileno(), end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:  # there are only holes after this position
-                raise
-            return
-        end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
-        yield start, end
+def data_ranges(file: BinaryIO) -> list[tuple[int, int]]:
+    """Return the start and the end of each part of a file that is on the disk, without its holes, which are read as zeros."""
+    descriptor, ranges, end = file.fileno(), [], 0
+    position = os.lseek(descriptor, 0, os.SEEK_CUR)
+    try:
+        while True:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+            end = os.lseek(descriptor, start, os.SEEK_HOLE)
+            ranges.append((start, end))
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # there are only holes after this position
+            raise
+        return ranges
+    finally:
+        os.lseek(descriptor, position, os.SEEK_SET)
 
 
 def _copy_contents(source: BinaryIO, target: BinaryIO) -> None:
     """Copy a file. Its holes remain holes, so that a sparse file neither takes long nor fills the disk."""
-    for start, end in list(data_ranges(source)):
+    for start, end in data_ranges(source):
         source.seek(start)
         target.seek(start)
-        while block := source.read(min(1 << 20, end - source.tell())):
-            target.write(block)
+        while start < end and (block := source.read(min(1 << 20, end - start))):
+            start += target.write(block)
     target.truncate(os.fstat(source.fileno()).st_size)
 
 

@@ -63,7 +63,8 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, d_model: int, length: int) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.randn(length, d_model) * math.sqrt(0.5))
+        self.table = nn.Parameter(torch.empty(length, d_model))
+        nn.init.normal_(self.table, std=math.sqrt(0.5))
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Add the positions start, start + 1, … to x [B, T, d_model].

@@ -32,9 +32,11 @@ class Cell(nn.Module):
         super().__init__()
         rows, bound = len(self.gates) * hidden_size, hidden_size**-0.5
         self.hidden_size = hidden_size
-        self.W_x = nn.Parameter(torch.empty(rows, input_size).uniform_(-bound, bound))
-        self.W_h = nn.Parameter(torch.empty(rows, hidden_size).uniform_(-bound, bound))
-        self.b = nn.Parameter(torch.empty(rows).uniform_(-bound, bound))
+        self.W_x = nn.Parameter(torch.empty(rows, input_size))
+        self.W_h = nn.Parameter(torch.empty(rows, hidden_size))
+        self.b = nn.Parameter(torch.empty(rows))
+        for weight in (self.W_x, self.W_h, self.b):  # only now, as weights that are too large are refused above
+            nn.init.uniform_(weight, -bound, bound)
 
     def weights(self, W_h: Tensor) -> tuple[Tensor, ...]:
         """Return the blocks of W_h that `step` multiplies with, transposed."""

@@ -1,12 +1,14 @@
 """Read and write checkpoint files."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
+import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.nn.modules.module import (
@@ -19,6 +21,8 @@ from src.core.checkpoint_file import CheckpointError, read_checkpoint_file, writ
 from src.core.checkpoint_schema import check_checkpoint, check_parts, list_parameters_without_state
 from src.core.errors import UserError, first_line
 from src.run_store.atomic_write import atomic_write
+
+log = logging.getLogger(__name__)
 
 CHECKPOINTS_FOLDER = "checkpoints"
 """Name of the checkpoint folder in a run folder."""
@@ -109,6 +113,8 @@ def checkpoint_in_memory(trainer: L.Trainer) -> dict[str, Any]:
     return memory_io.checkpoint
 
 
+Model = TypeVar("Model", bound=nn.Module)
+
 MAX_SETTING = 2**22
 """Maximum integer in the arguments of a model, unless a dimension of its weights is larger."""
 
@@ -128,8 +134,41 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+class _TooLargeError(ValueError):
+    def __init__(self) -> None:
+        super().__init__("its arguments describe a larger model than the one that its weights are of")
+
+
+def construct_within_size(
+    construct: Callable[[], Model], state: Mapping[str, Tensor], settings: Any, path: object
+) -> Model:
+    """Return a model, unless it would be larger than the recorded weights.
+
+    It is constructed on the meta device first: there, weights take no memory and no time until they are counted.
+
+    Args:
+        construct: calls the constructor of the model.
+        state: recorded weights by name.
+        settings: recorded arguments of the model.
+        path: path of the checkpoint, for the error message.
+
+    Raises:
+        UserError: if the model would be larger than its weights, or cannot be built.
+    """
+    with _limit_size(state, settings, path):
+        try:
+            with torch.device("meta"):
+                construct()
+        except (_TooLargeError, UserError):
+            raise
+        except Exception as error:  # the class of a user may need the values of its weights
+            log.debug("%s: no test on the meta device: %s", path, error)
+    with _limit_size(state, settings, path):
+        return construct()
+
+
 @contextmanager
-def limit_model_size(state: Mapping[str, Tensor], settings: Any, path: object) -> Iterator[None]:
+def _limit_size(state: Mapping[str, Tensor], settings: Any, path: object) -> Iterator[None]:
     """Raise an error during the construction of a model as soon as it is larger than the recorded weights.
 
     Args:
@@ -150,13 +189,13 @@ def limit_model_size(state: Mapping[str, Tensor], settings: Any, path: object) -
         num_elements += 0 if tensor is None else tensor.numel()
         num_objects += 1  # even small tensors of modules that are not registered yet take memory
         if num_elements > max_elements or num_objects > max_objects:
-            raise ValueError(_TOO_LARGE)
+            raise _TooLargeError
 
     def count_module(_module: nn.Module, _name: str, _child: nn.Module | None) -> None:
         nonlocal num_objects
         num_objects += 1
         if num_objects > max_objects:
-            raise ValueError(_TOO_LARGE)
+            raise _TooLargeError
 
     with ExitStack() as stack:
         for register, hook in (
@@ -167,7 +206,7 @@ def limit_model_size(state: Mapping[str, Tensor], settings: Any, path: object) -
             stack.callback(register(hook).remove)  # type: ignore[operator]
         try:
             if _largest_integer(settings) > max(MAX_SETTING, largest_size):
-                raise ValueError(_TOO_LARGE)
+                raise _TooLargeError
             yield
         except UserError:
             raise
@@ -175,9 +214,6 @@ def limit_model_size(state: Mapping[str, Tensor], settings: Any, path: object) -
             raise UserError(
                 f"{path}: the model that this checkpoint describes cannot be built: {first_line(error)[:300]}"
             ) from error
-
-
-_TOO_LARGE = "its arguments describe a larger model than the one that its weights are of"
 
 
 def _largest_integer(settings: Any) -> int:

@@ -28,7 +28,7 @@ from src.run_store import train_log
 from src.run_store.run_folder import RunFolder
 from src.tasks.registry import TASKS, check_task
 from src.training.build import build_data, build_trainer, construct_model
-from src.training.checkpoint_io import limit_model_size, load_checkpoint
+from src.training.checkpoint_io import construct_within_size, load_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +84,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> LoadedModel:
     load_preparation(datamodule, recorded["preparation"], file)
     spec, state = DataSpec.from_plain(recorded["spec"]), checkpoint["state_dict"]
     check_task(spec.task)
-    with limit_model_size(state, config.model.arguments(), file):
-        model = construct_model(config, spec, None, datamodule.texts)
+    model = construct_within_size(
+        lambda: construct_model(config, spec, None, datamodule.texts), state, config.model.arguments(), file
+    )
     model.to(_DTYPES.get(config.trainer.precision, model.dtype))
     try:
         model.load_state_dict(state)
