@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from src.core.checkpoint_arrays import DTYPE_NAMES, array_of, check_dtype_state, fill, is_plain_array
 from src.core.errors import UserError, first_line
-from src.core.files import UnsafeFileError, open_below, open_data_file
+from src.core.files import data_ranges, open_below, open_data_file
+from src.core.resources import check_memory
 
 MAX_PICKLE_BYTES = 64 * 2**20
 """Maximum size of the pickle of a checkpoint, without the tensors."""
@@ -48,6 +49,8 @@ MAX_INTEGER_BYTES = 17
 """Maximum size of an integer: 128 bits, as in random number generators, and a sign."""
 MAX_MEMO = 2**22
 """Maximum number of values in the memo of a pickle."""
+MAX_HOLES = 2**28
+"""Maximum size of the holes of a checkpoint, which are read as zeros but take no space on the disk."""
 MAX_SHARING = 8
 """Maximum ratio of the size of the tensors to the size of the file; tensors may share a storage."""
 
@@ -100,7 +103,7 @@ def read_checkpoint_file(path: Path, root: Path | None = None) -> Any:
     with open_data_file(path) if root is None else open_below(root, path.relative_to(root)) as file:
         try:
             return _Archive(file).load()
-        except (CheckpointError, UnsafeFileError) as error:
+        except UserError as error:
             raise CheckpointError(f"{path}: this checkpoint cannot be read: {error}") from error
         except Exception as error:
             raise CheckpointError(
@@ -175,6 +178,7 @@ class _Archive:
         self.file = file
         self.with_contents = with_contents
         self.size = os.fstat(file.fileno()).st_size
+        self._check_size()
         self._check_end()
         with zipfile.ZipFile(_Bounded(file)) as archive:  # type: ignore[arg-type]
             members = archive.infolist()
@@ -204,6 +208,13 @@ class _Archive:
             raise CheckpointError("it was written on a machine with another byte order")
         self.storages: dict[str, _Storage] = {}
         self.bytes_of_tensors = 0
+
+    def _check_size(self) -> None:
+        """Raise an error if the file has large holes, or if its tensors do not fit into memory."""
+        if self.size > MAX_HOLES and self.with_contents:
+            if self.size - sum(end - start for start, end in data_ranges(self.file)) > MAX_HOLES:
+                raise CheckpointError("it is a sparse file; cp --sparse=never writes one that can be read")
+            check_memory(self.size, "its tensors")
 
     def _check_end(self) -> None:
         """Raise `CheckpointError` unless the file ends like an archive without a comment."""

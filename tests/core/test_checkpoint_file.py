@@ -165,6 +165,22 @@ def tensor(place: bytes, offset: int, shape: int, stride: int) -> bytes:
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + place + sizes + b"\x89ccollections\nOrderedDict\n)RtR"
 
 
+def test_a_sparse_file_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "x.ckpt").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(CheckpointError, match=r"x\.ckpt: .* sparse file"):
+        read_checkpoint_file(tmp_path / "x.ckpt")
+
+
+def test_tensors_that_do_not_fit_into_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "x.ckpt")
+    monkeypatch.setattr("src.core.checkpoint_file.MAX_HOLES", 0)
+    monkeypatch.setattr("src.core.resources.SMALL", 0)
+    monkeypatch.setattr("src.core.resources.available_memory", lambda: 100)
+    with pytest.raises(CheckpointError, match="of memory are free"):
+        read_checkpoint_file(tmp_path / "x.ckpt")
+
+
 class Runs:
     def __init__(self, *call: Any) -> None:
         self.call = call
