@@ -176,8 +176,8 @@ def check_like(expected: Any, recorded: Any, name: str, exact: bool = True) -> N
 
 
 def is_scalar(value: object) -> bool:
-    """Return whether a value is a number, or a tensor of one element."""
-    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+    """Return whether a value is a real number, or a tensor of one without dimensions."""
+    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex())
 
 
 def steps_in(checkpoint: Mapping[str, Any]) -> int:
@@ -207,10 +207,11 @@ def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any], steps: in
         for key, value in group.items():
             if isinstance(value, list | tuple) and key in other and len(other[key]) != len(value):
                 raise Damaged(f"a group of parameters has {len(other[key])} values of '{key}', not {len(value)}")
-        if any(bool(other.get(flag)) != bool(group.get(flag)) for flag in _FLAGS) or (
+        switches = {*_FLAGS, *(key for key, value in group.items() if type(value) is bool and key not in _KERNELS)}
+        if any(bool(other.get(name)) != bool(group.get(name)) for name in switches) or (
             other.get("fused") and other.get("foreach")
         ):
-            raise Damaged("a group of parameters selects an implementation that the optimizer does not have")
+            raise Damaged("a group of parameters selects a variant that the optimizer does not have")
     parameters: list[tuple[Tensor, dict[str, Any] | None]] = []
     for group in optimizer.param_groups:
         expected = _state_per_parameter(optimizer, group)
@@ -240,6 +241,9 @@ def list_parameters_without_state(checkpoint: Mapping[str, Any]) -> None:
         numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
         optimizer[WITHOUT_STATE] = [number for number in numbers if number not in optimizer["state"]]
 
+
+_KERNELS = ("fused", "foreach")
+"""Flags of an optimizer that depend on the device, and change neither its state nor its result."""
 
 _FLAGS = ("capturable", "differentiable")
 """Implementation flags of an optimizer that do not depend on the device."""

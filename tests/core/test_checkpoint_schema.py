@@ -130,6 +130,12 @@ STATES: list[tuple[tuple[Any, ...], Any]] = [
     (("optimizer_states", 0, "param_groups", 0, "betas"), (0.9,)),
     (("optimizer_states", 0, "param_groups", 0, "capturable"), True),
     (("optimizer_states", 0, "param_groups", 0, "differentiable"), True),
+    (("optimizer_states", 0, "param_groups", 0, "amsgrad"), True),
+    (("callbacks", "EarlyStopping{'monitor': 'val/loss', 'mode': 'min'}", "best_score"), torch.ones(1)),
+    (
+        ("callbacks", "EarlyStopping{'monitor': 'val/loss', 'mode': 'min'}", "best_score"),
+        torch.ones((), dtype=torch.cfloat),
+    ),
     (("lr_schedulers", 0, "step"), 5),
     (("lr_schedulers", 0, "last_epoch"), None),
 ]
