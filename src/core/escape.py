@@ -15,7 +15,10 @@ _CONTROL = re.compile(
 )
 """Control characters except tab and line feed, those that reorder text, and single surrogates."""
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""Starts of a formula, also in full width."""
+_INNER_FORMULA = re.compile("([;\t\n])(?=\\s*[=+@\uff1d\uff0b\uff0d\uff20-])")
+"""A separator within a cell before the start of a formula: many spreadsheets separate cells by semicolons or tabs instead."""
 _MARKDOWN = re.compile(r"([\\`*{}\[\]()#!|~$>@]|(?<!\w)[_+-]|[_+-](?!\w)|:(?=/)|(?<=[wW])\.)")
 """Characters with a meaning in Markdown, and those of texts that GitHub links: ``http://``, ``www.`` and ``name@host``."""
 _NO_CODE = re.compile(r"\\\||<|\]\(")
@@ -69,15 +72,16 @@ def printable(text: str) -> str:
 def csv_cell(value: Any) -> Any:
     """Return a cell of a CSV file that a spreadsheet does not interpret as a formula.
 
-    Text that begins like a formula gets a leading apostrophe, which marks literal text in spreadsheets. Numbers are
-    unchanged. Control characters other than tab and line feed are replaced by escapes such as ``\\u000d``.
+    Text that begins like a formula, at its start or after a semicolon, tab or line feed, gets an apostrophe there, which marks
+    literal text in spreadsheets. Numbers are unchanged. Control characters other than tab and line feed are replaced by escapes
+    such as ``\\u000d``.
     """
     if not isinstance(value, str):
         return value
     try:
         float(value)
     except ValueError:
-        escaped = terminal(value)  # a carriage return would end the row
+        escaped = _INNER_FORMULA.sub(r"\1'", terminal(value))  # a carriage return would end the row
         return f"'{escaped}" if value.lstrip(" ").startswith(_FORMULA) else escaped
     return value.strip()
 
