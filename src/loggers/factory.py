@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import CSVLogger, Logger
 
 from src.config.locate import locate
 from src.core.errors import UserError
+from src.loggers.csv_table import CSVTable
 from src.loggers.jsonl import RunLogger
 from src.loggers.wandb.logger import WeightsAndBiases
 from src.loggers.wandb.start import start
@@ -48,8 +49,10 @@ def _build(key: str, settings: Mapping[str, Any], folder: RunFolder) -> Logger:
     cls: type[Logger] = locate(settings["_target_"], Logger, f"{key}._target_")  # type: ignore[type-abstract]
     arguments = {name: value for name, value in settings.items() if name != "_target_"}
     try:
+        if cls is CSVLogger and arguments.get("save_dir") is None:
+            return CSVTable(folder, **{name: value for name, value in arguments.items() if name != "save_dir"})
         return cls(**{"save_dir": str(folder.path), **arguments})
-    except (TypeError, ModuleNotFoundError) as error:
+    except (TypeError, ValueError, ModuleNotFoundError) as error:
         raise UserError(f"{key}: cannot build {cls.__name__}: {error}") from error
 
 
