@@ -36,10 +36,11 @@ MAX_SHOWN = 2000
 def show_list(runs: "Sequence[StoredRun]", as_json: bool = False) -> None:
     """Print runs, one for each line."""
     from src.core.tables import new_table, show
+    from src.run_store.config_file import to_plain
 
     if as_json:
         for run in runs:
-            echo(json.dumps({"path": str(run.path), **run.facts}, default=str))
+            echo(json.dumps(to_plain({"path": str(run.path), **run.facts}), default=str))
         return
     table = new_table(
         "id",
