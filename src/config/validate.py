@@ -70,8 +70,8 @@ def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> Con
     """
     resolved = _resolve(cfg) if isinstance(cfg, DictConfig) else cfg
     plain = {str(key): value for key, value in resolved.items() if key not in _SWEEP_SECTIONS}
-    if oversized := next(_oversized_integers(plain), None):
-        raise UserError(f"{oversized}=…: must be an integer of at most 2^53")
+    if problem := next(_invalid_values(plain), None):
+        raise UserError(problem)
     problems: list[str] = []
     checked: dict[str, Any] = dict(plain)
     for group, (_, base, _) in _GROUP_CLASSES.items():
@@ -98,17 +98,22 @@ def check(cfg: DictConfig | Mapping[str, Any], for_training: bool = True) -> Con
     return config
 
 
-def _oversized_integers(node: Any, key: str = "") -> Iterator[str]:
-    """Yield the keys of integers that torch cannot hold, or that a float cannot represent exactly."""
+def _invalid_values(node: Any, key: str = "") -> Iterator[str]:
+    """Yield a message for each integer that torch cannot hold or a float cannot represent exactly, and for each text that cannot
+    be part of a path.
+    """
     if type(node) is int:
         if abs(node) > 2**53:
-            yield key
+            yield f"{key}=…: must be an integer of at most 2^53"
+    elif isinstance(node, str):
+        if "\0" in node:
+            yield f"{key}=…: must not contain a NUL character"
     elif isinstance(node, Mapping):
         for name, value in node.items():
-            yield from _oversized_integers(value, f"{key}.{name}" if key else str(name))
+            yield from _invalid_values(value, f"{key}.{name}" if key else str(name))
     elif isinstance(node, list | tuple):
         for value in node:
-            yield from _oversized_integers(value, key)
+            yield from _invalid_values(value, key)
 
 
 def _check_data_paths(config: Config) -> None:

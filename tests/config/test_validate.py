@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from src.config.compose import compose
 from src.config.schema.run import Config
@@ -279,3 +280,15 @@ assert not heavy, heavy
 def test_long_list_of_options_is_truncated() -> None:
     assert nearest("x", map(str, range(100, 125))).endswith("118, 119, …, 5 more.")
     assert nearest("x", "abc") == "Possible: a, b, c."
+
+
+@pytest.mark.parametrize("key", ["paths.data", "datamodule.path", "notes"])
+def test_nul_characters_are_refused(key: str) -> None:
+    config = OmegaConf.to_container(compose(["datamodule=table", "datamodule.path=x", "datamodule.target_column=y"]))
+    *parents, last = key.split(".")
+    section = config
+    for parent in parents:
+        section = section[parent]
+    section[last] = "a\0b"
+    with pytest.raises(UserError, match=f"{key}=…: must not contain a NUL character"):
+        check(config)
