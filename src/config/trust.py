@@ -421,7 +421,15 @@ def log_external_data(config: Any, changes: Sequence[str] = ()) -> None:
         recorded_paths["paths.data"] = data
     for change in changes:
         recorded_paths.pop(change.partition("=")[0], None)
+    own_folders = [os.path.realpath(folder) for folder in (Path.cwd(), default_data_folder())]
     for key, path in recorded_paths.items():
-        absolute = Path(os.path.normpath(Path(path).absolute()))
-        if not absolute.is_relative_to(Path.cwd()):
+        absolute = _without_links(Path(path))  # a link in the working directory may lead out of it
+        if not any(map(absolute.is_relative_to, own_folders)):
             log.warning("the recorded config reads data outside of the working directory: %s=%s", key, line(absolute))
+
+
+def _without_links(path: Path) -> Path:
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a NUL character
+        return path.absolute()

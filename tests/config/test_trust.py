@@ -309,6 +309,24 @@ def test_paths_of_the_command_line_are_not_reported_as_recorded(caplog, tmp_path
     assert f"datamodule.path={tmp_path}/a.csv" in caplog.text
 
 
+def test_a_link_in_the_working_directory_to_data_outside_is_reported(caplog, tmp_path, monkeypatch):
+    inside = tmp_path / "work"
+    inside.mkdir()
+    (tmp_path / "secret.csv").write_text("x,y\n1,2\n")
+    (inside / "a.csv").symlink_to(tmp_path / "secret.csv")
+    (inside / "b.csv").write_text("x,y\n1,2\n")
+    (inside / "data").symlink_to(tmp_path / "data")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "c.csv").write_text("x,y\n1,2\n")
+    monkeypatch.chdir(inside)
+    for name, reported in (("a.csv", True), ("b.csv", False), ("data/c.csv", False)):
+        caplog.clear()
+        trust.log_external_data(
+            check(compose(["datamodule=table", f"datamodule.path={name}", "datamodule.target_column=y"]))
+        )
+        assert ("secret.csv" in caplog.text) == reported and bool(caplog.messages) == reported
+
+
 def test_error_for_thousands_of_classes_fits_on_one_screen(recorded):
     recorded["model"]["layers"] = {f"a{number}": {"_target_": f"theirs.m{number}.Layer"} for number in range(20_000)}
     with pytest.raises(UserError, match=r"and 19\d+ more") as raised:
