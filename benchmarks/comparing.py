@@ -3,7 +3,8 @@
 Writes run folders like those of training to a temporary folder: a grid of learning rates and dropout rates with five seeds
 each; in every epoch one training metric, three validation metrics and the learning rate. Then it measures whole processes,
 with their peak memory: the table, and the page with curves and importance. On an idle machine the processor time equals the
-wall-clock time.
+wall-clock time. Where Chromium and its driver are installed, it measures the page in the browser too: until it can be used, and
+sorting and filtering its table.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from statistics import median
 
 from benchmarks.machine import machine, today
 from src import ROOT
+from tests.comparison.browser import CHROMIUM, DRIVER, browser
 
 SEEDS = 5
 COMMANDS = {"the table": [], "the page report.html": ["--html"]}
@@ -95,8 +97,25 @@ def measure(arguments: list[str]) -> tuple[float, float, float]:
     return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
+def measure_page(page: Path) -> dict[str, float]:
+    """Return the milliseconds that a browser needs to open the page, and to sort and filter its table, layout included."""
+    sort = "document.querySelectorAll('#table thead button')[1].click()"
+    narrow = "field.value = 'lr<0.01'; field.dispatchEvent(new Event('input'))"
+    field = "const field = document.querySelector('input[type=search]'), start = performance.now(); "
+    timed = field + "{}; document.body.offsetHeight; return performance.now() - start"
+    with browser() as window:
+        window.open(page)  # the first page that a browser opens takes longer
+        window.open(page)
+        opened = window.run("return performance.getEntriesByType('navigation')[0].domComplete")
+        return {
+            "opening": opened,
+            "sorting": window.run(timed.format(sort)),
+            "filtering": window.run(timed.format(narrow)),
+        }
+
+
 def main() -> None:
-    """Print a Markdown table."""
+    """Print Markdown tables."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks.comparing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -117,6 +136,15 @@ def main() -> None:
             costs = zip(*(measure([str(sweep), *more]) for _ in range(arguments.repeats)), strict=True)
             seconds, processor, memory = map(median, costs)
             print(f"| {name} | {seconds:.2f} s | {processor:.2f} s | {memory:.0f} MB |", flush=True)
+        if not (CHROMIUM and DRIVER):
+            print("\nChromium is not installed: apt-get install chromium chromium-driver")
+            return
+        pages = [measure_page(sweep / "report.html") for _ in range(arguments.repeats)]
+        print(
+            f"\n| the page of {(sweep / 'report.html').stat().st_size / 1e6:.1f} MB in Chromium | milliseconds |\n|---|---:|"
+        )
+        for name in pages[0]:
+            print(f"| {name} | {median(times[name] for times in pages):.0f} |")
 
 
 if __name__ == "__main__":
