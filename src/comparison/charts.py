@@ -397,7 +397,16 @@ def side_by_side(panels: Sequence[Any]) -> alt.TopLevelMixin:
     return alt.concat(*panels, columns=3)
 
 
+def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
+    """Return the Vega-Lite specification of a chart, without data and theme.
+
+    It is not validated, which takes longer than everything else; the tests do so.
+    """
+    document: dict[str, Any] = chart.to_dict(validate=False)
+    return document
+
+
 def with_data(chart: alt.TopLevelMixin, datasets: Mapping[str, Records]) -> dict[str, Any]:
     """Return the Vega-Lite specification of a chart that contains its data, in the light theme."""
-    specification: dict[str, Any] = chart.to_dict()
-    return {**specification, "datasets": {**specification.get("datasets", {}), **datasets}, "config": theme("light")}
+    document = specification(chart)
+    return {**document, "datasets": {**document.get("datasets", {}), **datasets}, "config": theme("light")}

@@ -220,7 +220,7 @@ def _curves(view: View, rows: Sequence[Row]) -> list[dict[str, Any]]:
             {
                 "name": cut(" and ".join(metrics)),
                 "first": records[0]["split"] if records else "",
-                "spec": charts.learning_curves(metrics[0], labels, scale).to_dict(),
+                "spec": charts.specification(charts.learning_curves(metrics[0], labels, scale)),
                 "log": scale.logarithmic,
                 "records": records,
             }
@@ -238,12 +238,12 @@ def _hyperparameters(view: View, rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "records": row_records(view, rows, axes),
         "responses": [
-            {"key": key.key, "spec": charts.response(score.key, index, key, score.logarithmic).to_dict()}
+            {"key": key.key, "spec": charts.specification(charts.response(score.key, index, key, score.logarithmic))}
             for index, key in enumerate(axes)
         ],
         "importance": _importance(view, result),
-        "parallel": charts.parallel_coordinates([*axes, score]).to_dict() if several else None,
-        "heatMap": charts.heat_map(score.key, [key.key for key in axes]).to_dict() if several else None,
+        "parallel": charts.specification(charts.parallel_coordinates([*axes, score])) if several else None,
+        "heatMap": charts.specification(charts.heat_map(score.key, [key.key for key in axes])) if several else None,
     }
 
 
@@ -254,7 +254,7 @@ def _importance(view: View, result: Importance | None) -> dict[str, Any] | None:
     note = f"Loss of R² of the rank when a key is shuffled; {explained}, of {format_number(len(view.rows))} rows."
     if not result.is_reliable:
         note = f"These rows are too few to estimate importance: {explained}."
-    return {"note": note, "spec": charts.importance_bars(result).to_dict()}
+    return {"note": note, "spec": charts.specification(charts.importance_bars(result))}
 
 
 def _prediction(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -269,7 +269,7 @@ def _prediction(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     else:
         note = "Predictions against targets of the test split."
         chart, datasets = charts.predictions(), {"predictions": prediction_records(record)}
-    return {"note": note, "spec": chart.to_dict(), "datasets": datasets}
+    return {"note": note, "spec": charts.specification(chart), "datasets": datasets}
 
 
 def _heads(view: View, columns: Sequence[str]) -> list[dict[str, Any]]:

@@ -11,8 +11,10 @@ import pytest
 import vl_convert
 from PIL import Image
 
+from src.comparison import charts
 from src.comparison.chart_data import (
     Axis,
+    CurveScale,
     axis,
     best_rows,
     curve_records,
@@ -167,12 +169,30 @@ def test_every_chart_is_drawn(grid: View, tmp_path: Path) -> None:
         )
 
 
+def test_every_chart_is_valid_vega_lite(grid: View) -> None:
+    rows = best_rows(grid, len(grid.rows))
+    axes = [axis(key, rows) for key in grid.keys]
+    result = importance(grid)
+    assert result is not None
+    each = [
+        charts.learning_curves("val/loss", ["a", "b"], CurveScale(True, 0.1, 1.0)),
+        *(charts.response("val/loss", i, key, i == 0) for i, key in enumerate(axes)),
+        charts.heat_map("val/loss", grid.keys),
+        charts.parallel_coordinates(axes),
+        charts.importance_bars(result),
+        charts.confusion_matrix(["a", "b"]),
+        charts.predictions(),
+    ]
+    for chart in each:
+        assert chart.to_dict(validate=True) == charts.specification(chart)
+
+
 def test_the_charts_have_the_values_of_the_rows(grid: View) -> None:
     """Vega computes the cells of the heat map, which are the means of the rows."""
-    charts = dict(specifications(grid))
-    heat = vl_convert.vegalite_to_svg(json.dumps(charts["heat-map"]))
+    drawn = dict(specifications(grid))
+    heat = vl_convert.vegalite_to_svg(json.dumps(drawn["heat-map"]))
     assert heat.count(">0.105<") + heat.count(">0.11<") >= 1
-    texts = ElementTree.fromstring(vl_convert.vegalite_to_svg(json.dumps(charts["importance"]))).itertext()
+    texts = ElementTree.fromstring(vl_convert.vegalite_to_svg(json.dumps(drawn["importance"]))).itertext()
     assert "optimizer.lr" in list(texts)
 
 
@@ -203,10 +223,10 @@ def test_predictions_are_drawn(write_run: WriteRun) -> None:
     folder = write_run("classes", {"seed": 1, "model.name": "cnn"}, losses=[0.2])
     folder.joinpath("predictions.json").write_text(json.dumps({"classes": ["$a", "b"], "confusion": [[3, 1], [0, 4]]}))
     (view,) = views(read_runs(folder.parent))
-    charts = {name: vl_convert.vegalite_to_svg(json.dumps(chart)) for name, chart in specifications(view)}
-    texts = list(ElementTree.fromstring(charts["confusion-1"]).itertext())
+    drawn = {name: vl_convert.vegalite_to_svg(json.dumps(chart)) for name, chart in specifications(view)}
+    texts = list(ElementTree.fromstring(drawn["confusion-1"]).itertext())
     assert {"1", "3", "4", "$a", "b"} <= set(texts) and "0" not in texts
-    points = re.search(r'<g class="mark-symbol.*?</g>', charts["predictions-2"], re.S)
+    points = re.search(r'<g class="mark-symbol.*?</g>', drawn["predictions-2"], re.S)
     assert points is not None and points[0].count("<path") == 2
 
 
