@@ -51,7 +51,9 @@ def _curves(view: View, rows: Sequence[Row]) -> Iterator[tuple[str, Specificatio
     labels = [curve_label(view, row) for row in rows]
     for name, metrics in metric_groups(view, rows).items():
         records = curve_records(view, rows, metrics)
-        chart = charts.learning_curves(metrics[0], labels, curve_scale(metrics[0], view.mode, records))
+        chart = charts.learning_curves(
+            metrics[0], labels, curve_scale(metrics[0], view.mode, records), interactive=False
+        )
         yield "schedules" if name == "lr" else f"curves-{name}", charts.with_data(chart, {"curves": records})
 
 
@@ -95,8 +97,8 @@ def save_charts(folder: Path, views: Sequence[View]) -> Path:
         for name, specification in specifications(view):
             file_name = re.sub(r"[^\w.-]", "-", prefix)[:100] + re.sub(r"[^\w.-]", "-", name)[:100]
             text = json.dumps(to_plain(specification), allow_nan=False)
-            png = vl_convert.vegalite_to_png(text, scale=2, allowed_base_urls=[])
             svg = vl_convert.vegalite_to_svg(text, allowed_base_urls=[])
+            png = vl_convert.svg_to_png(svg, scale=2)
             folder.mkdir(parents=True, exist_ok=True)
             write_below(folder, Path("plots", f"{file_name}.png"), png, make=True)
             write_below(folder, Path("plots", f"{file_name}.svg"), svg, make=True)

@@ -7,6 +7,9 @@ as text. A chart has these signals, which the page sets:
 - ``highlighted_row``: index of the row that is emphasized; -1 for none.
 - ``highlighted_epoch``: epoch of the emphasized point of a curve; -1 for none.
 - ``labels``: labels of the rows that the legend of curves lists.
+
+Marks are made transparent by the opacity of their fill and stroke: for the opacity of a mark, a PNG file needs a layer for each
+mark, which takes seconds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -101,16 +104,22 @@ _HIGHLIGHTED_EPOCH = alt.param(name="highlighted_epoch", value=-1)
 _IS_HIGHLIGHTED = "datum.row === highlighted_row"
 
 
-def learning_curves(metric: str, labels: Sequence[str], scale: CurveScale) -> alt.TopLevelMixin:
+def learning_curves(
+    metric: str, labels: Sequence[str], scale: CurveScale, interactive: bool = True
+) -> alt.TopLevelMixin:
     """Return the chart of a metric by epoch: mean and range of the repetitions of each row, validation solid, training dashed.
 
     Args:
         metric: name of the metric, such as ``val/loss``.
         labels: labels of all rows that have curves, in the order of their colours.
         scale: axis of the metric.
+        interactive: whether the chart can be moved and zoomed, so that curves are clipped at its border. For each clipped curve a
+            PNG file needs a layer, which takes seconds.
     """
     limits = {"domainMin": scale.lowest, "domainMax": scale.highest}
-    y_scale = _scale(scale.logarithmic, **{name: limit for name, limit in limits.items() if limit is not None})
+    y_scale = _scale(
+        scale.logarithmic, clamp=not interactive, **{name: limit for name, limit in limits.items() if limit is not None}
+    )
     color = alt.Color(
         "label:N",
         scale=alt.Scale(domain=list(labels)),
@@ -148,14 +157,18 @@ def learning_curves(metric: str, labels: Sequence[str], scale: CurveScale) -> al
     )
     opacity = alt.when(legend).then(alt.value(1)).otherwise(alt.value(0.1))
     repeated = base.transform_filter("datum.high > datum.low && (!logarithmic || datum.low > 0)")
-    ranges = repeated.mark_area(clip=True, opacity=0.15).encode(y=alt.Y("low:Q", title=chart_text(metric)), y2="high:Q")
-    lines = base.mark_line(clip=True, strokeWidth=1.8).encode(
-        opacity=opacity,
+    ranges = repeated.mark_area(clip=interactive, fillOpacity=0.15).encode(
+        y=alt.Y("low:Q", title=chart_text(metric)), y2="high:Q"
+    )
+    lines = base.mark_line(clip=interactive, strokeWidth=1.8).encode(
+        strokeOpacity=opacity,
         strokeDash=alt.StrokeDash(
             "split:N", scale=alt.Scale(domain=["val", "train", ""], range=[[1, 0], [5, 3], [1, 0]]), legend=None
         ),
     )
-    highlighted = base.transform_filter(_IS_HIGHLIGHTED).mark_line(clip=True, strokeWidth=4).encode(detail="split:N")
+    highlighted = (
+        base.transform_filter(_IS_HIGHLIGHTED).mark_line(clip=interactive, strokeWidth=4).encode(detail="split:N")
+    )
     single = base.transform_filter("datum.is_point").mark_point(filled=True, size=50, opacity=1)
     cursor = (
         base.transform_filter(_IS_HIGHLIGHTED)
@@ -164,7 +177,7 @@ def learning_curves(metric: str, labels: Sequence[str], scale: CurveScale) -> al
     )
     # the mark under the pointer is the cell around the nearest point, which contains the point
     tooltip: Any = alt.expr("datum.datum ? datum.datum.text : datum.text")
-    targets = base.mark_point(opacity=0, size=1, tooltip=tooltip).add_params(nearest)
+    targets = base.mark_point(opacity=1, fillOpacity=0, strokeOpacity=0, size=1, tooltip=tooltip).add_params(nearest)
     return (
         alt.layer(
             ranges.transform_filter("datum.high > datum.low && (!logarithmic || datum.low > 0)"),
@@ -204,8 +217,12 @@ def response(metric: str, index: int, key: Axis, logarithmic: bool) -> alt.TopLe
     y = alt.Y("score:Q", title=chart_text(metric), axis=alt.Axis(format=".4~g"), scale=_scale(logarithmic))
     base = alt.Chart(alt.NamedData("rows")).encode(x=x, y=y)
     brush = alt.selection_interval(name=f"brush{index}", encodings=["x", "y"])
-    errors = base.transform_filter("datum.high > datum.low").mark_rule(opacity=0.5).encode(y="low:Q", y2="high:Q")
-    points = base.mark_point(filled=True, size=45).encode(color=_QUALITY, tooltip="text:N").add_params(brush)
+    errors = base.transform_filter("datum.high > datum.low").mark_rule(strokeOpacity=0.5).encode(y="low:Q", y2="high:Q")
+    points = (
+        base.mark_point(filled=True, size=45, opacity=1, fillOpacity=0.7)
+        .encode(color=_QUALITY, tooltip="text:N")
+        .add_params(brush)
+    )
     highlighted = base.transform_filter(_IS_HIGHLIGHTED).mark_point(size=140, strokeWidth=3)
     return alt.layer(errors, points, highlighted).add_params(_HIGHLIGHTED_ROW).properties(width=WIDTH, height=230)
 
@@ -291,13 +308,13 @@ def parallel_coordinates(axes: Sequence[Axis]) -> alt.TopLevelMixin:
     y = alt.Y("height:Q", axis=None, scale=alt.Scale(domain=[0, 1]))
     base = alt.Chart(alt.NamedData("rows")).transform_fold(fields, as_=["axis", "height"])
     shape: Any = {"interpolate": "monotone", "clip": False}
-    lines = base.mark_line(strokeWidth=1.3, opacity=0.7, **shape).encode(
+    lines = base.mark_line(strokeWidth=1.3, strokeOpacity=0.7, **shape).encode(
         x=x, y=y, detail="row:N", color=_QUALITY, order=alt.Order("rank:Q", sort="descending"), tooltip="text:N"
     )
     highlighted = (
         base.transform_filter(_IS_HIGHLIGHTED).mark_line(strokeWidth=4, **shape).encode(x=x, y=y, detail="row:N")
     )
-    rules = alt.Chart(alt.Data(values=[{"axis": field} for field in fields])).mark_rule(opacity=0.6).encode(x=x)
+    rules = alt.Chart(alt.Data(values=[{"axis": field} for field in fields])).mark_rule(strokeOpacity=0.6).encode(x=x)
     ticks = alt.Chart(
         alt.Data(values=[tick for field, axis in zip(fields, axes, strict=True) for tick in _ticks(field, axis)])
     )
@@ -381,7 +398,7 @@ def predictions() -> alt.TopLevelMixin:
     base = alt.Chart(alt.NamedData("predictions")).transform_flatten(["true", "predicted"])
     x = alt.X("true:Q", title="target of the test split", scale=alt.Scale(zero=False))
     y = alt.Y("predicted:Q", title="prediction", scale=alt.Scale(zero=False))
-    points = base.mark_point(filled=True, size=22, opacity=0.55).encode(x=x, y=y)
+    points = base.mark_point(filled=True, size=22, opacity=1, fillOpacity=0.55).encode(x=x, y=y)
     equal = base.transform_aggregate(low="min(true)", high="max(true)").mark_rule(strokeDash=[5, 4])
     diagonal = equal.encode(
         x=alt.X("low:Q", title="target of the test split"),
