@@ -207,14 +207,20 @@ def check_optimizer(optimizer: Optimizer, recorded: Mapping[str, Any], steps: in
         for key, value in group.items():
             if isinstance(value, list | tuple) and key in other and len(other[key]) != len(value):
                 raise Damaged(f"a group of parameters has {len(other[key])} values of '{key}', not {len(value)}")
-        switches = {*_FLAGS, *(key for key, value in group.items() if type(value) is bool and key not in _KERNELS)}
-        if any(bool(other.get(name)) != bool(group.get(name)) for name in switches) or (
+        if any(bool(other.get(flag)) != bool(group.get(flag)) for flag in _FLAGS) or (
             other.get("fused") and other.get("foreach")
         ):
-            raise Damaged("a group of parameters selects a variant that the optimizer does not have")
+            raise Damaged("a group of parameters selects an implementation that the optimizer does not have")
     parameters: list[tuple[Tensor, dict[str, Any] | None]] = []
-    for group in optimizer.param_groups:
+    for group, other in zip(optimizer.param_groups, groups, strict=True):
         expected = _state_per_parameter(optimizer, group)
+        switched = {
+            key: other[key] for key, value in group.items() if key != "lr" and _is_switched(value, other.get(key))
+        }
+        if expected is not None and switched:  # such as amsgrad, which needs a further state
+            expected = _state_per_parameter(optimizer, {**group, **switched})
+            if expected is None:
+                raise Damaged("a group of parameters has settings that the optimizer does not support")
         parameters += [(parameter, expected) for parameter in group["params"]]
     stateful = {number for number, (_, expected) in enumerate(parameters) if expected}
     if steps and (missing := stateful - recorded["state"].keys() - set(recorded.get(WITHOUT_STATE, ()))):
@@ -242,14 +248,16 @@ def list_parameters_without_state(checkpoint: Mapping[str, Any]) -> None:
         optimizer[WITHOUT_STATE] = [number for number in numbers if number not in optimizer["state"]]
 
 
-_KERNELS = ("fused", "foreach")
-"""Flags of an optimizer that depend on the device, and change neither its state nor its result."""
-
 _FLAGS = ("capturable", "differentiable")
 """Implementation flags of an optimizer that do not depend on the device."""
 
 _SCALAR_STATE = {"step", "mu_product", "mu", "eta"}
 """Names of scalars in the state of a parameter."""
+
+
+def _is_switched(own: Any, recorded: Any) -> bool:
+    """Return whether a recorded setting is on and that of the optimizer off, or the reverse."""
+    return all(isinstance(value, bool | int | float) for value in (own, recorded)) and bool(own) != bool(recorded)
 
 
 def _state_per_parameter(optimizer: Optimizer, group: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -280,7 +288,7 @@ def _is_valid_state(value: Any, expected: Any, name: str, parameter: Tensor) -> 
         name: name of the value.
         parameter: that the state belongs to.
     """
-    if name in _SCALAR_STATE:
+    if name in _SCALAR_STATE or (isinstance(expected, Tensor) and expected.dim() == 0):
         return is_scalar(value)
     if expected is None:
         return value is None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_optimizer
 import torch
 
 from src.config.groups import CONF
@@ -164,6 +165,15 @@ def test_parameters_without_gradients_have_no_state(finished: Path) -> None:
     checkpoint = {"optimizer_states": [optimizer.state_dict()]}
     list_parameters_without_state(checkpoint)
     check_optimizer(torch.optim.Adam([unused, used]), checkpoint["optimizer_states"][0], steps=1)
+
+
+@pytest.mark.parametrize("name", ["Lamb", "ScheduleFreeAdamW"])
+def test_states_that_are_scalars_and_switches_that_change_in_training_are_accepted(name: str) -> None:
+    optimizers = [getattr(pytorch_optimizer, name)([torch.nn.Parameter(torch.ones(3, 2))]) for _ in range(2)]
+    for mode in ("train", "step", "eval"):
+        optimizers[0].param_groups[0]["params"][0].grad = torch.ones(3, 2)
+        getattr(optimizers[0], mode, lambda: None)()
+    check_optimizer(optimizers[1], optimizers[0].state_dict(), steps=1)
 
 
 def test_recorded_paths_of_checkpoints_are_not_written(finished: Path, tmp_path: Path) -> None:
