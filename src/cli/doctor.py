@@ -34,20 +34,33 @@ def findings() -> Iterator[tuple[bool | None, str]]:
 
 def _packages() -> Iterator[tuple[bool | None, str]]:
     """Check for every package of pyproject.toml without importing it."""
-    from importlib.metadata import requires
-
     from src.run_store.provenance import version
 
-    for requirement in requires("gridlight") or ():
+    for extra, requirement in _requirements():
         package = re.match(r"[\w.-]+", requirement)[0]  # type: ignore[index]
-        extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
         if package == "gridlight":
             continue  # an extra that includes others
-        install = f"pip install -c constraints.txt -e .{f'[{extra[1]}]' if extra else ''}"
+        install = f"pip install -c constraints.txt -e .{f'[{extra}]' if extra else ''}"
         if installed := version(package):
             yield True, f"{package} {installed}"
         else:
             yield None if extra else False, f"{package} is not installed: {install}"
+
+
+def _requirements() -> Iterator[tuple[str, str]]:
+    """Yield the extra, empty for none, and the requirement: of the checkout, or of the installed package."""
+    if (ROOT / "pyproject.toml").is_file():
+        import tomllib
+
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        for extra, requirements in {"": project["dependencies"], **project["optional-dependencies"]}.items():
+            yield from ((extra, requirement) for requirement in requirements)
+        return
+    from importlib.metadata import requires
+
+    for requirement in requires("gridlight") or ():
+        extra_of = re.search(r"extra == ['\"](\w+)['\"]", requirement)
+        yield extra_of[1] if extra_of else "", requirement
 
 
 def _devices() -> Iterator[tuple[bool, str]]:
